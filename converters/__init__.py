@@ -1,0 +1,1 @@
+"""Model files to and from `nbconv.graph.Graph`."""

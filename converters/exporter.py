@@ -1,0 +1,205 @@
+"""A Graph as an ONNX model, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.defs
+import onnx.helper
+import onnx.shape_inference
+
+from nbconv.errors import ModelError
+from nbconv.graph import OPSET, Graph, Node, Spec
+from nbconv.ops.spec import DTYPES
+
+IR_VERSION = 10
+"""ONNX's file format that goes with opset 21."""
+
+LIMIT = 2**31 - 2**20
+"""Bytes that a protobuf message can hold, with room for the structure."""
+
+_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+
+
+def write(graph: Graph, limit: int = LIMIT) -> bytes:
+    """The graph as a serialized ModelProto of opset 21 (higher where an op needs it), checked by onnx.
+
+    Raises ModelError for an op of domain ``nbconv``, for constants of more than ``limit`` bytes, and where onnx finds the
+    model wrong.
+    """
+    size = sum(graph.constants[name].nbytes for name in _used(graph))
+    if size > limit:
+        raise ModelError(f"the weights are {size} bytes, one ONNX file holds {limit}; save the model to a path instead")
+    model = _model(graph, lambda name, array: _tensor(name, array, array.tobytes()))
+    return _checked(model).SerializeToString()
+
+
+def save(graph: Graph, path: str | os.PathLike, limit: int = LIMIT) -> None:
+    """Write the graph to ``path``: aside in the same folder, synced, then renamed. Weights of more than ``limit`` bytes go to
+    a file beside it, named by their content so that an older model there keeps its own. Raises as `write` does, and OSError."""
+    path = Path(path)
+    if sum(graph.constants[name].nbytes for name in _used(graph)) <= limit:
+        content = write(graph, limit)
+        _replace(path, lambda file: file.write(content))
+        return
+    digest, offsets, end = hashlib.sha256(), {}, 0
+    for name in _used(graph):
+        array = graph.constants[name]
+        offsets[name] = end
+        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        end += array.nbytes
+    weights = path.with_name(f"{path.stem}-{digest.hexdigest()[:12]}.data")
+
+    def external(name: str, array: np.ndarray) -> onnx.TensorProto:
+        tensor = _tensor(name, array, None)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        entries = {"location": weights.name, "offset": offsets[name], "length": array.nbytes}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+    def put(file: Any) -> None:
+        for name in _used(graph):
+            file.write(graph.constants[name].tobytes())
+
+    model = _model(graph, external)
+    _infer_outputs(model)
+    existed = weights.exists()
+    _replace(weights, put)
+    try:
+        content = model.SerializeToString()
+        _replace(path, lambda file: file.write(content))
+    except BaseException:
+        if not existed:
+            weights.unlink()
+        raise
+
+
+def _replace(path: Path, put: Callable[[Any], Any]) -> None:
+    """Make or replace a file by one rename; on failure nothing is left."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with open(aside, "xb") as file:
+            put(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def _used(graph: Graph) -> list[str]:
+    """The constants that a node or output reads, in order."""
+    read = set(graph.outputs).union(*(node.inputs for node in graph.nodes))
+    return [name for name in graph.constants if name in read]
+
+
+def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) -> onnx.ModelProto:
+    """The graph as a ModelProto, whose initializers ``tensor`` makes."""
+    opset = max((_opset(node) for node in graph.nodes), default=OPSET)
+    proto = onnx.GraphProto(name=graph.name or "graph")
+    taken: set[str] = set()
+    for node in graph.nodes:
+        made = _node(node, opset)
+        made.name = _unique(made.name, taken)
+        proto.node.append(made)
+    proto.initializer.extend(tensor(name, graph.constants[name]) for name in _used(graph))
+    proto.input.extend(_value_info(name, spec) for name, spec in graph.inputs.items())
+    proto.output.extend(_value_info(name, spec) for name, spec in graph.outputs.items())
+    model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), producer_name="nbconv", graph=proto)
+    model.opset_import.add(domain="", version=opset)
+    for key, value in graph.metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """A node name not yet taken (onnxruntime refuses two alike)."""
+    found, n = name, 1
+    while found in taken:
+        found, n = f"{name}_{n}", n + 1
+    taken.add(found)
+    return found
+
+
+def _ir_version(opset: int) -> int:
+    return onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+
+
+def _opset(node: Node) -> int:
+    """The opset that a node needs, at least the inner one."""
+    op = node.op
+    if op.domain:
+        raise ModelError(f"{node.name} ({op.type}): an op of domain {op.domain!r} cannot be written as ONNX yet")
+    for opset in range(OPSET, onnx.defs.onnx_opset_version() + 1):
+        if onnx.defs.has(op.type, opset, ""):
+            schema = onnx.defs.get_schema(op.type, opset, "")
+            if not schema.deprecated and set(op.attributes()) <= set(schema.attributes):
+                return opset
+    raise ModelError(f"{node.name} ({op.type}): ONNX has no operator of this name with {list(op.attributes())}")
+
+
+def _node(node: Node, opset: int) -> onnx.NodeProto:
+    schema = onnx.defs.get_schema(node.op.type, opset, "")
+    proto = onnx.NodeProto(op_type=node.op.type, name=node.name, input=node.inputs, output=node.outputs)
+    for name, value in node.op.attributes().items():
+        kind = onnx.AttributeProto.AttributeType.Value(schema.attributes[name].type.name)
+        if isinstance(value, np.ndarray):
+            value = _tensor("", value, value.tobytes())
+        proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
+    return proto
+
+
+def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProto:
+    if array.dtype not in _NUMBERS:
+        raise ModelError(f"{name}: element type {array.dtype} cannot be written as ONNX")
+    tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=_NUMBERS[array.dtype])
+    if data is not None:
+        tensor.raw_data = data
+    return tensor
+
+
+def _value_info(name: str, spec: Spec | None) -> onnx.ValueInfoProto:
+    info = onnx.ValueInfoProto(name=name)
+    if spec is not None:
+        kind = info.type.tensor_type
+        kind.elem_type = _NUMBERS[spec.dtype]
+        kind.shape.SetInParent()
+        for d in spec.shape:
+            dim = kind.shape.dim.add()
+            if isinstance(d, str):
+                dim.dim_param = d
+            elif d is not None:
+                dim.dim_value = d
+    return info
+
+
+def _infer_outputs(model: onnx.ModelProto) -> None:
+    """Declare the outputs that the graph knows nothing of, as onnx infers them."""
+    missing = [info for info in model.graph.output if not info.type.WhichOneof("value")]
+    if not missing:
+        return
+    inferred = {info.name: info for info in onnx.shape_inference.infer_shapes(model).graph.output}
+    for info in missing:
+        info.CopyFrom(inferred[info.name])
+        if not info.type.tensor_type.HasField("shape"):
+            raise ModelError(f"the output {info.name!r} has no known rank, which ONNX asks for")
+
+
+def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        _infer_outputs(model)
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"the graph is no valid ONNX model: {' '.join(str(error).split())[:300]}") from None
+    return model

@@ -1,0 +1,372 @@
+"""A parsed ModelProto as a Graph: every check of a model that `read` and `survey` promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.defs
+import onnx.inliner
+import onnx.shape_inference
+from google.protobuf.message import DecodeError
+
+from nbconv.converters.opset import OLDEST, Door, Draft, rewrite
+from nbconv.converters.proto import read_note, strip
+from nbconv.converters.tensors import dims_of, place_of
+from nbconv.converters.weights import Place, Source
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import OPSET, Graph, Node, Spec, sort
+from nbconv.ops import lookup
+from nbconv.ops.op import Op
+from nbconv.ops.spec import MAX_ELEMENTS, dtype_of
+
+MOST_NODES = 1_000_000
+"""Nodes at which a model whose functions are written out is refused."""
+
+A = onnx.AttributeProto
+
+
+class Problem(NamedTuple):
+    """One thing that nbconv lacks: which node (or input, or initializer), of which op, and what."""
+
+    node: str
+    op: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.op}): {self.problem}"
+
+
+def parse(source: Source) -> onnx.ModelProto:
+    """The model without its large tensors, functions inlined; ModelError when it is none."""
+    try:
+        model = onnx.ModelProto.FromString(strip(source.data))
+    except (ModelError, DecodeError, RecursionError) as error:
+        raise ModelError(f"{source.label} is not an ONNX model: {_line(error)}") from None
+    for wrong, why in (
+        (not model.HasField("graph"), "it has no graph"),
+        (not model.HasField("ir_version"), "it has no ir_version"),
+        (model.ir_version > onnx.IR_VERSION, f"IR version {model.ir_version} is unknown, the newest is {onnx.IR_VERSION}"),
+    ):
+        if wrong:
+            raise ModelError(f"{source.label} is not an ONNX model: {why}")
+    if model.functions:
+        _check_functions(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"{source.label}: its functions cannot be inlined: {_line(error)}") from None
+    return model
+
+
+class Importer(Door):
+    """One model on its way in. `problems` lists what nbconv lacks; `graph` is there when nothing is."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.model = parse(source)
+        self.proto = self.model.graph
+        super().__init__(_opset(source, self.model))
+        self.problems: list[Problem] = []
+        self.places: dict[str, Place] = {}
+        self._types: dict[str, Any] | None = None
+        self._read_values()
+        self.drafts = self._rewrite()
+
+    # Door
+
+    def constant(self, hint: str, array: np.ndarray) -> str:
+        name = self.unique(hint)
+        self._add(name, Place(array.shape, array.dtype, array=array))
+        return name
+
+    def value(self, name: str) -> np.ndarray | None:
+        place = self.places.get(name)
+        return None if place is None or place.file else self.source.view(name, place)
+
+    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        if name in self.places:
+            return self.places[name].shape
+        kind = self._type(name)
+        return dims_of(name, kind) if kind is not None and kind.HasField("shape") else None
+
+    def dtype(self, name: str) -> np.dtype:
+        if name in self.places:
+            return self.places[name].dtype
+        kind = self._type(name)
+        return np.dtype(np.float32) if kind is None else dtype_of(kind.elem_type)
+
+    def _type(self, name: str) -> Any:
+        """A value's TypeProto.Tensor, inferred by onnx; None where it cannot tell."""
+        if self._types is None:
+            try:
+                proto = onnx.shape_inference.infer_shapes(self.model).graph
+            except (RuntimeError, ValueError, DecodeError):
+                proto = self.proto
+            infos = (*proto.value_info, *proto.input, *proto.output)
+            self._types = {i.name: i.type.tensor_type for i in infos if i.type.HasField("tensor_type") and i.type.tensor_type.elem_type}
+        return self._types.get(name)
+
+    # Values
+
+    def _read_values(self) -> None:
+        proto = self.proto
+        for tensor in proto.initializer:
+            if not tensor.name:
+                raise ModelError("an initializer has no name")
+            self._tensor(tensor.name, "initializer", tensor)
+        for sparse in proto.sparse_initializer:
+            self._lacks(sparse.values.name, "initializer", "sparse tensors are not supported")
+        self.inputs: dict[str, Spec] = {}
+        constants = {tensor.name for tensor in proto.initializer}
+        seen: set[str] = set()
+        for info in proto.input:
+            if not info.name or info.name in seen:
+                raise ModelError(f"the input {info.name!r} is declared twice" if info.name else "an input has no name")
+            seen.add(info.name)
+            if info.name not in constants:  # before IR version 4 initializers are listed as inputs too
+                spec = self._spec(info, "input")
+                if spec is not None:
+                    self.inputs[info.name] = spec
+        if not proto.output:
+            raise ModelError(f"{self.source.label}: the graph has no outputs")
+        self.outputs: dict[str, Spec | None] = {}
+        for info in proto.output:
+            if not info.name or info.name in self.outputs:
+                raise ModelError(f"the output {info.name!r} is declared twice" if info.name else "an output has no name")
+            self.outputs[info.name] = self._spec(info, "output")
+        self.names = seen | constants | set(self.outputs)
+        self.read = set(self.outputs)
+        for node in proto.node:
+            self.names.update(node.input, node.output)
+            self.read.update(node.input)
+
+    def _spec(self, info: onnx.ValueInfoProto, what: str) -> Spec | None:
+        """The Spec that an input or output declares; None for an output that declares none."""
+        kind = info.type.WhichOneof("value")
+        if kind != "tensor_type" and (kind or what == "input"):
+            self._lacks(info.name, what, f"its type is {kind.removesuffix('_type')}, not a tensor" if kind else "it has no type")
+            return None
+        if what == "output" and not (info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type):
+            return None
+        tensor = info.type.tensor_type
+        if not tensor.elem_type:
+            raise ModelError(f"{what} {info.name!r} has no element type")
+        if not tensor.HasField("shape"):
+            self._lacks(info.name, what, "its rank is not declared")
+            return None
+        try:
+            dtype = dtype_of(tensor.elem_type)
+        except UnsupportedError as error:
+            self._lacks(info.name, what, str(error))
+            return None
+        shape = dims_of(info.name, tensor)
+        size = math.prod(d for d in shape if isinstance(d, int))
+        if size > MAX_ELEMENTS:
+            raise ModelError(f"{what} {info.name!r} is declared as {Spec(shape, dtype)}, more than {MAX_ELEMENTS} elements")
+        return Spec(shape, dtype)
+
+    def _add(self, name: str, place: Place) -> None:
+        if name in self.places:
+            raise ModelError(f"the constant {name!r} is given twice")
+        self.places[name] = place
+
+    def _tensor(self, name: str, op: str, tensor: onnx.TensorProto) -> None:
+        try:
+            self._add(name, place_of(name, tensor))
+        except UnsupportedError as error:
+            self._lacks(name, op, str(error))
+
+    def _lacks(self, node: str, op: str, problem: str) -> None:
+        found = Problem(node, op, problem)
+        if found not in self.problems[-1:]:
+            self.problems.append(found)
+
+    # Nodes
+
+    def _rewrite(self) -> list[Draft]:
+        """The model's nodes in the inner vocabulary; Constant nodes become constants."""
+        context = onnx.checker.C.CheckerContext()
+        context.ir_version = self.model.ir_version
+        context.opset_imports = {"": self.opset}
+        drafts = []
+        for proto in self.proto.node:
+            if proto.op_type == "Constant" and _domain(proto) == "":
+                self._constant(proto)
+                continue
+            name = proto.name or next(filter(None, proto.output), proto.op_type)
+            try:
+                drafts.append(self._draft(proto, name, context))
+            except UnsupportedError as error:
+                self._lacks(name, proto.op_type, str(error))
+        done = []
+        for draft in drafts:  # only now are all constants known
+            try:
+                done += rewrite(draft, self)
+            except UnsupportedError as error:
+                self._lacks(draft.name, draft.type, str(error))
+        return done
+
+    def _draft(self, proto: onnx.NodeProto, name: str, context: Any) -> Draft:
+        domain = _domain(proto)
+        if domain or not onnx.defs.has(proto.op_type, self.opset, ""):
+            raise UnsupportedError(f"operator {f'{domain}.' if domain else ''}{proto.op_type} is not supported")
+        if any(a.type in (A.GRAPH, A.GRAPHS) for a in proto.attribute):
+            raise UnsupportedError(f"operator {proto.op_type} (it has a subgraph) is not supported")
+        attributes = {}
+        for a in proto.attribute:
+            if a.name in attributes:
+                raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} is given twice")
+            if a.ref_attr_name:
+                raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} refers to a function's outside one")
+            attributes[a.name] = self._attribute(name, a)
+        try:
+            onnx.checker.check_node(proto, context)
+        except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+            raise ModelError(f"{name} ({proto.op_type}): {_line(error)}") from None
+        return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name)
+
+    def _attribute(self, name: str, a: onnx.AttributeProto) -> Any:
+        if a.type == A.TENSOR:
+            array = self.source.view(name, place_of(name, a.t))
+            if read_note(a.t.doc_string) is not None:
+                a.t.doc_string, a.t.raw_data = "", array.tobytes()  # for the checker
+            return array
+        kinds: dict[Any, Any] = {A.FLOAT: "f", A.INT: "i", A.STRING: "s", A.FLOATS: "floats", A.INTS: "ints", A.STRINGS: "strings"}
+        if a.type not in kinds:
+            kind = A.AttributeType.Name(a.type) if a.type in A.AttributeType.values() else a.type
+            raise UnsupportedError(f"attribute {a.name!r} of type {kind} is not supported")
+        value = getattr(a, kinds[a.type])
+        return value if isinstance(value, (int, float, bytes)) else tuple(value)
+
+    def _constant(self, proto: onnx.NodeProto) -> None:
+        name = next(filter(None, proto.output), "")
+        if len(proto.attribute) != 1 or len(proto.output) != 1 or not name or proto.input:
+            raise ModelError(f"{proto.name or name or 'a node'} (Constant): wants one attribute, one output and no input")
+        a = proto.attribute[0]
+        if a.name == "value" and a.type == A.TENSOR:
+            self._tensor(name, "Constant", a.t)
+        elif a.name in ("value_float", "value_floats") and a.type in (A.FLOAT, A.FLOATS):
+            value = np.array(a.f if a.type == A.FLOAT else a.floats, np.float32)
+            self._add(name, Place(value.shape, value.dtype, array=value))
+        elif a.name in ("value_int", "value_ints") and a.type in (A.INT, A.INTS):
+            value = np.array(a.i if a.type == A.INT else a.ints, np.int64)
+            self._add(name, Place(value.shape, value.dtype, array=value))
+        else:
+            self._lacks(name, "Constant", f"a constant given as {a.name!r} is not supported")
+
+    # Graph
+
+    def ops(self) -> list[Node]:
+        """The nodes, not yet sorted; what cannot be one is added to `problems`."""
+        nodes = []
+        for draft in self.drafts:
+            try:
+                op = self._op(draft)
+            except UnsupportedError as error:
+                self._lacks(draft.name, draft.type, str(error))
+            except ModelError as error:
+                raise ModelError(f"{draft.name}: {error}") from None
+            else:
+                nodes.append(Node(op, tuple(draft.inputs), tuple(draft.outputs), draft.name))
+        return nodes
+
+    def _op(self, draft: Draft) -> Op:
+        op = lookup(draft.type, draft.domain)
+        if self.opset > OPSET:  # a newer attribute that says what was always so
+            newer = onnx.defs.get_schema(draft.type, self.opset, "").attributes
+            for name in [name for name in draft.attributes if name not in op.fields and name in newer]:
+                default = newer[name].default_value
+                if default.type and onnx.helper.get_attribute_value(default) == draft.attributes[name]:
+                    del draft.attributes[name]
+        return op(**draft.attributes)
+
+    def graph(self) -> tuple[Graph, dict[str, Place]]:
+        """The Graph and where its constants are. UnsupportedError names everything that nbconv lacks."""
+        nodes = self.ops()
+        if self.problems:
+            raise UnsupportedError(f"{self.source.label} uses what nbconv lacks: {summary(self.problems)}")
+        clash = next((name for name in self.places if name in self.inputs), None)
+        if clash is not None:
+            raise ModelError(f"{clash!r} is an input and also a Constant node's output")
+        known = set(self.inputs) | set(self.places)
+        nodes = sort(nodes, known)
+        made = known.union(*(node.outputs for node in nodes))
+        missing = next((name for name in self.outputs if name not in made), None)
+        if missing is not None:
+            raise ModelError(f"{self.source.label}: nothing makes the output {missing!r}")
+        used = set(self.outputs).union(*(node.inputs for node in nodes))
+        places = {name: place for name, place in self.places.items() if name in used}
+        constants = {name: self.source.view(name, place) for name, place in places.items()}
+        metadata = {entry.key: entry.value for entry in self.model.metadata_props}
+        return Graph(nodes, self.inputs, self.outputs, constants, self.proto.name or "graph", metadata), places
+
+
+def summary(problems: Iterable[Problem]) -> str:
+    """Problems on one line, nodes with the same one gathered."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        nodes.setdefault((problem.op, problem.problem), []).append(problem.node)
+    told = []
+    for (op, problem), names in nodes.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        told.append(f"{op}: {problem} ({', '.join(names[:3])}{more})")
+    return "; ".join(told)
+
+
+def _opset(source: Source, model: onnx.ModelProto) -> int:
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    newest = onnx.defs.onnx_opset_version()
+    if not versions:
+        if any(_domain(node) == "" for node in model.graph.node):
+            raise ModelError(f"{source.label} does not say which opset it uses; nbconv reads {OLDEST} to {newest}")
+        return OPSET
+    if not OLDEST <= max(versions) <= newest or min(versions) != max(versions):
+        raise ModelError(f"{source.label} uses opset {', '.join(map(str, versions))}; nbconv reads {OLDEST} to {newest}")
+    return versions[0]
+
+
+def _domain(node: onnx.NodeProto) -> str:
+    return "" if node.domain == "ai.onnx" else node.domain
+
+
+def _check_functions(model: onnx.ModelProto) -> None:
+    """ModelError for functions that call themselves, or that written out would be more than `MOST_NODES` nodes."""
+    bodies = {(f.domain, f.name): f for f in model.functions}
+    if len(bodies) != len(model.functions):
+        raise ModelError("two of the model's functions have the same name")
+    sizes: dict[tuple[str, str], int] = {}
+    active: set[tuple[str, str]] = set()
+
+    def size(nodes: Any) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            total += 1 if key not in bodies else body(key)
+            total += sum(size(g.node) for a in node.attribute for g in (a.g, *a.graphs))
+        if total > MOST_NODES:
+            raise ModelError(f"the model's functions, written out, are more than {MOST_NODES} nodes")
+        return total
+
+    def body(key: tuple[str, str]) -> int:
+        if key not in sizes:
+            if key in active:
+                raise ModelError(f"the function {key[1]!r} calls itself")
+            active.add(key)
+            sizes[key] = size(bodies[key].node)
+        return sizes[key]
+
+    try:
+        size(model.graph.node)
+    except RecursionError:
+        raise ModelError("the model's functions are nested too deeply") from None
+
+
+def _line(error: BaseException) -> str:
+    """The first telling line of an error's text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,63 @@
+"""ONNX models in and out: `read`, `survey`, `write`, `save`.
+
+A model's opset may be 7 to the newest that the onnx package knows. That package parses and checks; once it has, a load
+of the same file takes the structure from the cache (`nbconv.converters.structure`) and does not import it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from nbconv.converters import structure
+from nbconv.converters.weights import Source
+from nbconv.graph import Graph
+
+if TYPE_CHECKING:
+    from nbconv.converters.importer import Problem
+
+
+def read(source: str | os.PathLike | bytes) -> Graph:
+    """The Graph of an ONNX model, given by path or as its bytes: inner vocabulary, nodes in topological order.
+
+    Constants are read-only views of the file (mapped while they live) wherever it holds them as they are; external data
+    must lie in the model's folder. Initializers that are also inputs are constants.
+
+    Raises OSError for a path that cannot be opened, ModelError for what is no valid model (naming what is wrong), and
+    one UnsupportedError that names everything nbconv lacks.
+    """
+    model = Source(source)
+    name = structure.key(model)
+    graph = structure.load(model, name)
+    if graph is None:
+        from nbconv.converters.importer import Importer
+
+        graph, places = Importer(model).graph()
+        structure.store(graph, places, name)
+    return graph
+
+
+def survey(source: str | os.PathLike | bytes) -> list[Problem]:
+    """All that nbconv lacks to run a model, in the model's order; [] when nothing. Raises OSError and ModelError as
+    `read` does."""
+    from nbconv.converters.importer import Importer
+
+    importer = Importer(Source(source))
+    importer.ops()
+    if not importer.problems:
+        importer.graph()
+    return importer.problems
+
+
+def write(graph: Graph) -> bytes:
+    """The graph as an ONNX model; ModelError where it cannot be (`nbconv` ops, more than 2 GB)."""
+    from nbconv.converters.exporter import write
+
+    return write(graph)
+
+
+def save(graph: Graph, path: str | os.PathLike) -> None:
+    """Write the graph to a file, whole or not at all; weights that protobuf cannot hold (2 GB) go to a file beside it."""
+    from nbconv.converters.exporter import save
+
+    save(graph, path)

@@ -1,0 +1,305 @@
+"""Older (and newer) operators as those of the inner opset, rewritten at the door, node by node.
+
+Each rule is named for what it does and bound in `RULES` to the opsets it serves. What a rule gives must mean exactly
+what the original node meant at its own opset: the texts are onnx's operator changelog (docs/Changelog.md); where it is
+silent (Upsample's rounding), what onnxruntime does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nbconv.errors import UnsupportedError
+
+OLDEST = 7
+"""The first opset that is read; before it broadcasting was an attribute."""
+
+
+class Draft:
+    """A node of the model on its way to an op: ONNX's type and attributes, as Python values."""
+
+    __slots__ = ("attributes", "domain", "inputs", "name", "outputs", "type")
+
+    def __init__(self, type: str, inputs: list[str], outputs: list[str], attributes: dict[str, Any], name: str, domain: str = ""):
+        self.type = type
+        self.inputs = inputs
+        self.outputs = outputs
+        self.attributes = attributes
+        self.name = name or next((output for output in outputs if output), type)
+        self.domain = domain
+
+    def input(self, slot: int) -> str:
+        """The name of an input; "" when it is left out."""
+        return self.inputs[slot] if slot < len(self.inputs) else ""
+
+    def set_input(self, slot: int, name: str) -> None:
+        self.inputs += [""] * (slot + 1 - len(self.inputs))
+        self.inputs[slot] = name
+
+
+class Door:
+    """What rules may ask and add: constants, shapes, element types and names of the model being read."""
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self.names: set[str] = set()
+        self.read: set[str] = set()
+        """values that some node or graph output reads"""
+
+    def unique(self, hint: str) -> str:
+        """A value name that the model does not use."""
+        name, n = hint, 1
+        while name in self.names:
+            name, n = f"{hint}_{n}", n + 1
+        self.names.add(name)
+        return name
+
+    def constant(self, hint: str, array: np.ndarray) -> str:
+        """Add a constant; its name."""
+        raise NotImplementedError
+
+    def value(self, name: str) -> np.ndarray | None:
+        """The constant of this name, None where the value is none (or lies outside the model's file)."""
+        raise NotImplementedError
+
+    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        """What is known of a value's shape; None when not even its rank is."""
+        raise NotImplementedError
+
+    def dtype(self, name: str) -> np.dtype:
+        """A value's element type, float32 where the model does not tell."""
+        raise NotImplementedError
+
+
+Rule = Callable[[Draft, Door], "list[Draft] | None"]
+
+
+def rewrite(draft: Draft, door: Door) -> list[Draft]:
+    """The nodes of the inner opset that mean what ``draft`` means in the model's. UnsupportedError: there are none."""
+    for below, rule in RULES.get(draft.type, ()) if draft.domain == "" else ():
+        if door.opset < below:
+            replaced = rule(draft, door)
+            if replaced is not None:
+                return replaced
+    while draft.inputs and not draft.inputs[-1]:
+        draft.inputs.pop()
+    return [draft]
+
+
+# Attributes that became inputs
+
+
+def _to_input(draft: Draft, door: Door, attribute: str, slot: int, dtype: Any = np.int64) -> None:
+    """Move an attribute, where it is given, to an input."""
+    value = draft.attributes.pop(attribute, None)
+    if value is not None:
+        draft.set_input(slot, door.constant(f"{draft.name}_{attribute}", np.array(value, dtype)))
+
+
+def axes_input(draft: Draft, door: Door) -> None:
+    """Squeeze-13, Unsqueeze-13, ReduceSum-13, the other reductions 18: axes is an input."""
+    _to_input(draft, door, "axes", 1)
+
+
+def split_input(draft: Draft, door: Door) -> None:
+    """Split-13: split is an input."""
+    _to_input(draft, door, "split", 1)
+
+
+def split_count(draft: Draft, door: Door) -> None:
+    """Split-18: where split is left out, num_outputs says that the parts are equal."""
+    if not draft.input(1) and "num_outputs" not in draft.attributes:
+        draft.attributes["num_outputs"] = len(draft.outputs)
+
+
+def clip_inputs(draft: Draft, door: Door) -> None:
+    """Clip-11: min and max are inputs of x's type."""
+    dtype = door.dtype(draft.input(0))
+    _to_input(draft, door, "min", 1, dtype)
+    _to_input(draft, door, "max", 2, dtype)
+
+
+def pad_inputs(draft: Draft, door: Door) -> None:
+    """Pad-11: pads and value are inputs."""
+    _to_input(draft, door, "pads", 1)
+    _to_input(draft, door, "value", 2, door.dtype(draft.input(0)))
+
+
+def slice_inputs(draft: Draft, door: Door) -> None:
+    """Slice-10: starts, ends and axes are inputs."""
+    for slot, attribute in enumerate(("starts", "ends", "axes"), 1):
+        _to_input(draft, door, attribute, slot)
+
+
+def top_k_input(draft: Draft, door: Door) -> None:
+    """TopK-10: k is an input."""
+    draft.set_input(1, door.constant(f"{draft.name}_k", np.array([draft.attributes.pop("k")])))
+
+
+def dropout_input(draft: Draft, door: Door) -> None:
+    """Dropout-12: ratio is an input. What an inference's mask holds was not said before."""
+    _to_input(draft, door, "ratio", 1, np.float32)
+    _drop_outputs(draft, door, "masks")
+
+
+def dft_input(draft: Draft, door: Door) -> None:
+    """DFT-20: axis is an input, by default -2 (before: 1)."""
+    axis = draft.attributes.pop("axis", 1)
+    draft.set_input(2, door.constant(f"{draft.name}_axis", np.array(axis, np.int64)))
+
+
+# Changed defaults and removed attributes
+
+
+def batch_normalization(draft: Draft, door: Door) -> None:
+    """BatchNormalization-9 drops ``spatial`` (1: one mean a channel), 14 the training outputs of inference nodes."""
+    if draft.attributes.pop("spatial", 1) != 1:
+        raise UnsupportedError("spatial=0 (a mean for each position) is not supported")
+    _drop_outputs(draft, door, "training outputs")
+
+
+def roi_align(draft: Draft, door: Door) -> None:
+    """RoiAlign-16 has half-pixel offsets by default; before there were none."""
+    draft.attributes.setdefault("coordinate_transformation_mode", "output_half_pixel")
+
+
+def grid_sample(draft: Draft, door: Door) -> None:
+    """GridSample-20 renames its modes."""
+    mode = draft.attributes.get("mode", "bilinear")
+    draft.attributes["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+
+
+def scatter(draft: Draft, door: Door) -> None:
+    """Scatter is called ScatterElements from 11 on."""
+    draft.type = "ScatterElements"
+
+
+def group_normalization(draft: Draft, door: Door) -> list[Draft]:
+    """GroupNormalization-21 scales each channel, 18 each group: repeat scale and bias over a group's channels."""
+    shape = door.shape(draft.input(0))
+    groups = draft.attributes.get("num_groups")
+    if shape is None or len(shape) < 2 or not isinstance(shape[1], int) or not groups or shape[1] % groups:
+        raise UnsupportedError("at this opset the number of channels must be known")
+    before = []
+    for slot in (1, 2):
+        name = door.unique(f"{draft.name}_channel_{('scale', 'bias')[slot - 1]}")
+        column = door.unique(f"{name}_column")
+        tall = door.unique(f"{name}_groups")
+        axes = door.constant(f"{name}_axes", np.array([1]))
+        size = door.constant(f"{name}_size", np.array([groups, shape[1] // groups]))
+        flat = door.constant(f"{name}_flat", np.array([-1]))
+        before += [
+            Draft("Unsqueeze", [draft.inputs[slot], axes], [column], {}, column),
+            Draft("Expand", [column, size], [tall], {}, tall),
+            Draft("Reshape", [tall, flat], [name], {}, name),
+        ]
+        draft.inputs[slot] = name
+    return [*before, draft]
+
+
+# Softmax on a matrix
+
+
+def flat_softmax(draft: Draft, door: Door) -> list[Draft] | None:
+    """Softmax-13 runs along one axis; before, over all axes from ``axis`` (by default 1) on as one.
+
+    Where at most one of these is longer than 1 that axis will do; else the input becomes a matrix and back.
+    """
+    axis = draft.attributes.get("axis", 1)
+    shape = door.shape(draft.input(0))
+    if shape is not None and -len(shape) <= axis < len(shape):
+        long = [i for i in range(axis % len(shape), len(shape)) if shape[i] != 1]
+        if len(long) <= 1:
+            draft.attributes["axis"] = long[0] if long else len(shape) - 1
+            return None
+    x, y = draft.input(0), draft.outputs[0]
+    size, matrix, rows = (door.unique(f"{y}_{what}") for what in ("shape", "matrix", "rows"))
+    return [
+        Draft("Shape", [x], [size], {}, size),
+        Draft("Flatten", [x], [matrix], {"axis": axis}, matrix),
+        Draft(draft.type, [matrix], [rows], {"axis": -1}, draft.name),
+        Draft("Reshape", [rows, size], [y], {"allowzero": 1}, f"{draft.name}_reshape"),
+    ]
+
+
+# Upsample and Resize
+
+
+def upsample(draft: Draft, door: Door) -> None:
+    """Upsample-7 (scales an attribute) and 9 (an input) → Resize, whose opset-10 form it is."""
+    if door.opset < 9:
+        _to_input(draft, door, "scales", 1, np.float32)
+    draft.type = "Resize"
+    resize_scales(draft, door)
+
+
+def resize_scales(draft: Draft, door: Door) -> None:
+    """Resize-11 names its rounding: 10 knows scales alone, asymmetric; enlarging it rounds down, shrinking up."""
+    scales_name = draft.input(1)
+    mode = draft.attributes.get("mode", "nearest")
+    nearest = "floor"
+    if mode == "nearest":
+        scales = door.value(scales_name)
+        if scales is not None and scales.min(initial=1) < 1:
+            if scales.max(initial=1) > 1:
+                raise UnsupportedError("shrinks one axis and enlarges another by nearest neighbours")
+            nearest = "ceil"
+        draft.attributes["nearest_mode"] = nearest
+    draft.attributes["coordinate_transformation_mode"] = "asymmetric"
+    draft.inputs = [draft.input(0), "", scales_name]
+
+
+def resize_inputs(draft: Draft, door: Door) -> None:
+    """From 13 on an input that is not used is left out; before (and in many a newer model) it is an empty tensor, or a
+    region of interest that no mode but one reads."""
+    mode = draft.attributes.get("coordinate_transformation_mode", "half_pixel")
+    if mode == "tf_half_pixel_for_nn":
+        raise UnsupportedError("coordinate_transformation_mode 'tf_half_pixel_for_nn' (removed in opset 13) is not supported")
+    for slot in (1, 2, 3):
+        name = draft.input(slot)
+        shape = door.shape(name) if name else None
+        if name and ((slot == 1 and mode != "tf_crop_and_resize") or (shape is not None and 0 in shape)):
+            draft.set_input(slot, "")
+
+
+# Helpers
+
+
+def _drop_outputs(draft: Draft, door: Door, what: str) -> None:
+    """Leave out all outputs but the first, which nobody may read."""
+    for name in draft.outputs[1:]:
+        if name in door.read:
+            raise UnsupportedError(f"its output {name!r} is read: {what} of this opset are not supported")
+    draft.outputs = draft.outputs[:1]
+
+
+_NEWEST = 1 << 30
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+
+RULES: dict[str, list[tuple[int, Rule]]] = {
+    "BatchNormalization": [(14, batch_normalization)],
+    "Clip": [(11, clip_inputs)],
+    "DFT": [(20, dft_input)],
+    "Dropout": [(12, dropout_input)],
+    "GridSample": [(20, grid_sample)],
+    "GroupNormalization": [(21, group_normalization)],
+    "Hardmax": [(13, flat_softmax)],
+    "LogSoftmax": [(13, flat_softmax)],
+    "Pad": [(11, pad_inputs)],
+    "ReduceSum": [(13, axes_input)],
+    "Resize": [(11, resize_scales), (_NEWEST, resize_inputs)],
+    "RoiAlign": [(16, roi_align)],
+    "Scatter": [(11, scatter)],
+    "Slice": [(10, slice_inputs)],
+    "Softmax": [(13, flat_softmax)],
+    "Split": [(13, split_input), (18, split_count)],
+    "Squeeze": [(13, axes_input)],
+    "TopK": [(10, top_k_input)],
+    "Unsqueeze": [(13, axes_input)],
+    "Upsample": [(10, upsample)],
+    **{f"Reduce{name}": [(18, axes_input)] for name in _REDUCTIONS},
+}
+"""type → rules in order: a rule serves models whose opset is below the number beside it."""

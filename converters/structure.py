@@ -1,0 +1,195 @@
+"""The structure cache: what reading a model yields, kept so that a warm load needs no onnx.
+
+An entry is JSON in the user's cache folder, named by the SHA-256 of the model's bytes and of the sources of the
+converters and ops; weights stay in the model, an entry says where. It is never trusted: a digest guards against
+damage, every field is checked while reading, and whatever does not fit is read from the model again.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nbconv.converters
+import nbconv.ops
+from nbconv.converters.weights import Place, Source
+from nbconv.graph import Graph, Node, Spec, sort
+from nbconv.kernels.store import cache_dir
+from nbconv.ops.spec import DTYPES
+
+LARGEST = 8 << 20
+"""Bytes of constants that an entry may hold itself; a model with more is read anew each time."""
+
+_DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
+
+
+def key(source: Source) -> str:
+    """The name of the model's entry: a digest of its bytes and of the code that reads it."""
+    digest = hashlib.sha256(source.data)
+    for package in (nbconv.converters, nbconv.ops):
+        for folder in package.__path__:
+            _hash_sources(folder, digest)
+    return digest.hexdigest()
+
+
+def _hash_sources(folder: str, digest: Any) -> None:
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".py"))
+        texts = [(name, Path(folder, name).read_bytes()) for name in names]
+    except OSError:  # in a zip archive
+        from importlib.resources import files
+
+        package = nbconv.ops if folder in nbconv.ops.__path__ else nbconv.converters
+        found = sorted(files(package).iterdir(), key=lambda file: file.name)
+        texts = [(file.name, file.read_bytes()) for file in found if file.name.endswith((".py", ".pyc"))]
+    for name, text in texts:
+        digest.update(f"{name} {len(text)}\n".encode())
+        digest.update(text)
+
+
+def load(source: Source, name: str) -> Graph | None:
+    """The Graph of the entry ``name``, its constants viewing ``source``; None where there is no good entry."""
+    path = _path(name)
+    if path is None:
+        return None
+    try:
+        digest, _, body = path.read_bytes().partition(b"\n")
+        if digest.decode() != hashlib.sha256(body).hexdigest():
+            return None
+        return decode(json.loads(body), source)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def store(graph: Graph, places: dict[str, Place], name: str) -> None:
+    """Write the entry ``name`` aside, then rename; a folder that cannot be written is no error."""
+    inline = sum(place.nbytes for place in places.values() if place.array is not None)
+    path = _path(name)
+    if path is None or inline > LARGEST:
+        return
+    body = json.dumps(encode(graph, places), separators=(",", ":")).encode()
+    aside = path.with_name(f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        aside.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        os.replace(aside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def _path(name: str) -> Path | None:
+    folder = cache_dir()
+    return None if folder is None else folder / "onnx" / f"{name}.json"
+
+
+def encode(graph: Graph, places: dict[str, Place]) -> dict[str, Any]:
+    """The graph as JSON values; ``places`` says where its constants are."""
+    return {
+        "name": graph.name,
+        "metadata": graph.metadata,
+        "inputs": [_spec_json(name, spec) for name, spec in graph.inputs.items()],
+        "outputs": [_spec_json(name, spec) for name, spec in graph.outputs.items()],
+        "constants": [_place_json(name, places[name]) for name in graph.constants],
+        "nodes": [
+            [
+                node.op.type,
+                node.op.domain,
+                node.name,
+                list(node.inputs),
+                list(node.outputs),
+                {name: _attribute_json(value) for name, value in node.op.attributes().items()},
+            ]
+            for node in graph.nodes
+        ],
+    }
+
+
+def decode(entry: Any, source: Source) -> Graph:
+    """`encode` undone. Raises ValueError, TypeError or KeyError (ModelError among them) for what does not fit."""
+    constants = {}
+    for name, dtype, shape, kind, *rest in entry["constants"]:
+        shape = tuple(_int(d) for d in shape)
+        if kind == "data":
+            place = Place(shape, _DTYPES[dtype], array=_array(dtype, shape, *rest))
+        elif kind == "file":
+            file, offset = rest
+            place = Place(shape, _DTYPES[dtype], _str(file), _int(offset))
+        else:
+            raise ValueError(kind)
+        constants[_str(name)] = source.view(name, place)
+    inputs = {name: spec for name, spec in map(_spec, entry["inputs"]) if spec is not None}
+    outputs = dict(map(_spec, entry["outputs"]))
+    nodes = []
+    for type, domain, name, reads, makes, attributes in entry["nodes"]:
+        op = nbconv.ops.lookup(type, domain)(**{key: _attribute(value) for key, value in attributes.items()})
+        nodes.append(Node(op, tuple(map(_str, reads)), tuple(map(_str, makes)), _str(name)))
+    known = set(inputs) | set(constants)
+    nodes = sort(nodes, known)
+    made = known.union(*(node.outputs for node in nodes))
+    if not made.issuperset(outputs) or len(inputs) != len(entry["inputs"]) or len(constants) != len(entry["constants"]):
+        raise ValueError("incomplete")
+    metadata = {_str(key): _str(value) for key, value in entry["metadata"].items()}
+    return Graph(nodes, inputs, outputs, constants, _str(entry["name"]), metadata)
+
+
+def _spec_json(name: str, spec: Spec | None) -> list:
+    return [name, None] if spec is None else [name, spec.dtype.name, list(spec.shape)]
+
+
+def _spec(item: list) -> tuple[str, Spec | None]:
+    name, dtype, *shape = item
+    if dtype is None:
+        return _str(name), None
+    dims = tuple(d if d is None or isinstance(d, str) else _int(d) for d in shape[0])
+    return _str(name), Spec(dims, _DTYPES[dtype])
+
+
+def _place_json(name: str, place: Place) -> list:
+    head = [name, place.dtype.name, list(place.shape)]
+    if place.array is not None:
+        return [*head, "data", _base64(place.array)]
+    return [*head, "file", place.file, place.offset]
+
+
+def _attribute_json(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"dtype": value.dtype.name, "shape": list(value.shape), "data": _base64(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _array(value["dtype"], tuple(_int(d) for d in value["shape"]), value["data"])
+    return value
+
+
+def _base64(array: np.ndarray) -> str:
+    return binascii.b2a_base64(np.ascontiguousarray(array).tobytes(), newline=False).decode()
+
+
+def _array(dtype: str, shape: tuple[int, ...], data: str) -> np.ndarray:
+    array = np.frombuffer(binascii.a2b_base64(_str(data)), _DTYPES[dtype])
+    if array.size != math.prod(shape):
+        raise ValueError("size")
+    return array.reshape(shape)
+
+
+def _int(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value
+
+
+def _str(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(value)
+    return value

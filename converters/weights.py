@@ -1,0 +1,104 @@
+"""A model's bytes, mapped and never copied, and the places in them where its weights lie."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from typing import NamedTuple
+
+import numpy as np
+
+from nbconv.errors import ModelError
+
+
+class Place(NamedTuple):
+    """Where a constant's bytes are: in the model (``file`` is ""), in a file beside it, or here in ``array``."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    file: str = ""
+    offset: int = 0
+    array: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        n = self.dtype.itemsize
+        for d in self.shape:
+            n *= d
+        return n
+
+
+class Source:
+    """A model to read: ``data`` is its bytes (a path's file is mapped), ``label`` what messages call it.
+
+    A mapped file must not be shortened while the arrays viewing it live (the system ends the process); replacing it by
+    rename, as `nbconv.save` does, is safe.
+    """
+
+    def __init__(self, source: str | os.PathLike | bytes) -> None:
+        self._files: dict[str, np.ndarray] = {}
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            self.label, self.folder = "the given data", None
+            self._files[""] = np.frombuffer(bytes(source), np.uint8)
+        else:
+            path = os.fspath(source)
+            if isinstance(path, bytes):
+                path = os.fsdecode(path)
+            self.label, self.folder = os.path.basename(path) or path, os.path.dirname(os.path.abspath(path))
+            self._files[""] = _map(path, self.label)
+        self.data = memoryview(self._files[""])  # pyright: ignore[reportArgumentType]
+
+    def view(self, name: str, place: Place) -> np.ndarray:
+        """The constant ``name`` at ``place``: a read-only array of its shape. ModelError where it does not fit."""
+        if place.array is not None:
+            place.array.flags.writeable = False
+            return place.array
+        if min(place.shape, default=0) < 0:
+            raise ModelError(f"{name}: the shape {list(place.shape)} has a negative dimension")
+        file = self._file(name, place.file)
+        if place.offset < 0 or place.offset + place.nbytes > len(file):
+            where = f"{place.file!r}, which has {len(file)} bytes" if place.file else f"a file of {len(file)} bytes"
+            raise ModelError(f"{name}: its {place.nbytes} bytes at {place.offset} reach outside {where}")
+        if place.dtype == np.bool_:
+            flags = file[place.offset : place.offset + place.nbytes]
+            array = flags.view(np.bool_) if flags.max(initial=0) <= 1 else flags != 0
+            array.flags.writeable = False
+            return array.reshape(place.shape)
+        little = place.dtype.newbyteorder("<")
+        size = place.nbytes // place.dtype.itemsize
+        array = np.frombuffer(file, little, size, place.offset) if size else np.empty(0, place.dtype)
+        array.flags.writeable = False
+        return array.reshape(place.shape)
+
+    def _file(self, name: str, location: str) -> np.ndarray:
+        if location not in self._files:
+            self._files[location] = _map(self._inside(name, location), location)
+        return self._files[location]
+
+    def _inside(self, name: str, location: str) -> str:
+        """The path of an external-data file, which must lie in the model's folder, links followed."""
+        if self.folder is None:
+            raise ModelError(f"{name}: its data is in the file {location!r}, but a model given as bytes has no folder")
+        wrong = ModelError(f"{name}: its data is in {location!r}, which is not inside the model's folder")
+        parts = location.replace("\\", "/").split("/")
+        if not location or "\0" in location or ".." in parts or os.path.isabs(location) or parts[0][1:2] == ":":
+            raise wrong
+        folder = os.path.realpath(self.folder)
+        path = os.path.realpath(os.path.join(folder, location))
+        if os.path.commonpath([folder, path]) != folder or path == folder:
+            raise wrong
+        if not os.path.exists(path):
+            raise ModelError(f"{name}: its data is in {location!r}, which does not exist")
+        return path
+
+
+def _map(path: str, label: str) -> np.ndarray:
+    """A file's bytes, mapped read-only; ModelError unless it is a regular file with something in it."""
+    mode = os.stat(path).st_mode  # before opening: opening a pipe would wait
+    if not stat.S_ISREG(mode):
+        raise ModelError(f"{label} is not a file")
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise ModelError(f"{label} is empty")
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)

@@ -1,0 +1,98 @@
+"""Kernels made from formulas: `unary` and `binary` turn a function of vectors into a kernel over arrays."""
+
+import inspect
+
+from nbconv.kernels.cpu._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    inline,
+    kernel,
+    load,
+    load_part,
+    maximum,
+    minimum,
+    splat,
+    store,
+    store_part,
+)
+
+
+def unary(function):
+    """The kernel y[i] = function(x[i], …) for n elements; a unit is ``chunk`` of them. What the formula takes beside x are
+    Float arguments of the kernel."""
+    names = list(inspect.signature(function).parameters)[1:]
+    formula = inline(function)
+
+    def plain(x: Floats, y: Floats, n: Int, chunk: Int, first: Int, last: Int) -> None:
+        for i in range(first * chunk, min(last * chunk, n), W):
+            if i + W <= n:
+                store(y, i, formula(load(x, i)))
+            else:
+                store_part(y, i, formula(load_part(x, i, n - i)), n - i)
+
+    def with_one(x: Floats, y: Floats, n: Int, chunk: Int, p: Float, first: Int, last: Int) -> None:
+        for i in range(first * chunk, min(last * chunk, n), W):
+            if i + W <= n:
+                store(y, i, formula(load(x, i), p))
+            else:
+                store_part(y, i, formula(load_part(x, i, n - i), p), n - i)
+
+    def with_two(x: Floats, y: Floats, n: Int, chunk: Int, p: Float, q: Float, first: Int, last: Int) -> None:
+        for i in range(first * chunk, min(last * chunk, n), W):
+            if i + W <= n:
+                store(y, i, formula(load(x, i), p, q))
+            else:
+                store_part(y, i, formula(load_part(x, i, n - i), p, q), n - i)
+
+    made = (plain, with_one, with_two)[len(names)]
+    kinds = made.__annotations__
+    made.__annotations__ = {
+        **{k: kinds[k] for k in ("x", "y", "n", "chunk")},
+        **dict.fromkeys(names, Float),
+        **{k: kinds[k] for k in ("first", "last", "return")},
+    }
+    return _named(made, function)
+
+
+def binary(function):
+    """The kernel y = clamp(function(a, b)) over broadcast arrays.
+
+    y is d0 × d1 × d2 rows of n elements, ``total`` in all; a's row (i, j, k) begins at i·a0 + j·a1 + k·a2 and its elements
+    are ``ai`` (1 or 0) apart; so is b. A unit is a row.
+    """
+    formula = inline(function)
+
+    def broadcast(
+        a: Floats, b: Floats, y: Floats, d1: Int, d2: Int, n: Int, total: Int,
+        a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, low: Float, high: Float, first: Int, last: Int,
+    ) -> None:  # fmt: skip
+        for unit in range(first, last):
+            ij = unit // d2
+            k = unit - ij * d2
+            i = ij // d1
+            j = ij - i * d1
+            pa = i * a0 + j * a1 + k * a2
+            pb = i * b0 + j * b1 + k * b2
+            py = unit * n
+            end = min(n, total - py)
+            for e in range(0, end - W + 1, W):
+                va = load(a, pa + e) if ai == 1 else splat(a[pa])
+                vb = load(b, pb + e) if bi == 1 else splat(b[pb])
+                store(y, py + e, minimum(maximum(formula(va, vb), low), high))
+            rest = end % W
+            if rest > 0:
+                e = end - rest
+                va = load_part(a, pa + e, rest) if ai == 1 else splat(a[pa])
+                vb = load_part(b, pb + e, rest) if bi == 1 else splat(b[pb])
+                store_part(y, py + e, minimum(maximum(formula(va, vb), low), high), rest)
+
+    return _named(broadcast, function)
+
+
+def _named(made, function):
+    made.__name__ = made.__qualname__ = function.__name__
+    made.__module__ = function.__module__
+    made.__doc__ = function.__doc__
+    return kernel(made)

@@ -1,0 +1,445 @@
+"""Vectors of float32 for kernels: a Numba type with operators, loads, stores and a few intrinsics.
+
+`W` lanes is a constant of the target. Formulas read like arithmetic: ``store(y, i, maximum(load(x, i), splat(0)))``; a
+Python number beside a vector is a constant of all lanes. Floating-point contraction (a·b+c as one rounding where the CPU
+has it) is the only licence the optimiser gets: NaN and infinity behave as IEEE 754 says.
+"""
+
+import operator
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.imputils import lower_builtin
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, models, register_model
+
+from nbconv.kernels._numba import Bytes, Float, Floats, Int, Int32s, Ints, f32, i32, i64, kernel, target
+
+W = target().lanes
+VT = ir.VectorType(f32, W)
+VI = ir.VectorType(i32, W)
+VM = ir.VectorType(ir.IntType(1), W)
+
+
+class Vec(types.Type):
+    """W float32 lanes."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"f32x{W}")
+
+
+class Mask(types.Type):
+    """W truth values."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"i1x{W}")
+
+
+vec, mask = Vec(), Mask()
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type) -> None:
+        super().__init__(dmm, fe_type, VT)
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type) -> None:
+        super().__init__(dmm, fe_type, VM)
+
+
+def constant(value: float) -> ir.Constant:
+    """A vector constant of equal lanes."""
+    return ir.Constant(VT, [ir.Constant(f32, value)] * W)
+
+
+def splat_ir(b, scalar):
+    """All lanes equal to a scalar f32 value."""
+    one = b.insert_element(ir.Constant(VT, ir.Undefined), scalar, ir.Constant(i32, 0))
+    return b.shuffle_vector(one, ir.Constant(VT, ir.Undefined), ir.Constant(ir.VectorType(i32, W), [0] * W))
+
+
+def call_intrinsic(b, name, result, *args):
+    """Call llvm.<name> on values."""
+    fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}")
+    return b.call(fn, args)
+
+
+def _to_vec(b, kind, value):
+    if kind is vec:
+        return value
+    if isinstance(kind, types.Integer):
+        return splat_ir(b, b.sitofp(value, f32))
+    return splat_ir(b, b.fptrunc(value, f32) if kind == types.float64 else value)
+
+
+def _operators() -> None:
+    """a + b, a - b, a * b, a / b and comparisons between vectors, or a vector and a number."""
+    arithmetic = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
+    comparison = {operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!="}
+    for op in (*arithmetic, *comparison):
+        result = vec if op in arithmetic else mask
+
+        @infer_global(op)
+        class _Template(AbstractTemplate):
+            _result = result
+
+            def generic(self, args, kws):
+                if len(args) == 2 and vec in args and all(a is vec or isinstance(a, types.Number) for a in args):
+                    return signature(self._result, *args)
+                return None
+
+        def lower(ctx, b, sig, args, op=op):
+            x, y = (_to_vec(b, k, a) for k, a in zip(sig.args, args))
+            if op in arithmetic:
+                return getattr(b, arithmetic[op])(x, y, flags=("contract",))
+            return (b.fcmp_unordered if op is operator.ne else b.fcmp_ordered)(comparison[op], x, y)
+
+        for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
+            lower_builtin(op, left, right)(lower)
+
+
+_operators()
+
+
+@infer_global(operator.neg)
+class _Neg(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(vec, vec) if args == (vec,) else None
+
+
+@lower_builtin(operator.neg, Vec)
+def _neg(ctx, b, sig, args):
+    return b.fneg(args[0])
+
+
+for _op, _method in ((operator.or_, "or_"), (operator.and_, "and_")):
+
+    @infer_global(_op)
+    class _Logic(AbstractTemplate):
+        def generic(self, args, kws):
+            return signature(mask, mask, mask) if args == (mask, mask) else None
+
+    lower_builtin(_op, Mask, Mask)(lambda ctx, b, sig, args, _method=_method: getattr(b, _method)(*args))
+
+
+def vector_pointer(b, p, i):
+    """Address of p[i] as a vector pointer."""
+    return b.bitcast(b.gep(p, [i]), VT.as_pointer())
+
+
+@intrinsic
+def load(tc, p, i):
+    """The W floats at p[i:]."""
+
+    def gen(ctx, b, sig, args):
+        return b.load(vector_pointer(b, *args), align=4)
+
+    return vec(Floats, types.int64), gen
+
+
+@intrinsic
+def store(tc, p, i, v):
+    """p[i:i+W] = v."""
+
+    def gen(ctx, b, sig, args):
+        b.store(args[2], vector_pointer(b, args[0], args[1]), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(Floats, types.int64, vec), gen
+
+
+def lanes_below(b, n):
+    """Mask of the lanes with index < n."""
+    index = ir.Constant(VI, list(range(W)))
+    n32 = b.trunc(n, i32)
+    all_n = b.insert_element(ir.Constant(VI, ir.Undefined), n32, ir.Constant(i32, 0))
+    all_n = b.shuffle_vector(all_n, ir.Constant(VI, ir.Undefined), ir.Constant(ir.VectorType(i32, W), [0] * W))
+    return b.icmp_signed("<", index, all_n)
+
+
+def load_part_ir(b, pointer, n, fill=0.0):
+    """The first n floats at a vector pointer, the other lanes ``fill``; memory past them is not touched."""
+    fn = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(VT, [VT.as_pointer(), i32, VM, VT]), f"llvm.masked.load.v{W}f32.p0"
+    )
+    return b.call(fn, [pointer, ir.Constant(i32, 4), lanes_below(b, n), constant(fill)])
+
+
+def store_part_ir(b, value, pointer, n):
+    """Store the first n lanes; memory past them is not touched."""
+    fn = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(ir.VoidType(), [VT, VT.as_pointer(), i32, VM]), f"llvm.masked.store.v{W}f32.p0"
+    )
+    b.call(fn, [value, pointer, ir.Constant(i32, 4), lanes_below(b, n)])
+
+
+@intrinsic
+def load_part(tc, p, i, n):
+    """The first n (< W) floats at p[i:]; the other lanes are 0."""
+
+    def gen(ctx, b, sig, args):
+        return load_part_ir(b, vector_pointer(b, args[0], args[1]), args[2])
+
+    return vec(Floats, types.int64, types.int64), gen
+
+
+@intrinsic
+def store_part(tc, p, i, v, n):
+    """p[i:i+n] = v[:n], n < W."""
+
+    def gen(ctx, b, sig, args):
+        store_part_ir(b, args[2], vector_pointer(b, args[0], args[1]), args[3])
+        return ctx.get_dummy_value()
+
+    return types.void(Floats, types.int64, vec, types.int64), gen
+
+
+@intrinsic
+def splat(tc, s):
+    """A vector with all lanes s."""
+    if not isinstance(s, types.Number):
+        return None
+
+    def gen(ctx, b, sig, args):
+        return _to_vec(b, sig.args[0], args[0])
+
+    return vec(s), gen
+
+
+@intrinsic
+def where(tc, m, x, y):
+    """Lane by lane x where m, else y."""
+
+    def gen(ctx, b, sig, args):
+        return b.select(args[0], _to_vec(b, sig.args[1], args[1]), _to_vec(b, sig.args[2], args[2]))
+
+    return vec(mask, x, y), gen
+
+
+def clamp_low_ir(b, x, low):
+    """max(x, low) that keeps x when it is NaN."""
+    return b.select(b.fcmp_ordered("<", x, low), low, x)
+
+
+def clamp_high_ir(b, x, high):
+    """min(x, high) that keeps x when it is NaN."""
+    return b.select(b.fcmp_ordered(">", x, high), high, x)
+
+
+@intrinsic
+def maximum(tc, x, y):
+    """Lane by lane the larger; x where either is NaN, so NaN in x propagates."""
+
+    def gen(ctx, b, sig, args):
+        return clamp_low_ir(b, args[0], _to_vec(b, sig.args[1], args[1]))
+
+    return vec(vec, y), gen
+
+
+@intrinsic
+def minimum(tc, x, y):
+    """Lane by lane the smaller; x where either is NaN, so NaN in x propagates."""
+
+    def gen(ctx, b, sig, args):
+        return clamp_high_ir(b, args[0], _to_vec(b, sig.args[1], args[1]))
+
+    return vec(vec, y), gen
+
+
+@intrinsic
+def sqrt(tc, x):
+    """Square root of each lane."""
+
+    def gen(ctx, b, sig, args):
+        return call_intrinsic(b, f"sqrt.v{W}f32", VT, args[0])
+
+    return vec(vec), gen
+
+
+@intrinsic
+def absolute(tc, x):
+    """|x| of each lane."""
+
+    def gen(ctx, b, sig, args):
+        return call_intrinsic(b, f"fabs.v{W}f32", VT, args[0])
+
+    return vec(vec), gen
+
+
+@intrinsic
+def copysign_bits(tc, x, sign):
+    """|x| with the sign bit of ``sign``."""
+
+    def gen(ctx, b, sig, args):
+        return call_intrinsic(b, f"copysign.v{W}f32", VT, args[0], args[1])
+
+    return vec(vec, vec), gen
+
+
+MAGIC = 12582912.0  # 1.5·2^23: adding it leaves the nearest integer in the low bits of the float
+
+
+@intrinsic
+def magic_round(tc, x):
+    """The nearest integer (ties to even) for |x| < 2^22."""
+
+    def gen(ctx, b, sig, args):
+        return b.fsub(b.fadd(args[0], constant(MAGIC)), constant(MAGIC))
+
+    return vec(vec), gen
+
+
+@intrinsic
+def pow2(tc, n):
+    """2^n for integral n in [-126, 127]. Bits only: no conversion that would be undefined for NaN."""
+
+    def gen(ctx, b, sig, args):
+        bits = b.bitcast(b.fadd(args[0], constant(MAGIC + 127)), VI)
+        return b.bitcast(b.shl(bits, ir.Constant(VI, [23] * W)), VT)
+
+    return vec(vec), gen
+
+
+def _reduce(b, v, combine):
+    """Fold the lanes in halves: always the same order."""
+    n = W
+    while n > 1:
+        n //= 2
+        low = b.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, n), list(range(n))))
+        high = b.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, n), list(range(n, 2 * n))))
+        v = combine(low, high)
+    return b.extract_element(v, ir.Constant(i32, 0))
+
+
+@intrinsic
+def hsum(tc, v):
+    """Sum of the lanes, halves first (a fixed order)."""
+
+    def gen(ctx, b, sig, args):
+        return _reduce(b, args[0], b.fadd)
+
+    return types.float32(vec), gen
+
+
+@intrinsic
+def hmax(tc, v):
+    """Largest lane; NaN if a lane is NaN."""
+
+    def gen(ctx, b, sig, args):
+        def combine(x, y):
+            larger = b.select(b.fcmp_ordered(">", x, y), x, y)
+            return b.select(b.fcmp_unordered("uno", x, x), x, larger)
+
+        return _reduce(b, args[0], combine)
+
+    return types.float32(vec), gen
+
+
+def _stack(element, name):
+    """An intrinsic that gives n (a literal) elements of stack, the same memory each time it is reached."""
+
+    @intrinsic(prefer_literal=True)
+    def reserve(tc, n):
+        if not isinstance(n, types.IntegerLiteral):
+            return None
+        count = n.literal_value
+
+        def gen(ctx, b, sig, args):
+            area = cgutils.alloca_once(b, ir.ArrayType(element, count), name=name)
+            area.align = 64
+            return b.bitcast(area, element.as_pointer())
+
+        return types.CPointer(types.int64 if element is i64 else types.float32)(n), gen
+
+    return reserve
+
+
+stack_ints = _stack(i64, "ints")
+stack_floats = _stack(f32, "floats")
+
+
+@intrinsic
+def address(tc, p, i):
+    """The address of p[i] as an integer."""
+
+    def gen(ctx, b, sig, args):
+        return b.ptrtoint(b.gep(args[0], [args[1]]), i64)
+
+    return types.int64(p, types.int64), gen
+
+
+@intrinsic
+def at(tc, p, i):
+    """The pointer to p[i]."""
+
+    def gen(ctx, b, sig, args):
+        return b.gep(args[0], [args[1]])
+
+    return p(p, types.int64), gen
+
+
+@intrinsic
+def bits_exponent(tc, x):
+    """floor(log2 x) of positive normal lanes, as a float."""
+
+    def gen(ctx, b, sig, args):
+        e = b.lshr(b.bitcast(args[0], VI), ir.Constant(VI, [23] * W))
+        return b.sitofp(b.sub(e, ir.Constant(VI, [127] * W)), VT)
+
+    return vec(vec), gen
+
+
+@intrinsic
+def bits_mantissa(tc, x):
+    """x / 2^floor(log2 x), in [1, 2), of positive normal lanes."""
+
+    def gen(ctx, b, sig, args):
+        m = b.and_(b.bitcast(args[0], VI), ir.Constant(VI, [0x007FFFFF] * W))
+        return b.bitcast(b.or_(m, ir.Constant(VI, [0x3F800000] * W)), VT)
+
+    return vec(vec), gen
+
+
+@intrinsic
+def floats_at(tc, a):
+    """An address as a pointer to float32."""
+
+    def gen(ctx, b, sig, args):
+        return b.inttoptr(args[0], f32.as_pointer())
+
+    return Floats(types.int64), gen
+
+
+@intrinsic
+def ints_at(tc, a):
+    """An address as a pointer to int64."""
+
+    def gen(ctx, b, sig, args):
+        return b.inttoptr(args[0], i64.as_pointer())
+
+    return Ints(types.int64), gen
+
+
+@intrinsic
+def is_null(tc, p):
+    """Whether a pointer argument was left out."""
+
+    def gen(ctx, b, sig, args):
+        return b.icmp_unsigned("==", b.ptrtoint(args[0], i64), ir.Constant(i64, 0))
+
+    return types.boolean(p), gen
+
+
+inline = numba.njit(inline="always")
+"""For helpers: their body is copied into the kernel that calls them, in Numba's own IR."""
+
+
+@inline
+def blocks(n):
+    """Vectors that hold n elements."""
+    return (n + W - 1) // W

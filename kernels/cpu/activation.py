@@ -1,0 +1,97 @@
+"""Elementwise functions of one array, each a formula on vectors."""
+
+from nbconv.kernels.cpu import _math
+from nbconv.kernels.cpu._map import unary
+from nbconv.kernels.cpu._simd import absolute, maximum, minimum, splat, sqrt, where
+
+# Kernels are found under these names, so the functions they call go by their module's name here.
+
+
+@unary
+def clip(x, low, high):
+    return minimum(maximum(x, low), high)
+
+
+@unary
+def leaky_relu(x, alpha):
+    return where(x < 0.0, x * alpha, x)
+
+
+@unary
+def elu(x, alpha):
+    return where(x < 0.0, (_math.exp(x) - 1.0) * alpha, x)
+
+
+@unary
+def sigmoid(x):
+    return _math.sigmoid(x)
+
+
+@unary
+def silu(x):
+    return x * _math.sigmoid(x)
+
+
+@unary
+def hard_sigmoid(x, alpha, beta):
+    return _math.hard_sigmoid(x, alpha, beta)
+
+
+@unary
+def hard_swish(x):
+    return x * _math.hard_sigmoid(x, 1.0 / 6.0, 0.5)
+
+
+@unary
+def tanh(x):
+    return _math.tanh(x)
+
+
+@unary
+def gelu(x):
+    return x * 0.5 * (_math.erf(x * 0.70710678118654752) + 1.0)
+
+
+@unary
+def erf(x):
+    return _math.erf(x)
+
+
+@unary
+def exp(x):
+    return _math.exp(x)
+
+
+@unary
+def log(x):
+    return _math.log(x)
+
+
+@unary
+def square_root(x):
+    return sqrt(x)
+
+
+@unary
+def square(x):
+    return x * x
+
+
+@unary
+def magnitude(x):
+    return absolute(x)
+
+
+@unary
+def negative(x):
+    return -x
+
+
+@unary
+def reciprocal(x):
+    return splat(1.0) / x
+
+
+@unary
+def softplus(x):
+    return maximum(x, 0.0) + _math.log(_math.exp(-absolute(x)) + 1.0)

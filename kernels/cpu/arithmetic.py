@@ -1,0 +1,41 @@
+"""Elementwise functions of two broadcast arrays, each a formula on vectors."""
+
+from nbconv.kernels.cpu._map import binary
+from nbconv.kernels.cpu._simd import maximum, minimum, where
+
+
+@binary
+def add(a, b):
+    return a + b
+
+
+@binary
+def sub(a, b):
+    return a - b
+
+
+@binary
+def mul(a, b):
+    return a * b
+
+
+@binary
+def div(a, b):
+    return a / b
+
+
+@binary
+def larger(a, b):
+    """NaN where either is NaN."""
+    return where(b != b, b, maximum(a, b))
+
+
+@binary
+def smaller(a, b):
+    """NaN where either is NaN."""
+    return where(b != b, b, minimum(a, b))
+
+
+@binary
+def prelu(x, slope):
+    return where(x < 0.0, x * slope, x)

@@ -1,0 +1,65 @@
+"""Matrix products on packed B: `gemm`, and `pack` for a B that is computed while running."""
+
+from nbconv.kernels.cpu._simd import Float, Floats, Int, W, address, at, inline, kernel, stack_ints
+from nbconv.kernels.cpu._tile import NR, block
+
+MAX_ROWS = 256
+
+
+@kernel
+def gemm(
+    a: Floats, b: Floats, bias: Floats, res: Floats, y: Floats,
+    m: Int, n: Int, k: Int, lda: Int, ldy: Int, ldres: Int, batch_a: Int, batch_b: Int, batch_y: Int,
+    rows: Int, panels: Int, k_chunk: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """y = act(clamp(a·b + bias + res)) for each matrix of a batch: a (m, lda), b packed [panel][k][NR], y (m, ldy).
+
+    batch_a, batch_b and batch_y are floats from one matrix of the batch to the next. A unit is (matrix, block of panels,
+    block of rows).
+    """
+    table = stack_ints(MAX_ROWS)
+    out = stack_ints(MAX_ROWS)
+    row_blocks = (m + rows - 1) // rows
+    column_blocks = ((n + NR - 1) // NR + panels - 1) // panels
+    for unit in range(first, last):
+        part = unit // row_blocks
+        m0 = (unit - part * row_blocks) * rows
+        i = part // column_blocks
+        n0 = (part - i * column_blocks) * panels * NR
+        n1 = min(n, n0 + panels * NR)
+        count = min(rows, m - m0)
+        base = address(a, i * batch_a)
+        for r in range(count):
+            table[r] = base + (m0 + r) * lda * 4
+            out[r] = m0 + r
+        for k0 in range(0, k, k_chunk):
+            kc = min(k_chunk, k - k0)
+            block(
+                table, count, 1, kc, k0, at(b, i * batch_b), k0, k, out, at(y, i * batch_y), ldy, k0 == 0, k0 + kc == k,
+                bias, res, ldres, low, high, n0, n1, n, act, alpha, beta,
+            )  # fmt: skip
+
+
+@kernel
+def pack(x: Floats, y: Floats, k: Int, n: Int, row: Int, column: Int, batch: Int, padded: Int, first: Int, last: Int) -> None:
+    """Pack matrices of k × n floats, element (i, j) at x[i·row + j·column], into panels; ``batch`` floats from one to the next.
+
+    A unit is a panel of a matrix.
+    """
+    panels = (n + NR - 1) // NR
+    for unit in range(first, last):
+        i = unit // panels
+        n0 = (unit - i * panels) * NR
+        source = at(x, i * batch + n0 * column)
+        target = at(y, i * k * padded + n0 * k)
+        _panel(source, target, k, min(NR, n - n0), row, column)
+
+
+@inline
+def _panel(source, target, k, cols, row, column):
+    width = NR if cols > W else W
+    for kk in range(k):
+        for j in range(cols):
+            target[kk * width + j] = source[kk * row + j * column]
+        for j in range(cols, width):
+            target[kk * width + j] = 0

@@ -1,0 +1,53 @@
+"""Moving data: `copy` between strided arrays of up to five dimensions, `fill`."""
+
+from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part
+
+
+@kernel
+def copy(
+    x: Floats, y: Floats, n1: Int, n2: Int, n3: Int, n4: Int,
+    x0: Int, x1: Int, x2: Int, x3: Int, x4: Int, y0: Int, y1: Int, y2: Int, y3: Int, y4: Int, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is one (i0, i1, i2).
+
+    Serves transposes, slices, concatenations, padding, repeats and changes of layout.
+    """
+    for unit in range(first, last):
+        ij = unit // n2
+        k = unit - ij * n2
+        i = ij // n1
+        j = ij - i * n1
+        source = at(x, i * x0 + j * x1 + k * x2)
+        target = at(y, i * y0 + j * y1 + k * y2)
+        if x4 == 1 and y4 == 1:
+            for r in range(n3):
+                _line(at(source, r * x3), at(target, r * y3), n4)
+        elif n4 <= 4:
+            for r in range(n3):
+                for s in range(n4):
+                    target[r * y3 + s * y4] = source[r * x3 + s * x4]
+        else:
+            for r0 in range(0, n3, 16):
+                for s0 in range(0, n4, 16):
+                    for r in range(r0, min(r0 + 16, n3)):
+                        for s in range(s0, min(s0 + 16, n4)):
+                            target[r * y3 + s * y4] = source[r * x3 + s * x4]
+
+
+@inline
+def _line(source, target, n):
+    for s in range(0, n - W + 1, W):
+        store(target, s, load(source, s))
+    rest = n % W
+    if rest > 0:
+        store_part(target, n - rest, load_part(source, n - rest, rest), rest)
+
+
+@kernel
+def fill(y: Floats, n: Int, chunk: Int, value: Float, first: Int, last: Int) -> None:
+    """y[0:n] = value; a unit is ``chunk`` elements."""
+    for i in range(first * chunk, min(last * chunk, n), W):
+        if i + W <= n:
+            store(y, i, splat(value))
+        else:
+            store_part(y, i, splat(value), n - i)

@@ -1,0 +1,56 @@
+"""Normalisations on channels-last data."""
+
+from nbconv.kernels.cpu import _math
+from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, kernel, load, load_part, maximum, minimum, splat, stack_floats
+from nbconv.kernels.cpu._simd import store, store_part
+
+MAX_CHANNELS = 4096
+"""Most channels `lrn` takes."""
+MAX_REACH = 64
+"""Most channels a window of `lrn` reaches to either side."""
+SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
+
+
+@kernel
+def affine(x: Floats, scale: Floats, shift: Floats, y: Floats, c: Int, low: Float, high: Float, first: Int, last: Int) -> None:
+    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
+    for unit in range(first, last):
+        xp = at(x, unit * c)
+        yp = at(y, unit * c)
+        for c0 in range(0, c - W + 1, W):
+            store(yp, c0, minimum(maximum(load(xp, c0) * load(scale, c0) + load(shift, c0), low), high))
+        rest = c % W
+        if rest > 0:
+            c0 = c - rest
+            v = load_part(xp, c0, rest) * load_part(scale, c0, rest) + load_part(shift, c0, rest)
+            store_part(yp, c0, minimum(maximum(v, low), high), rest)
+
+
+@kernel
+def lrn(
+    x: Floats, y: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float, first: Int, last: Int
+) -> None:
+    """y = x / (bias + alpha·Σ x²)^beta, the sum over channels [i-before, i+after]; a unit is a pixel, c ≤ 4096.
+
+    ``alpha`` is ONNX's alpha / size. ImageNet Classification with Deep CNNs (Krizhevsky 2012), section 3.3.
+    """
+    squares = stack_floats(SQUARES)
+    for i in range(before):
+        squares[i] = 0
+    for i in range(after + 64):
+        squares[before + c + i] = 0
+    for unit in range(first, last):
+        xp = at(x, unit * c)
+        yp = at(y, unit * c)
+        for i in range(c):
+            squares[before + i] = xp[i] * xp[i]
+        for c0 in range(0, c, W):
+            total = splat(0.0)
+            for j in range(before + after + 1):
+                total = total + load(squares, c0 + j)
+            factor = _math.exp(_math.log(total * alpha + bias) * -beta)
+            cols = c - c0
+            if cols >= W:
+                store(yp, c0, load(xp, c0) * factor)
+            else:
+                store_part(yp, c0, load_part(xp, c0, cols) * factor, cols)

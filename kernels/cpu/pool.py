@@ -1,0 +1,77 @@
+"""Pooling on channels-last data. A unit is an output row."""
+
+from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, maximum, minimum, splat, store
+from nbconv.kernels.cpu._simd import store_part, where
+
+
+@inline
+def _clip_window(i0, k, d, size):
+    """First tap and one past the last tap that fall inside [0, size)."""
+    k0 = 0
+    while k0 < k and i0 + k0 * d < 0:
+        k0 += 1
+    k1 = k
+    while k1 > k0 and i0 + (k1 - 1) * d >= size:
+        k1 -= 1
+    return k0, k1
+
+
+@kernel
+def max_pool(
+    x: Floats, y: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int,
+    ph: Int, pw: Int, low: Float, high: Float, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """Largest value of each window; NaN where the window holds one. Padding is never chosen."""
+    for unit in range(first, last):
+        n = unit // oh
+        iy0 = (unit - n * oh) * sh - ph
+        ky0, ky1 = _clip_window(iy0, kh, dh, h)
+        for ox in range(ow):
+            ix0 = ox * sw - pw
+            kx0, kx1 = _clip_window(ix0, kw, dw, width)
+            for c0 in range(0, c, W):
+                cols = min(W, c - c0)
+                best = splat(-float("inf"))
+                for ky in range(ky0, ky1):
+                    row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * c + c0)
+                    for kx in range(kx0, kx1):
+                        v = load(row, kx * dw * c) if cols == W else load_part(row, kx * dw * c, cols)
+                        best = where((best < v) | (v != v), v, best)
+                best = minimum(maximum(best, low), high)
+                if cols == W:
+                    store(y, (unit * ow + ox) * c + c0, best)
+                else:
+                    store_part(y, (unit * ow + ox) * c + c0, best, cols)
+
+
+@kernel
+def average_pool(
+    x: Floats, y: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int,
+    ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, low: Float, high: Float, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """Mean of each window. With count_pad the divisor counts the taps inside [-ph, padded_h) × [-pw, padded_w), else those
+    inside the image."""
+    for unit in range(first, last):
+        n = unit // oh
+        iy0 = (unit - n * oh) * sh - ph
+        ky0, ky1 = _clip_window(iy0, kh, dh, h)
+        for ox in range(ow):
+            ix0 = ox * sw - pw
+            kx0, kx1 = _clip_window(ix0, kw, dw, width)
+            divisor = (ky1 - ky0) * (kx1 - kx0)
+            if count_pad == 1:
+                qy0, qy1 = _clip_window(iy0 + ph, kh, dh, padded_h + ph)
+                qx0, qx1 = _clip_window(ix0 + pw, kw, dw, padded_w + pw)
+                divisor = (qy1 - qy0) * (qx1 - qx0)
+            for c0 in range(0, c, W):
+                cols = min(W, c - c0)
+                total = splat(0.0)
+                for ky in range(ky0, ky1):
+                    row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * c + c0)
+                    for kx in range(kx0, kx1):
+                        total = total + (load(row, kx * dw * c) if cols == W else load_part(row, kx * dw * c, cols))
+                total = minimum(maximum(total / divisor, low), high)
+                if cols == W:
+                    store(y, (unit * ow + ox) * c + c0, total)
+                else:
+                    store_part(y, (unit * ow + ox) * c + c0, total, cols)

@@ -1,0 +1,377 @@
+"""Where kernel libraries are kept and how they are opened: prebuilt folders first, then the user's cache.
+
+A library is code, so nothing is opened that is not ours: its key hashes the sources it was compiled from, its checksum
+is verified over the very bytes that are opened, and it lies in a folder that only its owner (we or root) can write.
+
+A library is two files: ``<family>-<key>.json``, the manifest (kernels and their arguments, target, toolchain, checksum),
+and ``<family>-<checksum>.so`` (``.o`` where no shared library can be made), named by its content: whoever replaces a
+manifest at the same moment, the two always fit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nbconv.kernels import LOOP_ABI
+from nbconv.kernels.load import Symbols, open_image, say, sha256, write_all
+from nbconv.kernels.target import TARGETS, Target
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+"""The installed package: sources in ``cpu/``, libraries that a wheel carries in ``prebuilt/<target>/``."""
+
+LARGEST = 1 << 28
+"""Bytes; no kernel library is near that."""
+
+_IMPORT = re.compile(rb"(?:^|\n)[ \t]*(?:from|import)\b[^\n(]*(?:\([^)]*\))?")
+_WORD = re.compile(rb"\w+")
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o)")
+
+
+# Sources and keys
+
+
+def modules() -> list[str]:
+    """Names of the files in kernels/cpu, shared ones (leading underscore) included."""
+    folder = os.path.join(FOLDER, "cpu")
+    try:
+        names = [n[:-3] for n in os.listdir(folder) if n.endswith(".py")]
+    except OSError:  # inside a zip
+        import pkgutil
+
+        names = [m.name for m in pkgutil.iter_modules([folder])]
+    return sorted(n for n in names if n.isidentifier() and n != "__init__")
+
+
+def source(name: str) -> bytes | None:
+    """The text of a file of the package, ``cpu/conv.py``; None in a frozen application that carries no sources."""
+    try:
+        return __loader__.get_data(os.path.join(FOLDER, *name.split("/")))  # type: ignore[name-defined]
+    except (OSError, AttributeError):
+        return None
+
+
+class Sources:
+    """The package's sources as they are now: what the libraries' keys are made of. Reads each file once."""
+
+    def __init__(self) -> None:
+        names = modules()
+        self._digests: dict[str, str] = {}
+        self._imports: dict[str, set[str]] = {}
+        for name in ("_numba.py", "elf.py", *(f"cpu/{m}.py" for m in names)):
+            text = source(name)
+            if text is not None:
+                self._digests[name] = sha256(text)
+                self._imports[name] = {n for n in names if any(n.encode() in words for words in _imported(text))}
+
+    def __bool__(self) -> bool:
+        return "_numba.py" in self._digests
+
+    def key(self, family: str, goal: Target) -> str | None:
+        """What a library is looked up by: 32 hex digits over everything that its code depends on but the toolchain.
+
+        That is the family's source, the shared sources, families that any of them imports, the compiler, the linker, the
+        loop's ABI and the target. None where there is no such source.
+        """
+        if f"cpu/{family}.py" not in self._digests:
+            return None
+        used = {"_numba.py", "elf.py"}
+        todo = {f"cpu/{family}.py", *(n for n in self._digests if n.startswith("cpu/_"))}
+        while todo:
+            used |= todo
+            todo = {f"cpu/{m}.py" for name in todo for m in self._imports[name]} & self._digests.keys() - used
+        files = [(name, self._digests[name]) for name in sorted(used & self._digests.keys())]
+        return sha256(json.dumps([family, LOOP_ABI, goal[:7], sorted(goal.needs), goal.os, files]).encode())[:32]
+
+
+def _imported(text: bytes) -> list[set[bytes]]:
+    """The words of each import statement."""
+    return [set(_WORD.findall(statement)) for statement in _IMPORT.findall(text)]
+
+
+def toolchain() -> dict[str, str] | None:
+    """Versions of the installed numba and llvmlite, without importing them; None where numba is not installed."""
+    from importlib.util import find_spec
+
+    found = {}
+    for name in ("numba", "llvmlite"):
+        try:
+            spec = find_spec(name)
+        except ValueError:
+            return None
+        if spec is None or not spec.origin:
+            return None
+        found[name] = _version(name, os.path.join(os.path.dirname(spec.origin), "_version.py"))
+    return found
+
+
+def _version(name: str, path: str) -> str:
+    try:
+        with open(path, "rb") as f:
+            match = re.search(rb"[\"_]version[\"']?\s*[:=]\s*[\"']([^\"'\s]+)[\"']", f.read(1 << 16))
+        if match:
+            return match[1].decode("ascii", "replace")
+    except OSError:
+        pass
+    from importlib import metadata  # 20 times as slow
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# Folders
+
+
+def cache_dir() -> Path | None:
+    """The user's cache folder for nbconv, made with mode 0700 where it is missing; None when there is none to trust.
+
+    ``$NBCONV_CACHE``, else ``$XDG_CACHE_HOME/nbconv``, else ``~/.cache/nbconv`` (Windows: ``%LOCALAPPDATA%\\nbconv``).
+    A folder that others own or can write is refused, with a warning.
+    """
+    path = os.environ.get("NBCONV_CACHE")
+    if not path:
+        base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", "")
+        base = base if os.path.isabs(base) else os.path.join(os.path.expanduser("~"), ".cache")
+        path = os.path.join(base, "nbconv")
+        if not os.path.isabs(path):
+            return None
+    path = os.path.abspath(path)
+    try:
+        if not os.path.isdir(path):
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as e:
+        say(f"there is no cache folder for compiled kernels: {path}: {e.strerror}")
+        return None
+    reason = _distrust(path)
+    if reason:
+        say(f"the cache folder {path} is not used: {reason}; set NBCONV_CACHE to a folder of your own (mode 0700)")
+        return None
+    return Path(path)
+
+
+def _distrust(path: str) -> str | None:
+    """Why a folder, or the link that leads to it, is not to be trusted."""
+    if os.name != "posix":
+        return None
+    try:
+        link, found = os.lstat(path), os.stat(path)
+    except OSError as e:
+        return str(e.strerror)
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in (os.geteuid(), 0):
+        return "it is a link that belongs to somebody else"
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is not a folder"
+    return _foreign(found)
+
+
+def _foreign(found: os.stat_result) -> str | None:
+    if os.name != "posix":
+        return None
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to user {found.st_uid}"
+    if found.st_mode & 0o022:
+        return f"others can write it (mode {stat.S_IMODE(found.st_mode):04o})"
+    return None
+
+
+def folders(goal: Target) -> Iterator[tuple[str, str]]:
+    """(kind, path) of the places to look, in order: "package", "given" (``$NBCONV_KERNELS``) and "cache"."""
+    yield "package", os.path.join(FOLDER, "prebuilt", goal.name)
+    given = os.environ.get("NBCONV_KERNELS")
+    if given:
+        path = os.path.join(os.path.abspath(given), goal.name)
+        reason = _distrust(path)
+        if reason:
+            say(f"NBCONV_KERNELS: {path} is not used: {reason}")
+        else:
+            yield "given", path
+    cache = cache_dir()
+    if cache:
+        yield "cache", str(cache)
+
+
+# Loading
+
+
+def suffix(goal: Target) -> str:
+    """Shared libraries are made for Linux; elsewhere the object code itself is kept, and llvmlite loads it."""
+    return ".so" if goal.os == "linux" else ".o"
+
+
+def load(family: str, goal: Target, wanted: str | None, versions: dict[str, str] | None) -> tuple[Symbols, dict] | None:
+    """Opens a family's library from the first folder that has it; returns its symbols and its manifest.
+
+    ``wanted`` is its key; None (no sources to hash) takes what the prebuilt folders have for the family. ``versions``
+    are the `toolchain`'s: a cached library of other versions is passed over, so that it is compiled anew; prebuilt
+    libraries are taken as they are. Damaged files are passed over, with a warning.
+    """
+    for kind, folder in folders(goal):
+        for name in [f"{family}-{wanted}.json"] if wanted else _any(family, kind, folder):
+            manifest = _manifest(kind, os.path.join(folder, name), family, goal, wanted)
+            if manifest is None or (kind == "cache" and versions and manifest["toolchain"] != versions):
+                continue
+            path = os.path.join(folder, f"{family}-{manifest['sha256'][:32]}{suffix(goal)}")
+            try:
+                return _open(kind, path, manifest, goal), manifest
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as e:
+                say(f"the kernel library {path} is not used: {e}")
+    return None
+
+
+def _any(family: str, kind: str, folder: str) -> list[str]:
+    if kind == "cache" or not os.path.isdir(folder):
+        return []
+    return sorted(n for n in os.listdir(folder) if n.startswith(f"{family}-") and n.endswith(".json"))
+
+
+def _read(kind: str, path: str) -> tuple[bytes, int]:
+    """The bytes of a file and its open descriptor (-1 when it lies in a zip). Raises OSError or ValueError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | _FLAGS)
+    except NotADirectoryError:
+        data = source(os.path.relpath(path, FOLDER).replace(os.sep, "/")) if kind == "package" else None
+        if data is None:
+            raise FileNotFoundError(path) from None
+        return data, -1
+    try:
+        found = os.fstat(fd)
+        # what the package carries is as trustworthy as the Python files beside it, whoever installed them
+        reason = None if kind == "package" else _foreign(found)
+        if reason or not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+            raise ValueError(reason or "it is not a library")
+        parts = []
+        while part := os.read(fd, LARGEST):
+            parts.append(part)
+    except BaseException:
+        os.close(fd)
+        raise
+    return b"".join(parts), fd
+
+
+def _manifest(kind: str, path: str, family: str, goal: Target, wanted: str | None) -> dict | None:
+    """A manifest that is whole and is for that family and target, else None."""
+    try:
+        data, fd = _read(kind, path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        say(f"the manifest {path} is not used: {e}")
+        return None
+    if fd >= 0:
+        os.close(fd)
+    try:
+        found: Any = json.loads(data)
+        if [found["family"], found["target"], found["os"], found["abi"]] != [family, goal.name, goal.os, LOOP_ABI]:
+            return None
+        if wanted and found["key"] != wanted:
+            return None
+        kernels = [(k, a, t) for k, arguments in found["kernels"].items() for a, t in arguments]
+        texts = [found["sha256"], *found["toolchain"].values(), *(x for row in kernels for x in row)]
+        if not all(type(x) is str for x in texts) or type(found["size"]) is not int:
+            raise ValueError
+        if not re.fullmatch("[0-9a-f]{64}", found["sha256"]):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        say(f"the manifest {path} is damaged and not used")
+        return None
+    return found
+
+
+def _open(kind: str, path: str, manifest: dict, goal: Target) -> Symbols:
+    """Verifies a library file and opens what was verified."""
+    image, fd = _read(kind, path)
+    try:
+        if len(image) != manifest["size"] or sha256(image) != manifest["sha256"]:
+            raise ValueError("its checksum is wrong")
+        return open_image(image, goal, path, fd)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+# Writing
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    """Writes a file aside, and moves it into place when it is on the disk."""
+    aside = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.part"
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    try:
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+
+
+def keep(folder: str, family: str, goal: Target, wanted: str, image: bytes, manifest: dict, mode: int = 0o600) -> None:
+    """Writes a library and then its manifest into a folder. Raises OSError."""
+    checksum = sha256(image)
+    whole = {
+        "family": family,
+        "target": goal.name,
+        "os": goal.os,
+        "abi": LOOP_ABI,
+        "key": wanted,
+        "kernels": manifest["kernels"],
+        "toolchain": manifest["toolchain"],
+        "size": len(image),
+        "sha256": checksum,
+    }
+    _write(os.path.join(folder, f"{family}-{checksum[:32]}{suffix(goal)}"), image, mode)
+    _write(os.path.join(folder, f"{family}-{wanted}.json"), json.dumps(whole, indent=1).encode(), mode)
+
+
+def listing() -> list[dict]:
+    """The libraries in the cache: their manifests, with ``current``: whether the sources still ask for them."""
+    folder = cache_dir()
+    found = []
+    sources = Sources()
+    for name in sorted(os.listdir(folder)) if folder else []:
+        if _NAME.fullmatch(name) and name.endswith(".json"):
+            try:
+                manifest = json.loads((folder / name).read_bytes())  # type: ignore[operator]
+                goal = TARGETS.get(manifest["target"])
+                current = goal is not None and sources.key(manifest["family"], goal) == manifest["key"]
+                found.append({**manifest, "current": current})
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+    return found
+
+
+def forget(folder: str, family: str) -> None:
+    """Removes a family's libraries from a folder."""
+    for name in os.listdir(folder):
+        if _NAME.fullmatch(name) and name.rpartition("-")[0] == family:
+            os.unlink(os.path.join(folder, name))
+
+
+def clear() -> tuple[int, int]:
+    """Removes the libraries, and what unfinished writes left, from the cache; returns how many files and bytes. Programs
+    that have a library open keep it."""
+    folder = cache_dir()
+    files = size = 0
+    for name in os.listdir(folder) if folder else []:
+        if _NAME.fullmatch(name) or (name.endswith(".part") and _NAME.match(name)):
+            try:
+                size += os.path.getsize(os.path.join(folder, name))  # type: ignore[arg-type]
+                os.unlink(os.path.join(folder, name))  # type: ignore[arg-type]
+                files += 1
+            except OSError:
+                continue
+    return files, size

@@ -1,0 +1,167 @@
+"""The machines that kernels are compiled for, and which of them this process can run on.
+
+Detection needs neither llvmlite nor numba, and asks the system rather than the CPU: a feature counts when the operating
+system saves its registers too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    """A machine to compile for. ``cpu`` and ``features`` are LLVM's names; ``needs`` uses those of Linux's /proc/cpuinfo.
+
+    ``lanes`` float32 values fill a vector; the GEMM micro-kernel keeps a tile of ``rows`` x (``vectors`` · ``lanes``) sums
+    in registers.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    lanes: int
+    rows: int
+    vectors: int
+    needs: frozenset[str]
+    os: str
+
+
+# What LLVM may use for -mcpu=x86-64-v2, -v3 and -v4 beyond the baseline (x86-64 psABI, "Micro-architecture levels").
+_V2 = frozenset(("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"))
+_V3 = _V2 | frozenset(("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"))
+_V4 = _V3 | frozenset(("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"))
+
+_OS = {"darwin": "macos", "win32": "windows", "cygwin": "windows"}.get(sys.platform, "linux")
+_TRIPLE = {
+    "linux": "{}-unknown-linux-gnu",
+    "macos": "{}-apple-macosx11.0.0",
+    "windows": "{}-pc-windows-msvc",
+}[_OS]
+_X86, _ARM = _TRIPLE.format("x86_64"), _TRIPLE.format("arm64" if _OS == "macos" else "aarch64")
+
+# Best first within an architecture. LLVM tunes x86-64-v4 for 256-bit vectors unless told otherwise.
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target("x86-64-v4", _X86, "x86-64-v4", "-prefer-256-bit", 16, 12, 2, _V4, _OS),
+        Target("x86-64-v3", _X86, "x86-64-v3", "", 8, 6, 2, _V3, _OS),
+        Target("x86-64", _X86, "x86-64", "", 4, 6, 2, frozenset(), _OS),
+        Target("aarch64", _ARM, "generic", "+neon", 4, 8, 2, frozenset(), _OS),
+    )
+}
+"""By name. The triples are those of this operating system: a library is built on the system it will run on."""
+
+_detected: list[tuple[str, frozenset[str]]] = []
+
+
+def target(name: str) -> Target:
+    """The target of that name; ValueError lists the names there are."""
+    if name not in TARGETS:
+        raise ValueError(f"unknown target {name!r}: choose one of {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def host() -> Target:
+    """The best target that this process can run, or the one that ``$NBCONV_TARGET`` names.
+
+    Raises ValueError when no target fits the machine, or when the named one is unknown or needs what the CPU lacks.
+    """
+    wanted = os.environ.get("NBCONV_TARGET")
+    if wanted:
+        goal = target(wanted)
+        if not runs_here(goal):
+            lacks = _lacks(goal)
+            raise ValueError(f"NBCONV_TARGET={wanted}: this machine is {_machine()[0]} and lacks {', '.join(lacks)}")
+        return goal
+    for goal in TARGETS.values():
+        if runs_here(goal):
+            return goal
+    raise ValueError(f"there are no kernels for this machine ({_machine()[0]}): nbconv runs on {', '.join(TARGETS)}")
+
+
+def runs_here(goal: Target) -> bool:
+    """Whether this process can run the target's code: its architecture, its operating system, all of its features."""
+    return goal.os == _OS and not _lacks(goal)
+
+
+def _lacks(goal: Target) -> list[str]:
+    machine, features = _machine()
+    architecture = goal.triple.partition("-")[0]
+    if machine != {"arm64": "aarch64"}.get(architecture, architecture):
+        return [architecture]
+    return sorted(goal.needs - features)
+
+
+def _machine() -> tuple[str, frozenset[str]]:
+    """The process's architecture (LLVM's name) and the CPU features it may use, in /proc/cpuinfo's names."""
+    if not _detected:
+        _detected.append(_detect())
+    return _detected[0]
+
+
+def _detect() -> tuple[str, frozenset[str]]:
+    if sys.platform == "win32":
+        # sys.version tells what the interpreter was built for; the machine may be emulating it
+        machine = "x86_64" if "AMD64" in sys.version else "aarch64" if "ARM64" in sys.version else "i686"
+        return machine, _windows_features() if machine == "x86_64" else frozenset()
+    machine = os.uname().machine
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    if sys.maxsize < 1 << 32:
+        machine = f"32-bit {machine}"  # a 32-bit interpreter on a 64-bit kernel
+    if sys.platform == "darwin":
+        return machine, _macos_features() if machine == "x86_64" else frozenset()
+    return machine, _linux_features()
+
+
+def _linux_features(path: str = "/proc/cpuinfo") -> frozenset[str]:
+    """The flags of the first processor. The kernel hides those whose registers it does not save, and on hybrid machines
+    those that not every core has."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return frozenset()
+    try:
+        # a read returns whole processors' records as they fit; all of a large machine's would take milliseconds
+        text = b""
+        while len(text) < 1 << 16 and (part := os.read(fd, 4096)):
+            text += part
+            for line in text.split(b"\n")[:-1]:
+                name, _, value = line.partition(b":")
+                if name.strip() in (b"flags", b"Features"):
+                    return frozenset(value.decode("ascii", "replace").split())
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+    return frozenset()
+
+
+def _macos_features() -> frozenset[str]:
+    """From the sysctls machdep.cpu.*features, whose names differ from Linux's in the few listed here."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    found: set[str] = set()
+    for name in (b"machdep.cpu.features", b"machdep.cpu.leaf7_features", b"machdep.cpu.extfeatures"):
+        size = ctypes.c_size_t(4096)
+        text = ctypes.create_string_buffer(size.value)
+        if libc.sysctlbyname(name, text, ctypes.byref(size), None, ctypes.c_size_t(0)) == 0:
+            found.update(text.value.decode("ascii", "replace").lower().split())
+    return frozenset(_from_macos(found))
+
+
+def _from_macos(found: set[str]) -> set[str]:
+    renamed = {"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "avx1.0": "avx", "lzcnt": "abm", "lahf": "lahf_lm"}
+    return {renamed.get(name, name) for name in found}
+
+
+def _windows_features() -> frozenset[str]:
+    """From IsProcessorFeaturePresent, which has no numbers for FMA, BMI or AVX-512BW: at most x86-64-v3 is chosen, and
+    where both AVX2 (40) and BMI2 (60, a Haswell feature like FMA) are there. Older Windows does not know 60: baseline."""
+    import ctypes
+
+    present = ctypes.WinDLL("kernel32").IsProcessorFeaturePresent  # type: ignore[attr-defined]
+    return _V3 if present(40) and present(60) else frozenset()

@@ -1,0 +1,1 @@
+"""nbconv: runs ONNX CNNs on kernels that Numba compiled."""

@@ -1,0 +1,375 @@
+"""Arithmetic, comparisons and logic, element by element; activations stand in activation.py."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import Spec
+from nbconv.ops import spec as want
+from nbconv.ops.op import Op
+
+
+class Unary(Op, abstract=True):
+    """One array in, one of the same shape and type out. A subclass writes its ``formula``."""
+
+    accepts: ClassVar[str] = "f"
+    """NumPy kinds of element types."""
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind(self.accepts, x=x)
+        return Spec(x.shape, x.dtype)
+
+    def formula(self, x: np.ndarray) -> np.ndarray:
+        raise NotImplementedError(self.type)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(self.formula(x), dtype=x.dtype)
+
+
+class Abs(Unary):
+    accepts = "fiu"
+
+    def formula(self, x):
+        return np.abs(x)
+
+
+class Neg(Unary):
+    accepts = "fi"
+
+    def formula(self, x):
+        return -x
+
+
+class Exp(Unary):
+    def formula(self, x):
+        return np.exp(x)
+
+
+class Log(Unary):
+    def formula(self, x):
+        return np.log(x)
+
+
+class Sqrt(Unary):
+    def formula(self, x):
+        return np.sqrt(x)
+
+
+class Reciprocal(Unary):
+    def formula(self, x):
+        return 1 / x
+
+
+class Floor(Unary):
+    def formula(self, x):
+        return np.floor(x)
+
+
+class Ceil(Unary):
+    def formula(self, x):
+        return np.ceil(x)
+
+
+class Round(Unary):
+    """To the nearest integer, halves to even."""
+
+    def formula(self, x):
+        return np.rint(x)
+
+
+class Sign(Unary):
+    accepts = "fiu"
+
+    def formula(self, x):
+        return np.sign(x)
+
+
+class Sin(Unary):
+    def formula(self, x):
+        return np.sin(x)
+
+
+class Cos(Unary):
+    def formula(self, x):
+        return np.cos(x)
+
+
+class Erf(Unary):
+    def formula(self, x):
+        return erf(x)
+
+
+class Identity(Unary):
+    accepts = "fiub"
+
+    def formula(self, x):
+        return x
+
+
+class Not(Unary):
+    accepts = "b"
+
+    def formula(self, x):
+        return ~x
+
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+"""The error function in float64, one element at a time."""
+
+
+class Nary(Op, abstract=True):
+    """One or more arrays of one type, broadcast together, type unchanged. A subclass writes its ``formula``."""
+
+    accepts: ClassVar[str] = "f"
+
+    def infer(self, *inputs: Spec) -> Spec:
+        dtype = want.one_type(self.accepts, **{f"input {i}": x for i, x in enumerate(inputs)})
+        return want.make(want.broadcast(*(x.shape for x in inputs)), dtype)
+
+    def formula(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        raise NotImplementedError(self.type)
+
+    def reference(self, *inputs: np.ndarray) -> np.ndarray:
+        total = inputs[0]
+        with np.errstate(all="ignore"):
+            for x in inputs[1:]:
+                total = self.formula(total, x)
+        return np.asarray(total, dtype=inputs[0].dtype)
+
+
+class Max(Nary):
+    """NaN where any input is NaN."""
+
+    accepts = "fiu"
+
+    def formula(self, a, b):
+        return np.maximum(a, b)
+
+
+class Min(Nary):
+    """NaN where any input is NaN."""
+
+    accepts = "fiu"
+
+    def formula(self, a, b):
+        return np.minimum(a, b)
+
+
+class Sum(Nary):
+    def formula(self, a, b):
+        return a + b
+
+
+class Mean(Nary):
+    def formula(self, a, b):
+        return a + b
+
+    def reference(self, *inputs: np.ndarray) -> np.ndarray:
+        return np.asarray(super().reference(*inputs) / len(inputs), dtype=inputs[0].dtype)
+
+
+class Binary(Op, abstract=True):
+    """Two arrays of one type, broadcast together; ``result`` is the output's type where it is not the inputs'."""
+
+    accepts: ClassVar[str] = "fiu"
+    result: ClassVar[np.dtype | None] = None
+
+    def infer(self, a: Spec, b: Spec) -> Spec:
+        dtype = want.one_type(self.accepts, a=a, b=b)
+        return want.make(want.broadcast(a.shape, b.shape), self.result or dtype)
+
+    def formula(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        raise NotImplementedError(self.type)
+
+    def reference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(self.formula(a, b), dtype=self.result or a.dtype)
+
+
+class Add(Binary):
+    def formula(self, a, b):
+        return a + b
+
+
+class Sub(Binary):
+    def formula(self, a, b):
+        return a - b
+
+
+class Mul(Binary):
+    def formula(self, a, b):
+        return a * b
+
+
+class Div(Binary):
+    """Integers divide toward zero; by zero they give 0 (ONNX leaves that open)."""
+
+    def formula(self, a, b):
+        if a.dtype.kind == "f":
+            return a / b
+        down = a // b
+        return down + ((down < 0) & (down * b != a))
+
+
+class Pow(Binary):
+    """The type is the base's; the exponent may have another."""
+
+    def infer(self, a: Spec, b: Spec) -> Spec:
+        want.kind("fiu", a=a, b=b)
+        return want.make(want.broadcast(a.shape, b.shape), a.dtype)
+
+    def formula(self, a, b):
+        if a.dtype.kind in "iu" and b.dtype.kind == "i":
+            a = a.astype(np.float64) if (b < 0).any() else a
+        return np.power(a, b)
+
+
+class Mod(Binary):
+    """Remainder with the divisor's sign (``fmod=0``, integers only) or with the dividend's (``fmod=1``, C's fmod)."""
+
+    fmod: int = 0
+
+    def infer(self, a: Spec, b: Spec) -> Spec:
+        if not self.fmod and a.dtype.kind == "f":
+            raise ModelError(f"a is {a.dtype.name}: fmod must be 1 for floating point")
+        return super().infer(a, b)
+
+    def formula(self, a, b):
+        return np.fmod(a, b) if self.fmod else np.mod(a, b)
+
+
+class Equal(Binary):
+    accepts, result = "fiub", want.BOOL
+
+    def formula(self, a, b):
+        return a == b
+
+
+class Greater(Binary):
+    result = want.BOOL
+
+    def formula(self, a, b):
+        return a > b
+
+
+class GreaterOrEqual(Binary):
+    result = want.BOOL
+
+    def formula(self, a, b):
+        return a >= b
+
+
+class Less(Binary):
+    result = want.BOOL
+
+    def formula(self, a, b):
+        return a < b
+
+
+class LessOrEqual(Binary):
+    result = want.BOOL
+
+    def formula(self, a, b):
+        return a <= b
+
+
+class And(Binary):
+    accepts = "b"
+
+    def formula(self, a, b):
+        return a & b
+
+
+class Or(Binary):
+    accepts = "b"
+
+    def formula(self, a, b):
+        return a | b
+
+
+class Xor(Binary):
+    accepts = "b"
+
+    def formula(self, a, b):
+        return a ^ b
+
+
+class IsNaN(Op):
+    def infer(self, x: Spec) -> Spec:
+        want.kind("f", x=x)
+        return Spec(x.shape, want.BOOL)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.isnan(x))
+
+
+class IsInf(Op):
+    detect_negative: int = 1
+    detect_positive: int = 1
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind("f", x=x)
+        return Spec(x.shape, want.BOOL)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray((x == np.inf) & bool(self.detect_positive) | (x == -np.inf) & bool(self.detect_negative))
+
+
+class Where(Op):
+    def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
+        want.kind("b", condition=condition)
+        dtype = want.one_type("fiub", x=x, y=y)
+        return want.make(want.broadcast(condition.shape, x.shape, y.shape), dtype)
+
+    def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.where(condition, x, y)
+
+
+class Cast(Op):
+    """Floats become integers toward zero (out of range: as the machine does), anything but 0 becomes True. ``saturate``
+    only concerns 8-bit floats."""
+
+    to: int
+    saturate: int = 1
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind("fiub", x=x)
+        return Spec(x.shape, want.dtype_of(self.to))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(x).astype(want.dtype_of(self.to))
+
+
+class CastLike(Op):
+    """``x`` in the type of ``like``, as `Cast`."""
+
+    saturate: int = 1
+
+    def infer(self, x: Spec, like: Spec) -> Spec:
+        want.kind("fiub", x=x, like=like)
+        return Spec(x.shape, like.dtype)
+
+    def reference(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(x).astype(like.dtype)
+
+
+class Dropout(Op):
+    """The identity, as in inference; the mask is all True."""
+
+    seed: int | None = None
+
+    def infer(self, x: Spec, ratio: Spec | None = None, training_mode: Spec | None = None) -> tuple[Spec, Spec]:
+        want.kind("f", x=x)
+        if training_mode is not None and want.known(training_mode, "training_mode").any():
+            raise UnsupportedError("training_mode is true, nbconv runs Dropout in inference only")
+        return Spec(x.shape, x.dtype), Spec(x.shape, want.BOOL)
+
+    def reference(self, x: np.ndarray, ratio: np.ndarray | None = None, training_mode: np.ndarray | None = None):
+        return x, np.ones(x.shape, np.bool_)

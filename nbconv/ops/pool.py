@@ -1,0 +1,144 @@
+"""Pooling: windows that slide (MaxPool, AveragePool, LpPool) and whole planes (the Global ones)."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from nbconv.graph import Spec
+from nbconv.ops import spec as want
+from nbconv.ops.op import Op
+from nbconv.ops.patches import pad, taps
+from nbconv.ops.window import Window, resolve
+
+
+class Pool(Op, abstract=True):
+    """x (n, c, *size) → (n, c, *out), a channel at a time; attributes as in ONNX."""
+
+    accepts: ClassVar[str] = "f"
+
+    kernel_shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    pads: tuple[int, ...] | None = None
+    dilations: tuple[int, ...] | None = None
+    auto_pad: str = "NOTSET"
+    ceil_mode: int = 0
+
+    def window(self, shape: tuple[int, ...]) -> Window:
+        """The geometry over an input of this shape."""
+        return resolve(
+            shape[2:], self.kernel_shape, self.strides, self.dilations, self.pads, self.auto_pad, bool(self.ceil_mode)
+        )
+
+    def infer(self, x: Spec) -> Spec | tuple[Spec, ...]:
+        want.kind(self.accepts, x=x)
+        want.rank(x, 3)
+        return want.make((*x.shape[:2], *self.window(x.shape).out), x.dtype)
+
+    def flops(self, inputs, outputs) -> int:
+        return outputs[0].size * prod(self.kernel_shape)
+
+
+class MaxPool(Pool):
+    """The maximum of each window, padding left out; NaN where a window holds one (ONNX leaves that open).
+
+    The second output holds, int64, where in the flattened x each maximum stands (the first of equals, in row-major order
+    of the window); ``storage_order=1`` numbers each plane's cells column by column.
+    """
+
+    accepts = "fiu"
+    storage_order: int = 0
+
+    def infer(self, x: Spec) -> tuple[Spec, Spec]:
+        y = super().infer(x)
+        assert isinstance(y, Spec)
+        return y, Spec(y.shape, want.INT64)
+
+    def reference(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        window = self.window(x.shape)
+        lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        y = np.full((*x.shape[:2], *window.out), lowest, x.dtype)
+        place = np.full(y.shape, -1, np.int64)
+        cells = prod(x.shape[2:])
+        number = np.arange(cells).reshape(x.shape[2:], order="F" if self.storage_order else "C")
+        numbers = pad(number[None, None], window, -1)
+        for (_, seen), (_, cell) in zip(taps(pad(x, window, lowest), window), taps(numbers, window), strict=True):
+            better = (cell >= 0) & ((seen > y) | ((seen != seen) & (y == y)) | (place < 0))
+            y = np.where(better, seen, y)
+            place = np.where(better, cell, place)
+        plane = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * len(window.out))
+        return y, place + plane * cells
+
+
+class AveragePool(Pool):
+    """The mean of each window: of its cells inside x, or, with ``count_include_pad``, inside x and its stated padding."""
+
+    count_include_pad: int = 0
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        window = self.window(x.shape)
+        y = np.zeros((*x.shape[:2], *window.out), x.dtype)
+        with np.errstate(all="ignore"):
+            for _, seen in taps(pad(x, window), window):
+                y += seen
+            return y / self.counts(x.shape).astype(x.dtype)
+
+    def counts(self, shape: tuple[int, ...]) -> np.ndarray:
+        """By how many cells each output divides: int64 (*out)."""
+        window = self.window(shape)
+        total = np.ones((), np.int64)
+        for size, k, s, d, begin, end, out in zip(shape[2:], *window, strict=True):
+            cell = np.arange(out)[:, None] * s + np.arange(k) * d - begin
+            low, high = (-begin, size + end) if self.count_include_pad else (0, size)
+            total = total[..., None] * ((cell >= low) & (cell < high)).sum(axis=1)
+        return total
+
+
+class LpPool(Pool):
+    """The p-norm of each window."""
+
+    p: int = 2
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        window = self.window(x.shape)
+        y = np.zeros((*x.shape[:2], *window.out), x.dtype)
+        with np.errstate(all="ignore"):
+            for _, seen in taps(pad(np.abs(x) ** self.p, window), window):
+                y += seen
+            return y ** x.dtype.type(1 / self.p)
+
+
+class GlobalPool(Op, abstract=True):
+    """x (n, c, *size) → (n, c, 1, …)."""
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind("f", x=x)
+        want.rank(x, 3)
+        return Spec((*x.shape[:2], *[1] * (x.rank - 2)), x.dtype)
+
+    def flops(self, inputs, outputs) -> int:
+        return inputs[0].size
+
+
+class GlobalAveragePool(GlobalPool):
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+            return total / x.dtype.type(prod(x.shape[2:]))
+
+
+class GlobalMaxPool(GlobalPool):
+    """The maximum of each plane, NaN where it holds one."""
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)
+
+
+class GlobalLpPool(GlobalPool):
+    p: int = 2
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        total = (np.abs(x) ** self.p).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+        return total ** x.dtype.type(1 / self.p)

@@ -1,0 +1,189 @@
+"""Resize: interpolation, an axis at a time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import Spec
+from nbconv.ops import spec as want
+from nbconv.ops.op import Op
+
+MODES = ("nearest", "linear", "cubic")
+NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+COORDINATES = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_crop_and_resize",
+)
+POLICIES = ("stretch", "not_larger", "not_smaller")
+
+
+class Axis(NamedTuple):
+    """How one axis is resized."""
+
+    size: int
+    """input size"""
+    out: int
+    """output size"""
+    scale: np.float32
+    start: float
+    """roi, as fractions of the input"""
+    end: float
+
+
+class Resize(Op):
+    """Each output cell is a weighted sum of input cells, the weights a product over axes (ONNX Resize-19).
+
+    Coordinates are computed in float32 whatever x's type is, as other runtimes do: which cell is the nearest hangs on it.
+    """
+
+    mode: str = "nearest"
+    coordinate_transformation_mode: str = "half_pixel"
+    nearest_mode: str = "round_prefer_floor"
+    cubic_coeff_a: float = -0.75
+    exclude_outside: int = 0
+    extrapolation_value: float = 0.0
+    antialias: int = 0
+    axes: tuple[int, ...] | None = None
+    keep_aspect_ratio_policy: str = "stretch"
+
+    def infer(self, x: Spec, roi: Spec | None = None, scales: Spec | None = None, sizes: Spec | None = None) -> Spec:
+        want.kind("fiu", x=x)
+        if self.antialias and self.mode != "nearest":
+            raise UnsupportedError("antialias=1 is not supported")
+        for name, value, choice in (
+            ("mode", self.mode, MODES),
+            ("nearest_mode", self.nearest_mode, NEAREST),
+            ("coordinate_transformation_mode", self.coordinate_transformation_mode, COORDINATES),
+            ("keep_aspect_ratio_policy", self.keep_aspect_ratio_policy, POLICIES),
+        ):
+            if value not in choice:
+                raise ModelError(f"{name} is {value!r}, wanted {', '.join(choice)}")
+        given = {"scales": scales, "sizes": sizes}
+        if self.coordinate_transformation_mode == "tf_crop_and_resize":
+            given["roi"] = roi
+        values = {name: None if spec is None else want.known(spec, name) for name, spec in given.items()}
+        found = self.geometry(x.shape, **values)
+        shape = tuple(found[i].out if i in found else d for i, d in enumerate(x.shape))
+        if any(d and not s for i, (s, d) in enumerate(zip(x.shape, shape, strict=True)) if i in found):
+            raise ModelError(f"x is {x}: nothing to interpolate along an empty axis")
+        return want.make(shape, x.dtype)
+
+    def geometry(
+        self, shape: tuple[int, ...], scales: np.ndarray | None, sizes: np.ndarray | None, roi: np.ndarray | None = None
+    ) -> dict[int, Axis]:
+        """The axes that are resized, and how, for an x of this shape; ModelError for inputs that do not fit. An empty
+        array counts as left out."""
+        scales, sizes, roi = (None if v is None or v.size == 0 else v.ravel() for v in (scales, sizes, roi))
+        axes = tuple(range(len(shape))) if self.axes is None else want.axes(self.axes, len(shape))
+        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        if not axes:
+            return {}
+        if (scales is None) == (sizes is None):
+            raise ModelError("Resize wants either scales or sizes")
+        if crop and (roi is None or roi.size != 2 * len(axes)):
+            raise ModelError(f"tf_crop_and_resize wants a roi of {2 * len(axes)} entries")
+        n, name, given = len(axes), "sizes" if scales is None else "scales", scales if sizes is None else sizes
+        assert given is not None
+        if given.size != n:
+            raise ModelError(f"{name} {given.tolist()} has {given.size} entries, {n} axes want {n}")
+        if not (np.isfinite(given).all() and (given > 0).all()):
+            raise ModelError(f"{name} {given.tolist()} must be positive")
+        starts, ends = (roi[:n], roi[n:]) if crop and roi is not None else (np.zeros(n), np.ones(n))
+        have = np.array([shape[a] for a in axes], np.float32)
+        if sizes is not None:
+            ratio = sizes.astype(np.float32) / np.maximum(have, 1)
+            out = [int(s) for s in sizes]
+            if self.keep_aspect_ratio_policy != "stretch":
+                best = ratio.min() if self.keep_aspect_ratio_policy == "not_larger" else ratio.max()
+                ratio = np.full(n, best)
+                out = [int(np.floor(best * h + np.float32(0.5))) for h in have]
+        else:
+            assert scales is not None
+            ratio = scales.astype(np.float32)
+            reach = have * (ends - starts).astype(np.float32) if crop else have
+            out = [int(v) for v in np.floor(reach * ratio)]
+        return {
+            a: Axis(shape[a], out[i], np.float32(ratio[i]), float(starts[i]), float(ends[i])) for i, a in enumerate(axes)
+        }
+
+    def coordinates(self, axis: Axis) -> np.ndarray:
+        """Where in the input each output cell along an axis lies: float32 (out)."""
+        size, out, scale, start, end = axis
+        x, half, how = np.arange(out, dtype=np.float32), np.float32(0.5), self.coordinate_transformation_mode
+        if how == "asymmetric":
+            return x / scale
+        if how == "align_corners":
+            return x * np.float32(size - 1) / np.float32(max(out - 1, 1))
+        if how == "tf_crop_and_resize":
+            first, last = np.float32(start), np.float32(end)
+            if out == 1:
+                return np.full(1, half * (first + last) * np.float32(size - 1))
+            return first * np.float32(size - 1) + x * ((last - first) * np.float32(size - 1) / np.float32(out - 1))
+        if how == "pytorch_half_pixel" and out == 1:
+            return np.zeros(1, np.float32)
+        shift = np.float32(0)
+        if how == "half_pixel_symmetric":
+            adjustment = np.float32(out) / (scale * np.float32(size))
+            shift = np.float32(size) / 2 * (1 - adjustment)
+        return shift + (x + half) / scale - half
+
+    def weights(self, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
+        """The input cells, int64 (out, k), and their weights, float64 (out, k), that make each output cell along an axis."""
+        x, last = self.coordinates(axis), axis.size - 1
+        if self.mode == "nearest":
+            near = {
+                "round_prefer_floor": lambda: np.ceil(x - np.float32(0.5)),
+                "round_prefer_ceil": lambda: np.floor(x + np.float32(0.5)),
+                "floor": lambda: np.floor(x),
+                "ceil": lambda: np.ceil(x),
+            }[self.nearest_mode]()
+            return np.clip(near.astype(np.int64), 0, last)[:, None], np.ones((len(x), 1))
+        if self.mode == "linear":
+            x = np.clip(x, 0, last)
+            low = np.floor(x).astype(np.int64)
+            part = (x - low.astype(np.float32)).astype(np.float64)
+            return np.stack([low, np.minimum(low + 1, last)], 1), np.stack([1 - part, part], 1)
+        low, a = np.floor(x).astype(np.int64), self.cubic_coeff_a
+        near = low[:, None] + np.arange(-1, 3)
+        d = np.abs(x.astype(np.float64)[:, None] - near)
+        inner = ((a + 2) * d - (a + 3)) * d * d + 1
+        outer = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        weight = np.where(d <= 1, inner, np.where(d < 2, outer, 0))
+        if self.exclude_outside:
+            weight = np.where((near < 0) | (near > last), 0, weight)
+            weight /= weight.sum(axis=1, keepdims=True)
+        return np.clip(near, 0, last), weight
+
+    def reference(self, x: np.ndarray, roi=None, scales=None, sizes=None) -> np.ndarray:
+        y = x if x.dtype.kind == "f" or self.mode == "nearest" else x.astype(np.float64)
+        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        outside = np.zeros((1,) * x.ndim, np.bool_)
+        with np.errstate(all="ignore"):
+            for i, axis in self.geometry(x.shape, scales, sizes, roi).items():
+                if not crop and axis.out == axis.size and axis.scale == 1:
+                    continue
+                cells, weight = self.weights(axis)
+                along = [1] * x.ndim
+                along[i] = axis.out
+                if self.mode == "nearest":
+                    y = np.take(y, cells[:, 0], axis=i)
+                else:
+                    parts = zip(cells.T, weight.T.astype(y.dtype), strict=True)
+                    y = np.sum([np.take(y, cell, axis=i) * w.reshape(along) for cell, w in parts], axis=0)
+                if crop:
+                    at = self.coordinates(axis)
+                    outside = outside | ((at < 0) | (at > axis.size - 1)).reshape(along)
+            if outside.any():
+                y = np.where(outside, np.asarray(self.extrapolation_value, y.dtype), y)
+            return np.asarray(y).astype(x.dtype, copy=False)
+
+    def flops(self, inputs, outputs) -> int:
+        taps = {"nearest": 0, "linear": 2, "cubic": 4}.get(self.mode, 0)
+        return 2 * taps * 2 * outputs[0].size  # as for two axes, the usual case

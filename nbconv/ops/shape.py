@@ -1,0 +1,311 @@
+"""Ops that rearrange, join, cut and repeat; what picks by index or makes values stands in gather.py and constant.py."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from math import prod
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Spec
+from nbconv.ops import spec as want
+from nbconv.ops.op import Op
+
+ALL = "fiub"
+
+
+class Reshape(Op):
+    """In ``shape``, 0 keeps x's dimension (unless ``allowzero``) and one -1 is what is left."""
+
+    allowzero: int = 0
+
+    def infer(self, x: Spec, shape: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        return want.make(self.target(x.shape, want.integers(shape, "shape")), x.dtype)
+
+    def target(self, have: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that ``shape`` means for an x of shape ``have``; ModelError when it does not fit."""
+        wrong = f"x of shape {list(have)} cannot take the shape {list(shape)}"
+        if shape.count(-1) > 1 or min(shape, default=0) < -1 or (self.allowzero and {0, -1} <= set(shape)):
+            raise ModelError(wrong)
+        if not self.allowzero:
+            if any(d == 0 and i >= len(have) for i, d in enumerate(shape)):
+                raise ModelError(f"{wrong}: a 0 stands past x's last axis")
+            shape = tuple(have[i] if d == 0 else d for i, d in enumerate(shape))
+        if -1 in shape:
+            rest = prod(d for d in shape if d != -1)
+            if rest == 0 or prod(have) % rest:
+                raise ModelError(wrong)
+            shape = tuple(prod(have) // rest if d == -1 else d for d in shape)
+        if prod(shape) != prod(have):
+            raise ModelError(wrong)
+        return shape
+
+    def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        return x.reshape(self.target(x.shape, tuple(int(d) for d in shape.ravel())))
+
+
+class Flatten(Op):
+    """To a matrix: the axes before ``axis``, and the others."""
+
+    axis: int = 1
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        if not -x.rank <= self.axis <= x.rank:
+            raise ModelError(f"axis {self.axis} is out of range for rank {x.rank}")
+        axis = self.axis + x.rank if self.axis < 0 else self.axis
+        return Spec((prod(x.shape[:axis]), prod(x.shape[axis:])), x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        axis = self.axis + x.ndim if self.axis < 0 else self.axis
+        return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+
+
+class Squeeze(Op):
+    """Drops the ``axes``, all of size 1; without them every axis of size 1."""
+
+    def infer(self, x: Spec, axes: Spec | None = None) -> Spec:
+        want.kind(ALL, x=x)
+        return Spec(self.target(x.shape, None if axes is None else want.integers(axes, "axes")), x.dtype)
+
+    def target(self, have: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
+        if axes is None:
+            return tuple(d for d in have if d != 1)
+        axes = want.axes(axes, len(have))
+        for a in axes:
+            if have[a] != 1:
+                raise ModelError(f"axis {a} of x {list(have)} is {have[a]}, only 1 can be squeezed")
+        return tuple(d for i, d in enumerate(have) if i not in axes)
+
+    def reference(self, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+        return x.reshape(self.target(x.shape, None if axes is None else tuple(int(a) for a in axes.ravel())))
+
+
+class Unsqueeze(Op):
+    """Puts in axes of size 1, at these places of the result."""
+
+    def infer(self, x: Spec, axes: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        return Spec(self.target(x.shape, want.integers(axes, "axes")), x.dtype)
+
+    def target(self, have: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+        rank = len(have) + len(axes)
+        at, rest = want.axes(axes, rank), iter(have)
+        return tuple(1 if i in at else next(rest) for i in range(rank))
+
+    def reference(self, x: np.ndarray, axes: np.ndarray) -> np.ndarray:
+        return x.reshape(self.target(x.shape, tuple(int(a) for a in axes.ravel())))
+
+
+class Transpose(Op):
+    """``perm`` names, for each axis of the result, the axis of x; by default the reverse order."""
+
+    perm: tuple[int, ...] | None = None
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        perm = tuple(range(x.rank))[::-1] if self.perm is None else self.perm
+        if sorted(perm) != list(range(x.rank)):
+            raise ModelError(f"perm {list(perm)} is no permutation of x's {x.rank} axes")
+        return Spec(tuple(x.shape[p] for p in perm), x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return x.transpose(self.perm)
+
+
+class Concat(Op):
+    axis: int
+
+    def infer(self, *inputs: Spec) -> Spec:
+        if not inputs:
+            raise ModelError("Concat has no inputs")
+        dtype = want.one_type(ALL, **{f"input {i}": x for i, x in enumerate(inputs)})
+        first = inputs[0]
+        axis = want.axis(self.axis, first.rank)
+        for i, x in enumerate(inputs):
+            if x.rank != first.rank or any(a != b for j, (a, b) in enumerate(zip(x.shape, first.shape)) if j != axis):
+                raise ModelError(f"input {i} is {x}, input 0 is {first}: they differ outside axis {axis}")
+        return want.make((*first.shape[:axis], sum(x.shape[axis] for x in inputs), *first.shape[axis + 1 :]), dtype)
+
+    def reference(self, *inputs: np.ndarray) -> np.ndarray:
+        return np.concatenate(inputs, axis=self.axis)
+
+
+class Split(Op):
+    """Pieces along ``axis``: of the sizes in ``split``, or ``num_outputs`` equal ones of which the last may be smaller."""
+
+    axis: int = 0
+    num_outputs: int | None = None
+
+    def sizes(self, size: int, split: tuple[int, ...] | None) -> tuple[int, ...]:
+        """How large each piece of an axis of this size is."""
+        if split is None:
+            if self.num_outputs is None or self.num_outputs < 1:
+                raise ModelError("Split wants its input split, or a positive attribute num_outputs")
+            piece = -(-size // self.num_outputs)
+            split = (*[piece] * (self.num_outputs - 1), size - piece * (self.num_outputs - 1))
+        if sum(split) != size or min(split, default=0) < 0:
+            raise ModelError(f"pieces {list(split)} do not make up an axis of size {size}")
+        return split
+
+    def infer(self, x: Spec, split: Spec | None = None) -> tuple[Spec, ...]:
+        want.kind(ALL, x=x)
+        axis = want.axis(self.axis, x.rank)
+        sizes = self.sizes(x.shape[axis], None if split is None else want.integers(split, "split"))
+        return tuple(Spec((*x.shape[:axis], s, *x.shape[axis + 1 :]), x.dtype) for s in sizes)
+
+    def reference(self, x: np.ndarray, split: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        sizes = self.sizes(x.shape[self.axis], None if split is None else tuple(int(s) for s in split.ravel()))
+        return tuple(np.split(x, list(accumulate(sizes))[:-1], axis=self.axis))
+
+
+class Slice(Op):
+    """Numpy's basic slicing along ``axes``; starts and ends count from the back when negative, and are clamped."""
+
+    def slices(self, shape: tuple[int, ...], starts, ends, axes=None, steps=None) -> tuple[slice, ...]:
+        """One slice an axis, from the inputs as sequences of integers; ModelError for what does not fit."""
+        starts, ends = [int(v) for v in starts], [int(v) for v in ends]
+        axes = range(len(starts)) if axes is None else axes
+        steps = [1] * len(starts) if steps is None else [int(v) for v in steps]
+        if not len(starts) == len(ends) == len(axes) == len(steps):
+            raise ModelError(f"starts, ends, axes and steps differ in length: {starts}, {ends}, {list(axes)}, {steps}")
+        found = [slice(None)] * len(shape)
+        for a, start, end, step in zip(want.axes(axes, len(shape)), starts, ends, steps, strict=True):
+            if step == 0:
+                raise ModelError("steps has a 0")
+            size = shape[a]
+            start, end = (v + size if v < 0 else v for v in (start, end))
+            low, high = (0, size) if step > 0 else (-1, size - 1)
+            start, end = min(max(start, 0), high), min(max(end, low), high)
+            found[a] = slice(start, None if end < 0 else end, step) if size else slice(0, 0)
+        return tuple(found)
+
+    def infer(self, x: Spec, starts: Spec, ends: Spec, axes: Spec | None = None, steps: Spec | None = None) -> Spec:
+        want.kind(ALL, x=x)
+        given = {"starts": starts, "ends": ends, "axes": axes, "steps": steps}
+        values = [None if spec is None else want.integers(spec, name) for name, spec in given.items()]
+        found = self.slices(x.shape, *values)
+        return Spec(tuple(len(range(*s.indices(d))) for s, d in zip(found, x.shape, strict=True)), x.dtype)
+
+    def reference(self, x: np.ndarray, starts, ends, axes=None, steps=None) -> np.ndarray:
+        vectors = (None if v is None else v.ravel() for v in (starts, ends, axes, steps))
+        return x[self.slices(x.shape, *vectors)]
+
+
+class Pad(Op):
+    """Adds cells around x (negative: crops), by a constant, a reflection without the edge, the edge, or from the other end.
+
+    ``pads`` holds the begins of all (or ``axes``') axes, then the ends.
+    """
+
+    mode: str = "constant"
+
+    def spread(self, shape: tuple[int, ...], pads, axes=None) -> tuple[tuple[int, int], ...]:
+        """(before, after) of each axis; ModelError for what does not fit."""
+        if self.mode not in ("constant", "reflect", "edge", "wrap"):
+            raise ModelError(f"mode is {self.mode!r}, wanted constant, reflect, edge or wrap")
+        at = range(len(shape)) if axes is None else want.axes(axes, len(shape))
+        pads = [int(p) for p in pads]
+        if len(pads) != 2 * len(at):
+            raise ModelError(f"pads {pads} has {len(pads)} entries, {len(at)} axes want {2 * len(at)}")
+        found = [(0, 0)] * len(shape)
+        for i, a in enumerate(at):
+            before, after = pads[i], pads[i + len(at)]
+            left = shape[a] + min(before, 0) + min(after, 0)
+            if left < 0:
+                raise ModelError(f"pads ({before}, {after}) crop more than axis {a} of {list(shape)} has")
+            if left == 0 and self.mode != "constant" and max(before, after) > 0:
+                raise ModelError(f"mode {self.mode} has nothing to repeat along axis {a} of {list(shape)}")
+            found[a] = (before, after)
+        return tuple(found)
+
+    def infer(self, x: Spec, pads: Spec, constant_value: Spec | None = None, axes: Spec | None = None) -> Spec:
+        dtype = want.one_type(ALL, x=x, constant_value=constant_value)
+        want.scalar(constant_value, "constant_value")
+        spread = self.spread(x.shape, want.integers(pads, "pads"), None if axes is None else want.integers(axes, "axes"))
+        return want.make([d + b + a for d, (b, a) in zip(x.shape, spread, strict=True)], dtype)
+
+    def reference(self, x: np.ndarray, pads: np.ndarray, constant_value=None, axes=None) -> np.ndarray:
+        spread = self.spread(x.shape, pads.ravel(), None if axes is None else axes.ravel())
+        kept = x[tuple(slice(max(-b, 0), d - max(-a, 0)) for d, (b, a) in zip(x.shape, spread, strict=True))]
+        widths = [(max(b, 0), max(a, 0)) for b, a in spread]
+        if self.mode != "constant":
+            return np.pad(kept, widths, mode=self.mode)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        value = 0 if constant_value is None else constant_value.reshape(())
+        return np.pad(kept, widths, constant_values=value)
+
+
+class Expand(Op):
+    """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
+
+    def infer(self, x: Spec, shape: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        return want.make(want.broadcast(x.shape, want.integers(shape, "shape")), x.dtype)
+
+    def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(x, want.broadcast(x.shape, tuple(int(d) for d in shape.ravel())))
+
+
+class Tile(Op):
+    def infer(self, x: Spec, repeats: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        times = want.integers(repeats, "repeats")
+        if len(times) != x.rank or min(times, default=0) < 0:
+            raise ModelError(f"repeats {list(times)} wants {x.rank} entries, none negative")
+        return want.make([d * t for d, t in zip(x.shape, times, strict=True)], x.dtype)
+
+    def reference(self, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        return np.tile(x, tuple(int(t) for t in repeats.ravel()))
+
+
+class Blocks(Op, abstract=True):
+    """What SpaceToDepth and DepthToSpace share."""
+
+    blocksize: int
+
+    def check(self, x: Spec) -> int:
+        want.kind(ALL, x=x)
+        want.rank(x, 4, 4)
+        if self.blocksize < 1:
+            raise ModelError(f"blocksize is {self.blocksize}, must be positive")
+        return self.blocksize
+
+
+class SpaceToDepth(Blocks):
+    """(n, c, h, w) → (n, bs·bs·c, h/bs, w/bs): the cell of the block comes before the channel."""
+
+    def infer(self, x: Spec) -> Spec:
+        bs, (n, c, h, w) = self.check(x), x.shape
+        if h % bs or w % bs:
+            raise ModelError(f"x is {x}: its size is no multiple of blocksize {bs}")
+        return want.make((n, c * bs * bs, h // bs, w // bs), x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        bs, (n, c, h, w) = self.blocksize, x.shape
+        blocks = x.reshape(n, c, h // bs, bs, w // bs, bs).transpose(0, 3, 5, 1, 2, 4)
+        return blocks.reshape(n, c * bs * bs, h // bs, w // bs)
+
+
+class DepthToSpace(Blocks):
+    """(n, c, h, w) → (n, c/bs², h·bs, w·bs); in mode DCR the cell of the block comes before the channel, in CRD after."""
+
+    mode: str = "DCR"
+
+    def infer(self, x: Spec) -> Spec:
+        bs, (n, c, h, w) = self.check(x), x.shape
+        if self.mode not in ("DCR", "CRD"):
+            raise ModelError(f"mode is {self.mode!r}, wanted DCR or CRD")
+        if c % (bs * bs):
+            raise ModelError(f"x has {c} channels, not a multiple of blocksize² = {bs * bs}")
+        return want.make((n, c // (bs * bs), h * bs, w * bs), x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        bs, (n, c, h, w) = self.blocksize, x.shape
+        c //= bs * bs
+        if self.mode == "DCR":
+            cells = x.reshape(n, bs, bs, c, h, w).transpose(0, 3, 4, 1, 5, 2)
+        else:
+            cells = x.reshape(n, c, bs, bs, h, w).transpose(0, 1, 4, 2, 5, 3)
+        return cells.reshape(n, c, h * bs, w * bs)

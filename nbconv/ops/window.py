@@ -1,0 +1,80 @@
+"""The arithmetic of sliding windows, shared by convolutions and pools."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nbconv.errors import ModelError
+
+
+class Window(NamedTuple):
+    """A window over the spatial axes, resolved: every tuple has one entry a spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    """padding before each axis"""
+    end: tuple[int, ...]
+    """padding after each axis, as stated (ceil_mode may reach past it)"""
+    out: tuple[int, ...]
+    """output size of each axis"""
+
+
+def window_out(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool = False) -> int:
+    """Output size along one axis; in ceil mode a last window that would start in the end padding is dropped (ONNX
+    MaxPool-22, AveragePool-22)."""
+    span = size + begin + end - (dilation * (kernel - 1) + 1)
+    if span < 0:
+        return 0
+    out = (span + stride - 1) // stride + 1 if ceil else span // stride + 1
+    if ceil and (out - 1) * stride >= size + begin:
+        out -= 1
+    return out
+
+
+def resolve(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    dilations: tuple[int, ...] | None,
+    pads: tuple[int, ...] | None,
+    auto_pad: str = "NOTSET",
+    ceil: bool = False,
+) -> Window:
+    """The window that ONNX's attributes describe over an input of this spatial ``size``.
+
+    Raises ModelError for attributes of the wrong length, non-positive strides, dilations or kernels, an unknown
+    ``auto_pad`` and an empty output.
+    """
+    n = len(size)
+    strides = strides or (1,) * n
+    dilations = dilations or (1,) * n
+    pads = pads or (0,) * (2 * n)
+    for name, value, want in (("kernel_shape", kernel, n), ("strides", strides, n), ("dilations", dilations, n), ("pads", pads, 2 * n)):
+        if len(value) != want:
+            raise ModelError(f"{name} {list(value)} has {len(value)} entries, the {n} spatial axes want {want}")
+        if name != "pads" and min(value, default=1) < 1:
+            raise ModelError(f"{name} {list(value)} must be positive")
+    if min(pads, default=0) < 0:
+        raise ModelError(f"pads {list(pads)} must not be negative")
+    begin, end = pads[:n], pads[n:]
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        total = tuple(
+            max((-(-s // st) - 1) * st + d * (k - 1) + 1 - s, 0) for s, k, st, d in zip(size, kernel, strides, dilations, strict=True)
+        )
+        small = tuple(t // 2 for t in total)
+        large = tuple(t - t // 2 for t in total)
+        begin, end = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+    elif auto_pad == "VALID":
+        begin = end = (0,) * n
+    elif auto_pad != "NOTSET":
+        raise ModelError(f"auto_pad {auto_pad!r} is none of NOTSET, SAME_UPPER, SAME_LOWER, VALID")
+    same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
+    out = tuple(
+        window_out(s, k, st, d, b, e, ceil and not same)
+        for s, k, st, d, b, e in zip(size, kernel, strides, dilations, begin, end, strict=True)
+    )
+    if min(out, default=1) < 1:
+        raise ModelError(f"a {list(kernel)} window does not fit an input of size {list(size)} with pads {list(begin + end)}")
+    return Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(begin), tuple(end), out)

@@ -1,0 +1,82 @@
+"""The onnx package's own node tests, fed to `infer` and `reference`: inputs and outputs are what its authors wrote down."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from nbconv.graph import Spec, spec_of
+from nbconv.ops import REGISTRY
+
+onnx = pytest.importorskip("onnx")
+
+SKIPPED = {
+    r"BFLOAT16|bfloat16": "no bfloat16",
+    r"FLOAT8|float8|e4m3fn|e5m2|e8m0|FLOAT4|float4": "no 8-bit or 4-bit floats",
+    r"INT4|int4|INT2|int2": "no 4-bit or 2-bit integers",
+    r"STRING|string": "no strings",
+    r"linear_blocked": "no blocked quantisation",
+    r"training_dropout|batchnorm.*training": "inference only",
+    r"dropout_random_old": "opset 11: rewritten at import",
+    r"split_.*_opset13": "opset 13: rewritten at import",
+    r"mod_.*float.*_fmod_0": "newer than opset 21, which wants fmod=1 for floats",
+    r"spacetodepth_(dcr|crd)_mode": "newer than opset 21, which has no mode",
+    r"resize_.*antialias": "no antialias yet",
+    r"resize_downsample_scales_(linear|cubic)_align_corners": (
+        "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
+    ),
+}
+"""Names not run (regular expressions), and why."""
+
+
+def collect() -> dict:
+    """The one-node cases of our ops."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    found = {}
+    for row in collect_testcases():
+        node = row.model.graph.node[0]
+        if len(row.model.graph.node) == 1 and (node.domain, node.op_type) in REGISTRY:
+            found[row.name] = row
+    return found
+
+
+ROWS = collect()
+
+
+def skipped(name: str) -> str:
+    return next((why for pattern, why in SKIPPED.items() if re.search(pattern, name)), "")
+
+
+def to_array(value) -> np.ndarray:
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if not skipped(name)])
+def test_node(name: str) -> None:
+    row = ROWS[name]
+    node = row.model.graph.node[0]
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attributes = {k: to_array(v) if isinstance(v, onnx.TensorProto) else v for k, v in attributes.items()}
+    op = REGISTRY[node.domain, node.op_type](**attributes)
+    for inputs, expected in row.data_sets:
+        feed = iter(inputs)
+        args = [to_array(next(feed)) if given else None for given in node.input]
+        specs, got = op.infer(*(None if a is None else spec_of(a) for a in args)), op.reference(*args)
+        specs = (specs,) if isinstance(specs, Spec) else specs
+        got = got if type(got) is tuple else (got,)
+        asked = [i for i, given in enumerate(node.output) if given]
+        for i, want in zip(asked, map(to_array, expected), strict=True):
+            assert (specs[i].shape, specs[i].dtype) == (got[i].shape, got[i].dtype) == (want.shape, want.dtype)
+            np.testing.assert_allclose(got[i], want, rtol=row.rtol, atol=row.atol)
+
+
+def test_skips_are_needed() -> None:
+    """A pattern that skips nothing should go."""
+    assert not [pattern for pattern in SKIPPED if not any(re.search(pattern, name) for name in ROWS)]
+
+
+def test_most_run() -> None:
+    assert sum(not skipped(name) for name in ROWS) > 600

@@ -1,0 +1,190 @@
+"""Older opsets are rewritten to mean the same: onnxruntime runs the original, and what nbconv read and wrote again."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from nbconv.converters.onnx import read, write
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.ops import REGISTRY
+
+ort = pytest.importorskip("onnxruntime")
+
+
+def model(nodes, opset, inputs, constants=None, outputs=("y",), types=None) -> bytes:
+    """A model of these nodes; ``inputs`` are declared shapes, outputs have no declared shape."""
+    types = types or {}
+    graph = helper.make_graph(
+        nodes,
+        "case",
+        [helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), None) for name in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
+
+
+def run(content: bytes, feeds) -> list:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def same(content: bytes, feeds) -> None:
+    again = write(read(content))
+    for was, now in zip(run(content, feeds), run(again, feeds), strict=True):
+        assert was.dtype == now.dtype
+        np.testing.assert_array_equal(was, now, strict=True)
+
+
+def x(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def node(op, *inputs, **attributes):
+    return helper.make_node(op, list(inputs) or ["x"], ["y"], "the_node", **attributes)
+
+
+CASES = {
+    "squeeze": (9, node("Squeeze", axes=[0, 2]), (1, 3, 1, 2)),
+    "squeeze all": (11, node("Squeeze"), (1, 3, 1)),
+    "unsqueeze": (11, node("Unsqueeze", axes=[0, -1]), (3, 2)),
+    "reduce sum": (11, node("ReduceSum", axes=[1], keepdims=0), (2, 3, 4)),
+    "reduce mean": (13, node("ReduceMean", axes=[-1, 1]), (2, 3, 4)),
+    "reduce max": (7, node("ReduceMax"), (2, 3, 4)),
+    "reduce l2": (17, node("ReduceL2", axes=[0]), (2, 3)),
+    "clip": (7, node("Clip", min=-0.5, max=0.25), (3, 5)),
+    "clip one side": (10, node("Clip", min=0.0), (3, 5)),
+    "pad": (7, node("Pad", pads=[0, 1, 2, 0], value=2.5), (3, 5)),
+    "pad reflect": (10, node("Pad", pads=[0, 1, 2, 0], mode="reflect"), (3, 5)),
+    "slice": (7, node("Slice", starts=[1, -2], ends=[1000, -1]), (3, 5)),
+    "slice axes": (9, node("Slice", starts=[1], ends=[3], axes=[1]), (3, 5)),
+    "softmax": (11, node("Softmax"), (3, 4, 5)),
+    "softmax of matrix": (9, node("Softmax"), (3, 5)),
+    "softmax with ones": (9, node("Softmax"), (3, 5, 1, 1)),
+    "softmax last": (12, node("Softmax", axis=-1), (3, 4, 5)),
+    "softmax all": (12, node("Softmax", axis=0), (3, 4, 5)),
+    "softmax one": (12, node("Softmax", axis=1), (3, 1, 1)),
+    "log softmax": (11, node("LogSoftmax", axis=2), (2, 3, 4, 5)),
+    "hardmax": (11, node("Hardmax", axis=1), (2, 3, 4)),
+    "upsample nearest": (7, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0]), (1, 2, 3, 4)),
+    "upsample nearest fraction": (7, node("Upsample", scales=[1.0, 1.0, 1.7, 2.5]), (1, 2, 3, 4)),
+    "upsample linear": (8, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0], mode="linear"), (1, 2, 3, 4)),
+    "batch mean 18": (18, node("GlobalAveragePool"), (2, 3, 4, 5)),
+    "max pool": (8, node("MaxPool", kernel_shape=[2, 3], strides=[2, 1], pads=[0, 1, 1, 1]), (2, 3, 6, 7)),
+    "leaky": (7, node("LeakyRelu", alpha=0.3), (2, 3)),
+    "flatten": (9, node("Flatten", axis=2), (2, 3, 4)),
+    "lrn": (7, node("LRN", size=3, alpha=0.01, beta=0.5, bias=2.0), (1, 7, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("known", [True, False], ids=["fixed", "dynamic"])
+def test_attribute_forms(name, known):
+    opset, case, shape = CASES[name]
+    if name == "squeeze all" and not known:
+        pytest.skip("an output of unknown rank cannot be written")
+    declared = list(shape) if known else [f"d{i}" for i in range(len(shape))]
+    same(model([case], opset, {"x": declared}), {"x": x(*shape)})
+
+
+WITH_CONSTANTS = {
+    "upsample 9": (9, node("Upsample", "x", "s"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 1.5])}),
+    "resize 10": (10, node("Resize", "x", "s"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}),
+    "resize 10 smaller": (10, node("Resize", "x", "s"), (1, 2, 7, 9), {"s": np.float32([1, 1, 0.6, 0.4])}),
+    "resize 10 linear": (10, node("Resize", "x", "s", mode="linear"), (1, 2, 6, 4), {"s": np.float32([1, 1, 0.5, 3])}),
+    "resize 11 scales": (11, node("Resize", "x", "r", "s"), (1, 2, 3, 4), {"r": np.float32([]), "s": np.float32([1, 1, 2, 3])}),
+    "resize 11 sizes": (
+        11,
+        node("Resize", "x", "r", "s", "n", mode="linear", coordinate_transformation_mode="align_corners"),
+        (1, 2, 3, 4),
+        {"r": np.float32([]), "s": np.float32([]), "n": np.int64([1, 2, 5, 7])},
+    ),
+    "resize 13 empty scales": (13, node("Resize", "x", "", "", "n"), (1, 2, 3, 4), {"n": np.int64([1, 2, 6, 8])}),
+    "batch normalization 7": (
+        7,
+        helper.make_node("BatchNormalization", ["x", "a", "b", "m", "v"], ["y"], momentum=0.5, epsilon=1e-3),
+        (2, 3, 4),
+        {"a": x(3, seed=1), "b": x(3, seed=2), "m": x(3, seed=3), "v": np.abs(x(3, seed=4))},
+    ),
+    "reshape": (7, node("Reshape", "x", "n"), (2, 3, 4), {"n": np.int64([0, -1])}),
+    "matmul": (9, node("MatMul", "x", "w"), (2, 3, 4), {"w": x(4, 5)}),
+    "gather": (9, node("Gather", "x", "i", axis=1), (2, 3, 4), {"i": np.int64([2, 0])}),
+}
+
+
+@pytest.mark.parametrize("name", WITH_CONSTANTS)
+def test_input_forms(name):
+    opset, case, shape, constants = WITH_CONSTANTS[name]
+    same(model([case], opset, {"x": list(shape)}, constants), {"x": x(*shape)})
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_split(opset):
+    sizes = {"split": [1, 3]} if opset < 13 else {}
+    split = helper.make_node("Split", ["x"] if opset < 13 else ["x", "s"], ["y", "z"], axis=1, **sizes)
+    same(model([split], opset, {"x": [2, 4]}, {} if opset < 13 else {"s": np.int64([1, 3])}, ("y", "z")), {"x": x(2, 4)})
+    more = {} if opset < 18 else {"num_outputs": 2}
+    equal = helper.make_node("Split", ["x"], ["y", "z"], axis=1, **more)
+    same(model([equal], opset, {"x": [2, 4]}, {}, ("y", "z")), {"x": x(2, 4)})
+
+
+@pytest.mark.skipif(("", "TopK") not in REGISTRY, reason="TopK is not there yet")
+def test_top_k_9():
+    top = helper.make_node("TopK", ["x"], ["y", "i"], k=2, axis=1)
+    same(model([top], 9, {"x": [3, 5]}, {}, ("y", "i"), {"i": TensorProto.INT64}), {"x": x(3, 5)})
+
+
+def test_clip_keeps_the_type_of_x():
+    nodes = [helper.make_node("Cast", ["x"], ["c"], to=TensorProto.DOUBLE), node("Relu", "c"), node("Clip", "y", max=0.5)]
+    nodes[2].output[0] = "z"
+    graph = read(model(nodes, 7, {"x": [2, 3]}, {}, ("z",), {"z": TensorProto.DOUBLE}))
+    assert [array.dtype for array in graph.constants.values()] == [np.dtype(np.float64)]
+
+
+def test_dropout_is_identity():
+    drop = helper.make_node("Dropout", ["x"], ["y", "mask"], ratio=0.3)
+    for opset in (7, 10):
+        same(model([drop], opset, {"x": [2, 3]}), {"x": x(2, 3)})
+        with pytest.raises(UnsupportedError, match="mask"):
+            read(model([drop], opset, {"x": [2, 3]}, {}, ("y", "mask")))
+
+
+def test_batch_normalization_with_training_outputs():
+    def batch(**attributes):
+        return helper.make_node("BatchNormalization", ["x", "a", "a", "a", "a"], ["y", "m", "v", "sm", "sv"], "bn", **attributes)
+
+    ones = {"a": np.ones(3, np.float32)}
+    graph = read(model([batch()], 9, {"x": [2, 3, 4]}, ones))
+    assert graph.nodes[0].outputs == ("y",)
+    with pytest.raises(UnsupportedError, match=r"bn.*'m'"):
+        read(model([batch()], 9, {"x": [2, 3, 4]}, ones, ("y", "m")))
+    with pytest.raises(UnsupportedError, match="spatial=0"):
+        read(model([batch(spatial=0)], 7, {"x": [2, 3, 4]}, ones))
+
+
+def test_new_names_do_not_clash():
+    nodes = [
+        helper.make_node("Squeeze", ["x"], ["x_axes"], "x", axes=[0]),
+        helper.make_node("Squeeze", ["x_axes"], ["y"], "x_axes", axes=[0]),
+    ]
+    same(model(nodes, 11, {"x": [1, 1, 3]}), {"x": x(1, 1, 3)})
+
+
+@pytest.mark.parametrize("opset", [1, 6, 999])
+def test_other_opsets_are_refused(opset):
+    content = model([node("Relu")], opset, {"x": [2]})
+    with pytest.raises(ModelError, match=rf"opset {opset}; nbconv reads 7 to"):
+        read(content)
+
+
+def test_every_opset_is_read():
+    for opset in range(7, onnx.defs.onnx_opset_version() + 1):
+        case = helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 0, 0, 1])
+        graph = read(model([case, node("Relu", "c")], opset, {"x": [1, 2, 5, 4]}, {"w": x(3, 2, 2, 2)}))
+        assert [n.op.type for n in graph.nodes] == ["Conv", "Relu"]
+        assert graph.nodes[0].op.pads == (1, 0, 0, 1)
