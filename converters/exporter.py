@@ -43,8 +43,11 @@ def write(graph: Graph, limit: int = LIMIT) -> bytes:
 
 
 def save(graph: Graph, path: str | os.PathLike, limit: int = LIMIT) -> None:
-    """Write the graph to ``path``: aside in the same folder, synced, then renamed. Weights of more than ``limit`` bytes go to
-    a file beside it, named by their content so that an older model there keeps its own. Raises as `write` does, and OSError."""
+    """Write the graph to ``path``: aside in the same folder, synced, then renamed.
+
+    Weights of more than ``limit`` bytes go to a file beside it, named by their content so that an older model there keeps
+    its own. Raises as `write` does, and OSError.
+    """
     path = Path(path)
     if sum(graph.constants[name].nbytes for name in _used(graph)) <= limit:
         content = write(graph, limit)
@@ -153,7 +156,7 @@ def _node(node: Node, opset: int) -> onnx.NodeProto:
     schema = onnx.defs.get_schema(node.op.type, opset, "")
     proto = onnx.NodeProto(op_type=node.op.type, name=node.name, input=node.inputs, output=node.outputs)
     for name, value in node.op.attributes().items():
-        kind = onnx.AttributeProto.AttributeType.Value(schema.attributes[name].type.name)
+        kind = int(schema.attributes[name].type.value)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(value, np.ndarray):
             value = _tensor("", value, value.tobytes())
         proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))

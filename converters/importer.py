@@ -14,8 +14,9 @@ import onnx.inliner
 import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
+from nbconv.converters.guard import check_functions, texts
 from nbconv.converters.opset import OLDEST, Door, Draft, rewrite
-from nbconv.converters.proto import read_note, strip
+from nbconv.converters.proto import printable, read_note, strip
 from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
@@ -24,10 +25,10 @@ from nbconv.ops import lookup
 from nbconv.ops.op import Op
 from nbconv.ops.spec import MAX_ELEMENTS, dtype_of
 
-MOST_NODES = 1_000_000
-"""Nodes at which a model whose functions are written out is refused."""
-
 A = onnx.AttributeProto
+
+_VALUES: dict[Any, str] = {A.FLOAT: "f", A.INT: "i", A.STRING: "s", A.FLOATS: "floats", A.INTS: "ints", A.STRINGS: "strings"}
+"""attribute type → the field of its value"""
 
 
 class Problem(NamedTuple):
@@ -39,6 +40,27 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.node} ({self.op}): {self.problem}"
+
+
+def import_graph(source: Source) -> tuple[Graph, dict[str, Place]]:
+    """The Graph of a model and where its constants are. ModelError, on one line: it is none, or a broken one;
+    UnsupportedError names everything that nbconv lacks."""
+    try:
+        return Importer(source).graph()
+    except ModelError as error:
+        raise type(error)(printable(str(error))) from None
+
+
+def list_problems(source: Source) -> list[Problem]:
+    """Everything that nbconv lacks for a model; ModelError as `import_graph` raises it."""
+    try:
+        importer = Importer(source)
+        importer.ops()
+        if not importer.problems:
+            importer.graph()
+    except ModelError as error:
+        raise type(error)(printable(str(error))) from None
+    return importer.problems
 
 
 def parse(source: Source) -> onnx.ModelProto:
@@ -54,8 +76,11 @@ def parse(source: Source) -> onnx.ModelProto:
     ):
         if wrong:
             raise ModelError(f"{source.label} is not an ONNX model: {why}")
+    for text in texts(model):
+        if isinstance(text, bytes):  # what protobuf gives for a string that is not UTF-8
+            raise ModelError(f"{source.label} is not an ONNX model: the name {text[:40]!r} is not UTF-8")
     if model.functions:
-        _check_functions(model)
+        check_functions(model)
         try:
             model = onnx.inliner.inline_local_functions(model)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
@@ -105,10 +130,10 @@ class Importer(Door):
         if self._types is None:
             try:
                 proto = onnx.shape_inference.infer_shapes(self.model).graph
-            except (RuntimeError, ValueError, DecodeError):
+            except Exception:  # whatever onnx makes of a damaged model, the model's own declarations stay
                 proto = self.proto
             infos = (*proto.value_info, *proto.input, *proto.output)
-            self._types = {i.name: i.type.tensor_type for i in infos if i.type.HasField("tensor_type") and i.type.tensor_type.elem_type}
+            self._types = {info.name: info.type.tensor_type for info in infos if info.type.tensor_type.elem_type}
         return self._types.get(name)
 
     # Values
@@ -149,7 +174,8 @@ class Importer(Door):
         """The Spec that an input or output declares; None for an output that declares none."""
         kind = info.type.WhichOneof("value")
         if kind != "tensor_type" and (kind or what == "input"):
-            self._lacks(info.name, what, f"its type is {kind.removesuffix('_type')}, not a tensor" if kind else "it has no type")
+            told = f"its type is {kind.removesuffix('_type')}, not a tensor" if kind else "it has no type"
+            self._lacks(info.name, what, told)
             return None
         if what == "output" and not (info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type):
             return None
@@ -182,7 +208,7 @@ class Importer(Door):
             self._lacks(name, op, str(error))
 
     def _lacks(self, node: str, op: str, problem: str) -> None:
-        found = Problem(node, op, problem)
+        found = Problem(printable(node), op, printable(problem))
         if found not in self.problems[-1:]:
             self.problems.append(found)
 
@@ -225,7 +251,8 @@ class Importer(Door):
                 raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} refers to a function's outside one")
             attributes[a.name] = self._attribute(name, a)
         try:
-            onnx.checker.check_node(proto, context)
+            if not onnx.defs.get_schema(proto.op_type, self.opset, "").deprecated:  # the checker refuses those
+                onnx.checker.check_node(proto, context)
         except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ModelError(f"{name} ({proto.op_type}): {_line(error)}") from None
         return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name)
@@ -236,11 +263,10 @@ class Importer(Door):
             if read_note(a.t.doc_string) is not None:
                 a.t.doc_string, a.t.raw_data = "", array.tobytes()  # for the checker
             return array
-        kinds: dict[Any, Any] = {A.FLOAT: "f", A.INT: "i", A.STRING: "s", A.FLOATS: "floats", A.INTS: "ints", A.STRINGS: "strings"}
-        if a.type not in kinds:
+        if a.type not in _VALUES:
             kind = A.AttributeType.Name(a.type) if a.type in A.AttributeType.values() else a.type
             raise UnsupportedError(f"attribute {a.name!r} of type {kind} is not supported")
-        value = getattr(a, kinds[a.type])
+        value = getattr(a, _VALUES[a.type])
         return value if isinstance(value, (int, float, bytes)) else tuple(value)
 
     def _constant(self, proto: onnx.NodeProto) -> None:
@@ -272,15 +298,16 @@ class Importer(Door):
             except ModelError as error:
                 raise ModelError(f"{draft.name}: {error}") from None
             else:
-                nodes.append(Node(op, tuple(draft.inputs), tuple(draft.outputs), draft.name))
+                if any(draft.outputs):
+                    nodes.append(Node(op, tuple(draft.inputs), tuple(draft.outputs), draft.name))
         return nodes
 
     def _op(self, draft: Draft) -> Op:
         op = lookup(draft.type, draft.domain)
         if self.opset > OPSET:  # a newer attribute that says what was always so
-            newer = onnx.defs.get_schema(draft.type, self.opset, "").attributes
-            for name in [name for name in draft.attributes if name not in op.fields and name in newer]:
-                default = newer[name].default_value
+            schema = onnx.defs.get_schema(draft.type, self.opset, "")
+            for name in [name for name in draft.attributes if name not in op.fields and name in schema.attributes]:
+                default = schema.attributes[name].default_value
                 if default.type and onnx.helper.get_attribute_value(default) == draft.attributes[name]:
                     del draft.attributes[name]
         return op(**draft.attributes)
@@ -332,38 +359,6 @@ def _opset(source: Source, model: onnx.ModelProto) -> int:
 
 def _domain(node: onnx.NodeProto) -> str:
     return "" if node.domain == "ai.onnx" else node.domain
-
-
-def _check_functions(model: onnx.ModelProto) -> None:
-    """ModelError for functions that call themselves, or that written out would be more than `MOST_NODES` nodes."""
-    bodies = {(f.domain, f.name): f for f in model.functions}
-    if len(bodies) != len(model.functions):
-        raise ModelError("two of the model's functions have the same name")
-    sizes: dict[tuple[str, str], int] = {}
-    active: set[tuple[str, str]] = set()
-
-    def size(nodes: Any) -> int:
-        total = 0
-        for node in nodes:
-            key = (node.domain, node.op_type)
-            total += 1 if key not in bodies else body(key)
-            total += sum(size(g.node) for a in node.attribute for g in (a.g, *a.graphs))
-        if total > MOST_NODES:
-            raise ModelError(f"the model's functions, written out, are more than {MOST_NODES} nodes")
-        return total
-
-    def body(key: tuple[str, str]) -> int:
-        if key not in sizes:
-            if key in active:
-                raise ModelError(f"the function {key[1]!r} calls itself")
-            active.add(key)
-            sizes[key] = size(bodies[key].node)
-        return sizes[key]
-
-    try:
-        size(model.graph.node)
-    except RecursionError:
-        raise ModelError("the model's functions are nested too deeply") from None
 
 
 def _line(error: BaseException) -> str:

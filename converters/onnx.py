@@ -30,9 +30,9 @@ def read(source: str | os.PathLike | bytes) -> Graph:
     name = structure.key(model)
     graph = structure.load(model, name)
     if graph is None:
-        from nbconv.converters.importer import Importer
+        from nbconv.converters.importer import import_graph
 
-        graph, places = Importer(model).graph()
+        graph, places = import_graph(model)
         structure.store(graph, places, name)
     return graph
 
@@ -40,13 +40,9 @@ def read(source: str | os.PathLike | bytes) -> Graph:
 def survey(source: str | os.PathLike | bytes) -> list[Problem]:
     """All that nbconv lacks to run a model, in the model's order; [] when nothing. Raises OSError and ModelError as
     `read` does."""
-    from nbconv.converters.importer import Importer
+    from nbconv.converters.importer import list_problems
 
-    importer = Importer(Source(source))
-    importer.ops()
-    if not importer.problems:
-        importer.graph()
-    return importer.problems
+    return list_problems(Source(source))
 
 
 def write(graph: Graph) -> bytes:

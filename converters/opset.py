@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.errors import UnsupportedError
+from nbconv.errors import ModelError, UnsupportedError
 
 OLDEST = 7
 """The first opset that is read; before it broadcasting was an attribute."""
@@ -23,7 +23,9 @@ class Draft:
 
     __slots__ = ("attributes", "domain", "inputs", "name", "outputs", "type")
 
-    def __init__(self, type: str, inputs: list[str], outputs: list[str], attributes: dict[str, Any], name: str, domain: str = ""):
+    def __init__(
+        self, type: str, inputs: list[str], outputs: list[str], attributes: dict[str, Any], name: str, domain: str = ""
+    ):
         self.type = type
         self.inputs = inputs
         self.outputs = outputs
@@ -179,6 +181,8 @@ def scatter(draft: Draft, door: Door) -> None:
 
 def group_normalization(draft: Draft, door: Door) -> list[Draft]:
     """GroupNormalization-21 scales each channel, 18 each group: repeat scale and bias over a group's channels."""
+    if len(draft.inputs) != 3 or not all(draft.inputs):
+        raise ModelError(f"{draft.name} (GroupNormalization): wants 3 inputs, has {draft.inputs}")
     shape = door.shape(draft.input(0))
     groups = draft.attributes.get("num_groups")
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int) or not groups or shape[1] % groups:
@@ -257,7 +261,9 @@ def resize_inputs(draft: Draft, door: Door) -> None:
     region of interest that no mode but one reads."""
     mode = draft.attributes.get("coordinate_transformation_mode", "half_pixel")
     if mode == "tf_half_pixel_for_nn":
-        raise UnsupportedError("coordinate_transformation_mode 'tf_half_pixel_for_nn' (removed in opset 13) is not supported")
+        raise UnsupportedError(
+            "coordinate_transformation_mode 'tf_half_pixel_for_nn' (removed in opset 13) is not supported"
+        )
     for slot in (1, 2, 3):
         name = draft.input(slot)
         shape = door.shape(name) if name else None

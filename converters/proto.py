@@ -48,6 +48,11 @@ def read_note(doc_string: str) -> Note | None:
     return Note(field, int(offset), int(length))
 
 
+def printable(text: str) -> str:
+    """A message on one line: what a damaged name brings in (line ends, terminal codes) is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def strip(data: memoryview) -> bytes:
     """A serialized ModelProto, less the tensor data of `SMALLEST` bytes and more. Raises ModelError where the bytes are
     no protobuf message."""

@@ -28,6 +28,9 @@ from nbconv.ops.spec import DTYPES
 LARGEST = 8 << 20
 """Bytes of constants that an entry may hold itself; a model with more is read anew each time."""
 
+MOST_ENTRIES = 256
+"""Entries kept; beyond them the oldest go."""
+
 _DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
@@ -81,6 +84,9 @@ def store(graph: Graph, places: dict[str, Place], name: str) -> None:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         aside.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
         os.replace(aside, path)
+        entries = sorted(path.parent.glob("*.json"), key=lambda entry: entry.stat().st_mtime)
+        for old in entries[:-MOST_ENTRIES]:
+            old.unlink(missing_ok=True)
     except OSError:
         with contextlib.suppress(OSError):
             aside.unlink()

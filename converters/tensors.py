@@ -63,11 +63,13 @@ def place_of(name: str, tensor: onnx.TensorProto) -> Place:
 
 
 def _external(name: str, tensor: onnx.TensorProto, place: Place) -> Place:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries: dict[str, Any] = {entry.key: entry.value for entry in tensor.external_data}
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", place.nbytes))
     except ValueError:
-        raise ModelError(f"{name}: offset {entries.get('offset')!r}, length {entries.get('length')!r} are no numbers") from None
+        raise ModelError(
+            f"{name}: offset {entries.get('offset')!r}, length {entries.get('length')!r} are no numbers"
+        ) from None
     if not entries.get("location"):
         raise ModelError(f"{name}: its data is in another file, but which is not said")
     if length != place.nbytes:
@@ -77,7 +79,13 @@ def _external(name: str, tensor: onnx.TensorProto, place: Place) -> Place:
 
 def _typed_field(number: int) -> str:
     """The field of TensorProto that holds a type's values one by one."""
-    fields = {T.FLOAT: "float_data", T.DOUBLE: "double_data", T.INT64: "int64_data", T.UINT32: "uint64_data", T.UINT64: "uint64_data"}
+    fields = {
+        T.FLOAT: "float_data",
+        T.DOUBLE: "double_data",
+        T.INT64: "int64_data",
+        T.UINT32: "uint64_data",
+        T.UINT64: "uint64_data",
+    }
     return fields.get(number, "int32_data")  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 

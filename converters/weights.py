@@ -40,6 +40,8 @@ class Source:
         self._files: dict[str, np.ndarray] = {}
         if isinstance(source, (bytes, bytearray, memoryview)):
             self.label, self.folder = "the given data", None
+            if len(source) == 0:
+                raise ModelError(f"{self.label} is empty")
             self._files[""] = np.frombuffer(bytes(source), np.uint8)
         else:
             path = os.fspath(source)

@@ -97,7 +97,9 @@ def _kernel_ir(function: Callable, symbol: str) -> str:
 
 
 def _neutral(text: str) -> str:
-    """IR text without the triple, data layout and CPU of the machine that made it."""
+    """IR text without the triple, data layout and CPU of the machine that made it; loops must not become calls of memset
+    or memcpy, since kernels may need no symbol from outside."""
+    text = re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', text, flags=re.M)
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
     return re.sub(r'"(target-cpu|target-features|tune-cpu)"="[^"]*"', "", text)
 

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -178,7 +178,7 @@ def _open_fresh(name: str, image: bytes, goal: Target) -> Symbols:
 
 
 @contextmanager
-def _turn(folder: os.PathLike | None, finished) -> Iterator[None]:
+def _turn(folder: os.PathLike | None, finished: Callable[[], bool]) -> Iterator[None]:
     """Waits while another process compiles, until it is done or ``finished`` says so; never for ever. The lock is only
     there to save work, and ends with the process that holds it."""
     try:
@@ -233,7 +233,9 @@ def _compiled(names: list[str], goal: Target) -> Iterator[tuple[str, bytes, dict
                 process.wait()
 
 
-def _collect(processes: list[subprocess.Popen], names: list[str], step) -> Iterator[tuple[str, bytes, dict]]:
+def _collect(
+    processes: list[subprocess.Popen], names: list[str], step: Callable[[int], None]
+) -> Iterator[tuple[str, bytes, dict]]:
     import queue
 
     todo: queue.SimpleQueue = queue.SimpleQueue()
@@ -322,7 +324,7 @@ def _cpus() -> int:
 
 
 @contextmanager
-def _progress(names: list[str], goal: Target):
+def _progress(names: list[str], goal: Target) -> Iterator[Callable[[int], None]]:
     """One line on a terminal, log records elsewhere."""
     from logging import getLogger
 

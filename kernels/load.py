@@ -14,6 +14,7 @@ Symbols = Callable[[str], int]
 """Address of a library's symbol; keeps the library open."""
 
 _said: set[str] = set()
+_hash: list[Callable] = []
 _opened = 0
 
 
@@ -26,19 +27,16 @@ def say(text: str) -> None:
         getLogger("nbconv").warning("%s", text)
 
 
-def sha256(*parts: bytes) -> str:
-    # the interpreter's own module is there in 0.2 ms; hashlib loads OpenSSL, which takes 3 ms
-    for name in ("hashlib",) if "hashlib" in sys.modules else ("_sha2", "_sha256", "hashlib"):
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    if not _hash:
+        # the interpreter's own module is there in 0.2 ms; hashlib loads OpenSSL, which takes 3 ms
+        own = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
         try:
-            h = __import__(name).sha256()
-            break
+            _hash.append(__import__("hashlib" if "hashlib" in sys.modules else own).sha256)
         except ImportError:
-            continue
-    else:  # pragma: no cover
-        raise KernelError("this Python has no SHA-256")
-    for part in parts:
-        h.update(part)
-    return h.hexdigest()
+            _hash.append(__import__("hashlib").sha256)
+    return _hash[0](data).hexdigest()
 
 
 def open_image(image: bytes, goal: Target, name: str, fd: int = -1) -> Symbols:

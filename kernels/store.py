@@ -28,8 +28,7 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
 
-_IMPORT = re.compile(rb"(?:^|\n)[ \t]*(?:from|import)\b[^\n(]*(?:\([^)]*\))?")
-_WORD = re.compile(rb"\w+")
+_IMPORT = re.compile(rb"cpu(?:\.(\w+)|\s+import\s+(\([^)]*\)|[^\n]*))")
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NAME = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o)")
 
@@ -68,7 +67,7 @@ class Sources:
             text = source(name)
             if text is not None:
                 self._digests[name] = sha256(text)
-                self._imports[name] = {n for n in names if any(n.encode() in words for words in _imported(text))}
+                self._imports[name] = set(re.findall(r"\w+", str(_IMPORT.findall(text))))
 
     def __bool__(self) -> bool:
         return "_numba.py" in self._digests
@@ -88,11 +87,6 @@ class Sources:
             todo = {f"cpu/{m}.py" for name in todo for m in self._imports[name]} & self._digests.keys() - used
         files = [(name, self._digests[name]) for name in sorted(used & self._digests.keys())]
         return sha256(json.dumps([family, LOOP_ABI, goal[:7], sorted(goal.needs), goal.os, files]).encode())[:32]
-
-
-def _imported(text: bytes) -> list[set[bytes]]:
-    """The words of each import statement."""
-    return [set(_WORD.findall(statement)) for statement in _IMPORT.findall(text)]
 
 
 def toolchain() -> dict[str, str] | None:

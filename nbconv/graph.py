@@ -31,6 +31,8 @@ class Spec(NamedTuple):
     shape: tuple
     dtype: np.dtype
     value: np.ndarray | None = None
+    constant: bool = False
+    """whether it is the same in every run (``value`` may still be None: large constants are computed when needed)"""
 
     @property
     def rank(self) -> int:
@@ -55,7 +57,7 @@ class Spec(NamedTuple):
 
 def spec_of(array: np.ndarray) -> Spec:
     """The Spec of a known array, its value included."""
-    return Spec(array.shape, array.dtype, array)
+    return Spec(array.shape, array.dtype, array, True)
 
 
 class Node:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,6 +27,13 @@ class Ref(NamedTuple):
     def at(self, elements: int) -> Ref:
         """The address of the float32 that lies this many further."""
         return Ref(self.name, self.offset + 4 * elements)
+
+
+class Operand(NamedTuple):
+    """An input broadcast to the output's shape: one element stride for each logical axis of it."""
+
+    ref: Ref
+    strides: tuple[int, ...]
 
 
 class Step(NamedTuple):
@@ -68,10 +76,11 @@ class Lowering:
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
         self.target = target
         self.epilogue: Epilogue = Epilogue()
-        self.residual: int | None = None
+        self.residual: Ref | None = None
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
+        self._named = [name for name in node.outputs if name]
         self._last, self._constants, self._weights = last, constants, weights
 
     @property
@@ -91,7 +100,7 @@ class Lowering:
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
         """Output i's dimensions in the order in which they lie."""
-        return physical(self.outputs[i].shape, self.last(self.node.outputs[i]))
+        return physical(self.outputs[i].shape, self.last(self._named[i]))
 
     def strides(self, i: int) -> tuple[int, ...]:
         """Element strides of input i, one for each dimension of its logical shape."""
@@ -101,7 +110,7 @@ class Lowering:
 
     def out_strides(self, i: int = 0) -> tuple[int, ...]:
         """Element strides of output i, one for each dimension of its logical shape."""
-        return strides(self.outputs[i].shape, self.last(self.node.outputs[i]))
+        return strides(self.outputs[i].shape, self.last(self._named[i]))
 
     def value(self, i: int) -> np.ndarray | None:
         """Input i's array where it is a constant (in its logical shape)."""
@@ -114,7 +123,8 @@ class Lowering:
         return Ref(self.node.inputs[i])
 
     def output(self, i: int = 0) -> Ref:
-        return Ref(self.node.outputs[i])
+        """Where output i lies, counting only those that the node names."""
+        return Ref(self._named[i])
 
     def constant(self, key: str, make: Callable[[], np.ndarray]) -> Ref:
         """A constant that this op derives; ``key`` must say all that it depends on (names of constants, geometry)."""
@@ -130,6 +140,79 @@ class Lowering:
     def alias(self, output: int = 0, input: int = 0) -> None:
         """The output is the input's memory under another shape: no step."""
         self.aliases[self.node.outputs[output]] = self.node.inputs[input]
+
+    def unary(self, kernel: str, **parameters: float) -> None:
+        """One elementwise step from input 0 to the output."""
+        n, chunk = self.outputs[0].size, 4096
+        self.step(kernel, -(-n // chunk), work=8 * n, x=self.input(0), y=self.output(), n=n, chunk=chunk, **parameters)
+
+    def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float) -> None:
+        """One step of a kernel of `kernels/cpu/reduce.py`: over the middle axis of (outer, n, inner)."""
+        units = outer if inner == 1 else outer * -(-inner // self.target.lanes)
+        self.step(kernel, units, work=8 * outer * n * inner, x=self.input(0), y=self.output(), n=n, inner=inner, **more)
+
+    def copy(self, x: Ref, y: Ref, shape: tuple[int, ...], xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
+        """Copy float32 elements of this shape between two strided arrays (strides in elements)."""
+        axes = merge(sorted(zip(shape, xs, ys, strict=True), key=lambda t: (-t[2], -abs(t[1]))))
+        line = [axes.pop()]
+        if axes and (line[0][1:] != (1, 1) or line[0][0] < 4096):
+            line.insert(0, axes.pop())
+        if len(axes) > 3:
+            d, a, b = axes[0]
+            rest = [*axes[1:], *line]
+            for i in range(d):
+                self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
+            return
+        if not axes:
+            axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384)
+        five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
+        n0, n1, n2, n3, n4 = (t[0] for t in five)
+        self.step(
+            "move.copy", n0 * n1 * n2, work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
+            **{f"x{i}": t[1] for i, t in enumerate(five)}, **{f"y{i}": t[2] for i, t in enumerate(five)},
+        )  # fmt: skip
+
+    def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
+        """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
+        shape, last = self.outputs[0].shape, self.last(self.node.outputs[0])
+        order = physical(tuple(range(len(shape))), last)
+        axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
+        limits = self.epilogue.clamp() if clamp else {"low": -inf, "high": inf}
+        self._broadcast(kernel, a.ref, b.ref, y, merge(axes), limits)
+
+    def _broadcast(self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], limits: dict) -> None:
+        n, ai, bi = axes.pop()
+        total = n
+        for d, _, _ in axes:
+            total *= d
+        if len(axes) > 3:
+            d, sa, sb = axes.pop(0)
+            for i in range(d):
+                self._broadcast(kernel, a.at(i * sa), b.at(i * sb), y.at(i * total // d), [*axes, (n, ai, bi)], limits)
+            return
+        if not axes and n > 4096:
+            axes, n = [(-(-n // 4096), 4096 * ai, 4096 * bi)], 4096
+        (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
+        self.step(
+            kernel, d0 * d1 * d2, work=16 * total, a=a, b=b, y=y, d1=d1, d2=d2, n=n, total=total,
+            a0=a0, a1=a1, a2=a2, ai=ai, b0=b0, b1=b1, b2=b2, bi=bi, **limits,
+        )  # fmt: skip
+
+    def operand(self, i: int) -> Operand:
+        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost lying
+        axis is not contiguous is turned first."""
+        shape, spec = self.outputs[0].shape, self.inputs[i]
+        assert spec is not None
+        ref, steps = self.input(i), self.strides(i)
+        assert ref is not None
+        last = self.last(self.node.outputs[0])
+        if last and spec.constant and spec.rank == len(shape) and sum(d > 1 for d in spec.shape) > 1:
+            name, full = self.node.inputs[i], spec.shape
+            ref = self.constant(f"{name}#last", lambda: np.ascontiguousarray(np.moveaxis(self.value(i), 1, -1)))  # type: ignore[arg-type]
+            steps = strides(full, True)
+        missing = len(shape) - spec.rank
+        steps = (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(spec.shape, steps, strict=True))
+        return Operand(ref, steps)
 
     def step(self, kernel: str, units: int, *, work: int, **arguments: int | float | Ref | None) -> None:
         """Emit ``family.kernel`` over this many units. ``work`` is the step's in all: flops, or four a byte moved."""
@@ -152,3 +235,27 @@ def strides(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
         step *= d
     lying.reverse()
     return (lying[0], lying[-1], *lying[1:-1]) if last else tuple(lying)
+
+
+def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """(length, stride in one array, stride in the other) of nested axes, outermost first, with unit axes dropped and
+    neighbours that lie alike in both made one; at least one axis."""
+    merged: list[tuple[int, int, int]] = []
+    for d, a, b in axes:
+        if d == 1:
+            continue
+        if merged and merged[-1][1] == a * d and merged[-1][2] == b * d:
+            merged[-1] = (merged[-1][0] * d, a, b)
+        else:
+            merged.append((d, a, b))
+    return merged or [(1, 1, 1)]
+
+
+def _split(axis: tuple[int, int, int], most: int) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
+    """An axis as (outer axes, inner axis) with at most ``most`` elements inside, where its length has such a divisor."""
+    d, a, b = axis
+    most = max(1, min(most, d))
+    inner = next(k for k in range(most, 0, -1) if d % k == 0)
+    if inner * 16 < most:
+        return [], axis
+    return [(d // inner, a * inner, b * inner)], (inner, a, b)

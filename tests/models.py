@@ -10,7 +10,17 @@ import onnx
 import onnx.numpy_helper
 from onnx import helper
 
-LIGHT = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet", "vgg19", "zfnet512")
+LIGHT = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+)
 """Names for `light_model`."""
 
 RAPIDOCR = {
@@ -30,8 +40,7 @@ def rapidocr(name: str) -> Path:
     import importlib.util
 
     spec = importlib.util.find_spec("rapidocr_onnxruntime")
-    assert spec is not None
-    assert spec.origin is not None
+    assert spec is not None and spec.origin is not None  # noqa: PT018
     return Path(spec.origin).parent / "models" / RAPIDOCR[name]
 
 
@@ -40,7 +49,7 @@ def light_model(name: str, softmax: bool = True, seed: int = 0) -> bytes:
     """One of onnx's light models (1×3×224×224) as a network that tells something: each ConstantOfShape weight becomes a
     seeded initializer (He-scaled where it multiplies, near 1 where it scales, small where it is added), and the batch
     is the dimension "N". ``softmax=False`` leaves a final Softmax out."""
-    path = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+    path = Path(str(onnx.__file__)).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
     model = onnx.load(path)
     graph = model.graph
     shapes = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}

@@ -14,14 +14,19 @@ from nbconv.ops import REGISTRY
 ort = pytest.importorskip("onnxruntime")
 
 
-def model(nodes, opset, inputs, constants=None, outputs=("y",), types=None) -> bytes:
-    """A model of these nodes; ``inputs`` are declared shapes, outputs have no declared shape."""
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBCONV_CACHE", str(tmp_path / "cache"))
+
+
+def model(nodes, opset, inputs, constants=None, outputs=("y",), types=None, shape=None) -> bytes:
+    """A model of these nodes; ``inputs`` are declared shapes, outputs have ``shape``, by default none."""
     types = types or {}
     graph = helper.make_graph(
         nodes,
         "case",
         [helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), None) for name in outputs],
+        [helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), shape) for name in outputs],
         [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
@@ -97,7 +102,12 @@ WITH_CONSTANTS = {
     "resize 10": (10, node("Resize", "x", "s"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}),
     "resize 10 smaller": (10, node("Resize", "x", "s"), (1, 2, 7, 9), {"s": np.float32([1, 1, 0.6, 0.4])}),
     "resize 10 linear": (10, node("Resize", "x", "s", mode="linear"), (1, 2, 6, 4), {"s": np.float32([1, 1, 0.5, 3])}),
-    "resize 11 scales": (11, node("Resize", "x", "r", "s"), (1, 2, 3, 4), {"r": np.float32([]), "s": np.float32([1, 1, 2, 3])}),
+    "resize 11 scales": (
+        11,
+        node("Resize", "x", "r", "s"),
+        (1, 2, 3, 4),
+        {"r": np.float32([]), "s": np.float32([1, 1, 2, 3])},
+    ),
     "resize 11 sizes": (
         11,
         node("Resize", "x", "r", "s", "n", mode="linear", coordinate_transformation_mode="align_corners"),
@@ -133,6 +143,28 @@ def test_split(opset):
     same(model([equal], opset, {"x": [2, 4]}, {}, ("y", "z")), {"x": x(2, 4)})
 
 
+def test_group_normalization_18():
+    case = node("GroupNormalization", "x", "s", "b", num_groups=2)
+    scale = {"s": np.float32([1, 2]), "b": np.float32([0.5, -1])}
+    content = model([case], 18, {"x": ["N", 6, 4]}, scale, shape=["N", 6, 4])
+    was, now = (run(c, {"x": x(2, 6, 4)})[0] for c in (content, write(read(content))))
+    np.testing.assert_allclose(now, was, rtol=0, atol=1e-6, strict=True)
+
+
+def test_deprecated_ops_are_told():
+    with pytest.raises(UnsupportedError, match="Upsample is not supported"):
+        read(model([node("Upsample", "x", "s")], 11, {"x": [1, 2]}, {"s": np.float32([1, 2])}))
+
+
+def test_attributes_newer_than_the_inner_opset():
+    def cast(**attributes):
+        return model([node("Cast", to=TensorProto.INT64, **attributes)], 24, {"x": [2]}, types={"y": TensorProto.INT64})
+
+    assert read(cast(round_mode="up")).nodes[0].op.attributes() == {"to": 7}
+    with pytest.raises(UnsupportedError, match="round_mode"):
+        read(cast(round_mode="down"))
+
+
 @pytest.mark.skipif(("", "TopK") not in REGISTRY, reason="TopK is not there yet")
 def test_top_k_9():
     top = helper.make_node("TopK", ["x"], ["y", "i"], k=2, axis=1)
@@ -156,12 +188,14 @@ def test_dropout_is_identity():
 
 def test_batch_normalization_with_training_outputs():
     def batch(**attributes):
-        return helper.make_node("BatchNormalization", ["x", "a", "a", "a", "a"], ["y", "m", "v", "sm", "sv"], "bn", **attributes)
+        return helper.make_node(
+            "BatchNormalization", ["x", "a", "a", "a", "a"], ["y", "m", "v", "sm", "sv"], "bn", **attributes
+        )
 
     ones = {"a": np.ones(3, np.float32)}
     graph = read(model([batch()], 9, {"x": [2, 3, 4]}, ones))
     assert graph.nodes[0].outputs == ("y",)
-    with pytest.raises(UnsupportedError, match=r"bn.*'m'"):
+    with pytest.raises(UnsupportedError, match=r"'m' is read.*bn"):
         read(model([batch()], 9, {"x": [2, 3, 4]}, ones, ("y", "m")))
     with pytest.raises(UnsupportedError, match="spatial=0"):
         read(model([batch(spatial=0)], 7, {"x": [2, 3, 4]}, ones))

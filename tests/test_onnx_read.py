@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 
-import models
 import numpy as np
 import onnx
 import onnx.numpy_helper
@@ -16,8 +15,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from nbconv.converters import onnx as converter
+from nbconv.converters import structure
 from nbconv.converters.onnx import read, survey
 from nbconv.errors import ModelError, UnsupportedError
+from tests import models
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,12 @@ def arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def assert_same(graph, other) -> None:
     assert [repr(n) for n in graph.nodes] == [repr(n) for n in other.nodes]
     assert [n.name for n in graph.nodes] == [n.name for n in other.nodes]
-    assert (graph.inputs, graph.outputs, graph.name, graph.metadata) == (other.inputs, other.outputs, other.name, other.metadata)
+    assert (graph.inputs, graph.outputs, graph.name, graph.metadata) == (
+        other.inputs,
+        other.outputs,
+        other.name,
+        other.metadata,
+    )
     assert list(graph.constants) == list(other.constants)
     for name, array in graph.constants.items():
         np.testing.assert_array_equal(array, other.constants[name], strict=True)
@@ -164,7 +170,18 @@ def test_all_that_is_lacking_is_told_at_once():
     }  # fmt: skip
     with pytest.raises(UnsupportedError) as error:
         read(content)
-    for word in ("com.example.Mystery", "first, second", "NoSuchOp", "m3", "Loop", "m5", "bfloat16", "half", "sequence", "many"):
+    for word in (
+        "com.example.Mystery",
+        "first, second",
+        "NoSuchOp",
+        "m3",
+        "Loop",
+        "m5",
+        "bfloat16",
+        "half",
+        "sequence",
+        "many",
+    ):
         assert word in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -180,7 +197,7 @@ def test_external_data(tmp_path):
     with pytest.raises(ModelError, match=r"w: its data is in the file 'weights.bin', but a model given as bytes"):
         read((tmp_path / "big.onnx").read_bytes())
     os.truncate(tmp_path / "weights.bin", 10)
-    with pytest.raises(ModelError, match="reach outside 'weights.bin', which has 10 bytes"):
+    with pytest.raises(ModelError, match=r"reach outside 'weights\.bin', which has 10 bytes"):
         read(tmp_path / "big.onnx")
 
 
@@ -239,6 +256,13 @@ def test_an_unusable_cache_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("NBCONV_CACHE", str(tmp_path / "file"))
     assert len(read(models.small_model().SerializeToString()).nodes) == 5
+
+
+def test_the_cache_is_bounded(cache, monkeypatch):
+    monkeypatch.setattr(structure, "MOST_ENTRIES", 3)
+    for opset in range(8, 14):
+        assert read(models.small_model(opset).SerializeToString()).nodes
+    assert len(list((cache / "onnx").iterdir())) == 3
 
 
 def test_the_key_follows_content(tmp_path):

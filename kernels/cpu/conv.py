@@ -43,10 +43,12 @@ def conv(
         yg = at(y, g * og)
         resg = at(res, g * og) if ldres > 0 else res
         _output_pixels(out, m0, count, oh, ow, full_h, full_w, osh, osw, oy0, ox0)
-        for t0 in range(0, taps, tap_chunk):
+        t0 = 0  # Numba's range with a step that is no literal can raise, and kernels cannot
+        while t0 < taps:
             t1 = min(t0 + tap_chunk, taps)
             _addresses(table, x, g * cg, nothing, m0, count, t0, t1, oh, ow, h, width, ldx, kw, sh, sw, dh, dw, ph, pw)
-            for c0 in range(0, cg, channel_chunk):
+            c0 = 0
+            while c0 < cg:
                 kc = min(channel_chunk, cg - c0)
                 begins = t0 == 0 and c0 == 0
                 ends = t1 == taps and c0 + kc == cg
@@ -54,6 +56,8 @@ def conv(
                     table, count, t1 - t0, kc, c0, wg, (t0 * cg + c0), k, out, yg, ldy, begins, ends, at(b, g * padded), resg,
                     ldres, low, high, n0, n1, og, act, alpha, beta,
                 )  # fmt: skip
+                c0 += channel_chunk
+            t0 = t1
 
 
 @inline

@@ -32,12 +32,14 @@ def gemm(
         for r in range(count):
             table[r] = base + (m0 + r) * lda * 4
             out[r] = m0 + r
-        for k0 in range(0, k, k_chunk):
+        k0 = 0  # Numba's range with a step that is no literal can raise, and kernels cannot
+        while k0 < k:
             kc = min(k_chunk, k - k0)
             block(
                 table, count, 1, kc, k0, at(b, i * batch_b), k0, k, out, at(y, i * batch_y), ldy, k0 == 0, k0 + kc == k,
                 bias, res, ldres, low, high, n0, n1, n, act, alpha, beta,
             )  # fmt: skip
+            k0 += k_chunk
 
 
 @kernel

@@ -7,7 +7,7 @@ return to Python and sleep.
 
 ``job`` (64-bit words, each on a cache line of its own, so word k is job[8·k]):
 0 epoch, counts the jobs opened · 1 open flag · 2 workers inside · 3 cancel flag · 4 steps · 5 number of steps ·
-6 counters · 7 address of a function that yields the processor.
+6 counters · 7 address of a function that yields the processor · 8 most workers that may be inside.
 Counters of step i: claimed units at counters[16·i], finished units at counters[16·i + 8].
 """
 
@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from nbconv.kernels._numba import Int, Ints, i64, kernel, target
 from nbconv.kernels.cpu._simd import at, inline, ints_at
 
-EPOCH, OPEN, INSIDE, CANCEL, STEPS, COUNT, COUNTERS, YIELD = (8 * k for k in range(8))
+EPOCH, OPEN, INSIDE, CANCEL, STEPS, COUNT, COUNTERS, YIELD, LIMIT = (8 * k for k in range(9))
 SPINS = 200
 """Turns of a busy wait before the processor is yielded."""
 
@@ -175,8 +175,8 @@ def follow(job: Ints, mine: Ints, patience: Int, first: Int, last: Int) -> None:
             continue
         mine[0] = epoch
         spins = 0
-        _add(job, INSIDE, 1)
+        others = _add(job, INSIDE, 1)
         _fence()
-        if _get(job, OPEN) != 0:
+        if _get(job, OPEN) != 0 and others < _get(job, LIMIT):
             _share(job, ints_at(job[STEPS]), job[COUNT], ints_at(job[COUNTERS]))
         _add(job, INSIDE, -1)

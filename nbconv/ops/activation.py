@@ -9,8 +9,9 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
-from nbconv.ops.pointwise import Unary, erf
+from nbconv.lowering import Lowering
+from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
+from nbconv.ops.pointwise import Unary, broadcast_layout, erf
 
 
 class Relu(Unary):
@@ -21,12 +22,26 @@ class Relu(Unary):
     def formula(self, x):
         return np.maximum(x, 0)
 
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(low=0.0) if inputs[0].dtype == np.float32 else None
+
+    def lower(self, to: Lowering) -> None:
+        to.unary("activation.clip", low=0.0, high=math.inf)
+
 
 class LeakyRelu(Unary):
+    kernel = "leaky_relu"
+
     alpha: float = 0.01
 
     def formula(self, x):
         return np.where(x < 0, self.alpha * x, x)
+
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(code=7, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
 
 
 class PRelu(Op):
@@ -43,6 +58,12 @@ class PRelu(Op):
         with np.errstate(all="ignore"):
             return np.where(x < 0, slope * x, x)
 
+    def layout(self, inputs, outputs) -> str:
+        return broadcast_layout(inputs, outputs)
+
+    def lower(self, to: Lowering) -> None:
+        to.broadcast("arithmetic.prelu", to.operand(0), to.operand(1), to.output())
+
 
 class ThresholdedRelu(Unary):
     """x where x > alpha, else 0 (NaN too)."""
@@ -54,6 +75,8 @@ class ThresholdedRelu(Unary):
 
 
 class Elu(Unary):
+    kernel = "elu"
+
     alpha: float = 1.0
 
     def formula(self, x):
@@ -76,32 +99,54 @@ class Celu(Unary):
 
 
 class Sigmoid(Unary):
+    kernel = "sigmoid"
+
     def formula(self, x):
         return 1 / (1 + np.exp(-x))
 
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(code=1) if inputs[0].dtype == np.float32 else None
+
 
 class HardSigmoid(Unary):
+    kernel = "hard_sigmoid"
+
     alpha: float = 0.2
     beta: float = 0.5
 
     def formula(self, x):
         return np.clip(self.alpha * x + self.beta, 0, 1)
 
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(code=3, alpha=self.alpha, beta=self.beta) if inputs[0].dtype == np.float32 else None
+
 
 class HardSwish(Unary):
     """x · HardSigmoid(x) with alpha 1/6 and beta 1/2."""
 
+    kernel = "hard_swish"
+
     def formula(self, x):
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(code=4, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
+
 
 class Tanh(Unary):
+    kernel = "tanh"
+
     def formula(self, x):
         return np.tanh(x)
+
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(code=5) if inputs[0].dtype == np.float32 else None
 
 
 class Softplus(Unary):
     """log(1 + exp(x)), without overflow."""
+
+    kernel = "softplus"
 
     def formula(self, x):
         return np.logaddexp(x, 0)
@@ -117,6 +162,8 @@ class Mish(Unary):
 class Gelu(Unary):
     """x · Φ(x), by the error function or, with ``approximate="tanh"``, by a tanh of a cubic."""
 
+    kernel = "gelu"
+
     approximate: str = "none"
 
     def infer(self, x: Spec) -> Spec:
@@ -128,6 +175,15 @@ class Gelu(Unary):
         if self.approximate == "tanh":
             return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
         return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+
+    def layout(self, inputs, outputs) -> str:
+        return super().layout(inputs, outputs) if self.approximate == "none" else NUMPY
+
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(code=6) if self.approximate == "none" and inputs[0].dtype == np.float32 else None
+
+    def lower(self, to: Lowering) -> None:
+        to.unary("activation.gelu")
 
 
 class Clip(Op):
@@ -146,3 +202,24 @@ class Clip(Op):
         if max is not None:
             y = np.minimum(y, max.reshape(()))
         return np.asarray(y, dtype=x.dtype)
+
+    def limits(self, inputs) -> tuple[float, float] | None:
+        """(low, high) where both are constants, in the order that gives ``high`` where low > high."""
+        found = [-math.inf, math.inf]
+        for i, spec in enumerate(inputs[1:3]):
+            if spec is not None:
+                if spec.value is None:
+                    return None
+                found[i] = float(spec.value.reshape(()))
+        return found[0], found[1]
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 and self.limits(inputs) is not None else NUMPY
+
+    def epilogue(self, inputs) -> Epilogue | None:
+        limits = self.limits(inputs)
+        return Epilogue(low=limits[0], high=limits[1]) if limits and inputs[0].dtype == np.float32 else None
+
+    def lower(self, to: Lowering) -> None:
+        low, high = self.limits(to.inputs) or (-math.inf, math.inf)
+        to.unary("activation.clip", low=low, high=high)

@@ -71,6 +71,9 @@ class Shape(Op):
     def reference(self, x: np.ndarray) -> np.ndarray:
         return self.dims(x.shape)
 
+    def known(self, *inputs: Spec | None) -> tuple[np.ndarray, ...] | None:
+        return (self.dims(inputs[0].shape),)  # type: ignore[union-attr]
+
 
 class Size(Op):
     """How many elements x has, an int64 scalar; known as soon as x's shape is."""
@@ -80,6 +83,9 @@ class Size(Op):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.array(x.size, np.int64)
+
+    def known(self, *inputs: Spec | None) -> tuple[np.ndarray, ...] | None:
+        return (np.asarray(inputs[0].size, np.int64),)  # type: ignore[union-attr]
 
 
 class Range(Op):

@@ -9,9 +9,11 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering
+from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.ops.packing import cut, pack, pad_bias, padded
 from nbconv.ops.patches import pad, reach, taps
-from nbconv.ops.window import Window, resolve
+from nbconv.ops.window import Window, flat, plane, resolve
 
 
 class Convolution(Op, abstract=True):
@@ -25,6 +27,37 @@ class Convolution(Op, abstract=True):
     dilations: tuple[int, ...] | None = None
     group: int = 1
     auto_pad: str = "NOTSET"
+
+    def layout(self, inputs, outputs) -> str:
+        served = all(spec is None or spec.constant for spec in inputs[1:3]) and inputs[0].rank < 5
+        return CHANNELS_LAST if served and inputs[0].dtype == np.float32 else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "residual"
+
+    def lower_taps(self, to: Lowering, key: str, weights, size, taps, down, across, place) -> None:
+        """One step of `conv` in kernels/cpu/conv.py. ``weights()`` gives (group, taps, cg, og) matrices; ``down`` and
+        ``across`` are (kernel, stride, dilation, begin); ``place`` says where in y the (oh, ow) = ``size`` results go:
+        (full h, full w, steps down and across, first row and column)."""
+        x, y = to.inputs[0], to.outputs[0]
+        assert x is not None
+        (n, ci), co, g = x.shape[:2], y.shape[1], self.group
+        (h, w), (oh, ow), cg, og = plane(x.shape), size, ci // g, co // g
+        lanes, columns = to.target.lanes, to.columns
+        rows, panels, tap_chunk, channel_chunk, units = cut(to, n * oh * ow, cg, og, taps, g)
+        bias = to.node.inputs[2] if len(to.node.inputs) > 2 and to.node.inputs[2] else ""
+        (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
+        to.step(
+            "conv.conv", units, work=2 * n * oh * ow * co * cg * taps,
+            x=to.input(0), y=to.output(), res=to.residual,
+            w=to.constant(f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns)),
+            b=to.constant(f"{bias}#{g}x{og}", lambda: pad_bias(to.value(2) if bias else None, g, og, lanes, columns)),
+            zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
+            m=n * oh * ow, h=h, width=w, ldx=ci, cg=cg, oh=oh, ow=ow, ldy=co, ldres=0 if to.residual is None else co, og=og,
+            kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
+            osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
+            channel_chunk=channel_chunk, padded=padded(og, lanes, columns), **to.epilogue.arguments(),
+        )  # fmt: skip
 
     def check(self, x: Spec, w: Spec, b: Spec | None, co: int) -> np.dtype:
         """The element type of a well-formed call with ``co`` output channels; ModelError or UnsupportedError else."""
@@ -69,6 +102,51 @@ class Conv(Convolution):
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * prod(inputs[1].shape[1:])
+
+    def depthwise(self, w: Spec) -> bool:
+        """Whether each channel has a filter of its own, and one only."""
+        return self.group > 1 and w.shape[:2] == (self.group, 1)
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "activation" if self.depthwise(inputs[1]) else "residual"
+
+    def lower(self, to: Lowering) -> None:
+        x, w, y = to.inputs[0], to.inputs[1], to.outputs[0]
+        assert x is not None and w is not None
+        down, across = flat(self.window(x.shape, w.shape))
+        if self.depthwise(w):
+            self.lower_depthwise(to, down, across)
+            return
+        g, taps, size = self.group, down[0] * across[0], plane(y.shape)
+
+        def weights() -> np.ndarray:
+            return to.value(1).reshape(g, w.shape[0] // g, w.shape[1], taps).transpose(0, 3, 2, 1)  # type: ignore[union-attr]
+
+        self.lower_taps(to, f"conv{g}", weights, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
+
+    def lower_depthwise(self, to: Lowering, down, across) -> None:
+        """One step of kernels/cpu/depthwise.py."""
+        x, y = to.inputs[0], to.outputs[0]
+        assert x is not None
+        (h, w), (oh, ow), c, lanes = plane(x.shape), plane(y.shape), x.shape[1], to.target.lanes
+        (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
+        full = -(-c // lanes) * lanes
+
+        def weights() -> np.ndarray:
+            packed = np.zeros((kh * kw, full), np.float32)
+            packed[:, :c] = to.value(1).reshape(c, kh * kw).T  # type: ignore[union-attr]
+            return packed
+
+        bias = to.node.inputs[2] if len(to.node.inputs) > 2 and to.node.inputs[2] else ""
+        begin = min(-(-pw // sw), ow)
+        end = max(begin, min((w - 1 - (kw - 1) * dw + pw) // sw + 1, ow))
+        to.step(
+            "depthwise.depthwise", y.shape[0] * oh, work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
+            w=to.constant(f"{to.node.inputs[1]}#depthwise", weights),
+            b=to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes)),
+            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
+            ox_begin=begin, ox_end=end, padded=full, **to.epilogue.arguments(),
+        )  # fmt: skip
 
 
 class ConvTranspose(Convolution):
@@ -142,3 +220,42 @@ class ConvTranspose(Convolution):
 
     def flops(self, inputs, outputs) -> int:
         return 2 * inputs[0].size * prod(inputs[1].shape[1:])
+
+    def lower(self, to: Lowering) -> None:
+        """Output cells whose row and column leave the same remainders by the strides meet the same taps, and read x at
+        stride 1: each such phase is a convolution of its own."""
+        x, w, y = to.inputs[0], to.inputs[1], to.outputs[0]
+        assert x is not None and w is not None
+        down, across = flat(self.window(x.shape, w.shape))
+        kernel, (oh, ow), g = (down[0], across[0]), plane(y.shape), self.group
+
+        for p in range(min(down[1], oh)):
+            ky, vertical = _phase(p, down)
+            for q in range(min(across[1], ow)):
+                kx, horizontal = _phase(q, across)
+
+                def weights(ky: list[int] = ky, kx: list[int] = kx) -> np.ndarray:
+                    full = to.value(1).reshape(g, w.shape[0] // g, w.shape[1], *kernel)  # type: ignore[union-attr]
+                    if not ky or not kx:
+                        return np.zeros((g, 1, *full.shape[1:3]), np.float32)
+                    some = full[:, :, :, ky][..., kx].transpose(0, 3, 4, 1, 2)
+                    return some.reshape(g, len(ky) * len(kx), *full.shape[1:3])
+
+                if not ky or not kx:  # no tap reaches these cells: a zero tap in the padding leaves the bias
+                    vertical, horizontal = (1, 1, 1, 1 << 30), (1, 1, 1, 0)
+                size = -(-(oh - p) // down[1]), -(-(ow - q) // across[1])
+                key = f"transposed{g}.{p}.{q}.{down[1:4]}.{across[1:4]}"
+                place = (oh, ow, down[1], across[1], p, q)
+                self.lower_taps(to, key, weights, size, vertical[0] * horizontal[0], vertical, horizontal, place)
+
+
+def _phase(p: int, axis: tuple[int, int, int, int, int]) -> tuple[list[int], tuple[int, int, int, int]]:
+    """The taps of a transposed convolution that meet output cells p, p + stride, …, and the (kernel, stride, dilation,
+    begin) with which they slide over x: cell p + stride·i and tap k meet x at i + (p + begin - k·dilation) / stride."""
+    kernel, stride, dilation, begin, _ = axis
+    taps = [k for k in range(kernel) if (p + begin - k * dilation) % stride == 0]
+    if not taps:
+        return taps, (1, 1, 1, 0)
+    step = taps[1] - taps[0] if len(taps) > 1 else 1
+    first = (p + begin - taps[0] * dilation) // stride
+    return taps, (len(taps), 1, -(step * dilation // stride), -first)

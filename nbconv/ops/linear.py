@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering, Ref
+from nbconv.ops.op import CANONICAL, NUMPY, Op
+from nbconv.ops.packing import cut, pack, pad_bias, padded
 
 
 class Gemm(Op):
@@ -43,6 +47,63 @@ class Gemm(Op):
         m, n = outputs[0].shape
         return 2 * m * n * inputs[0].shape[0 if self.transA else 1]
 
+    def layout(self, inputs, outputs) -> str:
+        a, b, c = (*inputs, None)[:3]
+        if a.dtype != np.float32 or not (b.constant or self.alpha == 1):
+            return NUMPY
+        per_column = c is None or (c.constant and c.size == c.shape[-1:][0] if c.shape else c.constant)
+        return CANONICAL if per_column else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "residual"
+
+    def lower(self, to: Lowering) -> None:
+        (m, n), a, b = to.outputs[0].shape, to.inputs[0], to.inputs[1]
+        assert a is not None and b is not None
+        k = a.shape[0] if self.transA else a.shape[1]
+        left = to.input(0)
+        assert left is not None
+        if self.transA:
+            left = to.scratch(4 * m * k)
+            to.copy(Ref(to.node.inputs[0]), left, (m, k), (1, m), (k, 1))
+        names = (*to.node.inputs, "")[:3]
+
+        def weights() -> np.ndarray:
+            w = to.value(1)
+            return self.alpha * (w.T if self.transB else w)  # type: ignore[union-attr]
+
+        def bias() -> np.ndarray | None:
+            return np.broadcast_to(self.beta * to.value(2), (n,)) if names[2] else None  # type: ignore[operator]
+
+        lower_product(
+            to, left, 1, m, k, n, b.constant, weights, f"{names[1]}#{self.transB}.{self.alpha}",
+            (1, k) if self.transB else (n, 1), (0, 0), bias, f"{names[2]}#{self.beta}x{n}",
+        )  # fmt: skip
+
+
+def lower_product(to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, lying, steps, bias, bias_key) -> None:
+    """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
+    is packed first: its (row, column) strides are ``lying``; ``steps`` are the batch strides of both sides."""
+    lanes, columns = to.target.lanes, to.columns
+    rows, panels, _, k_chunk, units = cut(to, m, k, n, 1)
+    full = padded(n, lanes, columns)
+    matrices = batch if steps[1] else 1
+    if constant:
+        right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns))
+    else:
+        right = to.scratch(4 * matrices * k * full)
+        to.step(
+            "gemm.pack", matrices * -(-n // columns), work=8 * matrices * k * n, x=to.input(1), y=right, k=k, n=n,
+            row=lying[0], column=lying[1], batch=steps[1], padded=full,
+        )  # fmt: skip
+    to.step(
+        "gemm.gemm", units * batch, work=2 * batch * m * k * n, a=left, b=right, y=to.output(),
+        bias=to.constant(bias_key, lambda: pad_bias(bias(), 1, n, lanes, columns)),
+        res=to.residual, m=m, n=n, k=k, lda=k, ldy=n,
+        ldres=0 if to.residual is None else n, batch_a=steps[0], batch_b=k * full if steps[1] else 0, batch_y=m * n,
+        rows=rows, panels=panels, k_chunk=k_chunk, **to.epilogue.arguments(),
+    )  # fmt: skip
+
 
 class MatMul(Op):
     """NumPy's matmul: matrices in the last two axes, the others broadcast; a vector is a row on the left, a column on the
@@ -68,3 +129,33 @@ class MatMul(Op):
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * inputs[0].shape[-1]
+
+    def matrices(self, a: Spec, b: Spec) -> tuple[int, int, int, int, int, int] | None:
+        """(batch, m, k, n, batch stride of A, of B) of the product as equally spaced matrices; None where it is not."""
+        left = a.shape if a.rank > 1 else (1, *a.shape)
+        right = b.shape if b.rank > 1 else (*b.shape, 1)
+        m, k, n = left[-2], left[-1], right[-1]
+        size_a, size_b = prod(left[:-2]), prod(right[:-2])
+        if size_b == 1:
+            return 1, size_a * m, k, n, 0, 0
+        if left[:-2] == right[:-2] or (size_a == size_b and len(left) == len(right)):
+            return size_b, m, k, n, m * k, k * n
+        return (size_b, m, k, n, 0, k * n) if size_a == 1 else None
+
+    def layout(self, inputs, outputs) -> str:
+        a, b = inputs[:2]
+        return CANONICAL if a.dtype == np.float32 and self.matrices(a, b) is not None else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "residual" if self.matrices(*inputs[:2])[4:] == (0, 0) else "activation"  # type: ignore[index]
+
+    def lower(self, to: Lowering) -> None:
+        a, b = to.inputs[:2]
+        assert a is not None and b is not None
+        found, left = self.matrices(a, b), to.input(0)
+        assert found is not None and left is not None
+        batch, m, k, n, step_a, step_b = found
+        lower_product(
+            to, left, batch, m, k, n, b.constant, lambda: to.value(1), f"{to.node.inputs[1]}#matmul", (n, 1), (step_a, step_b),
+            lambda: None, f"#bias{n}",
+        )  # fmt: skip

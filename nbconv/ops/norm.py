@@ -7,7 +7,8 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering
+from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 
 def along_channels(v: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -57,6 +58,27 @@ class BatchNormalization(Op):
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size
+
+    def layout(self, inputs, outputs) -> str:
+        known = all(spec.constant for spec in inputs[1:])
+        return CHANNELS_LAST if known and inputs[0].dtype == np.float32 else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        names, c = to.node.inputs, to.outputs[0].shape[1]
+
+        def factors() -> tuple[np.ndarray, np.ndarray]:
+            scale, b, mean, var = (to.value(i).astype(np.float64) for i in range(1, 5))  # type: ignore[union-attr]
+            s = scale / np.sqrt(var + self.epsilon)
+            return s.astype(np.float32), (b - mean * s).astype(np.float32)
+
+        to.step(
+            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=to.input(0), y=to.output(), c=c,
+            scale=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: factors()[0]),
+            shift=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#shift", lambda: factors()[1]), **to.epilogue.clamp(),
+        )  # fmt: skip
 
 
 class InstanceNormalization(Op):
@@ -166,6 +188,17 @@ class LRN(Op):
     def flops(self, inputs, outputs) -> int:
         return (self.size + 4) * outputs[0].size
 
+    def layout(self, inputs, outputs) -> str:
+        fits = inputs[0].shape[1] <= 4096 and self.size <= 128  # see kernels/cpu/norm.py
+        return CHANNELS_LAST if fits and inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        size, c = to.outputs[0].size, to.outputs[0].shape[1]
+        to.step(
+            "norm.lrn", size // c, work=100 * size, x=to.input(0), y=to.output(), c=c, before=(self.size - 1) // 2,
+            after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
+        )  # fmt: skip
+
 
 class LpNormalization(Op):
     """x divided by its p-norm along ``axis``, 0 where that norm is 0."""
@@ -200,5 +233,7 @@ class MeanVarianceNormalization(Op):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            centred = x - x.mean(axis=self.axes, keepdims=True)
-            return centred / (np.sqrt((centred * centred).mean(axis=self.axes, keepdims=True)) + x.dtype.type(1e-9))
+            count = x.dtype.type(np.prod([x.shape[a] for a in self.axes], dtype=np.int64))
+            centred = x - x.sum(axis=self.axes, keepdims=True) / count
+            deviation = np.sqrt((centred * centred).sum(axis=self.axes, keepdims=True) / count)
+            return np.asarray(centred / (deviation + x.dtype.type(1e-9)))

@@ -105,6 +105,21 @@ class Op:
         or NUMPY when no kernel serves these Specs and ``reference`` must run."""
         return NUMPY
 
+    def known(self, *inputs: Spec | None) -> tuple[np.ndarray, ...] | None:
+        """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
+        return None
+
+    def bypass(self, inputs: tuple[Spec | None, ...]) -> bool:
+        """Whether the first output is just the first input."""
+        return False
+
+    def place(
+        self, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...], last: tuple[bool, ...]
+    ) -> tuple[tuple[bool, ...], tuple[bool, ...]] | None:
+        """(which inputs must lie channels last, which outputs then do), for ops that `layout` cannot describe; ``last`` says
+        how the inputs lie now."""
+        return None
+
     def absorbs(self, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...]) -> str:
         """What this op's kernel can do to its result on the way out: "" nothing, "clamp", "activation" (any Epilogue), or
         "residual" (add an array of the result's shape first)."""

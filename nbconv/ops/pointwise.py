@@ -10,7 +10,8 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering, Operand
+from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 
 class Unary(Op, abstract=True):
@@ -18,6 +19,8 @@ class Unary(Op, abstract=True):
 
     accepts: ClassVar[str] = "f"
     """NumPy kinds of element types."""
+    kernel: ClassVar[str] = ""
+    """The float32 kernel: of `kernels/cpu/activation.py`, its Float arguments the op's fields."""
 
     def infer(self, x: Spec) -> Spec:
         want.kind(self.accepts, x=x)
@@ -30,9 +33,16 @@ class Unary(Op, abstract=True):
         with np.errstate(all="ignore"):
             return np.asarray(self.formula(x), dtype=x.dtype)
 
+    def layout(self, inputs, outputs) -> str:
+        return ANY if self.kernel and inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        to.unary(f"activation.{self.kernel}", **{name: getattr(self, name) for name in self.fields})
+
 
 class Abs(Unary):
     accepts = "fiu"
+    kernel = "magnitude"
 
     def formula(self, x):
         return np.abs(x)
@@ -40,27 +50,36 @@ class Abs(Unary):
 
 class Neg(Unary):
     accepts = "fi"
+    kernel = "negative"
 
     def formula(self, x):
         return -x
 
 
 class Exp(Unary):
+    kernel = "exp"
+
     def formula(self, x):
         return np.exp(x)
 
 
 class Log(Unary):
+    kernel = "log"
+
     def formula(self, x):
         return np.log(x)
 
 
 class Sqrt(Unary):
+    kernel = "square_root"
+
     def formula(self, x):
         return np.sqrt(x)
 
 
 class Reciprocal(Unary):
+    kernel = "reciprocal"
+
     def formula(self, x):
         return 1 / x
 
@@ -100,12 +119,23 @@ class Cos(Unary):
 
 
 class Erf(Unary):
+    kernel = "erf"
+
     def formula(self, x):
         return erf(x)
 
 
 class Identity(Unary):
     accepts = "fiub"
+
+    def bypass(self, inputs) -> bool:
+        return True
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()
 
     def formula(self, x):
         return x
@@ -126,6 +156,8 @@ class Nary(Op, abstract=True):
     """One or more arrays of one type, broadcast together, type unchanged. A subclass writes its ``formula``."""
 
     accepts: ClassVar[str] = "f"
+    kernel: ClassVar[str] = ""
+    """The float32 kernel of two arrays, in `kernels/cpu/arithmetic.py`."""
 
     def infer(self, *inputs: Spec) -> Spec:
         dtype = want.one_type(self.accepts, **{f"input {i}": x for i, x in enumerate(inputs)})
@@ -141,11 +173,36 @@ class Nary(Op, abstract=True):
                 total = self.formula(total, x)
         return np.asarray(total, dtype=inputs[0].dtype)
 
+    def layout(self, inputs, outputs) -> str:
+        return broadcast_layout(inputs, outputs) if self.kernel else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp" if self.kernel and len(inputs) == 2 else ""
+
+    def lower(self, to: Lowering) -> None:
+        count = len(to.node.inputs)
+        if count == 1:
+            to.alias()
+            return
+        total = to.operand(0)
+        for i in range(1, count):
+            to.broadcast(f"arithmetic.{self.kernel}", total, to.operand(i), to.output(), clamp=i == count - 1)
+            total = Operand(to.output(), to.out_strides())
+
+
+def broadcast_layout(inputs, outputs) -> str:
+    """The layout of a kernel of `kernels/cpu/arithmetic.py`: either, where all arrays of rank ≥ 3 have the result's rank."""
+    if any(spec.dtype != np.float32 for spec in (*inputs, *outputs)):
+        return NUMPY
+    mixed = any(spec.rank >= 3 and spec.rank != outputs[0].rank and not spec.constant for spec in inputs)
+    return CANONICAL if mixed else ANY
+
 
 class Max(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
+    kernel = "larger"
 
     def formula(self, a, b):
         return np.maximum(a, b)
@@ -155,12 +212,15 @@ class Min(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
+    kernel = "smaller"
 
     def formula(self, a, b):
         return np.minimum(a, b)
 
 
 class Sum(Nary):
+    kernel = "add"
+
     def formula(self, a, b):
         return a + b
 
@@ -178,6 +238,8 @@ class Binary(Op, abstract=True):
 
     accepts: ClassVar[str] = "fiu"
     result: ClassVar[np.dtype | None] = None
+    kernel: ClassVar[str] = ""
+    """The float32 kernel, in `kernels/cpu/arithmetic.py`."""
 
     def infer(self, a: Spec, b: Spec) -> Spec:
         dtype = want.one_type(self.accepts, a=a, b=b)
@@ -190,24 +252,41 @@ class Binary(Op, abstract=True):
         with np.errstate(all="ignore"):
             return np.asarray(self.formula(a, b), dtype=self.result or a.dtype)
 
+    def layout(self, inputs, outputs) -> str:
+        return broadcast_layout(inputs, outputs) if self.kernel else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp" if self.kernel else ""
+
+    def lower(self, to: Lowering) -> None:
+        to.broadcast(f"arithmetic.{self.kernel}", to.operand(0), to.operand(1), to.output())
+
 
 class Add(Binary):
+    kernel = "add"
+
     def formula(self, a, b):
         return a + b
 
 
 class Sub(Binary):
+    kernel = "sub"
+
     def formula(self, a, b):
         return a - b
 
 
 class Mul(Binary):
+    kernel = "mul"
+
     def formula(self, a, b):
         return a * b
 
 
 class Div(Binary):
     """Integers divide toward zero; by zero they give 0 (ONNX leaves that open)."""
+
+    kernel = "div"
 
     def formula(self, a, b):
         if a.dtype.kind == "f":
@@ -227,6 +306,22 @@ class Pow(Binary):
         if a.dtype.kind in "iu" and b.dtype.kind == "i":
             a = a.astype(np.float64) if (b < 0).any() else a
         return np.power(a, b)
+
+    kernels: ClassVar[dict[float, str]] = {2.0: "square", 0.5: "square_root", -1.0: "reciprocal"}
+    """Exponents that have a kernel of their own."""
+
+    def layout(self, inputs, outputs) -> str:
+        a, b = inputs
+        simple = b.value is not None and b.size == 1 and float(b.value.reshape(())) in self.kernels
+        return ANY if simple and a.dtype == np.float32 and a.shape == outputs[0].shape else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return ""
+
+    def lower(self, to: Lowering) -> None:
+        exponent = to.value(1)
+        assert exponent is not None
+        to.unary(f"activation.{self.kernels[float(exponent.reshape(()))]}")
 
 
 class Mod(Binary):
@@ -345,6 +440,9 @@ class Cast(Op):
         with np.errstate(all="ignore"):
             return np.asarray(x).astype(want.dtype_of(self.to))
 
+    def bypass(self, inputs) -> bool:
+        return inputs[0].dtype == want.dtype_of(self.to)
+
 
 class CastLike(Op):
     """``x`` in the type of ``like``, as `Cast`."""
@@ -373,3 +471,12 @@ class Dropout(Op):
 
     def reference(self, x: np.ndarray, ratio: np.ndarray | None = None, training_mode: np.ndarray | None = None):
         return x, np.ones(x.shape, np.bool_)
+
+    def bypass(self, inputs) -> bool:
+        return True
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if len(outputs) == 1 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering
+from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.patches import pad, taps
-from nbconv.ops.window import Window, resolve
+from nbconv.ops.window import Window, flat, plane, resolve
 
 
 class Pool(Op, abstract=True):
@@ -39,6 +41,21 @@ class Pool(Op, abstract=True):
 
     def flops(self, inputs, outputs) -> int:
         return outputs[0].size * prod(self.kernel_shape)
+
+    def lower_window(self, to: Lowering, kernel: str, **more: int) -> None:
+        """One step of a kernel of `kernels/cpu/pool.py`."""
+        x, y = to.inputs[0], to.outputs[0]
+        assert x is not None
+        (h, w), (oh, ow) = plane(x.shape), plane(y.shape)
+        (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = flat(self.window(x.shape))
+        to.step(
+            kernel, y.shape[0] * oh, work=8 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
+            h=h, width=w, c=x.shape[1], oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
+            **more, **to.epilogue.clamp(),
+        )  # fmt: skip
+
+    def layout(self, inputs, outputs) -> str:
+        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY
 
 
 class MaxPool(Pool):
@@ -71,6 +88,12 @@ class MaxPool(Pool):
         plane = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * len(window.out))
         return y, place + plane * cells
 
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        self.lower_window(to, "pool.max_pool")
+
 
 class AveragePool(Pool):
     """The mean of each window: of its cells inside x, or, with ``count_include_pad``, inside x and its stated padding."""
@@ -95,11 +118,26 @@ class AveragePool(Pool):
             total = total[..., None] * ((cell >= low) & (cell < high)).sum(axis=1)
         return total
 
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        x = to.inputs[0]
+        assert x is not None
+        (h, w), ((*_, end_h), (*_, end_w)) = plane(x.shape), flat(self.window(x.shape))
+        self.lower_window(
+            to, "pool.average_pool", padded_h=h + end_h, padded_w=w + end_w, count_pad=int(bool(self.count_include_pad))
+        )
+
 
 class LpPool(Pool):
     """The p-norm of each window."""
 
     p: int = 2
+
+    def infer(self, x: Spec) -> Spec | tuple[Spec, ...]:
+        check_norm(self.p)
+        return super().infer(x)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         window = self.window(x.shape)
@@ -108,6 +146,15 @@ class LpPool(Pool):
             for _, seen in taps(pad(np.abs(x) ** self.p, window), window):
                 y += seen
             return y ** x.dtype.type(1 / self.p)
+
+    def layout(self, inputs, outputs) -> str:
+        return NUMPY
+
+
+def check_norm(p: int) -> None:
+    """ModelError unless there is a p-norm."""
+    if p < 1:
+        raise ModelError(f"p is {p}, must be positive")
 
 
 class GlobalPool(Op, abstract=True):
@@ -128,6 +175,13 @@ class GlobalAveragePool(GlobalPool):
             total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
             return total / x.dtype.type(prod(x.shape[2:]))
 
+    def layout(self, inputs, outputs) -> str:
+        return CHANNELS_LAST if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, c, *size = to.inputs[0].shape  # type: ignore[union-attr]
+        to.columns_step("reduce.sum_scaled", n, prod(size), c, scale=1 / prod(size))
+
 
 class GlobalMaxPool(GlobalPool):
     """The maximum of each plane, NaN where it holds one."""
@@ -135,10 +189,24 @@ class GlobalMaxPool(GlobalPool):
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)
 
+    def layout(self, inputs, outputs) -> str:
+        return CHANNELS_LAST if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, c, *size = to.inputs[0].shape  # type: ignore[union-attr]
+        to.columns_step("reduce.largest", n, prod(size), c)
+
 
 class GlobalLpPool(GlobalPool):
+    """The p-norm of each plane."""
+
     p: int = 2
 
+    def infer(self, x: Spec) -> Spec:
+        check_norm(self.p)
+        return super().infer(x)
+
     def reference(self, x: np.ndarray) -> np.ndarray:
-        total = (np.abs(x) ** self.p).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
-        return total ** x.dtype.type(1 / self.p)
+        with np.errstate(all="ignore"):
+            total = (np.abs(x) ** self.p).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+            return total ** x.dtype.type(1 / self.p)

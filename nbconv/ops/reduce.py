@@ -10,7 +10,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering, physical
+from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 
 class Reduce(Op, abstract=True):
@@ -18,6 +19,8 @@ class Reduce(Op, abstract=True):
     such as ReduceSumSquare's square, are applied all the same). A subclass writes its ``formula`` over NumPy axes."""
 
     accepts: ClassVar[str] = "fiu"
+    kernel: ClassVar[str] = ""
+    """The float32 kernel in `kernels/cpu/reduce.py`."""
 
     keepdims: int = 1
     noop_with_empty_axes: int = 0
@@ -53,23 +56,72 @@ def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """The sum over ``axes`` (0 of nothing), kept, in x's type."""
     return x.sum(axis=axes, keepdims=True, dtype=x.dtype)
 
+    def _over(self, inputs) -> tuple[int, ...]:
+        axes = inputs[1] if len(inputs) > 1 else None
+        return self.over(inputs[0].rank, None if axes is None else want.integers(axes, "axes"))
+
+    def middle(self, shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> tuple[int, int, int] | None:
+        """(outer, n, inner) when the axes lie side by side, else None."""
+        order = [a for a in physical(tuple(range(len(shape))), last) if shape[a] != 1]
+        at = [i for i, a in enumerate(order) if a in over]
+        if at and at != list(range(at[0], at[-1] + 1)):
+            return None
+        first, end = (at[0], at[-1] + 1) if at else (len(order), len(order))
+        return tuple(prod(shape[a] for a in part) for part in (order[:first], order[first:end], order[end:]))  # type: ignore[return-value]
+
+    def place(self, inputs, outputs, last):
+        """As x lies where its reduced axes are side by side; without kept axes only if the result lies as ONNX has it."""
+        x, over = inputs[0], self._over(inputs)
+        if not last or not last[0] or not self.kernel or x.dtype != np.float32 or self.middle(x.shape, over, True) is None:
+            return None
+        if self.keepdims:
+            return last, (True,)
+        left = [a for a in physical(tuple(range(x.rank)), True) if a not in over and x.shape[a] != 1]
+        return (last, (False,)) if left == sorted(left) else None
+
+    def layout(self, inputs, outputs) -> str:
+        fits = self.kernel and inputs[0].dtype == np.float32 and inputs[0].size
+        return CANONICAL if fits and self.middle(inputs[0].shape, self._over(inputs), False) is not None else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x = to.inputs[0]
+        assert x is not None
+        found = self.middle(x.shape, self._over(to.inputs), to.last(to.node.inputs[0]))
+        assert found is not None
+        to.columns_step(f"reduce.{self.kernel}", *found, **self.scaling(found[1]))
+
+    def scaling(self, n: int) -> dict[str, float]:
+        """More arguments of the kernel, for a reduction of n elements."""
+        return {}
+
 
 class ReduceSum(Reduce):
+    kernel = "sum_scaled"
+
     def formula(self, x, axes):
         return total(x, axes)
+
+    def scaling(self, n):
+        return {"scale": 1.0}
 
 
 class ReduceMean(Reduce):
     """Integers are divided toward zero."""
 
+    kernel = "sum_scaled"
+
     def formula(self, x, axes):
-        return total(x, axes) / x.dtype.type(prod(x.shape[a] for a in axes))
+        return total(x, axes) / prod(x.shape[a] for a in axes)
+
+    def scaling(self, n):
+        return {"scale": 1 / n}
 
 
 class ReduceMax(Reduce):
     """NaN where there is one; of nothing, minus infinity or the type's least value."""
 
     accepts = "fiub"
+    kernel = "largest"
 
     def formula(self, x, axes):
         return x.max(axis=axes, keepdims=True, initial=extreme(x.dtype, -1))
@@ -188,6 +240,15 @@ class Softmax(Op):
     def flops(self, inputs, outputs) -> int:
         return 4 * outputs[0].size
 
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        shape = to.outputs[0].shape
+        order = physical(tuple(range(len(shape))), to.last(to.node.outputs[0]))
+        lying, at = to.out_shape(), order.index(want.axis(self.axis, len(shape)))
+        to.columns_step("reduce.softmax", prod(lying[:at]), lying[at], prod(lying[at + 1 :]))
+
 
 class LogSoftmax(Softmax):
     """log of `Softmax`, without overflow."""
@@ -196,6 +257,9 @@ class LogSoftmax(Softmax):
         with np.errstate(all="ignore"):
             z = self.shifted(x)
             return z - np.log(np.exp(z).sum(axis=self.axis, keepdims=True))
+
+    def layout(self, inputs, outputs) -> str:
+        return NUMPY
 
 
 class Hardmax(Softmax):
@@ -206,3 +270,6 @@ class Hardmax(Softmax):
         if x.size:
             np.put_along_axis(y, np.expand_dims(x.argmax(axis=self.axis), self.axis), x.dtype.type(1), axis=self.axis)
         return y
+
+    def layout(self, inputs, outputs) -> str:
+        return NUMPY

@@ -9,7 +9,9 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering
+from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.ops.window import plane
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -187,3 +189,31 @@ class Resize(Op):
     def flops(self, inputs, outputs) -> int:
         taps = {"nearest": 0, "linear": 2, "cubic": 4}.get(self.mode, 0)
         return 2 * taps * 2 * outputs[0].size  # as for two axes, the usual case
+
+    def _axes(self, inputs) -> dict[int, Axis]:
+        scales, sizes = (None if s is None else s.value for s in (*inputs, None, None, None)[2:4])
+        found = self.geometry(inputs[0].shape, scales, sizes)
+        return {a: axis for a, axis in found.items() if axis.out != axis.size or axis.scale != 1}
+
+    def layout(self, inputs, outputs) -> str:
+        x = inputs[0]
+        if x.dtype != np.float32 or x.rank not in (3, 4) or self.mode == "cubic" or outputs[0].size == 0:
+            return NUMPY
+        if self.coordinate_transformation_mode == "tf_crop_and_resize" or self.antialias:
+            return NUMPY
+        return CHANNELS_LAST if all(a >= 2 for a in self._axes(inputs)) else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x, y = to.inputs[0], to.outputs[0]
+        assert x is not None
+        axes, (h, w), (oh, ow) = self._axes(to.inputs), plane(x.shape), plane(y.shape)
+        down = axes.get(2 if x.rank == 4 else -1, Axis(h, oh, np.float32(1), 0, 1))
+        across = axes.get(x.rank - 1, Axis(w, ow, np.float32(1), 0, 1))
+        arguments = {"x": to.input(0), "y": to.output(), "h": h, "width": w, "c": x.shape[1], "oh": oh, "ow": ow}
+        for name, axis in (("row", down), ("column", across)):
+            key = f"#resize{self!r}{axis}"
+            cells, weights = (np.ascontiguousarray(t) for t in self.weights(axis))
+            arguments[f"{name}s"] = to.constant(f"{key}.cells", lambda cells=cells: cells.astype(np.int64))
+            if self.mode == "linear":
+                arguments[f"{name}_weights"] = to.constant(f"{key}.weights", lambda w=weights: w.astype(np.float32))
+        to.step(f"resize.{self.mode}", y.shape[0] * oh, work=16 * y.size, **arguments)

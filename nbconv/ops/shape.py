@@ -10,9 +10,12 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.lowering import Lowering, Ref, physical
+from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 ALL = "fiub"
+MAX_PIECES = 1 << 16
+"""A Split into more is taken for a broken model."""
 
 
 class Reshape(Op):
@@ -45,6 +48,15 @@ class Reshape(Op):
     def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
         return x.reshape(self.target(x.shape, tuple(int(d) for d in shape.ravel())))
 
+    def bypass(self, inputs) -> bool:
+        return self.infer(*inputs).shape == inputs[0].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()
+
 
 class Flatten(Op):
     """To a matrix: the axes before ``axis``, and the others."""
@@ -61,6 +73,15 @@ class Flatten(Op):
     def reference(self, x: np.ndarray) -> np.ndarray:
         axis = self.axis + x.ndim if self.axis < 0 else self.axis
         return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+
+    def bypass(self, inputs) -> bool:
+        return self.infer(*inputs).shape == inputs[0].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()
 
 
 class Squeeze(Op):
@@ -82,6 +103,15 @@ class Squeeze(Op):
     def reference(self, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
         return x.reshape(self.target(x.shape, None if axes is None else tuple(int(a) for a in axes.ravel())))
 
+    def bypass(self, inputs) -> bool:
+        return self.infer(*inputs).shape == inputs[0].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()
+
 
 class Unsqueeze(Op):
     """Puts in axes of size 1, at these places of the result."""
@@ -98,6 +128,15 @@ class Unsqueeze(Op):
     def reference(self, x: np.ndarray, axes: np.ndarray) -> np.ndarray:
         return x.reshape(self.target(x.shape, tuple(int(a) for a in axes.ravel())))
 
+    def bypass(self, inputs) -> bool:
+        return self.infer(*inputs).shape == inputs[0].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()
+
 
 class Transpose(Op):
     """``perm`` names, for each axis of the result, the axis of x; by default the reverse order."""
@@ -113,6 +152,32 @@ class Transpose(Op):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x.transpose(self.perm)
+
+    def order(self, rank: int) -> tuple[int, ...]:
+        return tuple(range(rank))[::-1] if self.perm is None else self.perm
+
+    def place(self, inputs, outputs, last):
+        """As x lies; the result so that nothing moves, where that is possible."""
+        x, y = inputs[0], outputs[0]
+        if x.dtype != np.float32 or not last:
+            return None
+        lying = [a for a in physical(tuple(range(x.rank)), last[0]) if x.shape[a] != 1]
+        turned = [a for a in physical(self.order(x.rank), True) if x.shape[a] != 1] if y.rank >= 3 else None
+        return last, (lying == turned,)
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x = to.inputs[0]
+        assert x is not None
+        order, steps = self.order(x.rank), to.strides(0)
+        lying = tuple(steps[a] for a in order)
+        there = to.out_strides()
+        if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, lying, there, strict=True)):
+            to.alias()
+        else:
+            to.copy(Ref(to.node.inputs[0]), to.output(), to.outputs[0].shape, lying, there)
 
 
 class Concat(Op):
@@ -132,6 +197,18 @@ class Concat(Op):
     def reference(self, *inputs: np.ndarray) -> np.ndarray:
         return np.concatenate(inputs, axis=self.axis)
 
+    def layout(self, inputs, outputs) -> str:
+        return ANY if outputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        there, at = to.out_strides(), 0
+        axis = want.axis(self.axis, to.outputs[0].rank)
+        for i, x in enumerate(to.inputs):
+            assert x is not None
+            if x.size:
+                to.copy(Ref(to.node.inputs[i]), to.output().at(at * there[axis]), x.shape, to.strides(i), there)
+            at += x.shape[axis]
+
 
 class Split(Op):
     """Pieces along ``axis``: of the sizes in ``split``, or ``num_outputs`` equal ones of which the last may be smaller."""
@@ -145,8 +222,11 @@ class Split(Op):
             if self.num_outputs is None or self.num_outputs < 1:
                 raise ModelError("Split wants its input split, or a positive attribute num_outputs")
             piece = -(-size // self.num_outputs)
-            split = (*[piece] * (self.num_outputs - 1), size - piece * (self.num_outputs - 1))
-        if sum(split) != size or min(split, default=0) < 0:
+            last = size - piece * (self.num_outputs - 1)
+            if last < 0 or self.num_outputs > MAX_PIECES:
+                raise ModelError(f"an axis of size {size} does not split into {self.num_outputs}")
+            split = (*[piece] * (self.num_outputs - 1), last)
+        if not split or sum(split) != size or min(split) < 0:
             raise ModelError(f"pieces {list(split)} do not make up an axis of size {size}")
         return split
 
@@ -159,6 +239,21 @@ class Split(Op):
     def reference(self, x: np.ndarray, split: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         sizes = self.sizes(x.shape[self.axis], None if split is None else tuple(int(s) for s in split.ravel()))
         return tuple(np.split(x, list(accumulate(sizes))[:-1], axis=self.axis))
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x = to.inputs[0]
+        assert x is not None
+        here, at, axis = to.strides(0), 0, want.axis(self.axis, x.rank)
+        sizes = self.sizes(x.shape[axis], None if len(to.inputs) < 2 else want.integers(to.inputs[1], "split"))  # type: ignore[arg-type]
+        named = [name for name in to.node.outputs if name]
+        for name, size in zip(to.node.outputs, sizes, strict=False):
+            if name and size:
+                i = named.index(name)
+                to.copy(Ref(to.node.inputs[0]).at(at * here[axis]), Ref(name), to.outputs[i].shape, here, to.out_strides(i))
+            at += size
 
 
 class Slice(Op):
@@ -192,6 +287,25 @@ class Slice(Op):
     def reference(self, x: np.ndarray, starts, ends, axes=None, steps=None) -> np.ndarray:
         vectors = (None if v is None else v.ravel() for v in (starts, ends, axes, steps))
         return x[self.slices(x.shape, *vectors)]
+
+    def bypass(self, inputs) -> bool:
+        return all(s in (slice(None), slice(0, d, 1)) for s, d in zip(self._cuts(inputs), inputs[0].shape, strict=True))
+
+    def _cuts(self, inputs) -> tuple[slice, ...]:
+        given = [None if spec is None else want.integers(spec, "slice") for spec in inputs[1:]]
+        return self.slices(inputs[0].shape, *given)
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x, here, offset = to.inputs[0], list(to.strides(0)), 0
+        assert x is not None
+        for a, (cut, size) in enumerate(zip(self._cuts(to.inputs), x.shape, strict=True)):
+            start, _, step = cut.indices(size)
+            offset += start * here[a]
+            here[a] *= step
+        to.copy(Ref(to.node.inputs[0]).at(offset), to.output(), to.outputs[0].shape, tuple(here), to.out_strides())
 
 
 class Pad(Op):
@@ -236,6 +350,29 @@ class Pad(Op):
         value = 0 if constant_value is None else constant_value.reshape(())
         return np.pad(kept, widths, constant_values=value)
 
+    def layout(self, inputs, outputs) -> str:
+        x, _, value, _ = (*inputs, None, None)[:4]
+        known = value is None or value.value is not None
+        return ANY if self.mode == "constant" and known and x.dtype == np.float32 else NUMPY
+
+    def bypass(self, inputs) -> bool:
+        return not any(want.integers(inputs[1], "pads"))
+
+    def lower(self, to: Lowering) -> None:
+        x, y = to.inputs[0], to.outputs[0]
+        assert x is not None and to.inputs[1] is not None
+        given = to.inputs[3] if len(to.inputs) > 3 else None
+        spread = self.spread(x.shape, want.integers(to.inputs[1], "pads"), None if given is None else want.integers(given, "axes"))
+        value = to.value(2) if to.input(2) is not None else None
+        fill = 0.0 if value is None else float(value.reshape(()))
+        to.step("move.fill", -(-y.size // 16384), work=4 * y.size, y=to.output(), n=y.size, chunk=16384, value=fill)
+        here, there = to.strides(0), to.out_strides()
+        source = sum(max(-b, 0) * s for (b, _), s in zip(spread, here, strict=True))
+        target = sum(max(b, 0) * s for (b, _), s in zip(spread, there, strict=True))
+        kept = tuple(d + min(b, 0) + min(a, 0) for d, (b, a) in zip(x.shape, spread, strict=True))
+        if min(kept, default=1) > 0:
+            to.copy(Ref(to.node.inputs[0]).at(source), to.output().at(target), kept, here, there)
+
 
 class Expand(Op):
     """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
@@ -246,6 +383,16 @@ class Expand(Op):
 
     def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
         return np.broadcast_to(x, want.broadcast(x.shape, tuple(int(d) for d in shape.ravel())))
+
+    def bypass(self, inputs) -> bool:
+        return self.infer(*inputs).shape == inputs[0].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x = to.operand(0)
+        to.copy(x.ref, to.output(), to.outputs[0].shape, x.strides, to.out_strides())
 
 
 class Tile(Op):
@@ -287,6 +434,17 @@ class SpaceToDepth(Blocks):
         blocks = x.reshape(n, c, h // bs, bs, w // bs, bs).transpose(0, 3, 5, 1, 2, 4)
         return blocks.reshape(n, c * bs * bs, h // bs, w // bs)
 
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        bs, (n, c, h, w) = self.blocksize, to.outputs[0].shape
+        (xn, xc, xh, xw), (yn, yc, yh, yw) = to.strides(0), to.out_strides()
+        c //= bs * bs
+        shape = (n, bs, bs, c, h, w)
+        here, there = (xn, xh, xw, xc, xh * bs, xw * bs), (yn, yc * bs * c, yc * c, yc, yh, yw)
+        to.copy(Ref(to.node.inputs[0]), to.output(), shape, here, there)
+
 
 class DepthToSpace(Blocks):
     """(n, c, h, w) → (n, c/bs², h·bs, w·bs); in mode DCR the cell of the block comes before the channel, in CRD after."""
@@ -309,3 +467,15 @@ class DepthToSpace(Blocks):
         else:
             cells = x.reshape(n, c, bs, bs, h, w).transpose(0, 1, 4, 2, 5, 3)
         return cells.reshape(n, c, h * bs, w * bs)
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        bs, (n, c, h, w) = self.blocksize, to.inputs[0].shape  # type: ignore[union-attr]
+        (xn, xc, xh, xw), (yn, yc, yh, yw) = to.strides(0), to.out_strides()
+        c //= bs * bs
+        row, cell, channel = (xc * bs * c, xc * c, xc) if self.mode == "DCR" else (xc * bs, xc, xc * bs * bs)
+        shape = (n, bs, bs, c, h, w)
+        here, there = (xn, row, cell, channel, xh, xw), (yn, yh, yw, yc, yh * bs, yw * bs)
+        to.copy(Ref(to.node.inputs[0]), to.output(), shape, here, there)

@@ -50,9 +50,9 @@ def make(shape: Sequence[int], dtype: np.dtype) -> Spec:
     for d in shape:
         if d < 0:
             raise ModelError(f"the result's shape {list(shape)} has a negative dimension")
-        size *= d
+        size *= max(d, 1)  # NumPy, too, has no array whose other dimensions multiply to too much
     if size > MAX_ELEMENTS:
-        raise ModelError(f"the result's shape {list(shape)} has {size} elements, more than {MAX_ELEMENTS}")
+        raise ModelError(f"the result's shape {list(shape)} has more than {MAX_ELEMENTS} elements")
     return Spec(shape, dtype)
 
 

@@ -78,3 +78,14 @@ def resolve(
     if min(out, default=1) < 1:
         raise ModelError(f"a {list(kernel)} window does not fit an input of size {list(size)} with pads {list(begin + end)}")
     return Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(begin), tuple(end), out)
+
+
+def plane(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(h, w) of (n, c, h, w), or of (n, c, w) as an image of one row."""
+    return (shape[2], shape[3]) if len(shape) == 4 else (1, shape[2])
+
+
+def flat(window: Window) -> tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int]]:
+    """(kernel, stride, dilation, begin, end) down and across, of a window over one or two axes."""
+    axes = list(zip(window.kernel, window.strides, window.dilations, window.begin, window.end, strict=True))
+    return (axes[0], axes[1]) if len(axes) == 2 else ((1, 1, 1, 0, 0), axes[0])

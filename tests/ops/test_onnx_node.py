@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from nbconv.graph import Spec, spec_of
 from nbconv.ops import REGISTRY
 
-onnx = pytest.importorskip("onnx")
+onnx: Any = pytest.importorskip("onnx")
 
 SKIPPED = {
     r"BFLOAT16|bfloat16": "no bfloat16",
@@ -36,7 +38,10 @@ def collect() -> dict:
     from onnx.backend.test.case.node import collect_testcases
 
     found = {}
-    for row in collect_testcases():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = collect_testcases()
+    for row in list[Any](rows):
         node = row.model.graph.node[0]
         if len(row.model.graph.node) == 1 and (node.domain, node.op_type) in REGISTRY:
             found[row.name] = row
@@ -66,7 +71,7 @@ def test_node(name: str) -> None:
         args = [to_array(next(feed)) if given else None for given in node.input]
         specs, got = op.infer(*(None if a is None else spec_of(a) for a in args)), op.reference(*args)
         specs = (specs,) if isinstance(specs, Spec) else specs
-        got = got if type(got) is tuple else (got,)
+        got = got if isinstance(got, tuple) else (got,)
         asked = [i for i, given in enumerate(node.output) if given]
         for i, want in zip(asked, map(to_array, expected), strict=True):
             assert (specs[i].shape, specs[i].dtype) == (got[i].shape, got[i].dtype) == (want.shape, want.dtype)

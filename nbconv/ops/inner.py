@@ -1,0 +1,101 @@
+"""Ops that ONNX lacks: what passes put into a graph that is planned. They are never exported."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbconv.graph import Node, Spec
+from nbconv.lowering import Lowering
+from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
+
+
+class Fused(Op):
+    """An op whose kernel adds a residual (its last input, when ``residual``) and applies an Epilogue to each result.
+
+    ``tail`` holds the ops that were absorbed, in order: what the reference applies after the inner op.
+    """
+
+    domain = "nbconv"
+
+    def __init__(self, inner: Op, tail: tuple[Op, ...], epilogue: Epilogue, residual: bool) -> None:
+        super().__init__()
+        self.inner, self.tail, self.fused, self.residual = inner, tail, epilogue, residual
+
+    def __repr__(self) -> str:
+        return "+".join([repr(self.inner), *(op.type for op in self.tail)])
+
+    def _own(self, inputs: tuple) -> tuple:
+        return inputs[:-1] if self.residual else inputs
+
+    def infer(self, *inputs: Spec | None) -> Spec | tuple[Spec, ...]:
+        return self.inner.infer(*self._own(inputs))
+
+    def layout(self, inputs, outputs) -> str:
+        return self.inner.layout(self._own(inputs), outputs)
+
+    def absorbs(self, inputs, outputs) -> str:
+        can = self.inner.absorbs(self._own(inputs), outputs)
+        if self.fused != Epilogue():
+            return ""
+        return "activation" if can == "residual" and self.residual else can
+
+    def lower(self, to: Lowering) -> None:
+        to.epilogue = self.fused
+        if self.residual:
+            to.residual = to.input(len(to.inputs) - 1)
+        to.node = Node(self.inner, self._own(to.node.inputs), to.node.outputs, to.node.name)
+        to.inputs = self._own(to.inputs)
+        self.inner.lower(to)
+
+    def flops(self, inputs, outputs) -> int:
+        return self.inner.flops(self._own(inputs), outputs)
+
+
+class Silu(Op):
+    """x · sigmoid(x) (Elfwing 2017; Swish with β = 1): what exporters write as Sigmoid and Mul."""
+
+    domain = "nbconv"
+
+    def infer(self, x: Spec) -> Spec:
+        return Spec(x.shape, x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return x / (1 + np.exp(-x))
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if outputs[0].dtype == np.float32 else NUMPY
+
+    def epilogue(self, inputs) -> Epilogue | None:
+        return Epilogue(code=2) if inputs[0].dtype == np.float32 else None
+
+    def lower(self, to: Lowering) -> None:
+        to.unary("activation.silu")
+
+
+class Layout(Op):
+    """The same value lying channels last (``last``), or as ONNX has it."""
+
+    domain = "nbconv"
+
+    last: int
+
+    def infer(self, x: Spec) -> Spec:
+        return Spec(x.shape, x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def lower(self, to: Lowering) -> None:
+        if same_order(to.outputs[0].shape):
+            to.alias()
+        else:
+            to.copy(to.input(0), to.output(), to.outputs[0].shape, to.strides(0), to.out_strides())
+
+
+def same_order(shape: tuple[int, ...]) -> bool:
+    """Whether (n, c, *size) lies in the same order channels last: one channel, or one pixel."""
+    size = 1
+    for d in shape[2:]:
+        size *= d
+    return shape[1] == 1 or size == 1

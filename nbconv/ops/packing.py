@@ -1,0 +1,61 @@
+"""How weights are packed for the matrix kernels, and how their loops are cut."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbconv.lowering import Lowering
+
+CACHE = 512 * 1024
+"""Bytes of packed weights that one unit of work walks through: about half an L2 cache."""
+DEPTH = 384
+"""Most products summed before the sums are written back, so that a panel's chunk stays in L1."""
+MAX_ROWS, MAX_TABLE = 256, 4096
+"""Limits of kernels/cpu/conv.py and gemm.py."""
+
+
+def padded(n: int, lanes: int, columns: int) -> int:
+    """Columns that n columns take when packed: full panels, the last one half as wide where that is enough."""
+    rest = n % columns
+    return n - rest + (0 if rest == 0 else lanes if rest <= lanes else columns)
+
+
+def pack(matrices: np.ndarray, lanes: int, columns: int) -> np.ndarray:
+    """(groups, k, n) → per group the panels one after another, each (k, width), zero-filled past n; float32, flat."""
+    g, k, n = matrices.shape
+    full = n // columns * columns
+    packed = np.empty((g, k * padded(n, lanes, columns)), np.float32)
+    if full:
+        head = packed[:, : k * full].reshape(g, full // columns, k, columns)
+        head[...] = matrices[:, :, :full].reshape(g, k, full // columns, columns).transpose(0, 2, 1, 3)
+    if full < n:
+        tail = packed[:, k * full :].reshape(g, k, -1)
+        tail[:, :, : n - full] = matrices[:, :, full:]
+        tail[:, :, n - full :] = 0
+    return packed.reshape(-1)
+
+
+def pad_bias(bias: np.ndarray | None, groups: int, n: int, lanes: int, columns: int) -> np.ndarray:
+    """(groups·n) → (groups, padded) with zeros; zeros alone when there is none. Float32, flat."""
+    full = np.zeros((groups, padded(n, lanes, columns)), np.float32)
+    if bias is not None:
+        full[:, :n] = bias.reshape(groups, n)
+    return full.reshape(-1)
+
+
+def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tuple[int, int, int, int, int]:
+    """(rows and panels of a unit, taps and channels of a chunk of k, units) for an (m, k·taps) × (k·taps, n) product."""
+    columns, tile = to.columns, to.target.rows
+    tap_chunk, channel_chunk = max(1, DEPTH // k), k
+    if k > DEPTH:
+        tap_chunk, channel_chunk = 1, -(-k // -(-k // DEPTH))
+    tap_chunk = min(tap_chunk, taps, MAX_TABLE // tile)
+    rows = min(8 * tile, MAX_ROWS, MAX_TABLE // tap_chunk)
+    blocks = -(-m // rows)
+    rows = min(m, -(-(-(-m // blocks)) // tile) * tile)
+    blocks = -(-m // rows)
+    all_panels = -(-n // columns)
+    panels = min(all_panels, max(1, CACHE // (4 * k * taps * columns)))
+    while panels > 1 and blocks * groups * -(-all_panels // panels) < 8:
+        panels = -(-panels // 2)
+    return rows, panels, tap_chunk, channel_chunk, blocks * groups * -(-all_panels // panels)

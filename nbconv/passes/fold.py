@@ -1,0 +1,126 @@
+"""Shapes of all values, constants folded through the ops that read only constants, what computes nothing removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.lowering import Weights
+
+SMALL = 1 << 14
+"""Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""
+LARGEST = 1 << 32
+"""Bytes; a folded constant above this is taken for a broken model."""
+
+
+class Deferred:
+    """A constant that is computed when it is asked for, so that what is packed is never held twice."""
+
+    __slots__ = ("dtype", "make", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[], np.ndarray]) -> None:
+        self.shape, self.dtype, self.make = shape, dtype, make
+
+
+def array(constant: np.ndarray | Deferred) -> np.ndarray:
+    """A constant's values."""
+    return constant.make() if isinstance(constant, Deferred) else constant
+
+
+def fold(
+    graph: Graph, inputs: dict[str, Spec], weights: Weights, keep: frozenset[str] = frozenset()
+) -> tuple[Graph, dict[str, Spec], set[str]]:
+    """The graph for inputs of these Specs (all dimensions known), the Spec of every value in it, and which of its constants
+    the inputs' shapes decide (the others may be shared by all plans).
+
+    Nodes whose outputs nobody reads are dropped, those that read only constants become constants, those that compute
+    nothing (Identity, Dropout at inference, Cast to the same type …) are bypassed; ``keep`` names values to leave alone.
+    Raises ModelError that names the node where shapes or types do not fit.
+    """
+    nodes = live(graph, keep)
+    constants: dict[str, Any] = {}
+    specs: dict[str, Spec] = dict(inputs)
+    for name in {n for node in nodes for n in node.inputs} | set(graph.outputs):
+        if name in graph.constants:
+            constants[name] = graph.constants[name]
+            specs[name] = spec_of(graph.constants[name])
+    static = set(constants)
+    same: dict[str, str] = {}
+    kept: list[Node] = []
+    gone: dict[str, str] = {}
+    for node in nodes:
+        if any(name in same for name in node.inputs):
+            node = Node(node.op, tuple(same.get(n, n) for n in node.inputs), node.outputs, node.name)
+        given = tuple(specs[n] if n else None for n in node.inputs)
+        found = infer(node, given)
+        values = _known(node, given, found, constants, weights if static.issuperset(n for n in node.inputs if n) else None)
+        for name, spec in zip(node.outputs, found, strict=False):
+            if name:
+                specs[name] = spec
+        if values is not None:
+            for name, value in zip(node.outputs, values, strict=False):
+                if name:
+                    constants[name] = value
+                    specs[name] = Spec(tuple(value.shape), value.dtype, None if isinstance(value, Deferred) else value, True)
+                    gone[name] = "a constant"
+                    if static.issuperset(n for n in node.inputs if n):
+                        static.add(name)
+        elif node.op.bypass(given) and node.outputs[0] not in graph.outputs and node.outputs[0] not in keep:
+            same[node.outputs[0]] = node.inputs[0]
+            gone[node.outputs[0]] = f"the same as {node.inputs[0]}"
+        else:
+            kept.append(node)
+    return graph.derive(kept, constants, gone), specs, set(constants) - static
+
+
+def live(graph: Graph, keep: frozenset[str] = frozenset()) -> list[Node]:
+    """The nodes that outputs (and ``keep``) depend on, in order."""
+    wanted = set(graph.outputs) | keep
+    found = []
+    for node in reversed(graph.nodes):
+        if any(name in wanted for name in node.outputs if name):
+            wanted.update(name for name in node.inputs if name)
+            found.append(node)
+    found.reverse()
+    return found
+
+
+def infer(node: Node, given: tuple[Spec | None, ...]) -> tuple[Spec, ...]:
+    """The op's `infer`, its errors naming the node."""
+    try:
+        found = node.op.infer(*given)
+    except ModelError as error:
+        raise type(error)(f"{node.name} ({node.op.type}): {error}") from None
+    except TypeError as error:
+        raise ModelError(f"{node.name} ({node.op.type}): takes other inputs than these {len(given)} ({error})") from None
+    except (ValueError, IndexError, OverflowError) as error:
+        raise ModelError(f"{node.name} ({node.op.type}): {error}") from None
+    return (found,) if isinstance(found, Spec) else tuple(found)
+
+
+def _known(node: Node, given, found: tuple[Spec, ...], constants: dict, weights: Weights | None) -> list | None:
+    """The outputs, where they are known without running the model. ``weights``: where to keep what no input decides."""
+    op = node.op
+    values = op.known(*given)
+    if values is not None:
+        return list(values)
+    if not op.pure or any(spec is not None and name not in constants for name, spec in zip(node.inputs, given, strict=True)):
+        return None
+    size = sum(spec.nbytes for spec in found)
+    if size > LARGEST:
+        raise ModelError(f"{node.name} ({op.type}): a constant of {size} bytes")
+    sources = [constants[n] if n else None for n in node.inputs]
+
+    def make() -> list[np.ndarray]:
+        result = op.reference(*(None if s is None else array(s) for s in sources))
+        return [np.asarray(r) for r in (result if isinstance(result, tuple) else (result,))]
+
+    if weights is None:
+        return make()
+    if size > SMALL and len(node.outputs) == 1:
+        return [Deferred(found[0].shape, found[0].dtype, lambda: make()[0])]
+    return [weights.get(name or f"{node.name}#{i}", lambda i=i: make()[i]) for i, name in enumerate(node.outputs)]

@@ -1,0 +1,199 @@
+"""Fewer steps: per-channel arithmetic folded into the weights before it, activations and residual sums into kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbconv.graph import Graph, Node, Spec
+from nbconv.ops.inner import Fused, Silu
+from nbconv.ops.op import Epilogue
+from nbconv.passes.fold import Deferred, array
+
+
+def single(graph: Graph, keep: frozenset[str]) -> set[str]:
+    """Values that exactly one node reads and nobody else wants."""
+    return {name for name, readers in graph.readers().items() if len(readers) == 1} - set(graph.outputs) - keep
+
+
+def fuse_silu(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
+    """Mul(x, Sigmoid(x)) becomes one op."""
+    makers, only = graph.producers(), single(graph, keep)
+    replaced: dict[str, Node] = {}
+    dropped: set[str] = set()
+    for node in graph.nodes:
+        if node.op.type != "Mul" or node.op.domain:
+            continue
+        for x, gate in (node.inputs, node.inputs[::-1]):
+            maker = makers.get(gate)
+            if maker and maker.op.type == "Sigmoid" and maker.inputs == (x,) and gate in only:
+                replaced[node.outputs[0]] = Node(Silu(), (x,), node.outputs, node.name)
+                dropped.add(gate)
+                break
+    nodes = [replaced.get(n.outputs[0], n) for n in graph.nodes if n.outputs[0] not in dropped]
+    return graph.derive(nodes, provenance={name: "fused into the Mul that reads it" for name in dropped})
+
+
+def fold_affine(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
+    """BatchNormalization, and Mul, Div, Add and Sub with a constant a channel, go into the weights of the convolution or
+    normalisation before them: y·s + t of x∗w + b is x∗(w·s) + (b·s + t)."""
+    only = single(graph, keep)
+    constants: dict[str, Any] = dict(graph.constants)
+    nodes: list[Node] = []
+    at: dict[str, int] = {}
+    gone: dict[str, str] = {}
+    for node in graph.nodes:
+        affine = _affine(node, specs, constants)
+        if affine is not None:
+            source, scale, shift = affine
+            if source in only and source in at:
+                merged = _scaled(nodes[at[source]], node, scale, shift, specs, constants)
+                if merged is not None:
+                    nodes[at[source]] = merged
+                    at[node.outputs[0]] = at[source]
+                    gone[source] = f"fused into {node.outputs[0]}"
+                    continue
+        at[node.outputs[0]] = len(nodes)
+        nodes.append(node)
+    return graph.derive(nodes, constants, gone)
+
+
+def _channel_constant(name: str, out: Spec, constants: dict[str, Any]) -> np.ndarray | None:
+    """A constant operand as one float64 a channel of ``out`` (n, c, …), or None when it is something else."""
+    constant = constants.get(name)
+    if constant is None or len(constant.shape) > len(out.shape) or len(out.shape) < 2:
+        return None
+    shape = (1,) * (len(out.shape) - len(constant.shape)) + tuple(constant.shape)
+    c = out.shape[1]
+    if any(d != 1 for i, d in enumerate(shape) if i != 1) or shape[1] not in (1, c):
+        return None
+    return np.broadcast_to(array(constant).reshape(shape[1]).astype(np.float64), (c,))
+
+
+def _affine(node: Node, specs: dict[str, Spec], constants: dict) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """(x, scale, shift) when the node computes x·scale + shift with one constant a channel."""
+    out = specs[node.outputs[0]]
+    kind = node.op.type
+    if node.op.domain or out.dtype != np.float32:
+        return None
+    if kind == "BatchNormalization" and all(n in constants for n in node.inputs[1:]):
+        scale, bias, mean, variance = (array(constants[n]).astype(np.float64) for n in node.inputs[1:5])
+        scale = scale / np.sqrt(variance + node.op.epsilon)  # type: ignore[attr-defined]
+        return node.inputs[0], scale, bias - mean * scale
+    if kind not in ("Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
+        return None
+    x, c = node.inputs
+    if x in constants and kind in ("Mul", "Add"):
+        x, c = c, x
+    if x in constants or specs[x].shape != out.shape:
+        return None
+    value = _channel_constant(c, out, constants)
+    if value is None or (kind == "Div" and not value.all()):
+        return None
+    one, zero = np.ones_like(value), np.zeros_like(value)
+    return {
+        "Mul": (x, value, zero), "Div": (x, 1 / value if kind == "Div" else one, zero),
+        "Add": (x, one, value), "Sub": (x, one, -value),
+    }[kind]  # fmt: skip
+
+
+def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], constants: dict[str, Any]) -> Node | None:
+    """The maker with the affine map of ``node`` folded into its constants, giving the node's output; None if it can't."""
+    out = node.outputs[0]
+    if maker.op.domain or len(maker.outputs) != 1:
+        return None
+    if maker.op.type == "BatchNormalization":
+        previous = _affine(maker, specs, constants)
+        if previous is None:
+            return None
+        x, s, t = previous
+        values = {"scale": s * scale, "B": t * scale + shift, "mean": np.zeros_like(s), "var": np.ones_like(s) - maker.op.epsilon}  # type: ignore[attr-defined]
+        names = tuple(_keep(f"{out}.{k}", v.astype(np.float32), specs, constants) for k, v in values.items())
+        return Node(maker.op, (x, *names), node.outputs, node.name)
+    if maker.op.type not in ("Conv", "ConvTranspose") or any(n not in constants for n in maker.inputs[1:] if n):
+        return None
+    w = constants[maker.inputs[1]]
+    bias = constants[maker.inputs[2]] if len(maker.inputs) > 2 and maker.inputs[2] else None
+    b = array(bias).astype(np.float64) if bias is not None else 0.0
+    group = maker.op.group if maker.op.type == "ConvTranspose" else 0  # type: ignore[attr-defined]
+    spread = ((w.shape[0], w.shape[1]) if group else (w.shape[0], 1)) + (1,) * (len(w.shape) - 2)
+    factor = (np.repeat(scale.reshape(group, -1), w.shape[0] // group, 0) if group else scale).astype(np.float32).reshape(spread)
+    names = [maker.inputs[1]]
+    if not np.array_equal(scale, np.ones_like(scale)):
+        folded = Deferred(w.shape, w.dtype, lambda: array(w) * factor)
+        names = [f"{out}.w"]
+        constants[names[0]] = folded
+        specs[names[0]] = Spec(tuple(w.shape), w.dtype, None, True)
+    names.append(_keep(f"{out}.b", (b * scale + shift).astype(np.float32), specs, constants))
+    return Node(maker.op, (maker.inputs[0], *names), node.outputs, node.name)
+
+
+def _keep(name: str, value: np.ndarray, specs: dict[str, Spec], constants: dict[str, Any]) -> str:
+    constants[name] = value
+    specs[name] = Spec(value.shape, value.dtype, value, True)
+    return name
+
+
+def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
+    """Activations, and sums with an array of the same shape, are done by the kernel that makes their input."""
+    only = single(graph, keep)
+    nodes: list[Node | None] = []
+    at: dict[str, int] = {}
+    gone: dict[str, str] = {}
+    for node in graph.nodes:
+        given = tuple(specs[n] if n else None for n in node.inputs)
+        fused = _residual(node, nodes, at, only, specs)
+        if fused is None:
+            epilogue = node.op.epilogue(given)
+            where = at.get(node.inputs[0], -1) if node.inputs else -1
+            if epilogue is not None and node.inputs[0] in only and where >= 0:
+                fused = _absorbed(nodes[where], node, epilogue, specs)
+                if fused is not None:
+                    nodes[where], at[node.outputs[0]] = fused, where
+                    gone[node.inputs[0]] = f"fused into {node.outputs[0]}"
+                    continue
+        elif fused is not None:
+            maker, fused = fused
+            gone[maker] = f"fused into {node.outputs[0]}"
+            nodes[at[maker]] = None
+            node = fused
+        at[node.outputs[0]] = len(nodes)
+        nodes.append(node)
+    return graph.derive([n for n in nodes if n is not None], provenance=gone)
+
+
+def _can(node: Node, specs: dict[str, Spec]) -> str:
+    given = tuple(specs[n] if n else None for n in node.inputs)
+    return node.op.absorbs(given, tuple(specs[n] for n in node.outputs))
+
+
+def _absorbed(maker: Node | None, node: Node, epilogue: Epilogue, specs: dict[str, Spec]) -> Node | None:
+    """The maker with the node's activation in its epilogue."""
+    can = _can(maker, specs) if maker is not None else ""
+    if maker is None or not can or len(maker.outputs) != 1 or (can == "clamp" and epilogue.code):
+        return None
+    inner, tail, residual = _parts(maker)
+    return Node(Fused(inner, (*tail, node.op), epilogue, residual), maker.inputs, node.outputs, node.name)
+
+
+def _residual(node: Node, nodes: list, at: dict[str, int], only: set[str], specs: dict[str, Spec]) -> tuple[str, Node] | None:
+    """(fused away, the maker of one operand with the other as its residual) for a sum of two arrays of one shape."""
+    if node.op.type not in ("Add", "Sum") or len(node.inputs) != 2 or node.inputs[0] == node.inputs[1]:
+        return None
+    if specs[node.inputs[0]].shape != specs[node.inputs[1]].shape:
+        return None
+    for name in sorted(node.inputs, key=lambda n: -at.get(n, -1)):
+        maker = nodes[at[name]] if name in at and name in only else None
+        other = node.inputs[0] if name == node.inputs[1] else node.inputs[1]
+        if maker is not None and len(maker.outputs) == 1 and _can(maker, specs) == "residual":
+            inner, tail, _ = _parts(maker)
+            fused = Fused(inner, (*tail, node.op), Epilogue(), True)
+            return name, Node(fused, (*maker.inputs, other), node.outputs, node.name)
+    return None
+
+
+def _parts(node: Node) -> tuple[Any, tuple, bool]:
+    if isinstance(node.op, Fused):
+        return node.op.inner, node.op.tail, node.op.residual
+    return node.op, (), False

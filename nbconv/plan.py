@@ -1,0 +1,245 @@
+"""From a Graph and the shapes of its inputs to a Plan: steps, where every value lies, and the tables the run loop reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nbconv.arena import ALIGN, place
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Node, Spec
+from nbconv.kernels.compile import libraries
+from nbconv.lowering import Lowering, Ref, Step, Weights
+from nbconv.passes.fold import Deferred, array, fold
+from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_silu
+from nbconv.passes.layout import choose
+
+if TYPE_CHECKING:
+    from nbconv.kernels.target import Target
+
+POINTERS = frozenset(("float32*", "int64*", "int32*", "uint8*"))
+NUMPY_STEP = ""
+"""The kernel name of a step that NumPy does."""
+
+
+class Derived(NamedTuple):
+    """What the passes make of an authored graph for one set of input shapes."""
+
+    graph: Graph
+    specs: dict[str, Spec]
+    last: dict[str, bool]
+    """which values lie channels last"""
+    weights: Weights
+    """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
+
+
+def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...]) -> Derived:
+    """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
+    away."""
+    wanted = frozenset(fetch)
+    graph = Graph(graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance)
+    graph, specs, varying = fold(graph, inputs, weights, wanted)
+    if any(specs[name].dtype.kind == "f" for name in varying):
+        weights = Weights()
+    graph = fuse_silu(graph, specs, wanted)
+    graph = fold_affine(graph, specs, wanted)
+    graph = fuse_epilogues(graph, specs, wanted)
+    graph, last = choose(graph, specs)
+    return Derived(graph, specs, last, weights)
+
+
+class Plan:
+    """All that running a model on inputs of one set of shapes needs, but memory to run in (see `runtime.Workspace`).
+
+    ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
+    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went.
+    """
+
+    def __init__(self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target) -> None:
+        self.target = target
+        self.inputs = inputs
+        self.fetch = fetch
+        self.graph, self.specs, self.last, weights = derive(graph, inputs, weights, fetch)
+        self.constants: dict[str, Any] = dict(self.graph.constants)
+        self.steps: list[Step] = []
+        self._aliases: dict[str, str] = {}
+        self._scratches: dict[str, int] = {}
+        for node in self.graph.nodes:
+            self._lower(node, weights)
+        self._place()
+        self._bind(weights)
+
+    def _lower(self, node: Node, weights: Weights) -> None:
+        given = tuple(self.specs[n] if n else None for n in node.inputs)
+        found = tuple(self.specs[n] for n in node.outputs if n)
+        from nbconv.ops.op import NUMPY
+
+        if all(spec.size == 0 for spec in found):
+            return
+        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, ()) is None and node.op.domain != "nbconv":
+            self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
+            return
+        to = Lowering(node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target)
+        node.op.lower(to)
+        self._aliases.update(to.aliases)
+        self._scratches.update(to.scratches)
+        self.steps += to.steps
+
+    def root(self, name: str) -> str:
+        """The value whose memory this one shares (itself, mostly)."""
+        while name in self._aliases:
+            name = self._aliases[name]
+        return name
+
+    def _place(self) -> None:
+        """Results first: a value that is handed out lies in the caller's array. The others get their place in the arena."""
+        self.results: dict[str, int] = {}
+        copies = []
+        for i, name in enumerate(self.fetch):
+            root = self.root(name)
+            if root in self.inputs or root in self.constants or root in self.results or self.specs[root].size == 0:
+                copies.append((i, root))
+            else:
+                self.results[root] = i
+        self.copies: list[tuple[int, str]] = copies
+        begins: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        for i, step in enumerate(self.steps):
+            for name in self._touched(step):
+                begins.setdefault(name, i)
+                ends[name] = i
+        for _, name in copies:
+            if name in ends:
+                ends[name] = len(self.steps)
+        names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
+        sizes = [self._scratches.get(n) or self.specs[n].nbytes for n in names]
+        offsets, self.arena = place(sizes, [begins[n] for n in names], [ends[n] for n in names])
+        self.offsets = dict(zip(names, offsets, strict=True))
+        memory = _memory()
+        if self.arena > memory:
+            raise ModelError(f"this model needs {self.arena / 2**30:.1f} GiB for inputs of these shapes, there are {memory / 2**30:.1f}")
+
+    def _touched(self, step: Step) -> Iterable[str]:
+        if step.kernel == NUMPY_STEP:
+            names = (n for n in (*step.node.inputs, *step.node.outputs) if n)
+        else:
+            names = (v.name for v in step.arguments.values() if isinstance(v, Ref))
+        return {self.root(n) for n in names}
+
+    def _bind(self, weights: Weights) -> None:
+        """Tables: one 64-bit word an argument, and which of them are addresses of what."""
+        kernels = {step.kernel for step in self.steps if step.kernel != NUMPY_STEP}
+        loaded = libraries({k.split(".")[0] for k in kernels} | {"loop"}, self.target)
+        self.arrays: dict[str, np.ndarray] = {}
+        words: list[int] = []
+        floats: list[tuple[int, float]] = []
+        moves: dict[str, list[tuple[int, int]]] = {}
+        table: list[tuple[int, int, int, int]] = []
+        for step in self.steps:
+            if step.kernel == NUMPY_STEP:
+                for name in (self.root(n) for n in step.node.inputs if n):
+                    if name in self.constants and name not in self.arrays:
+                        self._constant(name, weights)
+                table.append((0, 0, 1, 1))
+                continue
+            family, kernel = step.kernel.split(".")
+            start = len(words)
+            formal = loaded[family].arguments(kernel)
+            if len(formal) != len(step.arguments):
+                raise TypeError(f"{step.kernel} takes {[n for n, _ in formal]}, got {list(step.arguments)}")
+            for name, kind in formal:
+                value = step.arguments[name]
+                if isinstance(value, Ref):
+                    root = self.root(value.name)
+                    if root in self.constants:
+                        words.append(self._constant(root, weights) + value.offset)
+                    else:
+                        moves.setdefault(root, []).append((len(words), value.offset))
+                        words.append(0)
+                elif kind == "float32":
+                    floats.append((len(words), float(value)))  # type: ignore[arg-type]
+                    words.append(0)
+                else:
+                    words.append(0 if value is None else int(value))
+            table.append((loaded[family].address(kernel), start * 8, step.units, step.chunk))
+        self.words = np.array(words or [0], np.int64)
+        if floats:
+            at = np.array([i for i, _ in floats])
+            self.words[at] = np.array([v for _, v in floats], np.float32).view(np.uint32)
+        self.table = np.array(table or [(0, 0, 0, 1)], np.int64)
+        self.input_moves, self.result_moves = {}, {}
+        arena: list[tuple[int, int]] = []
+        for name, places in moves.items():
+            if name in self.inputs:
+                self.input_moves[name] = places
+            elif name in self.results:
+                self.result_moves[self.results[name]] = places
+            else:
+                arena += [(i, self.offsets[name] + extra) for i, extra in places]
+        self.arena_words = np.array([i for i, _ in arena], np.int64)
+        self.arena_offsets = np.array([o for _, o in arena], np.int64)
+        self.segments = _segments(self.steps)
+
+    def _constant(self, name: str, weights: Weights) -> int:
+        """The address of a constant's array, which the plan keeps alive."""
+        if name not in self.arrays:
+            constant = self.constants[name]
+            found = weights.get(name, constant.make) if isinstance(constant, Deferred) else constant
+            self.arrays[name] = np.require(found, requirements=["C", "A"])
+        return self.arrays[name].ctypes.data
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the plan holds: its arena and tables, not the weights it shares."""
+        return self.arena + ALIGN + self.words.nbytes + self.table.nbytes
+
+    def numpy_steps(self) -> list[Node]:
+        """The nodes for which there is no kernel."""
+        return [step.node for step in self.steps if step.kernel == NUMPY_STEP]
+
+
+class _Arrays(dict):
+    """Constants for `Lowering`: asking for one gives its array, computed then if it was deferred."""
+
+    def __init__(self, constants: dict[str, Any]) -> None:
+        super().__init__()
+        self.constants = constants
+
+    def get(self, name: str, default: Any = None) -> Any:
+        found = self.constants.get(name)
+        return default if found is None else array(found)
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        self.constants[name] = value
+
+
+def _segments(steps: list[Step]) -> list[tuple[int, int]]:
+    """[first, last) ranges of steps for one native call each; a NumPy step is a range of its own. Long plans are cut so
+    that Python sees a Ctrl-C in time."""
+    found: list[tuple[int, int]] = []
+    begin, work = 0, 0
+    for i, step in enumerate(steps):
+        if step.kernel == NUMPY_STEP:
+            if begin < i:
+                found.append((begin, i))
+            found.append((i, i + 1))
+            begin, work = i + 1, 0
+            continue
+        work += step.units * 65536 // step.chunk
+        if work > 1 << 31:
+            found.append((begin, i + 1))
+            begin, work = i + 1, 0
+    if begin < len(steps):
+        found.append((begin, len(steps)))
+    return found
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 40

@@ -1,0 +1,223 @@
+"""Running a plan: a workspace of memory and tables, and the threads that share its steps."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbconv.arena import ALIGN
+from nbconv.kernels.compile import libraries
+
+if TYPE_CHECKING:
+    from nbconv.plan import Plan
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+CANCEL, LIMIT = 3 * 8, 8 * 8
+"""Words of a job, see `kernels/cpu/loop.py`."""
+PATIENCE = 4000
+"""Turns that an idle worker spins before it sleeps: some 0.1 ms."""
+
+
+def available_threads() -> int:
+    """Processors that affinity and the cgroup's quota give this process; at least 1."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, count if quota is None else min(count, int(quota + 0.5)))
+
+
+def _cgroup_quota() -> float | None:
+    """Processors that the cgroup (version 2 or 1) allows, None for no limit."""
+    for quota, period in (("/sys/fs/cgroup/cpu.max", None), ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
+        try:
+            with open(quota) as f:
+                words = f.read().split()
+            if period is not None:
+                with open(period) as f:
+                    words += f.read().split()
+            if words[0] not in ("max", "-1"):
+                return int(words[0]) / int(words[1])
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            continue
+    return None
+
+
+def aligned(nbytes: int) -> np.ndarray:
+    """Uninitialised bytes whose address is a multiple of 64."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    skip = -raw.ctypes.data % ALIGN
+    return raw[skip : skip + nbytes]
+
+
+class Workspace:
+    """Memory for one run of a plan at a time: the arena and the tables with its addresses. Runs lease workspaces, so that
+    as many runs of one plan may go on at once as there are callers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.arena = aligned(plan.arena)
+        self.words = plan.words.copy()
+        self.words[plan.arena_words] = plan.arena_offsets + self.arena.ctypes.data
+        self.table = plan.table.copy()
+        self.table[:, 1] += self.words.ctypes.data
+        self.counters = np.zeros(16 * len(plan.steps) + 16, np.int64)
+        self.job = np.zeros(16 * 8, np.int64)
+
+    def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
+        """Do the plan's steps: ``feeds`` are C-contiguous arrays of the plan's input Specs, ``results`` likewise take what
+        ``fetch`` names."""
+        plan, words = self.plan, self.words
+        for name, moves in plan.input_moves.items():
+            base = feeds[name].ctypes.data
+            for i, extra in moves:
+                words[i] = base + extra
+        for k, moves in plan.result_moves.items():
+            base = results[k].ctypes.data
+            for i, extra in moves:
+                words[i] = base + extra
+        loop = _loop()
+        for first, last in plan.segments:
+            if plan.steps[first].kernel:
+                loop.run(self, first, last, threads)
+            else:
+                self._reference(plan.steps[first].node, feeds, results)
+        for k, root in plan.copies:
+            np.copyto(results[k], self._array(root, feeds, results).reshape(results[k].shape))
+
+    def _array(self, name: str, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> np.ndarray:
+        """The array of a value (one that lies as ONNX has it), under its own shape."""
+        plan, spec = self.plan, self.plan.specs[name]
+        root = plan.root(name)
+        if root in plan.inputs:
+            return feeds[root].reshape(spec.shape)
+        if root in plan.constants:
+            from nbconv.passes.fold import array
+
+            return (plan.arrays[root] if root in plan.arrays else array(plan.constants[root])).reshape(spec.shape)
+        if root in plan.results:
+            return results[plan.results[root]].reshape(spec.shape)
+        if spec.size == 0:
+            return np.empty(spec.shape, spec.dtype)
+        at = plan.offsets[root]
+        return self.arena[at : at + spec.nbytes].view(spec.dtype).reshape(spec.shape)
+
+    def _reference(self, node, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+        given = [self._array(n, feeds, results) if n else None for n in node.inputs]
+        found = node.op.reference(*given)
+        for name, value in zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=False):
+            if name:
+                np.copyto(self._array(name, feeds, results), value)
+
+
+class _Loop:
+    """The native run loop and the process's worker threads. Workers are made when a run first wants them, spin for a moment
+    when a run ends, then sleep on a lock."""
+
+    def __init__(self) -> None:
+        library = libraries(["loop"])["loop"]
+        self._run, self._lead, self._follow = (_ENTRY(library.address(n)) for n in ("run", "lead", "follow"))
+        self._job = aligned(16 * 64).view(np.int64)
+        self._job[:] = 0
+        self._job[7 * 8] = _yield_address()
+        self._busy = threading.Lock()
+        self._workers: list[_Worker] = []
+
+    def run(self, space: Workspace, first: int, last: int, threads: int) -> None:
+        """Do steps from first to last, with up to ``threads`` threads (the caller is one). When the workers serve another
+        run the caller does it alone: the results are the same."""
+        if threads > 1 and self._busy.acquire(blocking=False):
+            try:
+                self._wake(threads - 1)
+                self._job[LIMIT] = threads - 1
+                words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
+                self._lead(words.ctypes.data, first, last)
+            finally:
+                self._busy.release()
+        else:
+            words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
+            self._run(words.ctypes.data, first, last)
+
+    def _wake(self, count: int) -> None:
+        count = min(count, available_threads() - 1)
+        while len(self._workers) < count:
+            self._workers.append(_Worker(self._job, self._follow))
+        for worker in self._workers[:count]:
+            worker.wake()
+
+    def close(self) -> None:
+        """End the workers (when Python exits)."""
+        for worker in self._workers:
+            worker.mine[1] = 1
+            worker.wake()
+        for worker in self._workers:
+            worker.thread.join(1.0)
+
+
+class _Worker:
+    """A daemon thread that sits in the native loop while there is work and sleeps on a lock when there is none."""
+
+    def __init__(self, job: np.ndarray, follow) -> None:
+        self.mine = np.zeros(16, np.int64)
+        self.mine[0] = job[0]
+        self._words = np.array([job.ctypes.data, self.mine.ctypes.data, PATIENCE], np.int64)
+        self._job, self._follow = job, follow
+        self._asleep = False
+        self._bell = threading.Semaphore(0)
+        self.thread = threading.Thread(target=self._work, name="nbconv-worker", daemon=True)
+        self.thread.start()
+
+    def wake(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._bell.release()
+
+    def _work(self) -> None:
+        address = self._words.ctypes.data
+        while not self.mine[1]:
+            self._follow(address, 0, 0)
+            if self._job[0] == self.mine[0] and not self.mine[1]:
+                self._asleep = True
+                self._bell.acquire()
+
+
+def _yield_address() -> int:
+    """The address of the system's function that yields the processor."""
+    if sys.platform == "win32":
+        function = ctypes.windll.kernel32.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+_the_loop: list[_Loop] = []
+_making = threading.Lock()
+
+
+def _loop() -> _Loop:
+    if not _the_loop:
+        with _making:
+            if not _the_loop:
+                import atexit
+
+                made = _Loop()
+                atexit.register(made.close)
+                _the_loop.append(made)
+    return _the_loop[0]
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's threads, and locks that others may have held."""
+    global _making
+    _making = threading.Lock()
+    _the_loop.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

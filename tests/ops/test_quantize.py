@@ -1,0 +1,49 @@
+"""Linear quantisation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import Spec
+from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
+from tests.check import case, run_cases, sampler
+
+r = sampler(10)
+SCALE = np.array(0.5, np.float32)
+
+
+def u8(*values: int) -> np.ndarray:
+    return np.array(values, np.uint8)
+
+
+CASES = [
+    case(QuantizeLinear(), 9 * r(2, 3, 5), np.array(0.1, np.float32), np.array(100, np.uint8)),
+    case(QuantizeLinear(), 9 * r(2, 3, 5), np.array([0.1, 0.3, 2.0], np.float32), np.array([0, -3, 50], np.int8)),
+    case(QuantizeLinear(axis=-1), r(2, 3, 5), np.abs(r(5)), np.zeros(5, np.uint16)),
+    case(QuantizeLinear(output_dtype=3), r(2, 3, 5), SCALE),
+    case(QuantizeLinear(), [0.25, 0.75, -1.0, 1e9, 63.5], SCALE, expect=u8(0, 2, 0, 255, 127)),
+    case(QuantizeLinear(), [0.25, 0.75, -1.0], SCALE, np.array(1, np.uint8), expect=u8(1, 3, 0)),
+    case(DequantizeLinear(), r(2, 3, 5, dtype=np.uint8), np.array(0.1, np.float32), np.array(3, np.uint8)),
+    case(
+        DequantizeLinear(), r(2, 3, 5, dtype=np.int8), np.array([0.1, 0.3, 2.0], np.float32), np.array([0, -3, 50], np.int8)
+    ),
+    case(DequantizeLinear(axis=0), r(2, 3, dtype=np.int32), np.abs(r(2))),
+    case(DequantizeLinear(), u8(0, 3, 255), SCALE, np.array(3, np.uint8), expect=[-1.5, 0, 126]),
+    case(DequantizeLinear(), r(2, 0, dtype=np.int8), SCALE),
+]
+
+test_cases = run_cases(CASES)
+
+
+def test_messages() -> None:
+    x, scale = Spec((2, 3), np.dtype(np.float32)), Spec((4,), np.dtype(np.float32))
+    with pytest.raises(ModelError, match=r"scale is float32\(4\), axis 1 of x \[2, 3\] wants shape \[3\]"):
+        QuantizeLinear().infer(x, scale)
+    with pytest.raises(UnsupportedError, match="block_size=2"):
+        QuantizeLinear(block_size=2).infer(x, scale)
+    with pytest.raises(UnsupportedError, match="quantising to float64"):
+        QuantizeLinear(output_dtype=11).infer(x, Spec((), np.dtype(np.float32)))
+    with pytest.raises(UnsupportedError, match="x is float32, wanted signed integer"):
+        DequantizeLinear().infer(x, Spec((), np.dtype(np.float32)))
