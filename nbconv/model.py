@@ -93,7 +93,7 @@ class Model:
 
     @property
     def outputs(self) -> list[Port]:
-        return [Port(n, None if s is None else s.shape, None if s is None else s.dtype) for n, s in self.graph.outputs.items()]
+        return [Port(n, s and s.shape, s and s.dtype) for n, s in self.graph.outputs.items()]
 
     def run(
         self,

@@ -50,7 +50,7 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     if k > DEPTH:
         tap_chunk, channel_chunk = 1, -(-k // -(-k // DEPTH))
     tap_chunk = min(tap_chunk, taps, MAX_TABLE // tile)
-    rows = min(8 * tile, MAX_ROWS, MAX_TABLE // tap_chunk)
+    rows = min(8 * tile, MAX_ROWS, MAX_TABLE // tap_chunk) // tile * tile
     blocks = -(-m // rows)
     rows = min(m, -(-(-(-m // blocks)) // tile) * tile)
     blocks = -(-m // rows)

@@ -51,11 +51,6 @@ class Reduce(Op, abstract=True):
     def flops(self, inputs, outputs) -> int:
         return inputs[0].size
 
-
-def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The sum over ``axes`` (0 of nothing), kept, in x's type."""
-    return x.sum(axis=axes, keepdims=True, dtype=x.dtype)
-
     def _over(self, inputs) -> tuple[int, ...]:
         axes = inputs[1] if len(inputs) > 1 else None
         return self.over(inputs[0].rank, None if axes is None else want.integers(axes, "axes"))
@@ -93,6 +88,11 @@ def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     def scaling(self, n: int) -> dict[str, float]:
         """More arguments of the kernel, for a reduction of n elements."""
         return {}
+
+
+def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The sum over ``axes`` (0 of nothing), kept, in x's type."""
+    return x.sum(axis=axes, keepdims=True, dtype=x.dtype)
 
 
 class ReduceSum(Reduce):
