@@ -119,7 +119,9 @@ def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) 
     proto.initializer.extend(tensor(name, graph.constants[name]) for name in _used(graph))
     proto.input.extend(_value_info(name, spec) for name, spec in graph.inputs.items())
     proto.output.extend(_value_info(name, spec) for name, spec in graph.outputs.items())
-    model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), producer_name="nbconv", graph=proto)
+    told = {"producer_name": "nbconv", **graph.header}
+    proto.doc_string = str(told.pop("graph.doc_string", ""))
+    model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), graph=proto, **told)  # pyright: ignore[reportArgumentType]
     model.opset_import.add(domain="", version=opset)
     for key, value in graph.metadata.items():
         model.metadata_props.add(key=key, value=value)

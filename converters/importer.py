@@ -30,6 +30,9 @@ A = onnx.AttributeProto
 _VALUES: dict[Any, str] = {A.FLOAT: "f", A.INT: "i", A.STRING: "s", A.FLOATS: "floats", A.INTS: "ints", A.STRINGS: "strings"}
 """attribute type → the field of its value"""
 
+HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
+"""Fields of ModelProto that a Graph's ``header`` keeps."""
+
 
 class Problem(NamedTuple):
     """One thing that nbconv lacks: which node (or input, or initializer), of which op, and what."""
@@ -330,7 +333,14 @@ class Importer(Door):
         places = {name: place for name, place in self.places.items() if name in used}
         constants = {name: self.source.view(name, place) for name, place in places.items()}
         metadata = {entry.key: entry.value for entry in self.model.metadata_props}
-        return Graph(nodes, self.inputs, self.outputs, constants, self.proto.name or "graph", metadata), places
+        name = self.proto.name or "graph"
+        return Graph(nodes, self.inputs, self.outputs, constants, name, metadata, header=self._header()), places
+
+    def _header(self) -> dict[str, str | int]:
+        """What the file says of itself; a text that is not UTF-8 (bytes, for protobuf) keeps what can be read of it."""
+        told = {name: getattr(self.model, name) for name in HEADER}
+        told["graph.doc_string"] = self.proto.doc_string
+        return {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in told.items() if v}
 
 
 def summary(problems: Iterable[Problem]) -> str:

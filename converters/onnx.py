@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nbconv.converters.importer import Problem
 
 
-def read(source: str | os.PathLike | bytes) -> Graph:
+def read(source: str | os.PathLike | bytes | Source) -> Graph:
     """The Graph of an ONNX model, given by path or as its bytes: inner vocabulary, nodes in topological order.
 
     Constants are read-only views of the file (mapped while they live) wherever it holds them as they are; external data
@@ -26,7 +26,7 @@ def read(source: str | os.PathLike | bytes) -> Graph:
     Raises OSError for a path that cannot be opened, ModelError for what is no valid model (naming what is wrong), and
     one UnsupportedError that names everything nbconv lacks.
     """
-    model = Source(source)
+    model = source if isinstance(source, Source) else Source(source)
     name = structure.key(model)
     graph = structure.load(model, name)
     if graph is None:

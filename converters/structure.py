@@ -102,6 +102,7 @@ def encode(graph: Graph, places: dict[str, Place]) -> dict[str, Any]:
     return {
         "name": graph.name,
         "metadata": graph.metadata,
+        "header": graph.header,
         "inputs": [_spec_json(name, spec) for name, spec in graph.inputs.items()],
         "outputs": [_spec_json(name, spec) for name, spec in graph.outputs.items()],
         "constants": [_place_json(name, places[name]) for name in graph.constants],
@@ -144,7 +145,8 @@ def decode(entry: Any, source: Source) -> Graph:
     if not made.issuperset(outputs) or len(inputs) != len(entry["inputs"]) or len(constants) != len(entry["constants"]):
         raise ValueError("incomplete")
     metadata = {_str(key): _str(value) for key, value in entry["metadata"].items()}
-    return Graph(nodes, inputs, outputs, constants, _str(entry["name"]), metadata)
+    header = {_str(key): value for key, value in entry["header"].items() if isinstance(value, (int, str))}
+    return Graph(nodes, inputs, outputs, constants, _str(entry["name"]), metadata, header=header)
 
 
 def _spec_json(name: str, spec: Spec | None) -> list:

@@ -51,6 +51,11 @@ class Source:
             self._files[""] = _map(path, self.label)
         self.data = memoryview(self._files[""])  # pyright: ignore[reportArgumentType]
 
+    @property
+    def external(self) -> bool:
+        """Whether weights were read from files beside the model."""
+        return len(self._files) > 1
+
     def view(self, name: str, place: Place) -> np.ndarray:
         """The constant ``name`` at ``place``: a read-only array of its shape. ModelError where it does not fit."""
         if place.array is not None:

@@ -326,7 +326,7 @@ def _cpus() -> int:
 @contextmanager
 def _progress(names: list[str], goal: Target) -> Iterator[Callable[[int], None]]:
     """One line on a terminal, log records elsewhere."""
-    from logging import getLogger
+    from nbconv.kernels.load import logger
 
     terminal = sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None
     start, done = time.monotonic(), 0
@@ -339,7 +339,7 @@ def _progress(names: list[str], goal: Target) -> Iterator[Callable[[int], None]]
             terminal.write(f"\r\x1b[Knbconv: {text}")
             terminal.flush()
         elif more:
-            getLogger("nbconv").info("%s", text)
+            logger().info("%s", text)
 
     step(0)
     try:

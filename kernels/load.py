@@ -6,9 +6,13 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nbconv.kernels import KernelError
 from nbconv.kernels.target import Target
+
+if TYPE_CHECKING:
+    from logging import Logger
 
 Symbols = Callable[[str], int]
 """Address of a library's symbol; keeps the library open."""
@@ -22,9 +26,18 @@ def say(text: str) -> None:
     """Logs a warning, once a process."""
     if text not in _said:
         _said.add(text)
-        from logging import getLogger
+        logger().warning("%s", text)
 
-        getLogger("nbconv").warning("%s", text)
+
+def logger() -> Logger:
+    """nbconv's one logger, "nbconv": quiet unless the application adds a handler. `logging` is imported when it is first
+    wanted."""
+    import logging
+
+    log = logging.getLogger("nbconv")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+    return log
 
 
 def sha256(data: bytes) -> str:

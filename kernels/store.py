@@ -15,12 +15,14 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbconv.kernels import LOOP_ABI
 from nbconv.kernels.load import Symbols, open_image, say, sha256, write_all
 from nbconv.kernels.target import TARGETS, Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 """The installed package: sources in ``cpu/``, libraries that a wheel carries in ``prebuilt/<target>/``."""
@@ -124,7 +126,7 @@ def _version(name: str, path: str) -> str:
 # Folders
 
 
-def cache_dir() -> Path | None:
+def cache_folder() -> str | None:
     """The user's cache folder for nbconv, made with mode 0700 where it is missing; None when there is none to trust.
 
     ``$NBCONV_CACHE``, else ``$XDG_CACHE_HOME/nbconv``, else ``~/.cache/nbconv`` (Windows: ``%LOCALAPPDATA%\\nbconv``).
@@ -149,7 +151,15 @@ def cache_dir() -> Path | None:
     if reason:
         say(f"the cache folder {path} is not used: {reason}; set NBCONV_CACHE to a folder of your own (mode 0700)")
         return None
-    return Path(path)
+    return path
+
+
+def cache_dir() -> Path | None:
+    """`cache_folder` as a Path."""
+    from pathlib import Path
+
+    path = cache_folder()
+    return None if path is None else Path(path)
 
 
 def _distrust(path: str) -> str | None:
@@ -188,9 +198,9 @@ def folders(goal: Target) -> Iterator[tuple[str, str]]:
             say(f"NBCONV_KERNELS: {path} is not used: {reason}")
         else:
             yield "given", path
-    cache = cache_dir()
+    cache = cache_folder()
     if cache:
-        yield "cache", str(cache)
+        yield "cache", cache
 
 
 # Loading

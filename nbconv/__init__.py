@@ -6,12 +6,8 @@ default.
 
 from __future__ import annotations
 
-import logging
-
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.model import Model, load, save
 
 __version__ = "0.1.0"
 __all__ = ["Model", "ModelError", "UnsupportedError", "__version__", "load", "save"]
-
-logging.getLogger("nbconv").addHandler(logging.NullHandler())

@@ -82,10 +82,13 @@ class Graph:
     does not say); ``constants`` maps names to arrays (possibly read-only views of a mapped file, possibly unaligned:
     never write to them). The authored graph is never changed: a pass takes a Graph and returns a new one.
 
-    ``provenance`` says where an authored value went that is no longer there: ``{"conv1_out": "fused into relu1_out"}``.
+    ``metadata`` is the model's own (ONNX's metadata_props); ``header`` what else the file says of itself, under ONNX's
+    names and only where it says something: producer_name, producer_version, domain, model_version (an int), doc_string,
+    and "graph.doc_string". ``provenance`` says where an authored value went that is no longer there:
+    ``{"conv1_out": "fused into relu1_out"}``.
     """
 
-    __slots__ = ("constants", "inputs", "metadata", "name", "nodes", "outputs", "provenance")
+    __slots__ = ("constants", "header", "inputs", "metadata", "name", "nodes", "outputs", "provenance")
 
     def __init__(
         self,
@@ -96,6 +99,7 @@ class Graph:
         name: str = "graph",
         metadata: dict[str, str] | None = None,
         provenance: dict[str, str] | None = None,
+        header: dict[str, str | int] | None = None,
     ) -> None:
         self.nodes = nodes
         self.inputs = inputs
@@ -104,6 +108,7 @@ class Graph:
         self.name = name
         self.metadata = metadata or {}
         self.provenance = provenance or {}
+        self.header = header or {}
 
     def derive(
         self,
@@ -120,6 +125,7 @@ class Graph:
             self.name,
             self.metadata,
             {**self.provenance, **(provenance or {})},
+            self.header,
         )
 
     def producers(self) -> dict[str, Node]:

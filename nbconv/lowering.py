@@ -205,14 +205,14 @@ class Lowering:
         assert spec is not None
         ref, steps = self.input(i), self.strides(i)
         assert ref is not None
-        last = self.last(self.node.outputs[0])
-        if last and spec.constant and spec.rank == len(shape) and sum(d > 1 for d in spec.shape) > 1:
-            name, full = self.node.inputs[i], spec.shape
-            ref = self.constant(f"{name}#last", lambda: np.ascontiguousarray(np.moveaxis(self.value(i), 1, -1)))  # type: ignore[arg-type]
-            steps = strides(full, True)
         missing = len(shape) - spec.rank
-        steps = (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(spec.shape, steps, strict=True))
-        return Operand(ref, steps)
+        full, steps = (1,) * missing + spec.shape, (0,) * missing + steps
+        last = self.last(self.node.outputs[0])
+        if last and spec.constant and full[1] > 1 and sum(d > 1 for d in full) > 1:
+            name = self.node.inputs[i]
+            ref = self.constant(f"{name}#last{len(full)}", lambda: np.moveaxis(self.value(i).reshape(full), 1, -1).copy())  # type: ignore[union-attr]
+            steps = strides(full, True)
+        return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
 
     def step(self, kernel: str, units: int, *, work: int, **arguments: int | float | Ref | None) -> None:
         """Emit ``family.kernel`` over this many units. ``work`` is the step's in all: flops, or four a byte moved."""

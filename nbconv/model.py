@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import threading
 from collections import OrderedDict
@@ -19,10 +18,12 @@ from nbconv.lowering import Weights
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from nbconv.converters.weights import Source
     from nbconv.plan import Plan
+    from nbconv.prepared import Prepared
+    from nbconv.program import Program
     from nbconv.runtime import Workspace
 
-log = logging.getLogger("nbconv")
 PLAN_BYTES = 256 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
 
@@ -44,38 +45,76 @@ def load(source: str | os.PathLike | bytes, *, threads: int | None = None, devic
     """
     if device != "cpu":
         raise ValueError(f"device {device!r} is not available, wanted 'cpu'")
-    from nbconv.converters.onnx import read
+    from nbconv.converters.weights import Source
 
-    return Model(read(source), threads=threads)
+    model = Model.__new__(Model)
+    model._open(Source(source), None if isinstance(source, (bytes, bytearray, memoryview)) else source, _threads(threads))
+    return model
+
+
+def _threads(threads: int | None) -> int:
+    """How many threads a model uses, where ``threads`` was asked for."""
+    if threads is None:
+        from nbconv.runtime import available_threads
+
+        return available_threads()
+    if not isinstance(threads, (int, np.integer)) or threads < 1:
+        raise ValueError(f"threads is {threads!r}, wanted a positive integer or None")
+    return int(threads)
 
 
 class Model:
     """A model to run. Any number of threads may run it at once; it can be pickled and copied, and works after a fork.
 
-    ``graph`` is the model as it was authored (in nbconv's inner opset); ``threads`` how many may work on a run.
+    ``threads``: how many may work on a run.
     """
 
     def __init__(self, graph: Graph, *, threads: int | None = None) -> None:
-        from nbconv.runtime import available_threads
+        self._graph: Graph | None = graph
+        self._source: Source | None = None
+        self._prepared: Prepared | None = None
+        self._start(graph.name, graph.inputs, graph.outputs, _threads(threads))
 
-        if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
-            raise ValueError(f"threads is {threads!r}, wanted a positive integer or None")
-        self.graph = graph
-        self.threads = int(threads) if threads is not None else available_threads()
+    def _open(self, source: Source, path: str | os.PathLike | None, threads: int) -> None:
+        """A model in a file or in bytes: what an earlier process prepared is used, else the model is read now."""
+        from nbconv.kernels.target import host
+        from nbconv.prepared import Prepared, digest
+
+        self._graph, self._source = None, source
+        self._prepared = Prepared(digest(path, source.data), host())
+        card = self._prepared.card()
+        if card is None:
+            graph = self.graph
+            self._start(graph.name, graph.inputs, graph.outputs, threads)
+            if not source.external:
+                self._prepared.keep_card(graph.name, graph.inputs, graph.outputs)
+            else:
+                self._prepared = None
+            return
+        ports = [{n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")]
+        self._start(card["name"], ports[0], ports[1], threads)  # type: ignore[arg-type]
+
+    def _start(self, name: str, inputs: dict[str, Spec], outputs: dict[str, Spec | None], threads: int) -> None:
+        self.name, self._inputs, self._outputs, self.threads = name, inputs, outputs, threads
         self.weights = Weights()
-        self._clear()
-
-    def _clear(self) -> None:
         self._lock = threading.Lock()
         self._plans: OrderedDict[tuple, _Ready] = OrderedDict()
+
+    @property
+    def graph(self) -> Graph:
+        """The model as it was authored, in nbconv's inner opset."""
+        if self._graph is None:
+            from nbconv.converters.onnx import read
+
+            assert self._source is not None
+            self._graph = read(self._source)
+        return self._graph
 
     def __getstate__(self) -> dict[str, Any]:
         return {"graph": self.graph, "threads": self.threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.graph, self.threads = state["graph"], state["threads"]
-        self.weights = Weights()
-        self._clear()
+        self.__init__(state["graph"], threads=state["threads"])
 
     def __copy__(self) -> Model:
         return Model(self.graph, threads=self.threads)
@@ -85,15 +124,15 @@ class Model:
 
     def __repr__(self) -> str:
         ports = ", ".join(f"{p.name}{list(p.shape or ())}" for p in (*self.inputs, *self.outputs))
-        return f"<nbconv.Model {self.graph.name!r}: {ports}>"
+        return f"<nbconv.Model {self.name!r}: {ports}>"
 
     @property
     def inputs(self) -> list[Port]:
-        return [Port(name, spec.shape, spec.dtype) for name, spec in self.graph.inputs.items()]
+        return [Port(name, spec.shape, spec.dtype) for name, spec in self._inputs.items()]
 
     @property
     def outputs(self) -> list[Port]:
-        return [Port(n, s and s.shape, s and s.dtype) for n, s in self.graph.outputs.items()]
+        return [Port(n, s and s.shape, s and s.dtype) for n, s in self._outputs.items()]
 
     def run(
         self,
@@ -111,7 +150,7 @@ class Model:
         C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
         """
         given = self._feeds(feeds)
-        names = tuple(self.graph.outputs) if fetch is None else tuple(fetch)
+        names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready({n: (a.shape, a.dtype) for n, a in given.items()}, names)
         results = ready.results(out or {})
         space = ready.lease()
@@ -123,9 +162,10 @@ class Model:
 
     def __call__(self, x: Any) -> np.ndarray:
         """The one output for the one input; ValueError when the model has more."""
-        if len(self.graph.inputs) != 1 or len(self.graph.outputs) != 1:
-            raise ValueError(f"a call takes one input and gives one output, this model has {len(self.graph.inputs)} and {len(self.graph.outputs)}: use run")
-        return next(iter(self.run({next(iter(self.graph.inputs)): x}).values()))
+        if len(self._inputs) != 1 or len(self._outputs) != 1:
+            have = f"{len(self._inputs)} and {len(self._outputs)}"
+            raise ValueError(f"a call takes one input and gives one output, this model has {have}: use run")
+        return next(iter(self.run({next(iter(self._inputs)): x}).values()))
 
     def run_async(self, feeds: Mapping[str, Any], **options: Any) -> Future[dict[str, np.ndarray]]:
         """`run` on a thread of its own: a concurrent.futures.Future of its result. Do not write to the inputs meanwhile."""
@@ -145,19 +185,24 @@ class Model:
         return future
 
     def plan(self, shapes: Mapping[str, Sequence[int]], fetch: Sequence[str] | None = None) -> Plan:
-        """The plan for inputs of these shapes (types as the model declares)."""
-        given = {n: (tuple(int(d) for d in shapes[n]), s.dtype) for n, s in self.graph.inputs.items() if n in shapes}
-        for name, spec in self.graph.inputs.items():
-            if name not in given:
+        """The plan for inputs of these shapes (types as the model declares), to look at: what `run` would do."""
+        from nbconv.kernels.target import host
+        from nbconv.plan import Plan
+
+        for name, spec in self._inputs.items():
+            if name not in shapes:
                 raise ValueError(f"no shape given for input {name!r} {spec}")
-            _fit(name, spec, given[name][0])
-        return self._ready(given, tuple(self.graph.outputs) if fetch is None else tuple(fetch)).plan
+            _fit(name, spec, tuple(shapes[name]))
+        inputs = {n: Spec(tuple(int(d) for d in shapes[n]), s.dtype) for n, s in self._inputs.items()}
+        names = tuple(self._outputs) if fetch is None else tuple(fetch)
+        self._check_fetch(names)
+        return Plan(self.graph, inputs, self.weights, names, host())
 
     def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The inputs as C-contiguous arrays of the declared types, or a ValueError that says what does not fit."""
         if not isinstance(feeds, Mapping):
             raise ValueError(f"inputs come as a dict of arrays by name, got {type(feeds).__name__}")
-        wanted = self.graph.inputs
+        wanted = self._inputs
         for name in feeds:
             if name not in wanted:
                 raise ValueError(f"the model has no input {name!r}, its inputs are {', '.join(map(repr, wanted))}")
@@ -177,24 +222,34 @@ class Model:
         """ValueError where one symbolic dimension has two sizes."""
         sizes: dict[str, tuple[int, str]] = {}
         for name, shape in shapes.items():
-            for have, want in zip(shape, self.graph.inputs[name].shape, strict=True):
+            for have, want in zip(shape, self._inputs[name].shape, strict=True):
                 if isinstance(want, str) and want != "?" and sizes.setdefault(want, (have, name))[0] != have:
                     raise ValueError(f"dimension {want!r} is {sizes[want][0]} in input {sizes[want][1]!r} and {have} in {name!r}")
 
     def _ready(self, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> _Ready:
-        key = (tuple((n, *v) for n, v in given.items()), fetch)
+        key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)
         with self._lock:
             ready = self._plans.get(key)
             if ready is None:
-                self._check_fetch(fetch)
-                from nbconv.kernels.target import host
-                from nbconv.plan import Plan
-
-                inputs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
-                ready = self._plans[key] = _Ready(Plan(self.graph, inputs, self.weights, fetch, host()))
+                ready = self._plans[key] = _Ready(self._program(key, given, fetch))
                 self._trim()
             self._plans.move_to_end(key)
             return ready
+
+    def _program(self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> Program:
+        """The program for these inputs: as an earlier process left it, or from a plan made now."""
+        from nbconv.kernels.target import host
+
+        if self._prepared is not None:
+            from nbconv.program import bind
+
+            found = self._prepared.program(key, self.weights)
+            if found is not None:
+                return bind(found[0], host(), found[1])
+        plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
+        if self._prepared is not None and plan.portable:
+            self._prepared.keep_program(key, plan.program, {n: plan.arrays[n] for n in plan.program.constants})
+        return plan.bound()
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:
         known = {*self.graph.values(), *self.graph.inputs, *self.graph.constants}
@@ -206,17 +261,17 @@ class Model:
 
     def _trim(self) -> None:
         """Forget the plans not used for longest while all together take more than `PLAN_BYTES`."""
-        total = sum(r.plan.nbytes for r in self._plans.values())
+        total = sum(r.program.nbytes for r in self._plans.values())
         while total > PLAN_BYTES and len(self._plans) > 1:
             _, old = self._plans.popitem(last=False)
-            total -= old.plan.nbytes
+            total -= old.program.nbytes
 
 
 class _Ready:
-    """A plan and the workspaces that wait for its next runs."""
+    """A program and the workspaces that wait for its next runs."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self._spaces: list[Workspace] = []
 
     def lease(self) -> Workspace:
@@ -225,7 +280,7 @@ class _Ready:
         except IndexError:
             from nbconv.runtime import Workspace
 
-            return Workspace(self.plan)
+            return Workspace(self.program)
 
     def give_back(self, space: Workspace) -> None:
         self._spaces.append(space)
@@ -233,11 +288,11 @@ class _Ready:
     def results(self, out: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Arrays for what is fetched: the caller's, checked, or new ones."""
         for name in out:
-            if name not in self.plan.fetch:
-                raise ValueError(f"out names {name!r}, the results are {', '.join(map(repr, self.plan.fetch))}")
+            if name not in self.program.fetch:
+                raise ValueError(f"out names {name!r}, the results are {', '.join(map(repr, self.program.fetch))}")
         found = []
-        for name in self.plan.fetch:
-            spec = self.plan.specs[name]
+        for k, name in enumerate(self.program.fetch):
+            spec = self.program.spec(k)
             array = out.get(name)
             if array is None:
                 array = np.empty(spec.shape, spec.dtype)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.arena import ALIGN, place
+from nbconv.arena import place
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.compile import libraries
@@ -16,9 +16,11 @@ from nbconv.lowering import Lowering, Ref, Step, Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_silu
 from nbconv.passes.layout import choose
+from nbconv.program import Program, bind
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
+    from nbconv.runtime import Workspace
 
 POINTERS = frozenset(("float32*", "int64*", "int32*", "uint8*"))
 NUMPY_STEP = ""
@@ -62,6 +64,7 @@ class Plan:
         self.target = target
         self.inputs = inputs
         self.fetch = fetch
+        shared = weights
         self.graph, self.specs, self.last, weights = derive(graph, inputs, weights, fetch)
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.steps: list[Step] = []
@@ -70,7 +73,10 @@ class Plan:
         for node in self.graph.nodes:
             self._lower(node, weights)
         self._place()
-        self._bind(weights)
+        self.arrays: dict[str, np.ndarray] = {}
+        self.portable = weights is shared and not self.copies and all(s.kernel != NUMPY_STEP for s in self.steps)
+        """whether the program can be kept in a file"""
+        self.program = self._assemble(weights)
 
     def _lower(self, node: Node, weights: Weights) -> None:
         given = tuple(self.specs[n] if n else None for n in node.inputs)
@@ -129,20 +135,21 @@ class Plan:
             names = (v.name for v in step.arguments.values() if isinstance(v, Ref))
         return {self.root(n) for n in names}
 
-    def _bind(self, weights: Weights) -> None:
+    def _assemble(self, weights: Weights) -> Program:
         """Tables: one 64-bit word an argument, and which of them are addresses of what."""
-        kernels = {step.kernel for step in self.steps if step.kernel != NUMPY_STEP}
-        loaded = libraries({k.split(".")[0] for k in kernels} | {"loop"}, self.target)
-        self.arrays: dict[str, np.ndarray] = {}
+        kernels: dict[str, int] = {}
+        constants: dict[str, int] = {}
         words: list[int] = []
         floats: list[tuple[int, float]] = []
+        fixed: list[tuple[int, int, int]] = []
         moves: dict[str, list[tuple[int, int]]] = {}
         table: list[tuple[int, int, int, int]] = []
-        for step in self.steps:
+        foreign: dict[int, Callable] = {}
+        used = {step.kernel.split(".")[0] for step in self.steps if step.kernel != NUMPY_STEP}
+        loaded = libraries(used | {"loop"}, self.target)
+        for number, step in enumerate(self.steps):
             if step.kernel == NUMPY_STEP:
-                for name in (self.root(n) for n in step.node.inputs if n):
-                    if name in self.constants and name not in self.arrays:
-                        self._constant(name, weights)
+                foreign[number] = Reference(self, step.node)
                 table.append((0, 0, 1, 1))
                 continue
             family, kernel = step.kernel.split(".")
@@ -155,50 +162,102 @@ class Plan:
                 if isinstance(value, Ref):
                     root = self.root(value.name)
                     if root in self.constants:
-                        words.append(self._constant(root, weights) + value.offset)
+                        fixed.append((len(words), constants.setdefault(root, len(constants)), value.offset))
                     else:
                         moves.setdefault(root, []).append((len(words), value.offset))
-                        words.append(0)
+                    words.append(0)
                 elif kind == "float32":
                     floats.append((len(words), float(value)))  # type: ignore[arg-type]
                     words.append(0)
                 else:
                     words.append(0 if value is None else int(value))
-            table.append((loaded[family].address(kernel), start * 8, step.units, step.chunk))
-        self.words = np.array(words or [0], np.int64)
+            table.append((kernels.setdefault(step.kernel, len(kernels)), start * 8, step.units, step.chunk))
+        slots = np.array(words or [0], np.int64)
         if floats:
-            at = np.array([i for i, _ in floats])
-            self.words[at] = np.array([v for _, v in floats], np.float32).view(np.uint32)
-        self.table = np.array(table or [(0, 0, 0, 1)], np.int64)
-        self.input_moves, self.result_moves = {}, {}
-        arena: list[tuple[int, int]] = []
-        for name, places in moves.items():
-            if name in self.inputs:
-                self.input_moves[name] = places
-            elif name in self.results:
-                self.result_moves[self.results[name]] = places
-            else:
-                arena += [(i, self.offsets[name] + extra) for i, extra in places]
-        self.arena_words = np.array([i for i, _ in arena], np.int64)
-        self.arena_offsets = np.array([o for _, o in arena], np.int64)
-        self.segments = _segments(self.steps)
+            slots[[i for i, _ in floats]] = np.array([v for _, v in floats], np.float32).view(np.uint32)
+        arena = [(i, self.offsets[name] + extra) for name, places in moves.items() if name in self.offsets for i, extra in places]
+        tables = {
+            "words": slots, "table": np.array(table or [(0, 0, 0, 1)], np.int64),
+            **_columns(("arena_words", "arena_offsets"), arena),
+            **_columns(("constant_words", "constant_indices", "constant_offsets"), fixed),
+        }  # fmt: skip
+        program = Program(
+            results=[(n, self.specs[n].shape, self.specs[n].dtype.str) for n in self.fetch], inputs=list(self.inputs),
+            arena=self.arena, kernels=list(kernels), constants=list(constants),
+            input_moves={n: moves[n] for n in moves if n in self.inputs},
+            result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
+            segments=_segments(self.steps), tables=tables, foreign=foreign,
+            copies=[(k, Held(self, root)) for k, root in self.copies],
+        )  # fmt: skip
+        for name in constants:
+            self.array(name, weights)
+        return program
 
-    def _constant(self, name: str, weights: Weights) -> int:
-        """The address of a constant's array, which the plan keeps alive."""
+    def array(self, name: str, weights: Weights) -> np.ndarray:
+        """A constant's array as kernels read it, which the plan keeps alive."""
         if name not in self.arrays:
             constant = self.constants[name]
             found = weights.get(name, constant.make) if isinstance(constant, Deferred) else constant
             self.arrays[name] = np.require(found, requirements=["C", "A"])
-        return self.arrays[name].ctypes.data
+        return self.arrays[name]
+
+    def bound(self) -> Program:
+        """The program, ready to run."""
+        return bind(self.program, self.target, [self.arrays[n] for n in self.program.constants])
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the plan holds: its arena and tables, not the weights it shares."""
-        return self.arena + ALIGN + self.words.nbytes + self.table.nbytes
+        """Bytes that running the plan takes beside the weights."""
+        return self.program.nbytes
 
     def numpy_steps(self) -> list[Node]:
         """The nodes for which there is no kernel."""
         return [step.node for step in self.steps if step.kernel == NUMPY_STEP]
+
+
+class Reference:
+    """The work of a NumPy step: the op's `reference` on the values' arrays."""
+
+    def __init__(self, plan: Plan, node: Node) -> None:
+        self.node = node
+        self.inputs = [Held(plan, n) if n else None for n in node.inputs]
+        self.outputs = [Held(plan, n) if n else None for n in node.outputs]
+
+    def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+        found = self.node.op.reference(*(None if held is None else held(space, feeds, results) for held in self.inputs))
+        for held, value in zip(self.outputs, found if isinstance(found, tuple) else (found,), strict=False):
+            if held is not None:
+                np.copyto(held(space, feeds, results), value)
+
+
+class Held:
+    """Where the array of a value is found during a run; the value lies as ONNX has it."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        root = plan.root(name)
+        self.spec = plan.specs[name]
+        self.input = root if root in plan.inputs else None
+        self.result = plan.results.get(root)
+        self.constant = array(plan.constants[root]) if root in plan.constants else None
+        self.offset = plan.offsets.get(root)
+
+    def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> np.ndarray:
+        shape, dtype = self.spec.shape, self.spec.dtype
+        if self.input is not None:
+            return feeds[self.input].reshape(shape)
+        if self.constant is not None:
+            return self.constant.reshape(shape)
+        if self.result is not None:
+            return results[self.result].reshape(shape)
+        if self.offset is None:
+            return np.empty(shape, dtype)
+        return space.arena[self.offset : self.offset + self.spec.nbytes].view(dtype).reshape(shape)
+
+
+def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """One int64 array a column."""
+    table = np.array(rows, np.int64).reshape(-1, len(names))
+    return {name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(names)}
 
 
 class _Arrays(dict):

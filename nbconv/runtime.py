@@ -14,7 +14,7 @@ from nbconv.arena import ALIGN
 from nbconv.kernels.compile import libraries
 
 if TYPE_CHECKING:
-    from nbconv.plan import Plan
+    from nbconv.program import Program
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 CANCEL, LIMIT = 3 * 8, 8 * 8
@@ -57,63 +57,40 @@ def aligned(nbytes: int) -> np.ndarray:
 
 
 class Workspace:
-    """Memory for one run of a plan at a time: the arena and the tables with its addresses. Runs lease workspaces, so that
-    as many runs of one plan may go on at once as there are callers."""
+    """Memory for one run of a program at a time: the arena and the tables with its addresses. Runs lease workspaces, so
+    that as many runs of one plan may go on at once as there are callers."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.arena = aligned(plan.arena)
-        self.words = plan.words.copy()
-        self.words[plan.arena_words] = plan.arena_offsets + self.arena.ctypes.data
-        self.table = plan.table.copy()
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.arena = aligned(program.arena)
+        self.words = program.words.copy()
+        self.words[program.arena_words] = program.arena_offsets + self.arena.ctypes.data
+        self.table = program.table.copy()
         self.table[:, 1] += self.words.ctypes.data
-        self.counters = np.zeros(16 * len(plan.steps) + 16, np.int64)
+        self.counters = np.zeros(16 * len(self.table) + 16, np.int64)
         self.job = np.zeros(16 * 8, np.int64)
 
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
-        """Do the plan's steps: ``feeds`` are C-contiguous arrays of the plan's input Specs, ``results`` likewise take what
-        ``fetch`` names."""
-        plan, words = self.plan, self.words
-        for name, moves in plan.input_moves.items():
+        """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
+        what is fetched."""
+        program, words = self.program, self.words
+        for name, moves in program.input_moves.items():
             base = feeds[name].ctypes.data
             for i, extra in moves:
                 words[i] = base + extra
-        for k, moves in plan.result_moves.items():
+        for k, moves in program.result_moves.items():
             base = results[k].ctypes.data
             for i, extra in moves:
                 words[i] = base + extra
         loop = _loop()
-        for first, last in plan.segments:
-            if plan.steps[first].kernel:
+        for first, last in program.segments:
+            foreign = program.foreign.get(first)
+            if foreign is None:
                 loop.run(self, first, last, threads)
             else:
-                self._reference(plan.steps[first].node, feeds, results)
-        for k, root in plan.copies:
-            np.copyto(results[k], self._array(root, feeds, results).reshape(results[k].shape))
-
-    def _array(self, name: str, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> np.ndarray:
-        """The array of a value (one that lies as ONNX has it), under its own shape."""
-        plan, spec = self.plan, self.plan.specs[name]
-        root = plan.root(name)
-        if root in plan.inputs:
-            return feeds[root].reshape(spec.shape)
-        if root in plan.constants:
-            from nbconv.passes.fold import array
-
-            return (plan.arrays[root] if root in plan.arrays else array(plan.constants[root])).reshape(spec.shape)
-        if root in plan.results:
-            return results[plan.results[root]].reshape(spec.shape)
-        if spec.size == 0:
-            return np.empty(spec.shape, spec.dtype)
-        at = plan.offsets[root]
-        return self.arena[at : at + spec.nbytes].view(spec.dtype).reshape(spec.shape)
-
-    def _reference(self, node, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
-        given = [self._array(n, feeds, results) if n else None for n in node.inputs]
-        found = node.op.reference(*given)
-        for name, value in zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=False):
-            if name:
-                np.copyto(self._array(name, feeds, results), value)
+                foreign(self, feeds, results)
+        for k, held in program.copies:
+            np.copyto(results[k], held(self, feeds, results).reshape(results[k].shape))
 
 
 class _Loop:

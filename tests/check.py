@@ -17,6 +17,7 @@ import pytest
 
 from nbconv.graph import Spec, spec_of
 from nbconv.ops import Op
+from tests.kernels.harness import check_kernels
 
 RTOL = {np.dtype(np.float16): 5e-3, np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-5}
 """Allowed error by element type, as a fraction of the greatest finite element expected."""
@@ -73,13 +74,14 @@ def sampler(seed: int) -> Callable[..., np.ndarray]:
 
 
 def check_op(
-    op: Op, *inputs: Any, outputs: int = 1, expect: Any = None, rtol: float | None = None, differs: str = ""
+    op: Op, *inputs: Any, outputs: int = 1, expect: Any = None, rtol: float | None = None, differs: str = "", numpy: str = ""
 ) -> None:
     """Checks one call: ``infer`` against what comes out, ``reference`` against ``expect`` (one array, or a tuple of them,
     written down by hand from the ONNX text; lists take the output's type), against onnxruntime, and in float64 against
-    float32; then the kernels.
+    float32; then the kernels (tests/kernels/harness.py).
 
-    ``outputs``: how many outputs are asked for. ``differs``: why onnxruntime's answer is not looked at.
+    ``outputs``: how many outputs are asked for. ``differs``: why onnxruntime's answer is not looked at. ``numpy``: why no
+    kernel serves this float32 call of an op that has some.
     """
     given = tuple(array(x) for x in inputs)
     for x in given:
@@ -100,7 +102,7 @@ def check_op(
         for y, e in zip(got, peer or got, strict=True):
             close(y, e, rtol, "onnxruntime")
     check_float64(op, given, got, rtol)
-    run_kernels(op, given, got)
+    check_kernels(op, given, got, numpy)
 
 
 def as_tuple(x: Any) -> tuple:
@@ -180,9 +182,3 @@ def node_model(op: Op, inputs: tuple[np.ndarray | None, ...], dtypes: list[np.dt
         [helper.make_tensor_value_info(name, kind(d), None) for name, d in zip(outs, dtypes, strict=True)],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10).SerializeToString()
-
-
-def run_kernels(op: Op, inputs: tuple[np.ndarray | None, ...], want: tuple[np.ndarray, ...]) -> None:
-    """Every kernel that serves this call, against ``want``, within c·ε·Σ|terms|."""
-    if find_spec("nbconv.session") is None:
-        return

@@ -43,10 +43,16 @@ def same(content: bytes, again: bytes, *shapes, rtol=0.0) -> None:
 def test_small_model():
     model = models.small_model()
     model.metadata_props.add(key="author", value="nobody")
-    content = write(read(model.SerializeToString()))
+    model.producer_version, model.domain, model.model_version, model.doc_string = "2", "org.tests", -7, "a model"
+    model.graph.doc_string = "a graph"
+    read(model.SerializeToString())
+    content = write(read(model.SerializeToString()))  # from the structure cache
     again = onnx.ModelProto.FromString(content)
     onnx.checker.check_model(again, full_check=True)
-    assert (again.producer_name, again.ir_version, again.opset_import[0].version) == ("nbconv", 10, 21)
+    assert (again.producer_name, again.ir_version, again.opset_import[0].version) == ("tests", 10, 21)
+    for field in ("producer_version", "domain", "model_version", "doc_string"):
+        assert getattr(again, field) == getattr(model, field)
+    assert (again.graph.name, again.graph.doc_string) == ("small", "a graph")
     assert [(p.key, p.value) for p in again.metadata_props] == [("author", "nobody")]
     assert again.graph.input[0] == model.graph.input[0]
     assert again.graph.output[0] == model.graph.output[0]

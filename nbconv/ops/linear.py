@@ -49,7 +49,7 @@ class Gemm(Op):
 
     def layout(self, inputs, outputs) -> str:
         a, b, c = (*inputs, None)[:3]
-        if a.dtype != np.float32 or not (b.constant or self.alpha == 1):
+        if a.dtype != np.float32 or 0 in a.shape or not (b.constant or self.alpha == 1):
             return NUMPY
         per_column = c is None or (c.constant and c.size == c.shape[-1:][0] if c.shape else c.constant)
         return CANONICAL if per_column else NUMPY
@@ -138,13 +138,13 @@ class MatMul(Op):
         size_a, size_b = prod(left[:-2]), prod(right[:-2])
         if size_b == 1:
             return 1, size_a * m, k, n, 0, 0
-        if left[:-2] == right[:-2] or (size_a == size_b and len(left) == len(right)):
+        if size_a == size_b == prod(want.broadcast(left[:-2], right[:-2])):
             return size_b, m, k, n, m * k, k * n
         return (size_b, m, k, n, 0, k * n) if size_a == 1 else None
 
     def layout(self, inputs, outputs) -> str:
         a, b = inputs[:2]
-        return CANONICAL if a.dtype == np.float32 and self.matrices(a, b) is not None else NUMPY
+        return CANONICAL if a.dtype == np.float32 and a.size and self.matrices(a, b) is not None else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
         return "residual" if self.matrices(*inputs[:2])[4:] == (0, 0) else "activation"  # type: ignore[index]

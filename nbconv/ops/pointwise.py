@@ -191,10 +191,12 @@ class Nary(Op, abstract=True):
 
 
 def broadcast_layout(inputs, outputs) -> str:
-    """The layout of a kernel of `kernels/cpu/arithmetic.py`: either, where all arrays of rank ≥ 3 have the result's rank."""
+    """The layout of a kernel of `kernels/cpu/arithmetic.py`: either, where all arrays that reach the channel axis have the
+    result's rank."""
     if any(spec.dtype != np.float32 for spec in (*inputs, *outputs)):
         return NUMPY
-    mixed = any(spec.rank >= 3 and spec.rank != outputs[0].rank and not spec.constant for spec in inputs)
+    rank = outputs[0].rank
+    mixed = any((spec.rank >= 3 or spec.rank == rank - 1) and spec.rank != rank and not spec.constant for spec in inputs)
     return CANONICAL if mixed else ANY
 
 

@@ -176,7 +176,7 @@ class GlobalAveragePool(GlobalPool):
             return total / x.dtype.type(prod(x.shape[2:]))
 
     def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 else NUMPY
+        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape  # type: ignore[union-attr]
@@ -190,7 +190,7 @@ class GlobalMaxPool(GlobalPool):
         return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)
 
     def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 else NUMPY
+        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape  # type: ignore[union-attr]

@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.inner import Fused, Silu
-from nbconv.ops.op import Epilogue
+from nbconv.ops.op import NUMPY, Epilogue
 from nbconv.passes.fold import Deferred, array
 
 
@@ -109,7 +109,7 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
             return None
         x, s, t = previous
         values = {"scale": s * scale, "B": t * scale + shift, "mean": np.zeros_like(s), "var": np.ones_like(s) - maker.op.epsilon}  # type: ignore[attr-defined]
-        names = tuple(_keep(f"{out}.{k}", v.astype(np.float32), specs, constants) for k, v in values.items())
+        names = tuple(_keep(f"{x}#to#{out}#{k}", v.astype(np.float32), specs, constants) for k, v in values.items())
         return Node(maker.op, (x, *names), node.outputs, node.name)
     if maker.op.type not in ("Conv", "ConvTranspose") or any(n not in constants for n in maker.inputs[1:] if n):
         return None
@@ -122,10 +122,10 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
     names = [maker.inputs[1]]
     if not np.array_equal(scale, np.ones_like(scale)):
         folded = Deferred(w.shape, w.dtype, lambda: array(w) * factor)
-        names = [f"{out}.w"]
+        names = [f"{maker.inputs[1]}#to#{out}"]
         constants[names[0]] = folded
         specs[names[0]] = Spec(tuple(w.shape), w.dtype, None, True)
-    names.append(_keep(f"{out}.b", (b * scale + shift).astype(np.float32), specs, constants))
+    names.append(_keep(f"{maker.inputs[0]}#to#{out}#b", (b * scale + shift).astype(np.float32), specs, constants))
     return Node(maker.op, (maker.inputs[0], *names), node.outputs, node.name)
 
 
@@ -165,7 +165,8 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
 
 def _can(node: Node, specs: dict[str, Spec]) -> str:
     given = tuple(specs[n] if n else None for n in node.inputs)
-    return node.op.absorbs(given, tuple(specs[n] for n in node.outputs))
+    found = tuple(specs[n] for n in node.outputs if n)
+    return "" if node.op.layout(given, found) == NUMPY else node.op.absorbs(given, found)
 
 
 def _absorbed(maker: Node | None, node: Node, epilogue: Epilogue, specs: dict[str, Spec]) -> Node | None:
@@ -178,7 +179,8 @@ def _absorbed(maker: Node | None, node: Node, epilogue: Epilogue, specs: dict[st
 
 
 def _residual(node: Node, nodes: list, at: dict[str, int], only: set[str], specs: dict[str, Spec]) -> tuple[str, Node] | None:
-    """(fused away, the maker of one operand with the other as its residual) for a sum of two arrays of one shape."""
+    """(fused away, the maker of one operand with the other as its residual) for a sum of two arrays of one shape. A constant
+    with channels never lies channels last, so it is no residual."""
     if node.op.type not in ("Add", "Sum") or len(node.inputs) != 2 or node.inputs[0] == node.inputs[1]:
         return None
     if specs[node.inputs[0]].shape != specs[node.inputs[1]].shape:
@@ -186,6 +188,8 @@ def _residual(node: Node, nodes: list, at: dict[str, int], only: set[str], specs
     for name in sorted(node.inputs, key=lambda n: -at.get(n, -1)):
         maker = nodes[at[name]] if name in at and name in only else None
         other = node.inputs[0] if name == node.inputs[1] else node.inputs[1]
+        if specs[other].constant and specs[other].rank >= 3:
+            continue
         if maker is not None and len(maker.outputs) == 1 and _can(maker, specs) == "residual":
             inner, tail, _ = _parts(maker)
             fused = Fused(inner, (*tail, node.op), Epilogue(), True)

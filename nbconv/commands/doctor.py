@@ -1,0 +1,155 @@
+"""Report everything that nbconv lacks for a model (operators, attributes, types), the steps that would run in NumPy for
+want of a kernel, and whether this machine is set up well. Without a model: the machine only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from nbconv.commands import _model
+from nbconv.commands._text import dump, plural, size, style, table
+
+PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxruntime")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="an ONNX file")
+    _model.add_shape(parser)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.epilog = f"""{_model.SHAPES}
+
+exit code: 0 the model runs, 1 something is unsupported, 2 it is no valid model
+
+examples:
+  nbconv doctor
+  nbconv doctor model.onnx --json"""
+
+
+def run(args: argparse.Namespace) -> int:
+    report: dict[str, Any] = {"model": args.model}
+    if args.model:
+        report.update(examine(args.model, args.shape))
+    report["environment"] = environment()
+    if args.json:
+        dump(report)
+    else:
+        if args.model:
+            _print_model(report)
+            print()
+        _print_environment(report["environment"])
+    return 1 if report.get("problems") else 0
+
+
+def examine(path: str, shapes: list[str]) -> dict[str, Any]:
+    """What is unsupported, which steps NumPy does, and ``unplanned``: why the steps are not known. ModelError for a file
+    that is no valid model."""
+    from nbconv.converters.onnx import survey
+    from nbconv.errors import ModelError
+    from nbconv.kernels import KernelError
+
+    try:
+        problems = survey(path)
+    except ModelError as error:
+        raise type(error)(str(error) if path in str(error) else f"{path}: {error}") from None
+    found: dict[str, Any] = {"problems": [p._asdict() for p in problems], "steps": None, "numpy_steps": [], "unplanned": ""}
+    if problems:
+        return found
+    notes: list[str] = []
+    try:
+        model = _model.open_model(path)
+        sizes, notes = _model.input_shapes(model.graph, shapes)
+        plan = model.plan(sizes)
+    except (ValueError, KernelError) as error:
+        found["unplanned"] = "; ".join([str(error), *notes])
+        return found
+    found["steps"] = len(plan.steps)
+    for node in plan.numpy_steps():
+        made = ", ".join(str(plan.specs[n]) for n in node.outputs if n)
+        found["numpy_steps"].append({"node": node.name, "op": node.op.type, "outputs": made})
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Facts about this machine and installation."""
+    import platform
+
+    from nbconv.commands._machine import cpu_name, versions
+    from nbconv.kernels.target import host
+    from nbconv.runtime import available_threads
+
+    try:
+        goal = host().name
+    except ValueError as error:
+        goal = f"none: {error}"
+    return {
+        "cpu": cpu_name(),
+        "target": goal,
+        "threads": available_threads(),
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "versions": versions(PACKAGES),
+        "cache": _cache(),
+        "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith("NBCONV_")},
+    }
+
+
+def _cache() -> dict[str, Any]:
+    from nbconv.kernels import store
+    from nbconv.kernels.compile import families
+
+    folder = store.cache_dir()
+    if folder is None:
+        why = "there is none: every process compiles its own kernels; set NBCONV_CACHE to a folder of your own (mode 0700)"
+        return {"folder": None, "usable": False, "state": why}
+    libraries = [m for m in store.listing() if m["current"]]
+    total = sum(m["size"] for m in libraries)
+    state = f"{plural(len(libraries), 'library').replace('librarys', 'libraries')}, {size(total)}, of {len(families())} families"
+    usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+    if not usable:
+        state += "; it cannot be written: what it lacks is compiled by every process"
+    elif _noexec(str(folder)):
+        state += "; it is mounted noexec: libraries are opened from memory"
+    return {"folder": str(folder), "usable": usable, "state": state}
+
+
+def _noexec(folder: str) -> bool:
+    try:
+        return bool(os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0))
+    except (OSError, AttributeError):
+        return False
+
+
+def _print_model(report: dict[str, Any]) -> None:
+    problems, path = report["problems"], report["model"]
+    if problems:
+        print(style(f"{path}: nbconv lacks {plural(len(problems), 'thing')} for this model", "red"))
+        print()
+        table(("NODE", "OP", "WHAT IS UNSUPPORTED"), [(p["node"], p["op"], p["problem"]) for p in problems], width=140)
+    elif report["unplanned"]:
+        print(style(f"{path}: everything in it is supported, but its steps are not known", "yellow"))
+        print(f"  {report['unplanned']}")
+    elif report["numpy_steps"]:
+        slow = report["numpy_steps"]
+        print(style(f"{path}: runs, but {len(slow)} of {plural(report['steps'], 'step')} in NumPy, for want of a kernel", "yellow"))
+        print()
+        table(("NODE", "OP", "OUTPUTS"), [(s["node"], s["op"], s["outputs"]) for s in slow])
+    else:
+        print(style(f"{path}: runs, all {plural(report['steps'], 'step')} on compiled kernels", "green"))
+
+
+def _print_environment(facts: dict[str, Any]) -> None:
+    cache = facts["cache"]
+    lines = {
+        "processor": facts["cpu"],
+        "target": facts["target"],
+        "threads": facts["threads"],
+        "system": facts["system"],
+        "packages": ", ".join(f"{k} {v or '(not installed)'}" for k, v in facts["versions"].items()),
+        "kernel cache": f"{cache['folder']}: {cache['state']}" if cache["folder"] else cache["state"],
+    }
+    if not facts["versions"]["numba"]:
+        lines["compiler"] = "numba is not installed: only prebuilt kernels run (pip install numba)"
+    if facts["settings"]:
+        lines["settings"] = ", ".join(f"{k}={v}" for k, v in facts["settings"].items())
+    for key, value in lines.items():
+        print(f"{key:13} {value}")

@@ -1,0 +1,252 @@
+"""Show what a model is made of: each node with its output, parameters, FLOPs and memory, and the totals.
+
+A FLOP is one addition or multiplication. MEMORY is the bytes of a node's outputs. Parameters are the elements of the
+constant float arrays that a node reads."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from nbconv.commands import _model
+from nbconv.commands._text import count, cut, dims, dump, plural, size, style, table
+
+if TYPE_CHECKING:
+    from nbconv.graph import Graph, Node, Spec
+    from nbconv.plan import Plan
+
+MOVES = frozenset((
+    "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather",
+    "GatherElements", "Identity", "Pad", "Range", "Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze", "Where",
+))  # fmt: skip
+"""Ops that move or make values without arithmetic: no FLOPs."""
+
+NO_PARAMETERS = frozenset(("Resize", "Pad", "Clip", "Range"))
+"""Ops whose constant inputs are arguments."""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    _model.add_model(parser)
+    _model.add_shape(parser)
+    parser.add_argument("--plan", action="store_true", help="also show what runs: the steps, and where each value of the model went")
+    parser.add_argument("--all", action="store_true", help="also list nodes that compute constants")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.epilog = f"""{_model.SHAPES}
+
+examples:
+  nbconv inspect model.onnx
+  nbconv inspect detector.onnx --shape 1,3,480,640 --plan
+  nbconv inspect model.onnx --json | jq .totals"""
+
+
+def run(args: argparse.Namespace) -> int:
+    graph = _model.open_graph(args.model)
+    shapes, notes = _model.input_shapes(graph, args.shape)
+    specs = authored_specs(graph, shapes, notes)
+    rows = describe(graph, specs)
+    plan = None
+    if args.plan:
+        from nbconv.model import Model
+
+        plan = Model(graph).plan(shapes)
+    if args.json:
+        dump(as_json(args.model, graph, specs, rows, plan, notes))
+        return 0
+    _print_head(args.model, graph, shapes, notes)
+    _print_nodes(rows, args.all)
+    _print_totals(graph, specs, rows)
+    if plan is not None:
+        _print_plan(graph, plan)
+    return 0
+
+
+def authored_specs(graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str]) -> dict[str, Spec]:
+    """The Spec of every value of the graph as it was authored. ModelError where shapes do not fit."""
+    from nbconv.errors import ModelError
+    from nbconv.graph import Spec
+    from nbconv.lowering import Weights
+    from nbconv.passes.fold import fold
+
+    inputs = {name: Spec(shape, graph.inputs[name].dtype) for name, shape in shapes.items()}
+    try:
+        _, specs, _ = fold(graph, inputs, Weights(), frozenset(graph.values()))
+    except ModelError as error:
+        raise type(error)("; ".join([str(error), *notes])) from None
+    return specs
+
+
+def describe(graph: Graph, specs: dict[str, Spec]) -> list[dict[str, Any]]:
+    """A row for each node. A constant that several nodes read counts where it is read first."""
+    counted: set[str] = set()
+    rows = []
+    for node in graph.nodes:
+        given = tuple(specs[n] if n else None for n in node.inputs)
+        outs = [specs[n] for n in node.outputs if n]
+        constant = all(spec.constant for spec in outs)
+        own = [] if constant else [n for n in node.inputs if n and _is_parameter(node, specs[n]) and n not in counted]
+        counted.update(own)
+        rows.append({
+            "name": node.name,
+            "op": node.op.type,
+            "attributes": {k: _plain(v) for k, v in node.op.attributes().items()},
+            "inputs": list(node.inputs),
+            "outputs": [{"name": n, **spec_json(specs[n])} for n in node.outputs if n],
+            "parameters": sum(specs[n].size for n in own),
+            "flops": 0 if constant or node.op.type in MOVES else int(node.op.flops(given, tuple(outs))),
+            "memory": sum(spec.nbytes for spec in outs),
+            "constant": constant,
+        })  # fmt: skip
+    return rows
+
+
+def _is_parameter(node: Node, spec: Spec) -> bool:
+    return spec.constant and spec.dtype.kind == "f" and spec.size > 1 and node.op.type not in NO_PARAMETERS
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return f"{value.dtype} array {list(value.shape)}"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def spec_json(spec: Spec) -> dict[str, Any]:
+    return {"shape": list(spec.shape), "dtype": spec.dtype.name}
+
+
+def totals(graph: Graph, specs: dict[str, Spec], rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Sums over nodes; ``weights`` are the bytes of the constants as the file stores them."""
+    return {
+        "nodes": len(rows),
+        "constant_nodes": sum(r["constant"] for r in rows),
+        "parameters": sum(r["parameters"] for r in rows),
+        "flops": sum(r["flops"] for r in rows),
+        "memory": sum(r["memory"] for r in rows if not r["constant"]),
+        "weights": sum(a.nbytes for a in graph.constants.values()),
+    }
+
+
+def as_json(
+    path: str, graph: Graph, specs: dict[str, Spec], rows: list[dict], plan: Plan | None, notes: list[str]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "model": path,
+        "name": graph.name,
+        "metadata": graph.metadata,
+        "inputs": [{"name": n, "declared": list(s.shape), **spec_json(specs[n])} for n, s in graph.inputs.items()],
+        "outputs": [{"name": n, "declared": list(s.shape) if s else None, **spec_json(specs[n])} for n, s in graph.outputs.items()],
+        "nodes": rows,
+        "totals": totals(graph, specs, rows),
+        "notes": notes,
+    }
+    if plan is not None:
+        found["plan"] = {
+            "target": plan.target.name,
+            "arena": plan.arena,
+            "steps": [_step_json(plan, i) for i in range(len(plan.steps))],
+            "values": fates(graph, plan),
+        }
+    return found
+
+
+def _step_json(plan: Plan, i: int) -> dict[str, Any]:
+    step = plan.steps[i]
+    inner, tail = parts(step.node)
+    name = step.node.outputs[0]
+    return {
+        "value": name,
+        "node": step.node.name,
+        "op": inner,
+        "fused": tail,
+        "kernel": step.kernel or "numpy",
+        "units": step.units,
+        "bytes": plan.specs[name].nbytes,
+        "offset": plan.offsets.get(plan.root(name)),
+        "channels_last": bool(plan.last.get(name)),
+        **({} if name not in plan.specs else spec_json(plan.specs[name])),
+    }
+
+
+def parts(node: Node) -> tuple[str, list[str]]:
+    """The type of the op that a step's kernel does, and of those fused into it."""
+    from nbconv.ops.inner import Fused
+
+    op = node.op
+    return (op.inner.type, [t.type for t in op.tail]) if isinstance(op, Fused) else (op.type, [])
+
+
+def fates(graph: Graph, plan: Plan) -> dict[str, str]:
+    """Where each value that the model's nodes make went."""
+    made: dict[str, list[int]] = {}
+    for i, step in enumerate(plan.steps):
+        for name in step.node.outputs:
+            made.setdefault(name, []).append(i)
+    found = {}
+    for name in graph.values():
+        if name in made:
+            first, last = made[name][0], made[name][-1]
+            found[name] = f"step {first}" if first == last else f"steps {first} to {last}"
+        elif name in plan.graph.provenance:
+            found[name] = plan.graph.provenance[name]
+        elif plan.root(name) != name:
+            found[name] = f"{plan.root(name)} under another shape"
+        else:
+            found[name] = "not needed"
+    return found
+
+
+def _print_head(path: str, graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str]) -> None:
+    print(style(cut(f"{path}: {graph.name}", 100), "bold"))
+    for name, spec in graph.inputs.items():
+        fixed = all(isinstance(d, int) for d in spec.shape)
+        taken = "" if fixed else f", here {dims(shapes[name])}"
+        print(cut(f"input   {name}: {spec.dtype.name} {dims(spec.shape)}{taken}", 100))
+    for name, spec in graph.outputs.items():
+        print(cut(f"output  {name}: {spec.dtype.name} {dims(spec.shape)}" if spec else f"output  {name}", 100))
+    for key, value in graph.metadata.items():
+        print(style(cut(f"{key}: {value}", 100), "dim"))
+    for note in notes:
+        print(style(f"note: {note}", "yellow"))
+    print()
+
+
+def _print_nodes(rows: list[dict[str, Any]], everything: bool) -> None:
+    shown = [r for r in rows if everything or not r["constant"]]
+    cells = []
+    for r in shown:
+        outs = r["outputs"]
+        text = dims(outs[0]["shape"]) + (f" and {len(outs) - 1} more" if len(outs) > 1 else "") if outs else "-"
+        if outs and outs[0]["dtype"] != "float32":
+            text += f" {outs[0]['dtype']}"
+        op = r["op"] + (" (constant)" if r["constant"] else "")
+        figures = (count(r["parameters"]) if r["parameters"] else "", count(r["flops"]) if r["flops"] else "")
+        cells.append((r["name"], op, text, *figures, size(r["memory"])))
+    table(("NODE", "OP", "OUTPUT", "PARAMETERS", "FLOPS", "MEMORY"), cells, right=(3, 4, 5))
+    if len(shown) < len(rows):
+        print(style(f"{plural(len(rows) - len(shown), 'node')} more compute constants (--all lists them)", "dim"))
+
+
+def _print_totals(graph: Graph, specs: dict[str, Spec], rows: list[dict[str, Any]]) -> None:
+    t = totals(graph, specs, rows)
+    print()
+    print(style(
+        f"{plural(t['nodes'], 'node')}, {count(t['parameters'])} parameters in {size(t['weights'])}, "
+        f"{count(t['flops'])}FLOPs, {size(t['memory'])} in all values", "bold",
+    ).replace(" FLOPs", "FLOPs").replace("FLOPs", " FLOPs", 1))  # fmt: skip
+
+
+def _print_plan(graph: Graph, plan: Plan) -> None:
+    print()
+    print(style(f"plan for {plan.target.name}: {plural(len(plan.steps), 'step')}, {size(plan.arena)} of memory besides weights", "bold"))
+    cells = []
+    for i in range(len(plan.steps)):
+        s = _step_json(plan, i)
+        place = "result" if plan.root(s["value"]) in plan.results else "" if s["offset"] is None else f"at {s['offset'] / 1024:.0f}"
+        what = "+".join([s["op"], *s["fused"]])
+        cells.append((str(i), s["value"], what, s["kernel"], dims(s["shape"]), str(s["units"]), size(s["bytes"]), place))
+    table(("STEP", "VALUE", "OPS", "KERNEL", "SHAPE", "UNITS", "MEMORY", "KiB"), cells, right=(0, 5, 6, 7))
+    gone = {name: fate for name, fate in fates(graph, plan).items() if not fate.startswith("step")}
+    if gone:
+        print()
+        print(style(f"{plural(len(gone), 'value')} of the model that no step makes", "bold"))
+        table(("VALUE", "WHERE IT WENT"), list(gone.items()))
