@@ -62,7 +62,8 @@ def target() -> Target:
 
 
 def kernel(function: Callable) -> Callable:
-    """Marks a function of a family file as a kernel: its annotated arguments end in ``first: Int, last: Int``."""
+    """Marks a function of a family file as a kernel: its annotated arguments end in ``first: Int, last: Int``, or in
+    ``first: Int, last: Int, slot: Int`` where it wants to know which thread it runs on (0 for the caller)."""
     function.__kernel__ = True  # type: ignore[attr-defined]
     return function
 
@@ -74,7 +75,7 @@ def _arguments(function: Callable) -> dict[str, types.Type]:
 
 @global_compiler_lock
 def _kernel_ir(function: Callable, symbol: str) -> str:
-    """Target-neutral IR text that defines ``symbol`` as void(i64*, i64, i64) around the typed kernel."""
+    """Target-neutral IR text that defines ``symbol`` as void(i64*, i64, i64, i64) around the typed kernel."""
     argument_types = tuple(_arguments(function).values())
     typing_context = cpu_target.typing_context
     cpu_target.target_context.refresh()
@@ -93,7 +94,7 @@ def _kernel_ir(function: Callable, symbol: str) -> str:
     for f in module.functions:
         if not f.is_declaration:
             f.linkage = "internal"
-    return _neutral(str(module)) + _entry_ir(symbol, inner, argument_types)
+    return _neutral(str(module)) + _entry_ir(symbol, inner, argument_types, list(_arguments(function)).index("first"))
 
 
 def _neutral(text: str) -> str:
@@ -104,10 +105,10 @@ def _neutral(text: str) -> str:
     return re.sub(r'"(target-cpu|target-features|tune-cpu)"="[^"]*"', "", text)
 
 
-def _entry_ir(symbol: str, inner: str, argument_types: tuple) -> str:
-    """The exported entry: reads the arguments from the table (one 64-bit slot each) and calls the kernel."""
+def _entry_ir(symbol: str, inner: str, argument_types: tuple, own: int) -> str:
+    """The exported entry: reads the kernel's ``own`` arguments from the table (one 64-bit word each) and calls it."""
     reads, passed = [], []
-    for i, kind in enumerate(argument_types[:-2]):
+    for i, kind in enumerate(argument_types[:own]):
         reads.append(f"  %s{i} = getelementptr i64, ptr %args, i64 {i}\n  %r{i} = load i64, ptr %s{i}")
         if isinstance(kind, types.CPointer):
             reads.append(f"  %a{i} = inttoptr i64 %r{i} to ptr")
@@ -117,9 +118,10 @@ def _entry_ir(symbol: str, inner: str, argument_types: tuple) -> str:
             passed.append(f"float %a{i}")
         else:
             passed.append(f"i64 %r{i}")
-    arguments = ", ".join(["ptr %ret", "ptr %exc", *passed, "i64 %first", "i64 %last"])
+    given = ["i64 %first", "i64 %last", "i64 %slot"][: len(argument_types) - len(passed)]
+    arguments = ", ".join(["ptr %ret", "ptr %exc", *passed, *given])
     return (
-        f"\ndefine void @{symbol}(ptr %args, i64 %first, i64 %last) {{\n  %ret = alloca ptr\n  %exc = alloca ptr\n"
+        f"\ndefine void @{symbol}(ptr %args, i64 %first, i64 %last, i64 %slot) {{\n  %ret = alloca ptr\n  %exc = alloca ptr\n"
         + "\n".join(reads)
         + f'\n  %code = call i32 @"{inner}"({arguments})\n  ret void\n}}\n'
     )
@@ -172,9 +174,10 @@ def compile_family(family: str, goal: Target) -> tuple[llvm.ModuleRef, llvm.Targ
     texts, manifest = [], {}
     for name, function in kernels.items():
         arguments = list(_arguments(function).items())
-        if [a for a, _ in arguments[-2:]] != ["first", "last"]:
-            raise TypeError(f"{family}.{name}: the last two arguments must be first and last")
-        manifest[name] = [[a, KINDS[kind]] for a, kind in arguments[:-2]]
+        names = [a for a, _ in arguments]
+        if names[-2:] != ["first", "last"] and names[-3:] != ["first", "last", "slot"]:
+            raise TypeError(f"{family}.{name}: the last arguments must be first and last, or first, last and slot")
+        manifest[name] = [[a, KINDS[kind]] for a, kind in arguments[: names.index("first")]]
         texts.append(_kernel_ir(function, name))
     module, machine = _optimised(texts, set(kernels), goal)
     toolchain = {"numba": numba.__version__, "llvmlite": llvmlite.__version__}
@@ -184,7 +187,7 @@ def compile_family(family: str, goal: Target) -> tuple[llvm.ModuleRef, llvm.Targ
 def object_code(family: str, goal: Target) -> tuple[bytes, dict]:
     """Relocatable object code of every kernel of ``kernels/cpu/<family>.py``, and the manifest of their arguments.
 
-    Each kernel is exported as ``void name(int64_t *args, int64_t first, int64_t last)``. Raises RuntimeError when the code
+    Each kernel is exported as ``void name(int64_t *args, int64_t first, int64_t last, int64_t slot)``. Raises RuntimeError when the code
     needs a symbol from outside.
     """
     module, machine, manifest = compile_family(family, goal)

@@ -48,14 +48,16 @@ def load_image(
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, wanted 3 or 1")
     if size is not None and (min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
-        raise ValueError(f"size is {size[0]}x{size[1]}, wanted a height and a width of 1 or more, {MAX_PIXELS} pixels at most")
+        raise ValueError(
+            f"size is {size[0]}x{size[1]}, wanted a height and a width of 1 or more, {MAX_PIXELS} pixels at most"
+        )
     centre, spread = _per_channel("mean", mean, channels), _per_channel("std", std, channels)
     if not spread.all():
         raise ValueError("std is 0")
     picture = _flat(_open(source), channels)
     if size is not None:
         fill = centre[::-1] if bgr else centre
-        picture = _resized(picture, size, resize, filter, tuple(int(v) for v in fill.clip(0, 255).round()))
+        picture = _resized(picture, size, resize, filter, [int(v) for v in fill.clip(0, 255).round()])
     x = np.asarray(picture, np.float32).reshape(picture.height, picture.width, channels)
     if bgr:
         x = x[:, :, ::-1]
@@ -129,7 +131,7 @@ def _flat(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert("RGB" if channels == 3 else "L")
 
 
-def _resized(picture: Image.Image, size: tuple[int, int], resize: str, filter: str, fill: tuple[int, ...]) -> Image.Image:
+def _resized(picture: Image.Image, size: tuple[int, int], resize: str, filter: str, fill: list[int]) -> Image.Image:
     from PIL import Image
 
     h, w = size
@@ -143,6 +145,6 @@ def _resized(picture: Image.Image, size: tuple[int, int], resize: str, filter: s
         return picture.crop((left, top, left + cut_w, top + cut_h)).resize((w, h), how)
     scale = min(w / have_w, h / have_h)
     fit_w, fit_h = min(w, max(1, round(have_w * scale))), min(h, max(1, round(have_h * scale)))
-    whole = Image.new(picture.mode, (w, h), fill if len(fill) > 1 else fill[0])
+    whole = Image.new(picture.mode, (w, h), tuple(fill) if picture.mode == "RGB" else fill[0])
     whole.paste(picture.resize((fit_w, fit_h), how), ((w - fit_w) // 2, (h - fit_h) // 2))
     return whole

@@ -69,12 +69,12 @@ class Lowering:
 
     def __init__(
         self, node: Node, op: Op, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
-        constants: dict[str, np.ndarray], weights: Weights, target: Target,
+        constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
     ) -> None:  # fmt: skip
         from nbconv.ops.op import Epilogue
 
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
-        self.target = target
+        self.target, self.threads, self.slots = target, threads, 0
         self.epilogue: Epilogue = Epilogue()
         self.residual: Ref | None = None
         self.steps: list[Step] = []
@@ -136,6 +136,11 @@ class Lowering:
         name = f"{self.node.outputs[0]}#scratch{len(self.scratches)}"
         self.scratches[name] = nbytes
         return Ref(name)
+
+    def scratch_per_thread(self, nbytes: int) -> Ref:
+        """Memory for each thread that works on this node, ``nbytes`` apart: a kernel finds its own by ``slot``."""
+        self.slots = self.threads
+        return self.scratch(nbytes * self.threads)
 
     def alias(self, output: int = 0, input: int = 0) -> None:
         """The output is the input's memory under another shape: no step."""

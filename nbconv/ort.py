@@ -8,7 +8,6 @@ nothing: `SessionOptions` says which.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -22,7 +21,7 @@ import numpy as np
 import nbconv
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
-from nbconv.model import Model
+from nbconv.model import Model, Port
 from nbconv.ort_types import (
     EngineError,
     EPFail,
@@ -74,17 +73,14 @@ class InferenceSession:
         self._options = SessionOptions() if sess_options is None else sess_options
         self.set_providers(providers, provider_options)
         threads = max(self._options.intra_op_num_threads, 0) or None
-        self._model = Model(_fixed(_load(path_or_bytes), self._options._free), threads=threads)
-        graph = self._model.graph
-        self._wanted = graph.inputs
-        self._inputs = [NodeArg(name, type_name(s.dtype), list(s.shape)) for name, s in graph.inputs.items()]
-        made = dict(graph.outputs)
-        if None in made.values():
-            made = _inferred(graph)
-        self._made = {
-            name: NodeArg(name, type_name(s.dtype), list(s.shape)) if s else NodeArg(name, "tensor(float)", [])
-            for name, s in made.items()
-        }
+        self._model = _load(path_or_bytes, threads)
+        if self._options._free:
+            self._model = Model(_fixed(self._model.graph, self._options._free), threads=threads)
+        self._wanted = {port.name: _arg(port) for port in self._model.inputs}
+        self._made = {port.name: _arg(port) for port in self._model.outputs}
+        self._types = {port.name: port.dtype for port in self._model.inputs if port.dtype is not None}
+        if any(port.dtype is None for port in self._model.outputs):
+            self._made = {port.name: _arg(port) for port in _inferred(self._model.graph)}
         if self._options.optimized_model_filepath:
             nbconv.save(self._model, self._options.optimized_model_filepath)
 
@@ -174,7 +170,7 @@ class InferenceSession:
         """What was fed, as an array of the type that the model wants."""
         if name not in self._wanted:
             raise InvalidArgument(f"Invalid input name: {name}; the inputs are {', '.join(self._wanted)}")
-        dtype = self._wanted[name].dtype
+        dtype = self._types[name]
         if isinstance(value, OrtValue):
             value = value.numpy()
         elif value is None:
@@ -190,7 +186,7 @@ class InferenceSession:
         return value if isinstance(value, np.ndarray) else np.asarray(value)
 
     def get_inputs(self) -> list[NodeArg]:
-        return self._inputs
+        return list(self._wanted.values())
 
     def get_outputs(self) -> list[NodeArg]:
         """As the model declares them; where it declares no shape, one that tells the rank (when that can be told)."""
@@ -236,11 +232,9 @@ class InferenceSession:
         return 0
 
 
-def _load(path_or_bytes: str | os.PathLike | bytes) -> Graph:
-    from nbconv.converters.onnx import read
-
+def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None) -> Model:
     try:
-        return read(path_or_bytes)
+        return nbconv.load(path_or_bytes, threads=threads)
     except FileNotFoundError as error:
         raise NoSuchFile(f"Load model from {path_or_bytes!s} failed. File doesn't exist") from error
     except OSError as error:
@@ -262,9 +256,13 @@ def _fixed(graph: Graph, sizes: Mapping[str, int]) -> Graph:
     return Graph(graph.nodes, inputs, outputs, graph.constants, graph.name, graph.metadata, graph.provenance, graph.header)
 
 
-def _inferred(graph: Graph) -> dict[str, Spec | None]:
-    """The outputs' Specs with what is not declared filled in from a trial: the shape where no input is dynamic, else the
-    rank. None stays where no trial size fits the model."""
+def _arg(port: Port) -> NodeArg:
+    return NodeArg(port.name, type_name(port.dtype or np.dtype(np.float32)), list(port.shape or ()))
+
+
+def _inferred(graph: Graph) -> list[Port]:
+    """The outputs, with what is not declared filled in from a trial: the shape where no input is dynamic, else the rank;
+    nothing where no trial size fits the model."""
     from nbconv.lowering import Weights
     from nbconv.passes.fold import fold
 
@@ -277,12 +275,12 @@ def _inferred(graph: Graph) -> dict[str, Spec | None]:
             specs = fold(graph, trial, Weights(), frozenset(graph.outputs))[1]
         except ModelError:
             continue
-        found = {
-            name: Spec((None,) * specs[name].rank if dynamic else specs[name].shape, specs[name].dtype)
-            for name in graph.outputs
-        }
-        return {name: spec or found[name] for name, spec in graph.outputs.items()}
-    return dict(graph.outputs)
+        found = {n: Spec((None,) * specs[n].rank if dynamic else specs[n].shape, specs[n].dtype) for n in graph.outputs}
+        break
+    else:
+        found = dict.fromkeys(graph.outputs)
+    known = {name: spec or found[name] for name, spec in graph.outputs.items()}
+    return [Port(name, spec and spec.shape, spec and spec.dtype) for name, spec in known.items()]
 
 
 def _check_providers(providers: Any, provider_options: Any) -> None:
@@ -329,6 +327,8 @@ def get_build_info() -> str:
 
 def set_default_logger_severity(severity: int) -> None:
     """0 (verbose) to 4 (fatal): the level of the logger "nbconv"."""
+    import logging
+
     if severity not in range(5):
         raise RuntimeError(f"Invalid logging severity: {severity}, wanted 0 to 4")
     logging.getLogger("nbconv").setLevel(10 * (severity + 1))

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.ops.spec import DTYPES
 
 if TYPE_CHECKING:
     from nbconv.ort import InferenceSession
 
-_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 _TYPES = {"float32": "float", "float64": "double"}
 
 
@@ -228,12 +226,12 @@ def type_name(dtype: np.dtype) -> str:
 
 def element_type(kind: Any) -> np.dtype:
     """The NumPy type of an element type given as one, or as TensorProto.DataType's number."""
-    if isinstance(kind, int):
-        if kind in DTYPES:
-            return DTYPES[kind]
-    elif np.dtype(kind) in _NUMBERS:
-        return np.dtype(kind)
-    raise InvalidArgument(f"element type {kind!r} is not supported")
+    from nbconv.ops.spec import DTYPES
+
+    dtype = DTYPES.get(kind) if isinstance(kind, int) else np.dtype(kind)
+    if dtype is None or dtype not in DTYPES.values():
+        raise InvalidArgument(f"element type {kind!r} is not supported")
+    return dtype
 
 
 def _on_cpu(device_type: str) -> None:
@@ -252,8 +250,7 @@ class OrtValue:
     """A tensor in the CPU's memory. It shares the array it was made from where that is C-contiguous."""
 
     def __init__(self, array: np.ndarray) -> None:
-        if array.dtype not in _NUMBERS:
-            raise InvalidArgument(f"element type {array.dtype} is not supported")
+        element_type(array.dtype)
         self._array = np.require(array, requirements=["C", "A"])
 
     @classmethod
@@ -293,7 +290,9 @@ class OrtValue:
 
     def element_type(self) -> int:
         """TensorProto.DataType's number."""
-        return _NUMBERS[self._array.dtype]
+        from nbconv.ops.spec import DTYPES
+
+        return next(number for number, dtype in DTYPES.items() if dtype == self._array.dtype)
 
     def data_ptr(self) -> int:
         return self._array.ctypes.data

@@ -17,6 +17,7 @@ from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_silu
 from nbconv.passes.layout import choose
 from nbconv.program import Program, bind
+from nbconv.runtime import available_threads
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
@@ -70,6 +71,7 @@ class Plan:
         self.steps: list[Step] = []
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
+        self.threads, self.slots = available_threads(), 0
         for node in self.graph.nodes:
             self._lower(node, weights)
         self._place()
@@ -88,10 +90,11 @@ class Plan:
         if node.op.layout(given, found) == NUMPY and node.op.place(given, found, ()) is None and node.op.domain != "nbconv":
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
-        to = Lowering(node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target)
+        to = Lowering(node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads)
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)
+        self.slots = max(self.slots, to.slots)
         self.steps += to.steps
 
     def root(self, name: str) -> str:
@@ -187,7 +190,7 @@ class Plan:
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
             segments=_segments(self.steps), tables=tables, foreign=foreign,
-            copies=[(k, Held(self, root)) for k, root in self.copies],
+            copies=[(k, Held(self, root)) for k, root in self.copies], slots=self.slots,
         )  # fmt: skip
         for name in constants:
             self.array(name, weights)

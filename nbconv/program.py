@@ -33,7 +33,7 @@ class Program:
         self, *, results: list[tuple[str, tuple[int, ...], str]], inputs: list[str], arena: int, kernels: list[str],
         constants: list[str], input_moves: dict[str, list], result_moves: dict[int, list], segments: list[tuple[int, int]],
         tables: dict[str, np.ndarray], foreign: dict[int, Callable] | None = None,
-        copies: list[tuple[int, Callable]] | None = None,
+        copies: list[tuple[int, Callable]] | None = None, slots: int = 0,
     ) -> None:  # fmt: skip
         self.results = [(name, tuple(shape), np.dtype(dtype)) for name, shape, dtype in results]
         self.inputs, self.arena, self.kernels, self.constants = inputs, arena, kernels, constants
@@ -45,6 +45,8 @@ class Program:
         """by step: what NumPy does instead of a kernel, as function(space, feeds, results)"""
         self.copies = copies or []
         """(result, function(space, feeds, results) → array) for results that no step writes"""
+        self.slots = slots
+        """most threads that a run may use (some steps have scratch memory for each); 0 when any number may"""
         self.arrays: list[np.ndarray] = []
 
     @property
@@ -79,7 +81,7 @@ class Program:
         head = {
             "results": [(n, s, d.str) for n, s, d in self.results], "inputs": self.inputs, "arena": self.arena,
             "kernels": self.kernels, "constants": self.constants, "input_moves": self.input_moves,
-            "result_moves": self.result_moves, "segments": self.segments, "sizes": [t.size for t in tables],
+            "result_moves": self.result_moves, "segments": self.segments, "slots": self.slots, "sizes": [t.size for t in tables],
         }  # fmt: skip
         return json.dumps(head, separators=(",", ":")).encode(), b"".join(t.tobytes() for t in tables)
 

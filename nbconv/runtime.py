@@ -16,7 +16,7 @@ from nbconv.kernels.compile import libraries
 if TYPE_CHECKING:
     from nbconv.program import Program
 
-_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 CANCEL, LIMIT = 3 * 8, 8 * 8
 """Words of a job, see `kernels/cpu/loop.py`."""
 PATIENCE = 4000
@@ -82,7 +82,7 @@ class Workspace:
             base = results[k].ctypes.data
             for i, extra in moves:
                 words[i] = base + extra
-        loop = _loop()
+        loop, threads = _loop(), min(threads, program.slots or threads)
         for first, last in program.segments:
             foreign = program.foreign.get(first)
             if foreign is None:
@@ -114,17 +114,17 @@ class _Loop:
                 self._wake(threads - 1)
                 self._job[LIMIT] = threads - 1
                 words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
-                self._lead(words.ctypes.data, first, last)
+                self._lead(words.ctypes.data, first, last, 0)
             finally:
                 self._busy.release()
         else:
             words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
-            self._run(words.ctypes.data, first, last)
+            self._run(words.ctypes.data, first, last, 0)
 
     def _wake(self, count: int) -> None:
         count = min(count, available_threads() - 1)
         while len(self._workers) < count:
-            self._workers.append(_Worker(self._job, self._follow))
+            self._workers.append(_Worker(len(self._workers) + 1, self._job, self._follow))
         for worker in self._workers[:count]:
             worker.wake()
 
@@ -140,9 +140,9 @@ class _Loop:
 class _Worker:
     """A daemon thread that sits in the native loop while there is work and sleeps on a lock when there is none."""
 
-    def __init__(self, job: np.ndarray, follow) -> None:
+    def __init__(self, number: int, job: np.ndarray, follow) -> None:
         self.mine = np.zeros(16, np.int64)
-        self.mine[0] = job[0]
+        self.mine[0], self.mine[2] = job[0], number
         self._words = np.array([job.ctypes.data, self.mine.ctypes.data, PATIENCE], np.int64)
         self._job, self._follow = job, follow
         self._asleep = False
@@ -158,7 +158,7 @@ class _Worker:
     def _work(self) -> None:
         address = self._words.ctypes.data
         while not self.mine[1]:
-            self._follow(address, 0, 0)
+            self._follow(address, 0, 0, 0)
             if self._job[0] == self.mine[0] and not self.mine[1]:
                 self._asleep = True
                 self._bell.acquire()

@@ -74,14 +74,13 @@ def sampler(seed: int) -> Callable[..., np.ndarray]:
 
 
 def check_op(
-    op: Op, *inputs: Any, outputs: int = 1, expect: Any = None, rtol: float | None = None, differs: str = "", numpy: str = ""
+    op: Op, *inputs: Any, outputs: int = 1, expect: Any = None, rtol: float | None = None, differs: str = ""
 ) -> None:
     """Checks one call: ``infer`` against what comes out, ``reference`` against ``expect`` (one array, or a tuple of them,
     written down by hand from the ONNX text; lists take the output's type), against onnxruntime, and in float64 against
     float32; then the kernels (tests/kernels/harness.py).
 
-    ``outputs``: how many outputs are asked for. ``differs``: why onnxruntime's answer is not looked at. ``numpy``: why no
-    kernel serves this float32 call of an op that has some.
+    ``outputs``: how many outputs are asked for. ``differs``: why onnxruntime's answer is not looked at.
     """
     given = tuple(array(x) for x in inputs)
     for x in given:
@@ -102,7 +101,7 @@ def check_op(
         for y, e in zip(got, peer or got, strict=True):
             close(y, e, rtol, "onnxruntime")
     check_float64(op, given, got, rtol)
-    check_kernels(op, given, got, numpy)
+    check_kernels(op, given, got)
 
 
 def as_tuple(x: Any) -> tuple:

@@ -7,7 +7,7 @@ return to Python and sleep.
 
 ``job`` (64-bit words, each on a cache line of its own, so word k is job[8·k]):
 0 epoch, counts the jobs opened · 1 open flag · 2 workers inside · 3 cancel flag · 4 steps · 5 number of steps ·
-6 counters · 7 address of a function that yields the processor · 8 most workers that may be inside.
+6 counters · 7 address of a function that yields the processor · 8 the highest number of a worker that may help.
 Counters of step i: claimed units at counters[16·i], finished units at counters[16·i + 8].
 """
 
@@ -24,13 +24,13 @@ SPINS = 200
 
 
 @intrinsic
-def _call(tc, function, arguments, first, last):
+def _call(tc, function, arguments, first, last, slot):
     def gen(ctx, b, sig, args):
-        kind = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64])
+        kind = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64, i64])
         b.call(b.inttoptr(args[0], kind.as_pointer()), [b.inttoptr(args[1], i64.as_pointer()), *args[2:]])
         return ctx.get_dummy_value()
 
-    return types.void(Int, Int, Int, Int), gen
+    return types.void(Int, Int, Int, Int, Int), gen
 
 
 @intrinsic
@@ -96,11 +96,11 @@ def run(steps: Ints, job: Ints, first: Int, last: Int) -> None:
     for i in range(first, last):
         if _get(job, CANCEL) != 0:
             return
-        _call(steps[4 * i], steps[4 * i + 1], 0, steps[4 * i + 2])
+        _call(steps[4 * i], steps[4 * i + 1], 0, steps[4 * i + 2], 0)
 
 
 @inline
-def _share(job, steps, count, counters):
+def _share(job, steps, count, counters, slot):
     """Help with every step of the open job: claim units while there are any, then wait until all are finished."""
     yielder = job[YIELD]
     for i in range(count):
@@ -114,7 +114,7 @@ def _share(job, steps, count, counters):
                 break
             end = min(unit + chunk, units)
             if _get(job, CANCEL) == 0:
-                _call(step[0], step[1], unit, end)
+                _call(step[0], step[1], unit, end, slot)
             _add(counter, 8, end - unit)
         spins = 0
         while _get(counter, 8) < units:
@@ -138,7 +138,7 @@ def lead(steps: Ints, counters: Ints, job: Ints, first: Int, last: Int) -> None:
     job[COUNTERS] = _value(counters)
     _set(job, OPEN, 1)
     _add(job, EPOCH, 1)
-    _share(job, steps, count, counters)
+    _share(job, steps, count, counters, 0)
     _set(job, OPEN, 0)
     _fence()
     spins = 0
@@ -160,7 +160,8 @@ def _value(tc, p):
 
 @kernel
 def follow(job: Ints, mine: Ints, patience: Int, first: Int, last: Int) -> None:
-    """A worker's turn: wait for an epoch beyond mine[0] for ``patience`` spins, help with its job, and wait again.
+    """A worker's turn: wait for an epoch beyond mine[0] for ``patience`` spins, help with its job, and wait again. mine[2] is
+    the worker's number, from 1: its slot, since the leader's is 0.
 
     Returns when the patience is spent (the caller sleeps then), or when mine[1] is set (the pool is closing).
     """
@@ -175,8 +176,8 @@ def follow(job: Ints, mine: Ints, patience: Int, first: Int, last: Int) -> None:
             continue
         mine[0] = epoch
         spins = 0
-        others = _add(job, INSIDE, 1)
+        _add(job, INSIDE, 1)
         _fence()
-        if _get(job, OPEN) != 0 and others < _get(job, LIMIT):
-            _share(job, ints_at(job[STEPS]), job[COUNT], ints_at(job[COUNTERS]))
+        if _get(job, OPEN) != 0 and mine[2] <= _get(job, LIMIT):
+            _share(job, ints_at(job[STEPS]), job[COUNT], ints_at(job[COUNTERS]), mine[2])
         _add(job, INSIDE, -1)

@@ -35,7 +35,9 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads that work on a run (default: all processors allowed)")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="threads that work on a run (default: all processors allowed)"
+    )
 
 
 def positive(text: str) -> int:
@@ -94,7 +96,7 @@ def given_shapes(graph: Graph, texts: Sequence[str]) -> dict[str, tuple[int, ...
         name, equals, numbers = text.rpartition("=")
         if not equals:
             if len(graph.inputs) != 1:
-                raise ValueError(f"--shape {text}: the model has {len(graph.inputs)} inputs, name one: --shape {next(iter(graph.inputs), 'x')}={text}")
+                raise ValueError(f"--shape {text}: name one of the {len(graph.inputs)} inputs, --shape NAME={text}")
             name = next(iter(graph.inputs))
         if name not in graph.inputs:
             raise ValueError(f"--shape {text}: the model has no input {name!r}, its inputs are {', '.join(graph.inputs)}")
@@ -112,7 +114,9 @@ def given_shapes(graph: Graph, texts: Sequence[str]) -> dict[str, tuple[int, ...
     return found
 
 
-def input_shapes(graph: Graph, texts: Sequence[str], batch: int | None = None) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def input_shapes(
+    graph: Graph, texts: Sequence[str], batch: int | None = None
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """A shape for every input, and notes on what was assumed; see `SHAPES`. ValueError asks for --shape."""
     given = given_shapes(graph, texts)
     sizes: dict[str, int] = {}
@@ -136,8 +140,10 @@ def input_shapes(graph: Graph, texts: Sequence[str], batch: int | None = None) -
                 raise ValueError(f"dimension {axis} of {name} {spec} is dynamic: say --shape {name}={_example(spec)}")
         if batch is not None and shape and shape[0] != batch:
             raise ValueError(f"--batch {batch}: --shape says {shape[0]} for {name}")
-        if not given.get(name) and any(not isinstance(d, int) and _is_size(spec, i) and d not in sizes for i, d in enumerate(spec.shape)):
-            notes.append(f"{name} may have any size: {'×'.join(map(str, shape))} taken, --shape says otherwise")
+        if not given.get(name) and any(
+            not isinstance(d, int) and _is_size(spec, i) and d not in sizes for i, d in enumerate(spec.shape)
+        ):
+            notes.append(f"{name} may have any size: {'×'.join(map(str, shape))} taken; --shape sets another")
         found[name] = tuple(shape)
     return found, notes
 

@@ -49,7 +49,10 @@ class Difference(NamedTuple):
         return 0.0 if self.absolute == 0 else self.absolute / self.scale if self.scale else float("inf")
 
     def __str__(self) -> str:
-        return self.problem or f"{self.absolute:.3g}, {self.ratio:.1e} of the greatest value {self.scale:.3g}, at {list(self.where)}"
+        return (
+            self.problem
+            or f"{self.absolute:.3g}, {self.ratio:.1e} of the greatest value {self.scale:.3g}, at {list(self.where)}"
+        )
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> Difference:

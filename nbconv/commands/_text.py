@@ -21,9 +21,19 @@ def style(text: str, name: str) -> str:
     return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if coloured() else text
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int = 100) -> None:
+def line_width() -> int:
+    """Columns to fill: 100, or what a wider terminal has."""
+    if not sys.stdout.isatty():
+        return 100
+    import shutil
+
+    return max(100, shutil.get_terminal_size().columns)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int | None = None) -> None:
     """Print rows under a head; columns listed in ``right`` are numbers. What does not fit ``width`` is cut in the widest
     of the other columns."""
+    width = width or line_width()
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     flexible = [i for i in range(len(head)) if i not in right]
     while sum(widths) + 2 * (len(widths) - 1) > width and flexible:
@@ -40,13 +50,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
         print(style(line, "bold") if i == 0 else line)
 
 
+def clip(text: str, width: int | None = None) -> str:
+    """The start of a text, on one line of at most ``width`` characters."""
+    width = width or line_width()
+    text = "".join(c if c.isprintable() else " " for c in text[: width + 1])
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def cut(text: str, width: int) -> str:
-    """At most ``width`` characters on one line: the middle goes, since names differ at their ends."""
+    """A name in at most ``width`` characters: its end is kept, and some of its start, since names differ at their ends."""
     text = "".join(c if c.isprintable() else "�" for c in text)
     if len(text) <= width:
         return text
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :] if tail else ''}"
+    head = (width - 1) // 4
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
 def count(n: float) -> str:

@@ -20,10 +20,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     _model.add_shape(parser)
     _model.add_threads(parser)
     parser.add_argument("--against", choices=["onnxruntime"], help="also compare the outputs with these")
-    parser.add_argument("--tolerance", type=_model.nonnegative, default=1e-4, help="as a fraction of the greatest value (default 1e-4)")
+    parser.add_argument(
+        "--tolerance", type=_model.nonnegative, default=1e-4, help="as a fraction of the greatest value (default 1e-4)"
+    )
     parser.epilog = f"""{_model.SHAPES}
 
-exit code: 0 all is well, 1 a model is not, 2 a file cannot be opened
+exit code: 0 all is well, 1 a model is not, 2 a file or --shape is wrong
 
 examples:
   nbconv check *.onnx
@@ -35,19 +37,20 @@ def run(args: argparse.Namespace) -> int:
         from nbconv.commands._peer import need_onnxruntime
 
         need_onnxruntime()
-    code = 0
+    worst = 0
     for path in args.models:
         try:
-            text, good = _check(path, args)
+            code, text = _check(path, args)
         except ModelError as error:
-            text, good = str(error).removeprefix(f"{path}: "), False
-        verdict = style("ok", "green") if good else style("fails", "red")
+            code, text = 1, str(error).removeprefix(f"{path}: ")
+        verdict = (style("ok", "green"), style("fails", "red"), style("not checked", "yellow"))[code]
         print(f"{path}: {verdict}: {' '.join(text.split())}")
-        code = max(code, 0 if good else 1)
-    return code
+        worst = max(worst, code)
+    return worst
 
 
-def _check(path: str, args: argparse.Namespace) -> tuple[str, bool]:
+def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
+    """Exit code and verdict."""
     graph = _model.open_graph(path)
     shapes, notes = _model.input_shapes(graph, args.shape)
     from nbconv.model import Model
@@ -57,19 +60,19 @@ def _check(path: str, args: argparse.Namespace) -> tuple[str, bool]:
     try:
         plan = model.plan(shapes)
     except ModelError as error:
-        return "; ".join([str(error), *notes]), False
+        return (2 if notes else 1), "; ".join([str(error), *notes])
     results = model.run(feeds)
     wrong = _not_finite(results)
     if wrong:
-        return wrong, False
+        return 1, wrong
     numpy_steps = len(plan.numpy_steps())
     text = f"{plural(len(graph.nodes), 'node')} in {plural(len(plan.steps), 'step')}, outputs are finite"
     if numpy_steps:
         text += f", {numpy_steps} of them in NumPy (slow; see nbconv doctor)"
     if args.against:
-        more, good = _agrees(path, graph, feeds, results, args.tolerance)
-        return f"{text}, {more}", good
-    return text, True
+        good, more = _agrees(path, graph, feeds, results, args.tolerance)
+        return (0 if good else 1), f"{text}, {more}"
+    return 0, text
 
 
 def _not_finite(results: dict[str, np.ndarray]) -> str:
@@ -83,7 +86,7 @@ def _not_finite(results: dict[str, np.ndarray]) -> str:
     return ""
 
 
-def _agrees(path: str, graph: Graph, feeds: dict, results: dict[str, np.ndarray], tolerance: float) -> tuple[str, bool]:
+def _agrees(path: str, graph: Graph, feeds: dict, results: dict[str, np.ndarray], tolerance: float) -> tuple[bool, str]:
     from nbconv.commands._peer import difference, session
 
     peer = session(path)
@@ -91,6 +94,6 @@ def _agrees(path: str, graph: Graph, feeds: dict, results: dict[str, np.ndarray]
     for name, b in zip(graph.outputs, peer.run(list(graph.outputs), feeds), strict=True):
         found = difference(results[name], b)
         if not found.ratio <= tolerance:
-            return f"but output {name} differs from onnxruntime's by {found}; see nbconv compare", False
+            return False, f"but output {name} differs from onnxruntime's by {found}; see nbconv compare"
         worst = max(worst, found.ratio)
-    return f"agrees with onnxruntime (within {worst:.1e} of the greatest value)", True
+    return True, f"agrees with onnxruntime (within {worst:.1e} of the greatest value)"

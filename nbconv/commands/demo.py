@@ -1,4 +1,5 @@
-"""`nbconv demo`: the bundled photograph, classified and timed, beside onnxruntime where that is installed."""
+"""Classify a photograph with the bundled EfficientNet-Lite0, time it, and time onnxruntime beside it where that is
+installed. The first run compiles the kernels that the model needs."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -31,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     path = efficientnet_lite0()
-    print(f"EfficientNet-Lite0 looks at {photograph().name} (kernels for {host().name}) …", flush=True)
+    print(f"EfficientNet-Lite0 looks at {photograph().name} with kernels for {host().name}:", flush=True)
     x = load_image(photograph(), (224, 224), mean=127, std=128)
     begin = time.perf_counter()
     with _progress():
@@ -44,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     times = interleaved([lambda: model(x)], args.runs)[0]
     later = " (kernels were compiled; from now on they come from the cache)" if first > 2 else ""
     print(f"\nfirst answer  {_time(first):>9}   from the call of load{later}")
-    print(f"each image    {style(f'{_time(_p50(times)):>9}', 'bold')}   p50 of {plural(len(times), 'run')} on {plural(model.threads, 'thread')}")
+    how = f"p50 of {plural(len(times), 'run')} on {plural(model.threads, 'thread')}"
+    print(f"each image    {style(f'{_time(_p50(times)):>9}', 'bold')}   {how}")
     against_onnxruntime(model, path, x, args.runs)
     return 0
 
@@ -76,7 +79,7 @@ def interleaved(contenders: list[Callable[[], object]], runs: int) -> list[list[
             contender()
     while len(times[0]) < runs:
         for contender, found in zip(contenders, times):
-            time.sleep(0.005)
+            time.sleep(0.01)
             contender()
             for _ in range(min(BLOCK, runs - len(found))):
                 begin = time.perf_counter()
@@ -99,7 +102,8 @@ def against_onnxruntime(model: Model, path: os.PathLike, x: np.ndarray, runs: in
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        ours, theirs = interleaved([lambda: model.run({name: x}, threads=threads), lambda: session.run(None, {name: x})], runs)
+        contenders = [partial(model.run, {name: x}, threads=threads), partial(session.run, None, {name: x})]
+        ours, theirs = interleaved(contenders, runs)
         a, b = _p50(ours), _p50(theirs)
         print(f"{plural(threads, 'thread'):14}{_time(a):>9} {_time(b):>9}   nbconv takes {a / b:.2f} of its time")
 

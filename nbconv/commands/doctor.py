@@ -103,7 +103,9 @@ def _cache() -> dict[str, Any]:
         return {"folder": None, "usable": False, "state": why}
     libraries = [m for m in store.listing() if m["current"]]
     total = sum(m["size"] for m in libraries)
-    state = f"{plural(len(libraries), 'library').replace('librarys', 'libraries')}, {size(total)}, of {len(families())} families"
+    state = (
+        f"{plural(len(libraries), 'library').replace('librarys', 'libraries')}, {size(total)}, of {len(families())} families"
+    )
     usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
     if not usable:
         state += "; it cannot be written: what it lacks is compiled by every process"
@@ -130,7 +132,12 @@ def _print_model(report: dict[str, Any]) -> None:
         print(f"  {report['unplanned']}")
     elif report["numpy_steps"]:
         slow = report["numpy_steps"]
-        print(style(f"{path}: runs, but {len(slow)} of {plural(report['steps'], 'step')} in NumPy, for want of a kernel", "yellow"))
+        print(
+            style(
+                f"{path}: runs, but {len(slow)} of {plural(report['steps'], 'step')} in NumPy, for want of a kernel",
+                "yellow",
+            )
+        )
         print()
         table(("NODE", "OP", "OUTPUTS"), [(s["node"], s["op"], s["outputs"]) for s in slow])
     else:

@@ -6,10 +6,11 @@ constant float arrays that a node reads."""
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from nbconv.commands import _model
-from nbconv.commands._text import count, cut, dims, dump, plural, size, style, table
+from nbconv.commands._text import clip, count, dims, dump, plural, size, style, table
 
 if TYPE_CHECKING:
     from nbconv.graph import Graph, Node, Spec
@@ -25,11 +26,16 @@ MOVES = frozenset((
 NO_PARAMETERS = frozenset(("Resize", "Pad", "Clip", "Range"))
 """Ops whose constant inputs are arguments."""
 
+FUSED = "fused into "
+"""How provenance says that another value's step makes this one on its way."""
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
-    parser.add_argument("--plan", action="store_true", help="also show what runs: the steps, and where each value of the model went")
+    parser.add_argument(
+        "--plan", action="store_true", help="also show what runs: the steps, and where each value of the model went"
+    )
     parser.add_argument("--all", action="store_true", help="also list nodes that compute constants")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.epilog = f"""{_model.SHAPES}
@@ -107,7 +113,9 @@ def _is_parameter(node: Node, spec: Spec) -> bool:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return f"{value.dtype} array {list(value.shape)}"
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no infinity
 
 
 def spec_json(spec: Spec) -> dict[str, Any]:
@@ -134,7 +142,9 @@ def as_json(
         "name": graph.name,
         "metadata": graph.metadata,
         "inputs": [{"name": n, "declared": list(s.shape), **spec_json(specs[n])} for n, s in graph.inputs.items()],
-        "outputs": [{"name": n, "declared": list(s.shape) if s else None, **spec_json(specs[n])} for n, s in graph.outputs.items()],
+        "outputs": [
+            {"name": n, "declared": list(s.shape) if s else None, **spec_json(specs[n])} for n, s in graph.outputs.items()
+        ],
         "nodes": rows,
         "totals": totals(graph, specs, rows),
         "notes": notes,
@@ -143,36 +153,45 @@ def as_json(
         found["plan"] = {
             "target": plan.target.name,
             "arena": plan.arena,
-            "steps": [_step_json(plan, i) for i in range(len(plan.steps))],
+            "steps": _steps(graph, plan),
             "values": fates(graph, plan),
         }
     return found
 
 
-def _step_json(plan: Plan, i: int) -> dict[str, Any]:
-    step = plan.steps[i]
-    inner, tail = parts(step.node)
-    name = step.node.outputs[0]
-    return {
-        "value": name,
-        "node": step.node.name,
-        "op": inner,
-        "fused": tail,
-        "kernel": step.kernel or "numpy",
-        "units": step.units,
-        "bytes": plan.specs[name].nbytes,
-        "offset": plan.offsets.get(plan.root(name)),
-        "channels_last": bool(plan.last.get(name)),
-        **({} if name not in plan.specs else spec_json(plan.specs[name])),
-    }
+def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
+    """The plan's steps; ``ops`` are those of the model that a step does, the first its kernel's own."""
+    makers = graph.producers()
+    done: dict[str, list[str]] = {}
+    for name in graph.values():
+        done.setdefault(_settled(name, plan), []).append(makers[name].op.type)
+    found = []
+    for i, step in enumerate(plan.steps):
+        name = step.node.outputs[0]
+        own = name.removesuffix("#last")
+        found.append({
+            "step": i,
+            "value": name,
+            "node": step.node.name or name,
+            "ops": [step.node.op.type] if step.node.op.type == "Layout" else done.get(own, [step.node.op.type]),
+            "kernel": step.kernel or "numpy",
+            "units": step.units,
+            **spec_json(plan.specs[name]),
+            "bytes": plan.specs[name].nbytes,
+            "offset": plan.offsets.get(plan.root(name)),
+            "channels_last": bool(plan.last.get(name)),
+        })  # fmt: skip
+    return found
 
 
-def parts(node: Node) -> tuple[str, list[str]]:
-    """The type of the op that a step's kernel does, and of those fused into it."""
-    from nbconv.ops.inner import Fused
-
-    op = node.op
-    return (op.inner.type, [t.type for t in op.tail]) if isinstance(op, Fused) else (op.type, [])
+def _settled(name: str, plan: Plan) -> str:
+    """The value whose step makes this one: itself, or what it was fused into."""
+    for _ in range(len(plan.graph.provenance)):
+        fate = plan.graph.provenance.get(name, "")
+        if not fate.startswith(FUSED):
+            break
+        name = fate.removeprefix(FUSED)
+    return name
 
 
 def fates(graph: Graph, plan: Plan) -> dict[str, str]:
@@ -180,14 +199,17 @@ def fates(graph: Graph, plan: Plan) -> dict[str, str]:
     made: dict[str, list[int]] = {}
     for i, step in enumerate(plan.steps):
         for name in step.node.outputs:
-            made.setdefault(name, []).append(i)
+            made.setdefault(name.removesuffix("#last"), []).append(i)
     found = {}
     for name in graph.values():
-        if name in made:
-            first, last = made[name][0], made[name][-1]
-            found[name] = f"step {first}" if first == last else f"steps {first} to {last}"
+        steps = made.get(name)
+        if steps:
+            found[name] = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
         elif name in plan.graph.provenance:
             found[name] = plan.graph.provenance[name]
+            steps = made.get(_settled(name, plan))
+            if steps and found[name].startswith(FUSED):
+                found[name] = f"step {steps[-1]}, {found[name]}"
         elif plan.root(name) != name:
             found[name] = f"{plan.root(name)} under another shape"
         else:
@@ -196,15 +218,15 @@ def fates(graph: Graph, plan: Plan) -> dict[str, str]:
 
 
 def _print_head(path: str, graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str]) -> None:
-    print(style(cut(f"{path}: {graph.name}", 100), "bold"))
+    print(style(clip(f"{path}: {graph.name}"), "bold"))
     for name, spec in graph.inputs.items():
         fixed = all(isinstance(d, int) for d in spec.shape)
         taken = "" if fixed else f", here {dims(shapes[name])}"
-        print(cut(f"input   {name}: {spec.dtype.name} {dims(spec.shape)}{taken}", 100))
+        print(clip(f"input   {name}: {spec.dtype.name} {dims(spec.shape)}{taken}"))
     for name, spec in graph.outputs.items():
-        print(cut(f"output  {name}: {spec.dtype.name} {dims(spec.shape)}" if spec else f"output  {name}", 100))
+        print(clip(f"output  {name}: {spec.dtype.name} {dims(spec.shape)}" if spec else f"output  {name}"))
     for key, value in graph.metadata.items():
-        print(style(cut(f"{key}: {value}", 100), "dim"))
+        print(style(clip(f"{key}: {value}"), "dim"))
     for note in notes:
         print(style(f"note: {note}", "yellow"))
     print()
@@ -229,24 +251,29 @@ def _print_nodes(rows: list[dict[str, Any]], everything: bool) -> None:
 def _print_totals(graph: Graph, specs: dict[str, Spec], rows: list[dict[str, Any]]) -> None:
     t = totals(graph, specs, rows)
     print()
-    print(style(
-        f"{plural(t['nodes'], 'node')}, {count(t['parameters'])} parameters in {size(t['weights'])}, "
-        f"{count(t['flops'])}FLOPs, {size(t['memory'])} in all values", "bold",
-    ).replace(" FLOPs", "FLOPs").replace("FLOPs", " FLOPs", 1))  # fmt: skip
+    sums = f"{count(t['parameters'])} parameters in {size(t['weights'])}, {count(t['flops'])} FLOPs"
+    print(style(f"{plural(t['nodes'], 'node')}, {sums}, {size(t['memory'])} in all values", "bold"))
 
 
 def _print_plan(graph: Graph, plan: Plan) -> None:
     print()
-    print(style(f"plan for {plan.target.name}: {plural(len(plan.steps), 'step')}, {size(plan.arena)} of memory besides weights", "bold"))
+    print(
+        style(
+            f"plan for {plan.target.name}: {plural(len(plan.steps), 'step')}, {size(plan.arena)} of memory besides weights",
+            "bold",
+        )
+    )
     cells = []
-    for i in range(len(plan.steps)):
-        s = _step_json(plan, i)
-        place = "result" if plan.root(s["value"]) in plan.results else "" if s["offset"] is None else f"at {s['offset'] / 1024:.0f}"
-        what = "+".join([s["op"], *s["fused"]])
-        cells.append((str(i), s["value"], what, s["kernel"], dims(s["shape"]), str(s["units"]), size(s["bytes"]), place))
-    table(("STEP", "VALUE", "OPS", "KERNEL", "SHAPE", "UNITS", "MEMORY", "KiB"), cells, right=(0, 5, 6, 7))
-    gone = {name: fate for name, fate in fates(graph, plan).items() if not fate.startswith("step")}
+    for s in _steps(graph, plan):
+        at = "result" if plan.root(s["value"]) in plan.results else "" if s["offset"] is None else str(s["offset"] >> 10)
+        family, _, kernel = s["kernel"].partition(".")
+        kernel = family if kernel in ("", family) else s["kernel"]
+        cells.append(
+            (str(s["step"]), s["node"], "+".join(s["ops"]), kernel, dims(s["shape"]), str(s["units"]), size(s["bytes"]), at)
+        )
+    table(("STEP", "NODE", "OPS", "KERNEL", "SHAPE", "UNITS", "MEMORY", "AT KiB"), cells, right=(0, 5, 6, 7))
+    gone = {name: fate for name, fate in fates(graph, plan).items() if FUSED in fate or not fate.startswith("step")}
     if gone:
         print()
-        print(style(f"{plural(len(gone), 'value')} of the model that no step makes", "bold"))
+        print(style(f"{plural(len(gone), 'value')} of the model that no step makes alone", "bold"))
         table(("VALUE", "WHERE IT WENT"), list(gone.items()))

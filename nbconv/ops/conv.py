@@ -9,6 +9,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
+from nbconv.ops import winograd
 from nbconv.lowering import Lowering
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.packing import cut, pack, pad_bias, padded
@@ -117,12 +118,40 @@ class Conv(Convolution):
         if self.depthwise(w):
             self.lower_depthwise(to, down, across)
             return
+        if self.group == 1 and down[:3] == across[:3] == (3, 1, 1) and x.rank == 4:
+            tiling = winograd.choose(to, x.shape[0], *plane(y.shape), x.shape[1], y.shape[1])
+            if tiling is not None:
+                self.lower_winograd(to, tiling, down[3], across[3])
+                return
         g, taps, size = self.group, down[0] * across[0], plane(y.shape)
 
         def weights() -> np.ndarray:
             return to.value(1).reshape(g, w.shape[0] // g, w.shape[1], taps).transpose(0, 3, 2, 1)  # type: ignore[union-attr]
 
         self.lower_taps(to, f"conv{g}", weights, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
+
+    def lower_winograd(self, to: Lowering, tiling: winograd.Tiling, ph: int, pw: int) -> None:
+        """One step of kernels/cpu/winograd.py."""
+        x, y = to.inputs[0], to.outputs[0]
+        assert x is not None
+        (n, ci, h, w), (_, co, oh, ow) = x.shape, y.shape
+        lanes, columns = to.target.lanes, to.columns
+        points, inner = (tiling.size + 2) ** 2, -(-ci // lanes) * lanes
+        area = points * tiling.tiles * (inner + tiling.columns)
+        bias = to.node.inputs[2] if len(to.node.inputs) > 2 and to.node.inputs[2] else ""
+        to.step(
+            "winograd.winograd", -(-tiling.total // tiling.tiles), work=2 * points * tiling.total * ci * co,
+            x=to.input(0), y=to.output(), res=to.residual, scratch=to.scratch_per_thread(4 * area),
+            w=to.constant(
+                f"{to.node.inputs[1]}#winograd{tiling.size}",
+                lambda: winograd.weights(to.value(1), tiling.size, lanes, columns),  # type: ignore[arg-type]
+            ),
+            b=to.constant(f"{bias}#1x{co}", lambda: pad_bias(to.value(2) if bias else None, 1, co, lanes, columns)),
+            zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
+            n=n, h=h, width=w, ci=ci, oh=oh, ow=ow, co=co, ldres=0 if to.residual is None else co, ph=ph, pw=pw,
+            size=tiling.size, tiles=tiling.tiles, columns=tiling.columns, inner=inner, padded=padded(co, lanes, columns),
+            area=area, **to.epilogue.arguments(),
+        )  # fmt: skip
 
     def lower_depthwise(self, to: Lowering, down, across) -> None:
         """One step of kernels/cpu/depthwise.py."""
@@ -241,12 +270,13 @@ class ConvTranspose(Convolution):
                     some = full[:, :, :, ky][..., kx].transpose(0, 3, 4, 1, 2)
                     return some.reshape(g, len(ky) * len(kx), *full.shape[1:3])
 
+                v, h = vertical, horizontal
                 if not ky or not kx:  # no tap reaches these cells: a zero tap in the padding leaves the bias
-                    vertical, horizontal = (1, 1, 1, 1 << 30), (1, 1, 1, 0)
+                    v, h = (1, 1, 1, 1 << 30), (1, 1, 1, 0)
                 size = -(-(oh - p) // down[1]), -(-(ow - q) // across[1])
                 key = f"transposed{g}.{p}.{q}.{down[1:4]}.{across[1:4]}"
                 place = (oh, ow, down[1], across[1], p, q)
-                self.lower_taps(to, key, weights, size, vertical[0] * horizontal[0], vertical, horizontal, place)
+                self.lower_taps(to, key, weights, size, v[0] * h[0], v, h, place)
 
 
 def _phase(p: int, axis: tuple[int, int, int, int, int]) -> tuple[list[int], tuple[int, int, int, int]]:

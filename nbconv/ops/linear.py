@@ -73,7 +73,7 @@ class Gemm(Op):
             return self.alpha * (w.T if self.transB else w)  # type: ignore[union-attr]
 
         def bias() -> np.ndarray | None:
-            return np.broadcast_to(self.beta * to.value(2), (n,)) if names[2] else None  # type: ignore[operator]
+            return np.broadcast_to(self.beta * to.value(2).reshape(-1), (n,)) if names[2] else None  # type: ignore[operator]
 
         lower_product(
             to, left, 1, m, k, n, b.constant, weights, f"{names[1]}#{self.transB}.{self.alpha}",

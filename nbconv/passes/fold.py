@@ -50,6 +50,7 @@ def fold(
             specs[name] = spec_of(graph.constants[name])
     static = set(constants)
     same: dict[str, str] = {}
+    read = {name for node in nodes for name in node.inputs} | set(graph.outputs) | keep
     kept: list[Node] = []
     gone: dict[str, str] = {}
     for node in nodes:
@@ -69,12 +70,17 @@ def fold(
                     gone[name] = "a constant"
                     if static.issuperset(n for n in node.inputs if n):
                         static.add(name)
-        elif node.op.bypass(given) and node.outputs[0] not in graph.outputs and node.outputs[0] not in keep:
+        elif _bypassed(node, given, keep.union(graph.outputs), read):
             same[node.outputs[0]] = node.inputs[0]
             gone[node.outputs[0]] = f"the same as {node.inputs[0]}"
         else:
             kept.append(node)
     return graph.derive(kept, constants, gone), specs, set(constants) - static
+
+
+def _bypassed(node: Node, given: tuple[Spec | None, ...], wanted: frozenset[str], read: set[str]) -> bool:
+    """Whether the readers of the node's first output can read its first input, and nobody reads its others."""
+    return node.op.bypass(given) and node.outputs[0] not in wanted and read.isdisjoint(node.outputs[1:])
 
 
 def live(graph: Graph, keep: frozenset[str] = frozenset()) -> list[Node]:

@@ -1,0 +1,66 @@
+# make demo, make test: all that is needed is Python 3.10 or newer; everything is installed into .venv.
+# PYTHON=/path/to/python chooses the interpreter that .venv is made with.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3.14 python3 python
+FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
+
+.PHONY: demo test test-targets lint format bench kernels docs fuzz clean
+
+demo: $(VENV)/.nbconv
+	@$(BIN)/nbconv demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-targets: $(VENV)/.test  ## the tests on the kernels of lesser processors, too
+	NBCONV_TARGET=x86-64 $(BIN)/python -m pytest $(ARGS)
+	NBCONV_TARGET=x86-64-v3 $(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(VENV)/.test  ## the generated cases of the tests, a hundred times as many
+	NBCONV_FUZZ=100 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench
+	$(BIN)/nbconv bench models/efficientnet_lite0.onnx --compare onnxruntime $(ARGS)
+
+kernels: $(VENV)/.nbconv  ## kernel libraries that a wheel built from this folder carries
+	$(BIN)/nbconv kernels build --into kernels/prebuilt $(ARGS)
+
+docs: $(VENV)/.nbconv  ## the tables in docs/ that are made from the code
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info kernels/prebuilt .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .venv itself: made once, and again when its interpreter is gone
+$(BIN)/python:
+	@if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- $(CANDIDATES); fi; \
+	for python; do \
+		if "$$python" -c "$(FITS)" >/dev/null 2>&1; then \
+			echo "making $(VENV) with $$("$$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"; \
+			rm -rf $(VENV); "$$python" -m venv $(VENV) && exit 0; \
+		fi; \
+	done; \
+	echo "nbconv needs Python 3.10 or newer with its venv module: none of '$$*' is." >&2; \
+	echo "Install one (Debian, Ubuntu: apt install python3 python3-venv), or say make PYTHON=/path/to/python." >&2; \
+	exit 1
+
+# one stamp a set of extras; pyproject.toml decides what is installed
+$(VENV)/.nbconv: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@ $(VENV)/.nbconv

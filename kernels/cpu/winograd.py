@@ -1,0 +1,136 @@
+"""3×3 convolution at stride 1 by Winograd's minimal filtering, on channels-last data.
+
+A block of tiles is transformed, multiplied with the transformed weights at each of the 36 (16) points by the matrix kernel,
+and transformed back, all within one thread's scratch memory.
+"""
+
+from nbconv.kernels.cpu._math import activated
+from nbconv.kernels.cpu._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    address,
+    at,
+    inline,
+    kernel,
+    load,
+    load_part,
+    maximum,
+    minimum,
+    stack_floats,
+    stack_ints,
+    store,
+    store_part,
+)
+from nbconv.kernels.cpu._tile import block
+from nbconv.kernels.cpu._winograd import into_2, into_4, out_of_2, out_of_4
+
+MAX_TILES = 256
+"""Most tiles of a block."""
+PIXELS = 16 * W
+
+
+@kernel
+def winograd(
+    x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats, scratch: Floats,
+    n: Int, h: Int, width: Int, ci: Int, oh: Int, ow: Int, co: Int, ldres: Int, ph: Int, pw: Int,
+    size: Int, tiles: Int, columns: Int, inner: Int, padded: Int, area: Int,
+    low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last: Int, slot: Int,
+) -> None:  # fmt: skip
+    """y = act(clamp(conv(x, w) + b + res)), size × size results a tile (4 or 2), ``tiles`` tiles a unit.
+
+    w is packed [(size+2)² points][panel][ci][NR], ``padded`` columns; results go ``columns`` at a time. ``inner`` is ci rounded up to vectors. ``area`` floats of scratch a thread hold V
+    (points, tiles, inner) and M (points, tiles, columns).
+    """
+    table = stack_ints(MAX_TILES)
+    order = stack_ints(MAX_TILES)
+    pixels = stack_floats(PIXELS)
+    edge = size + 2
+    points = edge * edge
+    down = (oh + size - 1) // size
+    across = (ow + size - 1) // size
+    total = n * down * across
+    v = at(scratch, slot * area)
+    m = at(v, points * tiles * inner)
+    for i in range(tiles):
+        order[i] = i
+    for unit in range(first, last):
+        t0 = unit * tiles
+        count = min(tiles, total - t0)
+        for i in range(count):
+            _input(table, x, zeros, t0 + i, down, across, size, h, width, ci, ph, pw, at(v, i * inner), tiles * inner)
+        col = 0
+        while col < co:
+            cols = min(columns, co - col)
+            for p in range(points):
+                for i in range(count):
+                    table[i] = address(v, (p * tiles + i) * inner)
+                block(
+                    table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * tiles * columns - col), columns,
+                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta,
+                )  # fmt: skip
+            for i in range(count):
+                t = t0 + i
+                line = t // across
+                image = line // down
+                oy = (line - image * down) * size
+                ox = (t - line * across) * size
+                place = (image * oh + oy) * ow + ox
+                for j in range(0, cols, W):
+                    if size == 4:
+                        out_of_4(at(m, i * columns + j), tiles * columns, pixels)
+                    else:
+                        out_of_2(at(m, i * columns + j), tiles * columns, pixels)
+                    _output(
+                        pixels, size, min(size, oh - oy), min(size, ow - ox), ow, co, ldres, at(b, col + j), res, y, place, col + j,
+                        min(W, cols - j), low, high, act, alpha, beta,
+                    )  # fmt: skip
+            col += columns
+
+
+@inline
+def _input(table, x, zeros, t, down, across, size, h, width, ci, ph, pw, v, step):
+    """Gather one tile's pixels and transform them, all channels."""
+    line = t // across
+    image = line // down
+    iy0 = (line - image * down) * size - ph
+    ix0 = (t - line * across) * size - pw
+    edge = size + 2
+    base = address(x, 0)
+    nothing = address(zeros, 0)
+    k = 0
+    for i in range(edge):
+        iy = iy0 + i
+        for j in range(edge):
+            ix = ix0 + j
+            a = nothing
+            if 0 <= iy and iy < h and 0 <= ix and ix < width:
+                a = base + ((image * h + iy) * width + ix) * ci * 4
+            table[k] = a
+            k += 1
+    for c in range(0, ci, W):
+        if size == 4:
+            into_4(table, c, ci - c, at(v, c), step)
+        else:
+            into_2(table, c, ci - c, at(v, c), step)
+
+
+@inline
+def _output(pixels, size, rows, columns, ow, co, ldres, b, res, y, place, channel, cols, low, high, act, alpha, beta):
+    """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has them."""
+    bias = load(b, 0)
+    for i in range(rows):
+        for j in range(columns):
+            v = load(pixels, (i * size + j) * W) + bias
+            q = place + i * ow + j
+            if cols == W:
+                if ldres > 0:
+                    v = v + load(res, q * ldres + channel)
+            elif ldres > 0:
+                v = v + load_part(res, q * ldres + channel, cols)
+            v = activated(act, minimum(maximum(v, low), high), alpha, beta)
+            if cols == W:
+                store(y, q * co + channel, v)
+            else:
+                store_part(y, q * co + channel, v, cols)

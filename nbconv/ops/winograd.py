@@ -1,0 +1,77 @@
+"""When and how a 3×3 convolution at stride 1 goes through Winograd's minimal filtering: weights, blocks, cost."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nbconv.lowering import Lowering
+from nbconv.ops.packing import CACHE, pack
+
+G = {
+    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
+    2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
+}  # fmt: skip
+"""The weights' transform for tiles of 4×4 and 2×2 results, at the points of kernels/cpu/_winograd.py."""
+
+STREAMED, CACHED = 6.0, 1.5
+"""What reading a byte of weights costs, in flops of the matrix kernel, from memory and from a cache."""
+SHARED_CACHE = 16 << 20
+"""Bytes of weights above which they are taken to come from memory."""
+
+
+class Tiling(NamedTuple):
+    """How a convolution is cut: results a tile side, tiles a unit, output channels at a time, tiles in all."""
+
+    size: int
+    tiles: int
+    columns: int
+    total: int
+
+
+def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling | None:
+    """The cheapest tiling for a 3×3 convolution of stride 1, or None where direct convolution is cheaper."""
+    if ci < 12 or co < 12:
+        return None
+    best, least = None, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
+    for size in (4, 2):
+        points, total = (size + 2) ** 2, n * -(-oh // size) * -(-ow // size)
+        cost = _cost(2.0 * points * total * ci * co, total, to.target.rows, 4.0 * points * ci * co)
+        cost += 8.0 * total * (points * ci + (points + size * size) * co)
+        if cost < least:
+            best, least = Tiling(size, *_blocks(to, points, total, ci, co), total), cost
+    return best
+
+
+def _cost(flops: float, rows: int, tile: int, nbytes: float) -> float:
+    """A matrix product's cost in flops: slower where its rows do not fill register tiles, plus reading the weights."""
+    tiles = -(-rows // tile)
+    filled = min(1.0, 0.4 + 0.6 * rows / (tiles * tile))
+    return flops / filled + nbytes * (STREAMED if nbytes > SHARED_CACHE else CACHED)
+
+
+def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[int, int]:
+    """(tiles a unit, output channels at a time)."""
+    rows, lanes = to.target.rows, to.target.lanes
+    columns = min(-(-co // to.columns), 2) * to.columns
+    inner = -(-ci // lanes) * lanes
+    tiles = int(1.5 * CACHE) // (4 * points * (inner + columns)) // rows * rows
+    if 4 * points * ci * co > SHARED_CACHE // 2:
+        tiles = max(tiles, 4 * rows)
+    tiles = max(rows, min(tiles, 8 * rows))
+    if total > rows:
+        units = max(2, -(-total // tiles))
+        tiles = -(-(-(-total // units)) // 4) * 4
+    return min(tiles, total), columns
+
+
+def weights(w: np.ndarray, size: int, lanes: int, columns: int) -> np.ndarray:
+    """(co, ci, 3, 3) → transformed and packed, a panelled (ci, co) matrix a point."""
+    co, ci = w.shape[:2]
+    g = G[size].astype(np.float32)
+    edge = size + 2
+    across = np.ascontiguousarray(w.transpose(3, 2, 1, 0)).reshape(3, 3 * ci * co)  # kx first, then (ky, ci, co)
+    half = (g @ across).reshape(edge, 3, ci * co)
+    full = np.matmul(g, half)  # (kx', ky', ci·co)
+    return pack(full.transpose(1, 0, 2).reshape(edge * edge, ci, co), lanes, columns)
