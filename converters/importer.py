@@ -270,7 +270,9 @@ class Importer(Door):
             kind = A.AttributeType.Name(a.type) if a.type in A.AttributeType.values() else a.type
             raise UnsupportedError(f"attribute {a.name!r} of type {kind} is not supported")
         value = getattr(a, _VALUES[a.type])
-        return value if isinstance(value, (int, float, bytes)) else tuple(value)
+        if isinstance(value, bytes):  # as text: the rules of `opset` compare it
+            return value.decode("utf-8", "replace")
+        return value if isinstance(value, (int, float)) else tuple(value)
 
     def _constant(self, proto: onnx.NodeProto) -> None:
         name = next(filter(None, proto.output), "")
@@ -311,7 +313,7 @@ class Importer(Door):
             schema = onnx.defs.get_schema(draft.type, self.opset, "")
             for name in [name for name in draft.attributes if name not in op.fields and name in schema.attributes]:
                 default = schema.attributes[name].default_value
-                if default.type and onnx.helper.get_attribute_value(default) == draft.attributes[name]:
+                if default.type and self._attribute(name, default) == draft.attributes[name]:
                     del draft.attributes[name]
         return op(**draft.attributes)
 

@@ -1,6 +1,6 @@
 """onnx's Backend interface: `prepare`, `run_model`, `run_node`, `supports_device` and so on are functions of this module.
 
-See https://onnx.ai/onnx/api/backend.html. Where onnx hands a model over, `nbconv.load` checks it.
+See https://onnx.ai/onnx/api/backend.html. Models and nodes are checked as `nbconv.load` checks them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import onnx.defs
 import onnx.helper
 from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupledict
 
-from nbconv.converters.onnx import survey
+from nbconv.converters.importer import import_graph, list_problems
+from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph
-from nbconv.model import Model, load
+from nbconv.model import Model
 
 
 class NbconvRep(BackendRep):
@@ -54,7 +55,7 @@ class NbconvRep(BackendRep):
 
 def _is_shape(x: np.ndarray) -> bool:
     """Whether an input may be a shape, axes, pads or the like, or an end of a Range."""
-    return x.size <= 64 and (x.dtype.kind in "iu" or x.ndim == 0 or x.dtype == np.float32 and x.ndim == 1)
+    return x.size <= 64 and (x.dtype.kind in "iu" or x.ndim == 0 or (x.dtype == np.float32 and x.ndim == 1))
 
 
 def _with_constants(model: Model, values: Mapping[str, np.ndarray]) -> Model:
@@ -73,7 +74,8 @@ class NbconvBackend(Backend):
         """The model, ready to run. Raises what `nbconv.load` raises, and ValueError for another device."""
         if not cls.supports_device(device):
             raise ValueError(f"device {device!r} is not available, wanted 'CPU'")
-        return NbconvRep(load(model.SerializeToString(), threads=kwargs.get("threads")))
+        graph, _ = import_graph(Source(model.SerializeToString()))  # onnx is here: nothing to gain from the caches
+        return NbconvRep(Model(graph, threads=kwargs.get("threads")))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
@@ -94,7 +96,6 @@ class NbconvBackend(Backend):
         The opset is ``opset_version``, or that of the node's domain in ``opset_imports`` (``{domain: version}`` or
         OperatorSetIdProtos), or the newest that onnx knows. ``outputs_info``: (type, shape) of each output, if known.
         """
-        super().run_node(node, inputs, device, outputs_info, opset_version=_opset(kwargs))  # checks the node
         names = list(dict.fromkeys(name for name in node.input if name))
         if not isinstance(inputs, Mapping):
             arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
@@ -126,7 +127,7 @@ class NbconvBackend(Backend):
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
         """Whether nbconv has all that the model uses."""
         try:
-            return cls.supports_device(device) and not survey(model.SerializeToString())
+            return cls.supports_device(device) and not list_problems(Source(model.SerializeToString()))
         except ModelError:
             return False
 

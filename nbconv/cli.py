@@ -9,7 +9,9 @@ import argparse
 import contextlib
 import io
 import os
+import shutil
 import sys
+import textwrap
 from typing import Any, NoReturn
 
 COMMANDS = {
@@ -36,7 +38,17 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors of usage are one line."""
+    """Errors of usage are one line; help fills the terminal, up to 100 columns."""
+
+    def __init__(self, description: str | None = None, **options: Any) -> None:
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        paragraphs = (description or "").split("\n\n")
+        super().__init__(
+            description="\n\n".join(p if "\n  " in p else textwrap.fill(p, width) for p in paragraphs),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width, max_help_position=28),
+            allow_abbrev=False,
+            **options,
+        )
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message}; see `{self.prog} --help`")
@@ -49,11 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without × or █ is no reason to fail
-    debug = False
-    while argv[:1] == ["--debug"]:
-        debug, argv = True, argv[1:]
     try:
-        code = _dispatch(argv, debug)
+        code = _dispatch([word for word in argv if word != "--debug"], "--debug" in argv)
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse: --help, --version, usage
@@ -80,17 +89,11 @@ def _dispatch(argv: list[str], debug: bool) -> int:
             raise
         complain(f"this installation has no command {name}")
         return 2
-    parser = Parser(
-        prog=f"nbconv {name}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    parser = Parser(module.__doc__, prog=f"nbconv {name}")
     module.add(parser)
     args = parser.parse_args(argv[1:])
     _show_warnings()
-    if debug or args.debug:
+    if debug:
         return module.run(args)
     return _guarded(module, args)
 
@@ -123,17 +126,15 @@ def _internal(error: Exception) -> int:
 def _overview(argv: list[str]) -> int:
     from nbconv import __version__
 
+    commands = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
     parser = Parser(
+        f"Runs convolutional networks from ONNX files on kernels that Numba compiled.\n\ncommands:\n{commands}",
         prog="nbconv",
         usage="nbconv [-h] [--version] COMMAND …",
-        description="Runs convolutional networks from ONNX files on kernels that Numba compiled.\n\ncommands:\n"
-        + "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items()),
         epilog=OVERVIEW,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nbconv {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks (also after the command)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks; of any command")
     if argv and not argv[0].startswith("-"):
         import difflib
 

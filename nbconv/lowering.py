@@ -36,6 +36,13 @@ class Operand(NamedTuple):
     strides: tuple[int, ...]
 
 
+class Spot(NamedTuple):
+    """The place of a value that is written straight into the value it is joined to."""
+
+    ref: Ref
+    pitch: int
+
+
 class Step(NamedTuple):
     """One kernel call of a plan, or (``kernel`` "") one op that NumPy runs."""
 
@@ -70,11 +77,12 @@ class Lowering:
     def __init__(
         self, node: Node, op: Op, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
+        placed: dict[str, Spot],
     ) -> None:  # fmt: skip
         from nbconv.ops.op import Epilogue
 
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
-        self.target, self.threads, self.slots = target, threads, 0
+        self.target, self.threads, self.slots, self.placed = target, threads, 0, placed
         self.epilogue: Epilogue = Epilogue()
         self.residual: Ref | None = None
         self.steps: list[Step] = []
@@ -124,7 +132,14 @@ class Lowering:
 
     def output(self, i: int = 0) -> Ref:
         """Where output i lies, counting only those that the node names."""
-        return Ref(self._named[i])
+        spot = self.placed.get(self._named[i])
+        return Ref(self._named[i]) if spot is None else spot.ref
+
+    @property
+    def pitch(self) -> int:
+        """Floats from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
+        spot = self.placed.get(self._named[0])
+        return 0 if spot is None else spot.pitch
 
     def constant(self, key: str, make: Callable[[], np.ndarray]) -> Ref:
         """A constant that this op derives; ``key`` must say all that it depends on (names of constants, geometry)."""

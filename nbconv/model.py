@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,6 +99,7 @@ class Model:
         self.name, self._inputs, self._outputs, self.threads = name, inputs, outputs, threads
         self.weights = Weights()
         self._lock = threading.Lock()
+        _models.add(self)
         self._plans: OrderedDict[tuple, _Ready] = OrderedDict()
 
     @property
@@ -265,6 +267,19 @@ class Model:
         while total > PLAN_BYTES and len(self._plans) > 1:
             _, old = self._plans.popitem(last=False)
             total -= old.program.nbytes
+
+
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A child has none of the threads that may have held these locks."""
+    for model in _models:
+        model._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Ready:

@@ -15,7 +15,7 @@ from nbconv.kernels.compile import libraries
 from nbconv.lowering import Lowering, Ref, Step, Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_silu
-from nbconv.passes.layout import choose
+from nbconv.passes.layout import choose, join
 from nbconv.program import Program, bind
 from nbconv.runtime import available_threads
 
@@ -72,6 +72,7 @@ class Plan:
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = available_threads(), 0
+        self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             self._lower(node, weights)
         self._place()
@@ -90,7 +91,7 @@ class Plan:
         if node.op.layout(given, found) == NUMPY and node.op.place(given, found, ()) is None and node.op.domain != "nbconv":
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
-        to = Lowering(node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads)
+        to = Lowering(node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed)
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)

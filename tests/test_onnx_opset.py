@@ -77,6 +77,8 @@ CASES = {
     "log softmax": (11, node("LogSoftmax", axis=2), (2, 3, 4, 5)),
     "hardmax": (11, node("Hardmax", axis=1), (2, 3, 4)),
     "upsample nearest": (7, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0]), (1, 2, 3, 4)),
+    "upsample nearest named": (7, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0], mode="nearest"), (1, 2, 3, 4)),
+    "resize 10 nearest named": (10, node("Resize", "x", "s", mode="nearest"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}),
     "upsample nearest fraction": (7, node("Upsample", scales=[1.0, 1.0, 1.7, 2.5]), (1, 2, 3, 4)),
     "upsample linear": (8, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0], mode="linear"), (1, 2, 3, 4)),
     "batch mean 18": (18, node("GlobalAveragePool"), (2, 3, 4, 5)),

@@ -34,7 +34,7 @@ PIXELS = 16 * W
 @kernel
 def winograd(
     x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats, scratch: Floats,
-    n: Int, h: Int, width: Int, ci: Int, oh: Int, ow: Int, co: Int, ldres: Int, ph: Int, pw: Int,
+    n: Int, h: Int, width: Int, ci: Int, oh: Int, ow: Int, co: Int, ldy: Int, ldres: Int, ph: Int, pw: Int,
     size: Int, tiles: Int, columns: Int, inner: Int, padded: Int, area: Int,
     low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last: Int, slot: Int,
 ) -> None:  # fmt: skip
@@ -83,7 +83,7 @@ def winograd(
                     else:
                         out_of_2(at(m, i * columns + j), tiles * columns, pixels)
                     _output(
-                        pixels, size, min(size, oh - oy), min(size, ow - ox), ow, co, ldres, at(b, col + j), res, y, place, col + j,
+                        pixels, size, min(size, oh - oy), min(size, ow - ox), ow, ldy, ldres, at(b, col + j), res, y, place, col + j,
                         min(W, cols - j), low, high, act, alpha, beta,
                     )  # fmt: skip
             col += columns
@@ -117,7 +117,7 @@ def _input(table, x, zeros, t, down, across, size, h, width, ci, ph, pw, v, step
 
 
 @inline
-def _output(pixels, size, rows, columns, ow, co, ldres, b, res, y, place, channel, cols, low, high, act, alpha, beta):
+def _output(pixels, size, rows, columns, ow, ldy, ldres, b, res, y, place, channel, cols, low, high, act, alpha, beta):
     """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has them."""
     bias = load(b, 0)
     for i in range(rows):
@@ -131,6 +131,6 @@ def _output(pixels, size, rows, columns, ow, co, ldres, b, res, y, place, channe
                 v = v + load_part(res, q * ldres + channel, cols)
             v = activated(act, minimum(maximum(v, low), high), alpha, beta)
             if cols == W:
-                store(y, q * co + channel, v)
+                store(y, q * ldy + channel, v)
             else:
-                store_part(y, q * co + channel, v, cols)
+                store_part(y, q * ldy + channel, v, cols)

@@ -20,7 +20,7 @@ ASSUMED = 224
 
 SHAPES = """\
 dynamic dimensions:
-  The first axis, the batch, is 1 unless --shape or --batch says otherwise. Height and width of an image that may have
+  The first axis, the batch, is 1 unless told otherwise. Height and width of an image that may have
   any size are taken as 224. Any other dynamic dimension must be given: --shape ids=1,128"""
 
 

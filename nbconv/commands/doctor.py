@@ -103,9 +103,7 @@ def _cache() -> dict[str, Any]:
         return {"folder": None, "usable": False, "state": why}
     libraries = [m for m in store.listing() if m["current"]]
     total = sum(m["size"] for m in libraries)
-    state = (
-        f"{plural(len(libraries), 'library').replace('librarys', 'libraries')}, {size(total)}, of {len(families())} families"
-    )
+    state = f"{len(libraries)} current kernel libraries, {size(total)}; {len(families())} families a target"
     usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
     if not usable:
         state += "; it cannot be written: what it lacks is compiled by every process"

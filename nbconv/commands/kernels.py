@@ -8,8 +8,8 @@ import os
 from nbconv.commands._text import size, style, table
 
 EPILOG = """\
-A machine without numba runs on kernels built elsewhere: build them into a folder, copy it there, and set NBCONV_KERNELS to
-it. NBCONV_TARGET selects a target to run on; NBCONV_CACHE the cache's folder.
+A machine without numba runs on kernels built elsewhere: build them into a folder, copy it there, and
+set NBCONV_KERNELS to it. NBCONV_TARGET selects a target to run on; NBCONV_CACHE the cache's folder.
 
 examples:
   nbconv kernels list

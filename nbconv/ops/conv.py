@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,11 +11,25 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
 from nbconv.ops import winograd
-from nbconv.lowering import Lowering
+from nbconv.lowering import Lowering, Ref
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.packing import cut, pack, pad_bias, padded
 from nbconv.ops.patches import pad, reach, taps
 from nbconv.ops.window import Window, flat, plane, resolve
+
+
+class Image(NamedTuple):
+    """What a convolution reads: where, rows, columns, floats a pixel, floats that one tap multiplies."""
+
+    ref: Ref
+    h: int
+    w: int
+    ldx: int
+    cg: int
+
+
+FEW = 16
+"""Input channels below which a window's row, which lies in one piece, is multiplied at a time instead of its pixels."""
 
 
 class Convolution(Op, abstract=True):
@@ -36,25 +51,31 @@ class Convolution(Op, abstract=True):
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
 
-    def lower_taps(self, to: Lowering, key: str, weights, size, taps, down, across, place) -> None:
+    def pitched(self, inputs, outputs) -> bool:
+        return True
+
+    def lower_taps(
+        self, to: Lowering, key: str, weights, size, taps, down, across, place, image: Image | None = None
+    ) -> None:
         """One step of `conv` in kernels/cpu/conv.py. ``weights()`` gives (group, taps, cg, og) matrices; ``down`` and
         ``across`` are (kernel, stride, dilation, begin); ``place`` says where in y the (oh, ow) = ``size`` results go:
-        (full h, full w, steps down and across, first row and column)."""
+        (full h, full w, steps down and across, first row and column). ``image`` is what is read where it is not x."""
         x, y = to.inputs[0], to.outputs[0]
         assert x is not None
-        (n, ci), co, g = x.shape[:2], y.shape[1], self.group
-        (h, w), (oh, ow), cg, og = plane(x.shape), size, ci // g, co // g
+        n, co, g = x.shape[0], y.shape[1], self.group
+        (oh, ow), og = size, co // g
+        source, h, w, ldx, cg = image or Image(Ref(to.node.inputs[0]), *plane(x.shape), x.shape[1], x.shape[1] // g)
         lanes, columns = to.target.lanes, to.columns
         rows, panels, tap_chunk, channel_chunk, units = cut(to, n * oh * ow, cg, og, taps, g)
         bias = to.node.inputs[2] if len(to.node.inputs) > 2 and to.node.inputs[2] else ""
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         to.step(
             "conv.conv", units, work=2 * n * oh * ow * co * cg * taps,
-            x=to.input(0), y=to.output(), res=to.residual,
+            x=source, y=to.output(), res=to.residual,
             w=to.constant(f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns)),
             b=to.constant(f"{bias}#{g}x{og}", lambda: pad_bias(to.value(2) if bias else None, g, og, lanes, columns)),
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-            m=n * oh * ow, h=h, width=w, ldx=ci, cg=cg, oh=oh, ow=ow, ldy=co, ldres=0 if to.residual is None else co, og=og,
+            m=n * oh * ow, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=to.pitch or co, ldres=0 if to.residual is None else co, og=og,
             kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
             osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
             channel_chunk=channel_chunk, padded=padded(og, lanes, columns), **to.epilogue.arguments(),
@@ -108,6 +129,9 @@ class Conv(Convolution):
         """Whether each channel has a filter of its own, and one only."""
         return self.group > 1 and w.shape[:2] == (self.group, 1)
 
+    def pitched(self, inputs, outputs) -> bool:
+        return not self.depthwise(inputs[1])
+
     def absorbs(self, inputs, outputs) -> str:
         return "activation" if self.depthwise(inputs[1]) else "residual"
 
@@ -120,7 +144,7 @@ class Conv(Convolution):
             return
         if self.group == 1 and down[:3] == across[:3] == (3, 1, 1) and x.rank == 4:
             tiling = winograd.choose(to, x.shape[0], *plane(y.shape), x.shape[1], y.shape[1])
-            if tiling is not None:
+            if tiling is not None and not self.few(x.shape, w.shape):
                 self.lower_winograd(to, tiling, down[3], across[3])
                 return
         g, taps, size = self.group, down[0] * across[0], plane(y.shape)
@@ -128,7 +152,40 @@ class Conv(Convolution):
         def weights() -> np.ndarray:
             return to.value(1).reshape(g, w.shape[0] // g, w.shape[1], taps).transpose(0, 3, 2, 1)  # type: ignore[union-attr]
 
-        self.lower_taps(to, f"conv{g}", weights, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
+        if self.few(x.shape, w.shape):
+            image = self.padded_image(to, down, across)
+            down, across = (*down[:3], 0), (1, across[1], 1, 0)
+            self.lower_taps(to, f"conv{g}", weights, size, down[0], down, across, (*size, 1, 1, 0, 0), image)
+        else:
+            self.lower_taps(to, f"conv{g}", weights, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
+
+    def few(self, x: tuple[int, ...], w: tuple[int, ...]) -> bool:
+        """Whether rows of a window are multiplied at a time: its channels are few and all its taps neighbours."""
+        across = 1 if self.dilations is None else self.dilations[-1]
+        return self.group == 1 and x[1] < FEW and w[-1] > 1 and across == 1
+
+    def place(self, inputs, outputs, last):
+        """An image of few channels is padded first, and turned with that."""
+        x, w = inputs[:2]
+        if not last or self.layout(inputs, outputs) == NUMPY or not self.few(x.shape, w.shape):
+            return None
+        return (last[0], *[True] * (len(inputs) - 1)), (True,)
+
+    def padded_image(self, to: Lowering, down, across) -> Image:
+        """Steps that copy x into a zero-filled image with room for the padding, channels last."""
+        x = to.inputs[0]
+        assert x is not None
+        (n, c), (h, w) = x.shape[:2], plane(x.shape)
+        hp, wp = h + down[3] + down[4], w + across[3] + across[4]
+        size = n * hp * wp * c
+        image = to.scratch(4 * size)
+        to.step("move.fill", -(-size // 16384), work=4 * size, y=image, n=size, chunk=16384, value=0.0)
+        here = to.strides(0)
+        here = here if x.rank == 4 else (*here[:2], 0, here[2])
+        to.copy(
+            Ref(to.node.inputs[0]), image.at((down[3] * wp + across[3]) * c), (n, c, h, w), here, (hp * wp * c, 1, wp * c, c)
+        )
+        return Image(image, hp, wp, c, across[0] * c)
 
     def lower_winograd(self, to: Lowering, tiling: winograd.Tiling, ph: int, pw: int) -> None:
         """One step of kernels/cpu/winograd.py."""
@@ -148,7 +205,7 @@ class Conv(Convolution):
             ),
             b=to.constant(f"{bias}#1x{co}", lambda: pad_bias(to.value(2) if bias else None, 1, co, lanes, columns)),
             zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-            n=n, h=h, width=w, ci=ci, oh=oh, ow=ow, co=co, ldres=0 if to.residual is None else co, ph=ph, pw=pw,
+            n=n, h=h, width=w, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or co, ldres=0 if to.residual is None else co, ph=ph, pw=pw,
             size=tiling.size, tiles=tiling.tiles, columns=tiling.columns, inner=inner, padded=padded(co, lanes, columns),
             area=area, **to.epilogue.arguments(),
         )  # fmt: skip

@@ -33,6 +33,13 @@ class Fused(Op):
     def layout(self, inputs, outputs) -> str:
         return self.inner.layout(self._own(inputs), outputs)
 
+    def place(self, inputs, outputs, last):
+        placed = self.inner.place(self._own(inputs), outputs, self._own(last))
+        return placed and ((*placed[0], True) if self.residual else placed[0], placed[1])
+
+    def pitched(self, inputs, outputs) -> bool:
+        return self.inner.pitched(self._own(inputs), outputs)
+
     def absorbs(self, inputs, outputs) -> str:
         can = self.inner.absorbs(self._own(inputs), outputs)
         if self.fused != Epilogue():

@@ -125,6 +125,10 @@ class Op:
         "residual" (add an array of the result's shape first)."""
         return ""
 
+    def pitched(self, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...]) -> bool:
+        """Whether its kernel can write pixels ``to.pitch`` floats apart, into the middle of a wider value."""
+        return False
+
     def epilogue(self, inputs: tuple[Spec | None, ...]) -> Epilogue | None:
         """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None

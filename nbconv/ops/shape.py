@@ -205,7 +205,7 @@ class Concat(Op):
         axis = want.axis(self.axis, to.outputs[0].rank)
         for i, x in enumerate(to.inputs):
             assert x is not None
-            if x.size:
+            if x.size and to.node.inputs[i] not in to.placed:
                 to.copy(Ref(to.node.inputs[i]), to.output().at(at * there[axis]), x.shape, to.strides(i), there)
             at += x.shape[axis]
 

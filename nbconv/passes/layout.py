@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.lowering import Ref, Spot
 from nbconv.ops.inner import Layout
 from nbconv.ops.op import ANY, CHANNELS_LAST
 
@@ -69,3 +70,22 @@ def _with_outputs(graph: Graph, nodes: list[Node], last: dict[str, bool], specs:
     for name, source in sorted(renamed.items(), key=lambda t: -at[t[1]]):
         new.insert(at[source] + 1, Node(Layout(last=0), (source,), (name,), name))
     return graph.derive(new)
+
+
+def join(graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> dict[str, Spot]:
+    """Which values are written straight into the channels of the Concat that alone reads them."""
+    makers, readers = graph.producers(), graph.readers()
+    placed: dict[str, Spot] = {}
+    for node in graph.nodes:
+        out = node.outputs[0]
+        if node.op.type != "Concat" or not last.get(out) or node.op.axis not in (1, 1 - specs[out].rank):  # type: ignore[attr-defined]
+            continue
+        total, at = specs[out].shape[1], 0
+        for name in node.inputs:
+            maker = makers.get(name)
+            if maker is not None and len(readers[name]) == 1 and name not in keep and len(maker.outputs) == 1 and last.get(name):
+                given = tuple(specs[n] if n else None for n in maker.inputs)
+                if specs[name].size and maker.op.pitched(given, (specs[name],)):
+                    placed[name] = Spot(Ref(out).at(at), total)
+            at += specs[name].shape[1]
+    return placed

@@ -1,0 +1,511 @@
+"""The command line: each command on real and small models, exit codes, JSON, bad files in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from nbconv.cli import COMMANDS, main
+from nbconv.commands import bench
+from tests.models import asset, rapidocr, small_model
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command line: (exit code, standard output, standard error)."""
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.onnx"
+    path.write_bytes(small_model().SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    path = asset("efficientnet_lite0.onnx")
+    if not path.exists():
+        pytest.skip("the bundled model is not there")
+    return path
+
+
+def save(path, nodes, inputs, outputs, opset=17):
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [info(*i) for i in inputs], [info(*o) for o in outputs])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def unsupported(tmp_path):
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], "fine"),
+        helper.make_node("NonZero", ["a"], ["b"], "first"),
+        helper.make_node("Det", ["x"], ["c"], "second"),
+    ]
+    outputs = [("b", TensorProto.INT64, None), ("c", TensorProto.FLOAT, None)]
+    return save(tmp_path / "odd.onnx", nodes, [("x", TensorProto.FLOAT, [3, 3])], outputs)
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("nbconv: ")
+    assert err.count("\n") == 1
+    return err
+
+
+# The frame
+
+
+def test_overview(cli):
+    code, out, _ = cli("--help")
+    assert code == 0
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert cli()[0] == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(cli, name):
+    code, out, _ = cli(name, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: nbconv {name}")
+    assert max(map(len, out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["inspct"], "did you mean inspect"),
+        (["inspect"], "required: model"),
+        (["--wrong"], "--wrong"),
+        (["bench", "m.onnx", "--threads", "0"], "positive integer"),
+        (["bench", "m.onnx", "--runs", "x"], "positive integer"),
+        (["run", "m.onnx", "--size", "224"], "height x width"),
+        (["kernels"], "ACTION"),
+    ],
+)
+def test_usage(cli, words, says):
+    code, out, err = cli(*words)
+    assert (code, out) == (2, "")
+    assert says in one_line(err)
+
+
+@pytest.mark.parametrize("command", ["inspect", "check", "doctor", "run", "bench", "compare"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "text", "cut"])
+def test_bad_model(cli, tmp_path, small, command, kind):
+    path = tmp_path / "bad.onnx"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("this is no model\n" * 9)
+    elif kind == "cut":
+        path.write_bytes(small.read_bytes()[:-200])
+    code, out, err = cli(command, path)
+    if command == "check" and kind != "missing":
+        assert code == 1
+        assert out.count("\n") == 1
+        assert "fails" in out
+    else:
+        assert code == 2
+        assert "bad.onnx" in one_line(err)
+
+
+def test_debug_gives_the_traceback(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["inspect", str(tmp_path / "none.onnx"), "--debug"])
+
+
+def test_interrupt(monkeypatch, small):
+    from nbconv.commands import inspect
+
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect, "run", stop)
+    assert main(["inspect", str(small)]) == 130
+
+
+def test_internal_error_is_one_line(monkeypatch, small, cli):
+    from nbconv.commands import inspect
+
+    monkeypatch.setattr(inspect, "run", lambda args: {}["lost"])
+    code, _, err = cli("inspect", small)
+    assert code == 2
+    assert "--debug" in one_line(err)
+
+
+def module(*words, **options):
+    env = {**os.environ, **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "nbconv", *map(str, words)], capture_output=True, text=True, env=env, **options
+    )
+
+
+def test_module_and_reader_that_leaves(small):
+    command = f"{sys.executable} -m nbconv inspect {small} --json | head -c 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+
+def test_no_colour_and_ascii(small):
+    done = module("inspect", small, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+
+
+def test_overview_imports_nothing_heavy():
+    code = (
+        "import sys; from nbconv.cli import main; main(['--help']); "
+        "print({m.partition('.')[0] for m in sys.modules} & {'numba', 'llvmlite', 'onnx', 'PIL', 'onnxruntime'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+
+
+# inspect
+
+
+def test_inspect(cli, small):
+    code, out, _ = cli("inspect", small)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 100
+    conv = next(line for line in out.splitlines() if line.startswith("conv1"))
+    assert conv.split() == ["conv1", "Conv", "1×4×5×7", "76", "5.04", "k", "560", "B"]
+
+
+def test_inspect_json(cli, small):
+    code, out, _ = cli("inspect", small, "--shape", "2,3,9,7", "--json", "--plan")
+    found = json.loads(out)
+    assert code == 0
+    # Conv 3x2 over 3 channels to 4x5x7; GlobalAveragePool and Relu one each; Gemm 4 to 5
+    assert {n["name"]: n["flops"] for n in found["nodes"]} == {
+        "conv1": 2 * 2 * 4 * 5 * 7 * 18, "relu1": 280, "pool1": 280, "flatten1": 0, "gemm1": 2 * 2 * 4 * 5,
+    }  # fmt: skip
+    assert found["totals"]["parameters"] == 72 + 4 + 20 + 5
+    assert found["totals"]["weights"] == 4 * (72 + 4 + 20 + 5)
+    assert found["inputs"] == [{"name": "x", "declared": ["N", 3, 9, 7], "shape": [2, 3, 9, 7], "dtype": "float32"}]
+    values = found["plan"]["values"]
+    assert set(values) == {"conv", "act", "pool", "flat", "y"}
+    assert "fused into act" in values["conv"]
+    step = next(s for s in found["plan"]["steps"] if s["value"].startswith("act"))
+    assert step["ops"] == ["Conv", "Relu"]
+    assert step["bytes"] == 280 * 4
+
+
+def test_inspect_plan(cli, small):
+    code, out, _ = cli("inspect", small, "--plan")
+    assert code == 0
+    assert "Conv+Relu" in out
+    assert "WHERE IT WENT" in out
+
+
+@pytest.mark.parametrize(
+    "shape, says",
+    [
+        ("1,3,9", "4 positive numbers"),
+        ("z=1,3,9,7", "no input 'z'"),
+        ("1,4,9,7", "fixed"),
+        ("1,3,9,a", "whole numbers"),
+        ("0,3,9,7", "positive"),
+    ],
+)
+def test_wrong_shape(cli, small, shape, says):
+    code, _, err = cli("inspect", small, "--shape", shape)
+    assert code == 2
+    assert says in one_line(err)
+
+
+def test_dynamic_sizes(cli, tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["y"], "r")]
+    image = save(
+        tmp_path / "i.onnx", nodes, [("x", TensorProto.FLOAT, ["N", 3, "H", "W"])], [("y", TensorProto.FLOAT, None)]
+    )
+    found = json.loads(cli("inspect", image, "--json")[1])
+    assert found["inputs"][0]["shape"] == [1, 3, 224, 224]
+    assert "224" in found["notes"][0]
+    table = save(tmp_path / "t.onnx", nodes, [("x", TensorProto.FLOAT, ["N", "T"])], [("y", TensorProto.FLOAT, None)])
+    code, _, err = cli("inspect", table)
+    assert code == 2
+    assert "--shape x=1,N" in one_line(err)
+    assert cli("inspect", table, "--shape", "1,5")[0] == 0
+
+
+# check, doctor
+
+
+def test_check(cli, small, unsupported, tmp_path):
+    code, out, _ = cli("check", small, "--against", "onnxruntime")
+    assert code == 0
+    assert "ok" in out
+    assert "agrees" in out
+    code, out, _ = cli("check", small, unsupported)
+    assert code == 1
+    assert [line.split(": ")[1] for line in out.splitlines()] == ["ok", "fails"]
+
+
+def test_check_finds_what_is_not_finite(cli, tmp_path):
+    nodes = [helper.make_node("Sub", ["x", "x"], ["zero"]), helper.make_node("Div", ["x", "zero"], ["y"])]
+    path = save(tmp_path / "nan.onnx", nodes, [("x", TensorProto.FLOAT, [4])], [("y", TensorProto.FLOAT, [4])])
+    code, out, _ = cli("check", path)
+    assert code == 1
+    assert "4 of 4 values are not finite" in out
+
+
+def test_doctor_lists_everything(cli, unsupported):
+    code, out, _ = cli("doctor", unsupported)
+    assert code == 1
+    assert "first" in out
+    assert "second" in out
+    found = json.loads(cli("doctor", unsupported, "--json")[1])
+    assert [(p["node"], p["op"]) for p in found["problems"]] == [("first", "NonZero"), ("second", "Det")]
+
+
+def test_doctor_on_a_good_model(cli, small):
+    code, out, _ = cli("doctor", small, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["problems"], found["numpy_steps"]) == ([], [])
+    assert found["steps"] > 0
+    assert found["environment"]["versions"]["numpy"] == np.__version__
+
+
+def test_doctor_lists_numpy_steps(cli, tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["a"], "r"), helper.make_node("Sin", ["a"], ["y"], "wave")]
+    path = save(tmp_path / "sin.onnx", nodes, [("x", TensorProto.DOUBLE, [4])], [("y", TensorProto.DOUBLE, [4])])
+    code, out, _ = cli("doctor", path, "--json")
+    assert code == 0
+    assert [s["node"] for s in json.loads(out)["numpy_steps"]] == ["r", "wave"]
+    assert "in NumPy" in cli("doctor", path)[1]
+
+
+def test_doctor_of_the_machine(cli, monkeypatch, tmp_path):
+    code, out, _ = cli("doctor")
+    assert code == 0
+    assert "kernel cache" in out
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+    monkeypatch.setenv("NBCONV_CACHE", str(shared))
+    assert json.loads(cli("doctor", "--json")[1])["environment"]["cache"]["usable"] is False
+
+
+# run
+
+
+def test_run_array(cli, small, tmp_path):
+    x = np.random.default_rng(1).standard_normal((1, 3, 9, 7), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    code, out, _ = cli("run", small, tmp_path / "x.npy", "-o", tmp_path / "y.npz", "--top-k", 2)
+    assert code == 0
+    assert len(out.splitlines()) == 3
+    import onnxruntime
+
+    want = onnxruntime.InferenceSession(small.read_bytes(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    with np.load(tmp_path / "y.npz") as saved:
+        assert list(saved.files) == ["y"]
+        np.testing.assert_allclose(saved["y"], want, atol=1e-4 * np.abs(want).max())
+    assert int(out.split()[1]) == int(want.argmax())
+
+
+def test_run_picture_and_labels(cli, small, tmp_path):
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "red.png")
+    (tmp_path / "names.txt").write_text("".join(f"class {i}\n" for i in range(5)))
+    code, out, _ = cli("run", small, tmp_path / "red.png", "--labels", tmp_path / "names.txt", "--softmax")
+    assert code == 0
+    assert "class 3" in out
+    assert abs(sum(float(line.split()[0]) for line in out.splitlines()) - 1) < 1e-3
+    (tmp_path / "names.txt").write_text("one\n")
+    code, _, err = cli("run", small, tmp_path / "red.png", "--labels", tmp_path / "names.txt")
+    assert code == 2
+    assert "1 lines, the model 5" in one_line(err)
+
+
+def test_run_several_inputs(cli, tmp_path):
+    nodes = [helper.make_node("Sub", ["a", "b"], ["y"])]
+    sizes = [("a", TensorProto.FLOAT, [2]), ("b", TensorProto.FLOAT, [2])]
+    path = save(tmp_path / "sub.onnx", nodes, sizes, [("y", TensorProto.FLOAT, [2])])
+    np.savez(tmp_path / "in.npz", a=np.float32([5, 6]), b=np.float32([1, 4]))
+    out = tmp_path / "out.npz"
+    code, _, _ = cli("run", path, "--input", f"a={tmp_path / 'in.npz'}", "--input", f"b={tmp_path / 'in.npz'}", "-o", out)
+    assert code == 0
+    with np.load(out) as saved:
+        np.testing.assert_array_equal(saved["y"], [4, 2])
+    code, _, err = cli("run", path, tmp_path / "in.npz")
+    assert code == 2
+    assert "--input NAME=FILE" in one_line(err)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("name", ["bad.png", "bad.npy", "bad.npz"])
+def test_run_bad_input_file(cli, small, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    code, out, err = cli("run", small, tmp_path / name, "-o", tmp_path / "y.npz")
+    assert (code, out) == (2, "")
+    assert name in one_line(err)
+    assert not (tmp_path / "y.npz").exists()
+
+
+def test_run_pickle_is_not_loaded(cli, small, tmp_path):
+    np.save(tmp_path / "p.npy", np.array([{"a": 1}]), allow_pickle=True)
+    code, _, err = cli("run", small, tmp_path / "p.npy")
+    assert code == 2
+    assert "p.npy" in one_line(err)
+
+
+def test_run_wrong_array(cli, small, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 9, 8), np.float32))
+    code, _, err = cli("run", small, tmp_path / "x.npy")
+    assert code == 2
+    assert "[1, 3, 9, 8]" in one_line(err)
+
+
+def test_run_result_folder_is_missing(cli, small, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 9, 7), np.float32))
+    code, _, err = cli("run", small, tmp_path / "x.npy", "-o", tmp_path / "none" / "y.npz")
+    assert code == 2
+    assert "y.npz: No such file" in one_line(err)
+
+
+def test_run_classifier(cli, classifier):
+    words = ["--mean", 127, "--std", 128, "--labels", asset("imagenet_classes.txt"), "--softmax"]
+    code, out, _ = cli("run", classifier, asset("chelsea.png"), *words)
+    assert code == 0
+    first = out.splitlines()[0]
+    assert "Egyptian cat" in first
+    assert abs(float(first.split()[0]) - 0.385) < 0.01
+
+
+# bench, compare
+
+
+def test_statistics():
+    found = bench.statistics([i / 100 for i in range(101)], batch=2)
+    assert (found["runs"], found["min"]) == (101, 0)
+    assert [round(found[k], 9) for k in ("p50", "p90", "p99")] == [0.5, 0.9, 0.99]
+    assert found["images_per_second"] == 4
+
+
+def test_measure_takes_turns():
+    order = []
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    times = bench.measure(calls, warmup=2, runs=4, seconds=0)
+    assert {k: len(v) for k, v in times.items()} == {"a": 4, "b": 4}
+    assert order == ["a"] * 2 + ["b"] * 2 + ["a"] * 5 + ["b"] * 5
+
+
+def test_bench(cli, small):
+    words = ["bench", small, "--threads", "1,2", "--batch", "1,3", "--runs", 5]
+    code, out, _ = cli(*words, "--compare", "onnxruntime", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert [(r["batch"], r["threads"]) for r in found["results"]] == [(1, 1), (3, 1), (1, 2), (3, 2)]
+    for row in found["results"]:
+        assert row["nbconv"]["runs"] == row["onnxruntime"]["runs"] == 5
+        assert row["nbconv"]["min"] <= row["nbconv"]["p50"] <= row["nbconv"]["p99"]
+        assert row["speedup"] == row["onnxruntime"]["p50"] / row["nbconv"]["p50"]
+    code, out, _ = cli(*words)
+    assert code == 0
+    assert "P50" in out
+
+
+def test_compare(cli, small):
+    code, out, _ = cli("compare", small)
+    assert code == 0
+    assert "all 6 values agree" in out
+    code, out, _ = cli("compare", small, "--tolerance", 0, "--json")
+    found = json.loads(out)
+    assert [v["value"] for v in found["values"]] == ["conv", "act", "pool", "flat", "y", "y (fused)"]
+    assert code == (0 if all(v["difference"] == 0 for v in found["values"]) else 1)
+
+
+def test_compare_names_the_first_node(cli, small, monkeypatch):
+    from nbconv.commands import compare
+
+    honest = compare.every_value
+
+    def spoilt(*args):
+        wanted, peer = honest(*args)
+        peer["act"] = peer["act"] + np.float32(1)
+        return wanted, peer
+
+    monkeypatch.setattr(compare, "every_value", spoilt)
+    code, out, _ = cli("compare", small)
+    assert code == 1
+    assert "first: relu1 (Relu) makes act" in out
+
+
+def test_compare_without_onnxruntime(cli, small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = cli("compare", small)
+    assert code == 2
+    assert "pip install nbconv[bench]" in one_line(err)
+
+
+def test_real_models(cli):
+    code, out, _ = cli("doctor", rapidocr("det"), "--json")
+    assert code == 0
+    assert json.loads(out)["numpy_steps"] == []
+    code, out, _ = cli("check", rapidocr("cls"), "--shape", "1,3,48,192", "--against", "onnxruntime")
+    assert code == 0
+    code, out, _ = cli("inspect", rapidocr("rec"), "--shape", "1,3,48,160")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 100
+
+
+# kernels, cache
+
+
+def test_kernels(cli, tmp_path):
+    code, out, _ = cli("kernels", "list")
+    assert code == 0
+    assert "x86-64-v3" in out
+    assert "conv" in out
+    code, out, _ = cli("kernels", "build", "--family", "loop", "--target", "aarch64", "--into", tmp_path / "k")
+    assert code == 0
+    assert sorted(p.suffix for p in (tmp_path / "k" / "aarch64").iterdir()) == [
+        ".json",
+        ".so" if sys.platform == "linux" else ".o",
+    ]
+    code, _, err = cli("kernels", "build", "--family", "none")
+    assert code == 2
+    assert "there is no family 'none'" in one_line(err)
+    code, _, err = cli("kernels", "build", "--target", "z80")
+    assert code == 2
+    assert "z80" in one_line(err)
+
+
+def test_kernels_show(cli):
+    code, out, _ = cli("kernels", "show", "loop", "--target", "x86-64-v3")
+    assert code == 0
+    assert "run:" in out
+    assert cli("kernels", "show", "none")[0] == 2
+
+
+def test_cache(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBCONV_CACHE", str(tmp_path / "cache"))
+    assert cli("inspect", small)[0] == 0
+    mine = tmp_path / "cache" / "onnx" / "mine.txt"
+    mine.write_text("kept")
+    code, out, _ = cli("cache", "--json")
+    assert code == 0
+    assert len(json.loads(out)["models"]) == 2
+    code, out, _ = cli("cache", "--clear")
+    assert code == 0
+    assert "removed 1 file" in out
+    assert [p.name for p in mine.parent.iterdir()] == ["mine.txt"]
+    assert cli("cache")[0] == 0
