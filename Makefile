@@ -19,11 +19,12 @@ test-targets: $(VENV)/.test  ## the tests on the kernels of lesser processors, t
 	NBCONV_TARGET=x86-64 $(BIN)/python -m pytest $(ARGS)
 	NBCONV_TARGET=x86-64-v3 $(BIN)/python -m pytest $(ARGS)
 
-fuzz: $(VENV)/.test  ## the generated cases of the tests, a hundred times as many
-	NBCONV_FUZZ=100 $(BIN)/python -m pytest $(ARGS)
+fuzz: $(VENV)/.test  ## random graphs; ARGS="SEED COUNT"
+	$(BIN)/python -m tests.fuzz $(or $(ARGS),0 1000)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/pyright
 
 format: $(VENV)/.lint
@@ -36,8 +37,8 @@ bench: $(VENV)/.bench
 kernels: $(VENV)/.nbconv  ## kernel libraries that a wheel built from this folder carries
 	$(BIN)/nbconv kernels build --into kernels/prebuilt $(ARGS)
 
-docs: $(VENV)/.nbconv  ## the tables in docs/ that are made from the code
-	$(BIN)/python docs/generate.py
+docs: $(VENV)/.test  ## the table of operators in docs/onnx.md, from the code and the cases of its tests
+	$(BIN)/python -m docs.generate
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info kernels/prebuilt .pytest_cache .ruff_cache .hypothesis

@@ -340,9 +340,10 @@ class Importer(Door):
 
     def _header(self) -> dict[str, str | int]:
         """What the file says of itself; a text that is not UTF-8 (bytes, for protobuf) keeps what can be read of it."""
-        told = {name: getattr(self.model, name) for name in HEADER}
-        told["graph.doc_string"] = self.proto.doc_string
-        return {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in told.items() if v}
+        told = {name: getattr(self.model, name) for name in HEADER if self.model.HasField(name)}
+        if self.proto.HasField("doc_string"):
+            told["graph.doc_string"] = self.proto.doc_string
+        return {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in told.items()}
 
 
 def summary(problems: Iterable[Problem]) -> str:

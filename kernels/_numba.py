@@ -159,8 +159,8 @@ def _optimised(texts: list[str], exports: set[str], goal: Target) -> tuple[llvm.
 def kernels_of(family: str, goal: Target) -> dict[str, Callable]:
     """The kernels that a family's file defines, freshly imported for the target."""
     if not _target or _target[0] != goal:
-        for name in [n for n in sys.modules if n.startswith("nbconv.kernels.cpu.")]:
-            del sys.modules[name]
+        for name in [n for n in sys.modules if n == "nbconv.kernels.cpu" or n.startswith("nbconv.kernels.cpu.")]:
+            del sys.modules[name]  # the package too: it holds its modules as attributes
         _target[:] = [goal]
     module = importlib.import_module(f"nbconv.kernels.cpu.{family}")
     return {name: f for name, f in vars(module).items() if getattr(f, "__kernel__", False) and f.__module__ == module.__name__}

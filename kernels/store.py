@@ -343,19 +343,24 @@ def keep(folder: str, family: str, goal: Target, wanted: str, image: bytes, mani
 
 def listing() -> list[dict]:
     """The libraries in the cache: their manifests, with ``current``: whether the sources still ask for them."""
-    folder = cache_dir()
+    folder = cache_folder()
     found = []
     sources = Sources()
     for name in sorted(os.listdir(folder)) if folder else []:
         if _NAME.fullmatch(name) and name.endswith(".json"):
             try:
-                manifest = json.loads((folder / name).read_bytes())  # type: ignore[operator]
+                manifest = json.loads(_bytes(folder, name))
                 goal = TARGETS.get(manifest["target"])
                 current = goal is not None and sources.key(manifest["family"], goal) == manifest["key"]
                 found.append({**manifest, "current": current})
             except (OSError, ValueError, KeyError, TypeError):
                 continue
     return found
+
+
+def _bytes(folder: str | None, name: str) -> bytes:
+    with open(os.path.join(folder or "", name), "rb") as f:
+        return f.read()
 
 
 def forget(folder: str, family: str) -> None:
@@ -368,7 +373,7 @@ def forget(folder: str, family: str) -> None:
 def clear() -> tuple[int, int]:
     """Removes the libraries, and what unfinished writes left, from the cache; returns how many files and bytes. Programs
     that have a library open keep it."""
-    folder = cache_dir()
+    folder = cache_folder()
     files = size = 0
     for name in os.listdir(folder) if folder else []:
         if _NAME.fullmatch(name) or (name.endswith(".part") and _NAME.match(name)):

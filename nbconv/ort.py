@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-import nbconv
+from nbconv import __version__ as NBCONV_VERSION
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
-from nbconv.model import Model, Port
+from nbconv.model import Model, Port, load, save
 from nbconv.ort_types import (
     EngineError,
     EPFail,
@@ -82,7 +82,7 @@ class InferenceSession:
         if any(port.dtype is None for port in self._model.outputs):
             self._made = {port.name: _arg(port) for port in _inferred(self._model.graph)}
         if self._options.optimized_model_filepath:
-            nbconv.save(self._model, self._options.optimized_model_filepath)
+            save(self._model, self._options.optimized_model_filepath)
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: RunOptions | None = None
@@ -199,7 +199,7 @@ class InferenceSession:
     def get_modelmeta(self) -> ModelMetadata:
         graph = self._model.graph
         told = [str(graph.header.get(name, "")) for name in ("producer_name", "domain", "doc_string", "graph.doc_string")]
-        version = int(graph.header.get("model_version", 0))
+        version = int(graph.header.get("model_version", 2**63 - 1))
         return ModelMetadata(told[0], graph.name, told[1], told[2], told[3], version, dict(graph.metadata))
 
     def get_session_options(self) -> SessionOptions:
@@ -234,7 +234,7 @@ class InferenceSession:
 
 def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None) -> Model:
     try:
-        return nbconv.load(path_or_bytes, threads=threads)
+        return load(path_or_bytes, threads=threads)
     except FileNotFoundError as error:
         raise NoSuchFile(f"Load model from {path_or_bytes!s} failed. File doesn't exist") from error
     except OSError as error:
@@ -322,7 +322,7 @@ def get_version_string() -> str:
 
 
 def get_build_info() -> str:
-    return f"nbconv {nbconv.__version__}"
+    return f"nbconv {NBCONV_VERSION}"
 
 
 def set_default_logger_severity(severity: int) -> None:

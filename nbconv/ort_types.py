@@ -208,7 +208,7 @@ class NodeArg(NamedTuple):
 
 
 class ModelMetadata(NamedTuple):
-    """What a model's file says of itself; "" (``version``: 0) where it does not say."""
+    """What a model's file says of itself; "" (``version``: 2⁶³ - 1) where it does not say."""
 
     producer_name: str
     graph_name: str

@@ -88,7 +88,8 @@ class Plan:
 
         if all(spec.size == 0 for spec in found):
             return
-        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, ()) is None and node.op.domain != "nbconv":
+        last = tuple(self.last.get(n, False) for n in node.inputs)
+        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, last) is None and node.op.domain != "nbconv":
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
         to = Lowering(node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed)

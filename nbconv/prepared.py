@@ -253,6 +253,20 @@ def entries() -> list[tuple[str, int, float]]:
     return found
 
 
+def clear() -> tuple[int, int]:
+    """Remove everything kept of models; how many files and bytes. Running programs keep what they have open."""
+    root, files, size = cache_folder(), 0, 0
+    folders = [path for path, _, _ in entries()] + ([os.path.join(root, "files")] if root else [])
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                size += entry.stat().st_size
+                os.unlink(entry.path)
+                files += 1
+            os.rmdir(folder)
+    return files, size
+
+
 def _trim(keep: str) -> None:
     """Remove what was not changed for longest while all together take too much."""
     found = sorted(entries(), key=lambda entry: entry[2])

@@ -78,7 +78,6 @@ CASES = {
     "hardmax": (11, node("Hardmax", axis=1), (2, 3, 4)),
     "upsample nearest": (7, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0]), (1, 2, 3, 4)),
     "upsample nearest named": (7, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0], mode="nearest"), (1, 2, 3, 4)),
-    "resize 10 nearest named": (10, node("Resize", "x", "s", mode="nearest"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}),
     "upsample nearest fraction": (7, node("Upsample", scales=[1.0, 1.0, 1.7, 2.5]), (1, 2, 3, 4)),
     "upsample linear": (8, node("Upsample", scales=[1.0, 1.0, 2.0, 3.0], mode="linear"), (1, 2, 3, 4)),
     "batch mean 18": (18, node("GlobalAveragePool"), (2, 3, 4, 5)),
@@ -102,6 +101,7 @@ def test_attribute_forms(name, known):
 WITH_CONSTANTS = {
     "upsample 9": (9, node("Upsample", "x", "s"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 1.5])}),
     "resize 10": (10, node("Resize", "x", "s"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}),
+    "resize 10 named": (10, node("Resize", "x", "s", mode="nearest"), (1, 2, 3, 4), {"s": np.float32([1, 1, 2, 3])}),
     "resize 10 smaller": (10, node("Resize", "x", "s"), (1, 2, 7, 9), {"s": np.float32([1, 1, 0.6, 0.4])}),
     "resize 10 linear": (10, node("Resize", "x", "s", mode="linear"), (1, 2, 6, 4), {"s": np.float32([1, 1, 0.5, 3])}),
     "resize 11 scales": (

@@ -357,10 +357,10 @@ def test_interrupt_leaves_the_model_usable() -> None:
         x = np.ones((64, 24, 12, 12), np.float32)
         want = model.run({"x": x})["y11"].tobytes()
         hits = 0
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
         for i in range(40):
-            signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.0005 * i)
-            signal.signal(signal.SIGALRM, signal.default_int_handler)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.0005 * i)
                 while True: model.run({"x": x})
             except KeyboardInterrupt:
                 hits += 1

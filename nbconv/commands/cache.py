@@ -1,5 +1,5 @@
-"""List or clear what nbconv keeps in the user's cache folder: compiled kernels, and the structure of models that were
-read. It all comes back when it is needed."""
+"""List or clear what nbconv keeps in the user's cache folder: compiled kernels, the structure of models that were read, and
+models that are ready to run (packed weights, plans). It all comes back when it is needed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
+    from nbconv import prepared
     from nbconv.kernels import store
 
     folder = store.cache_dir()
@@ -32,9 +33,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("there is no cache folder: set NBCONV_CACHE to a folder of your own (mode 0700)")
     if args.clear:
         return _clear(folder, args.json)
-    libraries, models = _libraries(folder), _structures(folder)
+    libraries, models, ready = _libraries(folder), _structures(folder), prepared.entries()
     if args.json:
-        dump({"folder": str(folder), "libraries": libraries, "models": models})
+        kept = [{"name": os.path.basename(p), "size": n, "age": round(time.time() - t)} for p, n, t in ready]
+        dump({"folder": str(folder), "libraries": libraries, "models": models, "prepared": kept})
         return 0
     print(f"{folder}")
     print()
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print("no compiled kernels")
     total = sum(m["size"] for m in models)
     print(f"\n{plural(len(models), 'model structure')}, {size(total)}")
+    print(f"{plural(len(ready), 'prepared model')}, {size(sum(n for _, n, _ in ready))}")
     return 0
 
 
@@ -74,9 +77,10 @@ def _structures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _clear(folder: Path, as_json: bool) -> int:
+    from nbconv import prepared
     from nbconv.kernels import store
 
-    files, freed = store.clear()
+    files, freed = (a + b for a, b in zip(store.clear(), prepared.clear(), strict=True))
     for entry in _structures(folder):
         name = entry["name"].lstrip(".").partition(".")[0]
         if len(name) == 64 and set(name) <= set("0123456789abcdef"):  # only what nbconv wrote

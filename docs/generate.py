@@ -1,0 +1,89 @@
+"""Writes the table of operators in docs/onnx.md: ``python -m docs.generate``, or ``make docs``.
+
+Which ops have kernels is not written down anywhere: it is asked of the ops, for every case of theirs in tests/ops.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import numpy as np
+
+import tests.ops
+from nbconv.errors import ModelError
+from nbconv.graph import Spec, spec_of
+from nbconv.ops import REGISTRY, Op
+from nbconv.ops.op import NUMPY
+from tests.check import Case, as_tuple
+
+PAGE = Path(__file__).resolve().parent / "onnx.md"
+BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
+
+
+def main() -> None:
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), "\n".join(table())), encoding="utf-8")
+
+
+def with_table(text: str, table: str) -> str:
+    """The page with what stands between the marks replaced."""
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+
+
+def table() -> list[str]:
+    """The lines of the table: one an operator of ONNX's own domain."""
+    cases = all_cases()
+    rows = ["| operator | computed by | |", "|---|---|---|"]
+    for (domain, name), op in sorted(REGISTRY.items()):
+        if domain == "":
+            rows.append(f"| {name} | {runs_on(cases.get(name, []))} | {summary(op)} |")
+    return rows
+
+
+def all_cases() -> dict[str, list[Case]]:
+    """The rows of every CASES table of tests/ops, by operator."""
+    found: dict[str, list[Case]] = {}
+    for module in pkgutil.iter_modules(tests.ops.__path__):
+        for row in getattr(importlib.import_module(f"tests.ops.{module.name}"), "CASES", []):
+            if row.op.domain == "":
+                found.setdefault(row.op.type, []).append(row)
+    return found
+
+
+def runs_on(cases: list[Case]) -> str:
+    """What computes the op where its first input is float32 and not known before the run; its other inputs (shapes, axes,
+    limits) are constants, as in most models."""
+    answers = {where(case) for case in cases if any(x is not None and x.dtype == np.float32 for x in case.inputs)}
+    answers = answers or {where(case) for case in cases}
+    answers = answers - {"nothing"} or answers
+    if answers == {"kernel", "NumPy"}:
+        return "kernel, at times NumPy"
+    return next(a for a in ("planning", "kernel", "NumPy", "nothing") if a in answers or a == "nothing")
+
+
+def where(case: Case) -> str:
+    """As `nbconv.passes.fold` and `nbconv.plan` decide it."""
+    given = tuple(None if x is None else Spec(x.shape, x.dtype) if i == 0 else spec_of(x) for i, x in enumerate(case.inputs))
+    try:
+        found = as_tuple(case.op.infer(*given))[: case.options.get("outputs", 1)]
+    except ModelError:  # an input that has to be known when planning
+        return "planning"
+    if not given or case.op.known(*given) is not None:
+        return "planning"
+    if case.op.bypass(given):
+        return "nothing"
+    kernel = case.op.layout(given, found) != NUMPY or case.op.place(given, found, ()) is not None
+    return "kernel" if kernel else "NumPy"
+
+
+def summary(op: type[Op]) -> str:
+    """The first sentence of the op's own docstring."""
+    text = " ".join((op.__dict__.get("__doc__") or "").split()).replace("|", "\\|").replace("``", "`")
+    end = text.find(". ")
+    return text if end < 0 else text[: end + 1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""What each step of a plan costs: its work by the arguments of its kernel, its time by running it, and how close it comes
+to the machine's roofline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nbconv.lowering import Ref, Step
+from nbconv.plan import NUMPY_STEP
+from nbconv.roofline import Roofline, roofline
+from nbconv.runtime import Workspace, time_steps
+
+if TYPE_CHECKING:
+    from nbconv.model import Model
+    from nbconv.plan import Plan
+
+CLASSES = ("pointwise", "winograd", "depthwise", "dense", "convolution", "other")
+"""Kinds of steps, see `kind`."""
+
+
+class Cost(NamedTuple):
+    """What a step does: ``flops`` of the mathematics, ``arithmetic`` that its algorithm does instead (Winograd's products
+    are fewer), bytes of values read and written, bytes of constants read."""
+
+    flops: int
+    arithmetic: int
+    reads: int
+    writes: int
+    weights: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.reads + self.writes + self.weights
+
+
+class Timed(NamedTuple):
+    """One step of a profile. ``bound`` is the least time that the roofline allows, ``limit`` what sets it ("compute", or the
+    level of the memory: of the weights where these take longest)."""
+
+    index: int
+    step: Step
+    name: str
+    kind: str
+    algorithm: str
+    seconds: float
+    cost: Cost
+    bound: float
+    limit: str
+    level: str
+
+    @property
+    def share_of_roof(self) -> float:
+        """The bound over the time: 1 is the best that there can be."""
+        return self.bound / self.seconds if self.seconds > 0 else 0.0
+
+
+class Profile(NamedTuple):
+    """``seconds`` is the median of whole runs, which do not stop between steps."""
+
+    plan: Plan
+    roof: Roofline
+    threads: int
+    runs: int
+    seconds: float
+    steps: list[Timed]
+
+    @property
+    def total(self) -> float:
+        """The sum of the steps' times."""
+        return sum(s.seconds for s in self.steps)
+
+
+def profile(
+    model: Model, feeds: Mapping[str, Any], *, threads: int | None = None, runs: int = 20, warmup: int = 2
+) -> Profile:
+    """Time each step of a model's plan for these inputs, in the order in which they run, ``runs`` times: medians."""
+    given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    count = model.threads if threads is None else threads
+    plan = model.plan({name: array.shape for name, array in given.items()})
+    program = plan.bound()
+    space = Workspace(program)
+    results = [np.empty(shape, dtype) for _, shape, dtype in program.results]
+    for _ in range(warmup):
+        space.run(given, results, count)
+    whole = []
+    for _ in range(max(3, runs)):
+        start = time.perf_counter()
+        space.run(given, results, count)
+        whole.append(time.perf_counter() - start)
+    times = np.median(time_steps(space, given, results, count, runs), 0)
+    roof = roofline(count, plan.target)
+    return Profile(plan, roof, count, runs, float(np.median(whole)), timed(plan, roof, times))
+
+
+def timed(plan: Plan, roof: Roofline, times: np.ndarray) -> list[Timed]:
+    """The plan's steps with their seconds, costs and bounds."""
+    costs = [cost(plan, step) for step in plan.steps]
+    everything = sum(plan.arrays[n].nbytes for n in plan.arrays) + plan.arena
+    found = []
+    for i, (step, c, seconds) in enumerate(zip(plan.steps, costs, times, strict=True)):
+        bound, limit, level = bounded(c, roof, everything)
+        name = step.node.name or step.node.outputs[0]
+        found.append(Timed(i, step, name, kind(step), algorithm(step), float(seconds), c, bound, limit, level))
+    return found
+
+
+def bounded(c: Cost, roof: Roofline, everything: float) -> tuple[float, str, str]:
+    """(seconds that a step takes at least, what sets them, the level that holds its values). Values come from the nearest
+    levels; weights from the one that holds all that a run touches (``everything``), since a run reads each of them once."""
+    level, far = roof.level(c.reads + c.writes), roof.level(everything)
+    weights = c.weights / far.read
+    moving = roof.move(c.reads, c.writes) + weights
+    computing = c.arithmetic / roof.flops
+    if computing >= moving:
+        return computing, "compute", level.name
+    return moving, far.name if weights > moving / 2 else level.name, level.name
+
+
+def kind(step: Step) -> str:
+    """One of `CLASSES`: dense is a product with one row, pointwise a 1×1 convolution or another product."""
+    a = step.arguments
+    if step.kernel.startswith("winograd."):
+        return "winograd"
+    if step.kernel.startswith("depthwise."):
+        return "depthwise"
+    if step.kernel == "conv.conv":
+        if a["kh"] == a["kw"] == 1 and step.node.op.type != "ConvTranspose":
+            return "dense" if a["m"] == 1 else "pointwise"
+        return "convolution"
+    if step.kernel == "gemm.gemm" or step.kernel.startswith(("dense.", "gemv.")):
+        return "dense" if a.get("m", 1) == 1 else "pointwise"
+    return "other"
+
+
+def algorithm(step: Step) -> str:
+    """How the step does its work, in a few words: the kernel and its blocks."""
+    a: dict[str, Any] = step.arguments
+    family, _, kernel = step.kernel.partition(".")
+    if step.kernel == NUMPY_STEP:
+        return "NumPy"
+    if step.kernel == "winograd.winograd":
+        return f"Winograd F({a['size']}×{a['size']},3×3), {a['tiles']} tiles × {a['columns']} columns"
+    if step.kernel == "conv.conv":
+        stride = "" if a["sh"] == a["sw"] == 1 else f" /{a['sh']}"
+        chunks = f"{a['tap_chunk']}×{a['channel_chunk']}"
+        return f"conv {a['kh']}×{a['kw']}{stride}, {a['rows']} rows × {a['panels']} panels, k {chunks}"
+    if step.kernel == "gemm.gemm":
+        return f"gemm, {a['rows']} rows × {a['panels']} panels, k {a['k_chunk']}"
+    if step.kernel == "depthwise.depthwise":
+        return f"depthwise {a['kh']}×{a['kw']} /{a['sh']}"
+    return family if family == kernel else step.kernel
+
+
+def cost(plan: Plan, step: Step) -> Cost:
+    """What a step does, by its arguments where the kernel's work is known, else by the op and its values."""
+    a: dict[str, Any] = {**step.arguments, "units": step.units}
+    if step.kernel == NUMPY_STEP:
+        return _numpy_cost(plan, step)
+    known = COSTS.get(step.kernel)
+    given = tuple(plan.specs.get(n) if n else None for n in step.node.inputs)
+    made = tuple(plan.specs[n] for n in step.node.outputs if n)
+    if known is not None:
+        flops, arithmetic, writes = known(a, made[0].shape)
+    else:
+        steps = sum(s.node is step.node for s in plan.steps)
+        flops = arithmetic = 0 if step.node.op.type in ("Layout", "Concat") else int(step.node.op.flops(given, made)) // steps
+        writes = sum(spec.nbytes for spec in made)
+    most = 4 * writes if step.kernel.startswith("move.") else float("inf")
+    reads = weights = 0
+    for name, value in a.items():
+        if not isinstance(value, Ref) or name in ("y", "scratch", "zeros") or value.name in step.node.outputs:
+            continue
+        size = _size(plan, value.name)
+        if plan.root(value.name) in plan.constants:
+            weights += size
+        else:
+            reads += int(min(size * _seen(a) if name == "x" else size, most))
+    if step.kernel == "move.copy":
+        reads = min(reads, writes)
+    return Cost(flops, arithmetic, reads, writes, weights)
+
+
+def _numpy_cost(plan: Plan, step: Step) -> Cost:
+    given = tuple(plan.specs[n] if n else None for n in step.node.inputs)
+    made = tuple(plan.specs[n] for n in step.node.outputs if n)
+    flops = int(step.node.op.flops(given, made))
+    held = [(n in plan.constants, plan.specs[n].nbytes) for n in step.node.inputs if n]
+    reads, weights = (sum(size for constant, size in held if constant == which) for which in (False, True))
+    return Cost(flops, flops, reads, sum(spec.nbytes for spec in made), weights)
+
+
+def _size(plan: Plan, name: str) -> int:
+    """Bytes of a value, a scratch area or a constant."""
+    root = plan.root(name)
+    if root in plan.arrays:
+        return plan.arrays[root].nbytes
+    spec = plan.specs.get(name)
+    return spec.nbytes if spec is not None else plan._scratches.get(name, 0)
+
+
+def _seen(a: dict[str, Any]) -> float:
+    """The part of an image that a window with gaps between its places reads."""
+    if "kh" not in a or "sh" not in a:
+        return 1.0
+    return min(1.0, a["kh"] / a["sh"]) * min(1.0, a["kw"] / a["sw"] if a["sw"] * a.get("cg", 1) else 1.0)
+
+
+def _conv(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
+    flops = 2 * a["m"] * y[1] * a["cg"] * a["kh"] * a["kw"]
+    return flops, flops, 4 * a["m"] * y[1]
+
+
+def _winograd(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
+    pixels, size = a["n"] * a["oh"] * a["ow"], a["size"]
+    tiles = a["n"] * -(-a["oh"] // size) * -(-a["ow"] // size)
+    return 18 * pixels * a["ci"] * a["co"], 2 * (size + 2) ** 2 * tiles * a["ci"] * a["co"], 4 * pixels * a["co"]
+
+
+def _depthwise(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
+    size = prod(y)
+    return 2 * size * a["kh"] * a["kw"], 2 * size * a["kh"] * a["kw"], 4 * size
+
+
+def _gemm(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
+    flops = 2 * prod(y) * a["k"]
+    return flops, flops, 4 * prod(y)
+
+
+COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int]]] = {
+    "conv.conv": _conv,
+    "winograd.winograd": _winograd,
+    "depthwise.depthwise": _depthwise,
+    "gemm.gemm": _gemm,
+    "gemm.pack": lambda a, y: (0, 0, 4 * a["k"] * a["padded"]),
+    "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["n3"] * a["n4"]),
+    "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
+}
+"""(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``) and the shape of the node's first output."""
+
+
+class Life(NamedTuple):
+    """Where and when a value lies in the arena: bytes from ``offset``, steps ``begin`` to ``end``, both included."""
+
+    name: str
+    offset: int
+    nbytes: int
+    begin: int
+    end: int
+
+
+def lives(plan: Plan) -> list[Life]:
+    """Every value that the arena holds."""
+    begins: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for i, step in enumerate(plan.steps):
+        for name in plan._touched(step):
+            begins.setdefault(name, i)
+            ends[name] = i
+    for _, name in plan.copies:
+        if name in ends:
+            ends[name] = len(plan.steps) - 1
+    return [Life(n, at, plan._scratches.get(n) or _size(plan, n), begins[n], ends[n]) for n, at in plan.offsets.items()]
