@@ -146,6 +146,12 @@ class Lowering:
         self._constants[key] = self._weights.get(key, make)
         return Ref(key)
 
+    def table(self, name: str, values: np.ndarray) -> Ref:
+        """A constant that input shapes decide: it belongs to this plan alone."""
+        key = f"{self._named[0]}#{name}"
+        self._constants[key] = values
+        return Ref(key)
+
     def scratch(self, nbytes: int) -> Ref:
         """Memory for this node's steps alone."""
         name = f"{self.node.outputs[0]}#scratch{len(self.scratches)}"

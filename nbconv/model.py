@@ -15,6 +15,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.lowering import Weights
+from nbconv.runtime import Arenas, Workspace, available_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from nbconv.plan import Plan
     from nbconv.prepared import Prepared
     from nbconv.program import Program
-    from nbconv.runtime import Workspace
 
-PLAN_BYTES = 256 << 20
+PLAN_BYTES = 16 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
 
 
@@ -56,8 +56,6 @@ def load(source: str | os.PathLike | bytes, *, threads: int | None = None, devic
 def _threads(threads: int | None) -> int:
     """How many threads a model uses, where ``threads`` was asked for."""
     if threads is None:
-        from nbconv.runtime import available_threads
-
         return available_threads()
     if not isinstance(threads, (int, np.integer)) or threads < 1:
         raise ValueError(f"threads is {threads!r}, wanted a positive integer or None")
@@ -101,6 +99,7 @@ class Model:
         self._lock = threading.Lock()
         _models.add(self)
         self._plans: OrderedDict[tuple, _Ready] = OrderedDict()
+        self._arenas = Arenas()
 
     @property
     def graph(self) -> Graph:
@@ -155,11 +154,13 @@ class Model:
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready({n: (a.shape, a.dtype) for n, a in given.items()}, names)
         results = ready.results(out or {})
-        space = ready.lease()
+        arena = self._arenas.lease(ready.program.arena)
+        space = ready.lease(arena)
         try:
             space.run(given, results, self.threads if threads is None else threads)
         finally:
             ready.give_back(space)
+            self._arenas.give_back(arena)
         return dict(zip(names, results, strict=True))
 
     def __call__(self, x: Any) -> np.ndarray:
@@ -250,7 +251,8 @@ class Model:
                 return bind(found[0], host(), found[1])
         plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
         if self._prepared is not None and plan.portable:
-            self._prepared.keep_program(key, plan.program, {n: plan.arrays[n] for n in plan.program.constants})
+            arrays = {n: plan.arrays[n] for n in plan.program.constants}
+            self._prepared.keep_program(key, plan.program, arrays, set(plan.tables))
         return plan.bound()
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:
@@ -289,13 +291,13 @@ class _Ready:
         self.program = program
         self._spaces: list[Workspace] = []
 
-    def lease(self) -> Workspace:
+    def lease(self, arena: np.ndarray) -> Workspace:
         try:
-            return self._spaces.pop()
+            space = self._spaces.pop()
         except IndexError:
-            from nbconv.runtime import Workspace
-
-            return Workspace(self.program)
+            return Workspace(self.program, arena)
+        space.attach(arena)
+        return space
 
     def give_back(self, space: Workspace) -> None:
         self._spaces.append(space)

@@ -75,6 +75,8 @@ class Plan:
         self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             self._lower(node, weights)
+        self.tables = [n for n in self.constants if n not in self.graph.constants and n not in weights.arrays]
+        """names of constants that only this plan has: input shapes decide them"""
         self._place()
         self.arrays: dict[str, np.ndarray] = {}
         self.portable = weights is shared and not self.copies and all(s.kernel != NUMPY_STEP for s in self.steps)
@@ -208,7 +210,9 @@ class Plan:
 
     def bound(self) -> Program:
         """The program, ready to run."""
-        return bind(self.program, self.target, [self.arrays[n] for n in self.program.constants])
+        program = bind(self.program, self.target, [self.arrays[n] for n in self.program.constants])
+        program.own = [self.arrays[n] for n in self.tables]
+        return program
 
     @property
     def nbytes(self) -> int:

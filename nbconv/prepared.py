@@ -174,15 +174,16 @@ class Prepared:
             }
         return self._weights
 
-    def keep_program(self, key: Any, program: Program, arrays: dict[str, np.ndarray]) -> None:
-        """Keep an unbound program; the first one of a model brings its packed weights, later ones what these lack."""
+    def keep_program(self, key: Any, program: Program, arrays: dict[str, np.ndarray], own: set[str]) -> None:
+        """Keep an unbound program. The first one of a model brings its packed weights, later ones what these lack; ``own``
+        names constants that belong to this program alone."""
         if self._folder is None or sum(a.nbytes for a in arrays.values()) > MOST_BYTES:
             return
         try:
             if not os.path.exists(os.path.join(self._folder, "weights")):
-                self._keep_weights(arrays)
+                self._keep_weights({n: a for n, a in arrays.items() if n not in own})
             packed = self._packed()
-            missing = {n: a for n, a in arrays.items() if n not in packed or packed[n].shape != a.shape}
+            missing = {n: a for n, a in arrays.items() if n in own or n not in packed or packed[n].shape != a.shape}
             if sum(a.nbytes for a in missing.values()) > EXTRA or len(os.listdir(self._folder)) >= MOST_PROGRAMS:
                 return
             extra, held = {}, b""

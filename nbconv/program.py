@@ -48,6 +48,8 @@ class Program:
         self.slots = slots
         """most threads that a run may use (some steps have scratch memory for each); 0 when any number may"""
         self.arrays: list[np.ndarray] = []
+        self.own: list[np.ndarray] = []
+        """constants that no other plan shares"""
 
     @property
     def fetch(self) -> tuple[str, ...]:
@@ -55,8 +57,9 @@ class Program:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a workspace of it takes: arena and tables, not the weights, which plans share."""
-        return self.arena + 2 * (self.words.nbytes + self.table.nbytes) + 128 * len(self.table)
+        """Bytes that it and a workspace take, without arena and weights, which plans share."""
+        own = sum(a.nbytes for a in self.own)
+        return own + 3 * (self.words.nbytes + self.table.nbytes) + 128 * len(self.table) + 8 * len(self.arena_words) * 2
 
     def spec(self, k: int) -> Spec:
         """The Spec of result k."""

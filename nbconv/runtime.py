@@ -57,19 +57,50 @@ def aligned(nbytes: int) -> np.ndarray:
     return raw[skip : skip + nbytes]
 
 
-class Workspace:
-    """Memory for one run of a program at a time: the arena and the tables with its addresses. Runs lease workspaces, so
-    that as many runs of one plan may go on at once as there are callers."""
+class Arenas:
+    """Blocks of memory that a model's runs lend and give back: as many as runs go on at once, each as large as the largest
+    run that needed it. Runs of other shapes share them, so varying shapes do not make memory grow."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def lease(self, nbytes: int) -> np.ndarray:
+        """A free block of at least this many bytes, or a new one (a free one that is too small then goes)."""
+        with self._lock:
+            self._free.sort(key=len)
+            for i, block in enumerate(self._free):
+                if len(block) >= nbytes:
+                    return self._free.pop(i)
+            if self._free:
+                self._free.pop()
+        return aligned(nbytes)
+
+    def give_back(self, block: np.ndarray) -> None:
+        with self._lock:
+            self._free.append(block)
+
+
+class Workspace:
+    """The tables of one run of a program at a time, with the addresses of its arena. Runs lease workspaces, so that as many
+    runs of one plan may go on at once as there are callers."""
+
+    def __init__(self, program: Program, arena: np.ndarray | None = None) -> None:
         self.program = program
-        self.arena = aligned(program.arena)
         self.words = program.words.copy()
-        self.words[program.arena_words] = program.arena_offsets + self.arena.ctypes.data
+        self._base = 0
+        self.attach(aligned(program.arena) if arena is None else arena)
         self.table = program.table.copy()
         self.table[:, 1] += self.words.ctypes.data
         self.counters = np.zeros(16 * len(self.table) + 16, np.int64)
         self.job = np.zeros(16 * 8, np.int64)
+
+    def attach(self, arena: np.ndarray) -> None:
+        """Use this memory, of at least ``program.arena`` bytes, from now on."""
+        self.arena, base = arena, arena.ctypes.data
+        if base != self._base:
+            self.words[self.program.arena_words] = self.program.arena_offsets + base
+            self._base = base
 
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take

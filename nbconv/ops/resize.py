@@ -211,9 +211,8 @@ class Resize(Op):
         across = axes.get(x.rank - 1, Axis(w, ow, np.float32(1), 0, 1))
         arguments = {"x": to.input(0), "y": to.output(), "h": h, "width": w, "c": x.shape[1], "oh": oh, "ow": ow}
         for name, axis in (("row", down), ("column", across)):
-            key = f"#resize{self!r}{axis}"
             cells, weights = (np.ascontiguousarray(t) for t in self.weights(axis))
-            arguments[f"{name}s"] = to.constant(f"{key}.cells", lambda cells=cells: cells.astype(np.int64))
+            arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))
             if self.mode == "linear":
-                arguments[f"{name}_weights"] = to.constant(f"{key}.weights", lambda w=weights: w.astype(np.float32))
+                arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights.astype(np.float32))
         to.step(f"resize.{self.mode}", y.shape[0] * oh, work=16 * y.size, **arguments)

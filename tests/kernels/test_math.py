@@ -57,7 +57,7 @@ BOUNDS = {
     "Log": (np.log, 3e-7, 0),
     "Sigmoid": (sigmoid, 4e-7, TINY),
     "Tanh": (np.tanh, 5e-7, SMALLEST),
-    "Erf": (exact(math.erf), 0, 3e-7),
+    "Erf": (exact(math.erf), 0, 4e-7),
     "Softplus": (softplus, 4e-7, 1.2e-7),
     "Sqrt": (np.sqrt, 2.0**-24, 0),
     "Reciprocal": (np.reciprocal, 2.0**-24, SMALLEST),
