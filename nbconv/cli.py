@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "everything that nbconv lacks for a model, and whether this machine is set up well",
     "run": "run a model on images or arrays",
     "bench": "time a model, beside onnxruntime if wanted",
+    "profile": "where a model's time goes, step by step, against what the machine can do",
     "compare": "find the first node whose value differs from onnxruntime's",
     "kernels": "build, list and show compiled kernels",
     "cache": "list or clear compiled kernels and model structures",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nbconv.model import Model
     from nbconv.plan import Plan
 
-CLASSES = ("pointwise", "winograd", "depthwise", "dense", "convolution", "other")
+KINDS = ("pointwise", "winograd", "convolution", "depthwise", "dense", "other", "numpy")
 """Kinds of steps, see `kind`."""
 
 
@@ -75,6 +75,38 @@ class Profile(NamedTuple):
         return sum(s.seconds for s in self.steps)
 
 
+def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a profile as numbers, texts, lists and dicts: seconds, bytes, operations a second."""
+    plan, total = found.plan, found.total
+    steps = []
+    for s in found.steps:
+        seconds, made = s.seconds, plan.specs[s.step.node.outputs[0]]
+        steps.append({
+            "step": s.index, "name": s.name, "op": repr(s.step.node.op).partition("(")[0], "kind": s.kind, "kernel": s.step.kernel or "numpy",
+            "algorithm": s.algorithm, "shape": list(made.shape), "units": s.step.units, "seconds": seconds,
+            "share": seconds / total if total else 0.0, "flops": s.cost.flops, "arithmetic": s.cost.arithmetic,
+            "reads": s.cost.reads, "writes": s.cost.writes, "weights": s.cost.weights,
+            "flops_per_second": s.cost.flops / seconds, "arithmetic_per_second": s.cost.arithmetic / seconds,
+            "bytes_per_second": s.cost.nbytes / seconds, "bound": s.bound, "share_of_roof": s.share_of_roof,
+            "limit": s.limit, "level": s.level,
+        })  # fmt: skip
+    kinds = {}
+    for kind in KINDS:
+        mine = [s for s in found.steps if s.kind == kind]
+        if mine:
+            seconds, flops = sum(s.seconds for s in mine), sum(s.cost.flops for s in mine)
+            kinds[kind] = {
+                "steps": len(mine), "seconds": seconds, "share": seconds / total, "flops_per_second": flops / seconds,
+                "share_of_roof": sum(s.bound for s in mine) / seconds,
+            }  # fmt: skip
+    return {
+        "model": name, "inputs": {n: list(s) for n, s in shapes.items()}, "target": plan.target.name, "threads": found.threads,
+        "runs": found.runs, "seconds": found.seconds, "sum_of_steps": total, "flops": sum(s.cost.flops for s in found.steps),
+        "share_of_roof": sum(s.bound for s in found.steps) / total if total else 0.0, "roofline": found.roof.as_json(),
+        "memory": {"arena": plan.arena, "weights": sum(a.nbytes for a in plan.arrays.values())}, "kinds": kinds, "steps": steps,
+    }  # fmt: skip
+
+
 def profile(
     model: Model, feeds: Mapping[str, Any], *, threads: int | None = None, runs: int = 20, warmup: int = 2
 ) -> Profile:
@@ -122,8 +154,10 @@ def bounded(c: Cost, roof: Roofline, everything: float) -> tuple[float, str, str
 
 
 def kind(step: Step) -> str:
-    """One of `CLASSES`: dense is a product with one row, pointwise a 1×1 convolution or another product."""
+    """One of `KINDS`: dense is a product with one row, pointwise a 1×1 convolution or another product."""
     a = step.arguments
+    if step.kernel == NUMPY_STEP:
+        return "numpy"
     if step.kernel.startswith("winograd."):
         return "winograd"
     if step.kernel.startswith("depthwise."):
@@ -132,7 +166,7 @@ def kind(step: Step) -> str:
         if a["kh"] == a["kw"] == 1 and step.node.op.type != "ConvTranspose":
             return "dense" if a["m"] == 1 else "pointwise"
         return "convolution"
-    if step.kernel == "gemm.gemm" or step.kernel.startswith(("dense.", "gemv.")):
+    if step.kernel == "gemm.gemm":
         return "dense" if a.get("m", 1) == 1 else "pointwise"
     return "other"
 

@@ -49,7 +49,7 @@ def test_memory_is_used_again() -> None:
 
 def test_too_large_for_the_machine() -> None:
     nodes = [Node(lookup("Expand")(), ("x", "shape"), ("a",)), Node(lookup("Exp")(), ("a",), ("b",)), Node(lookup("ReduceSum")(), ("b",), ("y",))]
-    graph = Graph(nodes, {"x": Spec((1,), F32)}, {"y": None}, {"shape": np.array([1 << 24, 1 << 20])})
+    graph = Graph(nodes, {"x": Spec((1,), F32)}, {"y": None}, {"shape": np.array([1 << 18, 1 << 20])})
     with pytest.raises(ModelError, match=r"needs .* GiB .* there are"):
         Model(graph).run({"x": np.zeros(1, F32)})
 
@@ -87,9 +87,7 @@ def test_plans_of_random_graphs(seed: int) -> None:
             for b2, e2, low2, high2, other in rows[:i]:
                 assert e < b2 or e2 < b or high <= low2 or high2 <= low, f"{name} and {other} overlap"
         made = {o for node in plan.graph.nodes for o in node.outputs}
-        needed = {n.outputs[0] for n in graph.nodes} - {n for n in graph.values() if n not in made and n in plan.graph.provenance}
-        unread = {o for node in graph.nodes for o in node.outputs if not any(o in n.inputs for n in graph.nodes)}
-        assert needed <= made | unread | dead(graph, fetch)
+        assert set(graph.values()) <= made | set(plan.graph.provenance) | dead(graph, fetch)
     assert before == (repr(graph.nodes), list(graph.inputs), list(graph.outputs), dict(graph.provenance))
     assert all(np.array_equal(graph.constants[n], v) for n, v in constants.items())
     assert list(graph.constants) == list(constants)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.ops.activation import HardSwish
 from nbconv.ops.inner import Fused, Silu
+from nbconv.ops.norm import BatchNormalization
 from nbconv.ops.op import NUMPY, Epilogue
 from nbconv.passes.fold import Deferred, array
 
@@ -33,6 +35,38 @@ def fuse_silu(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Gra
                 break
     nodes = [replaced.get(n.outputs[0], n) for n in graph.nodes if n.outputs[0] not in dropped]
     return graph.derive(nodes, provenance={name: "fused into the Mul that reads it" for name in dropped})
+
+
+def fuse_hard_swish(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
+    """x·clip(x + 3, 0, 6)/6, as exporters without HardSwish write it, becomes one op."""
+    makers, only = graph.producers(), single(graph, keep)
+
+    def scalar(name: str) -> float | None:
+        constant = graph.constants.get(name)
+        return float(array(constant).reshape(())) if constant is not None and len(constant.shape) < 2 and specs[name].size == 1 else None
+
+    replaced: dict[str, Node] = {}
+    gone: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op.type != "Div" or node.op.domain or scalar(node.inputs[1]) != 6 or specs[node.outputs[0]].dtype != np.float32:
+            continue
+        product = makers.get(node.inputs[0])
+        if product is None or product.op.type != "Mul" or product.outputs[0] not in only:
+            continue
+        for x, gate in (product.inputs, product.inputs[::-1]):
+            clip = makers.get(gate)
+            if clip is None or clip.op.type != "Clip" or gate not in only or clip.inputs[0] not in only:
+                continue
+            shifted = makers.get(clip.inputs[0])
+            limits = clip.op.limits([specs[n] if n else None for n in clip.inputs])  # type: ignore[attr-defined]
+            if limits != (0, 6) or shifted is None or shifted.op.type != "Add":
+                continue
+            if any(a == x and scalar(b) == 3 for a, b in (shifted.inputs, shifted.inputs[::-1])):
+                replaced[node.outputs[0]] = Node(HardSwish(), (x,), node.outputs, node.name)
+                gone |= {m.outputs[0]: f"fused into {node.outputs[0]}" for m in (product, clip, shifted)}
+                break
+    nodes = [replaced.get(n.outputs[0], n) for n in graph.nodes if n.outputs[0] not in gone]
+    return graph.derive(nodes, provenance=gone)
 
 
 def fold_affine(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
@@ -103,14 +137,12 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
     out = node.outputs[0]
     if maker.op.domain or len(maker.outputs) != 1:
         return None
-    if maker.op.type == "BatchNormalization":
-        previous = _affine(maker, specs, constants)
-        if previous is None:
-            return None
+    previous = _affine(maker, specs, constants)
+    if previous is not None and specs[out].rank == 4:
         x, s, t = previous
-        values = {"scale": s * scale, "B": t * scale + shift, "mean": np.zeros_like(s), "var": np.ones_like(s) - maker.op.epsilon}  # type: ignore[attr-defined]
+        values = {"scale": s * scale, "B": t * scale + shift, "mean": np.zeros_like(s), "var": np.ones_like(s)}
         names = tuple(_keep(f"{x}#to#{out}#{k}", v.astype(np.float32), specs, constants) for k, v in values.items())
-        return Node(maker.op, (x, *names), node.outputs, node.name)
+        return Node(BatchNormalization(epsilon=0.0), (x, *names), node.outputs, node.name)
     if maker.op.type not in ("Conv", "ConvTranspose") or any(n not in constants for n in maker.inputs[1:] if n):
         return None
     w = constants[maker.inputs[1]]
