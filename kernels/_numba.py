@@ -4,6 +4,8 @@ Nothing else in nbconv reaches below Numba's public API (`kernels/cpu/_simd.py` 
 `numba.pycc` uses; `tests/test_numba_internals.py` guards it. Importing this module imports numba.
 """
 
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import importlib
@@ -120,11 +122,9 @@ def _entry_ir(symbol: str, inner: str, argument_types: tuple, own: int) -> str:
             passed.append(f"i64 %r{i}")
     given = ["i64 %first", "i64 %last", "i64 %slot"][: len(argument_types) - len(passed)]
     arguments = ", ".join(["ptr %ret", "ptr %exc", *passed, *given])
-    return (
-        f"\ndefine void @{symbol}(ptr %args, i64 %first, i64 %last, i64 %slot) {{\n  %ret = alloca ptr\n  %exc = alloca ptr\n"
-        + "\n".join(reads)
-        + f'\n  %code = call i32 @"{inner}"({arguments})\n  ret void\n}}\n'
-    )
+    head = f"\ndefine void @{symbol}(ptr %args, i64 %first, i64 %last, i64 %slot) {{"
+    call = f'  %code = call i32 @"{inner}"({arguments})'
+    return "\n".join([head, "  %ret = alloca ptr", "  %exc = alloca ptr", *reads, call, "  ret void", "}"]) + "\n"
 
 
 def _machine(goal: Target) -> llvm.TargetMachine:
@@ -163,7 +163,9 @@ def kernels_of(family: str, goal: Target) -> dict[str, Callable]:
             del sys.modules[name]  # the package too: it holds its modules as attributes
         _target[:] = [goal]
     module = importlib.import_module(f"nbconv.kernels.cpu.{family}")
-    return {name: f for name, f in vars(module).items() if getattr(f, "__kernel__", False) and f.__module__ == module.__name__}
+    return {
+        name: f for name, f in vars(module).items() if getattr(f, "__kernel__", False) and f.__module__ == module.__name__
+    }
 
 
 def compile_family(family: str, goal: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine, dict]:
@@ -187,13 +189,16 @@ def compile_family(family: str, goal: Target) -> tuple[llvm.ModuleRef, llvm.Targ
 def object_code(family: str, goal: Target) -> tuple[bytes, dict]:
     """Relocatable object code of every kernel of ``kernels/cpu/<family>.py``, and the manifest of their arguments.
 
-    Each kernel is exported as ``void name(int64_t *args, int64_t first, int64_t last, int64_t slot)``. Raises RuntimeError when the code
+    Each kernel is exported as ``void name(int64_t *args, int64_t first, int64_t last,
+    int64_t slot)``. Raises RuntimeError when the code
     needs a symbol from outside.
     """
     module, machine, manifest = compile_family(family, goal)
     needed = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")} - UNDEFINED
     if needed:
-        raise RuntimeError(f"kernels/cpu/{family}.py for {goal.name}: needs {', '.join(sorted(needed))}, kernels may need nothing")
+        raise RuntimeError(
+            f"kernels/cpu/{family}.py for {goal.name}: needs {', '.join(sorted(needed))}, kernels may need nothing"
+        )
     return machine.emit_object(module), manifest
 
 

@@ -29,5 +29,3 @@ def place(sizes: list[int], begins: list[int], ends: list[int]) -> tuple[list[in
             insort(placed, (offset, offset + size, begin, end))
         top = max(top, offset + size)
     return offsets, top
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class Lowering:
     """One node on its way to steps. Values of rank ≥ 3 may lie channels last; `shape` and `strides` say how."""
 
     def __init__(
-        self, node: Node, op: Op, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
+        self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
         placed: dict[str, Spot],
     ) -> None:  # fmt: skip
@@ -103,7 +103,6 @@ class Lowering:
     def shape(self, i: int) -> tuple[int, ...]:
         """Input i's dimensions in the order in which they lie."""
         spec = self.inputs[i]
-        assert spec is not None
         return physical(spec.shape, self.last(self.node.inputs[i]))
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
@@ -113,21 +112,22 @@ class Lowering:
     def strides(self, i: int) -> tuple[int, ...]:
         """Element strides of input i, one for each dimension of its logical shape."""
         spec = self.inputs[i]
-        assert spec is not None
         return strides(spec.shape, self.last(self.node.inputs[i]))
 
     def out_strides(self, i: int = 0) -> tuple[int, ...]:
         """Element strides of output i, one for each dimension of its logical shape."""
         return strides(self.outputs[i].shape, self.last(self._named[i]))
 
-    def value(self, i: int) -> np.ndarray | None:
-        """Input i's array where it is a constant (in its logical shape)."""
-        return self._constants.get(self.node.inputs[i]) if i < len(self.node.inputs) else None
+    def has(self, i: int) -> bool:
+        """Whether input i was given."""
+        return i < len(self.node.inputs) and bool(self.node.inputs[i])
 
-    def input(self, i: int) -> Ref | None:
-        """Where input i lies; None when it was left out."""
-        if i >= len(self.node.inputs) or not self.node.inputs[i]:
-            return None
+    def value(self, i: int) -> np.ndarray:
+        """The array of input i, a constant, in its logical shape."""
+        return self._constants[self.node.inputs[i]]
+
+    def input(self, i: int) -> Ref:
+        """Where input i lies."""
         return Ref(self.node.inputs[i])
 
     def output(self, i: int = 0) -> Ref:
@@ -228,15 +228,13 @@ class Lowering:
         """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost lying
         axis is not contiguous is turned first."""
         shape, spec = self.outputs[0].shape, self.inputs[i]
-        assert spec is not None
         ref, steps = self.input(i), self.strides(i)
-        assert ref is not None
         missing = len(shape) - spec.rank
         full, steps = (1,) * missing + spec.shape, (0,) * missing + steps
         last = self.last(self.node.outputs[0])
         if last and spec.constant and full[1] > 1 and sum(d > 1 for d in full) > 1:
             name = self.node.inputs[i]
-            ref = self.constant(f"{name}#last{len(full)}", lambda: np.moveaxis(self.value(i).reshape(full), 1, -1).copy())  # type: ignore[union-attr]
+            ref = self.constant(f"{name}#last{len(full)}", lambda: np.moveaxis(self.value(i).reshape(full), 1, -1).copy())
             steps = strides(full, True)
         return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
 

@@ -90,7 +90,9 @@ class Model:
             else:
                 self._prepared = None
             return
-        ports = [{n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")]
+        ports = [
+            {n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
+        ]
         self._start(card["name"], ports[0], ports[1], threads)  # type: ignore[arg-type]
 
     def _start(self, name: str, inputs: dict[str, Spec], outputs: dict[str, Spec | None], threads: int) -> None:
@@ -227,7 +229,9 @@ class Model:
         for name, shape in shapes.items():
             for have, want in zip(shape, self._inputs[name].shape, strict=True):
                 if isinstance(want, str) and want != "?" and sizes.setdefault(want, (have, name))[0] != have:
-                    raise ValueError(f"dimension {want!r} is {sizes[want][0]} in input {sizes[want][1]!r} and {have} in {name!r}")
+                    raise ValueError(
+                        f"dimension {want!r} is {sizes[want][0]} in input {sizes[want][1]!r} and {have} in {name!r}"
+                    )
 
     def _ready(self, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> _Ready:
         key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)

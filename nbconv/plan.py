@@ -43,7 +43,9 @@ def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
     away."""
     wanted = frozenset(fetch)
-    graph = Graph(graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance)
+    graph = Graph(
+        graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
+    )
     graph, specs, varying = fold(graph, inputs, weights, wanted)
     if any(specs[name].dtype.kind == "f" for name in varying):
         weights = Weights()
@@ -62,7 +64,9 @@ class Plan:
     intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went.
     """
 
-    def __init__(self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target) -> None:
+    def __init__(
+        self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target
+    ) -> None:
         self.target = target
         self.inputs = inputs
         self.fetch = fetch
@@ -92,10 +96,16 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         last = tuple(self.last.get(n, False) for n in node.inputs)
-        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, last) is None and node.op.domain != "nbconv":
+        if (
+            node.op.layout(given, found) == NUMPY
+            and node.op.place(given, found, last) is None
+            and node.op.domain != "nbconv"
+        ):
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
-        to = Lowering(node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed)
+        to = Lowering(
+            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed
+        )
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)
@@ -134,7 +144,9 @@ class Plan:
         self.offsets = dict(zip(names, offsets, strict=True))
         memory = _memory()
         if self.arena > memory:
-            raise ModelError(f"this model needs {self.arena / 2**30:.1f} GiB for inputs of these shapes, there are {memory / 2**30:.1f}")
+            raise ModelError(
+                f"this model needs {self.arena / 2**30:.1f} GiB for inputs of these shapes, there are {memory / 2**30:.1f}"
+            )
 
     def _touched(self, step: Step) -> Iterable[str]:
         if step.kernel == NUMPY_STEP:
@@ -183,7 +195,9 @@ class Plan:
         slots = np.array(words or [0], np.int64)
         if floats:
             slots[[i for i, _ in floats]] = np.array([v for _, v in floats], np.float32).view(np.uint32)
-        arena = [(i, self.offsets[name] + extra) for name, places in moves.items() if name in self.offsets for i, extra in places]
+        arena = [
+            (i, self.offsets[name] + extra) for name, places in moves.items() if name in self.offsets for i, extra in places
+        ]
         tables = {
             "words": slots, "table": np.array(table or [(0, 0, 0, 1)], np.int64),
             **_columns(("arena_words", "arena_offsets"), arena),
@@ -277,9 +291,8 @@ class _Arrays(dict):
         super().__init__()
         self.constants = constants
 
-    def get(self, name: str, default: Any = None) -> Any:
-        found = self.constants.get(name)
-        return default if found is None else array(found)
+    def __getitem__(self, name: str) -> np.ndarray:
+        return array(self.constants[name])
 
     def __setitem__(self, name: str, value: np.ndarray) -> None:
         self.constants[name] = value

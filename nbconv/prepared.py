@@ -71,7 +71,13 @@ def _ticket(path: str | os.PathLike) -> tuple[str, list[int]] | None:
     except OSError:
         return None
     name = sha256(os.fsencode(path))[:32]
-    return os.path.join(folder, "files", f"{name}.json"), [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+    return os.path.join(folder, "files", f"{name}.json"), [
+        stat.st_size,
+        stat.st_mtime_ns,
+        stat.st_ctime_ns,
+        stat.st_ino,
+        stat.st_dev,
+    ]
 
 
 _code: list[str] = []
@@ -81,7 +87,8 @@ def code() -> str:
     """A digest of the sources that decide what a prepared model looks like: all of nbconv, its kernels and converters."""
     if not _code:
         import nbconv
-        from nbconv import converters, kernels
+        import nbconv.converters as converters
+        import nbconv.kernels as kernels
 
         parts = []
         for package in (nbconv, kernels, converters):

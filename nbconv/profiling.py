@@ -82,7 +82,8 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
     for s in found.steps:
         seconds, made = s.seconds, plan.specs[s.step.node.outputs[0]]
         steps.append({
-            "step": s.index, "name": s.name, "op": repr(s.step.node.op).partition("(")[0], "kind": s.kind, "kernel": s.step.kernel or "numpy",
+            "step": s.index, "name": s.name, "op": repr(s.step.node.op).partition("(")[0], "kind": s.kind,
+            "kernel": s.step.kernel or "numpy",
             "algorithm": s.algorithm, "shape": list(made.shape), "units": s.step.units, "seconds": seconds,
             "share": seconds / total if total else 0.0, "flops": s.cost.flops, "arithmetic": s.cost.arithmetic,
             "reads": s.cost.reads, "writes": s.cost.writes, "weights": s.cost.weights,
@@ -100,10 +101,12 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
                 "share_of_roof": sum(s.bound for s in mine) / seconds,
             }  # fmt: skip
     return {
-        "model": name, "inputs": {n: list(s) for n, s in shapes.items()}, "target": plan.target.name, "threads": found.threads,
+        "model": name, "inputs": {n: list(s) for n, s in shapes.items()}, "target": plan.target.name,
+        "threads": found.threads,
         "runs": found.runs, "seconds": found.seconds, "sum_of_steps": total, "flops": sum(s.cost.flops for s in found.steps),
         "share_of_roof": sum(s.bound for s in found.steps) / total if total else 0.0, "roofline": found.roof.as_json(),
-        "memory": {"arena": plan.arena, "weights": sum(a.nbytes for a in plan.arrays.values())}, "kinds": kinds, "steps": steps,
+        "memory": {"arena": plan.arena, "weights": sum(a.nbytes for a in plan.arrays.values())}, "kinds": kinds,
+        "steps": steps,
     }  # fmt: skip
 
 
@@ -202,7 +205,9 @@ def cost(plan: Plan, step: Step) -> Cost:
         flops, arithmetic, writes = known(a, made[0].shape)
     else:
         steps = sum(s.node is step.node for s in plan.steps)
-        flops = arithmetic = 0 if step.node.op.type in ("Layout", "Concat") else int(step.node.op.flops(given, made)) // steps
+        flops = arithmetic = (
+            0 if step.node.op.type in ("Layout", "Concat") else int(step.node.op.flops(given, made)) // steps
+        )
         writes = sum(spec.nbytes for spec in made)
     most = 4 * writes if step.kernel.startswith("move.") else float("inf")
     reads = weights = 0
@@ -274,7 +279,8 @@ COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int
     "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["n3"] * a["n4"]),
     "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
 }
-"""(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``) and the shape of the node's first output."""
+"""(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``) and the shape of the node's first
+output."""
 
 
 class Life(NamedTuple):

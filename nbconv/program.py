@@ -84,16 +84,16 @@ class Program:
         head = {
             "results": [(n, s, d.str) for n, s, d in self.results], "inputs": self.inputs, "arena": self.arena,
             "kernels": self.kernels, "constants": self.constants, "input_moves": self.input_moves,
-            "result_moves": self.result_moves, "segments": self.segments, "slots": self.slots, "sizes": [t.size for t in tables],
+            "result_moves": self.result_moves, "segments": self.segments, "slots": self.slots,
+            "sizes": [t.size for t in tables],
         }  # fmt: skip
         return json.dumps(head, separators=(",", ":")).encode(), b"".join(t.tobytes() for t in tables)
 
     @classmethod
     def decode(cls, head: dict[str, Any], tables: np.ndarray) -> Program:
         """`encode` undone; ValueError, KeyError or TypeError for what does not fit."""
-        cuts = np.cumsum([0, *head.pop("sizes")])
-        parts = [tables[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-        found = dict(zip(FIELDS, parts, strict=True))
+        parts = np.split(tables, np.cumsum(head.pop("sizes"))[:-1])
+        found: dict[str, np.ndarray] = dict(zip(FIELDS, parts, strict=True))
         found["table"] = found["table"].reshape(-1, 4)
         return cls(tables=found, **head)
 

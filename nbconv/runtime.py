@@ -36,7 +36,10 @@ def available_threads() -> int:
 
 def _cgroup_quota() -> float | None:
     """Processors that the cgroup (version 2 or 1) allows, None for no limit."""
-    for quota, period in (("/sys/fs/cgroup/cpu.max", None), ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
+    for quota, period in (
+        ("/sys/fs/cgroup/cpu.max", None),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
         try:
             with open(quota) as f:
                 words = f.read().split()

@@ -71,7 +71,8 @@ x = np.random.default_rng(0).standard_normal((2, 24, 12, 12), np.float32)
 
 def test_strides(small: Model) -> None:
     want = small(X)
-    for same in (X[:, :, :, ::1], np.asfortranarray(X), np.ascontiguousarray(X[::-1])[::-1], np.repeat(X, 2, axis=3)[..., ::2]):
+    for same in (X[:, :, :, ::1], np.asfortranarray(X), np.ascontiguousarray(X[::-1])[::-1], np.repeat(X, 2, axis=3)[...,
+    ::2]):
         np.testing.assert_array_equal(small(same), want)
     raw = np.zeros(X.nbytes + 1, np.uint8)
     odd = raw[1:].view(np.float32).reshape(X.shape)
@@ -93,7 +94,7 @@ def test_casts(small: Model) -> None:
             small(np.zeros(X.shape, kind))
     with pytest.raises(ValueError, match="complex64, wanted float32"):
         small(X.astype(np.complex64))
-    with pytest.raises(ValueError, match="'x' is .*, wanted float32"):
+    with pytest.raises(ValueError, match=r"'x' is .*, wanted float32"):
         small(np.array([["a"]]))
 
 

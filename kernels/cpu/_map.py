@@ -66,7 +66,8 @@ def binary(function):
 
     def broadcast(
         a: Floats, b: Floats, y: Floats, d1: Int, d2: Int, n: Int, total: Int,
-        a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, low: Float, high: Float, first: Int, last: Int,
+        a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, low: Float, high: Float, first: Int, last:
+        Int,
     ) -> None:  # fmt: skip
         for unit in range(first, last):
             ij = unit // d2

@@ -80,7 +80,14 @@ def _to_vec(b, kind, value):
 def _operators() -> None:
     """a + b, a - b, a * b, a / b and comparisons between vectors, or a vector and a number."""
     arithmetic = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
-    comparison = {operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!="}
+    comparison = {
+        operator.lt: "<",
+        operator.le: "<=",
+        operator.gt: ">",
+        operator.ge: ">=",
+        operator.eq: "==",
+        operator.ne: "!=",
+    }
     for op in (*arithmetic, *comparison):
         result = vec if op in arithmetic else mask
 

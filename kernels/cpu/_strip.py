@@ -1,4 +1,5 @@
-"""Strips of a depthwise convolution's output row: up to STRIP pixels of one channel vector, each input vector loaded once."""
+"""Strips of a depthwise convolution's output row: up to STRIP pixels of one channel vector, each input vector loaded
+once."""
 
 from llvmlite import ir
 from numba.core import types

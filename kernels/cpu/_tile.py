@@ -42,7 +42,8 @@ def _make_tile(vectors: int):
     @intrinsic
     def tile(tc, rows, table, step, taps, kc, koff, b, out, c, ldc, first, last, bias, res, ldres, low, high, cols):
         sig = types.void(
-            Int, Ints, Int, Int, Int, Int, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats, Floats, Int, Float,
+            Int, Ints, Int, Int, Int, Int, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats, Floats, Int,
+            Float,
             Float, Int,
         )  # fmt: skip
 
@@ -287,12 +288,14 @@ def block(
             high_tile = small + 1 if t < extra else small
             if cols > W:
                 tile_wide(
-                    high_tile, at(table, i), count, taps, kc, koff, at(w, col * k + k0 * NR), at(out, i), c, ldy, begins, ends,
+                    high_tile, at(table, i), count, taps, kc, koff, at(w, col * k + k0 * NR), at(out, i), c, ldy, begins,
+                    ends,
                     at(b, col), r, ldres, low, high, cols,
                 )  # fmt: skip
             else:
                 tile_narrow(
-                    high_tile, at(table, i), count, taps, kc, koff, at(w, col * k + k0 * W), at(out, i), c, ldy, begins, ends,
+                    high_tile, at(table, i), count, taps, kc, koff, at(w, col * k + k0 * W), at(out, i), c, ldy, begins,
+                    ends,
                     at(b, col), r, ldres, low, high, cols,
                 )  # fmt: skip
             if ends and act != 0:

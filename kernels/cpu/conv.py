@@ -53,7 +53,8 @@ def conv(
                 begins = t0 == 0 and c0 == 0
                 ends = t1 == taps and c0 + kc == cg
                 block(
-                    table, count, t1 - t0, kc, c0, wg, (t0 * cg + c0), k, out, yg, ldy, begins, ends, at(b, g * padded), resg,
+                    table, count, t1 - t0, kc, c0, wg, (t0 * cg + c0), k, out, yg, ldy, begins, ends, at(b, g * padded),
+                    resg,
                     ldres, low, high, n0, n1, og, act, alpha, beta,
                 )  # fmt: skip
                 c0 += channel_chunk

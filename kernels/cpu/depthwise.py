@@ -65,7 +65,24 @@ def depthwise(
                         strip_5_2(count, xp, c, dh * width * c, wc, padded, ky1 - ky0, bias, yp, low, high, cols)
                     ox += count
                 else:
-                    _pixel(xr, wc, bias, yp, ox * sw - pw, width, c, c0, cols, kw, dw, dh * width * c, padded, ky1 - ky0, low, high)
+                    _pixel(
+                        xr,
+                        wc,
+                        bias,
+                        yp,
+                        ox * sw - pw,
+                        width,
+                        c,
+                        c0,
+                        cols,
+                        kw,
+                        dw,
+                        dh * width * c,
+                        padded,
+                        ky1 - ky0,
+                        low,
+                        high,
+                    )
                     ox += 1
             if act != 0:
                 for i in range(ow):

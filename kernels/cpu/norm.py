@@ -1,8 +1,22 @@
 """Normalisations on channels-last data."""
 
 from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, kernel, load, load_part, maximum, minimum, splat, stack_floats
-from nbconv.kernels.cpu._simd import store, store_part
+from nbconv.kernels.cpu._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    kernel,
+    load,
+    load_part,
+    maximum,
+    minimum,
+    splat,
+    stack_floats,
+    store,
+    store_part,
+)
 
 MAX_CHANNELS = 4096
 """Most channels `lrn` takes."""
@@ -12,7 +26,9 @@ SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 
 
 @kernel
-def affine(x: Floats, scale: Floats, shift: Floats, y: Floats, c: Int, low: Float, high: Float, first: Int, last: Int) -> None:
+def affine(
+    x: Floats, scale: Floats, shift: Floats, y: Floats, c: Int, low: Float, high: Float, first: Int, last: Int
+) -> None:
     """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
     for unit in range(first, last):
         xp = at(x, unit * c)

@@ -1,7 +1,22 @@
 """Pooling on channels-last data. A unit is an output row."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, maximum, minimum, splat, store
-from nbconv.kernels.cpu._simd import store_part, where
+from nbconv.kernels.cpu._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    inline,
+    kernel,
+    load,
+    load_part,
+    maximum,
+    minimum,
+    splat,
+    store,
+    store_part,
+    where,
+)
 
 
 @inline

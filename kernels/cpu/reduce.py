@@ -2,8 +2,23 @@
 grows with n/64."""
 
 from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, hmax, hsum, inline, kernel, load, load_part, splat, store
-from nbconv.kernels.cpu._simd import store_part, where
+from nbconv.kernels.cpu._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    hmax,
+    hsum,
+    inline,
+    kernel,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+    where,
+)
 
 RUN = 64
 

@@ -1,10 +1,13 @@
-"""Resizing of channels-last images by tables that say which rows and columns each output pixel reads. A unit is an output row."""
+"""Resizing of channels-last images by tables that say which rows and columns each output pixel reads. A unit is an output
+row."""
 
 from nbconv.kernels.cpu._simd import Floats, Int, Ints, W, at, inline, kernel, load, load_part, splat, store, store_part
 
 
 @kernel
-def nearest(x: Floats, y: Floats, rows: Ints, columns: Ints, h: Int, width: Int, c: Int, oh: Int, ow: Int, first: Int, last: Int) -> None:
+def nearest(
+    x: Floats, y: Floats, rows: Ints, columns: Ints, h: Int, width: Int, c: Int, oh: Int, ow: Int, first: Int, last: Int
+) -> None:
     """y[n, i, j, :] = x[n, rows[i], columns[j], :]."""
     for unit in range(first, last):
         n = unit // oh

@@ -40,8 +40,9 @@ def winograd(
 ) -> None:  # fmt: skip
     """y = act(clamp(conv(x, w) + b + res)), size × size results a tile (4 or 2), ``tiles`` tiles a unit.
 
-    w is packed [(size+2)² points][panel][ci][NR], ``padded`` columns; results go ``columns`` at a time. ``inner`` is ci rounded up to vectors. ``area`` floats of scratch a thread hold V
-    (points, tiles, inner) and M (points, tiles, columns).
+    w is packed [(size+2)² points][panel][ci][NR], ``padded`` columns; results go ``columns`` channels at a time. ``inner``
+    is ci rounded up to vectors. ``area`` floats of scratch a thread hold V (points, tiles, inner) and M (points, tiles,
+    columns).
     """
     table = stack_ints(MAX_TILES)
     order = stack_ints(MAX_TILES)
@@ -83,7 +84,8 @@ def winograd(
                     else:
                         out_of_2(at(m, i * columns + j), tiles * columns, pixels)
                     _output(
-                        pixels, size, min(size, oh - oy), min(size, ow - ox), ow, ldy, ldres, at(b, col + j), res, y, place, col + j,
+                        pixels, size, min(size, oh - oy), min(size, ow - ox), ow, ldy, ldres, at(b, col + j), res, y,
+                        place, col + j,
                         min(W, cols - j), low, high, act, alpha, beta,
                     )  # fmt: skip
             col += columns
@@ -118,7 +120,8 @@ def _input(table, x, zeros, t, down, across, size, h, width, ci, ph, pw, v, step
 
 @inline
 def _output(pixels, size, rows, columns, ow, ldy, ldres, b, res, y, place, channel, cols, low, high, act, alpha, beta):
-    """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has them."""
+    """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has
+    them."""
     bias = load(b, 0)
     for i in range(rows):
         for j in range(columns):

@@ -78,16 +78,24 @@ def trace(report: dict[str, Any], found: Any) -> dict[str, Any]:
     from nbconv.profiling import lives
 
     held = lives(found.plan)
+    workers = plural(found.threads, "thread")
     about = f"nbconv {os.path.basename(report['model'])}"
     events: list[dict[str, Any]] = [
         {"name": "process_name", "ph": "M", "pid": 1, "tid": 0, "args": {"name": about}},
-        {"name": "thread_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": f"steps, {plural(found.threads, 'thread')}"}},
+        {
+            "name": "thread_name",
+            "ph": "M",
+            "pid": 1,
+            "tid": 1,
+            "args": {"name": f"steps, {plural(found.threads, 'thread')}"},
+        },
     ]
     at = 0.0
     for s in report["steps"]:
         duration = s["seconds"] * 1e6
         events.append({
-            "name": s["name"], "cat": s["kind"], "ph": "X", "pid": 1, "tid": 1, "ts": round(at, 3), "dur": round(duration, 3),
+            "name": s["name"], "cat": s["kind"], "ph": "X", "pid": 1, "tid": 1, "ts": round(at, 3),
+            "dur": round(duration, 3),
             "args": {
                 "step": s["step"], "algorithm": s["algorithm"], "op": s["op"], "output": dims(s["shape"]),
                 "GFLOP/s": round(s["flops_per_second"] / 1e9, 2), "GB/s": round(s["bytes_per_second"] / 1e9, 2),
@@ -138,7 +146,8 @@ def _print_steps(report: dict[str, Any], args: argparse.Namespace) -> None:
     cells = [
         (
             str(s["step"]), s["name"], dims(s["shape"]), s["algorithm"], milliseconds(s["seconds"]), f"{s['share']:.1%}",
-            f"{s['flops_per_second'] / 1e9:.1f}", f"{s['bytes_per_second'] / 1e9:.1f}", f"{s['share_of_roof']:.0%}", s["limit"],
+            f"{s['flops_per_second'] / 1e9:.1f}", f"{s['bytes_per_second'] / 1e9:.1f}", f"{s['share_of_roof']:.0%}",
+            s["limit"],
         )
         for s in shown
     ]  # fmt: skip

@@ -8,8 +8,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering
+from nbconv.ops import spec as want
 from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 from nbconv.ops.pointwise import Unary, broadcast_layout, erf
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops import winograd
-from nbconv.lowering import Lowering, Ref
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.packing import cut, pack, pad_bias, padded
 from nbconv.ops.patches import pad, reach, taps
@@ -61,13 +61,12 @@ class Convolution(Op, abstract=True):
         ``across`` are (kernel, stride, dilation, begin); ``place`` says where in y the (oh, ow) = ``size`` results go:
         (full h, full w, steps down and across, first row and column). ``image`` is what is read where it is not x."""
         x, y = to.inputs[0], to.outputs[0]
-        assert x is not None
         n, co, g = x.shape[0], y.shape[1], self.group
         (oh, ow), og = size, co // g
         source, h, w, ldx, cg = image or Image(Ref(to.node.inputs[0]), *plane(x.shape), x.shape[1], x.shape[1] // g)
         lanes, columns = to.target.lanes, to.columns
         rows, panels, tap_chunk, channel_chunk, units = cut(to, n * oh * ow, cg, og, taps, g)
-        bias = to.node.inputs[2] if len(to.node.inputs) > 2 and to.node.inputs[2] else ""
+        bias = to.node.inputs[2] if to.has(2) else ""
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         to.step(
             "conv.conv", units, work=2 * n * oh * ow * co * cg * taps,
@@ -75,7 +74,8 @@ class Convolution(Op, abstract=True):
             w=to.constant(f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns)),
             b=to.constant(f"{bias}#{g}x{og}", lambda: pad_bias(to.value(2) if bias else None, g, og, lanes, columns)),
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-            m=n * oh * ow, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=to.pitch or co, ldres=0 if to.residual is None else co, og=og,
+            m=n * oh * ow, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=to.pitch or co,
+            ldres=0 if to.residual is None else co, og=og,
             kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
             osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
             channel_chunk=channel_chunk, padded=padded(og, lanes, columns), **to.epilogue.arguments(),
@@ -137,7 +137,6 @@ class Conv(Convolution):
 
     def lower(self, to: Lowering) -> None:
         x, w, y = to.inputs[0], to.inputs[1], to.outputs[0]
-        assert x is not None and w is not None
         down, across = flat(self.window(x.shape, w.shape))
         if self.depthwise(w):
             self.lower_depthwise(to, down, across)
@@ -150,7 +149,7 @@ class Conv(Convolution):
         g, taps, size = self.group, down[0] * across[0], plane(y.shape)
 
         def weights() -> np.ndarray:
-            return to.value(1).reshape(g, w.shape[0] // g, w.shape[1], taps).transpose(0, 3, 2, 1)  # type: ignore[union-attr]
+            return to.value(1).reshape(g, w.shape[0] // g, w.shape[1], taps).transpose(0, 3, 2, 1)
 
         if self.few(x.shape, w.shape):
             image = self.padded_image(to, down, across)
@@ -174,7 +173,6 @@ class Conv(Convolution):
     def padded_image(self, to: Lowering, down, across) -> Image:
         """Steps that copy x into a zero-filled image with room for the padding, channels last."""
         x = to.inputs[0]
-        assert x is not None
         (n, c), (h, w) = x.shape[:2], plane(x.shape)
         hp, wp = h + down[3] + down[4], w + across[3] + across[4]
         size = n * hp * wp * c
@@ -190,22 +188,22 @@ class Conv(Convolution):
     def lower_winograd(self, to: Lowering, tiling: winograd.Tiling, ph: int, pw: int) -> None:
         """One step of kernels/cpu/winograd.py."""
         x, y = to.inputs[0], to.outputs[0]
-        assert x is not None
         (n, ci, h, w), (_, co, oh, ow) = x.shape, y.shape
         lanes, columns = to.target.lanes, to.columns
         points, inner = (tiling.size + 2) ** 2, -(-ci // lanes) * lanes
         area = points * tiling.tiles * (inner + tiling.columns)
-        bias = to.node.inputs[2] if len(to.node.inputs) > 2 and to.node.inputs[2] else ""
+        bias = to.node.inputs[2] if to.has(2) else ""
         to.step(
             "winograd.winograd", -(-tiling.total // tiling.tiles), work=2 * points * tiling.total * ci * co,
             x=to.input(0), y=to.output(), res=to.residual, scratch=to.scratch_per_thread(4 * area),
             w=to.constant(
                 f"{to.node.inputs[1]}#winograd{tiling.size}",
-                lambda: winograd.weights(to.value(1), tiling.size, lanes, columns),  # type: ignore[arg-type]
+                lambda: winograd.weights(to.value(1), tiling.size, lanes, columns),
             ),
             b=to.constant(f"{bias}#1x{co}", lambda: pad_bias(to.value(2) if bias else None, 1, co, lanes, columns)),
             zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-            n=n, h=h, width=w, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or co, ldres=0 if to.residual is None else co, ph=ph, pw=pw,
+            n=n, h=h, width=w, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or co, ldres=0 if to.residual is None else co,
+            ph=ph, pw=pw,
             size=tiling.size, tiles=tiling.tiles, columns=tiling.columns, inner=inner, padded=padded(co, lanes, columns),
             area=area, **to.epilogue.arguments(),
         )  # fmt: skip
@@ -213,17 +211,16 @@ class Conv(Convolution):
     def lower_depthwise(self, to: Lowering, down, across) -> None:
         """One step of kernels/cpu/depthwise.py."""
         x, y = to.inputs[0], to.outputs[0]
-        assert x is not None
         (h, w), (oh, ow), c, lanes = plane(x.shape), plane(y.shape), x.shape[1], to.target.lanes
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
         full = -(-c // lanes) * lanes
 
         def weights() -> np.ndarray:
             packed = np.zeros((kh * kw, full), np.float32)
-            packed[:, :c] = to.value(1).reshape(c, kh * kw).T  # type: ignore[union-attr]
+            packed[:, :c] = to.value(1).reshape(c, kh * kw).T
             return packed
 
-        bias = to.node.inputs[2] if len(to.node.inputs) > 2 and to.node.inputs[2] else ""
+        bias = to.node.inputs[2] if to.has(2) else ""
         begin = min(-(-pw // sw), ow)
         end = max(begin, min((w - 1 - (kw - 1) * dw + pw) // sw + 1, ow))
         to.step(
@@ -311,7 +308,6 @@ class ConvTranspose(Convolution):
         """Output cells whose row and column leave the same remainders by the strides meet the same taps, and read x at
         stride 1: each such phase is a convolution of its own."""
         x, w, y = to.inputs[0], to.inputs[1], to.outputs[0]
-        assert x is not None and w is not None
         down, across = flat(self.window(x.shape, w.shape))
         kernel, (oh, ow), g = (down[0], across[0]), plane(y.shape), self.group
 
@@ -321,7 +317,7 @@ class ConvTranspose(Convolution):
                 kx, horizontal = _phase(q, across)
 
                 def weights(ky: list[int] = ky, kx: list[int] = kx) -> np.ndarray:
-                    full = to.value(1).reshape(g, w.shape[0] // g, w.shape[1], *kernel)  # type: ignore[union-attr]
+                    full = to.value(1).reshape(g, w.shape[0] // g, w.shape[1], *kernel)
                     if not ky or not kx:
                         return np.zeros((g, 1, *full.shape[1:3]), np.float32)
                     some = full[:, :, :, ky][..., kx].transpose(0, 3, 4, 1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nbconv.graph import Node, Spec
@@ -27,7 +29,7 @@ class Fused(Op):
     def _own(self, inputs: tuple) -> tuple:
         return inputs[:-1] if self.residual else inputs
 
-    def infer(self, *inputs: Spec | None) -> Spec | tuple[Spec, ...]:
+    def infer(self, *inputs: Any) -> Spec | tuple[Spec, ...]:
         return self.inner.infer(*self._own(inputs))
 
     def layout(self, inputs, outputs) -> str:

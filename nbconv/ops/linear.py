@@ -8,8 +8,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering, Ref
+from nbconv.ops import spec as want
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.packing import cut, pack, pad_bias, padded
 
@@ -48,7 +48,7 @@ class Gemm(Op):
         return 2 * m * n * inputs[0].shape[0 if self.transA else 1]
 
     def layout(self, inputs, outputs) -> str:
-        a, b, c = (*inputs, None)[:3]
+        (a, b), c = inputs[:2], inputs[2] if len(inputs) > 2 else None
         if a.dtype != np.float32 or 0 in a.shape or not (b.constant or self.alpha == 1):
             return NUMPY
         per_column = c is None or (c.constant and c.size == c.shape[-1:][0] if c.shape else c.constant)
@@ -59,10 +59,8 @@ class Gemm(Op):
 
     def lower(self, to: Lowering) -> None:
         (m, n), a, b = to.outputs[0].shape, to.inputs[0], to.inputs[1]
-        assert a is not None and b is not None
         k = a.shape[0] if self.transA else a.shape[1]
         left = to.input(0)
-        assert left is not None
         if self.transA:
             left = to.scratch(4 * m * k)
             to.copy(Ref(to.node.inputs[0]), left, (m, k), (1, m), (k, 1))
@@ -70,10 +68,10 @@ class Gemm(Op):
 
         def weights() -> np.ndarray:
             w = to.value(1)
-            return self.alpha * (w.T if self.transB else w)  # type: ignore[union-attr]
+            return self.alpha * (w.T if self.transB else w)
 
         def bias() -> np.ndarray | None:
-            return np.broadcast_to(self.beta * to.value(2).reshape(-1), (n,)) if names[2] else None  # type: ignore[operator]
+            return np.broadcast_to(self.beta * to.value(2).reshape(-1), (n,)) if names[2] else None
 
         lower_product(
             to, left, 1, m, k, n, b.constant, weights, f"{names[1]}#{self.transB}.{self.alpha}",
@@ -81,7 +79,9 @@ class Gemm(Op):
         )  # fmt: skip
 
 
-def lower_product(to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, lying, steps, bias, bias_key) -> None:
+def lower_product(
+    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, lying, steps, bias, bias_key
+) -> None:
     """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
     is packed first: its (row, column) strides are ``lying``; ``steps`` are the batch strides of both sides."""
     lanes, columns = to.target.lanes, to.columns
@@ -147,15 +147,15 @@ class MatMul(Op):
         return CANONICAL if a.dtype == np.float32 and a.size and self.matrices(a, b) is not None else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
-        return "residual" if self.matrices(*inputs[:2])[4:] == (0, 0) else "activation"  # type: ignore[index]
+        found = self.matrices(*inputs[:2])
+        return "" if found is None else "residual" if found[4:] == (0, 0) else "activation"
 
     def lower(self, to: Lowering) -> None:
         a, b = to.inputs[:2]
-        assert a is not None and b is not None
         found, left = self.matrices(a, b), to.input(0)
-        assert found is not None and left is not None
+        assert found is not None
         batch, m, k, n, step_a, step_b = found
         lower_product(
-            to, left, batch, m, k, n, b.constant, lambda: to.value(1), f"{to.node.inputs[1]}#matmul", (n, 1), (step_a, step_b),
-            lambda: None, f"#bias{n}",
+            to, left, batch, m, k, n, b.constant, lambda: to.value(1), f"{to.node.inputs[1]}#matmul", (n, 1),
+            (step_a, step_b), lambda: None, f"#bias{n}",
         )  # fmt: skip

@@ -6,8 +6,8 @@ import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering
+from nbconv.ops import spec as want
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 
@@ -70,7 +70,7 @@ class BatchNormalization(Op):
         names, c = to.node.inputs, to.outputs[0].shape[1]
 
         def factors() -> tuple[np.ndarray, np.ndarray]:
-            scale, b, mean, var = (to.value(i).astype(np.float64) for i in range(1, 5))  # type: ignore[union-attr]
+            scale, b, mean, var = (to.value(i).astype(np.float64) for i in range(1, 5))
             s = scale / np.sqrt(var + self.epsilon)
             return s.astype(np.float32), (b - mean * s).astype(np.float32)
 

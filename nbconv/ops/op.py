@@ -100,36 +100,36 @@ class Op:
         own dtype (float64 in, float64 out) and never writes to its inputs."""
         raise NotImplementedError(self.type)
 
-    def layout(self, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...]) -> str:
+    def layout(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> str:
         """How this op's kernels want rank ≥ 3 values: CHANNELS_LAST, CANONICAL, ANY (all in the same layout, whichever),
         or NUMPY when no kernel serves these Specs and ``reference`` must run."""
         return NUMPY
 
-    def known(self, *inputs: Spec | None) -> tuple[np.ndarray, ...] | None:
+    def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
         return None
 
-    def bypass(self, inputs: tuple[Spec | None, ...]) -> bool:
+    def bypass(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the first output is just the first input."""
         return False
 
     def place(
-        self, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...], last: tuple[bool, ...]
+        self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: tuple[bool, ...]
     ) -> tuple[tuple[bool, ...], tuple[bool, ...]] | None:
         """(which inputs must lie channels last, which outputs then do), for ops that `layout` cannot describe; ``last`` says
         how the inputs lie now."""
         return None
 
-    def absorbs(self, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...]) -> str:
+    def absorbs(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> str:
         """What this op's kernel can do to its result on the way out: "" nothing, "clamp", "activation" (any Epilogue), or
         "residual" (add an array of the result's shape first)."""
         return ""
 
-    def pitched(self, inputs: tuple[Spec | None, ...], outputs: tuple[Spec, ...]) -> bool:
+    def pitched(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
         """Whether its kernel can write pixels ``to.pitch`` floats apart, into the middle of a wider value."""
         return False
 
-    def epilogue(self, inputs: tuple[Spec | None, ...]) -> Epilogue | None:
+    def epilogue(self, inputs: tuple[Any, ...]) -> Epilogue | None:
         """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None
 
@@ -146,8 +146,10 @@ def _convert(op: str, name: str, kind: str, value: Any) -> Any:
     """An attribute's value as its field's type, or a ModelError that says what came."""
     base = kind.removesuffix(" | None")
     try:
-        if value is None and base != kind:
-            return None
+        if value is None:
+            if base != kind:
+                return None
+            raise TypeError
         if base == "int" and isinstance(value, (int, np.integer)):
             return int(value)
         if base == "float" and isinstance(value, (int, float, np.floating)):

@@ -14,6 +14,11 @@ MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""
 
 
+def ceil(n: int, d: int) -> int:
+    """n / d, rounded up."""
+    return -(-n // d)
+
+
 def padded(n: int, lanes: int, columns: int) -> int:
     """Columns that n columns take when packed: full panels, the last one half as wide where that is enough."""
     rest = n % columns
@@ -48,14 +53,14 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     columns, tile = to.columns, to.target.rows
     tap_chunk, channel_chunk = max(1, DEPTH // k), k
     if k > DEPTH:
-        tap_chunk, channel_chunk = 1, -(-k // -(-k // DEPTH))
+        tap_chunk, channel_chunk = 1, ceil(k, ceil(k, DEPTH))
     tap_chunk = min(tap_chunk, taps, MAX_TABLE // tile)
     rows = min(8 * tile, MAX_ROWS, MAX_TABLE // tap_chunk) // tile * tile
-    blocks = -(-m // rows)
-    rows = min(m, -(-(-(-m // blocks)) // tile) * tile)
-    blocks = -(-m // rows)
-    all_panels = -(-n // columns)
+    blocks = ceil(m, rows)
+    rows = min(m, ceil(ceil(m, blocks), tile) * tile)
+    blocks = ceil(m, rows)
+    all_panels = ceil(n, columns)
     panels = min(all_panels, max(1, CACHE // (4 * k * taps * columns)))
-    while panels > 1 and blocks * groups * -(-all_panels // panels) < 8:
-        panels = -(-panels // 2)
-    return rows, panels, tap_chunk, channel_chunk, blocks * groups * -(-all_panels // panels)
+    while panels > 1 and blocks * groups * ceil(all_panels, panels) < 8:
+        panels = ceil(panels, 2)
+    return rows, panels, tap_chunk, channel_chunk, blocks * groups * ceil(all_panels, panels)

@@ -9,8 +9,8 @@ import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering, Operand
+from nbconv.ops import spec as want
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 
@@ -322,7 +322,6 @@ class Pow(Binary):
 
     def lower(self, to: Lowering) -> None:
         exponent = to.value(1)
-        assert exponent is not None
         to.unary(f"activation.{self.kernels[float(exponent.reshape(()))]}")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering
+from nbconv.ops import spec as want
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.patches import pad, taps
 from nbconv.ops.window import Window, flat, plane, resolve
@@ -45,7 +45,6 @@ class Pool(Op, abstract=True):
     def lower_window(self, to: Lowering, kernel: str, **more: int) -> None:
         """One step of a kernel of `kernels/cpu/pool.py`."""
         x, y = to.inputs[0], to.outputs[0]
-        assert x is not None
         (h, w), (oh, ow) = plane(x.shape), plane(y.shape)
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = flat(self.window(x.shape))
         to.step(
@@ -123,7 +122,6 @@ class AveragePool(Pool):
 
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
-        assert x is not None
         (h, w), ((*_, end_h), (*_, end_w)) = plane(x.shape), flat(self.window(x.shape))
         self.lower_window(
             to, "pool.average_pool", padded_h=h + end_h, padded_w=w + end_w, count_pad=int(bool(self.count_include_pad))
@@ -179,7 +177,7 @@ class GlobalAveragePool(GlobalPool):
         return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        n, c, *size = to.inputs[0].shape  # type: ignore[union-attr]
+        n, c, *size = to.inputs[0].shape
         to.columns_step("reduce.sum_scaled", n, prod(size), c, scale=1 / prod(size))
 
 
@@ -193,7 +191,7 @@ class GlobalMaxPool(GlobalPool):
         return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        n, c, *size = to.inputs[0].shape  # type: ignore[union-attr]
+        n, c, *size = to.inputs[0].shape
         to.columns_step("reduce.largest", n, prod(size), c)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering, physical
+from nbconv.ops import spec as want
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 
@@ -80,7 +80,6 @@ class Reduce(Op, abstract=True):
 
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
-        assert x is not None
         found = self.middle(x.shape, self._over(to.inputs), to.last(to.node.inputs[0]))
         assert found is not None
         to.columns_step(f"reduce.{self.kernel}", *found, **self.scaling(found[1]))

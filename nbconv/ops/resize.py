@@ -8,8 +8,8 @@ import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering
+from nbconv.ops import spec as want
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.window import plane
 
@@ -205,7 +205,6 @@ class Resize(Op):
 
     def lower(self, to: Lowering) -> None:
         x, y = to.inputs[0], to.outputs[0]
-        assert x is not None
         axes, (h, w), (oh, ow) = self._axes(to.inputs), plane(x.shape), plane(y.shape)
         down = axes.get(2 if x.rank == 4 else -1, Axis(h, oh, np.float32(1), 0, 1))
         across = axes.get(x.rank - 1, Axis(w, ow, np.float32(1), 0, 1))

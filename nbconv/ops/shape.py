@@ -9,8 +9,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
 from nbconv.lowering import Lowering, Ref, physical
+from nbconv.ops import spec as want
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 ALL = "fiub"
@@ -170,7 +170,6 @@ class Transpose(Op):
 
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
-        assert x is not None
         order, steps = self.order(x.rank), to.strides(0)
         lying = tuple(steps[a] for a in order)
         there = to.out_strides()
@@ -245,9 +244,8 @@ class Split(Op):
 
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
-        assert x is not None
         here, at, axis = to.strides(0), 0, want.axis(self.axis, x.rank)
-        sizes = self.sizes(x.shape[axis], None if len(to.inputs) < 2 else want.integers(to.inputs[1], "split"))  # type: ignore[arg-type]
+        sizes = self.sizes(x.shape[axis], None if len(to.inputs) < 2 else want.integers(to.inputs[1], "split"))
         named = [name for name in to.node.outputs if name]
         for name, size in zip(to.node.outputs, sizes, strict=False):
             if name and size:
@@ -300,7 +298,6 @@ class Slice(Op):
 
     def lower(self, to: Lowering) -> None:
         x, here, offset = to.inputs[0], list(to.strides(0)), 0
-        assert x is not None
         for a, (cut, size) in enumerate(zip(self._cuts(to.inputs), x.shape, strict=True)):
             start, _, step = cut.indices(size)
             offset += start * here[a]
@@ -351,7 +348,7 @@ class Pad(Op):
         return np.pad(kept, widths, constant_values=value)
 
     def layout(self, inputs, outputs) -> str:
-        x, _, value, _ = (*inputs, None, None)[:4]
+        x, value = inputs[0], (*inputs, None)[2]
         known = value is None or value.value is not None
         return ANY if self.mode == "constant" and known and x.dtype == np.float32 else NUMPY
 
@@ -360,10 +357,11 @@ class Pad(Op):
 
     def lower(self, to: Lowering) -> None:
         x, y = to.inputs[0], to.outputs[0]
-        assert x is not None and to.inputs[1] is not None
-        given = to.inputs[3] if len(to.inputs) > 3 else None
-        spread = self.spread(x.shape, want.integers(to.inputs[1], "pads"), None if given is None else want.integers(given, "axes"))
-        value = to.value(2) if to.input(2) is not None else None
+        given = (*to.inputs, None, None)[3]
+        spread = self.spread(
+            x.shape, want.integers(to.inputs[1], "pads"), None if given is None else want.integers(given, "axes")
+        )
+        value = to.value(2) if to.has(2) else None
         fill = 0.0 if value is None else float(value.reshape(()))
         to.step("move.fill", -(-y.size // 16384), work=4 * y.size, y=to.output(), n=y.size, chunk=16384, value=fill)
         here, there = to.strides(0), to.out_strides()
@@ -472,7 +470,7 @@ class DepthToSpace(Blocks):
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        bs, (n, c, h, w) = self.blocksize, to.inputs[0].shape  # type: ignore[union-attr]
+        bs, (n, c, h, w) = self.blocksize, to.inputs[0].shape
         (xn, xc, xh, xw), (yn, yc, yh, yw) = to.strides(0), to.out_strides()
         c //= bs * bs
         row, cell, channel = (xc * bs * c, xc * c, xc) if self.mode == "DCR" else (xc * bs, xc, xc * bs * bs)

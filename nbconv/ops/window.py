@@ -51,7 +51,12 @@ def resolve(
     strides = strides or (1,) * n
     dilations = dilations or (1,) * n
     pads = pads or (0,) * (2 * n)
-    for name, value, want in (("kernel_shape", kernel, n), ("strides", strides, n), ("dilations", dilations, n), ("pads", pads, 2 * n)):
+    for name, value, want in (
+        ("kernel_shape", kernel, n),
+        ("strides", strides, n),
+        ("dilations", dilations, n),
+        ("pads", pads, 2 * n),
+    ):
         if len(value) != want:
             raise ModelError(f"{name} {list(value)} has {len(value)} entries, the {n} spatial axes want {want}")
         if name != "pads" and min(value, default=1) < 1:
@@ -61,7 +66,8 @@ def resolve(
     begin, end = pads[:n], pads[n:]
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         total = tuple(
-            max((-(-s // st) - 1) * st + d * (k - 1) + 1 - s, 0) for s, k, st, d in zip(size, kernel, strides, dilations, strict=True)
+            max((-(-s // st) - 1) * st + d * (k - 1) + 1 - s, 0)
+            for s, k, st, d in zip(size, kernel, strides, dilations, strict=True)
         )
         small = tuple(t // 2 for t in total)
         large = tuple(t - t // 2 for t in total)

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.lowering import Lowering
-from nbconv.ops.packing import CACHE, pack
+from nbconv.ops.packing import CACHE, ceil, pack
 
 G = {
-    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
+    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24,
+    -1 / 12, 1 / 6], [0, 0, 1]]),
     2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
 }  # fmt: skip
 """The weights' transform for tiles of 4×4 and 2×2 results, at the points of kernels/cpu/_winograd.py."""
@@ -36,7 +37,7 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling |
         return None
     best, least = None, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
     for size in (4, 2):
-        points, total = (size + 2) ** 2, n * -(-oh // size) * -(-ow // size)
+        points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
         cost = _cost(2.0 * points * total * ci * co, total, to.target.rows, 4.0 * points * ci * co)
         cost += 8.0 * total * (points * ci + (points + size * size) * co)
         if cost < least:
@@ -46,7 +47,7 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling |
 
 def _cost(flops: float, rows: int, tile: int, nbytes: float) -> float:
     """A matrix product's cost in flops: slower where its rows do not fill register tiles, plus reading the weights."""
-    tiles = -(-rows // tile)
+    tiles = ceil(rows, tile)
     filled = min(1.0, 0.4 + 0.6 * rows / (tiles * tile))
     return flops / filled + nbytes * (STREAMED if nbytes > SHARED_CACHE else CACHED)
 
@@ -54,15 +55,15 @@ def _cost(flops: float, rows: int, tile: int, nbytes: float) -> float:
 def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[int, int]:
     """(tiles a unit, output channels at a time)."""
     rows, lanes = to.target.rows, to.target.lanes
-    columns = min(-(-co // to.columns), 2) * to.columns
-    inner = -(-ci // lanes) * lanes
+    columns = min(ceil(co, to.columns), 2) * to.columns
+    inner = ceil(ci, lanes) * lanes
     tiles = int(1.5 * CACHE) // (4 * points * (inner + columns)) // rows * rows
     if 4 * points * ci * co > SHARED_CACHE // 2:
         tiles = max(tiles, 4 * rows)
     tiles = max(rows, min(tiles, 8 * rows))
     if total > rows:
-        units = max(2, -(-total // tiles))
-        tiles = -(-(-(-total // units)) // 4) * 4
+        units = max(2, ceil(total, tiles))
+        tiles = ceil(ceil(total, units), 4) * 4
     return min(tiles, total), columns
 
 

@@ -34,7 +34,7 @@ def fuse_silu(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Gra
                 dropped.add(gate)
                 break
     nodes = [replaced.get(n.outputs[0], n) for n in graph.nodes if n.outputs[0] not in dropped]
-    return graph.derive(nodes, provenance={name: "fused into the Mul that reads it" for name in dropped})
+    return graph.derive(nodes, provenance=dict.fromkeys(dropped, "fused into the Mul that reads it"))
 
 
 def fuse_hard_swish(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
@@ -43,12 +43,21 @@ def fuse_hard_swish(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) 
 
     def scalar(name: str) -> float | None:
         constant = graph.constants.get(name)
-        return float(array(constant).reshape(())) if constant is not None and len(constant.shape) < 2 and specs[name].size == 1 else None
+        return (
+            float(array(constant).reshape(()))
+            if constant is not None and len(constant.shape) < 2 and specs[name].size == 1
+            else None
+        )
 
     replaced: dict[str, Node] = {}
     gone: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op.type != "Div" or node.op.domain or scalar(node.inputs[1]) != 6 or specs[node.outputs[0]].dtype != np.float32:
+        if (
+            node.op.type != "Div"
+            or node.op.domain
+            or scalar(node.inputs[1]) != 6
+            or specs[node.outputs[0]].dtype != np.float32
+        ):
             continue
         product = makers.get(node.inputs[0])
         if product is None or product.op.type != "Mul" or product.outputs[0] not in only:
@@ -146,11 +155,13 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
     if maker.op.type not in ("Conv", "ConvTranspose") or any(n not in constants for n in maker.inputs[1:] if n):
         return None
     w = constants[maker.inputs[1]]
-    bias = constants[maker.inputs[2]] if len(maker.inputs) > 2 and maker.inputs[2] else None
+    bias = constants.get((*maker.inputs, "")[2])
     b = array(bias).astype(np.float64) if bias is not None else 0.0
     group = maker.op.group if maker.op.type == "ConvTranspose" else 0  # type: ignore[attr-defined]
     spread = ((w.shape[0], w.shape[1]) if group else (w.shape[0], 1)) + (1,) * (len(w.shape) - 2)
-    factor = (np.repeat(scale.reshape(group, -1), w.shape[0] // group, 0) if group else scale).astype(np.float32).reshape(spread)
+    factor = (
+        (np.repeat(scale.reshape(group, -1), w.shape[0] // group, 0) if group else scale).astype(np.float32).reshape(spread)
+    )
     names = [maker.inputs[1]]
     if not np.array_equal(scale, np.ones_like(scale)):
         folded = Deferred(w.shape, w.dtype, lambda: array(w) * factor)
@@ -210,7 +221,9 @@ def _absorbed(maker: Node | None, node: Node, epilogue: Epilogue, specs: dict[st
     return Node(Fused(inner, (*tail, node.op), epilogue, residual), maker.inputs, node.outputs, node.name)
 
 
-def _residual(node: Node, nodes: list, at: dict[str, int], only: set[str], specs: dict[str, Spec]) -> tuple[str, Node] | None:
+def _residual(
+    node: Node, nodes: list, at: dict[str, int], only: set[str], specs: dict[str, Spec]
+) -> tuple[str, Node] | None:
     """(fused away, the maker of one operand with the other as its residual) for a sum of two arrays of one shape. A constant
     with channels never lies channels last, so it is no residual."""
     if node.op.type not in ("Add", "Sum") or len(node.inputs) != 2 or node.inputs[0] == node.inputs[1]:

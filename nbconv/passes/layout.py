@@ -30,7 +30,9 @@ def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, dict[str, bool]
     for node in graph.nodes:
         given = tuple(specs[n] if n else None for n in node.inputs)
         found = tuple(specs[n] for n in node.outputs if n)
-        wide = [n for n, s in zip(node.inputs, given, strict=True) if s is not None and s.rank >= 3 and n not in graph.constants]
+        wide = [
+            n for n, s in zip(node.inputs, given, strict=True) if s is not None and s.rank >= 3 and n not in graph.constants
+        ]
         placed = node.op.place(given, found, tuple(last.get(n, False) for n in node.inputs))
         if placed is not None:
             wants, results = placed
@@ -59,7 +61,9 @@ def _with_outputs(graph: Graph, nodes: list[Node], last: dict[str, bool], specs:
         return graph.derive(nodes)
     existing = {n for node in nodes for n in node.outputs}
     new = [
-        Node(node.op, tuple(renamed.get(n, n) for n in node.inputs), tuple(renamed.get(n, n) for n in node.outputs), node.name)
+        Node(
+            node.op, tuple(renamed.get(n, n) for n in node.inputs), tuple(renamed.get(n, n) for n in node.outputs), node.name
+        )
         for node in nodes
         if not (node.op.type == "Layout" and node.inputs[0] in renamed)
     ]
@@ -83,7 +87,13 @@ def join(graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: froz
         total, at = specs[out].shape[1], 0
         for name in node.inputs:
             maker = makers.get(name)
-            if maker is not None and len(readers[name]) == 1 and name not in keep and len(maker.outputs) == 1 and last.get(name):
+            if (
+                maker is not None
+                and len(readers[name]) == 1
+                and name not in keep
+                and len(maker.outputs) == 1
+                and last.get(name)
+            ):
                 given = tuple(specs[n] if n else None for n in maker.inputs)
                 if specs[name].size and maker.op.pitched(given, (specs[name],)):
                     placed[name] = Spot(Ref(out).at(at), total)

@@ -1,4 +1,5 @@
-"""The elementary functions against float64, over the whole float32 range, with the bounds that kernels/cpu/_math.py states."""
+"""The elementary functions against float64, over the whole float32 range, with the bounds that kernels/cpu/_math.py
+states."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ TINY = float(np.finfo(np.float32).tiny)
 SMALLEST = 2.0**-149
 
 EDGES = np.array(
-    [0.0, TINY, 1e-40, SMALLEST, 1 - 2**-24, 1.0, 1 + 2**-23, 0.625, math.sqrt(2), 3.9999998, 4.0, 4.0000005, 17.32868, 87.33655,
+    [0.0, TINY, 1e-40, SMALLEST, 1 - 2**-24, 1.0, 1 + 2**-23, 0.625, math.sqrt(2), 3.9999998, 4.0, 4.0000005, 17.32868,
+    87.33655,
      88.02969, 88.72283, 88.72284, 88.72285, 89.0, 103.27892, 103.97208, 103.9721, 104.0, 3.4028235e38, math.inf],
     np.float32,
 )  # fmt: skip

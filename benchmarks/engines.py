@@ -1,0 +1,165 @@
+"""The engines that are compared, each behind the same call, and processes that hold one each.
+
+Run as a script this file is such a process: it opens one engine with one model and does what its standard input says, a
+line of JSON each. It blocks there between turns, and is stopped (SIGSTOP) besides, so that no thread of it spins while
+another engine has its turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # a script's folder is on the path, the project's is not
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+ENGINES = ("nbconv", "onnxruntime", "openvino")
+Shapes = dict[str, tuple[int, ...]]
+
+
+def installed() -> list[str]:
+    """The engines that can be imported here."""
+    import importlib.util
+
+    return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
+
+
+def version(name: str) -> str:
+    from importlib import metadata
+
+    return metadata.version(name)
+
+
+def open_engine(name: str, path: str, threads: int, shapes: Shapes) -> Callable[[dict[str, Any]], list[Any]]:
+    """A function from inputs by name to the outputs in the model's order. float32 on so many threads."""
+    return {"nbconv": _nbconv, "onnxruntime": _onnxruntime, "openvino": _openvino}[name](path, threads, shapes)
+
+
+def _nbconv(path: str, threads: int, shapes: Shapes) -> Callable:
+    import nbconv
+
+    model = nbconv.load(path, threads=threads)
+    return lambda feeds: list(model.run(feeds).values())
+
+
+def _onnxruntime(path: str, threads: int, shapes: Shapes) -> Callable:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, feeds)
+
+
+def _openvino(path: str, threads: int, shapes: Shapes) -> Callable:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    if any(port.partial_shape.is_dynamic for port in model.inputs):
+        model.reshape({name: list(shape) for name, shape in shapes.items()})
+    # without the precision it would take bfloat16 where the processor has that
+    wishes = {
+        "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",
+    }  # fmt: skip
+    compiled = core.compile_model(model, "CPU", wishes)
+    request = compiled.create_infer_request()
+
+    def run(feeds: dict[str, Any]) -> list[Any]:
+        found = request.infer(feeds, share_inputs=True, share_outputs=True)
+        return [found[port] for port in compiled.outputs]
+
+    return run
+
+
+def feeds_of(shapes: Shapes, seed: int = 0) -> dict[str, Any]:
+    """Seeded normal float32 inputs."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+def child_environment() -> dict[str, str]:
+    """This process's, less what keeps Python from caching bytecode: warm starts are what is measured."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
+
+class Worker:
+    """A process with one engine and one model; it is stopped unless it is asked something."""
+
+    def __init__(self, engine: str, path: str, threads: int, shapes: Shapes) -> None:
+        self.engine = engine
+        command = [sys.executable, __file__, json.dumps([engine, path, threads, shapes])]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=child_environment(), **pipes)
+        self.ask("ready")
+
+    def ask(self, *words: Any) -> Any:
+        """The worker's answer to a request; RuntimeError where it failed."""
+        assert self.process.stdin is not None and self.process.stdout is not None  # noqa: PT018
+        self._signal("SIGCONT")
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.engine} ended with {self.process.wait()}")
+        self._signal("SIGSTOP")
+        return json.loads(line)
+
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name):
+            self.process.send_signal(getattr(signal, name))
+
+    def close(self) -> None:
+        self._signal("SIGCONT")
+        self.process.kill()
+        self.process.communicate()
+
+
+def main() -> None:
+    """Serve requests: ["ready"], ["save", file], ["time", seconds, least runs], ["numpy"]."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # engines may print
+    engine, path, threads, shapes = json.loads(sys.argv[1])
+    run, feeds = open_engine(engine, path, threads, shapes), feeds_of(shapes)
+    for line in sys.stdin:
+        words = json.loads(line)
+        answers.write(json.dumps(_answer(words, run, feeds, path, shapes)) + "\n")
+        answers.flush()
+
+
+def _answer(words: list[Any], run: Callable, feeds: dict[str, Any], path: str, shapes: Shapes) -> Any:
+    if words[0] == "save":
+        import numpy as np
+
+        np.savez(words[1], *run(feeds))
+    elif words[0] == "time":
+        return _times(lambda: run(feeds), words[1], words[2])
+    elif words[0] == "numpy":
+        import nbconv
+
+        return [f"{node.op.type} {node.name}" for node in nbconv.load(path).plan(shapes).numpy_steps()]
+    return None
+
+
+def _times(call: Callable[[], Any], seconds: float, least: int) -> list[float]:
+    """Seconds of each run, after one that is not counted."""
+    call()
+    found: list[float] = []
+    begin = time.perf_counter()
+    while len(found) < least or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+if __name__ == "__main__":
+    main()
