@@ -98,13 +98,13 @@ class Worker:
     def __init__(self, engine: str, path: str, threads: int, shapes: Shapes) -> None:
         self.engine = engine
         command = [sys.executable, __file__, json.dumps([engine, path, threads, shapes])]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, text=True, env=child_environment(), **pipes)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, text=True, env=child_environment(), stdin=pipe, stdout=pipe)
         self.ask("ready")
 
     def ask(self, *words: Any) -> Any:
         """The worker's answer to a request; RuntimeError where it failed."""
-        assert self.process.stdin is not None and self.process.stdout is not None  # noqa: PT018
+        assert self.process.stdin is not None and self.process.stdout is not None
         self._signal("SIGCONT")
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
@@ -122,6 +122,40 @@ class Worker:
         self._signal("SIGCONT")
         self.process.kill()
         self.process.communicate()
+
+
+ONE_RUN = {
+    "nbconv": "m = nbconv.load({path!r}, threads={threads}); y = list(m.run(x).values())",
+    "onnxruntime": (
+        "o = onnxruntime.SessionOptions(); o.intra_op_num_threads = {threads}; o.log_severity_level = 3; "
+        "y = onnxruntime.InferenceSession({path!r}, o, providers=['CPUExecutionProvider']).run(None, x)"
+    ),
+}
+"""What a fresh process does with an engine, after importing it and making the inputs x: load, then run once."""
+
+AFTER = """
+import json, sys
+peak = next((int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")), None)
+assert all(np.isfinite(a).all() for a in y)
+print(json.dumps({"peak": peak and peak * 1024, "modules": sorted(sys.modules)}))
+"""
+
+
+def one_run(engine: str | None, path: str, threads: int, shapes: Shapes) -> dict[str, Any]:
+    """What a fresh process says that loads a model and runs it once (or, without an engine, only makes the inputs): the
+    seconds from its start to its end, the most memory it had resident, the modules it had imported."""
+    ramp = "np.linspace(-1, 1, int(np.prod(s)), dtype=np.float32).reshape(s)"  # numpy.random would take longer to import
+    make = f"x = {{n: {ramp} for n, s in {shapes!r}.items()}}; y = []"
+    lines = ["import numpy as np", make]
+    if engine:
+        lines += [f"import {engine}", ONE_RUN[engine].format(path=path, threads=threads)]
+    command = [sys.executable, "-c", "\n".join(lines) + AFTER]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{engine} failed: {done.stderr[-2000:]}")
+    return {"seconds": seconds, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def main() -> None:

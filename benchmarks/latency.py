@@ -88,7 +88,8 @@ def measure(name: str, chosen: list[str], args: argparse.Namespace) -> dict[str,
         for worker in workers:
             worker.close()
     seconds = {engine: statistics.median(found) for engine, found in turns.items()}
-    row: dict[str, Any] = {"name": name, "shape": models.SHAPES[name], "seconds": seconds, "turns": turns, "problems": problems}
+    row: dict[str, Any] = {"name": name, "shape": models.SHAPES[name], "seconds": seconds, "turns": turns}
+    row["problems"] = problems
     peers = [engine for engine in chosen if engine != "nbconv"]
     if "nbconv" in seconds and peers:
         row["best_peer"] = min(seconds[p] for p in peers) / seconds["nbconv"]

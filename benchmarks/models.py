@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,7 +63,8 @@ class _Net:
         self.weights: list[onnx.TensorProto] = []
         self.channels: dict[str, int] = {"images": 3}
 
-    def add(self, op: str, *inputs: str, channels: int = 0, outputs: int = 1, **attributes) -> str:
+    def add(self, op: str, *inputs: str, channels: int = 0, outputs: int = 1, **attributes: Any) -> str:
+        """A node; the name of its (first) output."""
         from onnx import helper
 
         names = [f"{op.lower()}{len(self.nodes)}" + (f"_{i}" if i else "") for i in range(outputs)]
@@ -83,8 +84,8 @@ class _Net:
         ci = self.channels[x]
         w = self.rng.standard_normal((co, ci, k, k), np.float32) * np.float32((2 / (ci * k * k)) ** 0.5)
         b = self.rng.standard_normal(co, np.float32) * np.float32(0.05)
-        pads = [k // 2] * 4
-        return self.add("Conv", x, self.constant(w), self.constant(b), channels=co, kernel_shape=[k, k], strides=[s, s], pads=pads)
+        window: dict[str, Any] = {"kernel_shape": [k, k], "strides": [s, s], "pads": [k // 2] * 4}
+        return self.add("Conv", x, self.constant(w), self.constant(b), channels=co, **window)
 
     def conv(self, x: str, co: int, k: int = 1, s: int = 1) -> str:
         """A convolution (its batch norm folded in) and SiLU."""
@@ -112,7 +113,7 @@ class _Net:
 
     def up(self, x: str) -> str:
         scales = self.constant(np.array([1, 1, 2, 2], np.float32))
-        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        how: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return self.add("Resize", x, "", scales, **how)
 
     def detector(self, size: int, classes: int) -> onnx.ModelProto:

@@ -231,6 +231,8 @@ def _compiled(names: list[str], goal: Target) -> Iterator[tuple[str, bytes, dict
             for process in processes:
                 process.kill()
                 process.wait()
+                if process.log is not None:  # type: ignore[attr-defined]
+                    process.log.close()  # type: ignore[attr-defined]
 
 
 def _collect(

@@ -152,6 +152,7 @@ class Model:
         to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps names to
         C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
         """
+        count = self.threads if threads is None else _threads(threads)
         given = self._feeds(feeds)
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready({n: (a.shape, a.dtype) for n, a in given.items()}, names)
@@ -159,7 +160,7 @@ class Model:
         arena = self._arenas.lease(ready.program.arena)
         space = ready.lease(arena)
         try:
-            space.run(given, results, self.threads if threads is None else threads)
+            space.run(given, results, count)
         finally:
             ready.give_back(space)
             self._arenas.give_back(arena)
@@ -251,7 +252,7 @@ class Model:
             from nbconv.program import bind
 
             found = self._prepared.program(key, self.weights)
-            if found is not None:
+            if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
                 return bind(found[0], host(), found[1])
         plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
         if self._prepared is not None and plan.portable:

@@ -42,7 +42,7 @@ class Timed(NamedTuple):
     """One step of a profile. ``bound`` is the least time that the roofline allows, ``limit`` what sets it ("compute", or the
     level of the memory: of the weights where these take longest)."""
 
-    index: int
+    number: int
     step: Step
     name: str
     kind: str
@@ -82,7 +82,7 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
     for s in found.steps:
         seconds, made = s.seconds, plan.specs[s.step.node.outputs[0]]
         steps.append({
-            "step": s.index, "name": s.name, "op": repr(s.step.node.op).partition("(")[0], "kind": s.kind,
+            "step": s.number, "name": s.name, "op": repr(s.step.node.op).partition("(")[0], "kind": s.kind,
             "kernel": s.step.kernel or "numpy",
             "algorithm": s.algorithm, "shape": list(made.shape), "units": s.step.units, "seconds": seconds,
             "share": seconds / total if total else 0.0, "flops": s.cost.flops, "arithmetic": s.cost.arithmetic,

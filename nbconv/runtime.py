@@ -154,6 +154,25 @@ def time_steps(
     return np.maximum(found - calling, 1e-8)
 
 
+def time_alone(space: Workspace, step: int, threads: int, seconds: float) -> list[float]:
+    """Seconds of each run of one step of a kernel over and over, for so many seconds, less what calling the loop takes. The
+    workspace has run before."""
+    loop, threads, clock = _loop(), min(threads, space.program.slots or threads), time.perf_counter
+
+    def once(last: int) -> float:
+        start = clock()
+        loop.run(space, step, last, threads)
+        return clock() - start
+
+    once(step + 1)
+    calling = min(once(step) for _ in range(5))
+    found: list[float] = []
+    begin = clock()
+    while len(found) < 5 or clock() - begin < seconds:
+        found.append(max(once(step + 1) - calling, 1e-8))
+    return found
+
+
 class _Loop:
     """The native run loop and the process's worker threads. Workers are made when a run first wants them, spin for a moment
     when a run ends, then sleep on a lock."""
@@ -165,6 +184,7 @@ class _Loop:
         self._job[:] = 0
         self._job[7 * 8] = _yield_address()
         self._busy = threading.Lock()
+        self._most = available_threads() - 1
         self._workers: list[_Worker] = []
 
     def run(self, space: Workspace, first: int, last: int, threads: int) -> None:
@@ -183,7 +203,7 @@ class _Loop:
             self._run(words.ctypes.data, first, last, 0)
 
     def _wake(self, count: int) -> None:
-        count = min(count, available_threads() - 1)
+        count = min(count, self._most)
         while len(self._workers) < count:
             self._workers.append(_Worker(len(self._workers) + 1, self._job, self._follow))
         for worker in self._workers[:count]:

@@ -40,7 +40,7 @@ def rapidocr(name: str) -> Path:
     import importlib.util
 
     spec = importlib.util.find_spec("rapidocr_onnxruntime")
-    assert spec is not None and spec.origin is not None  # noqa: PT018
+    assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "models" / RAPIDOCR[name]
 
 

@@ -52,7 +52,8 @@ def object_code(family, goal):
 """
 
 USE = """
-import ctypes, sys
+import ctypes, logging, sys
+logging.basicConfig()
 from nbconv.kernels import compile
 def scale(x, *names, last=2):
     out = []

@@ -18,6 +18,7 @@ from nbconv.converters import onnx as converter
 from nbconv.converters import structure
 from nbconv.converters.onnx import read, survey
 from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import Spec
 from tests import models
 
 
@@ -54,8 +55,8 @@ def test_small_model(tmp_path):
         assert [n.op.type for n in graph.nodes] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
         assert [n.name for n in graph.nodes] == ["conv1", "relu1", "pool1", "flatten1", "gemm1"]
         assert graph.nodes[0].op.attributes() == {"pads": (1, 0, 1, 1), "strides": (2, 1)}
-        assert graph.inputs == {"x": (("N", 3, 9, 7), np.dtype(np.float32), None)}
-        assert graph.outputs == {"y": (("N", 5), np.dtype(np.float32), None)}
+        assert graph.inputs == {"x": Spec(("N", 3, 9, 7), np.dtype(np.float32))}
+        assert graph.outputs == {"y": Spec(("N", 5), np.dtype(np.float32))}
         assert graph.metadata == {"author": "nobody"}
         for name, array in arrays(model).items():
             np.testing.assert_array_equal(graph.constants[name], array, strict=True)

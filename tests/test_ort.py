@@ -372,12 +372,13 @@ def test_logging() -> None:
 
 
 def test_shapes_that_vary_take_bounded_memory(monkeypatch) -> None:
-    monkeypatch.setattr("nbconv.model.PLAN_BYTES", 4 << 20)
+    monkeypatch.setattr("nbconv.model.PLAN_BYTES", 1 << 18)
     session = ort.InferenceSession(str(models.rapidocr("det")), providers=["CPUExecutionProvider"])
     for width in range(320, 640, 32):
         (y,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 320, width), np.float32)})
         assert y.shape == (1, 1, 320, width)
-    assert len(session._model._plans) <= 2  # an arena holds at least one 320 x 320 x 16 image: 6 MB at that width
+    assert len(session._model._plans) < 5
+    assert len(session._model._arenas._free) == 1  # what the largest needed, shared by all
 
 
 def test_sessions_are_pickled() -> None:

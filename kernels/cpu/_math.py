@@ -85,6 +85,20 @@ def tanh(x):
 
 
 @inline
+def expm1(x):
+    """e^x - 1 for x ≤ 0 without cancellation, through tanh(x/2)."""
+    t = tanh(x * 0.5)
+    return (t + t) / (splat(1.0) - t)
+
+
+@inline
+def log1p(x):
+    """ln(1 + x) for x ≥ 0; what 1 + x loses is made up for (Goldberg 1991, theorem 4)."""
+    u = x + 1.0
+    return log(u) + (x - (u - 1.0)) / u
+
+
+@inline
 def erf(x):
     """erf x, absolute error ≤ 4e-7: a rational function of x on [-4, 4] (the coefficients Eigen uses)."""
     x = minimum(maximum(x, -4.0), 4.0)

@@ -19,7 +19,7 @@ def leaky_relu(x, alpha):
 
 @unary
 def elu(x, alpha):
-    return where(x < 0.0, (_math.exp(x) - 1.0) * alpha, x)
+    return where(x < 0.0, _math.expm1(x) * alpha, x)
 
 
 @unary
@@ -73,6 +73,12 @@ def square_root(x):
 
 
 @unary
+def power_half(x):
+    """x^0.5 as C's pow has it: unlike the square root, ∞ at -∞ and +0 at -0."""
+    return where(x == -_math.INF, splat(_math.INF), sqrt(x + 0.0))
+
+
+@unary
 def square(x):
     return x * x
 
@@ -94,4 +100,4 @@ def reciprocal(x):
 
 @unary
 def softplus(x):
-    return maximum(x, 0.0) + _math.log(_math.exp(-absolute(x)) + 1.0)
+    return maximum(x, 0.0) + _math.log1p(_math.exp(-absolute(x)))

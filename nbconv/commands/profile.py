@@ -78,7 +78,6 @@ def trace(report: dict[str, Any], found: Any) -> dict[str, Any]:
     from nbconv.profiling import lives
 
     held = lives(found.plan)
-    workers = plural(found.threads, "thread")
     about = f"nbconv {os.path.basename(report['model'])}"
     events: list[dict[str, Any]] = [
         {"name": "process_name", "ph": "M", "pid": 1, "tid": 0, "args": {"name": about}},

@@ -309,7 +309,7 @@ class Pow(Binary):
             a = a.astype(np.float64) if (b < 0).any() else a
         return np.power(a, b)
 
-    kernels: ClassVar[dict[float, str]] = {2.0: "square", 0.5: "square_root", -1.0: "reciprocal"}
+    kernels: ClassVar[dict[float, str]] = {2.0: "square", 0.5: "power_half", -1.0: "reciprocal"}
     """Exponents that have a kernel of their own."""
 
     def layout(self, inputs, outputs) -> str:

@@ -1,0 +1,145 @@
+"""Kernels against the roofline: every convolution and product of the benchmarks' models, alone, with its real shape and
+data, over and over.
+
+ROOF is the least time that the machine's measured roofline allows, over the time taken. Matrix work (GEMM, pointwise and
+other convolutions) is measured by its FLOPs; Winograd by the products at its 36 (16) points, while its time holds the
+transforms too; depthwise and fully connected layers mostly by the bytes they move."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import engines, models
+from benchmarks.latency import about
+
+MEASURED = ("pointwise", "convolution", "winograd", "depthwise", "dense")
+"""Kinds of steps (see `nbconv.profiling.kind`) that are layers."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-t", "--threads", type=int, default=1, help="threads (default 1)")
+    parser.add_argument("--models", default=",".join(models.SHAPES), help="names, separated by commas (default: all)")
+    parser.add_argument("--kinds", default=",".join(MEASURED), help="kinds of layers (default: all)")
+    parser.add_argument("--seconds", type=float, default=0.02, help="how long each layer is run (default 0.02)")
+    parser.add_argument("--summary", action="store_true", help="print the summary only")
+    parser.add_argument("--json", action="store_true", help="print as JSON: seconds, bytes, operations")
+    args = parser.parse_args(argv)
+    from nbconv.roofline import roofline
+
+    roof = roofline(args.threads)
+    report: dict[str, Any] = {**about(["nbconv"]), "roofline": roof.as_json(), "layers": []}
+    for name in args.models.split(","):
+        report["layers"] += measure(name, args)
+    report["summary"] = summary(report["layers"])
+    if args.json:
+        print(json.dumps(report, indent=1))
+        return 0
+    levels = ", ".join(f"{v.name} {v.read / 1e9:.0f} (copying {v.copy / 1e9:.0f})" for v in roof.levels)
+    print(report["machine"])
+    print(f"{args.threads} thread{'s' * (args.threads > 1)}: {roof.flops / 1e9:.0f} GFLOP/s; reading, GB/s: {levels}")
+    if not args.summary:
+        show(report["layers"])
+    for kind, s in report["summary"].items():
+        worst = f"least {s['least']:4.0%} ({s['where']})"
+        print(f"{kind:46} {s['layers']:4} layers {s['seconds'] * 1e3:9.2f} ms {s['share_of_roof']:5.0%} by time, {worst}")
+    return 0
+
+
+def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each layer of a model; those with equal arguments are one, measured once."""
+    import numpy as np
+
+    import nbconv
+    from nbconv.profiling import bounded, cost, kind
+    from nbconv.roofline import roofline
+    from nbconv.runtime import Workspace, time_alone
+
+    path = models.path(name)
+    shapes = models.shapes(name, path)
+    plan = nbconv.load(path, threads=args.threads).plan(shapes)
+    program, roof, kinds = plan.bound(), roofline(args.threads, plan.target), args.kinds.split(",")
+    space, feeds = Workspace(program), engines.feeds_of(shapes)
+    results = [np.empty(shape, dtype) for _, shape, dtype in program.results]
+    space.run(feeds, results, args.threads)
+    found: dict[Any, dict[str, Any]] = {}
+    for i, step in enumerate(plan.steps):
+        if i in program.foreign:
+            program.foreign[i](space, feeds, results)
+            continue
+        which, numbers = kind(step), tuple((k, v) for k, v in step.arguments.items() if isinstance(v, (int, float)))
+        key = (step.kernel, numbers, step.arguments.get("res") is None)
+        if which not in kinds or key in found:
+            time_alone(space, i, args.threads, 0.0)  # the next step finds what it does in a run
+            if which in kinds:
+                found[key]["count"] += 1
+            continue
+        seconds = statistics.median(time_alone(space, i, args.threads, args.seconds))
+        c = cost(plan, step)
+        bound, limit, _ = bounded(c, roof, c.nbytes)
+        found[key] = {
+            "model": name, "step": i, "kind": which, "layer": describe(plan, step), "count": 1, "seconds": seconds,
+            "limit": limit,
+            "flops_per_second": c.flops / seconds, "arithmetic_per_second": c.arithmetic / seconds,
+            "bytes_per_second": c.nbytes / seconds, "share_of_peak": c.arithmetic / seconds / roof.flops,
+            "share_of_roof": bound / seconds, "bound": bound, **group(plan, step, which),
+        }  # fmt: skip
+    return list(found.values())
+
+
+def describe(plan: Any, step: Any) -> str:
+    """The layer's shapes and how it is done."""
+    from nbconv.profiling import algorithm
+
+    ends = (step.node.inputs[0], step.node.outputs[0])
+    return " → ".join("×".join(map(str, plan.specs[n].shape[1:])) for n in ends) + ", " + algorithm(step)
+
+
+def group(plan: Any, step: Any, kind: str) -> dict[str, str]:
+    """Where the summary counts the layer."""
+    if kind == "winograd":
+        a = step.arguments
+        channels, tiles = min(a["ci"], a["co"]), a["n"] * -(-a["oh"] // a["size"]) * -(-a["ow"] // a["size"])
+        if channels >= 64:
+            many = "128 channels or more" if channels >= 128 else "64 channels or more"
+            return {"group": f"winograd, {many}, {'49 tiles or more' if tiles >= 49 else 'fewer than 49 tiles'}"}
+        return {"group": "winograd, fewer than 64 channels"}
+    names = {"pointwise": "GEMM and pointwise", "convolution": "other convolutions", "dense": "fully connected, batch 1"}
+    return {"group": names.get(kind, kind)}
+
+
+def summary(layers: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By group: the share of the roof over all its time, and the least of a layer. Winograd's roof is arithmetic alone."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in sorted({row["group"] for row in layers}):
+        rows = [row for row in layers if row["group"] == name]
+        which = "share_of_peak" if name.startswith("winograd") else "share_of_roof"
+        seconds = sum(row["seconds"] * row["count"] for row in rows)
+        worst = min(rows, key=lambda row: row[which])
+        found[name] = {
+            "layers": sum(row["count"] for row in rows), "seconds": seconds, "least": worst[which],
+            "share_of_roof": sum(row[which] * row["seconds"] * row["count"] for row in rows) / seconds,
+            "where": f"{worst['model']} {worst['step']}",
+        }  # fmt: skip
+    return found
+
+
+def show(layers: list[dict[str, Any]]) -> None:
+    print(f"{'MODEL':13}STEP {'KIND':12}TIMES{'µs':>10}  GFLOP/s   GB/s  PEAK  ROOF  LIMIT    LAYER")
+    for row in sorted(layers, key=lambda row: (MEASURED.index(row["kind"]), -row["seconds"])):
+        figures = f"{row['seconds'] * 1e6:10.1f}{row['flops_per_second'] / 1e9:9.1f}{row['bytes_per_second'] / 1e9:7.1f}"
+        shares = f"{row['share_of_peak']:6.0%}{row['share_of_roof']:6.0%}"
+        where = f"{row['model']:13}{row['step']:4} {row['kind']:12}{row['count']:5}"
+        print(f"{where}{figures}{shares}  {row['limit']:8} {row['layer']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The benchmarks run and say what they should; their figures are not looked at."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import onnx
+import pytest
+
+from benchmarks import latency, memory, micro, models, startup
+
+MISSING = [name for name in ("openvino", "onnxruntime", "rapidocr_onnxruntime") if importlib.util.find_spec(name) is None]
+needs_peers = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+needs_rapidocr = pytest.mark.skipif("rapidocr_onnxruntime" in MISSING, reason="rapidocr-onnxruntime is not installed")
+needs_onnxruntime = pytest.mark.skipif("onnxruntime" in MISSING, reason="onnxruntime is not installed")
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+
+
+def test_the_detector_is_a_valid_model_of_64_convolutions():
+    model = models.detector(64)
+    onnx.checker.check_model(model, full_check=True)
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 64
+    (shape,) = [[d.dim_value for d in out.type.tensor_type.shape.dim] for out in model.graph.output]
+    assert shape == [1, 84, 8 * 8 + 4 * 4 + 2 * 2]
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output[0]
+    assert [d.dim_value for d in inferred.type.tensor_type.shape.dim] == shape
+
+
+def test_there_are_eleven_models():
+    assert len(models.SHAPES) == 11
+
+
+@needs_peers
+def test_latency(capsys):
+    words = ["--models", "ppocr_cls", "--rounds", "1", "--seconds", "0", "-t", "1", "--json"]
+    assert latency.main(words) == 0
+    report = json.loads(capsys.readouterr().out)
+    (row,) = report["models"]
+    assert set(row["seconds"]) == set(report["versions"]) - {"numpy"} == {"nbconv", "onnxruntime", "openvino"}
+    best = min(row["seconds"]["onnxruntime"], row["seconds"]["openvino"])
+    assert row["best_peer"] == report["geomean"]["best_peer"] == pytest.approx(best / row["seconds"]["nbconv"])
+    assert row["problems"] == []
+
+
+def test_geomean():
+    assert latency.geomean([2.0, 8.0]) == pytest.approx(4.0)
+    assert latency.geomean([]) is None
+
+
+@needs_rapidocr
+def test_micro(capsys):
+    assert micro.main(["--models", "ppocr_cls", "--seconds", "0", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    kinds = {row["kind"] for row in report["layers"]}
+    assert {"pointwise", "depthwise", "dense"} <= kinds <= set(micro.MEASURED)
+    assert sum(g["layers"] for g in report["summary"].values()) == sum(row["count"] for row in report["layers"])
+    for row in report["layers"]:
+        assert row["share_of_roof"] == pytest.approx(row["bound"] / row["seconds"])
+
+
+@needs_rapidocr
+@needs_onnxruntime
+@needs_proc
+def test_memory(capsys):
+    assert memory.main(["--models", "ppocr_cls", "--rounds", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (row,) = report["models"]
+    assert row["ratio"] == pytest.approx(row["peak"]["nbconv"] / row["peak"]["onnxruntime"])
+    assert report["geomean"] == pytest.approx(row["ratio"])
+    assert report["python_and_numpy"] < row["peak"]["onnxruntime"]
+
+
+@needs_onnxruntime
+def test_startup(capsys):
+    assert startup.main(["--rounds", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["sides"]) == {"nbconv", "onnxruntime", "numpy alone"}
+    assert report["unwanted"] == []
+    assert "nbconv" in report["modules"]
