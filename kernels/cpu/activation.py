@@ -48,6 +48,11 @@ def tanh(x):
 
 
 @unary
+def softsign(x):
+    return x / (absolute(x) + 1.0)
+
+
+@unary
 def gelu(x):
     return x * 0.5 * (_math.erf(x * 0.70710678118654752) + 1.0)
 

@@ -143,6 +143,15 @@ class Tanh(Unary):
         return Epilogue(code=5) if inputs[0].dtype == np.float32 else None
 
 
+class Softsign(Unary):
+    """x / (1 + |x|)."""
+
+    kernel = "softsign"
+
+    def formula(self, x):
+        return x / (1 + np.abs(x))
+
+
 class Softplus(Unary):
     """log(1 + exp(x)), without overflow."""
 

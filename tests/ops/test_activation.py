@@ -21,6 +21,7 @@ from nbconv.ops.activation import (
     Selu,
     Sigmoid,
     Softplus,
+    Softsign,
     Tanh,
     ThresholdedRelu,
 )
@@ -47,6 +48,7 @@ ALL = [
     HardSwish(),
     Tanh(),
     Softplus(),
+    Softsign(),
     Mish(),
     Gelu(),
     Gelu(approximate="tanh"),
@@ -68,6 +70,7 @@ CASES = [
     case(HardSwish(), [-4.0, 1.0, 4.0], expect=[0, 2 / 3, 4]),
     case(Tanh(), [0.0, -1e4, inf, nan], expect=[0, -1, 1, nan]),
     case(Softplus(), [0.0, 1e4, -1e4, nan], expect=[0.6931472, 1e4, 0, nan], rtol=1e-7),
+    case(Softsign(), [0.0, 1.0, -3.0, 1e30, nan], expect=[0, 0.5, -0.75, 1, nan]),
     case(Mish(), [0.0, 1.0, 1e4], expect=[0, 0.8650984, 1e4], rtol=1e-8),
     case(Gelu(), [0.0, 1.0, -1.0], expect=[0, 0.8413447, -0.1586553]),
     case(Gelu(approximate="tanh"), [0.0, 1.0, -1.0], expect=[0, 0.841192, -0.158808]),
