@@ -31,8 +31,12 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench  ## beside onnxruntime and OpenVINO: ARGS are nbconv bench's; benchmarks/*.py --help says more
 	$(BIN)/nbconv bench models/efficientnet_lite0.onnx --compare onnxruntime $(ARGS)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/latency.py -t 1
+	$(BIN)/python benchmarks/latency.py -t 2
 
 kernels: $(VENV)/.nbconv  ## kernel libraries that a wheel built from this folder carries
 	$(BIN)/nbconv kernels build --into kernels/prebuilt $(ARGS)

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-t", "--threads", type=int, default=1, help="threads of each engine (default 1)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each engine (default 9)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default 0.3; at least 3 runs)")
-    parser.add_argument("--models", default=",".join(models.SHAPES), help="names, separated by commas (default: all)")
+    parser.add_argument("--models", default=models.available(), help="names, separated by commas (default: all)")
     parser.add_argument("--engines", default=",".join(engines.installed()), help="default: those that are installed")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="difference of outputs, of their scale (default 1e-4)")
     parser.add_argument("--json", action="store_true", help="print as JSON, in seconds")

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-t", "--threads", type=int, default=1, help="threads of each engine (default 1)")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each engine that count (default 3)")
-    parser.add_argument("--models", default=",".join(models.SHAPES), help="names, separated by commas (default: all)")
+    parser.add_argument("--models", default=models.available(), help="names, separated by commas (default: all)")
     parser.add_argument("--json", action="store_true", help="print as JSON, in bytes")
     args = parser.parse_args(argv)
     report: dict[str, Any] = {"threads": args.threads, **about(list(ENGINES)), "models": []}

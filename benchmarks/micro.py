@@ -27,7 +27,7 @@ MEASURED = ("pointwise", "convolution", "winograd", "depthwise", "dense")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-t", "--threads", type=int, default=1, help="threads (default 1)")
-    parser.add_argument("--models", default=",".join(models.SHAPES), help="names, separated by commas (default: all)")
+    parser.add_argument("--models", default=models.available(), help="names, separated by commas (default: all)")
     parser.add_argument("--kinds", default=",".join(MEASURED), help="kinds of layers (default: all)")
     parser.add_argument("--seconds", type=float, default=0.02, help="how long each layer is run (default 0.02)")
     parser.add_argument("--summary", action="store_true", help="print the summary only")

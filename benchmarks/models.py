@@ -22,6 +22,14 @@ SHAPES: dict[str, tuple[int, ...]] = {
 """The input of each model: onnx's light models with He-scaled weights, a detector like YOLOv8n, PP-OCRv4's three."""
 
 
+def available() -> str:
+    """Names of the models that can be had here, separated by commas: PP-OCR's come with rapidocr-onnxruntime."""
+    import importlib.util
+
+    ocr = importlib.util.find_spec("rapidocr_onnxruntime") is not None
+    return ",".join(name for name in SHAPES if ocr or not name.startswith("ppocr_"))
+
+
 def path(name: str) -> str:
     """The file of a model, made now if need be."""
     from tests import models

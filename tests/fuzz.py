@@ -102,8 +102,10 @@ class Generator:
         kernel = [self.pick((1, 1, 2, 3, 5)) for _ in range(spatial)]
         pads = [int(p) for p in self.rng.integers(0, 3, 2 * spatial)]
         op = lookup("Conv")(
-            group=group, pads=pads, strides=[self.pick((1, 1, 2, 3)) for _ in kernel], dilations=[self.pick((1, 1,
-            2)) for _ in kernel]
+            group=group,
+            pads=pads,
+            strides=[self.pick((1, 1, 2, 3)) for _ in kernel],
+            dilations=[self.pick((1, 1, 2)) for _ in kernel],
         )
         w = self.constant(out, c // group, *kernel, scale=(2 / (c // group * np.prod(kernel))) ** 0.5)
         self.add(op, x, w, *([self.constant(out)] if self.rng.random() < 0.7 else []))
@@ -165,8 +167,9 @@ class Generator:
         kernel = [self.pick((1, 2, 3)) for _ in range(spatial)]
         pads = [int(self.rng.integers(0, k)) for k in kernel * 2]
         name = self.pick(("MaxPool", "AveragePool"))
-        op = lookup(name)(kernel_shape=kernel, strides=[self.pick((1, 2)) for _ in kernel], pads=pads,
-        ceil_mode=self.pick((0, 1)))
+        op = lookup(name)(
+            kernel_shape=kernel, strides=[self.pick((1, 2)) for _ in kernel], pads=pads, ceil_mode=self.pick((0, 1))
+        )
         if name == "AveragePool":
             self.add(op, x)
             return
@@ -192,8 +195,10 @@ class Generator:
             self.add(lookup("Softmax")(axis=int(self.rng.integers(-len(shape), len(shape)))), x)
 
     def add_transpose(self, x, shape) -> None:
-        perms = {4: [(0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 3, 2), (3, 2, 1, 0)], 3: [(0, 2, 1),
-        (2, 0, 1)]}
+        perms = {
+            4: [(0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 3, 2), (3, 2, 1, 0)],
+            3: [(0, 2, 1), (2, 0, 1)],
+        }
         if len(shape) in perms:
             self.add(lookup("Transpose")(perm=self.pick(perms[len(shape)])), x)
 
@@ -203,8 +208,11 @@ class Generator:
         if not shape:
             return
         axis = self.pick((1, 1, 0, -1)) if len(shape) > 1 else 0
-        same = [n for n, s in self.shapes.items() if len(s) == len(shape) and all(a == b for i, (a,
-        b) in enumerate(zip(s, shape)) if i != axis % len(shape))]
+        same = [
+            n
+            for n, s in self.shapes.items()
+            if len(s) == len(shape) and all(a == b for i, (a, b) in enumerate(zip(s, shape)) if i != axis % len(shape))
+        ]
         extra = [self.pick(same) for _ in range(self.pick((1, 1, 2)))]
         if self.rng.random() < 0.2:
             extra.append(self.constant(*shape))
@@ -228,8 +236,11 @@ class Generator:
     def add_reshape(self, x, shape) -> None:
         if len(shape) == 4:
             n, c, h, w = shape
-            self.add(lookup("Reshape")(), x, self.integers(*self.pick(((n, c, h * w), (n, h, c, w), (n, -1), (1, n * c,
-            h, w), (n, c, w, h)))))
+            self.add(
+                lookup("Reshape")(),
+                x,
+                self.integers(*self.pick(((n, c, h * w), (n, h, c, w), (n, -1), (1, n * c, h, w), (n, c, w, h)))),
+            )
         elif len(shape) == 3:
             self.add(lookup("Unsqueeze")(), x, self.integers(self.pick((1, 2, 3))))
         elif len(shape) == 2:
@@ -248,16 +259,18 @@ class Generator:
 
     def add_product_of_two(self, x, shape) -> None:
         if len(shape) >= 3:
-            fits = [n for n,
-            s in self.shapes.items() if len(s) == len(shape) and s[:-2] == shape[:-2] and s[-2] == shape[-1]]
+            fits = [
+                n for n, s in self.shapes.items() if len(s) == len(shape) and s[:-2] == shape[:-2] and s[-2] == shape[-1]
+            ]
             if fits:
                 self.add(lookup("Tanh")(), x)
                 self.add(lookup("MatMul")(), list(self.shapes)[-1], self.pick(fits))
 
     def add_resize(self, x, shape) -> None:
         if len(shape) == 4:
-            op = lookup("Resize")(mode=self.pick(("nearest", "linear")),
-            coordinate_transformation_mode=self.pick(("half_pixel", "asymmetric")))
+            op = lookup("Resize")(
+                mode=self.pick(("nearest", "linear")), coordinate_transformation_mode=self.pick(("half_pixel", "asymmetric"))
+            )
             scales = f"k{len(self.constants)}"
             self.constants[scales] = np.array([1, 1, self.pick((1, 2, 0.6)), self.pick((1, 2, 1.7))], np.float32)
             self.add(op, x, "", scales)

@@ -48,8 +48,11 @@ def unfolded(path: Path) -> bytes:
     model = onnx.load(path)
     graph = model.graph
     rng = np.random.default_rng(5)
-    weights = {t.name: numpy_helper.to_array(t).astype(np.float32) for t in graph.initializer if t.data_type ==
-    onnx.TensorProto.FLOAT16}
+    weights = {
+        t.name: numpy_helper.to_array(t).astype(np.float32)
+        for t in graph.initializer
+        if t.data_type == onnx.TensorProto.FLOAT16
+    }
     casts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Cast" and n.input[0] in weights}
     for output, source in casts.items():
         weights[output] = weights.pop(source)

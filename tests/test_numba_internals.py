@@ -85,8 +85,11 @@ def licensed(text: str) -> list[str]:
 
 
 def test_licences_are_seen() -> None:
-    lines = "  %a = fadd contract <8 x float> %x, %y", "  %b = fmul nnan contract float %x, %y",
-    "  %c = tail call fast float @llvm.sqrt.f32(float %x)"
+    lines = (
+        "  %a = fadd contract <8 x float> %x, %y",
+        "  %b = fmul nnan contract float %x, %y",
+        "  %c = tail call fast float @llvm.sqrt.f32(float %x)",
+    )
     assert licensed("\n".join(lines)) == [line.strip() for line in lines[1:]]
 
 

@@ -26,8 +26,9 @@ def node(kind: str, inputs: str, outputs: str, **attributes) -> Node:
     return Node(lookup(kind)(**attributes), tuple("" if n == "-" else n for n in inputs.split()), tuple(outputs.split()))
 
 
-def graph(nodes: list[Node], outputs: str, constants: dict[str, np.ndarray] | None = None, **inputs: tuple[int,
-...]) -> Graph:
+def graph(
+    nodes: list[Node], outputs: str, constants: dict[str, np.ndarray] | None = None, **inputs: tuple[int, ...]
+) -> Graph:
     return Graph(nodes, {n: Spec(s, F32) for n, s in inputs.items()}, dict.fromkeys(outputs.split()), constants or {})
 
 
@@ -109,10 +110,16 @@ def test_fold_defers_large_constants() -> None:
     ],
 )  # fmt: skip
 def test_fold_bypasses_what_computes_nothing(kind: str, inputs: str, attributes: dict) -> None:
-    constants = {"same": np.array([2, 3]), "ones": np.array([1, 1]), "none": np.zeros(4, np.int64),
-    "zero": np.array([0]), "far": np.array([9])}
-    g = graph([node("Relu", "x", "a"), node(kind, inputs, "b", **attributes), node("Neg", "b", "y")], "y", constants,
-    x=(2, 3))
+    constants = {
+        "same": np.array([2, 3]),
+        "ones": np.array([1, 1]),
+        "none": np.zeros(4, np.int64),
+        "zero": np.array([0]),
+        "far": np.array([9]),
+    }
+    g = graph(
+        [node("Relu", "x", "a"), node(kind, inputs, "b", **attributes), node("Neg", "b", "y")], "y", constants, x=(2, 3)
+    )
     derived, _, _ = fold(g, g.inputs, Weights())
     assert kinds(derived) == ["Relu", "Neg"]
     assert derived.provenance["b"] == "the same as a"
@@ -179,8 +186,13 @@ MAKERS = {
 @pytest.mark.parametrize("tail", AFFINES)
 def test_affine(maker: str, tail: str) -> None:
     first, shape = MAKERS[maker]
-    constants = {"w": r(*shape), "b": r(6), "k": r(6, 1, 1), "t": np.abs(r(1, 6, 1, 1)) + np.float32(0.5),
-    "one": np.float32([1.5])}
+    constants = {
+        "w": r(*shape),
+        "b": r(6),
+        "k": r(6, 1, 1),
+        "t": np.abs(r(1, 6, 1, 1)) + np.float32(0.5),
+        "one": np.float32([1.5]),
+    }
     for i in (1, 2, 3):
         constants |= bn_constants(i, 6)
     g = graph([first, *AFFINES[tail]], "y", constants, x=(2, 4, 5, 7), z=(2, 6, 3, 4))
@@ -218,8 +230,12 @@ def test_affine_in_the_square() -> None:
 
 def test_names_of_folded_constants_are_free() -> None:
     """A weight that is shared, under a name that looks like a derived one; fetched and folded in turn."""
-    constants = {"y.w": r(7, 5, 1, 1), "y.b": r(7), "k": r(7, 1, 1), **{k: v for i in (1, 2, 3) for k,
-    v in bn_constants(i, 7).items()}}
+    constants = {
+        "y.w": r(7, 5, 1, 1),
+        "y.b": r(7),
+        "k": r(7, 1, 1),
+        **{k: v for i in (1, 2, 3) for k, v in bn_constants(i, 7).items()},
+    }
     g = graph(
         [
             node("Conv", "x y.w y.b", "c"), node("Mul", "c k", "y"), node("Conv", "x y.w y.b", "d"), node("Add", "y d", "e"),
@@ -231,14 +247,20 @@ def test_names_of_folded_constants_are_free() -> None:
     want = reference(g, {"x": x})
     for fetch in (["z"], ["c", "z"], ["p", "z"], ["y", "z"], ["q"], ["z"], ["d", "q", "z"], list(g.values())):
         for name, y in model.run({"x": x}, fetch=fetch).items():
-            np.testing.assert_allclose(y, want[name], rtol=0, atol=1e-5 * np.abs(want[name]).max(),
-            err_msg=f"{name} of {fetch}")
+            np.testing.assert_allclose(
+                y, want[name], rtol=0, atol=1e-5 * np.abs(want[name]).max(), err_msg=f"{name} of {fetch}"
+            )
 
 
 # fuse_epilogues
 
-C = {"w": r(4, 4, 3, 3), "b": r(4), "deep": r(4, 1, 3, 3), "low": np.float32(0).reshape(()),
-"high": np.float32(6).reshape(())}
+C = {
+    "w": r(4, 4, 3, 3),
+    "b": r(4),
+    "deep": r(4, 1, 3, 3),
+    "low": np.float32(0).reshape(()),
+    "high": np.float32(6).reshape(()),
+}
 SAME = {"pads": (1, 1, 1, 1)}
 FUSIONS = [
     ("relu", "y", [node("Conv", "x w", "c", **SAME), node("Relu", "c", "y")], ["Conv(pads=(1, 1, 1, 1))+Relu"]),
@@ -290,8 +312,9 @@ def test_epilogues(name: str, outputs: str, nodes: list[Node], want: list[str]) 
         np.testing.assert_allclose(y, expected[output], rtol=0, atol=1e-5 * np.abs(expected[output]).max())
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (4, 5, 6), (1, 4, 5, 6), (4, 1, 6), (5, 6), (1, 1, 5, 6), (1, 4, 1, 1),
-(6,), (2, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 5, 6), (4, 5, 6), (1, 4, 5, 6), (4, 1, 6), (5, 6), (1, 1, 5, 6), (1, 4, 1, 1), (6,), (2, 1, 1, 1)]
+)
 def test_sum_with_a_constant_of_any_shape(shape: tuple[int, ...]) -> None:
     """The convolution's result lies channels last, the constant as ONNX has it."""
     g = graph([node("Conv", "x w", "c", **SAME), node("Add", "c k", "y")], "y", {**C, "k": r(*shape)}, x=(2, 4, 5, 6))
@@ -323,8 +346,16 @@ def test_layout_turns_only_at_the_doors() -> None:
         "y", {"w": r(20, 20, 3, 3)}, x=(2, 20, 5, 6),
     )  # fmt: skip
     derived, last = choose(g, specs(g))
-    assert [n.op.type for n in derived.nodes] == ["Layout", "Conv", "Relu", "MaxPool", "Neg", "GlobalAveragePool",
-    "Layout", "Flatten"]
+    assert [n.op.type for n in derived.nodes] == [
+        "Layout",
+        "Conv",
+        "Relu",
+        "MaxPool",
+        "Neg",
+        "GlobalAveragePool",
+        "Layout",
+        "Flatten",
+    ]
     assert all(last[n] for n in "abcde")
     assert not last["y"]
     assert copies(g) == 1
@@ -347,8 +378,12 @@ def test_layout_of_a_model_from_channels_last() -> None:
 
 def test_layout_outputs_lie_as_onnx_says() -> None:
     """A value that is read channels last and handed out."""
-    g = graph([node("Conv", "x w", "a", **SAME), node("Conv", "a w", "y", **SAME), node("Reshape", "a to", "z")],
-    "a y z", {**C, "to": np.array([2, -1])}, x=(2, 4, 5, 6))
+    g = graph(
+        [node("Conv", "x w", "a", **SAME), node("Conv", "a w", "y", **SAME), node("Reshape", "a to", "z")],
+        "a y z",
+        {**C, "to": np.array([2, -1])},
+        x=(2, 4, 5, 6),
+    )
     x = r(2, 4, 5, 6)
     want = reference(g, {"x": x})
     for name, y in Model(g).run({"x": x}).items():
@@ -359,7 +394,11 @@ def test_layout_outputs_lie_as_onnx_says() -> None:
 
 
 def test_reduction_over_axes_that_lie_side_by_side_only_channels_last() -> None:
-    g = graph([node("Conv", "x w", "a", **SAME), node("ReduceMax", "a axes", "y")], "y", {**C, "axes": np.array([1, 3])},
-    x=(2, 4, 5, 6))
+    g = graph(
+        [node("Conv", "x w", "a", **SAME), node("ReduceMax", "a axes", "y")],
+        "y",
+        {**C, "axes": np.array([1, 3])},
+        x=(2, 4, 5, 6),
+    )
     x = r(2, 4, 5, 6)
     np.testing.assert_allclose(Model(g).run({"x": x})["y"], reference(g, {"x": x})["y"], atol=1e-5)

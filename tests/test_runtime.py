@@ -71,8 +71,12 @@ x = np.random.default_rng(0).standard_normal((2, 24, 12, 12), np.float32)
 
 def test_strides(small: Model) -> None:
     want = small(X)
-    for same in (X[:, :, :, ::1], np.asfortranarray(X), np.ascontiguousarray(X[::-1])[::-1], np.repeat(X, 2, axis=3)[...,
-    ::2]):
+    for same in (
+        X[:, :, :, ::1],
+        np.asfortranarray(X),
+        np.ascontiguousarray(X[::-1])[::-1],
+        np.repeat(X, 2, axis=3)[..., ::2],
+    ):
         np.testing.assert_array_equal(small(same), want)
     raw = np.zeros(X.nbytes + 1, np.uint8)
     odd = raw[1:].view(np.float32).reshape(X.shape)

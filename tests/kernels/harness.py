@@ -150,8 +150,9 @@ def one_node(op: Op, inputs: tuple, outputs: int, fed: tuple[int, ...], wrapped:
     constants = {names[i]: x for i, x in enumerate(inputs) if x is not None and i not in fed}
     graph_inputs = {names[i]: Spec(inputs[i].shape, inputs[i].dtype) for i in fed}
     if wrapped:
-        specs = op.infer(*(None if x is None else Spec(x.shape, x.dtype) if i in fed else spec_of(x) for i,
-        x in enumerate(inputs)))
+        specs = op.infer(
+            *(None if x is None else Spec(x.shape, x.dtype) if i in fed else spec_of(x) for i, x in enumerate(inputs))
+        )
         for i, spec in enumerate((specs if type(specs) is tuple else (specs,))[:outputs]):
             if spec.dtype == F32 and spec.rank in (3, 4) and spec.size:
                 node.outputs = (*node.outputs[:i], f"inner{i}", *node.outputs[i + 1 :])
@@ -194,16 +195,21 @@ def tolerances(op: Op, inputs: tuple, want: tuple[np.ndarray, ...]) -> list[tupl
             continue
         with np.errstate(all="ignore"):
             scale = np.broadcast_to(terms(op, wide, np.asarray(y, np.float64)), e.shape)
-            found.append((np.asarray(y, np.float64), factor(op, inputs) * EPS * np.nan_to_num(scale, nan=np.inf,
-            posinf=np.inf) + 2 * TINY))
+            found.append(
+                (
+                    np.asarray(y, np.float64),
+                    factor(op, inputs) * EPS * np.nan_to_num(scale, nan=np.inf, posinf=np.inf) + 2 * TINY,
+                )
+            )
     return found
 
 
 def factor(op: Op, inputs: tuple) -> float:
     """The c of c·ε·Σ|terms|. Winograd's transforms (F(4×4, 3×3): Barabasz et al., "Error Analysis and Improving the
     Accuracy of Winograd Convolution", 2020) lose about a digit more than the sum itself."""
-    return 40 if op.type == "Conv" and inputs[1].shape[2:] == (3, 3) and op.attributes().get("strides", (1, 1)) == (1,
-    1) else 8
+    return (
+        40 if op.type == "Conv" and inputs[1].shape[2:] == (3, 3) and op.attributes().get("strides", (1, 1)) == (1, 1) else 8
+    )
 
 
 def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
@@ -212,8 +218,9 @@ def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
     attribute = {**op.fields, **op.attributes()}
     match op.type:
         case "Gemm":
-            return type(op)(**{**op.attributes(), "alpha": abs(attribute["alpha"]),
-            "beta": abs(attribute["beta"])}).reference(*size)
+            return type(op)(
+                **{**op.attributes(), "alpha": abs(attribute["alpha"]), "beta": abs(attribute["beta"])}
+            ).reference(*size)
         case name if name in LINEAR and attribute.get("mode") != "cubic":
             return op.reference(*size)
         case "Sub":

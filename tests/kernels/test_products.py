@@ -157,8 +157,13 @@ def test_fused(maker: str, residual: bool) -> None:
 def test_strided_batches() -> None:
     """A leading axis on one side only; equal sizes that are not equal shapes."""
     r = sampler(9)
-    for a, b in (((2, 1, 3, 4), (1, 2, 4, 5)), ((3, 4), (2, 4, 5)), ((4,), (2, 4, 5)), ((2, 3, 4), (4,)), ((1, 2, 3, 4),
-    (2, 4, 5))):
+    for a, b in (
+        ((2, 1, 3, 4), (1, 2, 4, 5)),
+        ((3, 4), (2, 4, 5)),
+        ((4,), (2, 4, 5)),
+        ((2, 3, 4), (4,)),
+        ((1, 2, 3, 4), (2, 4, 5)),
+    ):
         check(lookup("MatMul")(), r(*a), r(*b))
 
 
