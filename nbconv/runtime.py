@@ -15,6 +15,8 @@ from nbconv.arena import ALIGN
 from nbconv.kernels.compile import libraries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nbconv.program import Program
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
@@ -154,9 +156,11 @@ def time_steps(
     return np.maximum(found - calling, 1e-8)
 
 
-def time_alone(space: Workspace, step: int, threads: int, seconds: float) -> list[float]:
+def time_alone(
+    space: Workspace, step: int, threads: int, seconds: float, before: Callable[[], object] | None = None
+) -> list[float]:
     """Seconds of each run of one step of a kernel over and over, for so many seconds, less what calling the loop takes. The
-    workspace has run before."""
+    workspace has run before. ``before`` is called before each, say to empty the caches."""
     loop, threads, clock = _loop(), min(threads, space.program.slots or threads), time.perf_counter
 
     def once(last: int) -> float:
@@ -169,6 +173,8 @@ def time_alone(space: Workspace, step: int, threads: int, seconds: float) -> lis
     found: list[float] = []
     begin = clock()
     while len(found) < 5 or clock() - begin < seconds:
+        if before is not None:
+            before()
         found.append(max(once(step + 1) - calling, 1e-8))
     return found
 

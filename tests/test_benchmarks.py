@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 
+import numpy as np
 import onnx
 import pytest
 
@@ -42,6 +43,14 @@ def test_latency(capsys):
     best = min(row["seconds"]["onnxruntime"], row["seconds"]["openvino"])
     assert row["best_peer"] == report["geomean"]["best_peer"] == pytest.approx(best / row["seconds"]["nbconv"])
     assert row["problems"] == []
+
+
+def test_difference():
+    a, b = np.array([1.0, -4.0]), np.array([1.0, -4.1])
+    assert latency.difference([a, a], [a, b]) == pytest.approx(0.1 / 4.1)
+    assert latency.difference([a], [a]) == 0
+    assert latency.difference([a], [np.array([1.0, np.nan])]) == float("inf")
+    assert latency.difference([a], [a.reshape(2, 1)]) == float("inf")
 
 
 def test_geomean():

@@ -36,9 +36,12 @@ def gemm(
         k0 = 0  # Numba's range with a step that is no literal can raise, and kernels cannot
         while k0 < k:
             kc = min(k_chunk, k - k0)
+            bi = at(b, i * batch_b)
+            after = at(bi, n1 * k) if k0 + kc == k else at(bi, n0 * k + (k0 + kc) * NR)
             block(
-                table, count, 1, kc, k0, at(b, i * batch_b), k0, k, out, at(y, i * batch_y), ldy, k0 == 0, k0 + kc == k,
-                bias, res, ldres, low, high, n0, n1, n, act, alpha, beta,
+                table, count, 1, kc, k0, bi, k0, k, out, at(y, i * batch_y), ldy, k0 == 0, k0 + kc == k, bias, res,
+                ldres, low,
+                high, n0, n1, n, act, alpha, beta, after,
             )  # fmt: skip
             k0 += k_chunk
 

@@ -35,12 +35,13 @@ PIXELS = 16 * W
 def winograd(
     x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats, scratch: Floats,
     n: Int, h: Int, width: Int, ci: Int, oh: Int, ow: Int, co: Int, ldy: Int, ldres: Int, ph: Int, pw: Int,
-    size: Int, tiles: Int, columns: Int, inner: Int, padded: Int, area: Int,
+    size: Int, tiles: Int, columns: Int, group: Int, inner: Int, padded: Int, area: Int,
     low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last: Int, slot: Int,
 ) -> None:  # fmt: skip
     """y = act(clamp(conv(x, w) + b + res)), size × size results a tile (4 or 2), ``tiles`` tiles a unit.
 
-    w is packed [(size+2)² points][panel][ci][NR], ``padded`` columns; results go ``columns`` channels at a time. ``inner``
+    A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)² points][panel][ci][NR], ``padded`` columns;
+    results go ``columns`` channels at a time. ``inner``
     is ci rounded up to vectors. ``area`` floats of scratch a thread hold V (points, tiles, inner) and M (points, tiles,
     columns).
     """
@@ -56,20 +57,24 @@ def winograd(
     m = at(v, points * tiles * inner)
     for i in range(tiles):
         order[i] = i
+    groups = (co + group - 1) // group
     for unit in range(first, last):
-        t0 = unit * tiles
+        part = unit // groups
+        t0 = part * tiles
+        col = (unit - part * groups) * group
+        end = min(co, col + group)
         count = min(tiles, total - t0)
         for i in range(count):
             _input(table, x, zeros, t0 + i, down, across, size, h, width, ci, ph, pw, at(v, i * inner), tiles * inner)
-        col = 0
-        while col < co:
-            cols = min(columns, co - col)
+        while col < end:
+            cols = min(columns, end - col)
             for p in range(points):
                 for i in range(count):
                     table[i] = address(v, (p * tiles + i) * inner)
                 block(
                     table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * tiles * columns - col), columns,
-                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta,
+                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta, at(w,
+                    ((p + 1) * padded + col) * ci),
                 )  # fmt: skip
             for i in range(count):
                 t = t0 + i

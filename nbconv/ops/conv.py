@@ -13,7 +13,7 @@ from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops import winograd
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import cut, pack, pad_bias, padded
+from nbconv.ops.packing import ceil, cut, pack, pad_bias, padded
 from nbconv.ops.patches import pad, reach, taps
 from nbconv.ops.window import Window, flat, plane, resolve
 
@@ -194,7 +194,8 @@ class Conv(Convolution):
         area = points * tiling.tiles * (inner + tiling.columns)
         bias = to.node.inputs[2] if to.has(2) else ""
         to.step(
-            "winograd.winograd", -(-tiling.total // tiling.tiles), work=2 * points * tiling.total * ci * co,
+            "winograd.winograd", ceil(tiling.total, tiling.tiles) * ceil(co, tiling.group),
+            work=2 * points * tiling.total * ci * co,
             x=to.input(0), y=to.output(), res=to.residual, scratch=to.scratch_per_thread(4 * area),
             w=to.constant(
                 f"{to.node.inputs[1]}#winograd{tiling.size}",
@@ -204,7 +205,8 @@ class Conv(Convolution):
             zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
             n=n, h=h, width=w, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or co, ldres=0 if to.residual is None else co,
             ph=ph, pw=pw,
-            size=tiling.size, tiles=tiling.tiles, columns=tiling.columns, inner=inner, padded=padded(co, lanes, columns),
+            size=tiling.size, tiles=tiling.tiles, columns=tiling.columns, group=tiling.group, inner=inner,
+            padded=padded(co, lanes, columns),
             area=area, **to.epilogue.arguments(),
         )  # fmt: skip
 

@@ -23,12 +23,18 @@ SHARED_CACHE = 16 << 20
 
 
 class Tiling(NamedTuple):
-    """How a convolution is cut: results a tile side, tiles a unit, output channels at a time, tiles in all."""
+    """How a convolution is cut."""
 
     size: int
+    """results a tile's side"""
     tiles: int
+    """tiles a unit"""
+    group: int
+    """output channels a unit"""
     columns: int
+    """output channels at a time"""
     total: int
+    """tiles in all"""
 
 
 def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling | None:
@@ -52,19 +58,27 @@ def _cost(flops: float, rows: int, tile: int, nbytes: float) -> float:
     return flops / filled + nbytes * (STREAMED if nbytes > SHARED_CACHE else CACHED)
 
 
-def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[int, int]:
-    """(tiles a unit, output channels at a time)."""
+def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[int, int, int]:
+    """(tiles a unit, output channels a unit, output channels at a time).
+
+    Weights that fit a core's cache stay there while units of tiles go by. Larger ones are read once where that is possible:
+    then units are groups of output channels, each for many tiles, whose transform is repeated.
+    """
     rows, lanes = to.target.rows, to.target.lanes
-    columns = min(ceil(co, to.columns), 2) * to.columns
-    inner = ceil(ci, lanes) * lanes
+    inner, all_columns = ceil(ci, lanes) * lanes, ceil(co, to.columns) * to.columns
+    columns = min(all_columns, 2 * to.columns)
     tiles = int(1.5 * CACHE) // (4 * points * (inner + columns)) // rows * rows
-    if 4 * points * ci * co > SHARED_CACHE // 2:
-        tiles = max(tiles, 4 * rows)
+    nbytes = 4 * points * ci * co
+    if nbytes > CACHE:
+        tiles = max(tiles, 4 * rows if nbytes > SHARED_CACHE // 2 else 2 * rows)
     tiles = max(rows, min(tiles, 8 * rows))
+    blocks = ceil(total, tiles)
+    if nbytes > CACHE and blocks < 4:
+        tiles = ceil(total, blocks)
+        return tiles, max(columns, ceil(ceil(co, ceil(8, blocks)), columns) * columns), columns
     if total > rows:
-        units = max(2, ceil(total, tiles))
-        tiles = ceil(ceil(total, units), 4) * 4
-    return min(tiles, total), columns
+        tiles = ceil(ceil(total, max(2, blocks)), 4) * 4
+    return min(tiles, total), all_columns, columns
 
 
 def weights(w: np.ndarray, size: int, lanes: int, columns: int) -> np.ndarray:
