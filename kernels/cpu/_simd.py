@@ -413,19 +413,6 @@ def bits_mantissa(tc, x):
 
 
 @intrinsic
-def prefetch(tc, p, i):
-    """Ask for the cache line of p[i] before it is read; any address will do, even one that is not there."""
-
-    def gen(ctx, b, sig, args):
-        kinds = [f32.as_pointer(), i32, i32, i32]
-        fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-        b.call(fn, [b.gep(args[0], [args[1]]), ir.Constant(i32, 0), ir.Constant(i32, 2), ir.Constant(i32, 1)])
-        return ctx.get_dummy_value()
-
-    return types.void(Floats, types.int64), gen
-
-
-@intrinsic
 def floats_at(tc, a):
     """An address as a pointer to float32."""
 

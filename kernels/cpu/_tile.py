@@ -23,7 +23,6 @@ from nbconv.kernels.cpu._simd import (
     load,
     load_part,
     load_part_ir,
-    prefetch,
     splat_ir,
     store,
     store_part,
@@ -33,8 +32,6 @@ from nbconv.kernels.cpu._simd import (
 MR = target().rows
 NV = target().vectors
 NR = NV * W
-LINE = 16
-"""Floats of a cache line."""
 UNROLL = 4
 """k steps per turn of the inner loop."""
 
@@ -275,30 +272,20 @@ def activate_tile(act, alpha, beta, c, ldc, out, rows, cols):
 
 @inline
 def block(
-    table, count, taps, kc, koff, w, k0, k, out, y, ldy, begins, ends, b, res, ldres, low, high, n0, n1, og, act, alpha,
-    beta,
-    after,
-):  # fmt: skip
-    """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a panel stays in L1.
-
-    While a panel is worked through, the next one (at the end: what lies at ``after``) is asked for, a share a tile: weights
-    often come from memory, whose own prefetcher stops at every page.
-    """
+    table, count, taps, kc, koff, w, k0, k, out, y, ldy, begins, ends, b, res, ldres, low, high, n0, n1, og, act, alpha, beta
+):
+    """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a panel stays in L1."""
     tiles = (count + MR - 1) // MR
     small = count // tiles
     extra = count - small * tiles
-    share = (taps * kc * NR // LINE + tiles - 1) // tiles
     col = n0
     while col < n1:
         cols = min(NR, og - col)
         c = at(y, col)
         r = at(res, col) if ldres > 0 else res
-        coming = at(w, (col + NR) * k + k0 * NR) if col + NR < n1 else after
         i = 0
         for t in range(tiles):
             high_tile = small + 1 if t < extra else small
-            for line in range(t * share, (t + 1) * share):
-                prefetch(coming, line * LINE)
             if cols > W:
                 tile_wide(
                     high_tile, at(table, i), count, taps, kc, koff, at(w, col * k + k0 * NR), at(out, i), c, ldy, begins,

@@ -53,11 +53,10 @@ def conv(
                 begins = t0 == 0 and c0 == 0
                 ends = t1 == taps and c0 + kc == cg
                 k0 = t0 * cg + c0
-                after = at(wg, n1 * k) if ends else at(wg, n0 * k + (k0 + (t1 - t0) * kc) * NR)
                 block(
                     table, count, t1 - t0, kc, c0, wg, k0, k, out, yg, ldy, begins, ends, at(b, g * padded), resg, ldres,
                     low,
-                    high, n0, n1, og, act, alpha, beta, after,
+                    high, n0, n1, og, act, alpha, beta,
                 )  # fmt: skip
                 c0 += channel_chunk
             t0 = t1

@@ -37,11 +37,10 @@ def gemm(
         while k0 < k:
             kc = min(k_chunk, k - k0)
             bi = at(b, i * batch_b)
-            after = at(bi, n1 * k) if k0 + kc == k else at(bi, n0 * k + (k0 + kc) * NR)
             block(
                 table, count, 1, kc, k0, bi, k0, k, out, at(y, i * batch_y), ldy, k0 == 0, k0 + kc == k, bias, res,
                 ldres, low,
-                high, n0, n1, n, act, alpha, beta, after,
+                high, n0, n1, n, act, alpha, beta,
             )  # fmt: skip
             k0 += k_chunk
 
