@@ -288,8 +288,11 @@ def _last_words(process: subprocess.Popen) -> str:
     log = getattr(process, "log", None)
     if log is None:
         return ""
-    log.seek(0)
-    return log.read()[-2000:].decode("utf-8", "replace").strip()
+    try:
+        log.seek(0)
+        return log.read()[-2000:].decode("utf-8", "replace").strip()
+    except ValueError:  # closed: the child was ended because another failed
+        return ""
 
 
 def _spawn(count: int, goal: Target) -> list[subprocess.Popen]:

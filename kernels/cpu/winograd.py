@@ -73,8 +73,7 @@ def winograd(
                     table[i] = address(v, (p * tiles + i) * inner)
                 block(
                     table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * tiles * columns - col), columns,
-                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta, at(w,
-                    ((p + 1) * padded + col) * ci),
+                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta,
                 )  # fmt: skip
             for i in range(count):
                 t = t0 + i
