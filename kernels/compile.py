@@ -30,11 +30,12 @@ LOCK_SECONDS = 180
 class Library:
     """An open library of one family's kernels."""
 
-    __slots__ = ("_addresses", "_kernels", "_symbols", "family", "target")
+    __slots__ = ("_addresses", "_kernels", "_symbols", "family", "key", "target")
 
-    def __init__(self, family: str, goal: Target, symbols: Symbols, kernels: dict[str, list[list[str]]]) -> None:
+    def __init__(self, family: str, goal: Target, symbols: Symbols, kernels: dict[str, list[list[str]]], key: str) -> None:
         self.family = family
         self.target = goal
+        self.key = key
         self._symbols = symbols
         self._kernels = kernels
         self._addresses: dict[str, int] = {}
@@ -79,8 +80,11 @@ def families() -> list[str]:
     return [name for name in store.modules() if not name.startswith("_") and name != "simd"]
 
 
-def libraries(families: Iterable[str], target: Target | None = None) -> dict[str, Library]:
-    """The open libraries of these families for a target of this machine (by default its best), by family.
+def libraries(
+    families: Iterable[str], target: Target | None = None, keys: dict[str, str] | None = None
+) -> dict[str, Library]:
+    """The open libraries of these families for a target of this machine (by default its best), by family. ``keys`` may say
+    what they are looked up by, from an earlier process that had the same sources.
 
     What is in no prebuilt folder and not in the cache is compiled, in parallel child processes. Raises KernelError when
     that fails or numba is missing, ValueError for a target that this machine cannot run.
@@ -91,7 +95,10 @@ def libraries(families: Iterable[str], target: Target | None = None) -> dict[str
         if not runs_here(goal):
             raise ValueError(f"this machine cannot run code for {goal.name}")
         with _lock:
-            missing = _load([name for name in names if (name, goal) not in _open], goal)
+            missing = [name for name in names if (name, goal) not in _open]
+            if keys and all(name in keys for name in missing):
+                missing = _load(missing, goal, {**keys})
+            missing = _load(missing, goal)
             if missing:
                 _obtain(missing, goal)
     return {name: _open[name, goal] for name in names}
@@ -136,14 +143,16 @@ def _keys(names: list[str], goal: Target, *, required: bool = False) -> dict[str
     return keys
 
 
-def _load(names: list[str], goal: Target) -> list[str]:
+def _load(names: list[str], goal: Target, keys: dict[str, str | None] | None = None) -> list[str]:
     """Opens those that are prebuilt or cached; returns the others."""
-    keys = _keys(names, goal)
+    if not names:
+        return []
+    keys = keys or _keys(names, goal)
     versions = store.toolchain()
     for name in names:
         found = store.load(name, goal, keys[name], versions)
         if found:
-            _open[name, goal] = Library(name, goal, found[0], found[1]["kernels"])
+            _open[name, goal] = Library(name, goal, found[0], found[1]["kernels"], found[1]["key"])
     return [name for name in names if (name, goal) not in _open]
 
 
@@ -164,7 +173,7 @@ def _obtain(missing: list[str], goal: Target) -> None:
                 except OSError as e:
                     say(f"compiled kernels are not kept in {folder}: {e.strerror}; every process compiles its own")
             symbols = found[0] if found else _open_fresh(name, image, goal)
-            _open[name, goal] = Library(name, goal, symbols, manifest["kernels"])
+            _open[name, goal] = Library(name, goal, symbols, manifest["kernels"], keys[name] or "")
 
 
 def _open_fresh(name: str, image: bytes, goal: Target) -> Symbols:

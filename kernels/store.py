@@ -30,9 +30,9 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
 
-_IMPORT = re.compile(rb"cpu(?:\.(\w+)|\s+import\s+(\([^)]*\)|[^\n]*))")
+_IMPORT = rb"cpu(?:\.(\w+)|\s+import\s+(\([^)]*\)|[^\n]*))"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o)")
+_NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o)"
 
 
 # Sources and keys
@@ -69,7 +69,7 @@ class Sources:
             text = source(name)
             if text is not None:
                 self._digests[name] = sha256(text)
-                self._imports[name] = set(re.findall(r"\w+", str(_IMPORT.findall(text))))
+                self._imports[name] = set(re.findall(r"\w+", str(re.findall(_IMPORT, text))))
 
     def __bool__(self) -> bool:
         return "_numba.py" in self._digests
@@ -347,7 +347,7 @@ def listing() -> list[dict]:
     found = []
     sources = Sources()
     for name in sorted(os.listdir(folder)) if folder else []:
-        if _NAME.fullmatch(name) and name.endswith(".json"):
+        if re.fullmatch(_NAME, name) and name.endswith(".json"):
             try:
                 manifest = json.loads(_bytes(folder, name))
                 goal = TARGETS.get(manifest["target"])
@@ -366,7 +366,7 @@ def _bytes(folder: str | None, name: str) -> bytes:
 def forget(folder: str, family: str) -> None:
     """Removes a family's libraries from a folder."""
     for name in os.listdir(folder):
-        if _NAME.fullmatch(name) and name.rpartition("-")[0] == family:
+        if re.fullmatch(_NAME, name) and name.rpartition("-")[0] == family:
             os.unlink(os.path.join(folder, name))
 
 
@@ -376,7 +376,7 @@ def clear() -> tuple[int, int]:
     folder = cache_folder()
     files = size = 0
     for name in os.listdir(folder) if folder else []:
-        if _NAME.fullmatch(name) or (name.endswith(".part") and _NAME.match(name)):
+        if re.fullmatch(_NAME, name) or (name.endswith(".part") and re.match(_NAME, name)):
             try:
                 size += os.path.getsize(os.path.join(folder, name))  # type: ignore[arg-type]
                 os.unlink(os.path.join(folder, name))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.graph import Node, Spec
+from nbconv.weights import Weights
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
@@ -51,24 +52,6 @@ class Step(NamedTuple):
     units: int
     chunk: int
     arguments: dict[str, int | float | Ref | None]
-
-
-class Weights:
-    """Constants derived from a model's constants (folded, packed), made once and shared by all its plans."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[str, np.ndarray] = {}
-
-    def get(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of this name, made now if it is new. Two threads may both make it; one array stays."""
-        found = self.arrays.get(key)
-        if found is None:
-            found = self.arrays.setdefault(key, make())
-        return found
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in self.arrays.values())
 
 
 class Lowering:

@@ -14,8 +14,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
-from nbconv.lowering import Weights
 from nbconv.runtime import Arenas, Workspace, available_threads
+from nbconv.weights import Weights
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -257,7 +257,7 @@ class Model:
         plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
         if self._prepared is not None and plan.portable:
             arrays = {n: plan.arrays[n] for n in plan.program.constants}
-            self._prepared.keep_program(key, plan.program, arrays, set(plan.tables))
+            self._prepared.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)
         return plan.bound()
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:

@@ -263,8 +263,8 @@ def _arg(port: Port) -> NodeArg:
 def _inferred(graph: Graph) -> list[Port]:
     """The outputs, with what is not declared filled in from a trial: the shape where no input is dynamic, else the rank;
     nothing where no trial size fits the model."""
-    from nbconv.lowering import Weights
     from nbconv.passes.fold import fold
+    from nbconv.weights import Weights
 
     dynamic = any(not isinstance(d, int) for spec in graph.inputs.values() for d in spec.shape)
     for size in (1, 32, 224):

@@ -12,12 +12,13 @@ from nbconv.arena import place
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.compile import libraries
-from nbconv.lowering import Lowering, Ref, Step, Weights
+from nbconv.lowering import Lowering, Ref, Step
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_silu
 from nbconv.passes.layout import choose, join
 from nbconv.program import Program, bind
 from nbconv.runtime import available_threads
+from nbconv.weights import Weights
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.kernels.compile import libraries
 from nbconv.kernels.load import sha256
 from nbconv.kernels.store import cache_folder
 from nbconv.program import Program
@@ -23,7 +24,7 @@ from nbconv.program import Program
 if TYPE_CHECKING:
     from nbconv.graph import Spec
     from nbconv.kernels.target import Target
-    from nbconv.lowering import Weights
+    from nbconv.weights import Weights
 
 MOST_BYTES = 256 << 20
 """Packed weights beyond this are not kept for one model."""
@@ -90,25 +91,51 @@ def code() -> str:
         import nbconv.converters as converters
         import nbconv.kernels as kernels
 
-        parts = []
-        for package in (nbconv, kernels, converters):
-            for root in package.__path__:
-                for folder in (root, *(os.path.join(root, d) for d in ("ops", "passes", "cpu"))):
-                    parts += _sources(folder)
-        _code.append(sha256(b"".join(parts)))
+        roots = [root for package in (nbconv, kernels, converters) for root in package.__path__]
+        files = [f for root in roots for d in ("", "ops", "passes", "cpu") for f in _sources(os.path.join(root, d))]
+        _code.append(_remembered_code(files) or _hash_code(files))
     return _code[0]
 
 
-def _sources(folder: str) -> list[bytes]:
+def _sources(folder: str) -> list[str]:
+    """The Python files of a folder."""
     try:
-        names = sorted(n for n in os.listdir(folder) if n.endswith(".py"))
+        return sorted(os.path.join(folder, n) for n in os.listdir(folder) if n.endswith(".py"))
     except OSError:
         return []
-    found = []
-    for name in names:
-        with open(os.path.join(folder, name), "rb") as f:
-            text = f.read()
-        found += [f"{name} {len(text)}\n".encode(), text]
+
+
+def _code_ticket(files: list[str]) -> tuple[str, int] | None:
+    """Where the digest of these files, as they stand now, is remembered; and the time of their last change."""
+    folder = cache_folder()
+    if folder is None or not files:
+        return None
+    try:
+        stats = [os.stat(f) for f in files]
+    except OSError:
+        return None
+    marks = [(f, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in zip(files, stats, strict=True)]
+    changed = max(max(s.st_mtime_ns, s.st_ctime_ns) for s in stats)
+    return os.path.join(folder, "files", sha256(repr(marks).encode())[:32] + ".code"), changed
+
+
+def _remembered_code(files: list[str]) -> str | None:
+    ticket = _code_ticket(files)
+    try:
+        found = _read(ticket[0]).decode() if ticket else ""
+    except (OSError, ValueError):
+        return None
+    return found if len(found) == 64 else None
+
+
+def _hash_code(files: list[str]) -> str:
+    parts = []
+    for file in files:
+        text = _read(file)
+        parts += [f"{os.path.basename(file)} {len(text)}\n".encode(), text]
+    found, ticket = sha256(b"".join(parts)), _code_ticket(files)
+    if ticket and time.time_ns() - ticket[1] > 2_000_000_000:
+        _write(ticket[0], found.encode())
     return found
 
 
@@ -152,10 +179,11 @@ class Prepared:
                 return None
             head_size, table_size = (int(v) for v in rest[:32].split())
             head = json.loads(rest[32 : 32 + head_size])
-            extra = head.pop("extra")
+            extra, keys = head.pop("extra"), head.pop("keys")
             tables = np.frombuffer(rest, np.int64, table_size // 8, 32 + head_size)
             held = rest[32 + head_size + table_size :]
             program = Program.decode(head, tables)
+            program.keys = {str(f): str(k) for f, k in keys.items()}
             arrays = [self._array(name, extra, held, weights) for name in program.constants]
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return None
@@ -181,7 +209,7 @@ class Prepared:
             }
         return self._weights
 
-    def keep_program(self, key: Any, program: Program, arrays: dict[str, np.ndarray], own: set[str]) -> None:
+    def keep_program(self, key: Any, program: Program, arrays: dict[str, np.ndarray], own: set[str], target: Target) -> None:
         """Keep an unbound program. The first one of a model brings its packed weights, later ones what these lack; ``own``
         names constants that belong to this program alone."""
         if self._folder is None or sum(a.nbytes for a in arrays.values()) > MOST_BYTES:
@@ -198,7 +226,8 @@ class Prepared:
                 extra[name] = (a.dtype.str, a.shape, len(held), a.nbytes)
                 held += a.tobytes()
             head, tables = program.encode()
-            head = head[:-1] + b',"extra":' + json.dumps(extra).encode() + b"}"
+            keys = {name: library.key for name, library in libraries(program.families, target).items()}
+            head = head[:-1] + b',"extra":' + json.dumps(extra).encode() + b',"keys":' + json.dumps(keys).encode() + b"}"
             head += b" " * (-len(head) % 8)
             rest = f"{len(head)} {len(tables)}".ljust(32).encode() + head + tables + held
             _write(os.path.join(self._folder, _program_name(key)), sha256(rest).encode() + b"\n" + rest)

@@ -48,8 +48,15 @@ class Program:
         self.slots = slots
         """most threads that a run may use (some steps have scratch memory for each); 0 when any number may"""
         self.arrays: list[np.ndarray] = []
+        self.keys: dict[str, str] | None = None
+        """what the kernels' libraries are looked up by, where an earlier process found out"""
         self.own: list[np.ndarray] = []
         """constants that no other plan shares"""
+
+    @property
+    def families(self) -> list[str]:
+        """The kernel families it needs."""
+        return [*dict.fromkeys(k.split(".")[0] for k in self.kernels), "loop"]
 
     @property
     def fetch(self) -> tuple[str, ...]:
@@ -100,5 +107,5 @@ class Program:
 
 def bind(program: Program, target: Target, arrays: list[np.ndarray]) -> Program:
     """The program with the addresses of its kernels (loaded, or compiled now) and constants."""
-    loaded = libraries({k.split(".")[0] for k in program.kernels} | {"loop"}, target)
+    loaded = libraries(program.families, target, program.keys)
     return program.bind({k: loaded[k.split(".")[0]].address(k.split(".")[1]) for k in program.kernels}, arrays)

@@ -71,8 +71,8 @@ def authored_specs(graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list
     """The Spec of every value of the graph as it was authored. ModelError where shapes do not fit."""
     from nbconv.errors import ModelError
     from nbconv.graph import Spec
-    from nbconv.lowering import Weights
     from nbconv.passes.fold import fold
+    from nbconv.weights import Weights
 
     inputs = {name: Spec(shape, graph.inputs[name].dtype) for name, shape in shapes.items()}
     try:

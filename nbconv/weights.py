@@ -1,0 +1,25 @@
+"""Constants that a model's plans share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+class Weights:
+    """Constants derived from a model's constants (folded, packed), made once and shared by all its plans."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def get(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of this name, made now if it is new. Two threads may both make it; one array stays."""
+        found = self.arrays.get(key)
+        if found is None:
+            found = self.arrays.setdefault(key, make())
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for a in self.arrays.values())
