@@ -14,7 +14,7 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.compile import libraries
 from nbconv.lowering import Lowering, Ref, Step
 from nbconv.passes.fold import Deferred, array, fold
-from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_silu
+from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import choose, join
 from nbconv.program import Program, bind
 from nbconv.runtime import available_threads
@@ -52,6 +52,7 @@ def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple
         weights = Weights()
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
+    graph = fuse_shuffle(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, last = choose(graph, specs)

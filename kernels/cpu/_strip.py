@@ -25,12 +25,13 @@ STRIP = 8
 def _make_strip(kw: int, stride: int):
     """y[p, :] = clamp(Σ_ky Σ_kx x[ky, p·stride + kx, :]·w[ky, kx, :] + bias) for p < count ≤ STRIP.
 
-    x is at the first pixel of the first window, ldx floats a pixel, line floats a row of the window; no padding inside.
+    x is at the first pixel of the first window, ldx floats a pixel, line floats a row of the window. That pixel is column
+    ``left`` of an image of ``width`` columns: those outside are padding, and are not read.
     """
 
     @intrinsic
-    def strip(tc, count, x, ldx, line, w, ldw, rows, bias, y, low, high, cols):
-        sig = types.void(Int, Floats, Int, Int, Floats, Int, Int, vec, Floats, Float, Float, Int)
+    def strip(tc, count, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width):
+        sig = types.void(Int, Floats, Int, Int, Floats, Int, Int, vec, Floats, Float, Float, Int, Int, Int)
 
         def gen(ctx, b, sig, args):
             count, *rest = args
@@ -58,7 +59,10 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
         fn.attributes.add("noinline")
         b = ir.IRBuilder(fn.append_basic_block("entry"))
         whole, part = b.append_basic_block("whole"), b.append_basic_block("part")
-        b.cbranch(b.icmp_signed(">=", fn.args[-1], ir.Constant(i64, W)), whole, part)
+        cols, left, width = fn.args[-3:]
+        end = b.add(left, ir.Constant(i64, (pixels - 1) * stride + kw))
+        inside = b.and_(b.icmp_signed(">=", left, ir.Constant(i64, 0)), b.icmp_signed("<=", end, width))
+        b.cbranch(b.and_(inside, b.icmp_signed(">=", cols, ir.Constant(i64, W))), whole, part)
         for block, masked in ((whole, False), (part, True)):
             b.position_at_end(block)
             _emit(b, pixels, kw, stride, masked, *fn.args)
@@ -66,12 +70,17 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
     return module.globals[name]
 
 
-def _emit(b, pixels, kw, stride, masked, x, ldx, line, w, ldw, rows, bias, y, low, high, cols) -> None:
+def _emit(b, pixels, kw, stride, masked, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width) -> None:
     n = lambda v: ir.Constant(i64, v)  # noqa: E731
     f32p, vp = f32.as_pointer(), VT.as_pointer()
 
-    def read(p):
-        return load_part_ir(b, b.bitcast(p, vp), cols) if masked else b.load(b.bitcast(p, vp), align=4)
+    def read(p, column):
+        p = b.bitcast(p, vp)
+        if not masked:
+            return b.load(p, align=4)
+        at = b.add(left, n(column))
+        there = b.and_(b.icmp_signed(">=", at, n(0)), b.icmp_signed("<", at, width))
+        return load_part_ir(b, p, b.select(there, cols, n(0)))
 
     entry, loop, done = b.block, b.append_basic_block("row"), b.append_basic_block("rows_done")
     b.cbranch(b.icmp_signed(">", rows, n(0)), loop, done)
@@ -88,7 +97,7 @@ def _emit(b, pixels, kw, stride, masked, x, ldx, line, w, ldw, rows, bias, y, lo
     for column in range((pixels - 1) * stride + kw):
         used = [(p, column - p * stride) for p in range(pixels) if 0 <= column - p * stride < kw]
         if used:
-            v = read(b.gep(xp, [b.mul(ldx, n(column))]))
+            v = read(b.gep(xp, [b.mul(ldx, n(column))]), column)
             for p, j in used:
                 new[p] = call_intrinsic(b, f"fmuladd.v{W}f32", VT, v, weights[j], new[p])
     k1 = b.add(k, n(1))

@@ -24,12 +24,12 @@ from nbconv.kernels.cpu._strip import STRIP, strip_3_1, strip_3_2, strip_5_1, st
 def depthwise(
     x: Floats, w: Floats, b: Floats, y: Floats,
     h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    ox_begin: Int, ox_end: Int, padded: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float,
+    padded: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float,
     first: Int, last: Int,
 ) -> None:  # fmt: skip
     """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
 
-    w (kh, kw, padded) and b (padded) are zero past c. Columns [ox_begin, ox_end) read no padding. A unit is a row of y.
+    w (kh, kw, padded) and b (padded) are zero past c.  A unit is a row of y.
     """
     fast = dw == 1 and sw <= 2 and (kw == 3 or kw == 5)
     for unit in range(first, last):
@@ -50,39 +50,24 @@ def depthwise(
             bias = load(b, c0)
             ox = 0
             while ox < ow:
-                inside = ox >= ox_begin and ox < ox_end
                 yp = at(yr, ox * c + c0)
-                if inside and fast:
-                    count = min(STRIP, ox_end - ox)
-                    xp = at(xr, (ox * sw - pw) * c + c0)
+                left = ox * sw - pw
+                if fast:
+                    count = min(STRIP, ow - ox)
+                    xp = at(xr, left * c + c0)
+                    line = dh * width * c
+                    kys = ky1 - ky0
                     if kw == 3 and sw == 1:
-                        strip_3_1(count, xp, c, dh * width * c, wc, padded, ky1 - ky0, bias, yp, low, high, cols)
+                        strip_3_1(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
                     elif kw == 3:
-                        strip_3_2(count, xp, c, dh * width * c, wc, padded, ky1 - ky0, bias, yp, low, high, cols)
+                        strip_3_2(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
                     elif sw == 1:
-                        strip_5_1(count, xp, c, dh * width * c, wc, padded, ky1 - ky0, bias, yp, low, high, cols)
+                        strip_5_1(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
                     else:
-                        strip_5_2(count, xp, c, dh * width * c, wc, padded, ky1 - ky0, bias, yp, low, high, cols)
+                        strip_5_2(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
                     ox += count
                 else:
-                    _pixel(
-                        xr,
-                        wc,
-                        bias,
-                        yp,
-                        ox * sw - pw,
-                        width,
-                        c,
-                        c0,
-                        cols,
-                        kw,
-                        dw,
-                        dh * width * c,
-                        padded,
-                        ky1 - ky0,
-                        low,
-                        high,
-                    )
+                    _pixel(xr, wc, bias, yp, left, width, c, c0, cols, kw, dw, dh * width * c, padded, ky1 - ky0, low, high)
                     ox += 1
             if act != 0:
                 for i in range(ow):

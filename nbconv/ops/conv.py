@@ -55,13 +55,17 @@ class Convolution(Op, abstract=True):
         return True
 
     def lower_taps(
-        self, to: Lowering, key: str, weights, size, taps, down, across, place, image: Image | None = None
-    ) -> None:
+        self, to: Lowering, key: str, weights, size, taps, down, across, place, image: Image | None = None,
+        wide: tuple[Ref, int] | None = None,
+    ) -> None:  # fmt: skip
         """One step of `conv` in kernels/cpu/conv.py. ``weights()`` gives (group, taps, cg, og) matrices; ``down`` and
         ``across`` are (kernel, stride, dilation, begin); ``place`` says where in y the (oh, ow) = ``size`` results go:
-        (full h, full w, steps down and across, first row and column). ``image`` is what is read where it is not x."""
+        (full h, full w, steps down and across,
+        first row and column). ``image`` is what is read where it is not x; ``wide`` = (where, how many)
+        takes that many channels, the bias repeated, where the result is not y's channels."""
         x, y = to.inputs[0], to.outputs[0]
-        n, co, g = x.shape[0], y.shape[1], self.group
+        target, co = wide or (to.output(), y.shape[1])
+        n, g, repeats = x.shape[0], self.group, co // y.shape[1]
         (oh, ow), og = size, co // g
         source, h, w, ldx, cg = image or Image(Ref(to.node.inputs[0]), *plane(x.shape), x.shape[1], x.shape[1] // g)
         lanes, columns = to.target.lanes, to.columns
@@ -70,11 +74,13 @@ class Convolution(Op, abstract=True):
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         to.step(
             "conv.conv", units, work=2 * n * oh * ow * co * cg * taps,
-            x=source, y=to.output(), res=to.residual,
+            x=source, y=target, res=to.residual,
             w=to.constant(f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns)),
-            b=to.constant(f"{bias}#{g}x{og}", lambda: pad_bias(to.value(2) if bias else None, g, og, lanes, columns)),
+            b=to.constant(
+                f"{bias}#{g}x{og}", lambda: pad_bias(np.tile(to.value(2), repeats) if bias else None, g, og, lanes, columns)
+            ),
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-            m=n * oh * ow, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=to.pitch or co,
+            m=n * oh * ow, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=co if wide else to.pitch or co,
             ldres=0 if to.residual is None else co, og=og,
             kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
             osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
@@ -223,14 +229,12 @@ class Conv(Convolution):
             return packed
 
         bias = to.node.inputs[2] if to.has(2) else ""
-        begin = min(-(-pw // sw), ow)
-        end = max(begin, min((w - 1 - (kw - 1) * dw + pw) // sw + 1, ow))
         to.step(
             "depthwise.depthwise", y.shape[0] * oh, work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
             w=to.constant(f"{to.node.inputs[1]}#depthwise", weights),
             b=to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes)),
-            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
-            ox_begin=begin, ox_end=end, padded=full, **to.epilogue.arguments(),
+            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
+            **to.epilogue.arguments(),
         )  # fmt: skip
 
 
@@ -306,12 +310,45 @@ class ConvTranspose(Convolution):
     def flops(self, inputs, outputs) -> int:
         return 2 * inputs[0].size * prod(inputs[1].shape[1:])
 
+    def apart(self, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> bool:
+        """Whether the kernels that x's cells add do not overlap, and tile y."""
+        axes = flat(self.window(x, w))
+        fits = all(axis[0] == axis[1] and axis[2] == 1 and axis[3] == 0 for axis in axes)
+        return fits and self.group == 1 and plane(y) == tuple(d * axis[0] for d, axis in zip(plane(x), axes, strict=True))
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "activation" if self.apart(inputs[0].shape, inputs[1].shape, outputs[0].shape) else "residual"
+
+    def pitched(self, inputs, outputs) -> bool:
+        return not self.apart(inputs[0].shape, inputs[1].shape, outputs[0].shape)
+
+    def lower_apart(self, to: Lowering, kh: int, kw: int) -> None:
+        """One product that makes all cells of every kernel, which are then put in their places."""
+        x, w, y = to.inputs[0], to.inputs[1], to.outputs[0]
+        n, (h, width), co = x.shape[0], plane(x.shape), y.shape[1]
+        cells = to.scratch(4 * n * h * width * kh * kw * co)
+
+        def weights() -> np.ndarray:
+            return to.value(1).reshape(w.shape[0], co, kh, kw).transpose(0, 2, 3, 1)
+
+        one = (1, 1, 1, 0)
+        self.lower_taps(to, "apart", weights, (h, width), 1, one, one, (h, width, 1, 1, 0, 0), wide=(cells, kh * kw * co))
+        here, there = kh * kw * co, to.out_strides() if y.rank == 4 else (*to.out_strides()[:2], 0, to.out_strides()[2])
+        yn, yc, yh, yw = there
+        to.copy(
+            cells, to.output(), (n, h, width, kh, kw, co), (h * width * here, width * here, here, kw * co, co, 1),
+            (yn, yh * kh, yw * kw, yh, yw, yc),
+        )  # fmt: skip
+
     def lower(self, to: Lowering) -> None:
         """Output cells whose row and column leave the same remainders by the strides meet the same taps, and read x at
         stride 1: each such phase is a convolution of its own."""
         x, w, y = to.inputs[0], to.inputs[1], to.outputs[0]
         down, across = flat(self.window(x.shape, w.shape))
         kernel, (oh, ow), g = (down[0], across[0]), plane(y.shape), self.group
+        if self.apart(x.shape, w.shape, y.shape):
+            self.lower_apart(to, *kernel)
+            return
 
         for p in range(min(down[1], oh)):
             ky, vertical = _phase(p, down)

@@ -82,6 +82,31 @@ class Silu(Op):
         to.unary("activation.silu")
 
 
+class ChannelShuffle(Op):
+    """Channels of ``group`` groups dealt in turn (Zhang 2017, ShuffleNet): what exporters write as Reshape, Transpose,
+    Reshape."""
+
+    domain = "nbconv"
+
+    group: int
+
+    def infer(self, x: Spec) -> Spec:
+        return Spec(x.shape, x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        n, c, *size = x.shape
+        return x.reshape(n, self.group, c // self.group, *size).swapaxes(1, 2).reshape(x.shape)
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if outputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, c, h, w = to.outputs[0].shape
+        (xn, xc, xh, xw), (yn, yc, yh, yw), g = to.strides(0), to.out_strides(), self.group
+        k = c // g
+        to.copy(to.input(0), to.output(), (n, g, k, h, w), (xn, xc * k, xc, xh, xw), (yn, yc, yc * g, yh, yw))
+
+
 class Layout(Op):
     """The same value lying channels last (``last``), or as ONNX has it."""
 

@@ -8,7 +8,7 @@ from nbconv.lowering import Lowering
 
 CACHE = 512 * 1024
 """Bytes of packed weights that one unit of work walks through: about half an L2 cache."""
-DEPTH = 384
+DEPTH = 256
 """Most products summed before the sums are written back, so that a panel's chunk stays in L1."""
 MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""

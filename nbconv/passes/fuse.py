@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.activation import HardSwish
-from nbconv.ops.inner import Fused, Silu
+from nbconv.ops.inner import ChannelShuffle, Fused, Silu
 from nbconv.ops.norm import BatchNormalization
 from nbconv.ops.op import NUMPY, Epilogue
 from nbconv.passes.fold import Deferred, array
@@ -74,6 +74,28 @@ def fuse_hard_swish(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) 
                 replaced[node.outputs[0]] = Node(HardSwish(), (x,), node.outputs, node.name)
                 gone |= {m.outputs[0]: f"fused into {node.outputs[0]}" for m in (product, clip, shifted)}
                 break
+    nodes = [replaced.get(n.outputs[0], n) for n in graph.nodes if n.outputs[0] not in gone]
+    return graph.derive(nodes, provenance=gone)
+
+
+def fuse_shuffle(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
+    """Reshape (n, g, c/g, h, w), Transpose of its axes 1 and 2, Reshape (n, c, h, w) becomes one op."""
+    makers, only = graph.producers(), single(graph, keep)
+    replaced: dict[str, Node] = {}
+    gone: dict[str, str] = {}
+    for node in graph.nodes:
+        turned = makers.get(node.inputs[0]) if node.op.type == "Reshape" else None
+        split = makers.get(turned.inputs[0]) if turned is not None and turned.op.type == "Transpose" else None
+        if turned is None or split is None or split.op.type != "Reshape":
+            continue
+        if turned.outputs[0] not in only or split.outputs[0] not in only or specs[node.outputs[0]].dtype != np.float32:
+            continue
+        x, middle, y = (specs[v].shape for v in (split.inputs[0], split.outputs[0], node.outputs[0]))
+        if turned.op.perm != (0, 2, 1, 3, 4) or x != y or len(x) != 4 or (*middle[:1], *middle[3:]) != (x[0], *x[2:]):  # type: ignore[attr-defined]
+            continue
+        op = ChannelShuffle(group=middle[1])
+        replaced[node.outputs[0]] = Node(op, (split.inputs[0],), node.outputs, node.name)
+        gone |= {m.outputs[0]: f"fused into {node.outputs[0]}" for m in (turned, split)}
     nodes = [replaced.get(n.outputs[0], n) for n in graph.nodes if n.outputs[0] not in gone]
     return graph.derive(nodes, provenance=gone)
 
