@@ -16,8 +16,8 @@ G = {
 }  # fmt: skip
 """The weights' transform for tiles of 4×4 and 2×2 results, at the points of kernels/cpu/_winograd.py."""
 
-STREAMED, CACHED = 6.0, 1.5
-"""What reading a byte of weights costs, in flops of the matrix kernel, from memory and from a cache."""
+OWN, SHARED, MEMORY = 1.0, 6.0, 8.0
+"""What reading a byte of weights costs, in flops of the matrix kernel: from the core's cache, the shared one, memory."""
 SHARED_CACHE = 16 << 20
 """Bytes of weights above which they are taken to come from memory."""
 
@@ -55,7 +55,7 @@ def _cost(flops: float, rows: int, tile: int, nbytes: float) -> float:
     """A matrix product's cost in flops: slower where its rows do not fill register tiles, plus reading the weights."""
     tiles = ceil(rows, tile)
     filled = min(1.0, 0.4 + 0.6 * rows / (tiles * tile))
-    return flops / filled + nbytes * (STREAMED if nbytes > SHARED_CACHE else CACHED)
+    return flops / filled + nbytes * (OWN if nbytes <= CACHE else SHARED if nbytes <= SHARED_CACHE else MEMORY)
 
 
 def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[int, int, int]:
@@ -74,8 +74,10 @@ def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[in
     tiles = max(rows, min(tiles, 8 * rows))
     blocks = ceil(total, tiles)
     if nbytes > CACHE and blocks < 4:
-        tiles = ceil(total, blocks)
-        return tiles, max(columns, ceil(ceil(co, ceil(8, blocks)), columns) * columns), columns
+        group = max(to.columns, ceil(ceil(co, ceil(4, blocks)), to.columns) * to.columns)
+        if blocks * ceil(co, group) == 1:
+            blocks = 2
+        return ceil(total, blocks), group, min(columns, group)
     if total > rows:
         tiles = ceil(ceil(total, max(2, blocks)), 4) * 4
     return min(tiles, total), all_columns, columns
