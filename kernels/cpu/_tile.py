@@ -152,6 +152,8 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
         bd.append_basic_block(n) for n in ("tap", "k4", "k4_end", "k1", "k1_end", "tile_done")
     )
     kmain = bd.and_(kc, _n(-UNROLL))
+    # A short panel stays in L1, and what lies beyond it may be no memory at all, which costs a walk of the page tables.
+    ahead = bd.select(bd.icmp_signed(">=", bd.mul(taps, kc), _n(AHEAD // NR)), _n(AHEAD), _n(0))
     bd.branch(tap_loop)
 
     def carried(pointer_in, acc_in, block):
@@ -172,7 +174,7 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
     def steps(rows, k, p, acc, count):
         for u in range(count):
             if count > 1:
-                _prefetch(bd, p, u * V * W, (u + 1) * V * W)
+                _prefetch(bd, bd.gep(p, [ahead]), u * V * W, (u + 1) * V * W)
             bv = [bd.load(_vector(bd, p, (u * V + j) * W), align=4) for j in range(V)]
             acc = [
                 [call_intrinsic(bd, f"fmuladd.v{W}f32", VT, x, bv[j], acc[i][j]) for j in range(V)]
@@ -225,12 +227,12 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
 
 
 def _prefetch(bd, p, begin: int, end: int) -> None:
-    """Ask for the lines that begin in p[begin + AHEAD : end + AHEAD]; any address will do, even one that is not there."""
+    """Ask for the lines that begin in p[begin:end]; any address will do, even one that is not there."""
     kinds = [f32.as_pointer(), i32, i32, i32]
     fn = cgutils.get_or_insert_function(bd.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
     for at_line in range(-(-begin // LINE) * LINE, end, LINE):
         read, keep, data = (ir.Constant(i32, v) for v in (0, 3, 1))
-        bd.call(fn, [bd.gep(p, [_n(at_line + AHEAD)]), read, keep, data])
+        bd.call(fn, [bd.gep(p, [_n(at_line)]), read, keep, data])
 
 
 def _epilogue_sums(bd, R, V, acc, bias):

@@ -22,6 +22,8 @@ def copy(
         if x4 == 1 and y4 == 1:
             for r in range(n3):
                 _line(at(source, r * x3), at(target, r * y3), n4)
+        elif y4 == 1 and x3 == 1 and y3 == n4 and 2 <= n4 and n4 <= 4:
+            _interleave(source, target, n3, n4, x4)
         elif n4 <= 4:
             for r in range(n3):
                 for s in range(n4):
@@ -32,6 +34,30 @@ def copy(
                     for r in range(r0, min(r0 + 16, n3)):
                         for s in range(s0, min(s0 + 16, n4)):
                             target[r * y3 + s * y4] = source[r * x3 + s * x4]
+
+
+@inline
+def _interleave(source, target, n, parts, apart):
+    """target[r, s] = source[s·apart + r] for 2 to 4 parts: loops that the compiler turns into shuffles of vectors."""
+    a = source
+    b = at(source, apart)
+    c = at(source, 2 * apart)
+    d = at(source, 3 * apart)
+    if parts == 2:
+        for r in range(n):
+            target[2 * r] = a[r]
+            target[2 * r + 1] = b[r]
+    elif parts == 3:
+        for r in range(n):
+            target[3 * r] = a[r]
+            target[3 * r + 1] = b[r]
+            target[3 * r + 2] = c[r]
+    else:
+        for r in range(n):
+            target[4 * r] = a[r]
+            target[4 * r + 1] = b[r]
+            target[4 * r + 2] = c[r]
+            target[4 * r + 3] = d[r]
 
 
 @inline

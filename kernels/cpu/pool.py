@@ -18,6 +18,8 @@ from nbconv.kernels.cpu._simd import (
     where,
 )
 
+INF, NAN = float("inf"), float("nan")
+
 
 @inline
 def _clip_window(i0, k, d, size):
@@ -46,13 +48,15 @@ def max_pool(
             kx0, kx1 = _clip_window(ix0, kw, dw, width)
             for c0 in range(0, c, W):
                 cols = min(W, c - c0)
-                best = splat(-float("inf"))
+                best = splat(-INF)
+                nan = best != best
                 for ky in range(ky0, ky1):
                     row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * c + c0)
                     for kx in range(kx0, kx1):
                         v = load(row, kx * dw * c) if cols == W else load_part(row, kx * dw * c, cols)
-                        best = where((best < v) | (v != v), v, best)
-                best = minimum(maximum(best, low), high)
+                        best = where(best > v, best, v)
+                        nan = nan | (v != v)
+                best = where(nan, NAN, minimum(maximum(best, low), high))
                 if cols == W:
                     store(y, (unit * ow + ox) * c + c0, best)
                 else:
