@@ -51,6 +51,14 @@ class Source:
             self._files[""] = _map(path, self.label)
         self.data = memoryview(self._files[""])  # pyright: ignore[reportArgumentType]
 
+    def drop(self) -> None:
+        """Tell the system that the mapped files' pages are not needed now: they leave this process's memory, and are read
+        again when a view is."""
+        for file in self._files.values():
+            mapped = getattr(file.base, "obj", file.base)
+            if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
     @property
     def external(self) -> bool:
         """Whether weights were read from files beside the model."""

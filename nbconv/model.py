@@ -97,7 +97,7 @@ class Model:
 
     def _start(self, name: str, inputs: dict[str, Spec], outputs: dict[str, Spec | None], threads: int) -> None:
         self.name, self._inputs, self._outputs, self.threads = name, inputs, outputs, threads
-        self.weights = Weights()
+        self.weights = Weights(None if self._source is None else self._source.drop)
         self._lock = threading.Lock()
         _models.add(self)
         self._plans: OrderedDict[tuple, _Ready] = OrderedDict()

@@ -68,7 +68,8 @@ class Gemm(Op):
 
         def weights() -> np.ndarray:
             w = to.value(1)
-            return self.alpha * (w.T if self.transB else w)
+            w = w.T if self.transB else w
+            return w if self.alpha == 1 else self.alpha * w
 
         def bias() -> np.ndarray | None:
             return np.broadcast_to(self.beta * to.value(2).reshape(-1), (n,)) if names[2] else None
