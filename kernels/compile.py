@@ -49,7 +49,8 @@ class Library:
         return tuple(self._kernels)
 
     def address(self, kernel: str) -> int:
-        """Address of ``void kernel(int64_t *args, int64_t first, int64_t last)``. Raises KernelError for an unknown name."""
+        """Address of ``void kernel(int64_t *args, int64_t first, int64_t last, int64_t slot)``. Raises KernelError for an
+        unknown name."""
         if kernel not in self._addresses:
             self.arguments(kernel)
             self._addresses[kernel] = self._symbols(kernel)

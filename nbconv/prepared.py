@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 256 << 20
 """Packed weights beyond this are not kept for one model."""
 ALL_BYTES = 1 << 30
-"""What all kept models together may take; those not used for longest go first."""
+"""What all kept models together may take; those changed longest ago go first."""
 MOST_PROGRAMS = 64
 """Files (programs for sets of input shapes, mostly) kept for one model."""
 EXTRA = 1 << 20

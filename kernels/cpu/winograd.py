@@ -34,7 +34,7 @@ PIXELS = 16 * W
 @kernel
 def winograd(
     x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats, scratch: Floats,
-    n: Int, h: Int, width: Int, ci: Int, oh: Int, ow: Int, co: Int, ldy: Int, ldres: Int, ph: Int, pw: Int,
+    n: Int, h: Int, width: Int, ldx: Int, ci: Int, oh: Int, ow: Int, co: Int, ldy: Int, ldres: Int, ph: Int, pw: Int,
     size: Int, tiles: Int, columns: Int, group: Int, inner: Int, padded: Int, area: Int,
     low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last: Int, slot: Int,
 ) -> None:  # fmt: skip
@@ -65,7 +65,7 @@ def winograd(
         end = min(co, col + group)
         count = min(tiles, total - t0)
         for i in range(count):
-            _input(table, x, zeros, t0 + i, down, across, size, h, width, ci, ph, pw, at(v, i * inner), tiles * inner)
+            _input(table, x, zeros, t0 + i, down, across, size, h, width, ldx, ci, ph, pw, at(v, i * inner), tiles * inner)
         while col < end:
             cols = min(columns, end - col)
             for p in range(points):
@@ -96,7 +96,7 @@ def winograd(
 
 
 @inline
-def _input(table, x, zeros, t, down, across, size, h, width, ci, ph, pw, v, step):
+def _input(table, x, zeros, t, down, across, size, h, width, ldx, ci, ph, pw, v, step):
     """Gather one tile's pixels and transform them, all channels."""
     line = t // across
     image = line // down
@@ -112,7 +112,7 @@ def _input(table, x, zeros, t, down, across, size, h, width, ci, ph, pw, v, step
             ix = ix0 + j
             a = nothing
             if 0 <= iy and iy < h and 0 <= ix and ix < width:
-                a = base + ((image * h + iy) * width + ix) * ci * 4
+                a = base + ((image * h + iy) * width + ix) * ldx * 4
             table[k] = a
             k += 1
     for c in range(0, ci, W):

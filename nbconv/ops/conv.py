@@ -32,6 +32,10 @@ FEW = 16
 """Input channels below which a window's row, which lies in one piece, is multiplied at a time instead of its pixels."""
 
 
+GROUPS = 8
+"""Most groups that Winograd's filtering does, one after another."""
+
+
 class Convolution(Op, abstract=True):
     """What Conv and ConvTranspose share: the attributes, and checks on x, w and b."""
 
@@ -147,10 +151,12 @@ class Conv(Convolution):
         if self.depthwise(w):
             self.lower_depthwise(to, down, across)
             return
-        if self.group == 1 and down[:3] == across[:3] == (3, 1, 1) and x.rank == 4:
-            tiling = winograd.choose(to, x.shape[0], *plane(y.shape), x.shape[1], y.shape[1])
-            if tiling is not None and not self.few(x.shape, w.shape):
-                self.lower_winograd(to, tiling, down[3], across[3])
+        if self.group <= GROUPS and down[:3] == across[:3] == (3, 1, 1) and x.rank == 4 and not self.few(x.shape, w.shape):
+            g = self.group
+            tiling = winograd.choose(to, x.shape[0], *plane(y.shape), x.shape[1] // g, y.shape[1] // g)
+            if tiling is not None:
+                for i in range(g):
+                    self.lower_winograd(to, tiling, down[3], across[3], i)
                 return
         g, taps, size = self.group, down[0] * across[0], plane(y.shape)
 
@@ -191,29 +197,31 @@ class Conv(Convolution):
         )
         return Image(image, hp, wp, c, across[0] * c)
 
-    def lower_winograd(self, to: Lowering, tiling: winograd.Tiling, ph: int, pw: int) -> None:
-        """One step of kernels/cpu/winograd.py."""
+    def lower_winograd(self, to: Lowering, tiling: winograd.Tiling, ph: int, pw: int, i: int) -> None:
+        """One step of kernels/cpu/winograd.py: group i."""
         x, y = to.inputs[0], to.outputs[0]
-        (n, ci, h, w), (_, co, oh, ow) = x.shape, y.shape
-        lanes, columns = to.target.lanes, to.columns
-        points, inner = (tiling.size + 2) ** 2, -(-ci // lanes) * lanes
+        (n, channels, h, w), (_, out, oh, ow) = x.shape, y.shape
+        ci, co, lanes, columns = channels // self.group, out // self.group, to.target.lanes, to.columns
+        points, inner = (tiling.size + 2) ** 2, ceil(ci, lanes) * lanes
         area = points * tiling.tiles * (inner + tiling.columns)
-        bias = to.node.inputs[2] if to.has(2) else ""
+        bias, mine = to.node.inputs[2] if to.has(2) else "", slice(i * co, (i + 1) * co)
         to.step(
             "winograd.winograd", ceil(tiling.total, tiling.tiles) * ceil(co, tiling.group),
-            work=2 * points * tiling.total * ci * co,
-            x=to.input(0), y=to.output(), res=to.residual, scratch=to.scratch_per_thread(4 * area),
+            work=2 * points * tiling.total * ci * co, x=to.input(0).at(i * ci), y=to.output().at(i * co),
+            res=to.residual and to.residual.at(i * co), scratch=to.scratch_per_thread(4 * area),
             w=to.constant(
-                f"{to.node.inputs[1]}#winograd{tiling.size}",
-                lambda: winograd.weights(to.value(1), tiling.size, lanes, columns),
+                f"{to.node.inputs[1]}#winograd{tiling.size}.{i}.{self.group}",
+                lambda: winograd.weights(to.value(1)[mine], tiling.size, lanes, columns),
             ),
-            b=to.constant(f"{bias}#1x{co}", lambda: pad_bias(to.value(2) if bias else None, 1, co, lanes, columns)),
+            b=to.constant(
+                f"{bias}#{i}.{self.group}x{co}",
+                lambda: pad_bias(to.value(2)[mine] if bias else None, 1, co, lanes, columns),
+            ),
             zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-            n=n, h=h, width=w, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or co, ldres=0 if to.residual is None else co,
-            ph=ph, pw=pw,
-            size=tiling.size, tiles=tiling.tiles, columns=tiling.columns, group=tiling.group, inner=inner,
-            padded=padded(co, lanes, columns),
-            area=area, **to.epilogue.arguments(),
+            n=n, h=h, width=w, ldx=channels, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or out,
+            ldres=0 if to.residual is None else out, ph=ph, pw=pw, size=tiling.size, tiles=tiling.tiles,
+            columns=tiling.columns, group=tiling.group, inner=inner, padded=padded(co, lanes, columns), area=area,
+            **to.epilogue.arguments(),
         )  # fmt: skip
 
     def lower_depthwise(self, to: Lowering, down, across) -> None:
