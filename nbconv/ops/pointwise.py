@@ -1,4 +1,4 @@
-"""Arithmetic, comparisons and logic, element by element; activations stand in activation.py."""
+"""Arithmetic and casts, element by element; activations stand in activation.py, comparisons in logic.py."""
 
 from __future__ import annotations
 
@@ -139,13 +139,6 @@ class Identity(Unary):
 
     def formula(self, x):
         return x
-
-
-class Not(Unary):
-    accepts = "b"
-
-    def formula(self, x):
-        return ~x
 
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -337,93 +330,6 @@ class Mod(Binary):
 
     def formula(self, a, b):
         return np.fmod(a, b) if self.fmod else np.mod(a, b)
-
-
-class Equal(Binary):
-    accepts, result = "fiub", want.BOOL
-
-    def formula(self, a, b):
-        return a == b
-
-
-class Greater(Binary):
-    result = want.BOOL
-
-    def formula(self, a, b):
-        return a > b
-
-
-class GreaterOrEqual(Binary):
-    result = want.BOOL
-
-    def formula(self, a, b):
-        return a >= b
-
-
-class Less(Binary):
-    result = want.BOOL
-
-    def formula(self, a, b):
-        return a < b
-
-
-class LessOrEqual(Binary):
-    result = want.BOOL
-
-    def formula(self, a, b):
-        return a <= b
-
-
-class And(Binary):
-    accepts = "b"
-
-    def formula(self, a, b):
-        return a & b
-
-
-class Or(Binary):
-    accepts = "b"
-
-    def formula(self, a, b):
-        return a | b
-
-
-class Xor(Binary):
-    accepts = "b"
-
-    def formula(self, a, b):
-        return a ^ b
-
-
-class IsNaN(Op):
-    def infer(self, x: Spec) -> Spec:
-        want.kind("f", x=x)
-        return Spec(x.shape, want.BOOL)
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(np.isnan(x))
-
-
-class IsInf(Op):
-    detect_negative: int = 1
-    detect_positive: int = 1
-
-    def infer(self, x: Spec) -> Spec:
-        want.kind("f", x=x)
-        return Spec(x.shape, want.BOOL)
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray((x == np.inf) & bool(self.detect_positive) | (x == -np.inf) & bool(self.detect_negative))
-
-
-class Where(Op):
-    def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
-        want.kind("b", condition=condition)
-        dtype = want.one_type("fiub", x=x, y=y)
-        return want.make(want.broadcast(condition.shape, x.shape, y.shape), dtype)
-
-    def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.where(condition, x, y)
 
 
 class Cast(Op):

@@ -18,7 +18,21 @@ MAX_PIECES = 1 << 16
 """A Split into more is taken for a broken model."""
 
 
-class Reshape(Op):
+class Relabel(Op, abstract=True):
+    """The same elements in the same order under another shape: nothing moves."""
+
+    def bypass(self, inputs) -> bool:
+        found = self.infer(*inputs)
+        return isinstance(found, Spec) and found.shape == inputs[0].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()
+
+
+class Reshape(Relabel):
     """In ``shape``, 0 keeps x's dimension (unless ``allowzero``) and one -1 is what is left."""
 
     allowzero: int = 0
@@ -48,17 +62,8 @@ class Reshape(Op):
     def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
         return x.reshape(self.target(x.shape, tuple(int(d) for d in shape.ravel())))
 
-    def bypass(self, inputs) -> bool:
-        return self.infer(*inputs).shape == inputs[0].shape
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL
-
-    def lower(self, to: Lowering) -> None:
-        to.alias()
-
-
-class Flatten(Op):
+class Flatten(Relabel):
     """To a matrix: the axes before ``axis``, and the others."""
 
     axis: int = 1
@@ -74,17 +79,8 @@ class Flatten(Op):
         axis = self.axis + x.ndim if self.axis < 0 else self.axis
         return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
-    def bypass(self, inputs) -> bool:
-        return self.infer(*inputs).shape == inputs[0].shape
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL
-
-    def lower(self, to: Lowering) -> None:
-        to.alias()
-
-
-class Squeeze(Op):
+class Squeeze(Relabel):
     """Drops the ``axes``, all of size 1; without them every axis of size 1."""
 
     def infer(self, x: Spec, axes: Spec | None = None) -> Spec:
@@ -103,17 +99,8 @@ class Squeeze(Op):
     def reference(self, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
         return x.reshape(self.target(x.shape, None if axes is None else tuple(int(a) for a in axes.ravel())))
 
-    def bypass(self, inputs) -> bool:
-        return self.infer(*inputs).shape == inputs[0].shape
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL
-
-    def lower(self, to: Lowering) -> None:
-        to.alias()
-
-
-class Unsqueeze(Op):
+class Unsqueeze(Relabel):
     """Puts in axes of size 1, at these places of the result."""
 
     def infer(self, x: Spec, axes: Spec) -> Spec:
@@ -127,15 +114,6 @@ class Unsqueeze(Op):
 
     def reference(self, x: np.ndarray, axes: np.ndarray) -> np.ndarray:
         return x.reshape(self.target(x.shape, tuple(int(a) for a in axes.ravel())))
-
-    def bypass(self, inputs) -> bool:
-        return self.infer(*inputs).shape == inputs[0].shape
-
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL
-
-    def lower(self, to: Lowering) -> None:
-        to.alias()
 
 
 class Transpose(Op):

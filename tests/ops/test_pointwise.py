@@ -8,27 +8,20 @@ import pytest
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec, spec_of
 from nbconv.ops import lookup
+from nbconv.ops.logic import And, Equal, Greater, GreaterOrEqual, IsInf, IsNaN, Less, LessOrEqual, Not, Or, Where, Xor
 from nbconv.ops.pointwise import (
     Abs,
     Add,
-    And,
     Cast,
     CastLike,
     Ceil,
     Cos,
     Div,
     Dropout,
-    Equal,
     Erf,
     Exp,
     Floor,
-    Greater,
-    GreaterOrEqual,
     Identity,
-    IsInf,
-    IsNaN,
-    Less,
-    LessOrEqual,
     Log,
     Max,
     Mean,
@@ -36,8 +29,6 @@ from nbconv.ops.pointwise import (
     Mod,
     Mul,
     Neg,
-    Not,
-    Or,
     Pow,
     Reciprocal,
     Round,
@@ -46,8 +37,6 @@ from nbconv.ops.pointwise import (
     Sqrt,
     Sub,
     Sum,
-    Where,
-    Xor,
 )
 from tests.check import case, run_cases, sampler
 
