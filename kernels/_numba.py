@@ -29,12 +29,10 @@ llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 
 Ints = types.CPointer(types.int64)
-Int32s = types.CPointer(types.int32)
 Floats = types.CPointer(types.float32)
-Bytes = types.CPointer(types.uint8)
 Int = types.int64
 Float = types.float32
-KINDS = {Ints: "int64*", Int32s: "int32*", Floats: "float32*", Bytes: "uint8*", Int: "int64", Float: "float32"}
+KINDS = {Ints: "int64*", Floats: "float32*", Int: "int64", Float: "float32"}
 """Types a kernel's arguments may have, and what the manifest calls them."""
 
 UNDEFINED: frozenset[str] = frozenset()
@@ -209,4 +207,4 @@ def assembly(family: str, goal: Target) -> str:
 
 
 f32 = ir.FloatType()
-i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+i32, i64 = ir.IntType(32), ir.IntType(64)

@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
 
 class Lowering:
-    """One node on its way to steps. Values of rank ≥ 3 may lie channels last; `shape` and `strides` say how."""
+    """One node on its way to steps. Values of rank ≥ 3 may lie channels last; `out_shape` and `strides` say how."""
 
     def __init__(
         self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
@@ -82,11 +82,6 @@ class Lowering:
     def last(self, name: str) -> bool:
         """Whether a value lies channels last."""
         return self._last.get(name, False)
-
-    def shape(self, i: int) -> tuple[int, ...]:
-        """Input i's dimensions in the order in which they lie."""
-        spec = self.inputs[i]
-        return physical(spec.shape, self.last(self.node.inputs[i]))
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
         """Output i's dimensions in the order in which they lie."""

@@ -156,7 +156,7 @@ class Model:
         given = self._feeds(feeds)
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready({n: (a.shape, a.dtype) for n, a in given.items()}, names)
-        results = ready.results(out or {})
+        results = ready.results(out or {}, given)
         arena = self._arenas.lease(ready.program.arena)
         space = ready.lease(arena)
         try:
@@ -283,6 +283,7 @@ def _after_fork() -> None:
     """A child has none of the threads that may have held these locks."""
     for model in _models:
         model._lock = threading.Lock()
+        model._arenas = Arenas()
 
 
 if hasattr(os, "register_at_fork"):
@@ -307,8 +308,9 @@ class _Ready:
     def give_back(self, space: Workspace) -> None:
         self._spaces.append(space)
 
-    def results(self, out: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Arrays for what is fetched: the caller's, checked, or new ones."""
+    def results(self, out: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Arrays for what is fetched: the caller's, checked, or new ones. A result may be written while inputs and other
+        results are still read, so it must share memory with none."""
         for name in out:
             if name not in self.program.fetch:
                 raise ValueError(f"out names {name!r}, the results are {', '.join(map(repr, self.program.fetch))}")
@@ -323,6 +325,8 @@ class _Ready:
                 raise ValueError(f"out[{name!r}] is {have}, wanted {spec}")
             elif not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
                 raise ValueError(f"out[{name!r}] must be C-contiguous, aligned and writeable")
+            elif any(np.may_share_memory(array, other) for other in (*given.values(), *found)):
+                raise ValueError(f"out[{name!r}] shares memory with an input or another result")
             found.append(array)
         return found
 

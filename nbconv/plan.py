@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from nbconv.kernels.target import Target
     from nbconv.runtime import Workspace
 
-POINTERS = frozenset(("float32*", "int64*", "int32*", "uint8*"))
 NUMPY_STEP = ""
 """The kernel name of a step that NumPy does."""
 
@@ -230,11 +229,6 @@ class Plan:
         program = bind(self.program, self.target, [self.arrays[n] for n in self.program.constants])
         program.own = [self.arrays[n] for n in self.tables]
         return program
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that running the plan takes beside the weights."""
-        return self.program.nbytes
 
     def numpy_steps(self) -> list[Node]:
         """The nodes for which there is no kernel."""

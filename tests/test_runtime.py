@@ -148,6 +148,9 @@ def test_out(small: Model) -> None:
             small.run({"x": X}, out={"y": bad})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="out names 'z'"):
         small.run({"x": X}, out={"z": y})
+    shared = X.copy()
+    with pytest.raises(ValueError, match="shares memory with an input"):
+        small.run({"x": shared}, out={"y": shared.reshape(-1)[:10].reshape(2, 5)})
 
 
 def test_results_are_the_callers(small: Model) -> None:

@@ -15,7 +15,7 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, models, register_model
 
-from nbconv.kernels._numba import Bytes, Float, Floats, Int, Int32s, Ints, f32, i32, i64, kernel, target
+from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, kernel, target
 
 W = target().lanes
 VT = ir.VectorType(f32, W)
@@ -430,16 +430,6 @@ def ints_at(tc, a):
         return b.inttoptr(args[0], i64.as_pointer())
 
     return Ints(types.int64), gen
-
-
-@intrinsic
-def is_null(tc, p):
-    """Whether a pointer argument was left out."""
-
-    def gen(ctx, b, sig, args):
-        return b.icmp_unsigned("==", b.ptrtoint(args[0], i64), ir.Constant(i64, 0))
-
-    return types.boolean(p), gen
 
 
 inline = numba.njit(inline="always")

@@ -160,9 +160,9 @@ def _value(tc, p):
 
 @kernel
 def follow(job: Ints, mine: Ints, patience: Int, first: Int, last: Int) -> None:
-    """A worker's turn: wait for an epoch beyond mine[0] for ``patience`` spins, help with its job, and wait again. mine[2]
-    is
-    the worker's number, from 1: its slot, since the leader's is 0.
+    """A worker's turn: wait for an epoch beyond mine[0] for ``patience`` spins, help with its job, and wait again.
+
+    mine[2] is the worker's number, from 1: its slot, since the leader's is 0.
 
     Returns when the patience is spent (the caller sleeps then), or when mine[1] is set (the pool is closing).
     """
