@@ -125,8 +125,7 @@ def hard_sigmoid(x, alpha, beta):
 @inline
 def activated(code, v, alpha, beta):
     """The activation that a fused step names: 0 none, 1 Sigmoid, 2 SiLU, 3 HardSigmoid, 4 x·HardSigmoid (HardSwish), 5
-    Tanh, 6 Gelu, 7
-    LeakyRelu(alpha). Clamps are not here: every kernel's epilogue does them."""
+    Tanh, 6 Gelu, 7 LeakyRelu(alpha). Clamps are not here: every kernel's epilogue does them."""
     if code == 1:
         v = sigmoid(v)
     elif code == 2:

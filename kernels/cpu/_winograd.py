@@ -52,8 +52,7 @@ def _make_input(size: int, transform):
     @intrinsic
     def into(tc, table, channel, cols, v, step):
         """v[p·step :] = (Bᵀ d B)[p] for the size² pixels whose addresses stand in the table, W channels from ``channel``
-        on (of
-        which the first ``cols`` are there)."""
+        on (of which the first ``cols`` are there)."""
 
         def gen(ctx, b, sig, args):
             table, channel, cols, v, step = args
