@@ -11,6 +11,7 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 
 if TYPE_CHECKING:
+    from nbconv.backprop import Backward
     from nbconv.lowering import Lowering
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
@@ -99,6 +100,12 @@ class Op:
         """The outputs in NumPy, written from the ONNX text: oracle, constant folder and fallback. Works in the inputs'
         own dtype (float64 in, float64 out) and never writes to its inputs."""
         raise NotImplementedError(self.type)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """For each input, the value that holds its gradient: nodes are added with ``to.add(Op(), to.dy(), to.x(0))``. None
+        where no gradient flows (integers, shapes), or none is wanted (``to.wants(i)``). UnsupportedError where there is
+        no gradient yet."""
+        raise UnsupportedError(f"{self.type} has no gradient")
 
     def layout(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> str:
         """How this op's kernels want rank ≥ 3 values: CHANNELS_LAST, CANONICAL, ANY (all in the same layout, whichever),

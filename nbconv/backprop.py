@@ -1,0 +1,192 @@
+"""Backprop as a graph pass: from a graph and the value to differentiate, that graph with the nodes that compute gradients.
+
+Each op says by hand how (`Op.gradient`, under its forward): it names nodes of other ops. What comes out is a Graph like any
+other, so the same passes, plan and kernels do it. Gradients are summed here and nowhere else: kernels overwrite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nbconv.errors import UnsupportedError
+from nbconv.graph import Graph, Node, Spec
+from nbconv.ops.op import Op
+from nbconv.passes.fold import infer
+
+
+class Backward:
+    """What an op's `gradient` works with: its Specs, the names of its values and of their gradients, and a place to put
+    nodes. ``inputs`` and ``outputs`` are Specs (None for an input left out)."""
+
+    def __init__(self, node: Node, build: _Build) -> None:
+        self.node, self._build = node, build
+        self.inputs = tuple(build.specs[n] if n else None for n in node.inputs)
+        self.outputs = tuple(build.specs[n] if n else None for n in node.outputs)
+
+    def has(self, i: int) -> bool:
+        """Whether input i was given."""
+        return i < len(self.node.inputs) and bool(self.node.inputs[i])
+
+    def wants(self, i: int) -> bool:
+        """Whether somebody needs the gradient of input i."""
+        return self.has(i) and self.node.inputs[i] in self._build.active
+
+    def x(self, i: int = 0) -> str:
+        """The name of input i."""
+        return self.node.inputs[i]
+
+    def y(self, i: int = 0) -> str:
+        """The name of output i (made up where the node left it out, and then computed)."""
+        return self._build.output(self.node, i)
+
+    def dy(self, i: int = 0) -> str | None:
+        """The name of the gradient of output i; None where nothing depends on it."""
+        return self._build.total(self.node.outputs[i]) if i < len(self.node.outputs) and self.node.outputs[i] else None
+
+    def spec(self, name: str) -> Spec:
+        """The Spec of a value of the graph, or of one that `add` made."""
+        return self._build.specs[name]
+
+    def add(self, op: Op, *inputs: str) -> str:
+        """A new node; the name of its first output. An input "" is left out."""
+        return self._build.add(op, inputs, 1)[0]
+
+    def add_many(self, op: Op, count: int, *inputs: str) -> tuple[str, ...]:
+        """A new node; the names of its first ``count`` outputs."""
+        return self._build.add(op, inputs, count)
+
+    def constant(self, value: Any) -> str:
+        """The name of a constant with this value (given its dtype)."""
+        return self._build.constant(np.asarray(value))
+
+    def reduced(self, dy: str, i: int) -> str:
+        """``dy``, of the output's shape, summed over the axes along which input i was broadcast."""
+        from nbconv.ops.reduce import ReduceSum
+        from nbconv.ops.shape import Reshape
+
+        spec = self.inputs[i]
+        assert spec is not None
+        shape = self.spec(dy).shape
+        missing = len(shape) - spec.rank
+        axes = [k for k, d in enumerate(shape) if k < missing or (spec.shape[k - missing] == 1 and d != 1)]
+        if axes:
+            dy = self.add(ReduceSum(keepdims=1), dy, self.constant(np.array(axes, np.int64)))
+        return self.add(Reshape(), dy, self.constant(np.array(spec.shape, np.int64))) if missing else dy
+
+
+class _Build:
+    """The graph under construction."""
+
+    def __init__(self, graph: Graph, specs: Mapping[str, Spec], wrt: Iterable[str]) -> None:
+        self.specs = dict(specs)
+        self.nodes = list(graph.nodes)
+        self.place = {id(node): k for k, node in enumerate(self.nodes)}
+        self.constants = dict(graph.constants)
+        self.parts: dict[str, list[str]] = {}
+        self.totals: dict[str, str] = {}
+        self.active = set(wrt)
+        self.count = 0
+        for node in graph.nodes:
+            if any(n in self.active for n in node.inputs):
+                self.active.update(
+                    n for n, s in zip(node.outputs, (self.specs.get(n) for n in node.outputs)) if s and s.dtype.kind == "f"
+                )
+
+    def name(self, stem: str) -> str:
+        self.count += 1
+        return f"{stem}~{self.count}"
+
+    def add(self, op: Op, inputs: tuple[str, ...], count: int) -> tuple[str, ...]:
+        outputs = tuple(self.name(f"d/{op.type}") for _ in range(count))
+        node = Node(op, inputs, outputs)
+        for name, spec in zip(outputs, infer(node, tuple(self.specs[n] if n else None for n in inputs)), strict=False):
+            self.specs[name] = spec
+        self.nodes.append(node)
+        return outputs
+
+    def constant(self, value: np.ndarray) -> str:
+        name = self.name("d/constant")
+        self.constants[name] = value
+        self.specs[name] = Spec(value.shape, value.dtype, value, True)
+        return name
+
+    def output(self, node: Node, i: int) -> str:
+        """The name of a node's output i, given to it now where it had none."""
+        place = self.place[id(node)]
+        current = self.nodes[place]
+        if i < len(current.outputs) and current.outputs[i]:
+            return current.outputs[i]
+        names = [*current.outputs, *[""] * (i + 1 - len(current.outputs))]
+        names[i] = self.name(f"{names[0]}/{i}")
+        specs = infer(current, tuple(self.specs[n] if n else None for n in current.inputs))
+        self.specs[names[i]] = specs[i]
+        self.nodes[place] = Node(current.op, current.inputs, tuple(names), current.name)
+        return names[i]
+
+    def total(self, name: str) -> str | None:
+        """The gradient of a value: the sum of what its readers gave, in their order."""
+        from nbconv.ops.pointwise import Add
+
+        if name not in self.totals:
+            parts = self.parts.get(name, [])
+            if not parts:
+                return None
+            total = parts[-1]  # readers were met last first
+            for part in reversed(parts[:-1]):
+                total = self.add(Add(), (total, part), 1)[0]
+            self.totals[name] = total
+        return self.totals[name]
+
+
+def backprop(
+    graph: Graph, specs: Mapping[str, Spec], of: Mapping[str, str], wrt: Iterable[str]
+) -> tuple[Graph, dict[str, Spec], dict[str, str]]:
+    """(the graph with gradient nodes behind its own, the Specs of all its values, the gradient's name for each of ``wrt``).
+
+    ``of`` maps values to their gradients' names, which must be known values (a constant 1 for a scalar loss): what
+    is computed is Σ ``of`` · d value / d ``wrt``. ``specs`` holds all values of the graph, all dimensions known; ``wrt``
+    names inputs, constants or values between. Those on which nothing depends are missing from the result. Raises
+    UnsupportedError that names every node on the way that has no gradient.
+    """
+    wrt = list(wrt)
+    build = _Build(graph, specs, wrt)
+    for name, gradient in of.items():
+        build.parts.setdefault(name, []).append(gradient)
+    missing: list[str] = []
+    for node in reversed(graph.nodes):
+        if not any(n and (n in build.parts) for n in node.outputs) or not any(n in build.active for n in node.inputs if n):
+            continue
+        try:
+            found = node.op.gradient(Backward(node, build))
+        except UnsupportedError as error:
+            missing.append(f"{node.name} ({node.op.type}): {error}")
+            continue
+        if len(found) != len(node.inputs):
+            raise TypeError(f"{node.op.type}.gradient gave {len(found)} for {len(node.inputs)} inputs")
+        for name, part in zip(node.inputs, found, strict=True):
+            if name and part is not None and name in build.active:
+                if build.specs[part].shape != build.specs[name].shape:
+                    raise TypeError(f"{node.op.type}.gradient of {build.specs[name]} is {build.specs[part]}")
+                build.parts.setdefault(name, []).append(part)
+    if missing:
+        raise UnsupportedError("no gradient for " + "; ".join(missing))
+    found = {name: total for name in wrt if (total := build.total(name)) is not None}
+    derived = Graph(
+        build.nodes, graph.inputs, {**graph.outputs, **dict.fromkeys(found.values())}, build.constants, graph.name,
+        graph.metadata, graph.provenance, graph.header,
+    )  # fmt: skip
+    return derived, build.specs, found
+
+
+def trainable(graph: Graph) -> list[str]:
+    """The constants that can be trained: floating-point ones in slots that an op declares as parameters."""
+    found = {
+        node.inputs[i]: None
+        for node in graph.nodes
+        for i in node.op.parameters
+        if i < len(node.inputs) and node.inputs[i] in graph.constants
+    }
+    return [name for name in found if graph.constants[name].dtype.kind == "f"]
