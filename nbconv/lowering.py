@@ -44,6 +44,14 @@ class Spot(NamedTuple):
     pitch: int
 
 
+class Affine(NamedTuple):
+    """A factor and a term a channel (float32), and the names of the constants they were made of."""
+
+    key: str
+    scale: np.ndarray
+    shift: np.ndarray
+
+
 class Step(NamedTuple):
     """One kernel call of a plan, or (``kernel`` "") one op that NumPy runs."""
 
@@ -67,6 +75,7 @@ class Lowering:
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
         self.target, self.threads, self.slots, self.placed = target, threads, 0, placed
         self.epilogue: Epilogue = Epilogue()
+        self.affine: Affine | None = None
         self.residual: Ref | None = None
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}

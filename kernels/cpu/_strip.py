@@ -1,45 +1,48 @@
-"""Strips of a depthwise convolution's output row: up to STRIP pixels of one channel vector, each input vector loaded
-once."""
+"""Rows of a depthwise convolution's output, in strips of up to STRIP pixels of one channel vector: each input vector is loaded
+once and feeds all the windows it lies in."""
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from nbconv.kernels._numba import Float, Floats, Int, f32, i64
-from nbconv.kernels.cpu._simd import (
-    VT,
-    W,
-    call_intrinsic,
-    clamp_high_ir,
-    clamp_low_ir,
-    constant,
-    load_part_ir,
-    splat_ir,
-    store_part_ir,
-    vec,
-)
+from nbconv.kernels._numba import Float, Floats, Int, f32, i64, target
+from nbconv.kernels.cpu._epilogue import scaled, short_activation
+from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, constant, inline, load_part_ir, store_part_ir, vec
 
-STRIP = 8
+STRIP = 12 if target().registers >= 32 else 8
+"""Most pixels of a strip: their sums stay in registers."""
 
 
-def _make_strip(kw: int, stride: int):
-    """y[p, :] = clamp(Σ_ky Σ_kx x[ky, p·stride + kx, :]·w[ky, kx, :] + bias) for p < count ≤ STRIP.
+@inline
+def reach(kw):
+    """Columns of padding to the left, and to the right, that strips can have at most."""
+    return kw // 2
+
+
+def _make_strips(kw: int, stride: int):
+    """y[p, :] = epilogue(Σ_ky Σ_kx x[ky, p·stride + kx, :]·w[ky, kx, :] + bias) for p < count · pixels: ``count`` strips of
+    ``pixels`` ≤ STRIP each.
 
     x is at the first pixel of the first window, ldx floats a pixel, line floats a row of the window. That pixel is column
-    ``left`` of an image of ``width`` columns: those outside are padding, and are not read.
+    ``left`` of an image of ``width`` columns: those outside, at most `reach` to either side, are padding and are not read.
     """
 
     @intrinsic
-    def strip(tc, count, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width):
-        sig = types.void(Int, Floats, Int, Int, Floats, Int, Int, vec, Floats, Float, Float, Int, Int, Int)
+    def strips(
+        tc, pixels, count, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width, act, alpha, beta, scale, shift
+    ):
+        sig = types.void(
+            Int, Int, Floats, Int, Int, Floats, Int, Int, vec, Floats, Float, Float, Int, Int, Int, Int, Float, Float, Floats,
+            Floats,
+        )  # fmt: skip
 
         def gen(ctx, b, sig, args):
-            count, *rest = args
+            pixels, *rest = args
             done = b.append_basic_block("stripped")
-            switch = b.switch(count, done)
+            switch = b.switch(pixels, done)
             for n in range(1, STRIP + 1):
                 block = b.append_basic_block(f"pixels{n}")
-                switch.add_case(ir.Constant(i64, n), block)
+                switch.add_case(i64(n), block)
                 b.position_at_end(block)
                 b.call(_function(b.module, n, kw, stride, [a.type for a in rest]), rest)
                 b.branch(done)
@@ -48,80 +51,109 @@ def _make_strip(kw: int, stride: int):
 
         return sig, gen
 
-    return strip
+    return strips
 
 
 def _function(module, pixels: int, kw: int, stride: int, kinds):
+    """The function for strips of so many pixels. A strip in the middle of the image loads whole vectors; one at its border,
+    or of the last channels, masks what is not there."""
     name = f"strip_{pixels}_{kw}_{stride}"
     if name not in module.globals:
         fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         b = ir.IRBuilder(fn.append_basic_block("entry"))
-        whole, part = b.append_basic_block("whole"), b.append_basic_block("part")
-        cols, left, width = fn.args[-3:]
-        end = b.add(left, ir.Constant(i64, (pixels - 1) * stride + kw))
-        inside = b.and_(b.icmp_signed(">=", left, ir.Constant(i64, 0)), b.icmp_signed("<=", end, width))
-        b.cbranch(b.and_(inside, b.icmp_signed(">=", cols, ir.Constant(i64, W))), whole, part)
+        count, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, *rest = fn.args
+        entry = b.block
+        loop, whole, part, following, done = (
+            b.append_basic_block(n) for n in ("strip", "whole", "part", "following", "done")
+        )
+        b.cbranch(b.icmp_signed(">", count, i64(0)), loop, done)
+        b.position_at_end(loop)
+        s = b.phi(i64)
+        s.add_incoming(i64(0), entry)
+        first = b.mul(s, i64(pixels))
+        here = b.add(left, b.mul(first, i64(stride)))
+        xp = b.gep(x, [b.mul(b.mul(first, i64(stride)), ldx)])
+        yp = b.gep(y, [b.mul(first, ldx)])
+        end = b.add(here, i64((pixels - 1) * stride + kw))
+        inside = b.and_(b.icmp_signed(">=", here, i64(0)), b.icmp_signed("<=", end, rest[0]))
+        b.cbranch(b.and_(inside, b.icmp_signed(">=", cols, i64(W))), whole, part)
         for block, masked in ((whole, False), (part, True)):
             b.position_at_end(block)
-            _emit(b, pixels, kw, stride, masked, *fn.args)
-            b.ret_void()
+            _emit(b, pixels, kw, stride, masked, xp, ldx, line, w, ldw, rows, bias, yp, low, high, cols, here, *rest)
+            b.branch(following)
+        b.position_at_end(following)
+        s1 = b.add(s, i64(1))
+        s.add_incoming(s1, following)
+        b.cbranch(b.icmp_signed("<", s1, count), loop, done)
+        b.position_at_end(done)
+        b.ret_void()
     return module.globals[name]
 
 
-def _emit(b, pixels, kw, stride, masked, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width) -> None:
-    n = lambda v: ir.Constant(i64, v)  # noqa: E731
+def _emit(
+    b, pixels, kw, stride, masked, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width, act, alpha, beta, scale,
+    shift,
+) -> None:  # fmt: skip
     f32p, vp = f32.as_pointer(), VT.as_pointer()
+    span = (pixels - 1) * stride + kw
+
+    def lanes(column):
+        """How many channels of a column there are: none outside the image."""
+        if kw // 2 <= column < span - kw // 2:
+            return cols
+        at = b.add(left, i64(column))
+        there = b.and_(b.icmp_signed(">=", at, i64(0)), b.icmp_signed("<", at, width))
+        return b.select(there, cols, i64(0))
+
+    present = [lanes(column) for column in range(span)] if masked else []
 
     def read(p, column):
         p = b.bitcast(p, vp)
-        if not masked:
-            return b.load(p, align=4)
-        at = b.add(left, n(column))
-        there = b.and_(b.icmp_signed(">=", at, n(0)), b.icmp_signed("<", at, width))
-        return load_part_ir(b, p, b.select(there, cols, n(0)))
+        return load_part_ir(b, p, present[column]) if masked else b.load(p, align=4)
 
     entry, loop, done = b.block, b.append_basic_block("row"), b.append_basic_block("rows_done")
-    b.cbranch(b.icmp_signed(">", rows, n(0)), loop, done)
+    b.cbranch(b.icmp_signed(">", rows, i64(0)), loop, done)
     b.position_at_end(loop)
     k, xp, wp = b.phi(i64), b.phi(f32p), b.phi(f32p)
-    k.add_incoming(n(0), entry)
+    k.add_incoming(i64(0), entry)
     xp.add_incoming(x, entry)
     wp.add_incoming(w, entry)
     acc = [b.phi(VT) for _ in range(pixels)]
     for a in acc:
-        a.add_incoming(constant(0.0), entry)
-    weights = [b.load(b.bitcast(b.gep(wp, [b.mul(ldw, n(j))]), vp), align=4) for j in range(kw)]
+        a.add_incoming(bias, entry)
+    weights = [b.load(b.bitcast(b.gep(wp, [b.mul(ldw, i64(j))]), vp), align=4) for j in range(kw)]
     new = list(acc)
-    for column in range((pixels - 1) * stride + kw):
+    for column in range(span):
         used = [(p, column - p * stride) for p in range(pixels) if 0 <= column - p * stride < kw]
         if used:
-            v = read(b.gep(xp, [b.mul(ldx, n(column))]), column)
+            v = read(b.gep(xp, [b.mul(ldx, i64(column))]), column)
             for p, j in used:
                 new[p] = call_intrinsic(b, f"fmuladd.v{W}f32", VT, v, weights[j], new[p])
-    k1 = b.add(k, n(1))
+    k1 = b.add(k, i64(1))
     k.add_incoming(k1, loop)
     xp.add_incoming(b.gep(xp, [line]), loop)
-    wp.add_incoming(b.gep(wp, [b.mul(ldw, n(kw))]), loop)
+    wp.add_incoming(b.gep(wp, [b.mul(ldw, i64(kw))]), loop)
     for a, v in zip(acc, new):
         a.add_incoming(v, loop)
     b.cbranch(b.icmp_signed("<", k1, rows), loop, done)
     b.position_at_end(done)
+    sums = []
     for p in range(pixels):
         total = b.phi(VT)
-        total.add_incoming(constant(0.0), entry)
+        total.add_incoming(bias, entry)
         total.add_incoming(new[p], loop)
-        acc[p] = total
-    lo, hi = splat_ir(b, low), splat_ir(b, high)
-    for p in range(pixels):
-        v = clamp_high_ir(b, clamp_low_ir(b, b.fadd(acc[p], bias), lo), hi)
-        q = b.bitcast(b.gep(y, [b.mul(ldx, n(p))]), vp)
+        sums.append([total])
+    sums = short_activation(b, sums, act, low, high, alpha, beta)
+    sums = scaled(b, sums, scale, lambda: ([b.load(b.bitcast(p, vp), align=4)] for p in (scale, shift)))
+    for p, (v,) in enumerate(sums):
+        q = b.bitcast(b.gep(y, [b.mul(ldx, i64(p))]), vp)
         if masked:
             store_part_ir(b, v, q, cols)
         else:
             b.store(v, q, align=4)
 
 
-strip_3_1, strip_3_2 = _make_strip(3, 1), _make_strip(3, 2)
-strip_5_1, strip_5_2 = _make_strip(5, 1), _make_strip(5, 2)
+strips_3_1, strips_3_2 = _make_strips(3, 1), _make_strips(3, 2)
+strips_5_1, strips_5_2 = _make_strips(5, 1), _make_strips(5, 2)

@@ -10,22 +10,17 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, target
-from nbconv.kernels.cpu._math import activated
+from nbconv.kernels.cpu._epilogue import activate, given, in_registers, merge, scaled, short_activation, short_only
 from nbconv.kernels.cpu._simd import (
     VT,
     W,
+    address,
     at,
     call_intrinsic,
-    clamp_high_ir,
-    clamp_low_ir,
     constant,
     inline,
-    load,
-    load_part,
     load_part_ir,
     splat_ir,
-    store,
-    store_part,
     store_part_ir,
 )
 
@@ -41,15 +36,19 @@ UNROLL = 4
 """k steps per turn of the inner loop."""
 
 
-def _make_tile(vectors: int):
-    """An intrinsic for tiles of 1 to MR rows: each height is a function of its own, chosen by a switch."""
+def _make_tiles(vectors: int):
+    """An intrinsic for ``count`` tiles of ``rows`` (1 to MR) rows each, one below the other: each height is a function of
+    its own, chosen by a switch. Scale and shift, where scale is not null, multiply and add a column after the
+    activation."""
 
     @intrinsic
-    def tile(tc, rows, table, step, taps, kc, koff, b, out, c, ldc, first, last, bias, res, ldres, low, high, cols):
+    def tiles(
+        tc, rows, count, table, step, taps, kc, koff, b, out, c, ldc, first, last, bias, res, ldres, low, high, cols,
+        act, alpha, beta, scale, shift,
+    ):  # fmt: skip
         sig = types.void(
-            Int, Ints, Int, Int, Int, Int, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats, Floats, Int,
-            Float,
-            Float, Int,
+            Int, Int, Ints, Int, Int, Int, Int, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats, Floats, Int,
+            Float, Float, Int, Int, Float, Float, Floats, Floats,
         )  # fmt: skip
 
         def gen(ctx, bd, sig, args):
@@ -67,18 +66,29 @@ def _make_tile(vectors: int):
 
         return sig, gen
 
-    return tile
+    return tiles
 
 
 def _function(module, rows: int, vectors: int, kinds):
-    """The function of one tile height: C[rows, vectors·W] (+)= Σ_taps Σ_k A[row(tap, i)][k] · B[tap, k, :]."""
+    """The function of one tile height: for each tile C[rows, vectors·W] (+)= Σ_taps Σ_k A[row(tap, i)][k] · B[tap, k, :]."""
     name = f"tile_{rows}x{vectors}"
     if name not in module.globals:
         fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         bd = ir.IRBuilder(fn.append_basic_block("entry"))
-        _emit(bd, rows, vectors, *fn.args)
+        count, table, step, taps, kc, koff, b, out, *rest = fn.args
+        entry, loop, done = bd.block, bd.append_basic_block("next"), bd.append_basic_block("done")
+        bd.cbranch(bd.icmp_signed(">", count, _n(0)), loop, done)
+        bd.position_at_end(loop)
+        t = bd.phi(i64)
+        t.add_incoming(_n(0), entry)
+        below = bd.mul(t, _n(rows))
+        _emit(bd, rows, vectors, bd.gep(table, [below]), step, taps, kc, koff, b, bd.gep(out, [below]), *rest)
+        t1 = bd.add(t, _n(1))
+        t.add_incoming(t1, bd.block)
+        bd.cbranch(bd.icmp_signed("<", t1, count), loop, done)
+        bd.position_at_end(done)
         bd.ret_void()
     return module.globals[name]
 
@@ -91,18 +101,32 @@ def _vector(bd, p, offset: int):
     return bd.bitcast(bd.gep(p, [_n(offset)]), VT.as_pointer())
 
 
-def _emit(bd, R, V, table, step, taps, kc, koff, b, out, c, ldc, first, last, bias, res, ldres, low, high, cols) -> None:
-    pixels = [bd.load(bd.gep(out, [_n(i)])) for i in range(R)]
-    crow = [bd.gep(c, [bd.mul(p, ldc)]) for p in pixels]
+def _emit(
+    bd, R, V, table, step, taps, kc, koff, b, out, c, ldc, first, last, bias, res, ldres, low, high, cols, act, alpha, beta,
+    scale, shift,
+) -> None:  # fmt: skip
     whole = bd.icmp_signed(">=", cols, _n(V * W))
-    start = _initial(bd, R, V, crow, first, whole, cols)
-    acc = _accumulate(bd, R, V, table, step, taps, kc, koff, b, start)
+
+    def rows_of(p, ld):
+        return [bd.gep(p, [bd.mul(bd.load(bd.gep(out, [_n(i)])), ld)]) for i in range(R)]
+
+    start = _initial(bd, R, V, lambda: rows_of(c, ldc), first, whole, cols)
+    sums = _accumulate(bd, R, V, table, step, taps, kc, koff, b, start)
+    crow = rows_of(c, ldc)
     with bd.if_else(last) as (then, otherwise):
         with then:
-            done = _epilogue_sums(bd, R, V, acc, bias)
-            _finish(bd, R, V, done, pixels, crow, res, ldres, low, high, whole, cols)
-        with otherwise:
+            bv = [bd.load(_vector(bd, bias, j * W), align=4) for j in range(V)]
+            acc = [[bd.fadd(sums[i][j], bv[j]) for j in range(V)] for i in range(R)]
+            acc = _with_residual(bd, V, acc, res, lambda: rows_of(res, ldres), whole, cols)
+            acc = short_activation(bd, acc, act, low, high, alpha, beta)
+
+            def channels(p):
+                return [bd.load(_vector(bd, p, j * W), align=4) for j in range(V)]
+
+            acc = scaled(bd, acc, scale, lambda: (channels(scale), channels(shift)))
             _store(bd, R, V, acc, crow, whole, cols)
+        with otherwise:
+            _store(bd, R, V, sums, crow, whole, cols)
 
 
 def _load_c(bd, V, row, whole, cols):
@@ -130,7 +154,7 @@ def _initial(bd, R, V, crow, first, whole, cols):
         with then:
             from_zero = bd.block
         with otherwise:
-            held = [_load_c(bd, V, row, whole, cols) for row in crow]
+            held = [_load_c(bd, V, row, whole, cols) for row in crow()]
             from_held = bd.block
     start = []
     for i in range(R):
@@ -235,27 +259,13 @@ def _prefetch(bd, p, begin: int, end: int) -> None:
         bd.call(fn, [bd.gep(p, [_n(at_line)]), read, keep, data])
 
 
-def _epilogue_sums(bd, R, V, acc, bias):
-    bv = [bd.load(_vector(bd, bias, j * W), align=4) for j in range(V)]
-    return [[bd.fadd(acc[i][j], bv[j]) for j in range(V)] for i in range(R)]
-
-
-def _finish(bd, R, V, acc, pixels, crow, res, ldres, low, high, whole, cols) -> None:
-    """Add the residual if there is one, clamp, store."""
-    lo, hi = splat_ir(bd, low), splat_ir(bd, high)
-
-    def clamped(values):
-        return [[clamp_high_ir(bd, clamp_low_ir(bd, v, lo), hi) for v in row] for row in values]
-
-    none = bd.icmp_unsigned("==", bd.ptrtoint(res, i64), _n(0))
-    with bd.if_else(none) as (then, otherwise):
-        with then:
-            _store(bd, R, V, clamped(acc), crow, whole, cols)
-        with otherwise:
-            for i in range(R):
-                held = _load_c(bd, V, bd.gep(res, [bd.mul(pixels[i], ldres)]), whole, cols)
-                row = clamped([[bd.fadd(acc[i][j], held[j]) for j in range(V)]])
-                _store(bd, 1, V, row, [crow[i]], whole, cols)
+def _with_residual(bd, V, acc, res, rows, whole, cols):
+    before = bd.block
+    with bd.if_then(given(bd, res)):
+        held = [_load_c(bd, V, row, whole, cols) for row in rows()]
+        added = [[bd.fadd(x, h) for x, h in zip(xs, hs)] for xs, hs in zip(acc, held)]
+        inside = bd.block
+    return merge(bd, [(before, acc), (inside, added)])
 
 
 def _store(bd, R, V, acc, crow, whole, cols) -> None:
@@ -271,62 +281,77 @@ def _store(bd, R, V, acc, crow, whole, cols) -> None:
                 store_part_ir(bd, acc[i][V - 1], _vector(bd, crow[i], (V - 1) * W), bd.sub(cols, _n((V - 1) * W)))
 
 
-tile_wide = _make_tile(NV)
-tile_narrow = _make_tile(1)
-
-
-@inline
-def activate_tile(act, alpha, beta, c, ldc, out, rows, cols):
-    """Apply an activation to the tile just stored, while it is in L1."""
-    if ldc == cols and out[rows - 1] - out[0] == rows - 1:  # the rows lie in one piece
-        line = at(c, out[0] * ldc)
-        n = rows * cols
-        j = 0
-        while j + W <= n:
-            store(line, j, activated(act, load(line, j), alpha, beta))
-            j += W
-        if j < n:
-            store_part(line, j, activated(act, load_part(line, j, n - j), alpha, beta), n - j)
-        return
-    for i in range(rows):
-        line = at(c, out[i] * ldc)
-        j = 0
-        while j + W <= cols and j < NR:
-            store(line, j, activated(act, load(line, j), alpha, beta))
-            j += W
-        if j < cols and j < NR:
-            store_part(line, j, activated(act, load_part(line, j, cols - j), alpha, beta), cols - j)
+tiles_wide = _make_tiles(NV)
+tiles_narrow = _make_tiles(1)
 
 
 @inline
 def block(
-    table, count, taps, kc, koff, w, k0, k, out, y, ldy, begins, ends, b, res, ldres, low, high, n0, n1, og, act, alpha, beta
+    table,
+    count,
+    taps,
+    kc,
+    koff,
+    w,
+    k0,
+    k,
+    out,
+    y,
+    ldy,
+    begins,
+    ends,
+    b,
+    res,
+    ldres,
+    low,
+    high,
+    n0,
+    n1,
+    og,
+    act,
+    alpha,
+    beta,
+    scale,
+    shift,
 ):
     """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a panel stays in L1."""
     tiles = (count + MR - 1) // MR
     small = count // tiles
     extra = count - small * tiles
+    top = extra * (small + 1)
+    affine = address(scale, 0) != 0
+    later = ends and not in_registers(act)
     col = n0
     while col < n1:
         cols = min(NR, og - col)
         c = at(y, col)
         r = at(res, col) if ldres > 0 else res
-        i = 0
-        for t in range(tiles):
-            high_tile = small + 1 if t < extra else small
-            if cols > W:
-                tile_wide(
-                    high_tile, at(table, i), count, taps, kc, koff, at(w, col * k + k0 * NR), at(out, i), c, ldy, begins,
-                    ends,
-                    at(b, col), r, ldres, low, high, cols,
-                )  # fmt: skip
-            else:
-                tile_narrow(
-                    high_tile, at(table, i), count, taps, kc, koff, at(w, col * k + k0 * W), at(out, i), c, ldy, begins,
-                    ends,
-                    at(b, col), r, ldres, low, high, cols,
-                )  # fmt: skip
-            if ends and act != 0:
-                activate_tile(act, alpha, beta, c, ldy, at(out, i), high_tile, cols)
-            i += high_tile
+        f = at(scale, col) if affine else scale
+        s = at(shift, col) if affine else scale
+        if cols > W:
+            p = at(w, col * k + k0 * NR)
+            tiles_wide(
+                small + 1, extra, table, count, taps, kc, koff, p, out, c, ldy, begins, ends, at(b, col), r, ldres,
+                low, high, cols, act, alpha, beta, short_only(act, f), s,
+            )  # fmt: skip
+            tiles_wide(
+                small, tiles - extra, at(table, top), count, taps, kc, koff, p, at(out, top), c, ldy, begins, ends,
+                at(b, col), r, ldres, low, high, cols, act, alpha, beta, short_only(act, f), s,
+            )  # fmt: skip
+        else:
+            p = at(w, col * k + k0 * W)
+            tiles_narrow(
+                small + 1, extra, table, count, taps, kc, koff, p, out, c, ldy, begins, ends, at(b, col), r, ldres,
+                low, high, cols, act, alpha, beta, short_only(act, f), s,
+            )  # fmt: skip
+            tiles_narrow(
+                small, tiles - extra, at(table, top), count, taps, kc, koff, p, at(out, top), c, ldy, begins, ends,
+                at(b, col), r, ldres, low, high, cols, act, alpha, beta, short_only(act, f), s,
+            )  # fmt: skip
+        if later:
+            for j in range(0, min(cols, NR), W):
+                fj = at(f, j) if affine else f
+                sj = at(s, j) if affine else f
+                for i in range(count):
+                    activate(act, alpha, beta, fj, sj, at(c, out[i] * ldy + j), min(W, cols - j))
         col += NR

@@ -16,7 +16,7 @@ def conv(
     kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
     full_h: Int, full_w: Int, osh: Int, osw: Int, oy0: Int, ox0: Int,
     rows: Int, panels: Int, tap_chunk: Int, channel_chunk: Int, padded: Int,
-    low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last: Int,
+    low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """y[n, oy·osh+oy0, ox·osw+ox0, :] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, :]·w + b + res)).
 
@@ -42,6 +42,8 @@ def conv(
         wg = at(w, g * k * padded)
         yg = at(y, g * og)
         resg = at(res, g * og) if ldres > 0 else res
+        sg = at(scale, g * padded) if address(scale, 0) != 0 else scale
+        tg = at(shift, g * padded) if address(scale, 0) != 0 else scale
         _output_pixels(out, m0, count, oh, ow, full_h, full_w, osh, osw, oy0, ox0)
         t0 = 0  # Numba's range with a step that is no literal can raise, and kernels cannot
         while t0 < taps:
@@ -56,7 +58,7 @@ def conv(
                 block(
                     table, count, t1 - t0, kc, c0, wg, k0, k, out, yg, ldy, begins, ends, at(b, g * padded), resg, ldres,
                     low,
-                    high, n0, n1, og, act, alpha, beta,
+                    high, n0, n1, og, act, alpha, beta, sg, tg,
                 )  # fmt: skip
                 c0 += channel_chunk
             t0 = t1

@@ -1,11 +1,12 @@
 """Depthwise convolution on channels-last data."""
 
-from nbconv.kernels.cpu._math import activated
+from nbconv.kernels.cpu._epilogue import activate, in_registers, short_only
 from nbconv.kernels.cpu._simd import (
     Float,
     Floats,
     Int,
     W,
+    address,
     at,
     inline,
     kernel,
@@ -17,21 +18,25 @@ from nbconv.kernels.cpu._simd import (
     store,
     store_part,
 )
-from nbconv.kernels.cpu._strip import STRIP, strip_3_1, strip_3_2, strip_5_1, strip_5_2
+from nbconv.kernels.cpu._strip import STRIP, reach, strips_3_1, strips_3_2, strips_5_1, strips_5_2
 
 
 @kernel
 def depthwise(
     x: Floats, w: Floats, b: Floats, y: Floats,
     h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float,
+    padded: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats,
     first: Int, last: Int,
 ) -> None:  # fmt: skip
     """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
 
-    w (kh, kw, padded) and b (padded) are zero past c.  A unit is a row of y.
+    w (kh, kw, padded), b, scale and shift (padded) are zero past c.  A unit is a row of y.
     """
-    fast = dw == 1 and sw <= 2 and (kw == 3 or kw == 5)
+    over = (ow - 1) * sw - pw + kw - width
+    fast = dw == 1 and sw <= 2 and (kw == 3 or kw == 5) and pw <= reach(kw) and over <= reach(kw)
+    count = (ow + STRIP - 1) // STRIP
+    small = ow // count
+    extra = ow - small * count
     for unit in range(first, last):
         n = unit // oh
         oy = unit - n * oh
@@ -44,37 +49,154 @@ def depthwise(
             ky1 -= 1
         xr = at(x, (n * h + iy0 + ky0 * dh) * width * c)
         yr = at(y, unit * ow * c)
+        kys = ky1 - ky0
+        line = dh * width * c
         for c0 in range(0, c, W):
             cols = min(W, c - c0)
             wc = at(w, ky0 * kw * padded + c0)
             bias = load(b, c0)
-            ox = 0
-            while ox < ow:
-                yp = at(yr, ox * c + c0)
-                left = ox * sw - pw
-                if fast:
-                    count = min(STRIP, ow - ox)
-                    xp = at(xr, left * c + c0)
-                    line = dh * width * c
-                    kys = ky1 - ky0
-                    if kw == 3 and sw == 1:
-                        strip_3_1(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
-                    elif kw == 3:
-                        strip_3_2(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
-                    elif sw == 1:
-                        strip_5_1(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
-                    else:
-                        strip_5_2(count, xp, c, line, wc, padded, kys, bias, yp, low, high, cols, left, width)
-                    ox += count
-                else:
-                    _pixel(xr, wc, bias, yp, left, width, c, c0, cols, kw, dw, dh * width * c, padded, ky1 - ky0, low, high)
-                    ox += 1
-            if act != 0:
-                for i in range(ow):
-                    if cols == W:
-                        store(yr, i * c + c0, activated(act, load(yr, i * c + c0), alpha, beta))
-                    else:
-                        store_part(yr, i * c + c0, activated(act, load_part(yr, i * c + c0, cols), alpha, beta), cols)
+            f = at(scale, c0) if address(scale, 0) != 0 else scale
+            t = at(shift, c0) if address(scale, 0) != 0 else scale
+            if fast:
+                _strips(
+                    small + 1, extra, 0, xr, wc, bias, yr, c, c0, cols, kw, sw, pw, width, line, padded, kys, low, high, act,
+                    alpha, beta, short_only(act, f), t,
+                )  # fmt: skip
+                _strips(
+                    small, count - extra, extra * (small + 1), xr, wc, bias, yr, c, c0, cols, kw, sw, pw, width, line, padded,
+                    kys, low, high, act, alpha, beta, short_only(act, f), t,
+                )  # fmt: skip
+            else:
+                for ox in range(ow):
+                    yp = at(yr, ox * c + c0)
+                    _pixel(xr, wc, bias, yp, ox * sw - pw, width, c, c0, cols, kw, dw, line, padded, kys, low, high)
+            if not (fast and in_registers(act)):
+                for ox in range(ow):
+                    activate(act, alpha, beta, f, t, at(yr, ox * c + c0), cols)
+
+
+@inline
+def _strips(
+    pixels,
+    count,
+    ox,
+    xr,
+    wc,
+    bias,
+    yr,
+    c,
+    c0,
+    cols,
+    kw,
+    sw,
+    pw,
+    width,
+    line,
+    padded,
+    kys,
+    low,
+    high,
+    act,
+    alpha,
+    beta,
+    scale,
+    shift,
+):
+    left = ox * sw - pw
+    xp = at(xr, left * c + c0)
+    yp = at(yr, ox * c + c0)
+    if kw == 3 and sw == 1:
+        strips_3_1(
+            pixels,
+            count,
+            xp,
+            c,
+            line,
+            wc,
+            padded,
+            kys,
+            bias,
+            yp,
+            low,
+            high,
+            cols,
+            left,
+            width,
+            act,
+            alpha,
+            beta,
+            scale,
+            shift,
+        )
+    elif kw == 3:
+        strips_3_2(
+            pixels,
+            count,
+            xp,
+            c,
+            line,
+            wc,
+            padded,
+            kys,
+            bias,
+            yp,
+            low,
+            high,
+            cols,
+            left,
+            width,
+            act,
+            alpha,
+            beta,
+            scale,
+            shift,
+        )
+    elif sw == 1:
+        strips_5_1(
+            pixels,
+            count,
+            xp,
+            c,
+            line,
+            wc,
+            padded,
+            kys,
+            bias,
+            yp,
+            low,
+            high,
+            cols,
+            left,
+            width,
+            act,
+            alpha,
+            beta,
+            scale,
+            shift,
+        )
+    else:
+        strips_5_2(
+            pixels,
+            count,
+            xp,
+            c,
+            line,
+            wc,
+            padded,
+            kys,
+            bias,
+            yp,
+            low,
+            high,
+            cols,
+            left,
+            width,
+            act,
+            alpha,
+            beta,
+            scale,
+            shift,
+        )
 
 
 @inline

@@ -10,7 +10,7 @@ MAX_ROWS = 256
 def gemm(
     a: Floats, b: Floats, bias: Floats, res: Floats, y: Floats,
     m: Int, n: Int, k: Int, lda: Int, ldy: Int, ldres: Int, batch_a: Int, batch_b: Int, batch_y: Int,
-    rows: Int, panels: Int, k_chunk: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last:
+    rows: Int, panels: Int, k_chunk: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last:
     Int,
 ) -> None:  # fmt: skip
     """y = act(clamp(a·b + bias + res)) for each matrix of a batch: a (m, lda), b packed [panel][k][NR], y (m, ldy).
@@ -40,7 +40,7 @@ def gemm(
             block(
                 table, count, 1, kc, k0, bi, k0, k, out, at(y, i * batch_y), ldy, k0 == 0, k0 + kc == k, bias, res,
                 ldres, low,
-                high, n0, n1, n, act, alpha, beta,
+                high, n0, n1, n, act, alpha, beta, scale, shift,
             )  # fmt: skip
             k0 += k_chunk
 

@@ -36,7 +36,7 @@ def winograd(
     x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats, scratch: Floats,
     n: Int, h: Int, width: Int, ldx: Int, ci: Int, oh: Int, ow: Int, co: Int, ldy: Int, ldres: Int, ph: Int, pw: Int,
     size: Int, tiles: Int, columns: Int, group: Int, inner: Int, padded: Int, area: Int,
-    low: Float, high: Float, act: Int, alpha: Float, beta: Float, first: Int, last: Int, slot: Int,
+    low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int, slot: Int,
 ) -> None:  # fmt: skip
     """y = act(clamp(conv(x, w) + b + res)), size × size results a tile (4 or 2), ``tiles`` tiles a unit.
 
@@ -73,7 +73,7 @@ def winograd(
                     table[i] = address(v, (p * tiles + i) * inner)
                 block(
                     table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * tiles * columns - col), columns,
-                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta,
+                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta, scale, shift,
                 )  # fmt: skip
             for i in range(count):
                 t = t0 + i
@@ -90,7 +90,7 @@ def winograd(
                     _output(
                         pixels, size, min(size, oh - oy), min(size, ow - ox), ow, ldy, ldres, at(b, col + j), res, y,
                         place, col + j,
-                        min(W, cols - j), low, high, act, alpha, beta,
+                        min(W, cols - j), low, high, act, alpha, beta, scale, shift,
                     )  # fmt: skip
             col += columns
 
@@ -123,10 +123,13 @@ def _input(table, x, zeros, t, down, across, size, h, width, ldx, ci, ph, pw, v,
 
 
 @inline
-def _output(pixels, size, rows, columns, ow, ldy, ldres, b, res, y, place, channel, cols, low, high, act, alpha, beta):
+def _output(
+    pixels, size, rows, columns, ow, ldy, ldres, b, res, y, place, channel, cols, low, high, act, alpha, beta, scale, shift
+):
     """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has
     them."""
     bias = load(b, 0)
+    given = address(scale, 0) != 0
     for i in range(rows):
         for j in range(columns):
             v = load(pixels, (i * size + j) * W) + bias
@@ -137,6 +140,8 @@ def _output(pixels, size, rows, columns, ow, ldy, ldres, b, res, y, place, chann
             elif ldres > 0:
                 v = v + load_part(res, q * ldres + channel, cols)
             v = activated(act, minimum(maximum(v, low), high), alpha, beta)
+            if given:
+                v = v * load(scale, channel) + load(shift, channel)
             if cols == W:
                 store(y, q * ldy + channel, v)
             else:

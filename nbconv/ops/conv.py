@@ -13,7 +13,7 @@ from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops import winograd
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import ceil, cut, pack, pad_bias, padded
+from nbconv.ops.packing import ceil, cut, epilogue, pack, pad_bias, padded
 from nbconv.ops.patches import pad, reach, taps
 from nbconv.ops.window import Window, flat, plane, resolve
 
@@ -88,7 +88,7 @@ class Convolution(Op, abstract=True):
             ldres=0 if to.residual is None else co, og=og,
             kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
             osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
-            channel_chunk=channel_chunk, padded=padded(og, lanes, columns), **to.epilogue.arguments(),
+            channel_chunk=channel_chunk, padded=padded(og, lanes, columns), **epilogue(to, g, og, lanes, columns),
         )  # fmt: skip
 
     def check(self, x: Spec, w: Spec, b: Spec | None, co: int) -> np.dtype:
@@ -221,7 +221,7 @@ class Conv(Convolution):
             n=n, h=h, width=w, ldx=channels, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or out,
             ldres=0 if to.residual is None else out, ph=ph, pw=pw, size=tiling.size, tiles=tiling.tiles,
             columns=tiling.columns, group=tiling.group, inner=inner, padded=padded(co, lanes, columns), area=area,
-            **to.epilogue.arguments(),
+            **epilogue(to, 1, co, lanes, columns, mine),
         )  # fmt: skip
 
     def lower_depthwise(self, to: Lowering, down, across) -> None:
@@ -242,7 +242,7 @@ class Conv(Convolution):
             w=to.constant(f"{to.node.inputs[1]}#depthwise", weights),
             b=to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes)),
             h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
-            **to.epilogue.arguments(),
+            **epilogue(to, 1, c, lanes, lanes),
         )  # fmt: skip
 
 

@@ -7,21 +7,24 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
-from nbconv.lowering import Lowering
+from nbconv.lowering import Affine, Lowering
 from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 
 
 class Fused(Op):
-    """An op whose kernel adds a residual (its last input, when ``residual``) and applies an Epilogue to each result.
+    """An op whose kernel adds a residual (its last input, when ``residual``), applies an Epilogue to each result, and then,
+    with ``affine``, a factor and a term a channel.
 
-    ``tail`` holds the ops that were absorbed, in order: what the reference applies after the inner op.
+    ``tail`` holds the ops that were absorbed, in order.
     """
 
     domain = "nbconv"
 
-    def __init__(self, inner: Op, tail: tuple[Op, ...], epilogue: Epilogue, residual: bool) -> None:
+    def __init__(
+        self, inner: Op, tail: tuple[Op, ...], epilogue: Epilogue, residual: bool, affine: Affine | None = None
+    ) -> None:
         super().__init__()
-        self.inner, self.tail, self.fused, self.residual = inner, tail, epilogue, residual
+        self.inner, self.tail, self.fused, self.residual, self.affine = inner, tail, epilogue, residual, affine
 
     def __repr__(self) -> str:
         return "+".join([repr(self.inner), *(op.type for op in self.tail)])
@@ -44,12 +47,14 @@ class Fused(Op):
 
     def absorbs(self, inputs, outputs) -> str:
         can = self.inner.absorbs(self._own(inputs), outputs)
-        if self.fused != Epilogue():
+        if self.affine is not None:
             return ""
+        if self.fused != Epilogue():
+            return "affine" if can in ("activation", "residual") else ""
         return "activation" if can == "residual" and self.residual else can
 
     def lower(self, to: Lowering) -> None:
-        to.epilogue = self.fused
+        to.epilogue, to.affine = self.fused, self.affine
         if self.residual:
             to.residual = to.input(len(to.inputs) - 1)
         to.node = Node(self.inner, self._own(to.node.inputs), to.node.outputs, to.node.name)

@@ -11,7 +11,7 @@ from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops.op import CANONICAL, NUMPY, Op
-from nbconv.ops.packing import cut, pack, pad_bias, padded
+from nbconv.ops.packing import cut, epilogue, pack, pad_bias, padded
 
 
 class Gemm(Op):
@@ -102,7 +102,7 @@ def lower_product(
         bias=to.constant(bias_key, lambda: pad_bias(bias(), 1, n, lanes, columns)),
         res=to.residual, m=m, n=n, k=k, lda=k, ldy=n,
         ldres=0 if to.residual is None else n, batch_a=steps[0], batch_b=k * full if steps[1] else 0, batch_y=m * n,
-        rows=rows, panels=panels, k_chunk=k_chunk, **to.epilogue.arguments(),
+        rows=rows, panels=panels, k_chunk=k_chunk, **epilogue(to, 1, n, lanes, columns),
     )  # fmt: skip
 
 

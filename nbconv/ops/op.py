@@ -24,17 +24,13 @@ _REQUIRED: Any = object()
 
 
 class Epilogue(NamedTuple):
-    """What a kernel does to each result before it is stored: ``activated(code)`` of `kernels/cpu/_math.py`, then a clamp."""
+    """What a kernel does to each result before it is stored: a clamp, or ``activated(code)`` of `kernels/cpu/_math.py`."""
 
     code: int = 0
     alpha: float = 0.0
     beta: float = 0.0
     low: float = -inf
     high: float = inf
-
-    def arguments(self) -> dict[str, Any]:
-        """As the arguments of a kernel with a full epilogue."""
-        return {"low": self.low, "high": self.high, "act": self.code, "alpha": self.alpha, "beta": self.beta}
 
     def clamp(self) -> dict[str, Any]:
         """As the arguments of a kernel that can only clamp."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nbconv.lowering import Lowering
@@ -64,3 +66,19 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     while panels > 1 and blocks * groups * ceil(all_panels, panels) < 8:
         panels = ceil(panels, 2)
     return rows, panels, tap_chunk, channel_chunk, blocks * groups * ceil(all_panels, panels)
+
+
+def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> dict[str, Any]:
+    """The arguments of a kernel with a full epilogue, for ``groups`` times n channels packed in panels of ``columns``.
+    ``part``: the channels of y that the kernel makes; where it makes more than y has, they are repeated."""
+    e = to.epilogue
+    found: dict[str, Any] = {
+        "low": e.low, "high": e.high, "act": e.code, "alpha": e.alpha, "beta": e.beta, "scale": None, "shift": None,
+    }  # fmt: skip
+    if to.affine is not None:
+        for name in ("scale", "shift"):
+            values = getattr(to.affine, name)
+            values = np.resize(values if part is None else values[part], groups * n)
+            key = f"{to.affine.key}#{name}{groups}x{n}.{columns}" + (f".{part.start}" if part else "")
+            found[name] = to.constant(key, lambda values=values: pad_bias(values, groups, n, lanes, columns))
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.lowering import Affine
 from nbconv.ops.activation import HardSwish
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
 from nbconv.ops.norm import BatchNormalization
@@ -201,7 +202,8 @@ def _keep(name: str, value: np.ndarray, specs: dict[str, Spec], constants: dict[
 
 
 def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
-    """Activations, and sums with an array of the same shape, are done by the kernel that makes their input."""
+    """Activations, sums with an array of the same shape, and a factor and term a channel after those are done by the kernel
+    that makes their input."""
     only = single(graph, keep)
     nodes: list[Node | None] = []
     at: dict[str, int] = {}
@@ -217,6 +219,13 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
                 if fused is not None:
                     nodes[where], at[node.outputs[0]] = fused, where
                     gone[node.inputs[0]] = f"fused into {node.outputs[0]}"
+                    continue
+            affine = _affine(node, specs, graph.constants)
+            if affine is not None and affine[0] in only and affine[0] in at:
+                fused = _with_affine(nodes[at[affine[0]]], node, affine, specs)
+                if fused is not None:
+                    nodes[at[affine[0]]], at[node.outputs[0]] = fused, at[affine[0]]
+                    gone[affine[0]] = f"fused into {node.outputs[0]}"
                     continue
         elif fused is not None:
             maker, fused = fused
@@ -237,10 +246,24 @@ def _can(node: Node, specs: dict[str, Spec]) -> str:
 def _absorbed(maker: Node | None, node: Node, epilogue: Epilogue, specs: dict[str, Spec]) -> Node | None:
     """The maker with the node's activation in its epilogue."""
     can = _can(maker, specs) if maker is not None else ""
-    if maker is None or not can or len(maker.outputs) != 1 or (can == "clamp" and epilogue.code):
+    if maker is None or can in ("", "affine") or len(maker.outputs) != 1 or (can == "clamp" and epilogue.code):
         return None
     inner, tail, residual = _parts(maker)
     return Node(Fused(inner, (*tail, node.op), epilogue, residual), maker.inputs, node.outputs, node.name)
+
+
+def _with_affine(maker: Node | None, node: Node, affine: tuple[str, Any, Any], specs: dict[str, Spec]) -> Node | None:
+    """The maker, a convolution or Gemm, with the node's factor and term a channel behind its epilogue."""
+    if maker is None or _can(maker, specs) not in ("activation", "residual", "affine"):
+        return None
+    inner, tail, residual = _parts(maker)
+    if inner.type not in ("Conv", "ConvTranspose", "Gemm") or len(maker.outputs) != 1:
+        return None
+    source, scale, shift = affine
+    key = "/".join([repr(node.op), *(n for n in node.inputs if n != source)])
+    epilogue = maker.op.fused if isinstance(maker.op, Fused) else Epilogue()
+    fused = Fused(inner, (*tail, node.op), epilogue, residual, Affine(key, scale.astype("f4"), shift.astype("f4")))
+    return Node(fused, maker.inputs, node.outputs, node.name)
 
 
 def _residual(
