@@ -349,9 +349,14 @@ def block(
                 at(b, col), r, ldres, low, high, cols, act, alpha, beta, short_only(act, f), s,
             )  # fmt: skip
         if later:
-            for j in range(0, min(cols, NR), W):
-                fj = at(f, j) if affine else f
-                sj = at(s, j) if affine else f
-                for i in range(count):
-                    activate(act, alpha, beta, fj, sj, at(c, out[i] * ldy + j), min(W, cols - j))
+            if ldy == cols and not affine and out[count - 1] - out[0] == count - 1:  # the rows lie in one piece
+                line = at(c, out[0] * ldy)
+                for j in range(0, count * cols, W):
+                    activate(act, alpha, beta, f, s, at(line, j), min(W, count * cols - j))
+            else:
+                for j in range(0, min(cols, NR), W):
+                    fj = at(f, j) if affine else f
+                    sj = at(s, j) if affine else f
+                    for i in range(count):
+                        activate(act, alpha, beta, fj, sj, at(c, out[i] * ldy + j), min(W, cols - j))
         col += NR

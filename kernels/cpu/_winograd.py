@@ -5,7 +5,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from nbconv.kernels._numba import Floats, Int, Ints, f32, i64
+from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i64
+from nbconv.kernels.cpu._epilogue import given, merge, scaled, short_activation
 from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, constant, load_part_ir
 
 
@@ -48,37 +49,80 @@ def _output_2(b, m):
     return [b.fadd(b.fadd(m0, m1), m2), b.fsub(b.fsub(m1, m2), m3)]
 
 
+def _function(module, name: str, kinds):
+    """(an internal function of this name that returns nothing, whether it has no body yet)"""
+    if name in module.globals:
+        return module.globals[name], False
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    return fn, True
+
+
+def _vectors(b, count, body) -> None:
+    """``body(c)`` for c = 0, W, 2W … below ``count`` (at least one)."""
+    entry, loop, done = b.block, b.append_basic_block("vector"), b.append_basic_block("vectors_done")
+    b.branch(loop)
+    b.position_at_end(loop)
+    c = b.phi(i64)
+    c.add_incoming(_n(0), entry)
+    body(c)
+    following = b.add(c, _n(W))
+    c.add_incoming(following, b.block)
+    b.cbranch(b.icmp_signed("<", following, count), loop, done)
+    b.position_at_end(done)
+
+
 def _make_input(size: int, transform):
     @intrinsic
-    def into(tc, table, channel, cols, v, step):
-        """v[p·step :] = (Bᵀ d B)[p] for the size² pixels whose addresses stand in the table, W channels from ``channel``
-        on (of which the first ``cols`` are there)."""
+    def into(tc, table, channels, v, step):
+        """v[p·step + c] = (Bᵀ d B)[p, c] for the size² pixels whose addresses stand in the table, all of their channels; zeros up
+        to whole vectors."""
+        sig = types.void(Ints, Int, Floats, Int)
 
         def gen(ctx, b, sig, args):
-            table, channel, cols, v, step = args
-            pointers = [
-                b.bitcast(b.gep(b.inttoptr(b.load(b.gep(table, [_n(k)])), f32.as_pointer()), [channel]), VT.as_pointer())
-                for k in range(size * size)
-            ]
-            out = [b.bitcast(b.gep(v, [b.mul(step, _n(k))]), VT.as_pointer()) for k in range(size * size)]
-            with b.if_else(b.icmp_signed(">=", cols, _n(W))) as (whole, part):
-                with whole:
-                    _transform_in(b, size, transform, [b.load(p, align=4) for p in pointers], out)
-                with part:
-                    _transform_in(b, size, transform, [load_part_ir(b, p, cols) for p in pointers], out)
+            fn, new = _function(b.module, f"into_{size}", [a.type for a in args])
+            if new:
+                _input_body(fn, size, transform)
+            b.call(fn, args)
             return ctx.get_dummy_value()
 
-        return types.void(Ints, Int, Int, Floats, Int), gen
+        return sig, gen
 
     return into
 
 
-def _transform_in(b, size, transform, d, out):
-    rows = [transform(b, d[i * size : (i + 1) * size]) for i in range(size)]
+def _input_body(fn, size: int, transform) -> None:
+    table, channels, v, step = fn.args
+    b = ir.IRBuilder(fn.append_basic_block("entry"))
+    whole = b.and_(channels, _n(-W))
+
+    def one(read, c) -> None:
+        d = []
+        for k in range(size * size):
+            pixel = b.inttoptr(b.load(b.gep(table, [_n(k)])), f32.as_pointer())
+            d.append(read(b.bitcast(b.gep(pixel, [c]), VT.as_pointer())))
+        rows = [transform(b, d[i * size : (i + 1) * size]) for i in range(size)]
+        for j in range(size):
+            for i, value in enumerate(transform(b, [rows[i][j] for i in range(size)])):
+                place = b.gep(v, [b.add(c, b.mul(step, _n(i * size + j)))])
+                b.store(value, b.bitcast(place, VT.as_pointer()), align=4)
+
+    with b.if_then(b.icmp_signed(">", whole, _n(0))):
+        _vectors(b, whole, lambda c: one(lambda p: b.load(p, align=4), c))
+    rest = b.sub(channels, whole)
+    with b.if_then(b.icmp_signed(">", rest, _n(0))):
+        one(lambda p: load_part_ir(b, p, rest), whole)
+    b.ret_void()
+
+
+def _transform_out(b, transform, size: int, m, step):
+    """The results (rows of vectors) for the size² vectors at m[p·step]."""
+    columns = []
     for j in range(size):
-        column = transform(b, [rows[i][j] for i in range(size)])
-        for i in range(size):
-            b.store(column[i], out[i * size + j], align=4)
+        at = [b.gep(m, [b.mul(step, _n(i * size + j))]) for i in range(size)]
+        columns.append(transform(b, [b.load(b.bitcast(p, VT.as_pointer()), align=4) for p in at]))
+    return [transform(b, [column[i] for column in columns]) for i in range(len(columns[0]))]
 
 
 def _make_output(size: int, transform):
@@ -88,14 +132,9 @@ def _make_output(size: int, transform):
 
         def gen(ctx, b, sig, args):
             m, step, y = args
-            columns = []
-            for j in range(size):
-                at = [b.gep(m, [b.mul(step, _n(i * size + j))]) for i in range(size)]
-                columns.append(transform(b, [b.load(b.bitcast(p, VT.as_pointer()), align=4) for p in at]))
-            n = len(columns[0])
-            for i in range(n):
-                for j, v in enumerate(transform(b, [columns[k][i] for k in range(size)])):
-                    b.store(v, b.bitcast(b.gep(y, [_n((i * n + j) * W)]), VT.as_pointer()), align=4)
+            for i, row in enumerate(_transform_out(b, transform, size, m, step)):
+                for j, v in enumerate(row):
+                    b.store(v, b.bitcast(b.gep(y, [_n((i * len(row) + j) * W)]), VT.as_pointer()), align=4)
             return ctx.get_dummy_value()
 
         return types.void(Floats, Int, Floats), gen
@@ -103,5 +142,67 @@ def _make_output(size: int, transform):
     return out_of
 
 
-into_4, out_of_4 = _make_input(6, _input_4), _make_output(6, _output_4)
-into_2, out_of_2 = _make_input(4, _input_2), _make_output(4, _output_2)
+def _make_whole(size: int, transform):
+    @intrinsic
+    def whole(
+        tc, m, step, channels, bias, res, resrow, ldres, y, row, ldy, low, high, act, alpha, beta, scale, shift
+    ):  # fmt: skip
+        """A tile of results that the image has all of, for whole vectors of channels (at least one): Aᵀ m A + bias + res with
+        the short activations and the scale of `_epilogue`. Pixels of y lie ldy apart, rows ``row``; those of res (if not null)
+        ldres and ``resrow``."""
+        sig = types.void(
+            Floats, Int, Int, Floats, Floats, Int, Int, Floats, Int, Int, Float, Float, Int, Float, Float, Floats, Floats
+        )
+
+        def gen(ctx, b, sig, args):
+            fn, new = _function(b.module, f"whole_{size}", [a.type for a in args])
+            if new:
+                _whole_body(fn, size, transform)
+            b.call(fn, args)
+            return ctx.get_dummy_value()
+
+        return sig, gen
+
+    return whole
+
+
+def _whole_body(fn, size: int, transform) -> None:
+    m, step, channels, bias, res, resrow, ldres, y, row, ldy, low, high, act, alpha, beta, scale, shift = fn.args
+    b = ir.IRBuilder(fn.append_basic_block("entry"))
+
+    def vector(p, *offsets):
+        for offset in offsets:
+            p = b.gep(p, [offset])
+        return b.bitcast(p, VT.as_pointer())
+
+    def at(p, c, i, j, down, ld):
+        return vector(p, c, b.mul(down, _n(i)), b.mul(ld, _n(j)))
+
+    def one(c) -> None:
+        sums = _transform_out(b, transform, size, b.gep(m, [c]), step)
+        term = b.load(vector(bias, c), align=4)
+        sums = [[b.fadd(v, term) for v in line] for line in sums]
+        before = b.block
+        with b.if_then(given(b, res)):
+            added = [
+                [b.fadd(v, b.load(at(res, c, i, j, resrow, ldres), align=4)) for j, v in enumerate(line)]
+                for i, line in enumerate(sums)
+            ]
+            inside = b.block
+        sums = merge(b, [(before, sums), (inside, added)])
+        sums = short_activation(b, sums, act, low, high, alpha, beta)
+
+        def factors():
+            return ([b.load(vector(p, c), align=4)] * len(sums) for p in (scale, shift))
+
+        sums = scaled(b, sums, scale, factors)
+        for i, line in enumerate(sums):
+            for j, v in enumerate(line):
+                b.store(v, at(y, c, i, j, row, ldy), align=4)
+
+    _vectors(b, channels, one)
+    b.ret_void()
+
+
+into_4, out_of_4, whole_4 = _make_input(6, _input_4), _make_output(6, _output_4), _make_whole(6, _output_4)
+into_2, out_of_2, whole_2 = _make_input(4, _input_2), _make_output(4, _output_2), _make_whole(4, _output_2)

@@ -4,6 +4,7 @@ A block of tiles is transformed, multiplied with the transformed weights at each
 and transformed back, all within one thread's scratch memory.
 """
 
+from nbconv.kernels.cpu._epilogue import activate, in_registers, short_only
 from nbconv.kernels.cpu._math import activated
 from nbconv.kernels.cpu._simd import (
     Float,
@@ -24,11 +25,13 @@ from nbconv.kernels.cpu._simd import (
     store_part,
 )
 from nbconv.kernels.cpu._tile import block
-from nbconv.kernels.cpu._winograd import into_2, into_4, out_of_2, out_of_4
+from nbconv.kernels.cpu._winograd import into_2, into_4, out_of_2, out_of_4, whole_2, whole_4
 
 MAX_TILES = 256
 """Most tiles of a block."""
 PIXELS = 16 * W
+SKEW = 16
+"""Floats between the points' matrices: else the points of a tile may all lie in one set of the cache."""
 
 
 @kernel
@@ -43,7 +46,7 @@ def winograd(
     A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)² points][panel][ci][NR], ``padded`` columns;
     results go ``columns`` channels at a time. ``inner``
     is ci rounded up to vectors. ``area`` floats of scratch a thread hold V (points, tiles, inner) and M (points, tiles,
-    columns).
+    columns), `SKEW` floats behind each point.
     """
     table = stack_ints(MAX_TILES)
     order = stack_ints(MAX_TILES)
@@ -53,8 +56,10 @@ def winograd(
     down = (oh + size - 1) // size
     across = (ow + size - 1) // size
     total = n * down * across
+    v_step = tiles * inner + SKEW
+    m_step = tiles * columns + SKEW
     v = at(scratch, slot * area)
-    m = at(v, points * tiles * inner)
+    m = at(v, points * v_step)
     for i in range(tiles):
         order[i] = i
     groups = (co + group - 1) // group
@@ -65,14 +70,14 @@ def winograd(
         end = min(co, col + group)
         count = min(tiles, total - t0)
         for i in range(count):
-            _input(table, x, zeros, t0 + i, down, across, size, h, width, ldx, ci, ph, pw, at(v, i * inner), tiles * inner)
+            _input(table, x, zeros, t0 + i, down, across, size, h, width, ldx, ci, ph, pw, at(v, i * inner), v_step)
         while col < end:
             cols = min(columns, end - col)
             for p in range(points):
                 for i in range(count):
-                    table[i] = address(v, (p * tiles + i) * inner)
+                    table[i] = address(v, p * v_step + i * inner)
                 block(
-                    table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * tiles * columns - col), columns,
+                    table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * m_step - col), columns,
                     True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta, scale, shift,
                 )  # fmt: skip
             for i in range(count):
@@ -82,11 +87,30 @@ def winograd(
                 oy = (line - image * down) * size
                 ox = (t - line * across) * size
                 place = (image * oh + oy) * ow + ox
-                for j in range(0, cols, W):
+                begin = 0
+                if oy + size <= oh and ox + size <= ow and cols >= W:
+                    begin = cols // W * W
+                    q = at(y, place * ldy + col)
+                    r = at(res, place * ldres + col) if ldres > 0 else res
+                    f = at(scale, col) if address(scale, 0) != 0 else scale
+                    s = at(shift, col) if address(scale, 0) != 0 else scale
                     if size == 4:
-                        out_of_4(at(m, i * columns + j), tiles * columns, pixels)
+                        whole_4(
+                            at(m, i * columns), m_step, begin, at(b, col), r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
+                            act, alpha, beta, short_only(act, f), s,
+                        )  # fmt: skip
                     else:
-                        out_of_2(at(m, i * columns + j), tiles * columns, pixels)
+                        whole_2(
+                            at(m, i * columns), m_step, begin, at(b, col), r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
+                            act, alpha, beta, short_only(act, f), s,
+                        )  # fmt: skip
+                    if not in_registers(act):
+                        _activate_tile(q, size, ow * ldy, ldy, begin, act, alpha, beta, f, s)
+                for j in range(begin, cols, W):
+                    if size == 4:
+                        out_of_4(at(m, i * columns + j), m_step, pixels)
+                    else:
+                        out_of_2(at(m, i * columns + j), m_step, pixels)
                     _output(
                         pixels, size, min(size, oh - oy), min(size, ow - ox), ow, ldy, ldres, at(b, col + j), res, y,
                         place, col + j,
@@ -115,11 +139,21 @@ def _input(table, x, zeros, t, down, across, size, h, width, ldx, ci, ph, pw, v,
                 a = base + ((image * h + iy) * width + ix) * ldx * 4
             table[k] = a
             k += 1
-    for c in range(0, ci, W):
-        if size == 4:
-            into_4(table, c, ci - c, at(v, c), step)
-        else:
-            into_2(table, c, ci - c, at(v, c), step)
+    if size == 4:
+        into_4(table, ci, v, step)
+    else:
+        into_2(table, ci, v, step)
+
+
+@inline
+def _activate_tile(y, size, row, ldy, channels, act, alpha, beta, scale, shift):
+    affine = address(scale, 0) != 0
+    for i in range(size):
+        for j in range(size):
+            for c in range(0, channels, W):
+                f = at(scale, c) if affine else scale
+                s = at(shift, c) if affine else scale
+                activate(act, alpha, beta, f, s, at(y, i * row + j * ldy + c), W)
 
 
 @inline

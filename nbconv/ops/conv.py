@@ -203,7 +203,7 @@ class Conv(Convolution):
         (n, channels, h, w), (_, out, oh, ow) = x.shape, y.shape
         ci, co, lanes, columns = channels // self.group, out // self.group, to.target.lanes, to.columns
         points, inner = (tiling.size + 2) ** 2, ceil(ci, lanes) * lanes
-        area = points * tiling.tiles * (inner + tiling.columns)
+        area = points * (tiling.tiles * (inner + tiling.columns) + 2 * winograd.SKEW)
         bias, mine = to.node.inputs[2] if to.has(2) else "", slice(i * co, (i + 1) * co)
         to.step(
             "winograd.winograd", ceil(tiling.total, tiling.tiles) * ceil(co, tiling.group),

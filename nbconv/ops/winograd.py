@@ -21,6 +21,9 @@ OWN, SHARED, MEMORY = 1.0, 6.0, 8.0
 SHARED_CACHE = 16 << 20
 """Bytes of weights above which they are taken to come from memory."""
 
+SKEW = 16
+"""Floats behind each point's matrices, as kernels/cpu/winograd.py has it."""
+
 
 class Tiling(NamedTuple):
     """How a convolution is cut."""
