@@ -16,7 +16,7 @@ G = {
 }  # fmt: skip
 """The weights' transform for tiles of 4×4 and 2×2 results, at the points of kernels/cpu/_winograd.py."""
 
-OWN, SHARED, MEMORY = 1.0, 6.0, 8.0
+OWN, SHARED, MEMORY = 1.0, 5.0, 8.0
 """What reading a byte of weights costs, in flops of the matrix kernel: from the core's cache, the shared one, memory."""
 SHARED_CACHE = 16 << 20
 """Bytes of weights above which they are taken to come from memory."""
@@ -55,9 +55,9 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling |
 
 
 def _cost(flops: float, rows: int, tile: int, nbytes: float) -> float:
-    """A matrix product's cost in flops: slower where its rows do not fill register tiles, plus reading the weights."""
-    tiles = ceil(rows, tile)
-    filled = min(1.0, 0.4 + 0.6 * rows / (tiles * tile))
+    """A matrix product's cost in flops: slower where its register tiles are low, plus reading the weights."""
+    height = rows / ceil(rows, tile)
+    filled = min(1.0, 0.4 + 0.9 * height / tile)
     return flops / filled + nbytes * (OWN if nbytes <= CACHE else SHARED if nbytes <= SHARED_CACHE else MEMORY)
 
 
@@ -70,13 +70,13 @@ def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[in
     rows, lanes = to.target.rows, to.target.lanes
     inner, all_columns = ceil(ci, lanes) * lanes, ceil(co, to.columns) * to.columns
     columns = min(all_columns, 2 * to.columns)
-    tiles = int(1.5 * CACHE) // (4 * points * (inner + columns)) // rows * rows
+    tiles = int(0.75 * CACHE) // (4 * points * (inner + columns)) // rows * rows
     nbytes = 4 * points * ci * co
     if nbytes > CACHE:
         tiles = max(tiles, 4 * rows if nbytes > SHARED_CACHE // 2 else 2 * rows)
     tiles = max(rows, min(tiles, 8 * rows))
     blocks = ceil(total, tiles)
-    if nbytes > CACHE and blocks < 4:
+    if nbytes > 2 * CACHE and blocks < 4:
         group = max(to.columns, ceil(ceil(co, ceil(4, blocks)), to.columns) * to.columns)
         if blocks * ceil(co, group) == 1:
             blocks = 2
