@@ -20,8 +20,9 @@ TIMES = 4
 """Measurements of each figure; the best counts."""
 CHAINS = 12
 """Multiply-adds of a turn of kernels/cpu/roof.py."""
-MOST = 64 << 20
-"""Bytes with which the memory's bandwidth is measured at most, a thread."""
+BEYOND, MOST = 8, 256 << 20
+"""The memory's bandwidth is measured with so many times the last cache, at most so many bytes a thread: with less, a part of
+them is still found in the cache."""
 
 
 class Level(NamedTuple):
@@ -101,7 +102,7 @@ def _measure(threads: int, target: Target) -> Roofline:
     for name, size in (*sizes.items(), ("memory", float("inf"))):
         shared = name == "L3"
         mine = size / threads if shared else size
-        nbytes = min(4 * below, MOST) if name == "memory" else min(mine / 2, 4 * below) if shared and below else mine / 2
+        nbytes = min(BEYOND * below, MOST) if name == "memory" else min(mine / 2, 4 * below) if shared and below else mine / 2
         n = max(1, int(nbytes) // (32 * lanes)) * 8 * lanes
         read, copy = (_rate(kernel, n, n, threads, target, 1.0) * 4 * n for kernel in ("read", "scale"))
         levels.append(Level(name, size if shared else size * threads, read, copy))
