@@ -312,6 +312,20 @@ def pow2(tc, n):
     return vec(vec), gen
 
 
+def over_vectors(b, begin, end, body) -> None:
+    """``body(i)`` for i = begin, begin + W, … below ``end``."""
+    entry, loop, done = b.block, b.append_basic_block("vector"), b.append_basic_block("vectors_done")
+    b.cbranch(b.icmp_signed("<", begin, end), loop, done)
+    b.position_at_end(loop)
+    i = b.phi(i64)
+    i.add_incoming(begin, entry)
+    body(i)
+    following = b.add(i, ir.Constant(i64, W))
+    i.add_incoming(following, b.block)
+    b.cbranch(b.icmp_signed("<", following, end), loop, done)
+    b.position_at_end(done)
+
+
 def _reduce(b, v, combine):
     """Fold the lanes in halves: always the same order."""
     n = W

@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i64
 from nbconv.kernels.cpu._epilogue import given, merge, scaled, short_activation
-from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, constant, load_part_ir
+from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, constant, load_part_ir, over_vectors
 
 
 def _n(value: int) -> ir.Constant:
@@ -59,20 +59,6 @@ def _function(module, name: str, kinds):
     return fn, True
 
 
-def _vectors(b, count, body) -> None:
-    """``body(c)`` for c = 0, W, 2W … below ``count`` (at least one)."""
-    entry, loop, done = b.block, b.append_basic_block("vector"), b.append_basic_block("vectors_done")
-    b.branch(loop)
-    b.position_at_end(loop)
-    c = b.phi(i64)
-    c.add_incoming(_n(0), entry)
-    body(c)
-    following = b.add(c, _n(W))
-    c.add_incoming(following, b.block)
-    b.cbranch(b.icmp_signed("<", following, count), loop, done)
-    b.position_at_end(done)
-
-
 def _make_input(size: int, transform):
     @intrinsic
     def into(tc, table, channels, v, step):
@@ -108,8 +94,7 @@ def _input_body(fn, size: int, transform) -> None:
                 place = b.gep(v, [b.add(c, b.mul(step, _n(i * size + j)))])
                 b.store(value, b.bitcast(place, VT.as_pointer()), align=4)
 
-    with b.if_then(b.icmp_signed(">", whole, _n(0))):
-        _vectors(b, whole, lambda c: one(lambda p: b.load(p, align=4), c))
+    over_vectors(b, _n(0), whole, lambda c: one(lambda p: b.load(p, align=4), c))
     rest = b.sub(channels, whole)
     with b.if_then(b.icmp_signed(">", rest, _n(0))):
         one(lambda p: load_part_ir(b, p, rest), whole)
@@ -200,7 +185,7 @@ def _whole_body(fn, size: int, transform) -> None:
             for j, v in enumerate(line):
                 b.store(v, at(y, c, i, j, row, ldy), align=4)
 
-    _vectors(b, channels, one)
+    over_vectors(b, _n(0), channels, one)
     b.ret_void()
 
 
