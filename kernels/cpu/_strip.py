@@ -1,8 +1,8 @@
-"""Rows of a depthwise convolution's output, in strips of up to STRIP pixels of one channel vector: each input vector is loaded
-once and feeds all the windows it lies in."""
+"""Strips of a depthwise convolution's output: up to STRIP pixels of one channel vector, and the same strip of the rows below. Each
+input vector is loaded once for all the windows of a strip it lies in, and is still in L1 for the next row's."""
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, f32, i64, target
@@ -20,20 +20,21 @@ def reach(kw):
 
 
 def _make_strips(kw: int, stride: int):
-    """y[p, :] = epilogue(Σ_ky Σ_kx x[ky, p·stride + kx, :]·w[ky, kx, :] + bias) for p < count · pixels: ``count`` strips of
-    ``pixels`` ≤ STRIP each.
+    """y[i, p, :] = epilogue(Σ_ky Σ_kx x[i·down + ky·line, p·stride + kx, :]·w[ky, kx, :] + bias) for p < ``pixels`` ≤ STRIP and
+    i < ``count`` rows of y, below floats apart.
 
-    x is at the first pixel of the first window, ldx floats a pixel, line floats a row of the window. That pixel is column
-    ``left`` of an image of ``width`` columns: those outside, at most `reach` to either side, are padding and are not read.
+    x is at the first pixel of the first window, ldx floats a pixel. That pixel is column ``left`` of an image of ``width``
+    columns: those outside, at most `reach` to either side, are padding and are not read.
     """
 
     @intrinsic
     def strips(
-        tc, pixels, count, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width, act, alpha, beta, scale, shift
-    ):
+        tc, pixels, count, x, down, ldx, line, w, ldw, rows, bias, y, below, low, high, cols, left, width, act, alpha, beta,
+        scale, shift,
+    ):  # fmt: skip
         sig = types.void(
-            Int, Int, Floats, Int, Int, Floats, Int, Int, vec, Floats, Float, Float, Int, Int, Int, Int, Float, Float, Floats,
-            Floats,
+            Int, Int, Floats, Int, Int, Int, Floats, Int, Int, vec, Floats, Int, Float, Float, Int, Int, Int, Int, Float,
+            Float, Floats, Floats,
         )  # fmt: skip
 
         def gen(ctx, b, sig, args):
@@ -63,30 +64,17 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         b = ir.IRBuilder(fn.append_basic_block("entry"))
-        count, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, *rest = fn.args
-        entry = b.block
-        loop, whole, part, following, done = (
-            b.append_basic_block(n) for n in ("strip", "whole", "part", "following", "done")
-        )
-        b.cbranch(b.icmp_signed(">", count, i64(0)), loop, done)
-        b.position_at_end(loop)
-        s = b.phi(i64)
-        s.add_incoming(i64(0), entry)
-        first = b.mul(s, i64(pixels))
-        here = b.add(left, b.mul(first, i64(stride)))
-        xp = b.gep(x, [b.mul(b.mul(first, i64(stride)), ldx)])
-        yp = b.gep(y, [b.mul(first, ldx)])
-        end = b.add(here, i64((pixels - 1) * stride + kw))
-        inside = b.and_(b.icmp_signed(">=", here, i64(0)), b.icmp_signed("<=", end, rest[0]))
+        count, x, down, ldx, line, w, ldw, rows, bias, y, below, low, high, cols, left, width, *rest = fn.args
+        end = b.add(left, i64((pixels - 1) * stride + kw))
+        inside = b.and_(b.icmp_signed(">=", left, i64(0)), b.icmp_signed("<=", end, width))
+        whole, part, done = (b.append_basic_block(n) for n in ("whole", "part", "done"))
         b.cbranch(b.and_(inside, b.icmp_signed(">=", cols, i64(W))), whole, part)
         for block, masked in ((whole, False), (part, True)):
             b.position_at_end(block)
-            _emit(b, pixels, kw, stride, masked, xp, ldx, line, w, ldw, rows, bias, yp, low, high, cols, here, *rest)
-            b.branch(following)
-        b.position_at_end(following)
-        s1 = b.add(s, i64(1))
-        s.add_incoming(s1, following)
-        b.cbranch(b.icmp_signed("<", s1, count), loop, done)
+            with cgutils.for_range(b, count) as loop:
+                xp, yp = b.gep(x, [b.mul(loop.index, down)]), b.gep(y, [b.mul(loop.index, below)])
+                _emit(b, pixels, kw, stride, masked, xp, ldx, line, w, ldw, rows, bias, yp, low, high, cols, left, width, *rest)
+            b.branch(done)
         b.position_at_end(done)
         b.ret_void()
     return module.globals[name]

@@ -14,7 +14,6 @@ from nbconv.kernels.cpu._simd import (
     load_part,
     maximum,
     minimum,
-    splat,
     store,
     store_part,
 )
@@ -25,197 +24,135 @@ from nbconv.kernels.cpu._strip import STRIP, reach, strips_3_1, strips_3_2, stri
 def depthwise(
     x: Floats, w: Floats, b: Floats, y: Floats,
     h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats,
+    padded: Int, band: Int, piece: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats,
     first: Int, last: Int,
 ) -> None:  # fmt: skip
     """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
 
-    w (kh, kw, padded), b, scale and shift (padded) are zero past c.  A unit is a row of y.
+    w (kh, kw, padded), b, scale and shift (padded) are zero past c. A unit is ``band`` rows of
+    ``piece`` channels of y. Strips follow each other downwards where there are rows enough (what they read is then still in
+    L1), else to the right.
     """
     over = (ow - 1) * sw - pw + kw - width
     fast = dw == 1 and sw <= 2 and (kw == 3 or kw == 5) and pw <= reach(kw) and over <= reach(kw)
-    count = (ow + STRIP - 1) // STRIP
+    count = (ow + STRIP - 1) // STRIP if fast else ow
     small = ow // count
     extra = ow - small * count
+    affine = address(scale, 0) != 0
+    line = dh * width * c
+    full = (h + ph - (kh - 1) * dh - 1) // sh + 1  # rows of y from here on reach below the image
+    bands = (oh + band - 1) // band
+    pieces = (c + piece - 1) // piece
     for unit in range(first, last):
-        n = unit // oh
-        oy = unit - n * oh
-        iy0 = oy * sh - ph
-        ky0 = 0
-        while ky0 < kh and iy0 + ky0 * dh < 0:
-            ky0 += 1
-        ky1 = kh
-        while ky1 > ky0 and iy0 + (ky1 - 1) * dh >= h:
-            ky1 -= 1
-        xr = at(x, (n * h + iy0 + ky0 * dh) * width * c)
-        yr = at(y, unit * ow * c)
-        kys = ky1 - ky0
-        line = dh * width * c
-        for c0 in range(0, c, W):
+        part = unit // pieces
+        n = part // bands
+        oy0 = (part - n * bands) * band
+        oy1 = min(oh, oy0 + band)
+        c1 = (unit - part * pieces) * piece
+        for c0 in range(c1, min(c, c1 + piece), W):
             cols = min(W, c - c0)
-            wc = at(w, ky0 * kw * padded + c0)
             bias = load(b, c0)
-            f = at(scale, c0) if address(scale, 0) != 0 else scale
-            t = at(shift, c0) if address(scale, 0) != 0 else scale
-            if fast:
-                _strips(
-                    small + 1, extra, 0, xr, wc, bias, yr, c, c0, cols, kw, sw, pw, width, line, padded, kys, low, high, act,
-                    alpha, beta, short_only(act, f), t,
-                )  # fmt: skip
-                _strips(
-                    small, count - extra, extra * (small + 1), xr, wc, bias, yr, c, c0, cols, kw, sw, pw, width, line, padded,
-                    kys, low, high, act, alpha, beta, short_only(act, f), t,
-                )  # fmt: skip
-            else:
-                for ox in range(ow):
-                    yp = at(yr, ox * c + c0)
-                    _pixel(xr, wc, bias, yp, ox * sw - pw, width, c, c0, cols, kw, dw, line, padded, kys, low, high)
-            if not (fast and in_registers(act)):
-                for ox in range(ow):
-                    activate(act, alpha, beta, f, t, at(yr, ox * c + c0), cols)
+            f = at(scale, c0) if affine else scale
+            t = at(shift, c0) if affine else scale
+            tall = min(oy1, full) - oy0 > 3
+            s = 0
+            ox = 0
+            oy = oy0
+            while s < count and oy < oy1:
+                pixels = 1 if not fast else small + 1 if s < extra else small
+                left = ox * sw - pw
+                ky0, ky1 = _inside(oy * sh - ph, kh, dh, h)
+                xp = at(x, ((n * h + oy * sh - ph + ky0 * dh) * width + left) * c + c0)
+                yp = at(y, ((n * oh + oy) * ow + ox) * c + c0)
+                wp = at(w, ky0 * kw * padded + c0)
+                rows = 1
+                strips = 1
+                if fast and tall:
+                    rows = max(1, min(oy1, full) - oy) if ky0 == 0 else 1
+                    _strips(
+                        pixels, rows, xp, sh * width * c, wp, bias, yp, ow * c, c, cols, kw, sw, left, width, line, padded,
+                        ky1 - ky0, low, high, act, alpha, beta, short_only(act, f), t,
+                    )  # fmt: skip
+                elif fast:
+                    if left >= 0:  # all of this size, but for the last of a row that ends in the padding
+                        end = extra if s < extra else count
+                        strips = max(1, end - s - (1 if end == count and over > 0 else 0))
+                    _strips(
+                        pixels, strips, xp, pixels * sw * c, wp, bias, yp, pixels * c, c, cols, kw, sw, left, width, line,
+                        padded, ky1 - ky0, low, high, act, alpha, beta, short_only(act, f), t,
+                    )  # fmt: skip
+                else:
+                    _pixel(xp, wp, bias, yp, left, width, c, cols, kw, dw, line, padded, ky1 - ky0, low, high)
+                if not (fast and in_registers(act)):
+                    for i in range(rows):
+                        for p in range(strips * pixels):
+                            activate(act, alpha, beta, f, t, at(yp, (i * ow + p) * c), cols)
+                if tall:
+                    oy += rows
+                    if oy >= oy1:
+                        oy = oy0
+                        s += 1
+                        ox += pixels
+                else:
+                    s += strips
+                    ox += strips * pixels
+                    if s >= count:
+                        oy += 1
+                        s = 0
+                        ox = 0
+
+
+@inline
+def _inside(i0, k, d, size):
+    """First tap and one past the last tap that fall inside [0, size)."""
+    k0 = 0
+    while k0 < k and i0 + k0 * d < 0:
+        k0 += 1
+    k1 = k
+    while k1 > k0 and i0 + (k1 - 1) * d >= size:
+        k1 -= 1
+    return k0, k1
 
 
 @inline
 def _strips(
-    pixels,
-    count,
-    ox,
-    xr,
-    wc,
-    bias,
-    yr,
-    c,
-    c0,
-    cols,
-    kw,
-    sw,
-    pw,
-    width,
-    line,
-    padded,
-    kys,
-    low,
-    high,
-    act,
-    alpha,
-    beta,
-    scale,
-    shift,
+    pixels, count, x, down, w, bias, y, below, c, cols, kw, sw, left, width, line, padded, kys, low, high, act, alpha, beta,
+    scale, shift,
 ):
-    left = ox * sw - pw
-    xp = at(xr, left * c + c0)
-    yp = at(yr, ox * c + c0)
     if kw == 3 and sw == 1:
         strips_3_1(
-            pixels,
-            count,
-            xp,
-            c,
-            line,
-            wc,
-            padded,
-            kys,
-            bias,
-            yp,
-            low,
-            high,
-            cols,
-            left,
-            width,
-            act,
-            alpha,
-            beta,
-            scale,
-            shift,
-        )
+            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
+            scale, shift,
+        )  # fmt: skip
     elif kw == 3:
         strips_3_2(
-            pixels,
-            count,
-            xp,
-            c,
-            line,
-            wc,
-            padded,
-            kys,
-            bias,
-            yp,
-            low,
-            high,
-            cols,
-            left,
-            width,
-            act,
-            alpha,
-            beta,
-            scale,
-            shift,
-        )
+            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
+            scale, shift,
+        )  # fmt: skip
     elif sw == 1:
         strips_5_1(
-            pixels,
-            count,
-            xp,
-            c,
-            line,
-            wc,
-            padded,
-            kys,
-            bias,
-            yp,
-            low,
-            high,
-            cols,
-            left,
-            width,
-            act,
-            alpha,
-            beta,
-            scale,
-            shift,
-        )
+            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
+            scale, shift,
+        )  # fmt: skip
     else:
         strips_5_2(
-            pixels,
-            count,
-            xp,
-            c,
-            line,
-            wc,
-            padded,
-            kys,
-            bias,
-            yp,
-            low,
-            high,
-            cols,
-            left,
-            width,
-            act,
-            alpha,
-            beta,
-            scale,
-            shift,
-        )
+            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
+            scale, shift,
+        )  # fmt: skip
 
 
 @inline
-def _pixel(xr, wc, bias, yp, ix0, width, c, c0, cols, kw, dw, line, padded, kys, low, high):
-    """One output pixel whose window may reach into the padding left or right."""
-    kx0 = 0
-    while kx0 < kw and ix0 + kx0 * dw < 0:
-        kx0 += 1
-    kx1 = kw
-    while kx1 > kx0 and ix0 + (kx1 - 1) * dw >= width:
-        kx1 -= 1
-    total = splat(0.0)
+def _pixel(x, w, bias, y, ix0, width, c, cols, kw, dw, line, padded, kys, low, high):
+    """One output pixel of any window; x is where its first column would be, which may lie outside the image."""
+    kx0, kx1 = _inside(ix0, kw, dw, width)
+    total = bias
     for ky in range(kys):
         for kx in range(kx0, kx1):
-            i = ky * line + (ix0 + kx * dw) * c + c0
-            v = load(xr, i) if cols == W else load_part(xr, i, cols)
-            total = total + v * load(wc, (ky * kw + kx) * padded)
-    total = minimum(maximum(total + bias, low), high)
+            i = ky * line + kx * dw * c
+            v = load(x, i) if cols == W else load_part(x, i, cols)
+            total = total + v * load(w, (ky * kw + kx) * padded)
+    total = minimum(maximum(total, low), high)
     if cols == W:
-        store(yp, 0, total)
+        store(y, 0, total)
     else:
-        store_part(yp, 0, total, cols)
+        store_part(y, 0, total, cols)

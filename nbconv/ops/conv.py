@@ -32,6 +32,8 @@ FEW = 16
 """Input channels below which a window's row, which lies in one piece, is multiplied at a time instead of its pixels."""
 
 
+BAND = 16
+"""Most rows of a unit of a depthwise convolution."""
 GROUPS = 8
 """Most groups that Winograd's filtering does, one after another."""
 
@@ -230,6 +232,10 @@ class Conv(Convolution):
         (h, w), (oh, ow), c, lanes = plane(x.shape), plane(y.shape), x.shape[1], to.target.lanes
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
         full = -(-c // lanes) * lanes
+        vectors = ceil(c, lanes)
+        pieces = min(vectors, 8)
+        band = min(BAND, ceil(oh, ceil(8, pieces)))
+        piece = ceil(vectors, pieces) * lanes
 
         def weights() -> np.ndarray:
             packed = np.zeros((kh * kw, full), np.float32)
@@ -238,10 +244,10 @@ class Conv(Convolution):
 
         bias = to.node.inputs[2] if to.has(2) else ""
         to.step(
-            "depthwise.depthwise", y.shape[0] * oh, work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
+            "depthwise.depthwise", y.shape[0] * ceil(oh, band) * ceil(c, piece), work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
             w=to.constant(f"{to.node.inputs[1]}#depthwise", weights),
             b=to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes)),
-            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
+            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full, band=band, piece=piece,
             **epilogue(to, 1, c, lanes, lanes),
         )  # fmt: skip
 
