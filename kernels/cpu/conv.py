@@ -66,45 +66,61 @@ def conv(
 
 @inline
 def _output_pixels(out, m0, count, oh, ow, full_h, full_w, osh, osw, oy0, ox0):
-    """Pixel index in y of each of the block's pixels."""
+    """Pixel index in y of each of the block's pixels, a row of the image after the other."""
     line = m0 // ow
     ox = m0 - line * ow
     n = line // oh
     oy = line - n * oh
-    for i in range(count):
-        out[i] = (n * full_h + oy * osh + oy0) * full_w + ox * osw + ox0
-        ox += 1
-        if ox == ow:
+    i = 0
+    while i < count:
+        run = min(count - i, ow - ox)
+        _sequence(at(out, i), run, (n * full_h + oy * osh + oy0) * full_w + ox * osw + ox0, osw)
+        i += run
+        ox = 0
+        oy += 1
+        if oy == oh:
+            oy = 0
+            n += 1
+
+
+@inline
+def _sequence(p, n, begin, step):
+    for i in range(n):
+        p[i] = begin + i * step
+
+
+@inline
+def _addresses(table, x, c0, nothing, m0, count, t0, t1, oh, ow, h, width, ldx, kw, sh, sw, dh, dw, ph, pw):
+    """Where each (tap, pixel) of the block finds its input row: a row of the image after the other, of which a tap sees the
+    columns from ``begin`` to ``end``."""
+    base = address(x, c0)
+    for t in range(t0, t1):
+        ky = t // kw
+        kx = t - ky * kw
+        shift = kx * dw - pw
+        begin = 0 if shift >= 0 else (sw - 1 - shift) // sw
+        end = 0 if shift >= width else (width - 1 - shift) // sw + 1
+        line = m0 // ow
+        ox = m0 - line * ow
+        n = line // oh
+        oy = line - n * oh
+        i = (t - t0) * count
+        stop = i + count
+        while i < stop:
+            run = min(stop - i, ow - ox)
+            iy = oy * sh - ph + ky * dh
+            left = 0
+            right = 0
+            if 0 <= iy and iy < h:
+                left = min(run, max(0, begin - ox))
+                right = min(run, max(left, end - ox))
+                start = base + ((n * h + iy) * width + (ox + left) * sw + shift) * ldx * 4
+                _sequence(at(table, i + left), right - left, start, sw * ldx * 4)
+            _sequence(at(table, i), left, nothing, 0)
+            _sequence(at(table, i + right), run - right, nothing, 0)
+            i += run
             ox = 0
             oy += 1
             if oy == oh:
                 oy = 0
                 n += 1
-
-
-@inline
-def _addresses(table, x, c0, nothing, m0, count, t0, t1, oh, ow, h, width, ldx, kw, sh, sw, dh, dw, ph, pw):
-    """Where each (tap, pixel) of the block finds its input row."""
-    base = address(x, c0)
-    for t in range(t0, t1):
-        ky = t // kw
-        kx = t - ky * kw
-        line = m0 // ow
-        ox = m0 - line * ow
-        n = line // oh
-        oy = line - n * oh
-        slot = (t - t0) * count
-        for i in range(count):
-            iy = oy * sh - ph + ky * dh
-            ix = ox * sw - pw + kx * dw
-            a = nothing
-            if 0 <= iy and iy < h and 0 <= ix and ix < width:
-                a = base + ((n * h + iy) * width + ix) * ldx * 4
-            table[slot + i] = a
-            ox += 1
-            if ox == ow:
-                ox = 0
-                oy += 1
-                if oy == oh:
-                    oy = 0
-                    n += 1

@@ -75,18 +75,21 @@ class Convolution(Op, abstract=True):
         (oh, ow), og = size, co // g
         source, h, w, ldx, cg = image or Image(Ref(to.node.inputs[0]), *plane(x.shape), x.shape[1], x.shape[1] // g)
         lanes, columns = to.target.lanes, to.columns
-        rows, panels, tap_chunk, channel_chunk, units = cut(to, n * oh * ow, cg, og, taps, g)
+        m = n * oh * ow
+        rows, panels, tap_chunk, channel_chunk, units = cut(to, m, cg, og, taps, g)
         bias = to.node.inputs[2] if to.has(2) else ""
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
+        if down == across == (1, 1, 1, 0) and place == (oh, ow, 1, 1, 0, 0) and (oh, ow) == (h, w):
+            h, w, oh, ow, place = 1, m, 1, m, (1, m, 1, 1, 0, 0)  # one row of pixels: one sequence of addresses
         to.step(
-            "conv.conv", units, work=2 * n * oh * ow * co * cg * taps,
+            "conv.conv", units, work=2 * m * co * cg * taps,
             x=source, y=target, res=to.residual,
             w=to.constant(f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns)),
             b=to.constant(
                 f"{bias}#{g}x{og}", lambda: pad_bias(np.tile(to.value(2), repeats) if bias else None, g, og, lanes, columns)
             ),
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-            m=n * oh * ow, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=co if wide else to.pitch or co,
+            m=m, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=co if wide else to.pitch or co,
             ldres=0 if to.residual is None else co, og=og,
             kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
             osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
