@@ -69,11 +69,10 @@ def binary(function):
         a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, low: Float, high: Float, first: Int, last:
         Int,
     ) -> None:  # fmt: skip
+        i = first // d2 // d1
+        j = first // d2 - i * d1
+        k = first - (i * d1 + j) * d2
         for unit in range(first, last):
-            ij = unit // d2
-            k = unit - ij * d2
-            i = ij // d1
-            j = ij - i * d1
             pa = i * a0 + j * a1 + k * a2
             pb = i * b0 + j * b1 + k * b2
             py = unit * n
@@ -88,6 +87,13 @@ def binary(function):
                 va = load_part(a, pa + e, rest) if ai == 1 else splat(a[pa])
                 vb = load_part(b, pb + e, rest) if bi == 1 else splat(b[pb])
                 store_part(y, py + e, minimum(maximum(formula(va, vb), low), high), rest)
+            k += 1
+            if k == d2:
+                k = 0
+                j += 1
+                if j == d1:
+                    j = 0
+                    i += 1
 
     return _named(broadcast, function)
 

@@ -228,6 +228,16 @@ def where(tc, m, x, y):
     return vec(mask, x, y), gen
 
 
+@intrinsic
+def unordered(tc, x, y):
+    """Mask of the lanes where x or y is NaN."""
+
+    def gen(ctx, b, sig, args):
+        return b.fcmp_unordered("uno", *args)
+
+    return mask(vec, vec), gen
+
+
 def clamp_low_ir(b, x, low):
     """max(x, low) that keeps x when it is NaN."""
     return b.select(b.fcmp_ordered("<", x, low), low, x)

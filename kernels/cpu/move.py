@@ -19,7 +19,10 @@ def copy(
         j = ij - i * n1
         source = at(x, i * x0 + j * x1 + k * x2)
         target = at(y, i * y0 + j * y1 + k * y2)
-        if x4 == 1 and y4 == 1:
+        if x4 == 1 and y4 == 1 and n4 == W:
+            for r in range(n3):
+                store(target, r * y3, load(source, r * x3))
+        elif x4 == 1 and y4 == 1:
             for r in range(n3):
                 _line(at(source, r * x3), at(target, r * y3), n4)
         elif y4 == 1 and x3 == 1 and y3 == n4 and 2 <= n4 and n4 <= 4:

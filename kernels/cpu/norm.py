@@ -13,6 +13,7 @@ from nbconv.kernels.cpu._simd import (
     maximum,
     minimum,
     splat,
+    sqrt,
     stack_floats,
     store,
     store_part,
@@ -48,25 +49,38 @@ def lrn(
 ) -> None:
     """y = x / (bias + alpha·Σ x²)^beta, the sum over channels [i-before, i+after]; a unit is a pixel, c ≤ 4096.
 
-    ``alpha`` is ONNX's alpha / size. ImageNet Classification with Deep CNNs (Krizhevsky 2012), section 3.3.
+    ``alpha`` is ONNX's alpha / size. The squares of some pixels are made before they are summed: loads that overlap two
+    stores wait until these have left the core. ImageNet Classification with Deep CNNs (Krizhevsky 2012), section 3.3.
     """
     squares = stack_floats(SQUARES)
-    for i in range(before):
+    line = before + (c + W - 1) // W * W + after
+    many = min(16, SQUARES // line)
+    for i in range(many * line):
         squares[i] = 0
-    for i in range(after + 64):
-        squares[before + c + i] = 0
-    for unit in range(first, last):
-        xp = at(x, unit * c)
-        yp = at(y, unit * c)
-        for i in range(c):
-            squares[before + i] = xp[i] * xp[i]
-        for c0 in range(0, c, W):
-            total = splat(0.0)
-            for j in range(before + after + 1):
-                total = total + load(squares, c0 + j)
-            factor = _math.exp(_math.log(total * alpha + bias) * -beta)
-            cols = c - c0
-            if cols >= W:
-                store(yp, c0, load(xp, c0) * factor)
-            else:
-                store_part(yp, c0, load_part(xp, c0, cols) * factor, cols)
+    unit = first
+    while unit < last:
+        pixels = min(many, last - unit)
+        for p in range(pixels):
+            xp = at(x, (unit + p) * c)
+            sp = at(squares, p * line + before)
+            for i in range(c):
+                sp[i] = xp[i] * xp[i]
+        for p in range(pixels):
+            xp = at(x, (unit + p) * c)
+            yp = at(y, (unit + p) * c)
+            for c0 in range(0, c, W):
+                total = splat(0.0)
+                for j in range(before + after + 1):
+                    total = total + load(squares, p * line + c0 + j)
+                total = total * alpha + bias
+                if beta == 0.75:
+                    root = sqrt(total)
+                    factor = splat(1.0) / (root * sqrt(root))
+                else:
+                    factor = _math.exp(_math.log(total) * -beta)
+                cols = c - c0
+                if cols >= W:
+                    store(yp, c0, load(xp, c0) * factor)
+                else:
+                    store_part(yp, c0, load_part(xp, c0, cols) * factor, cols)
+        unit += pixels

@@ -15,6 +15,7 @@ from nbconv.kernels.cpu._simd import (
     splat,
     store,
     store_part,
+    unordered,
     where,
 )
 
@@ -31,6 +32,11 @@ def _clip_window(i0, k, d, size):
     while k1 > k0 and i0 + (k1 - 1) * d >= size:
         k1 -= 1
     return k0, k1
+
+
+@inline
+def _either(v, best):
+    return where(best > v, best, v)
 
 
 @kernel
@@ -52,10 +58,21 @@ def max_pool(
                 nan = best != best
                 for ky in range(ky0, ky1):
                     row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * c + c0)
-                    for kx in range(kx0, kx1):
-                        v = load(row, kx * dw * c) if cols == W else load_part(row, kx * dw * c, cols)
-                        best = where(best > v, best, v)
-                        nan = nan | (v != v)
+                    if cols == W and kx1 - kx0 == 3:
+                        row = at(row, kx0 * dw * c)
+                        u, v, w = load(row, 0), load(row, dw * c), load(row, 2 * dw * c)
+                        best = _either(_either(u, v), _either(w, best))
+                        nan = nan | unordered(u, v) | unordered(w, w)
+                    elif cols == W and kx1 - kx0 == 2:
+                        row = at(row, kx0 * dw * c)
+                        u, v = load(row, 0), load(row, dw * c)
+                        best = _either(_either(u, v), best)
+                        nan = nan | unordered(u, v)
+                    else:
+                        for kx in range(kx0, kx1):
+                            v = load(row, kx * dw * c) if cols == W else load_part(row, kx * dw * c, cols)
+                            best = _either(v, best)
+                            nan = nan | unordered(v, v)
                 best = where(nan, NAN, minimum(maximum(best, low), high))
                 if cols == W:
                     store(y, (unit * ow + ox) * c + c0, best)

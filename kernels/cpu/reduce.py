@@ -24,6 +24,11 @@ RUN = 64
 
 
 @inline
+def _larger(best, v):
+    return where((best < v) | (v != v), v, best)
+
+
+@inline
 def _column_sum(x, n, inner, cols):
     """Σ_i x[i, 0:cols] for a vector of columns."""
     total = splat(0.0)
@@ -81,7 +86,7 @@ def largest(x: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> 
             for j in range(n):
                 p = at(x, (o * n + j) * inner + c0)
                 v = load(p, 0) if cols == W else load_part(p, 0, cols)
-                best = where((best < v) | (v != v), v, best)
+                best = _larger(best, v)
             if cols == W:
                 store(y, o * inner + c0, best)
             else:
@@ -91,10 +96,16 @@ def largest(x: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> 
 @inline
 def _row_max(x, n):
     best = splat(x[0])
-    for i in range(0, n - W + 1, W):
-        v = load(x, i)
-        best = where((best < v) | (v != v), v, best)
-    top = hmax(best)
+    a, b, c, d = best, best, best, best
+    whole = n - n % (4 * W)
+    for i in range(0, whole, 4 * W):
+        a, b, c, d = (
+            _larger(a, load(x, i)), _larger(b, load(x, i + W)), _larger(c, load(x, i + 2 * W)),
+            _larger(d, load(x, i + 3 * W)),
+        )  # fmt: skip
+    for i in range(whole, n - W + 1, W):
+        a = _larger(a, load(x, i))
+    top = hmax(_larger(_larger(a, b), _larger(c, d)))
     for i in range(n - n % W, n):
         v = x[i]
         if v > top or v != v:
@@ -142,7 +153,7 @@ def _softmax_columns(x, y, n, inner, cols):
     top = splat(-float("inf"))
     for j in range(n):
         v = load(x, j * inner) if cols == W else load_part(x, j * inner, cols)
-        top = where((top < v) | (v != v), v, top)
+        top = _larger(top, v)
     total = splat(0.0)
     for j in range(n):
         e = _math.exp((load(x, j * inner) if cols == W else load_part(x, j * inner, cols)) - top)

@@ -57,7 +57,7 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     if k > DEPTH:
         tap_chunk, channel_chunk = 1, ceil(k, ceil(k, DEPTH))
     tap_chunk = min(tap_chunk, taps, MAX_TABLE // tile)
-    rows = min(8 * tile, MAX_ROWS, MAX_TABLE // tap_chunk) // tile * tile
+    rows = min(12 * tile, MAX_ROWS, MAX_TABLE // tap_chunk) // tile * tile
     blocks = ceil(m, rows)
     rows = min(m, ceil(ceil(m, blocks), tile) * tile)
     blocks = ceil(m, rows)
