@@ -133,6 +133,10 @@ class Lowering:
         self._constants[key] = self._weights.get(key, make)
         return Ref(key)
 
+    def drop(self) -> None:
+        """Let go of the model file's pages that were read so far: they are read again where they are needed."""
+        self._weights.drop()
+
     def table(self, name: str, values: np.ndarray) -> Ref:
         """A constant that input shapes decide: it belongs to this plan alone."""
         key = f"{self._named[0]}#{name}"

@@ -23,9 +23,14 @@ class Weights:
         found = self.arrays.get(key)
         if found is None:
             found = self.arrays.setdefault(key, make())
-            if self._drop is not None and found.nbytes >= LARGE:
-                self._drop()
+            if found.nbytes >= LARGE:
+                self.drop()
         return found
+
+    def drop(self) -> None:
+        """Give back the memory of the model's file."""
+        if self._drop is not None:
+            self._drop()
 
     @property
     def nbytes(self) -> int:

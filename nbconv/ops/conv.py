@@ -84,7 +84,9 @@ class Convolution(Op, abstract=True):
         to.step(
             "conv.conv", units, work=2 * m * co * cg * taps,
             x=source, y=target, res=to.residual,
-            w=to.constant(f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns)),
+            w=to.constant(
+                f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns, to.drop)
+            ),
             b=to.constant(
                 f"{bias}#{g}x{og}", lambda: pad_bias(np.tile(to.value(2), repeats) if bias else None, g, og, lanes, columns)
             ),

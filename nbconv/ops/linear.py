@@ -90,7 +90,7 @@ def lower_product(
     full = padded(n, lanes, columns)
     matrices = batch if steps[1] else 1
     if constant:
-        right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns))
+        right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns, to.drop))
     else:
         right = to.scratch(4 * matrices * k * full)
         to.step(

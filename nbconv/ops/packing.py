@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ CACHE = 512 * 1024
 """Bytes of packed weights that one unit of work walks through: about half an L2 cache."""
 DEPTH = 256
 """Most products summed before the sums are written back, so that a panel's chunk stays in L1."""
+PIECE = 32 << 20
+"""Bytes of weights that are packed at a time."""
 MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""
 
@@ -27,14 +30,20 @@ def padded(n: int, lanes: int, columns: int) -> int:
     return n - rest + (0 if rest == 0 else lanes if rest <= lanes else columns)
 
 
-def pack(matrices: np.ndarray, lanes: int, columns: int) -> np.ndarray:
-    """(groups, k, n) → per group the panels one after another, each (k, width), zero-filled past n; float32, flat."""
+def pack(matrices: np.ndarray, lanes: int, columns: int, drop: Callable[[], None] | None = None) -> np.ndarray:
+    """(groups, k, n) → per group the panels one after another, each (k, width), zero-filled past n; float32, flat. ``drop``
+    is called after every `PIECE` bytes: what was read of the matrices need not stay in memory."""
     g, k, n = matrices.shape
     full = n // columns * columns
     packed = np.empty((g, k * padded(n, lanes, columns)), np.float32)
     if full:
         head = packed[:, : k * full].reshape(g, full // columns, k, columns)
-        head[...] = matrices[:, :, :full].reshape(g, k, full // columns, columns).transpose(0, 2, 1, 3)
+        panels = matrices[:, :, :full].reshape(g, k, full // columns, columns).transpose(0, 2, 1, 3)
+        step = max(1, PIECE // (4 * g * k * columns))
+        for i in range(0, panels.shape[1], step):
+            head[:, i : i + step] = panels[:, i : i + step]
+            if drop is not None and i + step < panels.shape[1]:
+                drop()
     if full < n:
         tail = packed[:, k * full :].reshape(g, k, -1)
         tail[:, :, : n - full] = matrices[:, :, full:]
