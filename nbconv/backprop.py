@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.errors import UnsupportedError
+from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.op import Op
 from nbconv.passes.fold import infer
@@ -23,8 +23,8 @@ class Backward:
 
     def __init__(self, node: Node, build: _Build) -> None:
         self.node, self._build = node, build
-        self.inputs = tuple(build.specs[n] if n else None for n in node.inputs)
-        self.outputs = tuple(build.specs[n] if n else None for n in node.outputs)
+        self.inputs: tuple[Any, ...] = tuple(build.specs[n] if n else None for n in node.inputs)
+        self.outputs: tuple[Any, ...] = tuple(build.specs[n] if n else None for n in node.outputs)
 
     def has(self, i: int) -> bool:
         """Whether input i was given."""
@@ -42,8 +42,8 @@ class Backward:
         """The name of output i (made up where the node left it out, and then computed)."""
         return self._build.output(self.node, i)
 
-    def dy(self, i: int = 0) -> str | None:
-        """The name of the gradient of output i; None where nothing depends on it."""
+    def dy(self, i: int = 0) -> Any:
+        """The name of the gradient of output i; None where nothing depends on it (never so for an op's one output)."""
         return self._build.total(self.node.outputs[i]) if i < len(self.node.outputs) and self.node.outputs[i] else None
 
     def spec(self, name: str) -> Spec:
@@ -179,6 +179,23 @@ def backprop(
         graph.metadata, graph.provenance, graph.header,
     )  # fmt: skip
     return derived, build.specs, found
+
+
+def differentiable(op: Op, inputs: tuple[Spec | None, ...]) -> bool:
+    """Whether an op on these inputs needs a gradient: some input of floating point that varies (its ``value`` is unknown)
+    reaches an output of floating point.
+
+    This is the one rule for what is excepted: ops on integers and booleans, ops whose result is of integers or booleans,
+    those that read shapes only (`Op.known`), and those whose result's shape hangs on data (`infer` wants the value).
+    """
+    varying = [s for s in inputs if s is not None and s.value is None and s.dtype.kind == "f"]
+    if not varying or op.known(*inputs) is not None:
+        return False
+    try:
+        found = op.infer(*inputs)
+    except ModelError:
+        return False
+    return any(s.dtype.kind == "f" for s in ((found,) if isinstance(found, Spec) else found))
 
 
 def trainable(graph: Graph) -> list[str]:

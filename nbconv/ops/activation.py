@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from nbconv.graph import Spec
 from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
 from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
-from nbconv.ops.pointwise import Unary, broadcast_layout, erf
+from nbconv.ops.pointwise import Unary, UnaryGrad, broadcast_layout, erf
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Relu(Unary):
@@ -30,6 +34,18 @@ class Relu(Unary):
 
     def lower(self, to: Lowering) -> None:
         to.unary("activation.clip", low=0.0, high=math.inf)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(ReluGrad(), to.dy(), to.y()),)
+
+
+class ReluGrad(UnaryGrad):
+    """dy where y > 0, else 0 (at 0, too, as PyTorch has it). From y, so that Relu can be done by the kernel that makes x."""
+
+    kernel = "relu_grad"
+
+    def formula(self, dy, y):
+        return np.where(y <= 0, 0, dy)
 
 
 class LeakyRelu(Unary):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Operand
 from nbconv.ops import spec as want
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Unary(Op, abstract=True):
@@ -38,6 +41,38 @@ class Unary(Op, abstract=True):
 
     def lower(self, to: Lowering) -> None:
         to.unary(f"activation.{self.kernel}", **{name: getattr(self, name) for name in self.fields})
+
+
+class UnaryGrad(Op, abstract=True):
+    """The gradient of a `Unary`: of dy and the forward's x or y, all of one shape. A subclass has the forward's fields, and
+    writes its ``formula``."""
+
+    domain = "nbconv"
+    kernel: ClassVar[str] = ""
+    """The float32 kernel, of `kernels/cpu/activation_grad.py`; its Float arguments are the op's fields."""
+
+    def infer(self, dy: Spec, v: Spec) -> Spec:
+        dtype = want.one_type("f", dy=dy, v=v)
+        if dy.shape != v.shape:
+            raise ModelError(f"dy is {dy}, the value beside it {v}: wanted one shape")
+        return Spec(dy.shape, dtype)
+
+    def formula(self, dy: np.ndarray, v: np.ndarray, /) -> np.ndarray:
+        raise NotImplementedError(self.type)
+
+    def reference(self, dy: np.ndarray, v: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(self.formula(dy, v), dtype=dy.dtype)
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, chunk = to.outputs[0].size, 4096
+        to.step(
+            f"activation_grad.{self.kernel}", -(-n // chunk), work=12 * n, dy=to.input(0), v=to.input(1), y=to.output(), n=n,
+            chunk=chunk, **{name: getattr(self, name) for name in self.fields},
+        )  # fmt: skip
 
 
 class Abs(Unary):
@@ -263,6 +298,10 @@ class Add(Binary):
     def formula(self, a, b):
         return a + b
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy = to.dy()
+        return tuple(to.reduced(dy, i) if to.wants(i) else None for i in range(2))
+
 
 class Sub(Binary):
     kernel = "sub"
@@ -270,12 +309,21 @@ class Sub(Binary):
     def formula(self, a, b):
         return a - b
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy = to.dy()
+        da = to.reduced(dy, 0) if to.wants(0) else None
+        return da, to.add(Neg(), to.reduced(dy, 1)) if to.wants(1) else None
+
 
 class Mul(Binary):
     kernel = "mul"
 
     def formula(self, a, b):
         return a * b
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy = to.dy()
+        return tuple(to.reduced(to.add(Mul(), dy, to.x(1 - i)), i) if to.wants(i) else None for i in range(2))
 
 
 class Div(Binary):

@@ -55,19 +55,24 @@ class Reduce(Op, abstract=True):
         axes = inputs[1] if len(inputs) > 1 else None
         return self.over(inputs[0].rank, None if axes is None else want.integers(axes, "axes"))
 
-    def middle(self, shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> tuple[int, int, int] | None:
-        """(outer, n, inner) when the axes lie side by side, else None."""
+    def stages(self, shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> list[tuple[int, int, int]]:
+        """(outer, n, inner) of each reduction in turn, over axes that lie side by side, the innermost first."""
         order = [a for a in physical(tuple(range(len(shape))), last) if shape[a] != 1]
-        at = [i for i, a in enumerate(order) if a in over]
-        if at and at != list(range(at[0], at[-1] + 1)):
-            return None
-        first, end = (at[0], at[-1] + 1) if at else (len(order), len(order))
-        return tuple(prod(shape[a] for a in part) for part in (order[:first], order[first:end], order[end:]))  # type: ignore[return-value]
+        found = []
+        while any(a in over for a in order):
+            end = max(i for i, a in enumerate(order) if a in over) + 1
+            first = end
+            while first and order[first - 1] in over:
+                first -= 1
+            outer, n, inner = (prod(shape[a] for a in part) for part in (order[:first], order[first:end], order[end:]))
+            found.append((outer, n, inner))
+            order = order[:first] + order[end:]
+        return found or [(prod(shape), 1, 1)]
 
     def place(self, inputs, outputs, last):
-        """As x lies where its reduced axes are side by side; without kept axes only if the result lies as ONNX has it."""
+        """As x lies; without kept axes only if the result lies as ONNX has it."""
         x, over = inputs[0], self._over(inputs)
-        if not last or not last[0] or not self.kernel or x.dtype != np.float32 or self.middle(x.shape, over, True) is None:
+        if not last or not last[0] or not self.kernel or x.dtype != np.float32:
             return None
         if self.keepdims:
             return last, (True,)
@@ -75,14 +80,17 @@ class Reduce(Op, abstract=True):
         return (last, (False,)) if left == sorted(left) else None
 
     def layout(self, inputs, outputs) -> str:
-        fits = self.kernel and inputs[0].dtype == np.float32 and inputs[0].size
-        return CANONICAL if fits and self.middle(inputs[0].shape, self._over(inputs), False) is not None else NUMPY
+        return CANONICAL if self.kernel and inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        x = to.inputs[0]
-        found = self.middle(x.shape, self._over(to.inputs), to.last(to.node.inputs[0]))
-        assert found is not None
-        to.columns_step(f"reduce.{self.kernel}", *found, **self.scaling(found[1]))
+        x, over = to.inputs[0], self._over(to.inputs)
+        stages = self.stages(x.shape, over, to.last(to.node.inputs[0]))
+        source = to.input(0)
+        for k, (outer, n, inner) in enumerate(stages):
+            target = to.output() if k == len(stages) - 1 else to.scratch(4 * outer * inner)
+            more = self.scaling(prod(s[1] for s in stages)) if k == len(stages) - 1 else self.scaling(1)
+            to.columns_step(f"reduce.{self.kernel}", outer, n, inner, x=source, y=target, **more)
+            source = target
 
     def scaling(self, n: int) -> dict[str, float]:
         """More arguments of the kernel, for a reduction of n elements."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref, physical
 from nbconv.ops import spec as want
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 ALL = "fiub"
 MAX_PIECES = 1 << 16
@@ -30,6 +34,10 @@ class Relabel(Op, abstract=True):
 
     def lower(self, to: Lowering) -> None:
         to.alias()
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        shape = to.constant(np.array(to.inputs[0].shape, np.int64))
+        return (to.add(Reshape(allowzero=1), to.dy(), shape), *[None] * (len(to.inputs) - 1))
 
 
 class Reshape(Relabel):

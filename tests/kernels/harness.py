@@ -45,9 +45,9 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "MaxPool": lambda op, x: x.ndim == 5,
     "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.size != 1 or x.size != np.broadcast(x, e).size or e.item() not in (2, 0.5, -1),
-    "ReduceMax": lambda op, x, axes=None: x.size == 0 or apart(x, axes),
-    "ReduceMean": lambda op, x, axes=None: x.size == 0 or apart(x, axes),
-    "ReduceSum": lambda op, x, axes=None: x.size == 0 or apart(x, axes),
+    "ReduceMax": lambda op, x, axes=None: x.size == 0,
+    "ReduceMean": lambda op, x, axes=None: x.size == 0,
+    "ReduceSum": lambda op, x, axes=None: x.size == 0,
     "Resize": lambda op, x, roi=None, scales=None, sizes=None: (
         op.mode == "cubic"
         or op.antialias
@@ -57,12 +57,6 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     ),
 }
 """Calls of float32, weights constant, for which an op that has kernels has none."""
-
-
-def apart(x: np.ndarray, axes: np.ndarray | None) -> bool:
-    """Whether axes that do not lie side by side are reduced."""
-    over = sorted(int(a) % x.ndim for a in axes) if axes is not None else []
-    return len(over) > 0 and over[-1] - over[0] >= len(over)
 
 
 LINEAR = frozenset(("Add", "Sum", "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool",
