@@ -23,15 +23,8 @@ from nbconv.passes.fold import infer
 from tests.kernels.harness import EPS, F32, TINY, agree, pooling, possible, terms, unserved
 
 PENDING = frozenset((
-    "Abs", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu", "Clip", "Concat", "Conv", "ConvTranspose",
-    "Cos", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Elu", "Erf", "Exp", "Expand", "Floor", "Gather",
-    "GatherElements", "Gelu", "Gemm", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization",
-    "HardSigmoid", "HardSwish", "Hardmax", "Identity", "InstanceNormalization", "LRN", "LayerNormalization",
-    "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "LpPool", "MatMul", "Max", "MaxPool", "Mean",
-    "MeanVarianceNormalization", "Min", "Mish", "Mod", "Neg", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceL1",
-    "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare", "Resize", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Slice", "Softmax",
-    "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Sum", "Tanh", "ThresholdedRelu", "Tile", "Transpose",
+    "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "GlobalLpPool",
+    "GlobalMaxPool", "LpPool", "MatMul", "MaxPool",
 ))  # fmt: skip
 """Differentiable ops that have no gradient yet."""
 
@@ -63,6 +56,9 @@ def check_gradient(op: Op, inputs: tuple[np.ndarray | None, ...], outputs: int) 
         return
     if op.type in PENDING:
         assert type(op).gradient is Op.gradient, f"{op.type} has a gradient now: strike it from PENDING"
+        return
+    if any(inputs[i].size == 0 for i in floats):  # nothing to differ: that it can be built is all
+        Call(op, inputs, outputs, floats)
         return
     rng = np.random.default_rng(sum(x.size for x in inputs if x is not None))
     check_reference(op, inputs, outputs, floats, rng)
@@ -116,29 +112,29 @@ def evaluate(graph: Graph, feeds: dict[str, np.ndarray], noise: np.random.Genera
 
 def moves(op: Op) -> bool:
     """Whether the op computes: what only carries values round makes no error."""
-    return op.type not in ("Reshape", "Transpose", "Slice", "Pad", "Concat", "Split", "Expand", "ExpandLike", "Flatten",
-                           "Squeeze", "Unsqueeze", "Identity", "Neg", "Where", "SliceGrad", "Same", "Tile")  # fmt: skip
+    return op.type not in ("Reshape", "ExpandLike", "Flatten",
+                           "Squeeze", "Unsqueeze", "SliceGrad", "Same", "Tile")  # fmt: skip
 
 
 def check_reference(op: Op, inputs: tuple, outputs: int, wrt: tuple[int, ...], rng: np.random.Generator) -> None:
     """The gradients' references against differences of the forward reference."""
     call = Call(op, inputs, outputs, wrt)
-    narrow = any(s.dtype.itemsize < 4 for s in call.dy.values()) or op.type in ("Cast", "CastLike")
+    narrow = any(s.dtype.itemsize < 4 for s in call.dy.values()) or op.type in ("CastLike")
     step, rtol = (WIDE_STEP, WIDE_RTOL) if narrow else (STEP, RTOL)
     slopes = {n: x.astype(np.float64) if x.dtype == F32 else x for n, x in call.slopes(rng).items()}
     start = {f"x{i}": inputs[i].astype(np.float64) for i in wrt}
     for attempt in range(60):
         x = dict(start) if attempt == 0 else {n: moved(v, attempt, rng) for n, v in start.items()}
         way = {n: rng.standard_normal(v.shape) for n, v in x.items()}
-        central = directional(op, inputs, outputs, x, way, step, smooth=not narrow)
+        central = directional(op, inputs, tuple(int(n[2:]) for n in call.dy), x, way, step, smooth=not narrow)
         if central is None:
             continue
         found = evaluate(call.graph, {**x, **slopes})
         parts = {n: np.asarray(found[call.found[n]], np.float64) * way[n] for n in x if n in call.found}
         if not all(np.isfinite(p).all() for p in parts.values()):
             continue
-        numeric = sum(float((slopes[f"d{y}"] * d).sum()) for y, d in central.items() if f"d{y}" in slopes)
-        size = sum(float(np.abs(slopes[f"d{y}"] * d).sum()) for y, d in central.items() if f"d{y}" in slopes)
+        numeric = sum(float((slopes[f"d{y}"] * d).sum()) for y, d in central.items())
+        size = sum(float(np.abs(slopes[f"d{y}"] * d).sum()) for y, d in central.items())
         ours, scale = sum(float(p.sum()) for p in parts.values()), sum(float(np.abs(p).sum()) for p in parts.values())
         assert abs(ours - numeric) <= rtol * (size + scale) + 1e-12, (
             f"gradient of {op!r}: along a random direction {ours!r}, by differences {numeric!r} (attempt {attempt})"
@@ -149,12 +145,18 @@ def check_reference(op: Op, inputs: tuple, outputs: int, wrt: tuple[int, ...], r
 
 def moved(x: np.ndarray, attempt: int, rng: np.random.Generator) -> np.ndarray:
     """Other inputs: first away from ties and corners, then positive, too, for what is defined there only."""
-    x = x + 0.03 * rng.standard_normal(x.shape)
+    x = np.clip(x, -9, 9) + 0.03 * rng.standard_normal(x.shape)
     return np.abs(x) + 0.1 if attempt % 2 else x
 
 
 def directional(
-    op: Op, inputs: tuple, outputs: int, x: dict[str, np.ndarray], way: dict[str, np.ndarray], step: float, smooth: bool
+    op: Op,
+    inputs: tuple,
+    outputs: tuple[int, ...],
+    x: dict[str, np.ndarray],
+    way: dict[str, np.ndarray],
+    step: float,
+    smooth: bool,
 ) -> dict[str, np.ndarray] | None:
     """The derivative of each output along ``way`` by central differences (Richardson's extrapolation of two of them); None
     at a kink, a jump, or where an output is not finite."""
@@ -171,11 +173,12 @@ def directional(
             for i, v in enumerate(inputs)
         )
         found = op.reference(*given)
-        return [np.asarray(y, np.float64) for y in (found if type(found) is tuple else (found,))[:outputs]]
+        found = found if type(found) is tuple else (found,)
+        return [np.asarray(found[i], np.float64) for i in outputs]
 
     middle, near, far = at(0), (at(step / 2), at(-step / 2)), (at(step), at(-step))
     found = {}
-    for i, (m, p, q, pp, qq) in enumerate(zip(middle, *near, *far, strict=True)):
+    for i, m, p, q, pp, qq in zip(outputs, middle, *near, *far, strict=True):
         if not all(np.isfinite(v).all() for v in (m, p, q, pp, qq)):
             return None
         first, wide = (p - q) / step, (pp - qq) / (2 * step)
