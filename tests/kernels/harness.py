@@ -264,6 +264,15 @@ def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
             return 1 + np.abs(x[0]) + np.abs(x[0].max(axis=attribute["axis"], keepdims=True, initial=-np.inf))
         case "Mix":
             return type(op)(**{**op.attributes(), "weights": np.abs(attribute["weights"])}).reference(size[0])
+        case "SoftmaxCrossEntropyLoss" | "NegativeLogLikelihoodLoss":
+            if y.shape == x[0].shape:  # log_prob
+                return 1 + size[0] + size[0].max(axis=1, keepdims=True)
+            _, share = op.shares(x[0].shape[1], x[1], (*x, None)[2], x[0].dtype)
+            each = (1 + size[0].max(axis=1)) * share
+            return each if y.shape else each.sum() / (share.sum() if op.reduction == "mean" else 1)
+        case "SoftmaxCrossEntropyLossGrad" | "NegativeLogLikelihoodLossGrad":
+            _, share = op.shares(y.shape[1], x[2], (*x, None)[3], x[1].dtype)
+            return (1 + size[1]) * np.abs(op.factors(size[0], share))[:, None]
         case "Softmax":
             return y * (1 + np.abs(x[0] - x[0].max(axis=attribute["axis"], keepdims=True, initial=-np.inf)))
         case "LRN":
