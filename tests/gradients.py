@@ -47,28 +47,32 @@ WIDE_STEP, WIDE_RTOL = 64.0, 2e-2
 """The same for what rounds its result to a shorter type, and is linear but for that."""
 
 
-def check_gradient(op: Op, inputs: tuple[np.ndarray | None, ...], outputs: int) -> None:
-    """Both checks of one call; ``inputs`` as `check_op` has them. Nothing to do where `differentiable` says so, or where
-    inputs are not finite."""
-    floats = tuple(i for i, x in enumerate(inputs) if x is not None and x.dtype == F32 and i not in HELD.get(op.type, ()))
-    given = tuple(None if x is None else Spec(x.shape, x.dtype) if i in floats else spec_of(x) for i, x in enumerate(inputs))
+def arguments(op: Op, inputs: tuple[np.ndarray | None, ...]) -> tuple[int, ...]:
+    """The inputs by which a call is differentiated; none where `differentiable` says so, or where inputs are not finite."""
     if not all(np.isfinite(x).all() for x in inputs if x is not None and x.dtype.kind == "f"):
-        return
-    while floats and not possible(op, inputs, list(floats)):  # inputs that must be known are no arguments either
-        floats = floats[:-1]
-        given = tuple(None if x is None else Spec(x.shape, x.dtype) if i in floats else spec_of(x)
-                      for i, x in enumerate(inputs))  # fmt: skip
-    if not floats or not differentiable(op, given) or (op.domain and type(op).gradient is Op.gradient):
+        return ()
+    held = HELD.get(op.type, ())
+    floats = [i for i, x in enumerate(inputs) if x is not None and x.dtype == F32 and i not in held]
+    while floats and not possible(op, inputs, floats):  # what must be known is no argument either
+        floats.pop()
+    given = tuple(None if x is None else Spec(x.shape, x.dtype) if i in floats else spec_of(x) for i, x in enumerate(inputs))
+    return tuple(floats) if floats and differentiable(op, given) else ()
+
+
+def check_gradient(op: Op, inputs: tuple[np.ndarray | None, ...], outputs: int) -> None:
+    """Both checks of one call; ``inputs`` as `check_op` has them."""
+    wrt = arguments(op, inputs)
+    if not wrt or (op.domain and type(op).gradient is Op.gradient):
         return  # what gradients are made of needs none itself
     if op.type in PENDING:
         assert type(op).gradient is Op.gradient, f"{op.type} has a gradient now: strike it from PENDING"
         return
-    if any(inputs[i].size == 0 for i in floats):  # nothing to differ: that it can be built is all
-        Call(op, inputs, outputs, floats)
+    if any(inputs[i].size == 0 for i in wrt):  # pyright: ignore[reportOptionalMemberAccess]
+        Call(op, inputs, outputs, wrt)  # nothing to differ: that it can be built is all
         return
     rng = np.random.default_rng(sum(x.size for x in inputs if x is not None))
-    check_reference(op, inputs, outputs, floats, rng)
-    check_gradient_kernels(op, inputs, outputs, floats, rng)
+    check_reference(op, inputs, outputs, wrt, rng)
+    check_gradient_kernels(op, inputs, outputs, wrt, rng)
 
 
 class Call:

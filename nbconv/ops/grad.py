@@ -45,8 +45,8 @@ class UnaryGrad(Op, abstract=True):
         """One elementwise step of `kernels/cpu/activation_grad.py`."""
         n, chunk = to.outputs[0].size, 4096
         to.step(
-            f"activation_grad.{kernel}", -(-n // chunk), work=12 * n, dy=to.input(0), v=to.input(1), y=to.output(), n=n,
-            chunk=chunk, **parameters,
+            f"activation_grad.{kernel}", -(-n // chunk), work=12 * n, dy=to.operand(0).ref, v=to.operand(1).ref,
+            y=to.output(), n=n, chunk=chunk, **parameters,
         )  # fmt: skip
 
 

@@ -373,7 +373,7 @@ class SoftmaxGrad(Op):
 
     def lower(self, to: Lowering) -> None:
         outer, n, inner = lying(to, self.axis)
-        to.columns_step(f"softmax.{self.kernel}", outer, n, inner, x=to.input(1), dy=to.input(0))
+        to.columns_step(f"softmax.{self.kernel}", outer, n, inner, x=to.operand(1).ref, dy=to.operand(0).ref)
 
 
 class LogSoftmax(Softmax):

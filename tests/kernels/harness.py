@@ -27,7 +27,7 @@ NUMPY = frozenset((
     "CumSum", "DequantizeLinear", "Einsum", "Equal", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND",
     "GlobalLpPool", "Greater", "GreaterOrEqual", "Hardmax", "IsInf",
     "IsNaN", "Less", "LessOrEqual", "LpNormalization", "LpPool", "Mean",
-    "MeanVarianceNormalization", "Mod", "NonZero", "Not", "OneHot", "Or", "QuantizeLinear", "Range",
+    "MeanVarianceNormalization", "Mod", "NonZero", "Not", "OneHot", "Or", "ProdGrad", "QuantizeLinear", "Range",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Round",
     "ScatterElements", "ScatterND", "Shape", "Sign", "Sin", "Size", "Tan", "Tile", "TopK",
     "Trilu", "Where", "Xor",
@@ -61,7 +61,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
 
 
 LINEAR = frozenset(("Add", "Sum", "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool",
-                    "ReduceSum", "ReduceMean", "Resize"))  # fmt: skip
+                    "ReduceSum", "ReduceMean", "Resize", "GatherGrad", "GatherElementsGrad"))  # fmt: skip
 """Ops whose error is bounded by the same op on absolute values."""
 
 
@@ -230,7 +230,7 @@ def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
             whole = d + d.mean(axis=1, keepdims=True) + (1 + s) * (d * (1 + s)).mean(axis=1, keepdims=True)
             return ((1 + inverse * size[1].reshape(s.shape).max(axis=1, keepdims=True)) * inverse * whole).reshape(y.shape)
         case "LRNGrad":
-            return 4 * op.reference(-size[0], size[1]) * -1
+            return 4 * (2 * size[0] * attribute["bias"] ** -attribute["beta"] - op.reference(size[0], size[1]))
         case "BatchNormalization":
             spread = [np.reshape(v, (-1, *[1] * (y.ndim - 2))) for v in (*size[1:4], x[4])]
             factor = spread[0] / np.sqrt(spread[3] + attribute["epsilon"])
@@ -241,6 +241,8 @@ def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
             return size[0] * (size[0] / 6 + 0.5)
         case "Gelu":
             return size[0]
+        case "CeluGrad":
+            return np.abs(y) * (1 + size[1] / attribute["alpha"])
         case "HardSwishGrad":
             return size[0] * (size[1] / 3 + 0.5)
         case "SiluGrad" | "MishGrad":
