@@ -163,6 +163,9 @@ def backprop(
             found = node.op.gradient(Backward(node, build))
         except UnsupportedError as error:
             missing.append(f"{node.name} ({node.op.type}): {error}")
+            for name in filter(build.active.__contains__, node.inputs):  # go on, to find the others
+                nothing = np.broadcast_to(np.zeros((), build.specs[name].dtype), build.specs[name].shape)
+                build.parts.setdefault(name, []).append(build.constant(nothing))
             continue
         if len(found) != len(node.inputs):
             raise TypeError(f"{node.op.type}.gradient gave {len(found)} for {len(node.inputs)} inputs")
