@@ -17,6 +17,14 @@ from nbconv.ops.op import Op
 from nbconv.passes.fold import infer
 
 
+class MissingGradients(UnsupportedError):
+    """Nodes on the way of a gradient that have none: ``nodes`` lists (node, op, why)."""
+
+    def __init__(self, nodes: list[tuple[str, str, str]]) -> None:
+        super().__init__("no gradient for " + "; ".join(f"{name} ({type}): {why}" for name, type, why in nodes))
+        self.nodes = nodes
+
+
 class Backward:
     """What an op's `gradient` works with: its Specs, the names of its values and of their gradients, and a place to put
     nodes. ``inputs`` and ``outputs`` are Specs (None for an input left out)."""
@@ -149,20 +157,20 @@ def backprop(
     ``of`` maps values to their gradients' names, which must be known values (a constant 1 for a scalar loss): what
     is computed is Σ ``of`` · d value / d ``wrt``. ``specs`` holds all values of the graph, all dimensions known; ``wrt``
     names inputs, constants or values between. Those on which nothing depends are missing from the result. Raises
-    UnsupportedError that names every node on the way that has no gradient.
+    MissingGradients, an UnsupportedError that names every node on the way that has no gradient.
     """
     wrt = list(wrt)
     build = _Build(graph, specs, wrt)
     for name, gradient in of.items():
         build.parts.setdefault(name, []).append(gradient)
-    missing: list[str] = []
+    missing: list[tuple[str, str, str]] = []
     for node in reversed(graph.nodes):
         if not any(n and (n in build.parts) for n in node.outputs) or not any(n in build.active for n in node.inputs if n):
             continue
         try:
             found = node.op.gradient(Backward(node, build))
         except UnsupportedError as error:
-            missing.append(f"{node.name} ({node.op.type}): {error}")
+            missing.append((node.name, node.op.type, str(error)))
             for name in filter(build.active.__contains__, node.inputs):  # go on, to find the others
                 nothing = np.broadcast_to(np.zeros((), build.specs[name].dtype), build.specs[name].shape)
                 build.parts.setdefault(name, []).append(build.constant(nothing))
@@ -175,7 +183,7 @@ def backprop(
                     raise TypeError(f"{node.op.type}.gradient of {build.specs[name]} is {build.specs[part]}")
                 build.parts.setdefault(name, []).append(part)
     if missing:
-        raise UnsupportedError("no gradient for " + "; ".join(missing))
+        raise MissingGradients(missing)
     found = {name: total for name in wrt if (total := build.total(name)) is not None}
     derived = Graph(
         build.nodes, graph.inputs, {**graph.outputs, **dict.fromkeys(found.values())}, build.constants, graph.name,
@@ -199,6 +207,19 @@ def differentiable(op: Op, inputs: tuple[Spec | None, ...]) -> bool:
     except ModelError:
         return False
     return any(s.dtype.kind == "f" for s in ((found,) if isinstance(found, Spec) else found))
+
+
+def missing_gradients(graph: Graph, specs: Mapping[str, Spec]) -> list[tuple[str, str, str]]:
+    """(node, op, why) of the nodes between the trainable weights and the outputs that have no gradient. ``specs`` as for
+    `backprop`."""
+    ends = [name for name in graph.outputs if specs[name].dtype.kind == "f"]
+    slopes = {f"d/{name}": specs[name]._replace(value=None, constant=False) for name in ends}
+    whole = Graph(graph.nodes, {**graph.inputs, **slopes}, dict.fromkeys(ends), graph.constants)
+    try:
+        backprop(whole, {**specs, **slopes}, {name: f"d/{name}" for name in ends}, trainable(graph))
+    except MissingGradients as error:
+        return error.nodes
+    return []
 
 
 def trainable(graph: Graph) -> list[str]:

@@ -97,3 +97,19 @@ def test_missing_gradients_are_all_named(monkeypatch: pytest.MonkeyPatch) -> Non
     derived, specs, _ = fold(graph(), {"x": Spec((2, 3, 40, 30), np.dtype(np.float32))}, Weights())
     with pytest.raises(UnsupportedError, match=r"sigmoid \(Sigmoid\): .*; prelu \(PRelu\)"):
         backprop(derived, specs, {"y": "y"}, ["x"])
+
+
+def test_doctor_names_missing_gradients(tmp_path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    save(graph(), path)
+    assert main(["doctor", str(path)]) == 0
+    assert "training: 1 weight can train, all gradients are there" in capsys.readouterr().out
+    for name in ("Sigmoid", "Softmax"):
+        monkeypatch.setattr(lookup(name), "gradient", Op.gradient)
+    assert main(["doctor", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["training"]
+    assert told["trainable"] == 1
+    assert [m["node"] for m in told["missing_gradients"]] == ["softmax", "sigmoid"]
+    assert told["batch_norm_folded"]["likely"] is False
+    assert main(["doctor", str(path)]) == 0
+    assert "2 nodes on the way to its weights have no gradient" in capsys.readouterr().out

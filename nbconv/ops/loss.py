@@ -11,7 +11,7 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
@@ -90,6 +90,10 @@ class OfLabels(Op, abstract=True):
     def served(scores: Spec, labels: Spec) -> bool:
         """Whether there are kernels for these types."""
         return scores.dtype == np.float32 and labels.dtype == np.int64 and scores.size > 0
+
+    def layout(self, inputs, outputs) -> str:
+        scores, labels = inputs[:2] if inputs[1].dtype.kind == "i" else inputs[1:3]
+        return CANONICAL if self.served(scores, labels) else NUMPY
 
 
 class SoftmaxCrossEntropyLoss(OfLabels):
@@ -224,6 +228,9 @@ class OneHotLike(Op):
         at = np.arange(classes).reshape(-1, *[1] * (scores.ndim - 2)) == labels[:, None]
         known = ((labels >= 0) & (labels < classes) & (labels != self.ignore))[:, None]
         return np.where(known, np.where(at, self.on, self.off), 0).astype(scores.dtype)
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if OfLabels.served(inputs[1], inputs[0]) else NUMPY
 
     def place(self, inputs, outputs, last):
         if not last or not OfLabels.served(inputs[1], inputs[0]):

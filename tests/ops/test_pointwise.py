@@ -120,6 +120,7 @@ CASES = [
     case(Cast(to=2), [1, 255, 256], expect=np.array([1, 255, 0], np.uint8)),
     case(Cast(to=11), r(2, 3, 5)),
     case(CastLike(), [-1.9, 1.9], np.zeros((), np.int64), expect=[-1, 1]),
+    case(CastLike(), r(2, 3), np.zeros((), np.float64)),
     case(Dropout(), r(2, 3, 5), outputs=2),
     case(Dropout(), [1.0, nan], np.float32(0.5).reshape(()), np.array(False), outputs=2, expect=([1, nan], [True, True])),
 ]
