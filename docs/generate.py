@@ -1,6 +1,7 @@
 """Writes the table of operators in docs/onnx.md: ``python -m docs.generate``, or ``make docs``.
 
-Which ops have kernels is not written down anywhere: it is asked of the ops, for every case of theirs in tests/ops.
+Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
+tests/ops.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import numpy as np
 
 import tests.ops
 from nbconv.errors import ModelError
-from nbconv.graph import Spec, spec_of
+from nbconv.gradcheck import Call
+from nbconv.graph import Node, Spec, spec_of
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.op import NUMPY
 from tests.check import Case, as_tuple
+from tests.gradients import arguments, aside
 
 PAGE = Path(__file__).resolve().parent / "onnx.md"
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
@@ -35,10 +38,11 @@ def with_table(text: str, table: str) -> str:
 def table() -> list[str]:
     """The lines of the table: one an operator of ONNX's own domain."""
     cases = all_cases()
-    rows = ["| operator | computed by | |", "|---|---|---|"]
+    rows = ["| operator | computed by | gradient | |", "|---|---|---|---|"]
     for (domain, name), op in sorted(REGISTRY.items()):
         if domain == "":
-            rows.append(f"| {name} | {runs_on(cases.get(name, []))} | {summary(op)} |")
+            known = cases.get(name, [])
+            rows.append(f"| {name} | {runs_on(known)} | {gradient(op, known)} | {summary(op)} |")
     return rows
 
 
@@ -76,6 +80,33 @@ def where(case: Case) -> str:
         return "nothing"
     kernel = case.op.layout(given, found) != NUMPY or case.op.place(given, found, ()) is not None
     return "kernel" if kernel else "NumPy"
+
+
+def gradient(op: type[Op], cases: list[Case]) -> str:
+    """What computes the gradient, as `runs_on` says it of the forward; "0" where it is that everywhere, nothing where
+    `differentiable` says that there is none."""
+    calls = [(case, wrt) for case in cases if (wrt := arguments(case.op, case.inputs))]
+    calls = [(case, wrt) for case, wrt in calls if all(np.size(case.inputs[i]) for i in wrt)]
+    if not calls:
+        return ""
+    if op.gradient is Op.gradient:
+        return "none yet"
+    answers = set()
+    for case, wrt in calls:
+        outputs = case.options.get("outputs", 1)
+        call = Call(case.op, case.inputs, outputs, wrt, aside(case.op, outputs))
+        if call.gradients:
+            answers.add("NumPy" if any(in_numpy(node, call) for node in call.graph.nodes[1:]) else "kernel")
+    return "kernel, at times NumPy" if len(answers) == 2 else next(iter(answers), "0")
+
+
+def in_numpy(node: Node, call: Call) -> bool:
+    """As `nbconv.plan` decides it of a node that no constants fold away."""
+    given, found = (tuple(call.specs[n] if n else None for n in names) for names in (node.inputs, node.outputs))
+    if all(spec is None or spec.constant for spec in given) or node.op.bypass(given):
+        return False
+    lying = tuple(False for _ in given)
+    return node.op.layout(given, found) == NUMPY and node.op.place(given, found, lying) is None
 
 
 def summary(op: type[Op]) -> str:

@@ -11,10 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.errors import UnsupportedError
+from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.op import Op
 from nbconv.passes.fold import infer
+
+
+class MissingGradients(UnsupportedError):
+    """Nodes on the way of a gradient that have none: ``nodes`` lists (node, op, why)."""
+
+    def __init__(self, nodes: list[tuple[str, str, str]]) -> None:
+        super().__init__("no gradient for " + "; ".join(f"{name} ({type}): {why}" for name, type, why in nodes))
+        self.nodes = nodes
 
 
 class Backward:
@@ -23,8 +31,8 @@ class Backward:
 
     def __init__(self, node: Node, build: _Build) -> None:
         self.node, self._build = node, build
-        self.inputs = tuple(build.specs[n] if n else None for n in node.inputs)
-        self.outputs = tuple(build.specs[n] if n else None for n in node.outputs)
+        self.inputs: tuple[Any, ...] = tuple(build.specs[n] if n else None for n in node.inputs)
+        self.outputs: tuple[Any, ...] = tuple(build.specs[n] if n else None for n in node.outputs)
 
     def has(self, i: int) -> bool:
         """Whether input i was given."""
@@ -42,8 +50,8 @@ class Backward:
         """The name of output i (made up where the node left it out, and then computed)."""
         return self._build.output(self.node, i)
 
-    def dy(self, i: int = 0) -> str | None:
-        """The name of the gradient of output i; None where nothing depends on it."""
+    def dy(self, i: int = 0) -> Any:
+        """The name of the gradient of output i; None where nothing depends on it (never so for an op's one output)."""
         return self._build.total(self.node.outputs[i]) if i < len(self.node.outputs) and self.node.outputs[i] else None
 
     def spec(self, name: str) -> Spec:
@@ -149,20 +157,23 @@ def backprop(
     ``of`` maps values to their gradients' names, which must be known values (a constant 1 for a scalar loss): what
     is computed is Σ ``of`` · d value / d ``wrt``. ``specs`` holds all values of the graph, all dimensions known; ``wrt``
     names inputs, constants or values between. Those on which nothing depends are missing from the result. Raises
-    UnsupportedError that names every node on the way that has no gradient.
+    MissingGradients, an UnsupportedError that names every node on the way that has no gradient.
     """
     wrt = list(wrt)
     build = _Build(graph, specs, wrt)
     for name, gradient in of.items():
         build.parts.setdefault(name, []).append(gradient)
-    missing: list[str] = []
+    missing: list[tuple[str, str, str]] = []
     for node in reversed(graph.nodes):
         if not any(n and (n in build.parts) for n in node.outputs) or not any(n in build.active for n in node.inputs if n):
             continue
         try:
             found = node.op.gradient(Backward(node, build))
         except UnsupportedError as error:
-            missing.append(f"{node.name} ({node.op.type}): {error}")
+            missing.append((node.name, node.op.type, str(error)))
+            for name in filter(build.active.__contains__, node.inputs):  # go on, to find the others
+                nothing = np.broadcast_to(np.zeros((), build.specs[name].dtype), build.specs[name].shape)
+                build.parts.setdefault(name, []).append(build.constant(nothing))
             continue
         if len(found) != len(node.inputs):
             raise TypeError(f"{node.op.type}.gradient gave {len(found)} for {len(node.inputs)} inputs")
@@ -172,13 +183,43 @@ def backprop(
                     raise TypeError(f"{node.op.type}.gradient of {build.specs[name]} is {build.specs[part]}")
                 build.parts.setdefault(name, []).append(part)
     if missing:
-        raise UnsupportedError("no gradient for " + "; ".join(missing))
+        raise MissingGradients(missing)
     found = {name: total for name in wrt if (total := build.total(name)) is not None}
     derived = Graph(
         build.nodes, graph.inputs, {**graph.outputs, **dict.fromkeys(found.values())}, build.constants, graph.name,
         graph.metadata, graph.provenance, graph.header,
     )  # fmt: skip
     return derived, build.specs, found
+
+
+def differentiable(op: Op, inputs: tuple[Spec | None, ...]) -> bool:
+    """Whether an op on these inputs needs a gradient: some input of floating point that varies (its ``value`` is unknown)
+    reaches an output of floating point.
+
+    This is the one rule for what is excepted: ops on integers and booleans, ops whose result is of integers or booleans,
+    those that read shapes only (`Op.known`), and those whose result's shape hangs on data (`infer` wants the value).
+    """
+    varying = [s for s in inputs if s is not None and s.value is None and s.dtype.kind == "f"]
+    if not varying or op.known(*inputs) is not None:
+        return False
+    try:
+        found = op.infer(*inputs)
+    except ModelError:
+        return False
+    return any(s.dtype.kind == "f" for s in ((found,) if isinstance(found, Spec) else found))
+
+
+def missing_gradients(graph: Graph, specs: Mapping[str, Spec]) -> list[tuple[str, str, str]]:
+    """(node, op, why) of the nodes between the trainable weights and the outputs that have no gradient. ``specs`` as for
+    `backprop`."""
+    ends = [name for name in graph.outputs if specs[name].dtype.kind == "f"]
+    slopes = {f"d/{name}": specs[name]._replace(value=None, constant=False) for name in ends}
+    whole = Graph(graph.nodes, {**graph.inputs, **slopes}, dict.fromkeys(ends), graph.constants)
+    try:
+        backprop(whole, {**specs, **slopes}, {name: f"d/{name}" for name in ends}, trainable(graph))
+    except MissingGradients as error:
+        return error.nodes
+    return []
 
 
 def trainable(graph: Graph) -> list[str]:

@@ -163,10 +163,12 @@ class Lowering:
         n, chunk = self.outputs[0].size, 4096
         self.step(kernel, -(-n // chunk), work=8 * n, x=self.input(0), y=self.output(), n=n, chunk=chunk, **parameters)
 
-    def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float) -> None:
-        """One step of a kernel of `kernels/cpu/reduce.py`: over the middle axis of (outer, n, inner)."""
+    def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
+        """One step of a kernel over the middle axis of (outer, n, inner), as those of `kernels/cpu/reduce.py`; from input 0
+        to the output where ``more`` names no ``x`` and ``y``."""
         units = outer if inner == 1 else outer * -(-inner // self.target.lanes)
-        self.step(kernel, units, work=8 * outer * n * inner, x=self.input(0), y=self.output(), n=n, inner=inner, **more)
+        arguments = {"x": self.input(0), "y": self.output(), "n": n, "inner": inner, **more}
+        self.step(kernel, units, work=8 * outer * n * inner, **arguments)
 
     def copy(self, x: Ref, y: Ref, shape: tuple[int, ...], xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
         """Copy float32 elements of this shape between two strided arrays (strides in elements)."""

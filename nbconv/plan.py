@@ -97,11 +97,7 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         last = tuple(self.last.get(n, False) for n in node.inputs)
-        if (
-            node.op.layout(given, found) == NUMPY
-            and node.op.place(given, found, last) is None
-            and node.op.domain != "nbconv"
-        ):
+        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, last) is None:
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
         to = Lowering(

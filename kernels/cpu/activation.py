@@ -106,3 +106,31 @@ def reciprocal(x):
 @unary
 def softplus(x):
     return maximum(x, 0.0) + _math.log1p(_math.exp(-absolute(x)))
+
+
+@unary
+def thresholded_relu(x, alpha):
+    return where(x > alpha, x, splat(0.0))
+
+
+@unary
+def selu(x, alpha, gamma):
+    return where(x <= 0.0, _math.expm1(minimum(x, 0.0)) * alpha, x) * gamma
+
+
+@unary
+def celu(x, alpha):
+    return maximum(x, 0.0) + minimum(_math.expm1(minimum(x / alpha, 0.0)) * alpha, 0.0)
+
+
+@unary
+def mish(x):
+    """x·tanh(ln(1 + e^x)): with n = e^x (e^x + 2) the tanh is n / (n + 2), to the last bit 1 from x = 20 on."""
+    e = _math.exp(minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+@unary
+def gelu_tanh(x):
+    return x * 0.5 * (_math.tanh((x * x * 0.044715 + 1.0) * x * 0.7978845608028654) + 1.0)

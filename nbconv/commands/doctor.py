@@ -1,14 +1,18 @@
 """Report everything that nbconv lacks for a model (operators, attributes, types), the steps that would run in NumPy for
-want of a kernel, and whether this machine is set up well. Without a model: the machine only."""
+want of a kernel, what would stand in the way of training it, and whether this machine is set up well. Without a model:
+the machine only."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbconv.commands import _model
 from nbconv.commands._text import dump, plural, size, style, table
+
+if TYPE_CHECKING:
+    from nbconv.graph import Graph
 
 PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxruntime")
 
@@ -42,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine(path: str, shapes: list[str]) -> dict[str, Any]:
-    """What is unsupported, which steps NumPy does, and ``unplanned``: why the steps are not known. ModelError for a file
-    that is no valid model."""
+    """What is unsupported, which steps NumPy does, ``unplanned``: why the steps are not known, and ``training``: what has no
+    gradient, and whether batch normalisation was folded away. ModelError for a file that is no valid model."""
     from nbconv.converters.onnx import survey
     from nbconv.errors import ModelError
     from nbconv.kernels import KernelError
@@ -52,7 +56,9 @@ def examine(path: str, shapes: list[str]) -> dict[str, Any]:
         problems = survey(path)
     except ModelError as error:
         raise type(error)(str(error) if path in str(error) else f"{path}: {error}") from None
-    found: dict[str, Any] = {"problems": [p._asdict() for p in problems], "steps": None, "numpy_steps": [], "unplanned": ""}
+    found: dict[str, Any] = {
+        "problems": [p._asdict() for p in problems], "steps": None, "numpy_steps": [], "unplanned": "", "training": None,
+    }  # fmt: skip
     if problems:
         return found
     notes: list[str] = []
@@ -67,7 +73,22 @@ def examine(path: str, shapes: list[str]) -> dict[str, Any]:
     for node in plan.numpy_steps():
         made = ", ".join(str(plan.specs[n]) for n in node.outputs if n)
         found["numpy_steps"].append({"node": node.name, "op": node.op.type, "outputs": made})
+    found["training"] = _training(model.graph, sizes)
     return found
+
+
+def _training(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What stands in the way of training: nodes without a gradient, batch normalisation that was folded away."""
+    from nbconv.backprop import missing_gradients, trainable
+    from nbconv.graph import Spec
+    from nbconv.passes.fold import fold
+    from nbconv.train.folded import folded_norms
+    from nbconv.weights import Weights
+
+    derived, specs, _ = fold(graph, {n: Spec(sizes[n], s.dtype) for n, s in graph.inputs.items()}, Weights())
+    missing = [{"node": node, "op": op, "why": why} for node, op, why in missing_gradients(derived, specs)]
+    norms = folded_norms(graph)
+    return {"trainable": len(trainable(derived)), "missing_gradients": missing, "batch_norm_folded": norms._asdict()}
 
 
 def environment() -> dict[str, Any]:
@@ -140,6 +161,26 @@ def _print_model(report: dict[str, Any]) -> None:
         table(("NODE", "OP", "OUTPUTS"), [(s["node"], s["op"], s["outputs"]) for s in slow])
     else:
         print(style(f"{path}: runs, all {plural(report['steps'], 'step')} on compiled kernels", "green"))
+    if report["training"]:
+        _print_training(report["training"])
+
+
+def _print_training(facts: dict[str, Any]) -> None:
+    missing, norms = facts["missing_gradients"], facts["batch_norm_folded"]
+    if not facts["trainable"]:
+        print("training: it has no weights that train")
+    elif missing:
+        print(style(f"training: {plural(len(missing), 'node')} on the way to its weights have no gradient", "yellow"))
+        print()
+        table(("NODE", "OP", "WHY"), [(m["node"], m["op"], m["why"]) for m in missing], width=140)
+    else:
+        print(f"training: {plural(facts['trainable'], 'weight')} can train, all gradients are there")
+    if norms["likely"]:
+        share = f"{norms['with_bias']} of {plural(norms['convolutions'], 'convolution')} have a bias"
+        print(style("training: batch normalisation seems to have been folded away", "yellow"), end="")
+        print(f": {share}, nothing normalises, and")
+        for sentence in norms["evidence"]:
+            print(f"  - {sentence}")
 
 
 def _print_environment(facts: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,8 +11,13 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
+from nbconv.ops.grad import UnaryGrad
+from nbconv.ops.logic import Same
 from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
-from nbconv.ops.pointwise import Unary, broadcast_layout, erf
+from nbconv.ops.pointwise import Binary, Min, Mul, Sub, Unary, broadcast_layout, erf
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Relu(Unary):
@@ -31,6 +37,18 @@ class Relu(Unary):
     def lower(self, to: Lowering) -> None:
         to.unary("activation.clip", low=0.0, high=math.inf)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(ReluGrad(), to.dy(), to.y()),)
+
+
+class ReluGrad(UnaryGrad):
+    """dy where y > 0, else 0 (at 0, too, as PyTorch has it). From y, so that Relu can be done by the kernel that makes x."""
+
+    kernel = "relu_grad"
+
+    def formula(self, dy, y):
+        return np.where(y <= 0, 0, dy)
+
 
 class LeakyRelu(Unary):
     kernel = "leaky_relu"
@@ -42,6 +60,20 @@ class LeakyRelu(Unary):
 
     def epilogue(self, inputs) -> Epilogue | None:
         return Epilogue(code=7, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(LeakyReluGrad(alpha=self.alpha), to.dy(), to.y() if self.alpha > 0 else to.x()),)
+
+
+class LeakyReluGrad(UnaryGrad):
+    """dy where x > 0, else alpha · dy (at 0, too, as PyTorch has it). For alpha > 0 the sign of y is x's."""
+
+    kernel = "leaky_relu_grad"
+
+    alpha: float = 0.01
+
+    def formula(self, dy, x):
+        return np.where(x > 0, dy, self.alpha * dy)
 
 
 class PRelu(Op):
@@ -64,14 +96,47 @@ class PRelu(Op):
     def lower(self, to: Lowering) -> None:
         to.broadcast("arithmetic.prelu", to.operand(0), to.operand(1), to.output())
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy, x, slope = to.dy(), to.x(0), to.x(1)
+        dx = to.add(Mul(), dy, to.add(PReluSlope(), x, slope)) if to.wants(0) else None
+        zero = to.constant(np.zeros((), to.inputs[0].dtype))
+        dslope = to.reduced(to.add(Mul(), dy, to.add(Min(), x, zero)), 1) if to.wants(1) else None
+        return dx, dslope
+
+
+class PReluSlope(Binary):
+    """1 where x > 0, else the slope: PRelu's derivative by x."""
+
+    domain = "nbconv"
+    accepts, kernel, family = "f", "prelu_slope", "arithmetic_grad"
+
+    def formula(self, a, b):
+        return np.where(a > 0, 1, b)
+
 
 class ThresholdedRelu(Unary):
     """x where x > alpha, else 0 (NaN too)."""
+
+    kernel = "thresholded_relu"
 
     alpha: float = 1.0
 
     def formula(self, x):
         return np.where(x > self.alpha, x, 0)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(ThresholdedReluGrad(alpha=self.alpha), to.dy(), to.x()),)
+
+
+class ThresholdedReluGrad(UnaryGrad):
+    """dy where x > alpha, else 0."""
+
+    kernel = "thresholded_relu_grad"
+
+    alpha: float = 1.0
+
+    def formula(self, dy, x):
+        return np.where(x > self.alpha, dy, 0)
 
 
 class Elu(Unary):
@@ -82,20 +147,67 @@ class Elu(Unary):
     def formula(self, x):
         return np.where(x < 0, self.alpha * np.expm1(x), x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(EluGrad(alpha=self.alpha), to.dy(), to.x()),)
+
+
+class EluGrad(UnaryGrad):
+    """dy where x > 0, else alpha · exp(x) · dy."""
+
+    kernel = "elu_grad"
+
+    alpha: float = 1.0
+
+    def formula(self, dy, x):
+        return np.where(x > 0, dy, self.alpha * np.exp(x) * dy)
+
 
 class Selu(Unary):
+    kernel = "selu"
+
     alpha: float = 1.67326319217681884765625
     gamma: float = 1.05070102214813232421875
 
     def formula(self, x):
         return self.gamma * np.where(x <= 0, self.alpha * np.expm1(x), x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(SeluGrad(alpha=self.alpha, gamma=self.gamma), to.dy(), to.x()),)
+
+
+class SeluGrad(UnaryGrad):
+    """gamma · dy where x > 0, else gamma · alpha · exp(x) · dy."""
+
+    kernel = "selu_grad"
+
+    alpha: float = 1.67326319217681884765625
+    gamma: float = 1.05070102214813232421875
+
+    def formula(self, dy, x):
+        return self.gamma * np.where(x > 0, dy, self.alpha * np.exp(x) * dy)
+
 
 class Celu(Unary):
+    kernel = "celu"
+
     alpha: float = 1.0
 
     def formula(self, x):
         return np.maximum(x, 0) + np.minimum(self.alpha * np.expm1(x / self.alpha), 0)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(CeluGrad(alpha=self.alpha), to.dy(), to.x()),)
+
+
+class CeluGrad(UnaryGrad):
+    """dy where x > 0, else exp(x / alpha) · dy."""
+
+    kernel = "celu_grad"
+
+    alpha: float = 1.0
+
+    def formula(self, dy, x):
+        return np.where(x > 0, dy, np.exp(x / self.alpha) * dy)
 
 
 class Sigmoid(Unary):
@@ -106,6 +218,18 @@ class Sigmoid(Unary):
 
     def epilogue(self, inputs) -> Epilogue | None:
         return Epilogue(code=1) if inputs[0].dtype == np.float32 else None
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(SigmoidGrad(), to.dy(), to.y()),)
+
+
+class SigmoidGrad(UnaryGrad):
+    """dy · y · (1 - y)."""
+
+    kernel = "sigmoid_grad"
+
+    def formula(self, dy, y):
+        return dy * (y * (1 - y))
 
 
 class HardSigmoid(Unary):
@@ -120,6 +244,20 @@ class HardSigmoid(Unary):
     def epilogue(self, inputs) -> Epilogue | None:
         return Epilogue(code=3, alpha=self.alpha, beta=self.beta) if inputs[0].dtype == np.float32 else None
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(HardSigmoidGrad(alpha=self.alpha), to.dy(), to.y()),)
+
+
+class HardSigmoidGrad(UnaryGrad):
+    """alpha · dy where 0 < y < 1, else 0."""
+
+    kernel = "hard_sigmoid_grad"
+
+    alpha: float = 0.2
+
+    def formula(self, dy, y):
+        return np.where((y <= 0) | (y >= 1), 0, self.alpha * dy)
+
 
 class HardSwish(Unary):
     """x · HardSigmoid(x) with alpha 1/6 and beta 1/2."""
@@ -132,6 +270,18 @@ class HardSwish(Unary):
     def epilogue(self, inputs) -> Epilogue | None:
         return Epilogue(code=4, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(HardSwishGrad(), to.dy(), to.x()),)
+
+
+class HardSwishGrad(UnaryGrad):
+    """dy · (x / 3 + 1/2) where -3 < x < 3; 0 below, dy above."""
+
+    kernel = "hard_swish_grad"
+
+    def formula(self, dy, x):
+        return np.where(x <= -3, 0, np.where(x >= 3, dy, dy * (x / 3 + 0.5)))
+
 
 class Tanh(Unary):
     kernel = "tanh"
@@ -142,6 +292,18 @@ class Tanh(Unary):
     def epilogue(self, inputs) -> Epilogue | None:
         return Epilogue(code=5) if inputs[0].dtype == np.float32 else None
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(TanhGrad(), to.dy(), to.y()),)
+
+
+class TanhGrad(UnaryGrad):
+    """dy · (1 - y²)."""
+
+    kernel = "tanh_grad"
+
+    def formula(self, dy, y):
+        return dy * (1 - y * y)
+
 
 class Softsign(Unary):
     """x / (1 + |x|)."""
@@ -150,6 +312,18 @@ class Softsign(Unary):
 
     def formula(self, x):
         return x / (1 + np.abs(x))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(SoftsignGrad(), to.dy(), to.x()),)
+
+
+class SoftsignGrad(UnaryGrad):
+    """dy / (1 + |x|)²."""
+
+    kernel = "softsign_grad"
+
+    def formula(self, dy, x):
+        return dy / np.square(1 + np.abs(x))
 
 
 class Softplus(Unary):
@@ -160,12 +334,39 @@ class Softplus(Unary):
     def formula(self, x):
         return np.logaddexp(x, 0)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(SoftplusGrad(), to.dy(), to.x()),)
+
+
+class SoftplusGrad(UnaryGrad):
+    """dy · sigmoid(x)."""
+
+    kernel = "softplus_grad"
+
+    def formula(self, dy, x):
+        return dy / (1 + np.exp(-x))
+
 
 class Mish(Unary):
     """x · tanh(Softplus(x))."""
 
+    kernel = "mish"
+
     def formula(self, x):
         return x * np.tanh(np.logaddexp(x, 0))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(MishGrad(), to.dy(), to.x()),)
+
+
+class MishGrad(UnaryGrad):
+    """dy · (t + x · (1 - t²) · sigmoid(x)) with t = tanh(Softplus(x))."""
+
+    kernel = "mish_grad"
+
+    def formula(self, dy, x):
+        t = np.tanh(np.logaddexp(x, 0))
+        return dy * (t + x * (1 - t * t) / (1 + np.exp(-x)))
 
 
 class Gelu(Unary):
@@ -185,14 +386,30 @@ class Gelu(Unary):
             return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
         return 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
-    def layout(self, inputs, outputs) -> str:
-        return super().layout(inputs, outputs) if self.approximate == "none" else NUMPY
-
     def epilogue(self, inputs) -> Epilogue | None:
         return Epilogue(code=6) if self.approximate == "none" and inputs[0].dtype == np.float32 else None
 
     def lower(self, to: Lowering) -> None:
-        to.unary("activation.gelu")
+        to.unary("activation.gelu_tanh" if self.approximate == "tanh" else "activation.gelu")
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(GeluGrad(approximate=self.approximate), to.dy(), to.x()),)
+
+
+class GeluGrad(UnaryGrad):
+    """dy · (Φ(x) + x · φ(x)), φ the normal density; with ``approximate="tanh"`` the derivative of that formula."""
+
+    approximate: str = "none"
+
+    def formula(self, dy, x):
+        if self.approximate == "tanh":
+            t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+            inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+            return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * inner)
+        return dy * (0.5 * (1 + erf(x / math.sqrt(2))) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
+
+    def lower(self, to: Lowering) -> None:
+        self.pair(to, "gelu_tanh_grad" if self.approximate == "tanh" else "gelu_grad")
 
 
 class Clip(Op):
@@ -232,3 +449,31 @@ class Clip(Op):
     def lower(self, to: Lowering) -> None:
         low, high = self.limits(to.inputs) or (-math.inf, math.inf)
         to.unary("activation.clip", low=low, high=high)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        limits, dy, y = self.limits(to.inputs), to.dy(), to.y()
+        if limits is not None:
+            dx = to.add(ClipGrad(low=limits[0], high=limits[1]), dy, y) if to.wants(0) else None
+            return (dx, *[None] * (len(to.inputs) - 1))
+        dx, bounds = dy, []
+        for i in range(1, len(to.inputs)):
+            if not to.has(i):
+                bounds.append(None)
+                continue
+            at = to.add(Mul(), dy, to.add(Same(), y, to.x(i)))
+            dx = to.add(Sub(), dx, at)
+            bounds.append(to.reduced(at, i) if to.wants(i) else None)
+        return dx, *bounds
+
+
+class ClipGrad(UnaryGrad):
+    """dy where low < y < high, else 0: at the limits, too, as PyTorch's hardtanh (ReLU6) has it. From y, so that Clip can
+    be done by the kernel that makes x."""
+
+    kernel = "clip_grad"
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def formula(self, dy, y):
+        return np.where((y <= self.low) | (y >= self.high), 0, dy)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from math import prod
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.ops.op import CANONICAL, NUMPY, Op
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 def check_range(indices: np.ndarray, size: int) -> None:
@@ -33,6 +40,57 @@ class Gather(Op):
         check_range(indices, x.shape[self.axis])
         return np.asarray(np.take(x, indices, axis=self.axis))
 
+    def layout(self, inputs, outputs) -> str:
+        x, indices = inputs
+        return CANONICAL if x.dtype == np.float32 and indices.value is not None and outputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x, axis = to.inputs[0], want.axis(self.axis, to.inputs[0].rank)
+        outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
+        places = (to.value(1).astype(np.int64) % size).reshape(-1)
+        to.step(
+            "gather.gather", outer * len(places), work=8 * to.outputs[0].size, x=to.input(0), y=to.output(),
+            places=to.table("places", places), count=len(places), size=size, inner=inner,
+        )  # fmt: skip
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        axis = want.axis(self.axis, to.inputs[0].rank)
+        return to.add(GatherGrad(axis=axis, shape=to.inputs[0].shape), to.dy(), to.x(1)), None
+
+
+class GatherGrad(Op):
+    """Zeros of ``shape`` to which each slice of dy is added where `Gather` took it, in the order of the indices."""
+
+    domain = "nbconv"
+
+    axis: int
+    shape: tuple[int, ...]
+
+    def infer(self, dy: Spec, indices: Spec) -> Spec:
+        want.kind("i", indices=indices)
+        if dy.shape != (*self.shape[: self.axis], *indices.shape, *self.shape[self.axis + 1 :]):
+            raise ModelError(f"dy is {dy}, indices {indices}: they are not of a Gather from {list(self.shape)}")
+        return Spec(self.shape, dy.dtype)
+
+    def reference(self, dy: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        check_range(indices, self.shape[self.axis])
+        dx = np.zeros(self.shape, dy.dtype)
+        flat = dy.reshape(*self.shape[: self.axis], indices.size, *self.shape[self.axis + 1 :])
+        np.add.at(np.moveaxis(dx, self.axis, 0), indices.reshape(-1), np.moveaxis(flat, self.axis, 0))
+        return dx
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if inputs[0].dtype == np.float32 and inputs[1].dtype == np.int64 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
+        width = min(inner, 256)
+        to.step(
+            "gather.gather_grad", outer * -(-inner // width), work=8 * (to.outputs[0].size + to.inputs[0].size),
+            dy=to.input(0), indices=to.input(1), dx=to.output(), count=to.inputs[1].size, size=size, inner=inner,
+            width=width,
+        )  # fmt: skip
+
 
 class GatherElements(Op):
     """y[i, j, …] is x at the same place, but with ``axis``'s coordinate from indices[i, j, …]."""
@@ -54,3 +112,41 @@ class GatherElements(Op):
         check_range(indices, x.shape[axis])
         near = x[tuple(slice(None) if a == axis else slice(d) for a, d in enumerate(indices.shape))]
         return np.take_along_axis(near, indices, axis=axis)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        axis = want.axis(self.axis, to.inputs[0].rank)
+        return to.add(GatherElementsGrad(axis=axis, shape=to.inputs[0].shape), to.dy(), to.x(1)), None
+
+
+class GatherElementsGrad(Op):
+    """Zeros of ``shape`` to which each element of dy is added where `GatherElements` took it, in the order of the axis."""
+
+    domain = "nbconv"
+
+    axis: int
+    shape: tuple[int, ...]
+
+    def infer(self, dy: Spec, indices: Spec) -> Spec:
+        want.kind("i", indices=indices)
+        if dy.shape != indices.shape or dy.rank != len(self.shape):
+            raise ModelError(f"dy is {dy}, indices {indices}: they are not of a GatherElements from {list(self.shape)}")
+        return Spec(self.shape, dy.dtype)
+
+    def reference(self, dy: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        check_range(indices, self.shape[self.axis])
+        dx = np.zeros(self.shape, dy.dtype)
+        places = tuple(indices if a == self.axis else at for a, at in enumerate(np.indices(indices.shape)))
+        np.add.at(dx, places, dy)
+        return dx
+
+    def layout(self, inputs, outputs) -> str:
+        alike = all(d == e for a, (d, e) in enumerate(zip(inputs[1].shape, self.shape, strict=True)) if a != self.axis)
+        fits = alike and inputs[0].dtype == np.float32 and inputs[1].dtype == np.int64
+        return CANONICAL if fits else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
+        to.step(
+            "gather.gather_elements_grad", outer, work=8 * (to.outputs[0].size + to.inputs[0].size), dy=to.input(0),
+            indices=to.input(1), dx=to.output(), count=to.inputs[1].shape[self.axis], size=size, inner=inner,
+        )  # fmt: skip

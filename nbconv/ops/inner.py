@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbconv.graph import Node, Spec
 from nbconv.lowering import Affine, Lowering
+from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Fused(Op):
@@ -86,6 +90,19 @@ class Silu(Op):
     def lower(self, to: Lowering) -> None:
         to.unary("activation.silu")
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(SiluGrad(), to.dy(), to.x()),)
+
+
+class SiluGrad(UnaryGrad):
+    """dy · s · (1 + x · (1 - s)) with s = sigmoid(x)."""
+
+    kernel = "silu_grad"
+
+    def formula(self, dy, x):
+        s = 1 / (1 + np.exp(-x))
+        return dy * (s * (1 + x * (1 - s)))
+
 
 class ChannelShuffle(Op):
     """Channels of ``group`` groups dealt in turn (Zhang 2017, ShuffleNet): what exporters write as Reshape, Transpose,
@@ -111,6 +128,9 @@ class ChannelShuffle(Op):
         k = c // g
         to.copy(to.input(0), to.output(), (n, g, k, h, w), (xn, xc * k, xc, xh, xw), (yn, yc, yc * g, yh, yw))
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(ChannelShuffle(group=to.inputs[0].shape[1] // self.group), to.dy()),)
+
 
 class Layout(Op):
     """The same value lying channels last (``last``), or as ONNX has it."""
@@ -124,6 +144,9 @@ class Layout(Op):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY
 
     def lower(self, to: Lowering) -> None:
         if same_order(to.outputs[0].shape):

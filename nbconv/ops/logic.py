@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
 from nbconv.ops.op import Op
 from nbconv.ops.pointwise import Binary, Unary
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Not(Unary):
@@ -19,6 +24,16 @@ class Not(Unary):
 
 class Equal(Binary):
     accepts, result = "fiub", want.BOOL
+
+    def formula(self, a, b):
+        return a == b
+
+
+class Same(Binary):
+    """1 where a = b, else 0, in their own type: who shares the gradient of an extreme."""
+
+    domain = "nbconv"
+    accepts, kernel, family = "f", "same", "arithmetic_grad"
 
     def formula(self, a, b):
         return a == b
@@ -102,3 +117,8 @@ class Where(Op):
 
     def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(condition, x, y)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy, zero = to.dy(), to.constant(np.zeros((), to.outputs[0].dtype))
+        dx = to.reduced(to.add(Where(), to.x(0), dy, zero), 1) if to.wants(1) else None
+        return None, dx, to.reduced(to.add(Where(), to.x(0), zero, dy), 2) if to.wants(2) else None

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from math import prod
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
+from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.ops.grad import ExpandLike
+from nbconv.ops.op import CANONICAL, CHANNELS_LAST, NUMPY, Op
+from nbconv.ops.pointwise import Abs, AbsGrad, Add, Div, DivOrZero, Mul, Sqrt, Sub
+from nbconv.ops.reduce import ReduceMean, ReduceSum
+from nbconv.ops.shape import Reshape
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 def along_channels(v: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -101,6 +111,18 @@ class InstanceNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return 6 * outputs[0].size
 
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if all(s is None or s.dtype == np.float32 for s in inputs) and inputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, c, *size = to.inputs[0].shape
+        rows, groups, run = n * c, c, prod(size)
+        standardized(to, rows, self.epsilon, groups, run)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        n, c, *_ = to.inputs[0].shape
+        return affine_gradient(to, n * c, self.epsilon, (-1, *[1] * (to.inputs[0].rank - 2)))
+
 
 class LayerNormalization(Op):
     """x standardised over its axes from ``axis`` on, times scale, plus b (both broadcast to x). Also gives the mean and
@@ -132,6 +154,123 @@ class LayerNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return 6 * outputs[0].size
 
+    def layout(self, inputs, outputs) -> str:
+        x, axis = inputs[0], want.axis(self.axis, inputs[0].rank)
+        plain = all(s is None or (s.dtype == np.float32 and s.shape == x.shape[axis:]) for s in inputs[1:])
+        single = x.dtype == np.float32 and all(s.dtype == np.float32 for s in outputs)
+        return CANONICAL if plain and single and x.size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        axis = want.axis(self.axis, to.inputs[0].rank)
+        standardized(to, prod(to.inputs[0].shape[:axis]), self.epsilon, 1, 1)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        if to.dy(1) or to.dy(2):
+            raise UnsupportedError("no gradient goes through LayerNormalization's mean and inverse deviation")
+        rows = prod(to.inputs[0].shape[: want.axis(self.axis, to.inputs[0].rank)])
+        return affine_gradient(to, rows, self.epsilon, None)
+
+
+class Standardize(Op):
+    """x, seen as so many ``rows``, each less its mean and divided by sqrt(its variance + epsilon)."""
+
+    domain = "nbconv"
+
+    rows: int
+    epsilon: float
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind("f", x=x)
+        if x.size % max(self.rows, 1):
+            raise ModelError(f"x is {x}: it has no {self.rows} equal rows")
+        return Spec(x.shape, x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return standardize(x.reshape(self.rows, -1), (1,), self.epsilon)[0].reshape(x.shape)
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        standardized(to, self.rows, self.epsilon, 1, 0)
+
+
+class StandardizeGrad(Op):
+    """r · (dy - mean(dy) - s · mean(dy · s)), where s = Standardize(x) and r what it multiplied by; means over each row."""
+
+    domain = "nbconv"
+
+    rows: int
+    epsilon: float
+
+    def infer(self, dy: Spec, x: Spec) -> Spec:
+        dtype = want.one_type("f", dy=dy, x=x)
+        if dy.shape != x.shape or x.size % max(self.rows, 1):
+            raise ModelError(f"dy is {dy}, x is {x}: wanted one shape of {self.rows} equal rows")
+        return Spec(x.shape, dtype)
+
+    def reference(self, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+        s, _, inverse = standardize(x.reshape(self.rows, -1), (1,), self.epsilon)
+        dy, count = dy.reshape(s.shape), s.dtype.type(max(s.shape[1], 1))
+        with np.errstate(all="ignore"):
+            mean, along = (v.sum(axis=1, keepdims=True) / count for v in (dy, dy * s))
+            return (inverse * (dy - mean - s * along)).reshape(x.shape)
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n = to.inputs[1].size // self.rows
+        mean, inverse = moments(to, to.input(1), self.rows, n, self.epsilon)
+        to.step(
+            "normalize.standardize_grad", self.rows, work=32 * to.inputs[1].size, dy=to.input(0), x=to.input(1), mean=mean,
+            inverse=inverse, dx=to.output(), n=n,
+        )  # fmt: skip
+
+
+def moments(to: Lowering, x: Ref, rows: int, n: int, epsilon: float) -> tuple[Ref, Ref]:
+    """A step that finds the mean and the inverse deviation of each row; where they lie."""
+    mean, inverse = to.scratch(4 * rows), to.scratch(4 * rows)
+    to.step("normalize.moments", rows, work=16 * rows * n, x=x, mean=mean, inverse=inverse, n=n, epsilon=epsilon)
+    return mean, inverse
+
+
+def standardized(to: Lowering, rows: int, epsilon: float, groups: int, run: int) -> None:
+    """The steps of a normalisation by rows: moments, then the scale and shift. Row r has the scales of group r % groups,
+    one for each ``run`` of its elements; with run 0 there are none."""
+    n = to.outputs[0].size // rows
+    mean, inverse = moments(to, to.input(0), rows, n, epsilon)
+    for name, source in zip(to.node.outputs[1:], (mean, inverse), strict=False):
+        if name:
+            to.copy(source, Ref(name), (rows,), (1,), (1,))
+    scaled, shifted = run > 0, run > 0 and to.has(2)
+    to.step(
+        "normalize.normalize", rows, work=16 * to.outputs[0].size, x=to.input(0), mean=mean, inverse=inverse,
+        scale=to.input(1) if scaled else mean, shift=to.input(2) if shifted else mean, y=to.output(), n=n, groups=groups,
+        run=run or n, scaled=int(scaled), shifted=int(shifted),
+    )  # fmt: skip
+
+
+def affine_gradient(to: Backward, rows: int, epsilon: float, along: tuple[int, ...] | None) -> tuple[str | None, ...]:
+    """The gradients of x, scale and shift of a normalisation by rows; ``along`` is the shape in which the scale broadcasts
+    to x, where that is not its own."""
+    dy, scale = to.dy(), to.x(1)
+    if along is not None:
+        scale = to.add(Reshape(), scale, to.constant(np.array(along, np.int64)))
+    dx = dscale = dshift = None
+    if to.wants(0):
+        dx = to.add(StandardizeGrad(rows=rows, epsilon=epsilon), to.add(Mul(), dy, scale), to.x(0))
+    axes = None if along is None else to.constant(np.array([i for i in range(to.inputs[0].rank) if i != 1], np.int64))
+
+    def total(v: str, i: int) -> str:
+        return to.reduced(v, i) if axes is None else to.add(ReduceSum(keepdims=0), v, axes)
+
+    if to.wants(1):
+        dscale = total(to.add(Mul(), dy, to.add(Standardize(rows=rows, epsilon=epsilon), to.x(0))), 1)
+    if to.wants(2):
+        dshift = total(dy, 2)
+    return (dx, dscale, dshift)[: len(to.inputs)]
+
 
 class GroupNormalization(Op):
     """Channels of x (n, c, …) in ``num_groups`` groups, each standardised by itself, times scale (c), plus b (c)."""
@@ -159,6 +298,23 @@ class GroupNormalization(Op):
 
     def flops(self, inputs, outputs) -> int:
         return 6 * outputs[0].size
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if all(s is None or s.dtype == np.float32 for s in inputs) and inputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, _, *size = to.inputs[0].shape
+        rows, groups, run = n * self.num_groups, self.num_groups, prod(size)
+        standardized(to, rows, self.epsilon, groups, run)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        rows = to.inputs[0].shape[0] * self.num_groups
+        return affine_gradient(to, rows, self.epsilon, (-1, *[1] * (to.inputs[0].rank - 2)))
+
+
+def lrn_layout(size: int, y: Spec) -> str:
+    """The layout of the kernels of `LRN` and its gradient, see kernels/cpu/norm.py."""
+    return CHANNELS_LAST if y.shape[1] <= 4096 and size <= 128 and y.dtype == np.float32 else NUMPY
 
 
 class LRN(Op):
@@ -189,14 +345,59 @@ class LRN(Op):
         return (self.size + 4) * outputs[0].size
 
     def layout(self, inputs, outputs) -> str:
-        fits = inputs[0].shape[1] <= 4096 and self.size <= 128  # see kernels/cpu/norm.py
-        return CHANNELS_LAST if fits and inputs[0].dtype == np.float32 else NUMPY
+        return lrn_layout(self.size, outputs[0])
 
     def lower(self, to: Lowering) -> None:
         size, c = to.outputs[0].size, to.outputs[0].shape[1]
         to.step(
             "norm.lrn", size // c, work=100 * size, x=to.input(0), y=to.output(), c=c, before=(self.size - 1) // 2,
             after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
+        )  # fmt: skip
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(LRNGrad(**self.attributes()), to.dy(), to.x()),)
+
+
+class LRNGrad(Op):
+    """dy · s^-beta - 2 · alpha / size · beta · x · Σ dy · x · s^(-beta - 1), where s is what LRN raises to -beta, and the
+    sum is over the channels whose window has this one."""
+
+    domain = "nbconv"
+
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    bias: float = 1.0
+
+    def infer(self, dy: Spec, x: Spec) -> Spec:
+        dtype = want.one_type("f", dy=dy, x=x)
+        if dy.shape != x.shape:
+            raise ModelError(f"dy is {dy}, x is {x}: wanted one shape")
+        return Spec(x.shape, dtype)
+
+    def layout(self, inputs, outputs) -> str:
+        return lrn_layout(self.size, outputs[0])
+
+    def reference(self, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            c, before, after = x.shape[1], (self.size - 1) // 2, self.size // 2
+
+            def windows(v: np.ndarray, low: int, high: int) -> np.ndarray:
+                total = np.zeros(v.shape, v.dtype)
+                for shift in range(-min(low, c), min(high, c) + 1):
+                    begin, end = max(0, -shift), min(c, c - shift)
+                    total[:, begin:end] += v[:, begin + shift : end + shift]
+                return total
+
+            s = self.bias + self.alpha / self.size * windows(x * x, before, after)
+            part = windows(dy * x * s ** (-self.beta - 1), after, before)
+            return dy * s**-self.beta - 2 * self.alpha / self.size * self.beta * x * part
+
+    def lower(self, to: Lowering) -> None:
+        size, c = to.outputs[0].size, to.outputs[0].shape[1]
+        to.step(
+            "normalize.lrn_grad", size // c, work=200 * size, dy=to.operand(0).ref, x=to.operand(1).ref, dx=to.output(), c=c,
+            before=(self.size - 1) // 2, after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
         )  # fmt: skip
 
 
@@ -220,6 +421,18 @@ class LpNormalization(Op):
                 norm = np.sqrt((x * x).sum(axis=self.axis, keepdims=True))
             return np.where(norm == 0, x.dtype.type(0), x / norm)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy, x, y = to.dy(), to.x(), to.y()
+        axes = to.constant(np.array([self.axis], np.int64))
+        along = to.add(ReduceSum(), to.add(Mul(), dy, y), axes)
+        if self.p == 1:
+            norm = to.add(ReduceSum(), to.add(Abs(), x), axes)
+            towards = to.add(AbsGrad(), to.add(ExpandLike(), along, x), x)
+        else:
+            norm = to.add(Sqrt(), to.add(ReduceSum(), to.add(Mul(), x, x), axes))
+            towards = to.add(Mul(), y, along)
+        return (to.add(DivOrZero(), to.add(Sub(), dy, towards), norm),)
+
 
 class MeanVarianceNormalization(Op):
     """(x - mean) / (standard deviation + 1e-9) over ``axes``."""
@@ -237,3 +450,18 @@ class MeanVarianceNormalization(Op):
             centred = x - x.sum(axis=self.axes, keepdims=True) / count
             deviation = np.sqrt((centred * centred).sum(axis=self.axes, keepdims=True) / count)
             return np.asarray(centred / (deviation + x.dtype.type(1e-9)))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """With c = x - mean, d = deviation + 1e-9: dc = dy / d - c · mean(dy · c) / (d² · deviation), dx = dc - mean(dc)."""
+        dy, x = to.dy(), to.x()
+        axes = to.constant(np.array(self.axes, np.int64))
+
+        def mean(v: str) -> str:
+            return to.add(ReduceMean(), v, axes)
+
+        c = to.add(Sub(), x, mean(x))
+        deviation = to.add(Sqrt(), mean(to.add(Mul(), c, c)))
+        d = to.add(Add(), deviation, to.constant(np.array(1e-9, to.inputs[0].dtype)))
+        along = to.add(DivOrZero(), to.add(Div(), to.add(Div(), mean(to.add(Mul(), dy, c)), d), d), deviation)
+        dc = to.add(Sub(), to.add(Div(), dy, d), to.add(Mul(), c, along))
+        return (to.add(Sub(), dc, mean(dc)),)

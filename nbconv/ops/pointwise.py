@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -11,7 +11,11 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Operand
 from nbconv.ops import spec as want
+from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Unary(Op, abstract=True):
@@ -47,6 +51,18 @@ class Abs(Unary):
     def formula(self, x):
         return np.abs(x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(AbsGrad(), to.dy(), to.x()),)
+
+
+class AbsGrad(UnaryGrad):
+    """dy with the sign of x; 0 where x is 0."""
+
+    kernel = "magnitude_grad"
+
+    def formula(self, dy, x):
+        return dy * np.sign(x)
+
 
 class Neg(Unary):
     accepts = "fi"
@@ -55,12 +71,18 @@ class Neg(Unary):
     def formula(self, x):
         return -x
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(Neg(), to.dy()),)
+
 
 class Exp(Unary):
     kernel = "exp"
 
     def formula(self, x):
         return np.exp(x)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(Mul(), to.dy(), to.y()),)
 
 
 class Log(Unary):
@@ -69,12 +91,19 @@ class Log(Unary):
     def formula(self, x):
         return np.log(x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(Div(), to.dy(), to.x()),)
+
 
 class Sqrt(Unary):
     kernel = "square_root"
 
     def formula(self, x):
         return np.sqrt(x)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        half = to.constant(np.array(0.5, to.inputs[0].dtype))
+        return (to.add(Div(), to.add(Mul(), to.dy(), half), to.y()),)
 
 
 class Reciprocal(Unary):
@@ -83,15 +112,25 @@ class Reciprocal(Unary):
     def formula(self, x):
         return 1 / x
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        y = to.y()
+        return (to.add(Neg(), to.add(Mul(), to.dy(), to.add(Mul(), y, y))),)
+
 
 class Floor(Unary):
     def formula(self, x):
         return np.floor(x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (None,)  # 0 wherever there is one
+
 
 class Ceil(Unary):
     def formula(self, x):
         return np.ceil(x)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (None,)  # 0 wherever there is one
 
 
 class Round(Unary):
@@ -100,6 +139,9 @@ class Round(Unary):
     def formula(self, x):
         return np.rint(x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (None,)  # 0 wherever there is one
+
 
 class Sign(Unary):
     accepts = "fiu"
@@ -107,15 +149,24 @@ class Sign(Unary):
     def formula(self, x):
         return np.sign(x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (None,)  # 0 wherever there is one
+
 
 class Sin(Unary):
     def formula(self, x):
         return np.sin(x)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(Mul(), to.dy(), to.add(Cos(), to.x())),)
+
 
 class Cos(Unary):
     def formula(self, x):
         return np.cos(x)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(Neg(), to.add(Mul(), to.dy(), to.add(Sin(), to.x()))),)
 
 
 class Erf(Unary):
@@ -123,6 +174,12 @@ class Erf(Unary):
 
     def formula(self, x):
         return erf(x)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        x = to.x()
+        bell = to.add(Exp(), to.add(Neg(), to.add(Mul(), x, x)))
+        scale = to.constant(np.array(2 / math.sqrt(math.pi), to.inputs[0].dtype))
+        return (to.add(Mul(), to.add(Mul(), to.dy(), scale), bell),)
 
 
 class Identity(Unary):
@@ -139,6 +196,9 @@ class Identity(Unary):
 
     def formula(self, x):
         return x
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.dy(),)
 
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -202,6 +262,9 @@ class Max(Nary):
     def formula(self, a, b):
         return np.maximum(a, b)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return shared(to)
+
 
 class Min(Nary):
     """NaN where any input is NaN."""
@@ -212,12 +275,31 @@ class Min(Nary):
     def formula(self, a, b):
         return np.minimum(a, b)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return shared(to)
+
+
+def shared(to: Backward) -> tuple[str | None, ...]:
+    """The gradient of an extreme of several arrays: the arrays that have it share dy equally, as in PyTorch's `maximum`
+    and `amax`."""
+    from nbconv.ops.logic import Same
+
+    y, count = to.y(), len(to.inputs)
+    if count == 1:
+        return (to.dy(),)
+    masks = [to.add(Same(), to.x(i), y) for i in range(count)]
+    share = to.add(Div(), to.dy(), to.add(Sum(), *masks))
+    return tuple(to.reduced(to.add(Mul(), share, masks[i]), i) if to.wants(i) else None for i in range(count))
+
 
 class Sum(Nary):
     kernel = "add"
 
     def formula(self, a, b):
         return a + b
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return tuple(to.reduced(to.dy(), i) if to.wants(i) else None for i in range(len(to.inputs)))
 
 
 class Mean(Nary):
@@ -227,6 +309,10 @@ class Mean(Nary):
     def reference(self, *inputs: np.ndarray) -> np.ndarray:
         return np.asarray(super().reference(*inputs) / len(inputs), dtype=inputs[0].dtype)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        part = to.add(Mul(), to.dy(), to.constant(np.array(1 / len(to.inputs), to.inputs[0].dtype)))
+        return tuple(to.reduced(part, i) if to.wants(i) else None for i in range(len(to.inputs)))
+
 
 class Binary(Op, abstract=True):
     """Two arrays of one type, broadcast together; ``result`` is the output's type where it is not the inputs'."""
@@ -234,7 +320,9 @@ class Binary(Op, abstract=True):
     accepts: ClassVar[str] = "fiu"
     result: ClassVar[np.dtype | None] = None
     kernel: ClassVar[str] = ""
-    """The float32 kernel, in `kernels/cpu/arithmetic.py`."""
+    """The float32 kernel."""
+    family: ClassVar[str] = "arithmetic"
+    """The file of `kernels/cpu` that has it."""
 
     def infer(self, a: Spec, b: Spec) -> Spec:
         dtype = want.one_type(self.accepts, a=a, b=b)
@@ -254,7 +342,7 @@ class Binary(Op, abstract=True):
         return "clamp" if self.kernel else ""
 
     def lower(self, to: Lowering) -> None:
-        to.broadcast(f"arithmetic.{self.kernel}", to.operand(0), to.operand(1), to.output())
+        to.broadcast(f"{self.family}.{self.kernel}", to.operand(0), to.operand(1), to.output())
 
 
 class Add(Binary):
@@ -263,6 +351,10 @@ class Add(Binary):
     def formula(self, a, b):
         return a + b
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy = to.dy()
+        return tuple(to.reduced(dy, i) if to.wants(i) else None for i in range(2))
+
 
 class Sub(Binary):
     kernel = "sub"
@@ -270,12 +362,21 @@ class Sub(Binary):
     def formula(self, a, b):
         return a - b
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy = to.dy()
+        da = to.reduced(dy, 0) if to.wants(0) else None
+        return da, to.add(Neg(), to.reduced(dy, 1)) if to.wants(1) else None
+
 
 class Mul(Binary):
     kernel = "mul"
 
     def formula(self, a, b):
         return a * b
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dy = to.dy()
+        return tuple(to.reduced(to.add(Mul(), dy, to.x(1 - i)), i) if to.wants(i) else None for i in range(2))
 
 
 class Div(Binary):
@@ -288,6 +389,22 @@ class Div(Binary):
             return a / b
         down = a // b
         return down + ((down < 0) & (down * b != a))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        part = to.add(Div(), to.dy(), to.x(1))
+        da = to.reduced(part, 0) if to.wants(0) else None
+        db = to.add(Neg(), to.reduced(to.add(Mul(), part, to.y()), 1)) if to.wants(1) else None
+        return da, db
+
+
+class DivOrZero(Binary):
+    """a / b, and 0 where b is 0: for gradients of norms, whose value at 0 is chosen to be 0."""
+
+    domain = "nbconv"
+    accepts, kernel, family = "f", "div_or_zero", "arithmetic_grad"
+
+    def formula(self, a, b):
+        return np.where(b == 0, 0, a / b)
 
 
 class Pow(Binary):
@@ -305,17 +422,48 @@ class Pow(Binary):
     kernels: ClassVar[dict[float, str]] = {2.0: "square", 0.5: "power_half", -1.0: "reciprocal"}
     """Exponents that have a kernel of their own."""
 
+    def simple(self, a: Spec, b: Spec, y: Spec) -> bool:
+        """Whether the exponent is one of those."""
+        known = b.value is not None and b.size == 1 and float(b.value.reshape(())) in self.kernels
+        return known and a.dtype == np.float32 and a.shape == y.shape
+
     def layout(self, inputs, outputs) -> str:
-        a, b = inputs
-        simple = b.value is not None and b.size == 1 and float(b.value.reshape(())) in self.kernels
-        return ANY if simple and a.dtype == np.float32 and a.shape == outputs[0].shape else NUMPY
+        return ANY if self.simple(inputs[0], inputs[1], outputs[0]) else broadcast_layout(inputs, outputs)
 
     def absorbs(self, inputs, outputs) -> str:
         return ""
 
     def lower(self, to: Lowering) -> None:
-        exponent = to.value(1)
-        to.unary(f"activation.{self.kernels[float(exponent.reshape(()))]}")
+        if self.simple(to.inputs[0], to.inputs[1], to.outputs[0]):
+            to.unary(f"activation.{self.kernels[float(to.value(1).reshape(()))]}")
+        else:
+            to.broadcast("power.power", to.operand(0), to.operand(1), to.output(), clamp=False)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        a, b = to.x(0), to.x(1) if to.inputs[0].dtype == to.inputs[1].dtype else to.add(CastLike(), to.x(1), to.x(0))
+        da = to.reduced(to.add(Mul(), to.dy(), to.add(PowSlope(), a, b)), 0) if to.wants(0) else None
+        db = to.reduced(to.add(Mul(), to.dy(), to.add(PowLog(), a, b)), 1) if to.wants(1) else None
+        return da, db if db is None or b == to.x(1) else to.add(CastLike(), db, to.x(1))
+
+
+class PowSlope(Binary):
+    """b · a^(b - 1), the derivative of a^b by a; 0 where b is 0."""
+
+    domain = "nbconv"
+    accepts, kernel, family = "f", "power_slope", "power"
+
+    def formula(self, a, b):
+        return np.where(b == 0, 0, b * np.power(a, b - 1))
+
+
+class PowLog(Binary):
+    """a^b · ln a, the derivative of a^b by b; 0 where a is 0 and b not negative."""
+
+    domain = "nbconv"
+    accepts, kernel, family = "f", "power_log", "power"
+
+    def formula(self, a, b):
+        return np.where((a == 0) & (b >= 0), 0, np.power(a, b) * np.log(a))
 
 
 class Mod(Binary):
@@ -330,6 +478,13 @@ class Mod(Binary):
 
     def formula(self, a, b):
         return np.fmod(a, b) if self.fmod else np.mod(a, b)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """y is a - b · trunc(a / b), so that the whole number is (a - y) / b."""
+        dy = to.dy()
+        whole = to.add(Div(), to.add(Sub(), to.x(0), to.y()), to.x(1))
+        db = to.add(Neg(), to.reduced(to.add(Mul(), dy, whole), 1)) if to.wants(1) else None
+        return to.reduced(dy, 0) if to.wants(0) else None, db
 
 
 class Cast(Op):
@@ -350,6 +505,9 @@ class Cast(Op):
     def bypass(self, inputs) -> bool:
         return inputs[0].dtype == want.dtype_of(self.to)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None,)
+
 
 class CastLike(Op):
     """``x`` in the type of ``like``, as `Cast`."""
@@ -363,6 +521,9 @@ class CastLike(Op):
     def reference(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             return np.asarray(x).astype(like.dtype)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None, None
 
 
 class Dropout(Op):
@@ -387,3 +548,6 @@ class Dropout(Op):
 
     def lower(self, to: Lowering) -> None:
         to.alias()
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.dy(), *[None] * (len(to.inputs) - 1))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.ops import spec as want
 from nbconv.ops.op import Op
+from nbconv.ops.pointwise import Mul
+from nbconv.ops.reduce import ReduceSum
+from nbconv.ops.shape import Reshape
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Quantization(Op, abstract=True):
@@ -73,3 +81,18 @@ class DequantizeLinear(Quantization):
     def reference(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
         y = x.astype(np.int64) - (0 if zero_point is None else self.along(zero_point.astype(np.int64), x.ndim))
         return np.asarray(y * self.along(scale, x.ndim)).astype(scale.dtype)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """dscale = Σ dy · (x - zero_point); the integers have none."""
+        if not to.wants(1):
+            return (None,) * len(to.inputs)
+        scale, rank = to.inputs[1], to.inputs[0].rank
+        one = to.constant(np.ones(scale.shape, scale.dtype))
+        steps = to.add(DequantizeLinear(axis=self.axis), to.x(0), one, *([to.x(2)] if to.has(2) else []))
+        along = [i for i in range(rank) if scale.size == 1 or i != self.axis % rank]
+        total = to.add(
+            ReduceSum(keepdims=0, noop_with_empty_axes=1),
+            to.add(Mul(), to.dy(), steps),
+            to.constant(np.array(along, np.int64)),
+        )
+        return (None, to.add(Reshape(), total, to.constant(np.array(scale.shape, np.int64))), None)[: len(to.inputs)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -11,7 +11,14 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, physical
 from nbconv.ops import spec as want
+from nbconv.ops.grad import ExpandLike
+from nbconv.ops.logic import Same
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Sub
+from nbconv.ops.shape import Reshape
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Reduce(Op, abstract=True):
@@ -55,19 +62,24 @@ class Reduce(Op, abstract=True):
         axes = inputs[1] if len(inputs) > 1 else None
         return self.over(inputs[0].rank, None if axes is None else want.integers(axes, "axes"))
 
-    def middle(self, shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> tuple[int, int, int] | None:
-        """(outer, n, inner) when the axes lie side by side, else None."""
+    def stages(self, shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> list[tuple[int, int, int]]:
+        """(outer, n, inner) of each reduction in turn, over axes that lie side by side, the innermost first."""
         order = [a for a in physical(tuple(range(len(shape))), last) if shape[a] != 1]
-        at = [i for i, a in enumerate(order) if a in over]
-        if at and at != list(range(at[0], at[-1] + 1)):
-            return None
-        first, end = (at[0], at[-1] + 1) if at else (len(order), len(order))
-        return tuple(prod(shape[a] for a in part) for part in (order[:first], order[first:end], order[end:]))  # type: ignore[return-value]
+        found = []
+        while any(a in over for a in order):
+            end = max(i for i, a in enumerate(order) if a in over) + 1
+            first = end
+            while first and order[first - 1] in over:
+                first -= 1
+            outer, n, inner = (prod(shape[a] for a in part) for part in (order[:first], order[first:end], order[end:]))
+            found.append((outer, n, inner))
+            order = order[:first] + order[end:]
+        return found or [(prod(shape), 1, 1)]
 
     def place(self, inputs, outputs, last):
-        """As x lies where its reduced axes are side by side; without kept axes only if the result lies as ONNX has it."""
+        """As x lies; without kept axes only if the result lies as ONNX has it."""
         x, over = inputs[0], self._over(inputs)
-        if not last or not last[0] or not self.kernel or x.dtype != np.float32 or self.middle(x.shape, over, True) is None:
+        if not last or not last[0] or not self.kernel or x.dtype != np.float32:
             return None
         if self.keepdims:
             return last, (True,)
@@ -75,14 +87,38 @@ class Reduce(Op, abstract=True):
         return (last, (False,)) if left == sorted(left) else None
 
     def layout(self, inputs, outputs) -> str:
-        fits = self.kernel and inputs[0].dtype == np.float32 and inputs[0].size
-        return CANONICAL if fits and self.middle(inputs[0].shape, self._over(inputs), False) is not None else NUMPY
+        return CANONICAL if self.kernel and inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        x = to.inputs[0]
-        found = self.middle(x.shape, self._over(to.inputs), to.last(to.node.inputs[0]))
-        assert found is not None
-        to.columns_step(f"reduce.{self.kernel}", *found, **self.scaling(found[1]))
+        x, over = to.inputs[0], self._over(to.inputs)
+        stages = self.stages(x.shape, over, to.last(to.node.inputs[0]))
+        source = to.input(0)
+        for k, (outer, n, inner) in enumerate(stages):
+            target = to.output() if k == len(stages) - 1 else to.scratch(4 * outer * inner)
+            more = self.scaling(prod(s[1] for s in stages)) if k == len(stages) - 1 else self.scaling(1)
+            to.columns_step(f"reduce.{self.kernel}", outer, n, inner, x=source, y=target, **more)
+            source = target
+
+    def kept(self, to: Backward, name: str) -> str:
+        """A value of the result's shape, with the reduced axes as 1."""
+        if self.keepdims:
+            return name
+        shape = tuple(1 if i in self._over(to.inputs) else d for i, d in enumerate(to.inputs[0].shape))
+        return to.add(Reshape(allowzero=1), name, to.constant(np.array(shape, np.int64)))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (self.back(to, self.kept(to, to.dy())), *[None] * (len(to.inputs) - 1))
+
+    def back(self, to: Backward, dy: str) -> str:
+        """The gradient of x; ``dy`` has the reduced axes as 1."""
+        raise NotImplementedError(self.type)
+
+    def shared(self, to: Backward, dy: str) -> str:
+        """`back` of an extreme: the elements that have it share dy equally, as in PyTorch's `amax`."""
+        mask = to.add(Same(), to.x(), self.kept(to, to.y()))
+        axes = to.constant(np.array(self._over(to.inputs), np.int64))
+        count = to.add(ReduceSum(noop_with_empty_axes=1), mask, axes)
+        return to.add(Mul(), mask, to.add(Div(), dy, count))
 
     def scaling(self, n: int) -> dict[str, float]:
         """More arguments of the kernel, for a reduction of n elements."""
@@ -103,6 +139,9 @@ class ReduceSum(Reduce):
     def scaling(self, n):
         return {"scale": 1.0}
 
+    def back(self, to: Backward, dy: str) -> str:
+        return to.add(ExpandLike(), dy, to.x())
+
 
 class ReduceMean(Reduce):
     """Integers are divided toward zero."""
@@ -115,6 +154,11 @@ class ReduceMean(Reduce):
     def scaling(self, n):
         return {"scale": 1 / n}
 
+    def back(self, to: Backward, dy: str) -> str:
+        n = prod(to.inputs[0].shape[a] for a in self._over(to.inputs))
+        scale = to.constant(np.array(1 / max(n, 1), to.inputs[0].dtype))
+        return to.add(ExpandLike(), to.add(Mul(), dy, scale), to.x())
+
 
 class ReduceMax(Reduce):
     """NaN where there is one; of nothing, minus infinity or the type's least value."""
@@ -125,6 +169,9 @@ class ReduceMax(Reduce):
     def formula(self, x, axes):
         return x.max(axis=axes, keepdims=True, initial=extreme(x.dtype, -1))
 
+    def back(self, to: Backward, dy: str) -> str:
+        return self.shared(to, dy)
+
 
 class ReduceMin(Reduce):
     """NaN where there is one; of nothing, infinity or the type's greatest value."""
@@ -133,6 +180,9 @@ class ReduceMin(Reduce):
 
     def formula(self, x, axes):
         return x.min(axis=axes, keepdims=True, initial=extreme(x.dtype, 1))
+
+    def back(self, to: Backward, dy: str) -> str:
+        return self.shared(to, dy)
 
 
 def extreme(dtype: np.dtype, sign: int) -> float | int | bool:
@@ -148,25 +198,64 @@ class ReduceProd(Reduce):
     def formula(self, x, axes):
         return x.prod(axis=axes, keepdims=True, dtype=x.dtype)
 
+    def back(self, to: Backward, dy: str) -> str:
+        return to.add(ProdGrad(axes=self._over(to.inputs)), dy, to.x())
+
+
+class ProdGrad(Op):
+    """dy · the product of all the others along ``axes``: from both ends, so that zeros are no matter."""
+
+    domain = "nbconv"
+
+    axes: tuple[int, ...]
+
+    def infer(self, dy: Spec, x: Spec) -> Spec:
+        want.broadcast_to(dy.shape, x.shape, "dy")
+        return Spec(x.shape, x.dtype)
+
+    def reference(self, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+        front = tuple(range(len(self.axes)))
+        rows = np.moveaxis(x, self.axes, front)
+        flat = rows.reshape(prod(rows.shape[: len(front)]), *rows.shape[len(front) :])
+        one = np.ones((1, *flat.shape[1:]), x.dtype)
+        before = np.concatenate([one, np.cumprod(flat[:-1], axis=0, dtype=x.dtype)])[: len(flat)]
+        after = np.concatenate([one, np.cumprod(flat[:0:-1], axis=0, dtype=x.dtype)])[: len(flat)][::-1]
+        others = np.moveaxis((before * after).reshape(rows.shape), front, self.axes)
+        return np.asarray(dy * others)
+
 
 class ReduceL1(Reduce):
     def formula(self, x, axes):
         return total(np.abs(x), axes)
+
+    def back(self, to: Backward, dy: str) -> str:
+        return to.add(AbsGrad(), to.add(ExpandLike(), dy, to.x()), to.x())
 
 
 class ReduceL2(Reduce):
     def formula(self, x, axes):
         return np.sqrt(total(x * x, axes))
 
+    def back(self, to: Backward, dy: str) -> str:
+        """x / y, and 0 where all of x is 0, as PyTorch has it."""
+        return to.add(Mul(), to.x(), to.add(DivOrZero(), dy, self.kept(to, to.y())))
+
 
 class ReduceSumSquare(Reduce):
     def formula(self, x, axes):
         return total(x * x, axes)
 
+    def back(self, to: Backward, dy: str) -> str:
+        two = to.constant(np.array(2, to.inputs[0].dtype))
+        return to.add(Mul(), to.x(), to.add(Mul(), dy, two))
+
 
 class ReduceLogSum(Reduce):
     def formula(self, x, axes):
         return np.log(total(x, axes))
+
+    def back(self, to: Backward, dy: str) -> str:
+        return to.add(ExpandLike(), to.add(Div(), dy, to.add(Exp(), self.kept(to, to.y()))), to.x())
 
 
 class ReduceLogSumExp(Reduce):
@@ -178,6 +267,10 @@ class ReduceLogSumExp(Reduce):
         top = x.max(axis=axes, keepdims=True, initial=-np.inf)
         top = np.where(np.isfinite(top), top, x.dtype.type(0))
         return top + np.log(total(np.exp(x - top), axes))
+
+    def back(self, to: Backward, dy: str) -> str:
+        share = to.add(Exp(), to.add(Sub(), to.x(), self.kept(to, to.y())))
+        return to.add(Mul(), share, dy)
 
 
 class Arg(Op, abstract=True):
@@ -217,6 +310,13 @@ class ArgMin(Arg):
         return x.argmin(axis=self.axis)
 
 
+def lying(to: Lowering, axis: int) -> tuple[int, int, int]:
+    """(outer, n, inner) of an axis of the output, as it lies."""
+    shape, sizes = to.outputs[0].shape, to.out_shape()
+    at = physical(tuple(range(len(shape))), to.last(to.node.outputs[0])).index(want.axis(axis, len(shape)))
+    return prod(sizes[:at]), sizes[at], prod(sizes[at + 1 :])
+
+
 class Softmax(Op):
     """exp(x) / Σ exp(x) along ``axis``, without overflow."""
 
@@ -243,10 +343,37 @@ class Softmax(Op):
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        shape = to.outputs[0].shape
-        order = physical(tuple(range(len(shape))), to.last(to.node.outputs[0]))
-        lying, at = to.out_shape(), order.index(want.axis(self.axis, len(shape)))
-        to.columns_step("reduce.softmax", prod(lying[:at]), lying[at], prod(lying[at + 1 :]))
+        to.columns_step("reduce.softmax", *lying(to, self.axis))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(SoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
+
+
+class SoftmaxGrad(Op):
+    """y · (dy - Σ dy · y), the sum along ``axis``."""
+
+    domain = "nbconv"
+    kernel: ClassVar[str] = "softmax_grad"
+
+    axis: int = -1
+
+    def infer(self, dy: Spec, y: Spec) -> Spec:
+        dtype = want.one_type("f", dy=dy, y=y)
+        want.axis(self.axis, y.rank)
+        if dy.shape != y.shape:
+            raise ModelError(f"dy is {dy}, y is {y}: wanted one shape")
+        return Spec(y.shape, dtype)
+
+    def reference(self, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return y * (dy - (dy * y).sum(axis=self.axis, keepdims=True))
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if outputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        outer, n, inner = lying(to, self.axis)
+        to.columns_step(f"softmax.{self.kernel}", outer, n, inner, x=to.operand(1).ref, dy=to.operand(0).ref)
 
 
 class LogSoftmax(Softmax):
@@ -257,8 +384,21 @@ class LogSoftmax(Softmax):
             z = self.shifted(x)
             return z - np.log(np.exp(z).sum(axis=self.axis, keepdims=True))
 
-    def layout(self, inputs, outputs) -> str:
-        return NUMPY
+    def lower(self, to: Lowering) -> None:
+        to.columns_step("softmax.log_softmax", *lying(to, self.axis))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(LogSoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
+
+
+class LogSoftmaxGrad(SoftmaxGrad):
+    """dy - exp(y) · Σ dy, the sum along ``axis``."""
+
+    kernel = "log_softmax_grad"
+
+    def reference(self, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return dy - np.exp(y) * dy.sum(axis=self.axis, keepdims=True)
 
 
 class Hardmax(Softmax):
@@ -272,3 +412,6 @@ class Hardmax(Softmax):
 
     def layout(self, inputs, outputs) -> str:
         return NUMPY
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (None,)  # 0 wherever there is one

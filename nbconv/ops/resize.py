@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,8 +10,12 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
+from nbconv.ops.grad import Mix, transposed
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.window import plane
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -215,3 +219,19 @@ class Resize(Op):
             if self.mode == "linear":
                 arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights.astype(np.float32))
         to.step(f"resize.{self.mode}", y.shape[0] * oh, work=16 * y.size, **arguments)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """Each axis in turn, by the transpose of its weights."""
+        scales, sizes, roi = (None if s is None else s.value for s in ((*to.inputs, None, None, None)[i] for i in (2, 3, 1)))
+        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        dx = to.dy()
+        found = self.geometry(to.inputs[0].shape, scales, sizes, roi if crop else None)
+        for i, axis in sorted(found.items(), key=lambda t: t[1].size / max(t[1].out, 1)):
+            if not crop and axis.out == axis.size and axis.scale == 1:
+                continue
+            cells, weights = self.weights(axis)
+            if crop:
+                at = self.coordinates(axis)
+                weights = np.where(((at < 0) | (at > axis.size - 1))[:, None], 0, weights)
+            dx = to.add(Mix(axis=i, **transposed(cells, weights, axis.size)), dx)
+        return (dx, *[None] * (len(to.inputs) - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,11 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref, physical
 from nbconv.ops import spec as want
+from nbconv.ops.grad import Mix, SliceGrad, transposed
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 ALL = "fiub"
 MAX_PIECES = 1 << 16
@@ -30,6 +35,10 @@ class Relabel(Op, abstract=True):
 
     def lower(self, to: Lowering) -> None:
         to.alias()
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        shape = to.constant(np.array(to.inputs[0].shape, np.int64))
+        return (to.add(Reshape(allowzero=1), to.dy(), shape), *[None] * (len(to.inputs) - 1))
 
 
 class Reshape(Relabel):
@@ -156,6 +165,10 @@ class Transpose(Op):
         else:
             to.copy(Ref(to.node.inputs[0]), to.output(), to.outputs[0].shape, lying, there)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        order = self.order(to.inputs[0].rank)
+        return (to.add(Transpose(perm=tuple(int(i) for i in np.argsort(order))), to.dy()),)
+
 
 class Concat(Op):
     axis: int
@@ -185,6 +198,20 @@ class Concat(Op):
             if x.size and to.node.inputs[i] not in to.placed:
                 to.copy(Ref(to.node.inputs[i]), to.output().at(at * there[axis]), x.shape, to.strides(i), there)
             at += x.shape[axis]
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        axis, dy = want.axis(self.axis, to.outputs[0].rank), to.dy()
+        sizes = [x.shape[axis] for x in to.inputs]
+        if all(to.wants(i) for i in range(len(sizes))):
+            split = to.constant(np.array(sizes, np.int64))
+            return to.add_many(Split(axis=axis), len(sizes), dy, split)
+        ends = list(accumulate(sizes))
+        return tuple(
+            to.add(Slice(), dy, *(to.constant(np.array([v], np.int64)) for v in (end - size, end, axis)))
+            if to.wants(i)
+            else None
+            for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        )
 
 
 class Split(Op):
@@ -230,6 +257,11 @@ class Split(Op):
                 i = named.index(name)
                 to.copy(Ref(to.node.inputs[0]).at(at * here[axis]), Ref(name), to.outputs[i].shape, here, to.out_strides(i))
             at += size
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dys = [to.dy(i) for i in range(len(to.node.outputs))]
+        parts = [dy or to.constant(np.zeros(s.shape, s.dtype)) for dy, s in zip(dys, to.outputs, strict=True)]
+        return (to.add(Concat(axis=self.axis), *parts), *[None] * (len(to.inputs) - 1))
 
 
 class Slice(Op):
@@ -281,6 +313,13 @@ class Slice(Op):
             offset += start * here[a]
             here[a] *= step
         to.copy(Ref(to.node.inputs[0]).at(offset), to.output(), to.outputs[0].shape, tuple(here), to.out_strides())
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        shape = to.inputs[0].shape
+        cuts = [cut.indices(d) for cut, d in zip(self._cuts(to.inputs), shape, strict=True)]
+        starts, steps = tuple(c[0] for c in cuts), tuple(c[2] for c in cuts)
+        dx = to.add(SliceGrad(shape=shape, starts=starts, steps=steps), to.dy())
+        return (dx, *[None] * (len(to.inputs) - 1))
 
 
 class Pad(Op):
@@ -349,6 +388,30 @@ class Pad(Op):
         if min(kept, default=1) > 0:
             to.copy(Ref(to.node.inputs[0]).at(source), to.output().at(target), kept, here, there)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        x, axes = to.inputs[0], (*to.inputs, None, None)[3]
+        spread = self.spread(
+            x.shape, want.integers(to.inputs[1], "pads"), None if axes is None else want.integers(axes, "axes")
+        )
+        dvalue = None
+        if self.mode == "constant":
+            from nbconv.ops.pointwise import Sub
+            from nbconv.ops.reduce import ReduceSum
+
+            back = [-b for b, _ in spread] + [-a for _, a in spread]
+            inside = to.add(Pad(), to.dy(), to.constant(np.array(back, np.int64)))
+            if to.wants(2):
+                everything, kept = (to.add(ReduceSum(keepdims=0), v) for v in (to.dy(), inside))
+                shape = to.constant(np.array(to.inputs[2].shape, np.int64))
+                dvalue = to.add(Reshape(), to.add(Sub(), everything, kept), shape)
+            return (inside, None, dvalue, None)[: len(to.inputs)]
+        dx = to.dy()
+        for axis, (d, (before, after)) in enumerate(zip(x.shape, spread, strict=True)):
+            if before or after:
+                cells = self.reference(np.arange(d), np.array([before, after]))
+                dx = to.add(Mix(axis=axis, **transposed(cells, np.ones(len(cells)), d)), dx)
+        return (dx, *[None] * (len(to.inputs) - 1))
+
 
 class Expand(Op):
     """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
@@ -370,6 +433,9 @@ class Expand(Op):
         x = to.operand(0)
         to.copy(x.ref, to.output(), to.outputs[0].shape, x.strides, to.out_strides())
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return to.reduced(to.dy(), 0), None
+
 
 class Tile(Op):
     def infer(self, x: Spec, repeats: Spec) -> Spec:
@@ -381,6 +447,16 @@ class Tile(Op):
 
     def reference(self, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         return np.tile(x, tuple(int(t) for t in repeats.ravel()))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """The copies along each axis stand one behind the other: dy is folded there and summed."""
+        dx, shape = to.dy(), to.inputs[0].shape
+        times = want.integers(to.inputs[1], "repeats")
+        for axis, (d, t) in enumerate(zip(shape, times, strict=True)):
+            if t != 1:
+                cells = np.tile(np.arange(d), t)
+                dx = to.add(Mix(axis=axis, **transposed(cells, np.ones(len(cells)), d)), dx)
+        return dx, None
 
 
 class Blocks(Op, abstract=True):
@@ -421,6 +497,9 @@ class SpaceToDepth(Blocks):
         here, there = (xn, xh, xw, xc, xh * bs, xw * bs), (yn, yc * bs * c, yc * c, yc, yh, yw)
         to.copy(Ref(to.node.inputs[0]), to.output(), shape, here, there)
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(DepthToSpace(blocksize=self.blocksize), to.dy()),)
+
 
 class DepthToSpace(Blocks):
     """(n, c, h, w) → (n, c/bs², h·bs, w·bs); in mode DCR the cell of the block comes before the channel, in CRD after."""
@@ -455,3 +534,11 @@ class DepthToSpace(Blocks):
         shape = (n, bs, bs, c, h, w)
         here, there = (xn, row, cell, channel, xh, xw), (yn, yh, yw, yc, yh * bs, yw * bs)
         to.copy(Ref(to.node.inputs[0]), to.output(), shape, here, there)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        if self.mode == "DCR":
+            return (to.add(SpaceToDepth(blocksize=self.blocksize), to.dy()),)
+        from nbconv.ops.inner import ChannelShuffle
+
+        cells = to.add(SpaceToDepth(blocksize=self.blocksize), to.dy())
+        return (to.add(ChannelShuffle(group=self.blocksize**2), cells),)

@@ -7,6 +7,7 @@ make the values lie channels last. Each runs on one and on two threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,20 @@ from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.model import Model
 from nbconv.ops import Op, lookup
+from nbconv.ops.norm import standardize
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
 NUMPY = frozenset((
-    "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Celu", "Compress", "Constant", "ConstantOfShape", "Cos",
+    "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Compress", "Constant", "ConstantOfShape", "Cos",
     "CumSum", "DequantizeLinear", "Einsum", "Equal", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND",
-    "GlobalLpPool", "Greater", "GreaterOrEqual", "GroupNormalization", "Hardmax", "InstanceNormalization", "IsInf",
-    "IsNaN", "LayerNormalization", "Less", "LessOrEqual", "LogSoftmax", "LpNormalization", "LpPool", "Mean",
-    "MeanVarianceNormalization", "Mish", "Mod", "NonZero", "Not", "OneHot", "Or", "QuantizeLinear", "Range",
+    "GlobalLpPool", "Greater", "GreaterOrEqual", "Hardmax", "IsInf",
+    "IsNaN", "Less", "LessOrEqual", "LpNormalization", "LpPool", "Mean",
+    "MeanVarianceNormalization", "Mod", "NonZero", "Not", "OneHot", "Or", "ProdGrad", "QuantizeLinear", "Range",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Round",
-    "ScatterElements", "ScatterND", "Selu", "Shape", "Sign", "Sin", "Size", "Tan", "ThresholdedRelu", "Tile", "TopK",
+    "ScatterElements", "ScatterND", "Shape", "Sign", "Sin", "Size", "Tan", "Tile", "TopK",
     "Trilu", "Where", "Xor",
 ))  # fmt: skip
 """Ops that have no kernel: NumPy runs them, and so it may."""
@@ -37,17 +39,16 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "Conv": lambda op, x, w, b=None: x.ndim == 5,
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "Dropout": lambda op, x, *_: True,
-    "Gelu": lambda op, x: op.approximate == "tanh",
     "Gemm": lambda op, a, b, c=None: a.size == 0 or (c is not None and c.ndim == 2 and c.shape[0] > 1),
     "GlobalAveragePool": lambda op, x: x.size == 0,
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
     "MaxPool": lambda op, x: x.ndim == 5,
     "Pad": lambda op, x, *_: op.mode != "constant",
-    "Pow": lambda op, x, e: e.size != 1 or x.size != np.broadcast(x, e).size or e.item() not in (2, 0.5, -1),
-    "ReduceMax": lambda op, x, axes=None: x.size == 0 or apart(x, axes),
-    "ReduceMean": lambda op, x, axes=None: x.size == 0 or apart(x, axes),
-    "ReduceSum": lambda op, x, axes=None: x.size == 0 or apart(x, axes),
+    "Pow": lambda op, x, e: e.dtype != F32,
+    "ReduceMax": lambda op, x, axes=None: x.size == 0,
+    "ReduceMean": lambda op, x, axes=None: x.size == 0,
+    "ReduceSum": lambda op, x, axes=None: x.size == 0,
     "Resize": lambda op, x, roi=None, scales=None, sizes=None: (
         op.mode == "cubic"
         or op.antialias
@@ -59,14 +60,8 @@ UNSERVED: dict[str, Callable[..., bool]] = {
 """Calls of float32, weights constant, for which an op that has kernels has none."""
 
 
-def apart(x: np.ndarray, axes: np.ndarray | None) -> bool:
-    """Whether axes that do not lie side by side are reduced."""
-    over = sorted(int(a) % x.ndim for a in axes) if axes is not None else []
-    return len(over) > 0 and over[-1] - over[0] >= len(over)
-
-
 LINEAR = frozenset(("Add", "Sum", "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool",
-                    "ReduceSum", "ReduceMean", "Resize"))  # fmt: skip
+                    "ReduceSum", "ReduceMean", "Resize", "GatherGrad", "GatherElementsGrad"))  # fmt: skip
 """Ops whose error is bounded by the same op on absolute values."""
 
 
@@ -225,6 +220,17 @@ def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
             return op.reference(*size)
         case "Sub":
             return size[0] + size[1]
+        case "Pow" | "PowSlope" | "PowLog":
+            return np.abs(y) * (2 + np.abs((size[1] + 1) * np.log(size[0])))
+        case "InstanceNormalization" | "GroupNormalization" | "LayerNormalization" | "Standardize":
+            return standard_terms(op, x, y)
+        case "StandardizeGrad":
+            s, _, inverse = standardize(x[1].reshape(op.rows, -1), (1,), op.epsilon)
+            d, s = size[0].reshape(s.shape), np.abs(s)
+            whole = d + d.mean(axis=1, keepdims=True) + (1 + s) * (d * (1 + s)).mean(axis=1, keepdims=True)
+            return ((1 + inverse * size[1].reshape(s.shape).max(axis=1, keepdims=True)) * inverse * whole).reshape(y.shape)
+        case "LRNGrad":
+            return 4 * (2 * size[0] * attribute["bias"] ** -attribute["beta"] - op.reference(size[0], size[1]))
         case "BatchNormalization":
             spread = [np.reshape(v, (-1, *[1] * (y.ndim - 2))) for v in (*size[1:4], x[4])]
             factor = spread[0] / np.sqrt(spread[3] + attribute["epsilon"])
@@ -235,14 +241,66 @@ def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
             return size[0] * (size[0] / 6 + 0.5)
         case "Gelu":
             return size[0]
-        case "Erf" | "Tanh" | "Sigmoid" | "Softplus" | "Elu":
+        case "CeluGrad":
+            return np.abs(y) * (1 + size[1] / attribute["alpha"])
+        case "HardSwishGrad":
+            return size[0] * (size[1] / 3 + 0.5)
+        case "SiluGrad" | "MishGrad":
+            return size[0] * np.exp(np.minimum(x[1], 0)) * (1 + size[1])
+        case "GeluGrad":
+            return size[0] * (1 + size[1])
+        case "TanhGrad":
+            return size[0]
+        case "SigmoidGrad":
+            return size[0] * size[1]
+        case "Mod":
+            return size[0] + size[1]
+        case "Erf" | "Tanh" | "Sigmoid" | "Softplus" | "Elu" | "Selu" | "Celu":
             return np.maximum(np.abs(y), attribute.get("alpha", 1))
+        case "SoftmaxGrad":
+            return size[1] * (size[0] + (size[0] * size[1]).sum(axis=attribute["axis"], keepdims=True))
+        case "LogSoftmaxGrad":
+            spread = (1 + size[1]) * np.exp(x[1])
+            return size[0] + spread * size[0].sum(axis=attribute["axis"], keepdims=True)
+        case "LogSoftmax":
+            return 1 + np.abs(x[0]) + np.abs(x[0].max(axis=attribute["axis"], keepdims=True, initial=-np.inf))
+        case "Mix":
+            return type(op)(**{**op.attributes(), "weights": np.abs(attribute["weights"])}).reference(size[0])
+        case "SoftmaxCrossEntropyLoss" | "NegativeLogLikelihoodLoss":
+            if y.shape == x[0].shape:  # log_prob
+                return 1 + size[0] + size[0].max(axis=1, keepdims=True)
+            _, share = op.shares(x[0].shape[1], x[1], (*x, None)[2], x[0].dtype)
+            each = (1 + size[0].max(axis=1)) * share
+            return each if y.shape else each.sum() / (share.sum() if op.reduction == "mean" else 1)
+        case "SoftmaxCrossEntropyLossGrad" | "NegativeLogLikelihoodLossGrad":
+            _, share = op.shares(y.shape[1], x[2], (*x, None)[3], x[1].dtype)
+            return (1 + size[1]) * np.abs(op.factors(size[0], share))[:, None]
         case "Softmax":
             return y * (1 + np.abs(x[0] - x[0].max(axis=attribute["axis"], keepdims=True, initial=-np.inf)))
         case "LRN":
             return 2 * np.abs(y)
         case _:
             return np.abs(y)
+
+
+def standard_terms(op: Any, x: tuple, y: np.ndarray) -> np.ndarray:
+    """`terms` of what standardises rows: the mean takes from each element, and the deviation is a sum, too."""
+    shape, lead = x[0].shape, {"InstanceNormalization": 2, "LayerNormalization": getattr(op, "axis", 0) % x[0].ndim}
+    if x[0].size == 0:
+        return np.zeros(y.shape)
+    groups = shape[0] * getattr(op, "num_groups", 1)
+    rows = getattr(op, "rows", groups if op.type == "GroupNormalization" else prod(shape[: lead.get(op.type, 1)]))
+    flat = np.abs(x[0]).reshape(rows, -1)
+    if y.shape != shape:
+        return np.maximum(np.abs(y), flat.mean(axis=1).reshape(y.shape))
+    s, _, inverse = standardize(x[0].reshape(rows, -1), (1,), op.epsilon)
+    size = ((flat + flat.mean(axis=1, keepdims=True)) * inverse + np.abs(s)).reshape(shape)
+    if len(x) == 1:
+        return size
+    scale, shift = (np.zeros(1) if v is None else np.abs(v) for v in (*x[1:], None)[:2])
+    if op.type != "LayerNormalization":
+        scale, shift = (v.reshape(-1, *[1] * (len(shape) - 2)) for v in (scale, shift))
+    return size * scale + shift
 
 
 def reference(graph: Graph, feeds: dict[str, np.ndarray], dtype: type = np.float64) -> dict[str, np.ndarray]:

@@ -111,6 +111,7 @@ CASES = [
     case(Sum(), [1.0, 2.0], [3.0, 4.0], [5.0], expect=[9, 11]),
     case(Mean(), [1.0, 2.0], [3.0, 4.0], [5.0], expect=[3, 11 / 3]),
     case(Where(), [[True], [False]], [1.0, nan], [5.0, 6.0], expect=[[1, nan], [5, 6]]),
+    case(Where(), r(3, 1, 5, dtype=bool), r(2, 1, 7, 1), r(5)),
     case(Where(), r(3, 1, dtype=bool), r(2, 1, 5, dtype=np.int64), r(1, 3, 1, dtype=np.int64)),
     case(Cast(to=6), [-1.9, 1.9, 0.0], expect=np.array([-1, 1, 0], np.int32)),
     case(Cast(to=9), [nan, 0.5, 0.0, -0.0], expect=[True, True, False, False]),
@@ -119,6 +120,7 @@ CASES = [
     case(Cast(to=2), [1, 255, 256], expect=np.array([1, 255, 0], np.uint8)),
     case(Cast(to=11), r(2, 3, 5)),
     case(CastLike(), [-1.9, 1.9], np.zeros((), np.int64), expect=[-1, 1]),
+    case(CastLike(), r(2, 3), np.zeros((), np.float64)),
     case(Dropout(), r(2, 3, 5), outputs=2),
     case(Dropout(), [1.0, nan], np.float32(0.5).reshape(()), np.array(False), outputs=2, expect=([1, nan], [True, True])),
 ]

@@ -1,0 +1,53 @@
+"""Picking by index, and the sums that are its gradients: an element has one owner, who adds in the indices' order."""
+
+from nbconv.kernels.cpu._simd import Floats, Int, Ints, kernel
+
+
+@kernel
+def gather(x: Floats, y: Floats, places: Ints, count: Int, size: Int, inner: Int, first: Int, last: Int) -> None:
+    """y[o, t, :] = x[o, places[t], :], x is (outer, size, inner); a unit is one (o, t)."""
+    for unit in range(first, last):
+        o = unit // count
+        source = (o * size + places[unit - o * count]) * inner
+        for i in range(inner):
+            y[unit * inner + i] = x[source + i]
+
+
+@kernel
+def gather_grad(
+    dy: Floats, indices: Ints, dx: Floats, count: Int, size: Int, inner: Int, width: Int, first: Int, last: Int
+) -> None:
+    """dx[o, j, :] = Σ dy[o, t, :] over the t with indices[t] = j; a unit is ``width`` columns of one o."""
+    parts = (inner + width - 1) // width
+    for unit in range(first, last):
+        o = unit // parts
+        begin = (unit - o * parts) * width
+        end = min(begin + width, inner)
+        for j in range(size):
+            for i in range(begin, end):
+                dx[(o * size + j) * inner + i] = 0
+        for t in range(count):
+            j = indices[t]
+            if j < 0:
+                j += size
+            target = (o * size + j) * inner
+            source = (o * count + t) * inner
+            for i in range(begin, end):
+                dx[target + i] += dy[source + i]
+
+
+@kernel
+def gather_elements_grad(
+    dy: Floats, indices: Ints, dx: Floats, count: Int, size: Int, inner: Int, first: Int, last: Int
+) -> None:
+    """dx[o, j, i] = Σ dy[o, t, i] over the t with indices[o, t, i] = j; a unit is one o."""
+    for unit in range(first, last):
+        for i in range(size * inner):
+            dx[unit * size * inner + i] = 0
+        for t in range(count):
+            for i in range(inner):
+                source = (unit * count + t) * inner + i
+                j = indices[source]
+                if j < 0:
+                    j += size
+                dx[(unit * size + j) * inner + i] += dy[source]

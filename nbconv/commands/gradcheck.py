@@ -1,0 +1,94 @@
+"""Check a model's gradients, node by node: what they come to in float64 against differences of the node's forward along a
+random direction, and the compiled kernels against that. The values are the model's own, of random input."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nbconv.commands import _model
+from nbconv.commands._text import dump, plural, style, table
+
+if TYPE_CHECKING:
+    from nbconv.gradcheck import Finding
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    _model.add_model(parser)
+    _model.add_shape(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random input and directions (default 0)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.epilog = f"""{_model.SHAPES}
+
+columns:
+  DIFFERENCES: the gradient's reference against central differences, as a fraction of what is summed
+  KERNELS: the compiled gradient against its reference, as a fraction of the greatest element
+
+A smaller --shape checks as much, sooner.
+
+exit code: 0 all gradients are right, 1 one is not or is missing, 2 a file or --shape is wrong
+
+examples:
+  nbconv gradcheck model.onnx
+  nbconv gradcheck model.onnx --shape 2,3,64,96 --json"""
+
+
+def run(args: argparse.Namespace) -> int:
+    from nbconv.errors import ModelError
+    from nbconv.gradcheck import KERNEL_RTOL, RTOL, check_model
+
+    graph = _model.open_graph(args.model)
+    shapes, notes = _model.input_shapes(graph, args.shape)
+    try:
+        findings = list(_told(check_model(graph, _model.random_feeds(graph, shapes, args.seed), args.seed)))
+    except ModelError as error:
+        raise ValueError(f"{args.model}: {'; '.join([str(error), *notes])}") from None
+    wrong = [f for f in findings if not f.ok]
+    if args.json:
+        rows = [{**f._asdict(), "slope": _number(f.slope), "kernel": _number(f.kernel)} for f in findings]
+        dump({"model": args.model, "limits": {"slope": RTOL, "kernel": KERNEL_RTOL}, "ok": not wrong, "nodes": rows})
+        return 1 if wrong else 0
+    head = ("NODE", "OP", "BY", "DIFFERENCES", "KERNELS", "")
+    table(
+        head,
+        [(f.node, f.op, ", ".join(f.wrt), _error(f.slope), _error(f.kernel), _verdict(f)) for f in findings],
+        (3, 4),
+        150,
+    )
+    print()
+    if wrong:
+        print(style(f"{args.model}: {len(wrong)} of {plural(len(findings), 'node')} fail", "red"))
+        return 1
+    print(style(f"{args.model}: the gradients of all {plural(len(findings), 'node')} are right", "green"))
+    return 0
+
+
+def _told(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings, with the number of them so far on a terminal's line."""
+    import sys
+
+    live = sys.stderr.isatty()
+    for i, finding in enumerate(findings, 1):
+        if live:
+            print(f"\r{plural(i, 'node')}: {finding.node}"[:99].ljust(99), end="", file=sys.stderr, flush=True)
+        yield finding
+    if live:
+        print(f"\r{'':99}\r", end="", file=sys.stderr, flush=True)
+
+
+def _error(x: float | None) -> str:
+    return "" if x is None else f"{x:.1e}"
+
+
+def _number(x: float | None) -> float | None:
+    """For JSON, which has no infinity: null."""
+    return x if x is not None and math.isfinite(x) else None
+
+
+def _verdict(f: Finding) -> str:
+    parts = ["ok" if f.ok else "FAILS", f.note]
+    if f.numpy:
+        parts.append(f"NumPy runs {', '.join(f.numpy)}")
+    return "; ".join(part for part in parts if part)

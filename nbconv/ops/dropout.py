@@ -1,0 +1,61 @@
+"""Dropout in training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Spec
+from nbconv.lowering import Lowering
+from nbconv.ops import spec as want
+from nbconv.ops.op import CANONICAL, NUMPY, Op
+from nbconv.random import bits, stream_key
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
+
+
+class TrainingDropout(Op):
+    """x / (1 - ratio), with each element 0 with probability ``ratio`` (Srivastava 2014, Dropout). Which are, the seed, the
+    stream (a number for the node), the ``step`` and the element's place in x decide: the gradient, and whoever computes
+    it again, finds the same mask. ``step`` is a scalar, int64 or float32."""
+
+    domain = "nbconv"
+
+    ratio: float = 0.5
+    seed: int = 0
+    stream: int = 0
+
+    def infer(self, x: Spec, step: Spec) -> Spec:
+        want.kind("f", x=x)
+        want.kind("if", step=step)
+        want.scalar(step, "step")
+        if not 0 <= self.ratio < 1:
+            raise ModelError(f"ratio is {self.ratio}, wanted from 0 up to 1")
+        return Spec(x.shape, x.dtype)
+
+    @property
+    def threshold(self) -> int:
+        """Words below it drop an element."""
+        return int(self.ratio * 2**32)
+
+    def reference(self, x: np.ndarray, step: np.ndarray) -> np.ndarray:
+        word = bits(self.seed, self.stream, int(step.reshape(())), x.size).reshape(x.shape)
+        return np.where(word >= np.uint64(self.threshold), x * x.dtype.type(1 / (1 - self.ratio)), x.dtype.type(0))
+
+    def layout(self, inputs, outputs) -> str:
+        fits = inputs[0].dtype == np.float32 and inputs[1].dtype in (np.int64, np.float32)
+        return CANONICAL if fits else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, chunk = to.outputs[0].size, 4096
+        to.step(
+            "dropout.dropout", -(-n // chunk), work=64 * n, x=to.input(0), y=to.output(), step=to.input(1),
+            float_step=to.input(1), real=int(to.inputs[1].dtype == np.float32), n=n, chunk=chunk,
+            key=stream_key(self.seed, self.stream), threshold=self.threshold, scale=1 / (1 - self.ratio),
+        )  # fmt: skip
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return to.add(TrainingDropout(**self.attributes()), to.dy(), to.x(1)), None

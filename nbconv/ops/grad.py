@@ -1,0 +1,168 @@
+"""What gradients are made of, beside ONNX's own operators; the gradient of one operator alone stands under that."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Spec
+from nbconv.lowering import Lowering, physical
+from nbconv.ops import spec as want
+from nbconv.ops.op import ANY, NUMPY, Op
+
+
+class UnaryGrad(Op, abstract=True):
+    """The gradient of a `Unary`: of dy and the forward's x or y, all of one shape. A subclass has the forward's fields, and
+    writes its ``formula``."""
+
+    domain = "nbconv"
+    kernel: ClassVar[str] = ""
+    """The float32 kernel, of `kernels/cpu/activation_grad.py`; its Float arguments are the op's fields."""
+
+    def infer(self, dy: Spec, v: Spec) -> Spec:
+        dtype = want.one_type("f", dy=dy, v=v)
+        if dy.shape != v.shape:
+            raise ModelError(f"dy is {dy}, the value beside it {v}: wanted one shape")
+        return Spec(dy.shape, dtype)
+
+    def formula(self, dy: np.ndarray, v: np.ndarray, /) -> np.ndarray:
+        raise NotImplementedError(self.type)
+
+    def reference(self, dy: np.ndarray, v: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(self.formula(dy, v), dtype=dy.dtype)
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        self.pair(to, self.kernel, **{name: getattr(self, name) for name in self.fields})
+
+    def pair(self, to: Lowering, kernel: str, **parameters: float) -> None:
+        """One elementwise step of `kernels/cpu/activation_grad.py`."""
+        n, chunk = to.outputs[0].size, 4096
+        to.step(
+            f"activation_grad.{kernel}", -(-n // chunk), work=12 * n, dy=to.operand(0).ref, v=to.operand(1).ref,
+            y=to.output(), n=n, chunk=chunk, **parameters,
+        )  # fmt: skip
+
+
+class ExpandLike(Op):
+    """dy, whose axes have x's sizes or 1, repeated to x's shape: what sums did, undone. x says the shape, and in which
+    order the result had best lie; it is not read."""
+
+    domain = "nbconv"
+
+    def infer(self, dy: Spec, x: Spec) -> Spec:
+        if dy.rank != x.rank:
+            raise ModelError(f"dy is {dy}, x is {x}: wanted one rank")
+        want.broadcast_to(dy.shape, x.shape, "dy")
+        return Spec(x.shape, dy.dtype)
+
+    def reference(self, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(dy, x.shape)
+
+    def bypass(self, inputs) -> bool:
+        return inputs[0].shape == inputs[1].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 and inputs[1].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        dy = to.operand(0)
+        to.copy(dy.ref, to.output(), to.outputs[0].shape, dy.strides, to.out_strides())
+
+
+class SliceGrad(Op):
+    """Zeros of ``shape`` with dy at the cells that a Slice took: along axis i from ``starts[i]`` by ``steps[i]``."""
+
+    domain = "nbconv"
+
+    shape: tuple[int, ...]
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def infer(self, dy: Spec) -> Spec:
+        for start, step, d, size in zip(self.starts, self.steps, dy.shape, self.shape, strict=True):
+            if d and not (0 <= start < size and 0 <= start + (d - 1) * step < size):
+                raise ModelError(f"dy is {dy}: it leaves {list(self.shape)} from {list(self.starts)} by {list(self.steps)}")
+        return Spec(self.shape, dy.dtype)
+
+    def reference(self, dy: np.ndarray) -> np.ndarray:
+        dx = np.zeros(self.shape, dy.dtype)
+        cells = [start + step * np.arange(d) for start, step, d in zip(self.starts, self.steps, dy.shape, strict=True)]
+        dx[np.ix_(*cells)] = dy
+        return dx
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        n, dy, there = to.outputs[0].size, to.inputs[0], to.out_strides()
+        to.step("move.fill", -(-n // 16384), work=4 * n, y=to.output(), n=n, chunk=16384, value=0.0)
+        if dy.size:
+            at = sum(start * s for start, s in zip(self.starts, there, strict=True))
+            apart = tuple(step * s for step, s in zip(self.steps, there, strict=True))
+            to.copy(to.input(0), to.output().at(at), dy.shape, to.strides(0), apart)
+
+
+class Mix(Op):
+    """A weighted sum along one axis: y[…, j, …] = Σ weights[t] · x[…, cells[t], …] over t from rows[j] to rows[j + 1], in
+    that order. ``rows``, ``cells`` int64, ``weights`` float64: a sparse matrix by rows (CSR) applied to the axis."""
+
+    domain = "nbconv"
+
+    axis: int
+    rows: np.ndarray
+    cells: np.ndarray
+    weights: np.ndarray
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind("f", x=x)
+        axis = want.axis(self.axis, x.rank)
+        if self.cells.size and (self.cells.min() < 0 or self.cells.max() >= x.shape[axis]):
+            raise ModelError(f"cells reach {self.cells.max()}, x is {x}, axis {axis}")
+        return want.make((*x.shape[:axis], len(self.rows) - 1, *x.shape[axis + 1 :]), x.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        from_front = np.moveaxis(x, self.axis, 0)
+        y = np.zeros((len(self.rows) - 1, *from_front.shape[1:]), x.dtype)
+        for j in range(len(y)):
+            for t in range(self.rows[j], self.rows[j + 1]):
+                y[j] += x.dtype.type(self.weights[t]) * from_front[self.cells[t]]
+        return np.ascontiguousarray(np.moveaxis(y, 0, self.axis))
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * len(self.cells) * outputs[0].size // max(len(self.rows) - 1, 1)
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        shape, last = to.outputs[0].shape, to.last(to.node.outputs[0])
+        at = physical(tuple(range(len(shape))), last).index(want.axis(self.axis, len(shape)))
+        lying = to.out_shape()
+        outer, out, inner = prod(lying[:at]), lying[at], prod(lying[at + 1 :])
+        width = min(inner, 4096)
+        to.step(
+            "mix.mix", outer * out * -(-inner // width), work=8 * to.outputs[0].size, x=to.input(0), y=to.output(),
+            rows=to.table("rows", self.rows.astype(np.int64)), cells=to.table("cells", self.cells.astype(np.int64)),
+            weights=to.table("weights", self.weights.astype(np.float32)), size=physical(to.inputs[0].shape, last)[at],
+            out=out, inner=inner, width=width,
+        )  # fmt: skip
+
+
+def transposed(cells: np.ndarray, weights: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """The gradient of y[j] = Σ_k weights[j, k] · x[cells[j, k]] as fields of a `Mix`: for each of x's ``size`` cells the
+    outputs that read it, in order."""
+    taps = cells.shape[1] if cells.ndim == 2 else 1
+    flat = cells.reshape(-1).astype(np.int64)
+    order = np.argsort(flat, kind="stable")
+    rows = np.searchsorted(flat[order], np.arange(size + 1)).astype(np.int64)
+    return {"rows": rows, "cells": order // taps, "weights": weights.reshape(-1)[order].astype(np.float64)}
+
+
+__all__ = ["ExpandLike", "Mix", "SliceGrad", "UnaryGrad", "transposed"]
