@@ -38,7 +38,7 @@ class Operand(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """The place of a value that is written straight into the value it is joined to."""
+    """The place of a value that lies in the middle of a wider one, ``pitch`` floats from one pixel to the next."""
 
     ref: Ref
     pitch: int
@@ -77,6 +77,7 @@ class Lowering:
         self.epilogue: Epilogue = Epilogue()
         self.affine: Affine | None = None
         self.residual: Ref | None = None
+        self.ldres = 0
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
@@ -98,12 +99,13 @@ class Lowering:
 
     def strides(self, i: int) -> tuple[int, ...]:
         """Element strides of input i, one for each dimension of its logical shape."""
-        spec = self.inputs[i]
-        return strides(spec.shape, self.last(self.node.inputs[i]))
+        name = self.node.inputs[i]
+        return strides(self.inputs[i].shape, self.last(name), self._pitch(name))
 
     def out_strides(self, i: int = 0) -> tuple[int, ...]:
         """Element strides of output i, one for each dimension of its logical shape."""
-        return strides(self.outputs[i].shape, self.last(self._named[i]))
+        name = self._named[i]
+        return strides(self.outputs[i].shape, self.last(name), self._pitch(name))
 
     def has(self, i: int) -> bool:
         """Whether input i was given."""
@@ -115,18 +117,30 @@ class Lowering:
 
     def input(self, i: int) -> Ref:
         """Where input i lies."""
-        return Ref(self.node.inputs[i])
+        return self._spot(self.node.inputs[i]).ref
+
+    def ld(self, i: int) -> int:
+        """Floats from one pixel of input i, which lies channels last, to the next."""
+        return self._pitch(self.node.inputs[i]) or self.inputs[i].shape[1]
+
+    def _spot(self, name: str) -> Spot:
+        return self.placed.get(name) or Spot(Ref(name), 0)
+
+    def _pitch(self, name: str) -> int:
+        return self._spot(name).pitch
+
+    def lies(self, name: str, ref: Ref, pitch: int) -> bool:
+        """Whether a value lies there already: nothing is to be copied."""
+        return self.placed.get(name) == Spot(ref, pitch)
 
     def output(self, i: int = 0) -> Ref:
         """Where output i lies, counting only those that the node names."""
-        spot = self.placed.get(self._named[i])
-        return Ref(self._named[i]) if spot is None else spot.ref
+        return self._spot(self._named[i]).ref
 
     @property
     def pitch(self) -> int:
         """Floats from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
-        spot = self.placed.get(self._named[0])
-        return 0 if spot is None else spot.pitch
+        return self._pitch(self._named[0])
 
     def constant(self, key: str, make: Callable[[], np.ndarray]) -> Ref:
         """A constant that this op derives; ``key`` must say all that it depends on (names of constants, geometry)."""
@@ -197,7 +211,10 @@ class Lowering:
         order = physical(tuple(range(len(shape))), last)
         axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
         limits = self.epilogue.clamp() if clamp else {"low": -inf, "high": inf}
-        self._broadcast(kernel, a.ref, b.ref, y, merge(axes), limits)
+        axes = merge(axes)
+        if not {*axes[-1][1:]} <= {0, 1}:  # one channel in the middle of others
+            axes.append((1, 1, 1))
+        self._broadcast(kernel, a.ref, b.ref, y, axes, limits)
 
     def _broadcast(self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], limits: dict) -> None:
         n, ai, bi = axes.pop()
@@ -244,12 +261,12 @@ def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
     return (shape[0], *shape[2:], shape[1]) if last else tuple(shape)
 
 
-def strides(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
-    """Element strides for each logical dimension."""
+def strides(shape: tuple[int, ...], last: bool, pitch: int = 0) -> tuple[int, ...]:
+    """Element strides for each logical dimension; ``pitch``: from pixel to pixel, where that is not the channels."""
     lying, step = [], 1
     for d in reversed(physical(shape, last)):
         lying.append(step)
-        step *= d
+        step *= d if lying[1:] or not pitch else pitch
     lying.reverse()
     return (lying[0], lying[-1], *lying[1:-1]) if last else tuple(lying)
 

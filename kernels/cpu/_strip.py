@@ -73,7 +73,9 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
             b.position_at_end(block)
             with cgutils.for_range(b, count) as loop:
                 xp, yp = b.gep(x, [b.mul(loop.index, down)]), b.gep(y, [b.mul(loop.index, below)])
-                _emit(b, pixels, kw, stride, masked, xp, ldx, line, w, ldw, rows, bias, yp, low, high, cols, left, width, *rest)
+                _emit(
+                    b, pixels, kw, stride, masked, xp, ldx, line, w, ldw, rows, bias, yp, low, high, cols, left, width, *rest
+                )
             b.branch(done)
         b.position_at_end(done)
         b.ret_void()

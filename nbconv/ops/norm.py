@@ -73,6 +73,12 @@ class BatchNormalization(Op):
         known = all(spec.constant for spec in inputs[1:])
         return CHANNELS_LAST if known and inputs[0].dtype == np.float32 else NUMPY
 
+    def pitched(self, inputs, outputs) -> bool:
+        return self.layout(inputs, outputs) == CHANNELS_LAST
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0 and self.layout(inputs, outputs) == CHANNELS_LAST
+
     def absorbs(self, inputs, outputs) -> str:
         return "clamp"
 
@@ -85,8 +91,8 @@ class BatchNormalization(Op):
             return s.astype(np.float32), (b - mean * s).astype(np.float32)
 
         to.step(
-            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=to.input(0), y=to.output(), c=c,
-            scale=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: factors()[0]),
+            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=to.input(0), y=to.output(),
+            ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: factors()[0]),
             shift=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#shift", lambda: factors()[1]), **to.epilogue.clamp(),
         )  # fmt: skip
 
