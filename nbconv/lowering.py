@@ -197,7 +197,7 @@ class Lowering:
                 self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
             return
         if not axes:
-            axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384)
+            axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         self.step(
@@ -285,11 +285,16 @@ def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     return merged or [(1, 1, 1)]
 
 
-def _split(axis: tuple[int, int, int], most: int) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
-    """An axis as (outer axes, inner axis) with at most ``most`` elements inside, where its length has such a divisor."""
+def _split(
+    axis: tuple[int, int, int], most: int, lanes: int
+) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
+    """An axis as (outer axes, inner axis) with about ``most`` elements inside, whole vectors of ``lanes`` if it can be, where
+    its length has such a divisor."""
     d, a, b = axis
     most = max(1, min(most, d))
     inner = next(k for k in range(most, 0, -1) if d % k == 0)
+    if d % lanes == 0:
+        inner = lanes * next(k for k in range(max(1, most // lanes), 0, -1) if d // lanes % k == 0)
     if inner * 16 < most:
         return [], axis
     return [(d // inner, a * inner, b * inner)], (inner, a, b)
