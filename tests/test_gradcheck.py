@@ -13,8 +13,9 @@ from nbconv.gradcheck import check_model
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import save
 from nbconv.ops import lookup
-from nbconv.ops.activation import ReluGrad, Sigmoid
+from nbconv.ops.activation import Sigmoid
 from nbconv.ops.op import Op
+from nbconv.ops.rectifier import ReluGrad
 
 
 def graph() -> Graph:
