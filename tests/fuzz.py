@@ -1,5 +1,5 @@
-"""Random graphs, run by nbconv and node by node in float64. ``python -m tests.fuzz [SEED [COUNT]]`` runs them from a seed
-on.
+"""Random graphs, run by nbconv and node by node in float64, and so are their gradients. ``python -m tests.fuzz [SEED
+[COUNT]]`` runs them from a seed on.
 
 A failure prints the one line that runs that graph alone.
 """
@@ -11,11 +11,15 @@ import traceback
 
 import numpy as np
 
+from nbconv.backprop import backprop, trainable
 from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.model import Model
 from nbconv.ops import lookup
 from nbconv.ops.op import Op
+from nbconv.passes.fold import fold
+from nbconv.weights import Weights
+from tests.gradients import PENDING
 from tests.kernels.harness import reference
 
 F32 = np.dtype(np.float32)
@@ -28,7 +32,8 @@ SMALL = ("Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "El
 class Generator:
     """Draws a graph whose values stay of moderate size."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, without: frozenset[str] = frozenset()) -> None:
+        self.without = without
         self.rng = np.random.default_rng(seed)
         self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
@@ -65,7 +70,9 @@ class Generator:
         return name
 
     def add(self, op: Op, *inputs: str) -> None:
-        """Append the node, unless it does not fit or grows too large."""
+        """Append the node, unless it does not fit, grows too large, or is not wanted."""
+        if op.type in self.without:
+            return
         known = {name: Spec(v.shape, v.dtype, v, True) for name, v in self.constants.items()}
         known.update({name: Spec(shape, F32) for name, shape in self.shapes.items()})
         try:
@@ -170,7 +177,7 @@ class Generator:
         op = lookup(name)(
             kernel_shape=kernel, strides=[self.pick((1, 2)) for _ in kernel], pads=pads, ceil_mode=self.pick((0, 1))
         )
-        if name == "AveragePool":
+        if name == "AveragePool" or name in self.without:
             self.add(op, x)
             return
         known = Spec(shape, F32)
@@ -308,6 +315,32 @@ def check(seed: int, nodes: int = 0) -> None:
     assert repr(graph.nodes) == before, "planning changed the authored graph"
 
 
+def check_gradients(seed: int, nodes: int = 0) -> None:
+    """One random graph: the gradients of its outputs by its inputs and weights, planned and run as one graph with it, near
+    the references' in float64; the same bits on two threads."""
+    generator = Generator(seed, without=PENDING)
+    graph = generator.graph(nodes or generator.pick((3, 6, 12, 20)))
+    rng = np.random.default_rng(seed + 1)
+    feeds = {n: rng.standard_normal(s.shape).astype(np.float32) for n, s in graph.inputs.items()}
+    _, specs, _ = fold(graph, graph.inputs, Weights(), frozenset(graph.values()))
+    specs |= {n: spec_of(x) for n, x in graph.constants.items()}
+    slopes = {f"d{n}": Spec(specs[n].shape, F32) for n in graph.outputs}
+    feeds |= {n: rng.standard_normal(s.shape).astype(np.float32) for n, s in slopes.items()}
+    whole = Graph(graph.nodes, {**graph.inputs, **slopes}, graph.outputs, graph.constants)
+    wrt = [*graph.inputs, *trainable(graph)]
+    derived, _, found = backprop(whole, {**specs, **slopes}, {n: f"d{n}" for n in graph.outputs}, wrt)
+    if not found:
+        return
+    with np.errstate(all="ignore"):
+        want, single = reference(derived, feeds), reference(derived, feeds, np.float32)
+    model = Model(derived, threads=1)
+    got = model.run(feeds)
+    for name, y in model.run(feeds, threads=2).items():
+        assert y.tobytes() == got[name].tobytes(), f"{name}: two threads give other bits"
+    for name in (*graph.outputs, *found.values()):
+        compare(name, got[name], want[name], single[name])
+
+
 def compare(name: str, y: np.ndarray, want: np.ndarray, single: np.ndarray) -> None:
     """Within 2e-5 of the largest, and 8 times what NumPy's float32 misses."""
     assert y.shape == want.shape, f"{name}: {y.shape}, wanted {want.shape}"
@@ -325,6 +358,7 @@ def main() -> None:
     for seed in range(first, first + count):
         try:
             check(seed)
+            check_gradients(seed)
         except Exception as error:
             failed += 1
             traceback.print_exc(limit=-2)

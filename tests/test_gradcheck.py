@@ -13,8 +13,10 @@ from nbconv.gradcheck import check_model
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import save
 from nbconv.ops import lookup
-from nbconv.ops.activation import ReluGrad, Sigmoid
+from nbconv.ops.activation import Sigmoid
 from nbconv.ops.op import Op
+from tests import fuzz
+from nbconv.ops.rectifier import ReluGrad
 
 
 def graph() -> Graph:
@@ -97,6 +99,17 @@ def test_missing_gradients_are_all_named(monkeypatch: pytest.MonkeyPatch) -> Non
     derived, specs, _ = fold(graph(), {"x": Spec((2, 3, 40, 30), np.dtype(np.float32))}, Weights())
     with pytest.raises(UnsupportedError, match=r"sigmoid \(Sigmoid\): .*; prelu \(PRelu\)"):
         backprop(derived, specs, {"y": "y"}, ["x"])
+
+
+@pytest.mark.parametrize("first", range(0, 300, 100))
+def test_random_graphs(first: int) -> None:
+    """More of them: python -m tests.fuzz SEED COUNT."""
+    for seed in range(first, first + 100):
+        try:
+            fuzz.check_gradients(seed)
+        except Exception:
+            print(f"python -m tests.fuzz {seed} 1")
+            raise
 
 
 def test_doctor_names_missing_gradients(tmp_path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Dropout in training."""
+"""Dropout, in inference and in training."""
 
 from __future__ import annotations
 
@@ -6,15 +6,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbconv.errors import ModelError
+from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
-from nbconv.ops.op import CANONICAL, NUMPY, Op
+from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.random import bits, stream_key
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
+
+
+class Dropout(Op):
+    """The identity, as in inference; the mask is all True."""
+
+    seed: int | None = None
+
+    def infer(self, x: Spec, ratio: Spec | None = None, training_mode: Spec | None = None) -> tuple[Spec, Spec]:
+        want.kind("f", x=x)
+        if training_mode is not None and want.known(training_mode, "training_mode").any():
+            raise UnsupportedError("training_mode is true, nbconv runs Dropout in inference only")
+        return Spec(x.shape, x.dtype), Spec(x.shape, want.BOOL)
+
+    def reference(self, x: np.ndarray, ratio: np.ndarray | None = None, training_mode: np.ndarray | None = None):
+        return x, np.ones(x.shape, np.bool_)
+
+    def bypass(self, inputs) -> bool:
+        return True
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if len(outputs) == 1 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        to.alias()
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.dy(), *[None] * (len(to.inputs) - 1))
 
 
 class TrainingDropout(Op):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Operand
 from nbconv.ops import spec as want
@@ -410,65 +410,6 @@ class DivOrZero(Binary):
         return np.where(b == 0, 0, a / b)
 
 
-class Pow(Binary):
-    """The type is the base's; the exponent may have another."""
-
-    def infer(self, a: Spec, b: Spec) -> Spec:
-        want.kind("fiu", a=a, b=b)
-        return want.make(want.broadcast(a.shape, b.shape), a.dtype)
-
-    def formula(self, a, b):
-        if a.dtype.kind in "iu" and b.dtype.kind == "i":
-            a = a.astype(np.float64) if (b < 0).any() else a
-        return np.power(a, b)
-
-    kernels: ClassVar[dict[float, str]] = {2.0: "square", 0.5: "power_half", -1.0: "reciprocal"}
-    """Exponents that have a kernel of their own."""
-
-    def simple(self, a: Spec, b: Spec, y: Spec) -> bool:
-        """Whether the exponent is one of those."""
-        known = b.value is not None and b.size == 1 and float(b.value.reshape(())) in self.kernels
-        return known and a.dtype == np.float32 and a.shape == y.shape
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if self.simple(inputs[0], inputs[1], outputs[0]) else broadcast_layout(inputs, outputs)
-
-    def absorbs(self, inputs, outputs) -> str:
-        return ""
-
-    def lower(self, to: Lowering) -> None:
-        if self.simple(to.inputs[0], to.inputs[1], to.outputs[0]):
-            to.unary(f"activation.{self.kernels[float(to.value(1).reshape(()))]}")
-        else:
-            to.broadcast("power.power", to.operand(0), to.operand(1), to.output(), clamp=False)
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        a, b = to.x(0), to.x(1) if to.inputs[0].dtype == to.inputs[1].dtype else to.add(CastLike(), to.x(1), to.x(0))
-        da = to.reduced(to.add(Mul(), to.dy(), to.add(PowSlope(), a, b)), 0) if to.wants(0) else None
-        db = to.reduced(to.add(Mul(), to.dy(), to.add(PowLog(), a, b)), 1) if to.wants(1) else None
-        return da, db if db is None or b == to.x(1) else to.add(CastLike(), db, to.x(1))
-
-
-class PowSlope(Binary):
-    """b · a^(b - 1), the derivative of a^b by a; 0 where b is 0."""
-
-    domain = "nbconv"
-    accepts, kernel, family = "f", "power_slope", "power"
-
-    def formula(self, a, b):
-        return np.where(b == 0, 0, b * np.power(a, b - 1))
-
-
-class PowLog(Binary):
-    """a^b · ln a, the derivative of a^b by b; 0 where a is 0 and b not negative."""
-
-    domain = "nbconv"
-    accepts, kernel, family = "f", "power_log", "power"
-
-    def formula(self, a, b):
-        return np.where((a == 0) & (b >= 0), 0, np.power(a, b) * np.log(a))
-
-
 class Mod(Binary):
     """Remainder with the divisor's sign (``fmod=0``, integers only) or with the dividend's (``fmod=1``, C's fmod)."""
 
@@ -488,69 +429,3 @@ class Mod(Binary):
         whole = to.add(Div(), to.add(Sub(), to.x(0), to.y()), to.x(1))
         db = to.add(Neg(), to.reduced(to.add(Mul(), dy, whole), 1)) if to.wants(1) else None
         return to.reduced(dy, 0) if to.wants(0) else None, db
-
-
-class Cast(Op):
-    """Floats become integers toward zero (out of range: as the machine does), anything but 0 becomes True. ``saturate``
-    only concerns 8-bit floats."""
-
-    to: int
-    saturate: int = 1
-
-    def infer(self, x: Spec) -> Spec:
-        want.kind("fiub", x=x)
-        return Spec(x.shape, want.dtype_of(self.to))
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return np.asarray(x).astype(want.dtype_of(self.to))
-
-    def bypass(self, inputs) -> bool:
-        return inputs[0].dtype == want.dtype_of(self.to)
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return (to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None,)
-
-
-class CastLike(Op):
-    """``x`` in the type of ``like``, as `Cast`."""
-
-    saturate: int = 1
-
-    def infer(self, x: Spec, like: Spec) -> Spec:
-        want.kind("fiub", x=x, like=like)
-        return Spec(x.shape, like.dtype)
-
-    def reference(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return np.asarray(x).astype(like.dtype)
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None, None
-
-
-class Dropout(Op):
-    """The identity, as in inference; the mask is all True."""
-
-    seed: int | None = None
-
-    def infer(self, x: Spec, ratio: Spec | None = None, training_mode: Spec | None = None) -> tuple[Spec, Spec]:
-        want.kind("f", x=x)
-        if training_mode is not None and want.known(training_mode, "training_mode").any():
-            raise UnsupportedError("training_mode is true, nbconv runs Dropout in inference only")
-        return Spec(x.shape, x.dtype), Spec(x.shape, want.BOOL)
-
-    def reference(self, x: np.ndarray, ratio: np.ndarray | None = None, training_mode: np.ndarray | None = None):
-        return x, np.ones(x.shape, np.bool_)
-
-    def bypass(self, inputs) -> bool:
-        return True
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if len(outputs) == 1 else NUMPY
-
-    def lower(self, to: Lowering) -> None:
-        to.alias()
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return (to.dy(), *[None] * (len(to.inputs) - 1))

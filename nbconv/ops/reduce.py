@@ -13,7 +13,7 @@ from nbconv.lowering import Lowering, physical
 from nbconv.ops import spec as want
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.logic import Same
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Sub
 from nbconv.ops.shape import Reshape
 
@@ -308,110 +308,3 @@ class ArgMax(Arg):
 class ArgMin(Arg):
     def find(self, x):
         return x.argmin(axis=self.axis)
-
-
-def lying(to: Lowering, axis: int) -> tuple[int, int, int]:
-    """(outer, n, inner) of an axis of the output, as it lies."""
-    shape, sizes = to.outputs[0].shape, to.out_shape()
-    at = physical(tuple(range(len(shape))), to.last(to.node.outputs[0])).index(want.axis(axis, len(shape)))
-    return prod(sizes[:at]), sizes[at], prod(sizes[at + 1 :])
-
-
-class Softmax(Op):
-    """exp(x) / Σ exp(x) along ``axis``, without overflow."""
-
-    axis: int = -1
-
-    def infer(self, x: Spec) -> Spec:
-        want.kind("f", x=x)
-        want.axis(self.axis, x.rank)
-        return Spec(x.shape, x.dtype)
-
-    def shifted(self, x: np.ndarray) -> np.ndarray:
-        """x less its greatest along the axis."""
-        return x - x.max(axis=self.axis, keepdims=True, initial=-np.inf)
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            e = np.exp(self.shifted(x))
-            return e / e.sum(axis=self.axis, keepdims=True)
-
-    def flops(self, inputs, outputs) -> int:
-        return 4 * outputs[0].size
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
-    def lower(self, to: Lowering) -> None:
-        to.columns_step("reduce.softmax", *lying(to, self.axis))
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return (to.add(SoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
-
-
-class SoftmaxGrad(Op):
-    """y · (dy - Σ dy · y), the sum along ``axis``."""
-
-    domain = "nbconv"
-    kernel: ClassVar[str] = "softmax_grad"
-
-    axis: int = -1
-
-    def infer(self, dy: Spec, y: Spec) -> Spec:
-        dtype = want.one_type("f", dy=dy, y=y)
-        want.axis(self.axis, y.rank)
-        if dy.shape != y.shape:
-            raise ModelError(f"dy is {dy}, y is {y}: wanted one shape")
-        return Spec(y.shape, dtype)
-
-    def reference(self, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return y * (dy - (dy * y).sum(axis=self.axis, keepdims=True))
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if outputs[0].dtype == np.float32 else NUMPY
-
-    def lower(self, to: Lowering) -> None:
-        outer, n, inner = lying(to, self.axis)
-        to.columns_step(f"softmax.{self.kernel}", outer, n, inner, x=to.operand(1).ref, dy=to.operand(0).ref)
-
-
-class LogSoftmax(Softmax):
-    """log of `Softmax`, without overflow."""
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            z = self.shifted(x)
-            return z - np.log(np.exp(z).sum(axis=self.axis, keepdims=True))
-
-    def lower(self, to: Lowering) -> None:
-        to.columns_step("softmax.log_softmax", *lying(to, self.axis))
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return (to.add(LogSoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
-
-
-class LogSoftmaxGrad(SoftmaxGrad):
-    """dy - exp(y) · Σ dy, the sum along ``axis``."""
-
-    kernel = "log_softmax_grad"
-
-    def reference(self, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return dy - np.exp(y) * dy.sum(axis=self.axis, keepdims=True)
-
-
-class Hardmax(Softmax):
-    """1 at the first greatest element along ``axis``, else 0."""
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        y = np.zeros(x.shape, x.dtype)
-        if x.size:
-            np.put_along_axis(y, np.expand_dims(x.argmax(axis=self.axis), self.axis), x.dtype.type(1), axis=self.axis)
-        return y
-
-    def layout(self, inputs, outputs) -> str:
-        return NUMPY
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return (None,)  # 0 wherever there is one

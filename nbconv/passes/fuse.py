@@ -8,10 +8,10 @@ import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.lowering import Affine
-from nbconv.ops.activation import HardSwish
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
 from nbconv.ops.norm import BatchNormalization
 from nbconv.ops.op import NUMPY, Epilogue
+from nbconv.ops.rectifier import HardSwish
 from nbconv.passes.fold import Deferred, array
 
 

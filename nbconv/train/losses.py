@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from nbconv.graph import Spec
-from nbconv.ops.activation import Clip, Relu, Sigmoid, Softplus
+from nbconv.ops.activation import Sigmoid, Softplus
 from nbconv.ops.loss import OneHotLike, SoftmaxCrossEntropyLoss
 from nbconv.ops.op import Op
 from nbconv.ops.pointwise import Abs, Add, Div, Mul, Neg, Sub
-from nbconv.ops.reduce import LogSoftmax, ReduceMean, ReduceSum, Softmax
+from nbconv.ops.rectifier import Clip, Relu
+from nbconv.ops.reduce import ReduceMean, ReduceSum
+from nbconv.ops.softmax import LogSoftmax, Softmax
 
 
 class Adds(Protocol):

@@ -16,7 +16,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.model import Model
 from nbconv.ops import Op, lookup
-from nbconv.ops.norm import standardize
+from nbconv.ops.standardize import standardize
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)

@@ -7,24 +7,8 @@ import pytest
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops.activation import (
-    Celu,
-    Clip,
-    Elu,
-    Gelu,
-    HardSigmoid,
-    HardSwish,
-    LeakyRelu,
-    Mish,
-    PRelu,
-    Relu,
-    Selu,
-    Sigmoid,
-    Softplus,
-    Softsign,
-    Tanh,
-    ThresholdedRelu,
-)
+from nbconv.ops.activation import Celu, Elu, Gelu, Mish, Selu, Sigmoid, Softplus, Softsign, Tanh
+from nbconv.ops.rectifier import Clip, HardSigmoid, HardSwish, LeakyRelu, PRelu, Relu, ThresholdedRelu
 from tests.check import case, run_cases, sampler
 
 r = sampler(2)

@@ -25,7 +25,11 @@ def cases() -> list[Case]:
 
 def test_every_op_has_a_case() -> None:
     checked = {(row.op.domain, row.op.type) for row in cases()}
-    bare = sorted(f"{domain} {type}" for domain, type in REGISTRY if (domain, type) not in checked and type not in INNER)
+    bare = sorted(
+        f"{domain} {type}"
+        for domain, type in REGISTRY
+        if domain in ("", "nbconv") and (domain, type) not in checked and type not in INNER
+    )
     assert not bare, f"ops without a case in tests/ops: {', '.join(bare)}"
 
 

@@ -8,9 +8,8 @@ import pytest
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
-from nbconv.ops.activation import Relu
-from nbconv.ops.dropout import TrainingDropout
-from nbconv.ops.pointwise import Dropout
+from nbconv.ops.dropout import Dropout, TrainingDropout
+from nbconv.ops.rectifier import Relu
 from nbconv.train.dropout import with_dropout
 from tests.check import case, run_cases, sampler
 

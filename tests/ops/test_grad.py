@@ -9,33 +9,38 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops.activation import (
     CeluGrad,
-    ClipGrad,
     EluGrad,
     GeluGrad,
-    HardSigmoidGrad,
-    HardSwishGrad,
-    LeakyRelu,
-    LeakyReluGrad,
     MishGrad,
-    PRelu,
-    PReluSlope,
-    Relu,
-    ReluGrad,
     SeluGrad,
     SigmoidGrad,
     SoftplusGrad,
     SoftsignGrad,
     TanhGrad,
-    ThresholdedReluGrad,
 )
 from nbconv.ops.gather import GatherElementsGrad, GatherGrad
 from nbconv.ops.grad import ExpandLike, Mix, SliceGrad, transposed
 from nbconv.ops.inner import ChannelShuffle, Silu, SiluGrad
 from nbconv.ops.logic import Same
-from nbconv.ops.norm import LRNGrad, Standardize, StandardizeGrad
+from nbconv.ops.norm import LRNGrad
 from nbconv.ops.op import Op
-from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Max, Min, PowLog, PowSlope
-from nbconv.ops.reduce import LogSoftmaxGrad, ProdGrad, ReduceL2, ReduceMax, SoftmaxGrad
+from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Max, Min
+from nbconv.ops.power import PowLog, PowSlope
+from nbconv.ops.rectifier import (
+    ClipGrad,
+    HardSigmoidGrad,
+    HardSwishGrad,
+    LeakyRelu,
+    LeakyReluGrad,
+    PRelu,
+    PReluSlope,
+    Relu,
+    ReluGrad,
+    ThresholdedReluGrad,
+)
+from nbconv.ops.reduce import ProdGrad, ReduceL2, ReduceMax
+from nbconv.ops.softmax import LogSoftmaxGrad, SoftmaxGrad
+from nbconv.ops.standardize import Standardize, StandardizeGrad
 from tests.check import case, run_cases, sampler
 from tests.gradients import Call, evaluate
 

@@ -7,15 +7,8 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops.norm import (
-    LRN,
-    BatchNormalization,
-    GroupNormalization,
-    InstanceNormalization,
-    LayerNormalization,
-    LpNormalization,
-    MeanVarianceNormalization,
-)
+from nbconv.ops.norm import LRN, BatchNormalization, LpNormalization, MeanVarianceNormalization
+from nbconv.ops.standardize import GroupNormalization, InstanceNormalization, LayerNormalization
 from tests.check import case, run_cases, sampler
 
 r = sampler(5)

@@ -8,16 +8,15 @@ import pytest
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec, spec_of
 from nbconv.ops import lookup
+from nbconv.ops.cast import Cast, CastLike
+from nbconv.ops.dropout import Dropout
 from nbconv.ops.logic import And, Equal, Greater, GreaterOrEqual, IsInf, IsNaN, Less, LessOrEqual, Not, Or, Where, Xor
 from nbconv.ops.pointwise import (
     Abs,
     Add,
-    Cast,
-    CastLike,
     Ceil,
     Cos,
     Div,
-    Dropout,
     Erf,
     Exp,
     Floor,
@@ -29,7 +28,6 @@ from nbconv.ops.pointwise import (
     Mod,
     Mul,
     Neg,
-    Pow,
     Reciprocal,
     Round,
     Sign,
@@ -38,6 +36,7 @@ from nbconv.ops.pointwise import (
     Sub,
     Sum,
 )
+from nbconv.ops.power import Pow
 from tests.check import case, run_cases, sampler
 
 r = sampler(1)

@@ -10,8 +10,6 @@ from nbconv.graph import Spec, spec_of
 from nbconv.ops.reduce import (
     ArgMax,
     ArgMin,
-    Hardmax,
-    LogSoftmax,
     ReduceL1,
     ReduceL2,
     ReduceLogSum,
@@ -22,8 +20,8 @@ from nbconv.ops.reduce import (
     ReduceProd,
     ReduceSum,
     ReduceSumSquare,
-    Softmax,
 )
+from nbconv.ops.softmax import Hardmax, LogSoftmax, Softmax
 from tests.check import case, run_cases, sampler
 
 r = sampler(7)

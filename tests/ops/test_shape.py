@@ -11,18 +11,16 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.ops.constant import Constant, ConstantOfShape, Range, Shape, Size
 from nbconv.ops.gather import Gather, GatherElements
+from nbconv.ops.pad import Expand, Pad, Tile
 from nbconv.ops.shape import (
     Concat,
     DepthToSpace,
-    Expand,
     Flatten,
-    Pad,
     Reshape,
     Slice,
     SpaceToDepth,
     Split,
     Squeeze,
-    Tile,
     Transpose,
     Unsqueeze,
 )

@@ -1,0 +1,53 @@
+"""Changes of type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbconv.graph import Spec
+from nbconv.ops import spec as want
+from nbconv.ops.op import Op
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
+
+
+class Cast(Op):
+    """Floats become integers toward zero (out of range: as the machine does), anything but 0 becomes True. ``saturate``
+    only concerns 8-bit floats."""
+
+    to: int
+    saturate: int = 1
+
+    def infer(self, x: Spec) -> Spec:
+        want.kind("fiub", x=x)
+        return Spec(x.shape, want.dtype_of(self.to))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(x).astype(want.dtype_of(self.to))
+
+    def bypass(self, inputs) -> bool:
+        return inputs[0].dtype == want.dtype_of(self.to)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None,)
+
+
+class CastLike(Op):
+    """``x`` in the type of ``like``, as `Cast`."""
+
+    saturate: int = 1
+
+    def infer(self, x: Spec, like: Spec) -> Spec:
+        want.kind("fiub", x=x, like=like)
+        return Spec(x.shape, like.dtype)
+
+    def reference(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(x).astype(like.dtype)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None, None

@@ -1,0 +1,155 @@
+"""Ops that surround and repeat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Spec
+from nbconv.lowering import Lowering, Ref
+from nbconv.ops import spec as want
+from nbconv.ops.grad import Mix, transposed
+from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.ops.shape import ALL, Reshape
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
+
+
+class Pad(Op):
+    """Adds cells around x (negative: crops), by a constant, a reflection without the edge, the edge, or from the other end.
+
+    ``pads`` holds the begins of all (or ``axes``') axes, then the ends.
+    """
+
+    mode: str = "constant"
+
+    def spread(self, shape: tuple[int, ...], pads, axes=None) -> tuple[tuple[int, int], ...]:
+        """(before, after) of each axis; ModelError for what does not fit."""
+        if self.mode not in ("constant", "reflect", "edge", "wrap"):
+            raise ModelError(f"mode is {self.mode!r}, wanted constant, reflect, edge or wrap")
+        at = range(len(shape)) if axes is None else want.axes(axes, len(shape))
+        pads = [int(p) for p in pads]
+        if len(pads) != 2 * len(at):
+            raise ModelError(f"pads {pads} has {len(pads)} entries, {len(at)} axes want {2 * len(at)}")
+        found = [(0, 0)] * len(shape)
+        for i, a in enumerate(at):
+            before, after = pads[i], pads[i + len(at)]
+            left = shape[a] + min(before, 0) + min(after, 0)
+            if left < 0:
+                raise ModelError(f"pads ({before}, {after}) crop more than axis {a} of {list(shape)} has")
+            if left == 0 and self.mode != "constant" and max(before, after) > 0:
+                raise ModelError(f"mode {self.mode} has nothing to repeat along axis {a} of {list(shape)}")
+            found[a] = (before, after)
+        return tuple(found)
+
+    def infer(self, x: Spec, pads: Spec, constant_value: Spec | None = None, axes: Spec | None = None) -> Spec:
+        dtype = want.one_type(ALL, x=x, constant_value=constant_value)
+        want.scalar(constant_value, "constant_value")
+        spread = self.spread(x.shape, want.integers(pads, "pads"), None if axes is None else want.integers(axes, "axes"))
+        return want.make([d + b + a for d, (b, a) in zip(x.shape, spread, strict=True)], dtype)
+
+    def reference(self, x: np.ndarray, pads: np.ndarray, constant_value=None, axes=None) -> np.ndarray:
+        spread = self.spread(x.shape, pads.ravel(), None if axes is None else axes.ravel())
+        kept = x[tuple(slice(max(-b, 0), d - max(-a, 0)) for d, (b, a) in zip(x.shape, spread, strict=True))]
+        widths = [(max(b, 0), max(a, 0)) for b, a in spread]
+        if self.mode != "constant":
+            return np.pad(kept, widths, mode=self.mode)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        value = 0 if constant_value is None else constant_value.reshape(())
+        return np.pad(kept, widths, constant_values=value)
+
+    def layout(self, inputs, outputs) -> str:
+        x, value = inputs[0], (*inputs, None)[2]
+        known = value is None or value.value is not None
+        return ANY if self.mode == "constant" and known and x.dtype == np.float32 else NUMPY
+
+    def bypass(self, inputs) -> bool:
+        return not any(want.integers(inputs[1], "pads"))
+
+    def lower(self, to: Lowering) -> None:
+        x, y = to.inputs[0], to.outputs[0]
+        given = (*to.inputs, None, None)[3]
+        spread = self.spread(
+            x.shape, want.integers(to.inputs[1], "pads"), None if given is None else want.integers(given, "axes")
+        )
+        value = to.value(2) if to.has(2) else None
+        fill = 0.0 if value is None else float(value.reshape(()))
+        to.step("move.fill", -(-y.size // 16384), work=4 * y.size, y=to.output(), n=y.size, chunk=16384, value=fill)
+        here, there = to.strides(0), to.out_strides()
+        source = sum(max(-b, 0) * s for (b, _), s in zip(spread, here, strict=True))
+        target = sum(max(b, 0) * s for (b, _), s in zip(spread, there, strict=True))
+        kept = tuple(d + min(b, 0) + min(a, 0) for d, (b, a) in zip(x.shape, spread, strict=True))
+        if min(kept, default=1) > 0:
+            to.copy(Ref(to.node.inputs[0]).at(source), to.output().at(target), kept, here, there)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        x, axes = to.inputs[0], (*to.inputs, None, None)[3]
+        spread = self.spread(
+            x.shape, want.integers(to.inputs[1], "pads"), None if axes is None else want.integers(axes, "axes")
+        )
+        dvalue = None
+        if self.mode == "constant":
+            from nbconv.ops.pointwise import Sub
+            from nbconv.ops.reduce import ReduceSum
+
+            back = [-b for b, _ in spread] + [-a for _, a in spread]
+            inside = to.add(Pad(), to.dy(), to.constant(np.array(back, np.int64)))
+            if to.wants(2):
+                everything, kept = (to.add(ReduceSum(keepdims=0), v) for v in (to.dy(), inside))
+                shape = to.constant(np.array(to.inputs[2].shape, np.int64))
+                dvalue = to.add(Reshape(), to.add(Sub(), everything, kept), shape)
+            return (inside, None, dvalue, None)[: len(to.inputs)]
+        dx = to.dy()
+        for axis, (d, (before, after)) in enumerate(zip(x.shape, spread, strict=True)):
+            if before or after:
+                cells = self.reference(np.arange(d), np.array([before, after]))
+                dx = to.add(Mix(axis=axis, **transposed(cells, np.ones(len(cells)), d)), dx)
+        return (dx, *[None] * (len(to.inputs) - 1))
+
+
+class Expand(Op):
+    """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
+
+    def infer(self, x: Spec, shape: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        return want.make(want.broadcast(x.shape, want.integers(shape, "shape")), x.dtype)
+
+    def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(x, want.broadcast(x.shape, tuple(int(d) for d in shape.ravel())))
+
+    def bypass(self, inputs) -> bool:
+        return self.infer(*inputs).shape == inputs[0].shape
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x = to.operand(0)
+        to.copy(x.ref, to.output(), to.outputs[0].shape, x.strides, to.out_strides())
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return to.reduced(to.dy(), 0), None
+
+
+class Tile(Op):
+    def infer(self, x: Spec, repeats: Spec) -> Spec:
+        want.kind(ALL, x=x)
+        times = want.integers(repeats, "repeats")
+        if len(times) != x.rank or min(times, default=0) < 0:
+            raise ModelError(f"repeats {list(times)} wants {x.rank} entries, none negative")
+        return want.make([d * t for d, t in zip(x.shape, times, strict=True)], x.dtype)
+
+    def reference(self, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        return np.tile(x, tuple(int(t) for t in repeats.ravel()))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """The copies along each axis stand one behind the other: dy is folded there and summed."""
+        dx, shape = to.dy(), to.inputs[0].shape
+        times = want.integers(to.inputs[1], "repeats")
+        for axis, (d, t) in enumerate(zip(shape, times, strict=True)):
+            if t != 1:
+                cells = np.tile(np.arange(d), t)
+                dx = to.add(Mix(axis=axis, **transposed(cells, np.ones(len(cells)), d)), dx)
+        return dx, None
