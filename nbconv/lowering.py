@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,6 +78,8 @@ class Lowering:
         self.affine: Affine | None = None
         self.residual: Ref | None = None
         self.ldres = 0
+        self.choices: Mapping[str, int] = {}
+        """algorithms that were found to be fastest here (see `nbconv.tune`); what it lacks the cost models decide"""
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
@@ -285,11 +287,9 @@ def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     return merged or [(1, 1, 1)]
 
 
-def _split(
-    axis: tuple[int, int, int], most: int, lanes: int
-) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
-    """An axis as (outer axes, inner axis) with about ``most`` elements inside, whole vectors of ``lanes`` if it can be, where
-    its length has such a divisor."""
+def _split(axis: tuple[int, int, int], most: int, lanes: int) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
+    """An axis as (outer axes, inner axis) with about ``most`` elements inside, whole vectors of ``lanes`` if it can be,
+    where its length has such a divisor."""
     d, a, b = axis
     most = max(1, min(most, d))
     inner = next(k for k in range(most, 0, -1) if d % k == 0)

@@ -49,8 +49,8 @@ def _make_tiles(vectors: int, most: int):
         act, alpha, beta, scale, shift,
     ):  # fmt: skip
         sig = types.void(
-            Int, Int, Ints, Int, Int, Int, Int, Floats, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats, Floats, Int,
-            Float, Float, Int, Int, Float, Float, Floats, Floats,
+            Int, Int, Ints, Int, Int, Int, Int, Floats, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats,
+            Floats, Int, Float, Float, Int, Int, Float, Float, Floats, Floats,
         )  # fmt: skip
 
         def gen(ctx, bd, sig, args):

@@ -102,7 +102,8 @@ def _transpose(source, target, rows, columns, apart, row):
 
 @intrinsic
 def _transpose_square(tc, x, ldx, y, ldy):
-    """y[i·ldy + j] = x[j·ldx + i] for W × W floats: at each distance 1, 2, 4 … pairs of rows exchange every other element."""
+    """y[i·ldy + j] = x[j·ldx + i] for W × W floats: at each distance 1, 2, 4 … pairs of rows exchange every other
+    element."""
 
     def gen(ctx, b, sig, args):
         x, ldx, y, ldy = args

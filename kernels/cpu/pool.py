@@ -41,8 +41,8 @@ def _either(v, best):
 
 @kernel
 def max_pool(
-    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int,
-    ph: Int, pw: Int, low: Float, high: Float, first: Int, last: Int,
+    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int,
+    sw: Int, dh: Int, dw: Int, ph: Int, pw: Int, low: Float, high: Float, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """Largest value of each window; NaN where the window holds one. Padding is never chosen."""
     for unit in range(first, last):
@@ -82,8 +82,9 @@ def max_pool(
 
 @kernel
 def average_pool(
-    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int,
-    ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, low: Float, high: Float, first: Int, last: Int,
+    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int,
+    sw: Int, dh: Int, dw: Int, ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, low: Float, high: Float,
+    first: Int, last: Int,
 ) -> None:  # fmt: skip
     """Mean of each window. With count_pad the divisor counts the taps inside [-ph, padded_h) × [-pw, padded_w), else those
     inside the image."""

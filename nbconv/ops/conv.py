@@ -253,10 +253,11 @@ class Conv(Convolution):
 
         bias = to.node.inputs[2] if to.has(2) else ""
         to.step(
-            "depthwise.depthwise", y.shape[0] * ceil(oh, band) * ceil(c, piece), work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
-            w=to.constant(f"{to.node.inputs[1]}#depthwise", weights),
+            "depthwise.depthwise", y.shape[0] * ceil(oh, band) * ceil(c, piece), work=4 * self.flops(to.inputs, to.outputs),
+            x=to.input(0), y=to.output(), w=to.constant(f"{to.node.inputs[1]}#depthwise", weights),
             b=to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes)),
-            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full, band=band, piece=piece,
+            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full, band=band,
+            piece=piece,
             **epilogue(to, 1, c, lanes, lanes),
         )  # fmt: skip
 

@@ -72,7 +72,8 @@ class BatchNormalization(Op):
 
         to.step(
             "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=to.input(0), y=to.output(),
-            ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: factors()[0]),
+            ldx=to.ld(0), c=c, ldy=to.pitch or c,
+            scale=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: factors()[0]),
             shift=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#shift", lambda: factors()[1]), **to.epilogue.clamp(),
         )  # fmt: skip
 
