@@ -15,8 +15,8 @@ from nbconv.model import save
 from nbconv.ops import lookup
 from nbconv.ops.activation import Sigmoid
 from nbconv.ops.op import Op
-from tests import fuzz
 from nbconv.ops.rectifier import ReluGrad
+from tests import fuzz
 
 
 def graph() -> Graph:
