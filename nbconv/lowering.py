@@ -174,10 +174,13 @@ class Lowering:
         """The output is the input's memory under another shape: no step."""
         self.aliases[self.node.outputs[output]] = self.node.inputs[input]
 
-    def unary(self, kernel: str, **parameters: float) -> None:
-        """One elementwise step from input 0 to the output."""
-        n, chunk = self.outputs[0].size, 4096
-        self.step(kernel, -(-n // chunk), work=8 * n, x=self.input(0), y=self.output(), n=n, chunk=chunk, **parameters)
+    def unary(
+        self, kernel: str, *, x: Ref | None = None, y: Ref | None = None, n: int | None = None, **parameters: float
+    ) -> None:
+        """One elementwise step from input 0 to the output, or between the arrays given, of n elements."""
+        n, chunk = self.outputs[0].size if n is None else n, 4096
+        x, y = x or self.input(0), y or self.output()
+        self.step(kernel, -(-n // chunk), work=8 * n, x=x, y=y, n=n, chunk=chunk, **parameters)
 
     def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
         """One step of a kernel over the middle axis of (outer, n, inner), as those of `kernels/cpu/reduce.py`; from input 0

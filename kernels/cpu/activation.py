@@ -134,3 +134,13 @@ def mish(x):
 @unary
 def gelu_tanh(x):
     return x * 0.5 * (_math.tanh((x * x * 0.044715 + 1.0) * x * 0.7978845608028654) + 1.0)
+
+
+@unary
+def scaled(x, factor):
+    return x * factor
+
+
+@unary
+def shifted(x, by):
+    return x + by

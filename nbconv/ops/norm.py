@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
+from nbconv.lowering import Lowering, Operand, Ref, strides
 from nbconv.ops import spec as want
 from nbconv.ops.grad import ExpandLike
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.pointwise import Abs, AbsGrad, Add, Div, DivOrZero, Mul, Sqrt, Sub
-from nbconv.ops.reduce import ReduceMean, ReduceSum
+from nbconv.ops.reduce import ReduceMean, ReduceSum, sums
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
@@ -187,6 +188,19 @@ class LpNormalization(Op):
                 norm = np.sqrt((x * x).sum(axis=self.axis, keepdims=True))
             return np.where(norm == 0, x.dtype.type(0), x / norm)
 
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x, last = to.inputs[0], to.last(to.node.inputs[0])
+        axis = want.axis(self.axis, x.rank)
+        sized = to.scratch(x.nbytes)
+        to.unary(f"activation.{'magnitude' if self.p == 1 else 'square'}", y=sized)
+        norm, kept = kept_sums(to, sized, (axis,), last, 1.0)
+        if self.p == 2:
+            to.unary("activation.square_root", x=norm, y=norm, n=x.size // x.shape[axis])
+        to.broadcast("arithmetic_grad.div_or_zero", Operand(to.input(0), to.strides(0)), Operand(norm, kept), to.output())
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         dy, x, y = to.dy(), to.x(), to.y()
         axes = to.constant(np.array([self.axis], np.int64))
@@ -217,6 +231,24 @@ class MeanVarianceNormalization(Op):
             deviation = np.sqrt((centred * centred).sum(axis=self.axes, keepdims=True) / count)
             return np.asarray(centred / (deviation + x.dtype.type(1e-9)))
 
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x, last = to.inputs[0], to.last(to.node.inputs[0])
+        axes = want.axes(self.axes, x.rank)
+        count = prod(x.shape[a] for a in axes)
+        mean, kept = kept_sums(to, to.input(0), axes, last, 1 / count)
+        centred = Operand(to.output(), to.out_strides())
+        to.broadcast("arithmetic.sub", Operand(to.input(0), to.strides(0)), Operand(mean, kept), to.output())
+        squares = to.scratch(x.nbytes)
+        to.unary("activation.square", x=to.output(), y=squares)
+        deviation, _ = kept_sums(to, squares, axes, last, 1 / count)
+        rows = x.size // count
+        to.unary("activation.square_root", x=deviation, y=deviation, n=rows)
+        to.unary("activation.shifted", x=deviation, y=deviation, n=rows, by=1e-9)
+        to.broadcast("arithmetic.div", centred, Operand(deviation, kept), to.output())
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """With c = x - mean, d = deviation + 1e-9: dc = dy / d - c · mean(dy · c) / (d² · deviation), dx = dc - mean(dc)."""
         dy, x = to.dy(), to.x()
@@ -231,3 +263,13 @@ class MeanVarianceNormalization(Op):
         along = to.add(DivOrZero(), to.add(Div(), to.add(Div(), mean(to.add(Mul(), dy, c)), d), d), deviation)
         dc = to.add(Sub(), to.add(Div(), dy, d), to.add(Mul(), c, along))
         return (to.add(Sub(), dc, mean(dc)),)
+
+
+def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], last: bool, scale: float) -> tuple[Ref, tuple[int, ...]]:
+    """The steps that sum an array of input 0's shape, times ``scale``: where the sums lie, and their element strides when
+    broadcast to that shape."""
+    shape = to.inputs[0].shape
+    y = to.scratch(4 * to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
+    sums(to, ReduceSum.stages(shape, axes, last), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
+    lying = strides(tuple(1 if a in axes else d for a, d in enumerate(shape)), last)
+    return y, tuple(0 if a in axes else s for a, s in enumerate(lying))

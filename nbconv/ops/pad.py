@@ -144,6 +144,20 @@ class Tile(Op):
     def reference(self, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         return np.tile(x, tuple(int(t) for t in repeats.ravel()))
 
+    def bypass(self, inputs) -> bool:
+        return all(t == 1 for t in want.integers(inputs[1], "repeats"))
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if inputs[0].dtype == np.float32 else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x, here, there = to.inputs[0], to.strides(0), to.out_strides()
+        times = want.integers(to.inputs[1], "repeats")
+        shape = tuple(v for d, t in zip(x.shape, times, strict=True) for v in (t, d))
+        source = tuple(v for s in here for v in (0, s))
+        target = tuple(v for d, s in zip(x.shape, there, strict=True) for v in (d * s, s))
+        to.copy(to.input(0), to.output(), shape, source, target)
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """The copies along each axis stand one behind the other: dy is folded there and summed."""
         dx, shape = to.dy(), to.inputs[0].shape

@@ -303,11 +303,21 @@ class Sum(Nary):
 
 
 class Mean(Nary):
+    kernel = "add"
+
     def formula(self, a, b):
         return a + b
 
     def reference(self, *inputs: np.ndarray) -> np.ndarray:
         return np.asarray(super().reference(*inputs) / len(inputs), dtype=inputs[0].dtype)
+
+    def absorbs(self, inputs, outputs) -> str:
+        return ""
+
+    def lower(self, to: Lowering) -> None:
+        super().lower(to)
+        if len(to.inputs) > 1:
+            to.unary("activation.scaled", x=to.output(), factor=1 / len(to.inputs))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         part = to.add(Mul(), to.dy(), to.constant(np.array(1 / len(to.inputs), to.inputs[0].dtype)))

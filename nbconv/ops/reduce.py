@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, physical
+from nbconv.lowering import Lowering, Ref, physical
 from nbconv.ops import spec as want
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.logic import Same
@@ -28,6 +29,10 @@ class Reduce(Op, abstract=True):
     accepts: ClassVar[str] = "fiu"
     kernel: ClassVar[str] = ""
     """The float32 kernel in `kernels/cpu/reduce.py`."""
+    before: ClassVar[str] = ""
+    """The kernel of `kernels/cpu/activation.py` for each element of x first"""
+    after: ClassVar[str] = ""
+    """and for the result."""
 
     keepdims: int = 1
     noop_with_empty_axes: int = 0
@@ -62,7 +67,8 @@ class Reduce(Op, abstract=True):
         axes = inputs[1] if len(inputs) > 1 else None
         return self.over(inputs[0].rank, None if axes is None else want.integers(axes, "axes"))
 
-    def stages(self, shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> list[tuple[int, int, int]]:
+    @staticmethod
+    def stages(shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> list[tuple[int, int, int]]:
         """(outer, n, inner) of each reduction in turn, over axes that lie side by side, the innermost first."""
         order = [a for a in physical(tuple(range(len(shape))), last) if shape[a] != 1]
         found = []
@@ -91,13 +97,14 @@ class Reduce(Op, abstract=True):
 
     def lower(self, to: Lowering) -> None:
         x, over = to.inputs[0], self._over(to.inputs)
-        stages = self.stages(x.shape, over, to.last(to.node.inputs[0]))
         source = to.input(0)
-        for k, (outer, n, inner) in enumerate(stages):
-            target = to.output() if k == len(stages) - 1 else to.scratch(4 * outer * inner)
-            more = self.scaling(prod(s[1] for s in stages)) if k == len(stages) - 1 else self.scaling(1)
-            to.columns_step(f"reduce.{self.kernel}", outer, n, inner, x=source, y=target, **more)
-            source = target
+        if self.before:
+            whole = to.scratch(x.nbytes)
+            to.unary(f"activation.{self.before}", x=source, y=whole, n=x.size)
+            source = whole
+        sums(to, self.stages(x.shape, over, to.last(to.node.inputs[0])), source, to.output(), self.kernel, self.scaling)
+        if self.after:
+            to.unary(f"activation.{self.after}", x=to.output())
 
     def kept(self, to: Backward, name: str) -> str:
         """A value of the result's shape, with the reduced axes as 1."""
@@ -122,7 +129,21 @@ class Reduce(Op, abstract=True):
 
     def scaling(self, n: int) -> dict[str, float]:
         """More arguments of the kernel, for a reduction of n elements."""
-        return {}
+        return {"scale": 1.0} if self.kernel == "sum_scaled" else {}
+
+
+def sums(
+    to: Lowering, stages: list[tuple[int, int, int]], x: Ref, y: Ref, kernel: str, more: Callable[[int], dict[str, float]]
+) -> None:
+    """The steps of a reduction in `stages` (see `Reduce.stages`) from x to y; ``more`` gives the kernel's other arguments
+    for so many elements."""
+    for k, (outer, n, inner) in enumerate(stages):
+        last = k == len(stages) - 1
+        target = y if last else to.scratch(4 * outer * inner)
+        to.columns_step(
+            f"reduce.{kernel}", outer, n, inner, x=x, y=target, **more(prod(s[1] for s in stages) if last else 1)
+        )
+        x = target
 
 
 def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -135,9 +156,6 @@ class ReduceSum(Reduce):
 
     def formula(self, x, axes):
         return total(x, axes)
-
-    def scaling(self, n):
-        return {"scale": 1.0}
 
     def back(self, to: Backward, dy: str) -> str:
         return to.add(ExpandLike(), dy, to.x())
@@ -177,6 +195,7 @@ class ReduceMin(Reduce):
     """NaN where there is one; of nothing, infinity or the type's greatest value."""
 
     accepts = "fiub"
+    kernel, before, after = "largest", "negative", "negative"
 
     def formula(self, x, axes):
         return x.min(axis=axes, keepdims=True, initial=extreme(x.dtype, 1))
@@ -225,6 +244,8 @@ class ProdGrad(Op):
 
 
 class ReduceL1(Reduce):
+    kernel, before = "sum_scaled", "magnitude"
+
     def formula(self, x, axes):
         return total(np.abs(x), axes)
 
@@ -233,6 +254,8 @@ class ReduceL1(Reduce):
 
 
 class ReduceL2(Reduce):
+    kernel, before, after = "sum_scaled", "square", "square_root"
+
     def formula(self, x, axes):
         return np.sqrt(total(x * x, axes))
 
@@ -242,6 +265,8 @@ class ReduceL2(Reduce):
 
 
 class ReduceSumSquare(Reduce):
+    kernel, before = "sum_scaled", "square"
+
     def formula(self, x, axes):
         return total(x * x, axes)
 
@@ -251,6 +276,8 @@ class ReduceSumSquare(Reduce):
 
 
 class ReduceLogSum(Reduce):
+    kernel, after = "sum_scaled", "log"
+
     def formula(self, x, axes):
         return np.log(total(x, axes))
 

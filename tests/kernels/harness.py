@@ -26,10 +26,9 @@ NUMPY = frozenset((
     "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Compress", "Constant", "ConstantOfShape", "Cos",
     "CumSum", "DequantizeLinear", "Einsum", "Equal", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND",
     "GlobalLpPool", "Greater", "GreaterOrEqual", "Hardmax", "IsInf",
-    "IsNaN", "Less", "LessOrEqual", "LpNormalization", "LpPool", "Mean",
-    "MeanVarianceNormalization", "Mod", "NonZero", "Not", "OneHot", "Or", "ProdGrad", "QuantizeLinear", "Range",
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Round",
-    "ScatterElements", "ScatterND", "Shape", "Sign", "Sin", "Size", "Tan", "Tile", "TopK",
+    "IsNaN", "Less", "LessOrEqual", "LpPool", "Mod", "NonZero", "Not", "OneHot", "Or", "ProdGrad", "QuantizeLinear", "Range",
+    "ReduceLogSumExp", "ReduceProd", "Round",
+    "ScatterElements", "ScatterND", "Shape", "Sign", "Sin", "Size", "Tan", "TopK",
     "Trilu", "Where", "Xor",
 ))  # fmt: skip
 """Ops that have no kernel: NumPy runs them, and so it may."""
@@ -48,7 +47,10 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
     "ReduceMean": lambda op, x, axes=None: x.size == 0,
-    "ReduceSum": lambda op, x, axes=None: x.size == 0,
+    **dict.fromkeys(
+        ("ReduceSum", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"),
+        lambda op, x, axes=None: x.size == 0,
+    ),
     "Resize": lambda op, x, roi=None, scales=None, sizes=None: (
         op.mode == "cubic"
         or op.antialias
@@ -60,7 +62,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
 """Calls of float32, weights constant, for which an op that has kernels has none."""
 
 
-LINEAR = frozenset(("Add", "Sum", "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool",
+LINEAR = frozenset(("Add", "Sum", "Mean", "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool",
                     "ReduceSum", "ReduceMean", "Resize", "GatherGrad", "GatherElementsGrad"))  # fmt: skip
 """Ops whose error is bounded by the same op on absolute values."""
 
@@ -207,7 +209,7 @@ def factor(op: Op, inputs: tuple) -> float:
     )
 
 
-def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
+def terms(op: Any, x: tuple, y: np.ndarray) -> Any:
     """Σ|terms| of each output element; the answer's size where nothing is summed."""
     size = tuple(np.abs(v) if v is not None and v.dtype == np.float64 else v for v in x)
     attribute = {**op.fields, **op.attributes()}
@@ -255,6 +257,11 @@ def terms(op: Op, x: tuple, y: np.ndarray) -> Any:
             return size[0] * size[1]
         case "Mod":
             return size[0] + size[1]
+        case "ReduceLogSum":
+            return np.maximum(np.abs(y), 1)
+        case "MeanVarianceNormalization":
+            middle, axes = size[0].mean(axis=op.axes, keepdims=True), op.axes
+            return (size[0] + middle) / (x[0].std(axis=axes, keepdims=True) + 1e-9) * (1 + np.abs(y))
         case "Erf" | "Tanh" | "Sigmoid" | "Softplus" | "Elu" | "Selu" | "Celu":
             return np.maximum(np.abs(y), attribute.get("alpha", 1))
         case "SoftmaxGrad":
