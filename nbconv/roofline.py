@@ -102,7 +102,9 @@ def _measure(threads: int, target: Target) -> Roofline:
     for name, size in (*sizes.items(), ("memory", float("inf"))):
         shared = name == "L3"
         mine = size / threads if shared else size
-        nbytes = min(BEYOND * below, MOST) if name == "memory" else min(mine / 2, 4 * below) if shared and below else mine / 2
+        nbytes = (
+            min(BEYOND * below, MOST) if name == "memory" else min(mine / 2, 4 * below) if shared and below else mine / 2
+        )
         n = max(1, int(nbytes) // (32 * lanes)) * 8 * lanes
         read, copy = (_rate(kernel, n, n, threads, target, 1.0) * 4 * n for kernel in ("read", "scale"))
         levels.append(Level(name, size if shared else size * threads, read, copy))

@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, f32, i64, target
 from nbconv.kernels.cpu._epilogue import scaled, short_activation
-from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, constant, inline, load_part_ir, store_part_ir, vec
+from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, inline, load_part_ir, store_part_ir, vec
 
 STRIP = 12 if target().registers >= 32 else 8
 """Most pixels of a strip: their sums stay in registers."""
@@ -73,7 +73,9 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
             b.position_at_end(block)
             with cgutils.for_range(b, count) as loop:
                 xp, yp = b.gep(x, [b.mul(loop.index, down)]), b.gep(y, [b.mul(loop.index, below)])
-                _emit(b, pixels, kw, stride, masked, xp, ldx, line, w, ldw, rows, bias, yp, low, high, cols, left, width, *rest)
+                _emit(
+                    b, pixels, kw, stride, masked, xp, ldx, line, w, ldw, rows, bias, yp, low, high, cols, left, width, *rest
+                )
             b.branch(done)
         b.position_at_end(done)
         b.ret_void()

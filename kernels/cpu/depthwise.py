@@ -116,8 +116,30 @@ def _inside(i0, k, d, size):
 
 @inline
 def _strips(
-    pixels, count, x, down, w, bias, y, below, c, cols, kw, sw, left, width, line, padded, kys, low, high, act, alpha, beta,
-    scale, shift,
+    pixels,
+    count,
+    x,
+    down,
+    w,
+    bias,
+    y,
+    below,
+    c,
+    cols,
+    kw,
+    sw,
+    left,
+    width,
+    line,
+    padded,
+    kys,
+    low,
+    high,
+    act,
+    alpha,
+    beta,
+    scale,
+    shift,
 ):
     if kw == 3 and sw == 1:
         strips_3_1(

@@ -63,7 +63,8 @@ UNSERVED: dict[str, Callable[..., bool]] = {
 
 
 LINEAR = frozenset(("Add", "Sum", "Mean", "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool",
-                    "ReduceSum", "ReduceMean", "Resize", "GatherGrad", "GatherElementsGrad"))  # fmt: skip
+                    "ReduceSum", "ReduceMean", "Resize", "ConvGradInput", "ConvGradWeight", "AveragePoolGrad",
+                    "GatherGrad", "GatherElementsGrad"))  # fmt: skip
 """Ops whose error is bounded by the same op on absolute values."""
 
 
