@@ -76,10 +76,10 @@ class Convolution(Op, abstract=True):
         wide: tuple[Ref, int] | None = None,
     ) -> None:  # fmt: skip
         """One step of `conv` in kernels/cpu/conv.py. ``weights()`` gives (group, taps, cg, og) matrices, or, where they are
-        no constants, they are packed as they are ``lying``; ``down`` and ``across`` are (kernel, stride, dilation, begin); ``place`` says where in y the (oh, ow) = ``size`` results go:
-        (full h, full w, steps down and across,
-        first row and column). ``image`` is what is read where it is not x; ``wide`` = (where, how many)
-        takes that many channels, the bias repeated, where the result is not y's channels."""
+        no constants, they are packed as they are ``lying``; ``down`` and ``across`` are (kernel, stride, dilation, begin);
+        ``place`` says where in y the (oh, ow) = ``size`` results go: (full h, full w, steps down and across, first row
+        and column). ``image`` is what is read where it is not x; ``wide`` = (where, how many) takes that many channels,
+        the bias repeated, where the result is not y's channels."""
         x, y = to.inputs[0], to.outputs[0]
         target, co = wide or (to.output(), y.shape[1])
         n, g, repeats = x.shape[0], self.group, co // y.shape[1]
@@ -297,9 +297,10 @@ class Conv(Convolution):
         else:
             b = to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes))
         to.step(
-            "depthwise.depthwise", y.shape[0] * oh, work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
-            w=packed, b=b, h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
-            **to.epilogue.arguments(),
+            "depthwise.depthwise", y.shape[0] * ceil(oh, band) * ceil(c, piece),
+            work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(), w=packed, b=b,
+            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
+            band=band, piece=piece, **epilogue(to, 1, c, lanes, lanes),
         )  # fmt: skip
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
@@ -403,7 +404,8 @@ class ConvTranspose(Convolution):
         def weights() -> np.ndarray:
             return to.value(1).reshape(w.shape[0], co, kh, kw).transpose(0, 2, 3, 1)
 
-        one, ci, lying = (1, 1, 1, 0), w.shape[0], Lying(0, 0, 0, 0, kh * kw * co, 1, 1, 1, w.shape[0])
+        one, ci = (1, 1, 1, 0), w.shape[0]
+        lying = Lying(0, 0, 0, 0, kh * kw * co, 1, 1, 1, ci)
         if varies(to, 1):  # as (ci, kh, kw, co) first: columns are equally spaced then
             turned = to.scratch(4 * w.size)
             to.copy(to.input(1), turned, (ci, kh * kw, co), (w.size // ci, 1, kh * kw), (w.size // ci, co, 1))
@@ -411,8 +413,8 @@ class ConvTranspose(Convolution):
         self.lower_taps(
             to, "apart", weights, lying, (h, width), 1, one, one, (h, width, 1, 1, 0, 0), wide=(cells, kh * kw * co)
         )
-        here, there = kh * kw * co, to.out_strides() if y.rank == 4 else (*to.out_strides()[:2], 0, to.out_strides()[2])
-        yn, yc, yh, yw = there
+        there = to.out_strides() if y.rank == 4 else (*to.out_strides()[:2], 0, to.out_strides()[2])
+        (yn, yc, yh, yw), here = there, kh * kw * co
         to.copy(
             cells, to.output(), (n, h, width, kh, kw, co), (h * width * here, width * here, here, kw * co, co, 1),
             (yn, yh * kh, yw * kw, yh, yw, yc),

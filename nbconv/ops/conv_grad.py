@@ -13,10 +13,11 @@ from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops.conv import Conv, Convolution, ConvTranspose, Image
-from nbconv.ops.op import NUMPY, Op
+from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.packing import ceil, padded
 from nbconv.ops.patches import pad, taps
 from nbconv.ops.reduce import ReduceSum
+from nbconv.ops.repack import channels_last
 from nbconv.ops.shape import Slice
 from nbconv.ops.window import Window, flat, plane, resolve
 
@@ -98,8 +99,7 @@ class ConvGradInput(ConvTranspose):
         ones = (1,) * n
         return Window(w[2:], self.strides or ones, self.dilations or ones, pads[:n], pads[n:], self.size)
 
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return Op.gradient(self, to)
+    gradient = Op.gradient
 
 
 class ConvGradWeight(Convolution):
@@ -138,7 +138,8 @@ class ConvGradWeight(Convolution):
             return dw.reshape(g * co, ci, *self.kernel_shape), dy.sum(axis=(0, *range(2, dy.ndim)))
 
     def layout(self, inputs, outputs) -> str:
-        return NUMPY if any(spec.constant for spec in inputs) else super().layout(inputs, outputs)
+        served = inputs[0].rank < 5 and inputs[0].dtype == np.float32 and inputs[0].size and inputs[1].size
+        return CHANNELS_LAST if served else NUMPY
 
     def flops(self, inputs, outputs) -> int:
         return 2 * inputs[1].size * prod(outputs[0].shape[1:])
@@ -172,7 +173,9 @@ class ConvGradWeight(Convolution):
             self.lower_product(to, image, (*down[:3], 0), (1, across[1], 1, 0), kernel)
         else:
             (h, w), c = plane(x.shape), x.shape[1]
-            self.lower_product(to, Image(to.input(0), h, w, c, c // self.group), down[:4], across[:4], (down[0], across[0]))
+            self.lower_product(
+                to, Image(channels_last(to, 0), h, w, c, c // self.group), down[:4], across[:4], (down[0], across[0])
+            )
 
     def lower_product(self, to: Lowering, image: Image, down, across, kernel: tuple[int, int]) -> None:
         """Parts of the sum, then their sum, turned to lie as w does."""
@@ -192,7 +195,7 @@ class ConvGradWeight(Convolution):
         sums = to.scratch(4 * parts * size)
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         to.step(
-            "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * co, x=image.ref, dy=to.input(1), y=sums,
+            "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * co, x=image.ref, dy=channels_last(to, 1), y=sums,
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)), m=m, h=image.h, width=image.w,
             ldx=image.ldx, cg=cg, oh=oh, ow=ow, ldy=co, og=og, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
             groups=g, parts=parts, pixels=pixels, columns=columns, chunk=chunk, padded=full,
@@ -219,7 +222,7 @@ class ConvGradWeight(Convolution):
         parts = ceil(n * oh, rows)
         sums = to.scratch(4 * parts * taps * full)
         to.step(
-            "conv_grad.depthwise_grad_weight", parts, work=8 * dy.size * taps, x=to.input(0), dy=to.input(1), y=sums,
+            "conv_grad.depthwise_grad_weight", parts, work=8 * dy.size * taps, x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
             n=n, h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=rows,
             padded=full,
         )  # fmt: skip
@@ -233,7 +236,7 @@ class ConvGradWeight(Convolution):
         parts = ceil(total, pixels)
         sums = to.scratch(4 * parts * full)
         to.step(
-            "conv_grad.channel_sums", parts, work=8 * total * c, x=to.input(1), y=sums, pixels=pixels, total=total, c=c,
+            "conv_grad.channel_sums", parts, work=8 * total * c, x=channels_last(to, 1), y=sums, pixels=pixels, total=total, c=c,
             padded=full,
         )  # fmt: skip
         self.merge(to, sums, parts, 1, 1, c, full, full, 0, 0, 1, to.output(1))

@@ -54,7 +54,7 @@ class Gemm(Op):
         return 2 * m * n * inputs[0].shape[0 if self.transA else 1]
 
     def layout(self, inputs, outputs) -> str:
-        (a, b), c = inputs[:2], inputs[2] if len(inputs) > 2 else None
+        a, c = inputs[0], inputs[2] if len(inputs) > 2 else None
         if a.dtype != np.float32 or 0 in a.shape:
             return NUMPY
         per_column = c is None or (c.size == c.shape[-1:][0] and (c.constant or c.size > 1) if c.shape else c.constant)

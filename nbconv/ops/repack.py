@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops.packing import ceil, padded
 
 
 class Lying(NamedTuple):
-    """How a convolution's weights lie: element (group, y, x, i, o) at base + group·g + ky·y + kx·x + ci·i + co·o, for kh × kw
-    taps of cg input channels."""
+    """How a convolution's weights lie: element (group, y, x, i, o) at base + group·g + ky·y + kx·x + ci·i + co·o, for
+    kh × kw taps of cg input channels."""
 
     base: int
     group: int
@@ -26,6 +28,13 @@ class Lying(NamedTuple):
 def varies(to: Lowering, i: int) -> bool:
     """Whether input i is given, and no constant."""
     return to.has(i) and not to.inputs[i].constant
+
+
+def channels_last(to: Lowering, i: int) -> Ref:
+    """Input i as it lies channels last; a constant, which lies as ONNX has it, is turned."""
+    if not to.inputs[i].constant or to.inputs[i].rank < 3:
+        return to.input(i)
+    return to.constant(f"{to.node.inputs[i]}#last", lambda: np.ascontiguousarray(np.moveaxis(to.value(i), 1, -1)))
 
 
 def panels(to: Lowering, w: Ref, lying: Lying, groups: int, n: int, scale: float = 1.0) -> Ref:
