@@ -195,7 +195,8 @@ class ConvGradWeight(Convolution):
         sums = to.scratch(4 * parts * size)
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         to.step(
-            "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * co, x=image.ref, dy=channels_last(to, 1), y=sums,
+            "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * co, x=image.ref,
+            dy=channels_last(to, 1), y=sums,
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)), m=m, h=image.h, width=image.w,
             ldx=image.ldx, cg=cg, oh=oh, ow=ow, ldy=co, og=og, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
             groups=g, parts=parts, pixels=pixels, columns=columns, chunk=chunk, padded=full,
@@ -222,7 +223,8 @@ class ConvGradWeight(Convolution):
         parts = ceil(n * oh, rows)
         sums = to.scratch(4 * parts * taps * full)
         to.step(
-            "conv_grad.depthwise_grad_weight", parts, work=8 * dy.size * taps, x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
+            "conv_grad.depthwise_grad_weight", parts, work=8 * dy.size * taps,
+            x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
             n=n, h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=rows,
             padded=full,
         )  # fmt: skip
@@ -236,7 +238,7 @@ class ConvGradWeight(Convolution):
         parts = ceil(total, pixels)
         sums = to.scratch(4 * parts * full)
         to.step(
-            "conv_grad.channel_sums", parts, work=8 * total * c, x=channels_last(to, 1), y=sums, pixels=pixels, total=total, c=c,
-            padded=full,
+            "conv_grad.channel_sums", parts, work=8 * total * c, x=channels_last(to, 1), y=sums, pixels=pixels,
+            total=total, c=c, padded=full,
         )  # fmt: skip
         self.merge(to, sums, parts, 1, 1, c, full, full, 0, 0, 1, to.output(1))
