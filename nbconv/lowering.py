@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +38,7 @@ class Operand(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """The place of a value that is written straight into the value it is joined to."""
+    """The place of a value that lies in the middle of a wider one, ``pitch`` floats from one pixel to the next."""
 
     ref: Ref
     pitch: int
@@ -77,6 +77,9 @@ class Lowering:
         self.epilogue: Epilogue = Epilogue()
         self.affine: Affine | None = None
         self.residual: Ref | None = None
+        self.ldres = 0
+        self.choices: Mapping[str, int] = {}
+        """algorithms that were found to be fastest here (see `nbconv.tune`); what it lacks the cost models decide"""
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
@@ -98,12 +101,13 @@ class Lowering:
 
     def strides(self, i: int) -> tuple[int, ...]:
         """Element strides of input i, one for each dimension of its logical shape."""
-        spec = self.inputs[i]
-        return strides(spec.shape, self.last(self.node.inputs[i]))
+        name = self.node.inputs[i]
+        return strides(self.inputs[i].shape, self.last(name), self._pitch(name))
 
     def out_strides(self, i: int = 0) -> tuple[int, ...]:
         """Element strides of output i, one for each dimension of its logical shape."""
-        return strides(self.outputs[i].shape, self.last(self._named[i]))
+        name = self._named[i]
+        return strides(self.outputs[i].shape, self.last(name), self._pitch(name))
 
     def has(self, i: int) -> bool:
         """Whether input i was given."""
@@ -115,18 +119,30 @@ class Lowering:
 
     def input(self, i: int) -> Ref:
         """Where input i lies."""
-        return Ref(self.node.inputs[i])
+        return self._spot(self.node.inputs[i]).ref
+
+    def ld(self, i: int) -> int:
+        """Floats from one pixel of input i, which lies channels last, to the next."""
+        return self._pitch(self.node.inputs[i]) or self.inputs[i].shape[1]
+
+    def _spot(self, name: str) -> Spot:
+        return self.placed.get(name) or Spot(Ref(name), 0)
+
+    def _pitch(self, name: str) -> int:
+        return self._spot(name).pitch
+
+    def lies(self, name: str, ref: Ref, pitch: int) -> bool:
+        """Whether a value lies there already: nothing is to be copied."""
+        return self.placed.get(name) == Spot(ref, pitch)
 
     def output(self, i: int = 0) -> Ref:
         """Where output i lies, counting only those that the node names."""
-        spot = self.placed.get(self._named[i])
-        return Ref(self._named[i]) if spot is None else spot.ref
+        return self._spot(self._named[i]).ref
 
     @property
     def pitch(self) -> int:
         """Floats from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
-        spot = self.placed.get(self._named[0])
-        return 0 if spot is None else spot.pitch
+        return self._pitch(self._named[0])
 
     def constant(self, key: str, make: Callable[[], np.ndarray]) -> Ref:
         """A constant that this op derives; ``key`` must say all that it depends on (names of constants, geometry)."""
@@ -186,7 +202,7 @@ class Lowering:
                 self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
             return
         if not axes:
-            axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384)
+            axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         self.step(
@@ -200,7 +216,10 @@ class Lowering:
         order = physical(tuple(range(len(shape))), last)
         axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
         limits = self.epilogue.clamp() if clamp else {"low": -inf, "high": inf}
-        self._broadcast(kernel, a.ref, b.ref, y, merge(axes), limits)
+        axes = merge(axes)
+        if not {*axes[-1][1:]} <= {0, 1}:  # one channel in the middle of others
+            axes.append((1, 1, 1))
+        self._broadcast(kernel, a.ref, b.ref, y, axes, limits)
 
     def _broadcast(self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], limits: dict) -> None:
         n, ai, bi = axes.pop()
@@ -247,12 +266,12 @@ def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
     return (shape[0], *shape[2:], shape[1]) if last else tuple(shape)
 
 
-def strides(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
-    """Element strides for each logical dimension."""
+def strides(shape: tuple[int, ...], last: bool, pitch: int = 0) -> tuple[int, ...]:
+    """Element strides for each logical dimension; ``pitch``: from pixel to pixel, where that is not the channels."""
     lying, step = [], 1
     for d in reversed(physical(shape, last)):
         lying.append(step)
-        step *= d
+        step *= d if lying[1:] or not pitch else pitch
     lying.reverse()
     return (lying[0], lying[-1], *lying[1:-1]) if last else tuple(lying)
 
@@ -271,11 +290,14 @@ def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     return merged or [(1, 1, 1)]
 
 
-def _split(axis: tuple[int, int, int], most: int) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
-    """An axis as (outer axes, inner axis) with at most ``most`` elements inside, where its length has such a divisor."""
+def _split(axis: tuple[int, int, int], most: int, lanes: int) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
+    """An axis as (outer axes, inner axis) with about ``most`` elements inside, whole vectors of ``lanes`` if it can be,
+    where its length has such a divisor."""
     d, a, b = axis
     most = max(1, min(most, d))
     inner = next(k for k in range(most, 0, -1) if d % k == 0)
+    if d % lanes == 0:
+        inner = lanes * next(k for k in range(max(1, most // lanes), 0, -1) if d // lanes % k == 0)
     if inner * 16 < most:
         return [], axis
     return [(d // inner, a * inner, b * inner)], (inner, a, b)

@@ -37,10 +37,15 @@ class Port(NamedTuple):
     dtype: np.dtype | None
 
 
-def load(source: str | os.PathLike | bytes, *, threads: int | None = None, device: str = "cpu") -> Model:
+def load(
+    source: str | os.PathLike | bytes, *, threads: int | None = None, device: str = "cpu", tune: bool = False,
+    deterministic: bool = False,
+) -> Model:  # fmt: skip
     """The model of an ONNX file, given by path or as its bytes.
 
-    ``threads``: how many may work on a run (default: what affinity and the cgroup allow). ``device``: "cpu". Raises OSError
+    ``threads``: how many may work on a run (default: what affinity and the cgroup allow). ``device``: "cpu". ``tune``: for
+    each new set of input shapes the candidate algorithms are timed once, and the choice is kept with the prepared model; the
+    last bits of results then depend on what was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError
     for a path that cannot be read, ModelError for what is no valid model, UnsupportedError (a ModelError) that names all
     operators, attributes and types that nbconv lacks. Weights stay views of the file while they can: do not change it.
     """
@@ -49,6 +54,7 @@ def load(source: str | os.PathLike | bytes, *, threads: int | None = None, devic
     from nbconv.converters.weights import Source
 
     model = Model.__new__(Model)
+    model._tune = tune and not deterministic
     model._open(Source(source), None if isinstance(source, (bytes, bytearray, memoryview)) else source, _threads(threads))
     return model
 
@@ -67,6 +73,8 @@ class Model:
 
     ``threads``: how many may work on a run.
     """
+
+    _tune = False
 
     def __init__(self, graph: Graph, *, threads: int | None = None) -> None:
         self._graph: Graph | None = graph
@@ -204,6 +212,14 @@ class Model:
         self._check_fetch(names)
         return Plan(self.graph, inputs, self.weights, names, host())
 
+    def _tuned(self, plan: Plan) -> Plan:
+        """The plan with the algorithms that were fastest when they were tried, now."""
+        from nbconv.plan import Plan as Planned
+        from nbconv.tune import tune
+
+        choices = tune(self, plan.inputs, plan.fetch, plan.target, self.threads)
+        return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
+
     def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The inputs as C-contiguous arrays of the declared types, or a ValueError that says what does not fit."""
         if not isinstance(feeds, Mapping):
@@ -248,6 +264,8 @@ class Model:
         """The program for these inputs: as an earlier process left it, or from a plan made now."""
         from nbconv.kernels.target import host
 
+        if self._tune:
+            key = (*key, "tuned", self.threads)
         if self._prepared is not None:
             from nbconv.program import bind
 
@@ -255,6 +273,8 @@ class Model:
             if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
                 return bind(found[0], host(), found[1])
         plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
+        if self._tune:
+            plan = self._tuned(plan)
         if self._prepared is not None and plan.portable:
             arrays = {n: plan.arrays[n] for n in plan.program.constants}
             self._prepared.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -66,14 +66,16 @@ class Plan:
     """
 
     def __init__(
-        self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target
-    ) -> None:
+        self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
+        choices: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
         self.graph, self.specs, self.last, weights = derive(graph, inputs, weights, fetch)
         self.constants: dict[str, Any] = dict(self.graph.constants)
+        self.choices = choices or {}
         self.steps: list[Step] = []
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
@@ -103,6 +105,7 @@ class Plan:
         to = Lowering(
             node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed
         )
+        to.choices = self.choices
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)

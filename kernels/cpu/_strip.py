@@ -1,5 +1,5 @@
-"""Strips of a depthwise convolution's output: up to STRIP pixels of one channel vector, and the same strip of the rows below. Each
-input vector is loaded once for all the windows of a strip it lies in, and is still in L1 for the next row's."""
+"""Strips of a depthwise convolution's output: up to STRIP pixels of one channel vector, and the same strip of the rows
+below. Each input vector is loaded once for all the windows of a strip it lies in, and is still in L1 for the next row's."""
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -20,8 +20,8 @@ def reach(kw):
 
 
 def _make_strips(kw: int, stride: int):
-    """y[i, p, :] = epilogue(Σ_ky Σ_kx x[i·down + ky·line, p·stride + kx, :]·w[ky, kx, :] + bias) for p < ``pixels`` ≤ STRIP and
-    i < ``count`` rows of y, below floats apart.
+    """y[i, p, :] = epilogue(Σ_ky Σ_kx x[i·down + ky·line, p·stride + kx, :]·w[ky, kx, :] + bias) for p < ``pixels`` ≤ STRIP
+    and i < ``count`` rows of y, ``below`` floats apart.
 
     x is at the first pixel of the first window, ldx floats a pixel. That pixel is column ``left`` of an image of ``width``
     columns: those outside, at most `reach` to either side, are padding and are not read.
@@ -83,8 +83,8 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
 
 
 def _emit(
-    b, pixels, kw, stride, masked, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width, act, alpha, beta, scale,
-    shift,
+    b, pixels, kw, stride, masked, x, ldx, line, w, ldw, rows, bias, y, low, high, cols, left, width, act, alpha, beta,
+    scale, shift,
 ) -> None:  # fmt: skip
     f32p, vp = f32.as_pointer(), VT.as_pointer()
     span = (pixels - 1) * stride + kw

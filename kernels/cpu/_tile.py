@@ -27,6 +27,8 @@ from nbconv.kernels.cpu._simd import (
 MR = target().rows
 NV = target().vectors
 NR = NV * W
+MR3 = 8 if target().registers >= 32 else 4
+"""Rows of a tile of a full panel and a narrow one beside it."""
 LINE = 16
 """Floats of a cache line."""
 AHEAD = 2048
@@ -36,26 +38,26 @@ UNROLL = 4
 """k steps per turn of the inner loop."""
 
 
-def _make_tiles(vectors: int):
-    """An intrinsic for ``count`` tiles of ``rows`` (1 to MR) rows each, one below the other: each height is a function of
-    its own, chosen by a switch. Scale and shift, where scale is not null, multiply and add a column after the
-    activation."""
+def _make_tiles(vectors: int, most: int):
+    """An intrinsic for ``count`` tiles of ``rows`` (1 to ``most``) rows each, one below the other: each height is a function
+    of its own, chosen by a switch. A tile of NV + 1 vectors reads a full panel at b and a narrow one at q. Scale and shift,
+    where scale is not null, multiply and add a column after the activation."""
 
     @intrinsic
     def tiles(
-        tc, rows, count, table, step, taps, kc, koff, b, out, c, ldc, first, last, bias, res, ldres, low, high, cols,
+        tc, rows, count, table, step, taps, kc, koff, b, q, out, c, ldc, first, last, bias, res, ldres, low, high, cols,
         act, alpha, beta, scale, shift,
     ):  # fmt: skip
         sig = types.void(
-            Int, Int, Ints, Int, Int, Int, Int, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats, Floats, Int,
-            Float, Float, Int, Int, Float, Float, Floats, Floats,
+            Int, Int, Ints, Int, Int, Int, Int, Floats, Floats, Ints, Floats, Int, types.boolean, types.boolean, Floats,
+            Floats, Int, Float, Float, Int, Int, Float, Float, Floats, Floats,
         )  # fmt: skip
 
         def gen(ctx, bd, sig, args):
             rows, args = args[0], args[1:]
             done = bd.append_basic_block("tiled")
             switch = bd.switch(rows, done)
-            for r in range(1, MR + 1):
+            for r in range(1, most + 1):
                 block = bd.append_basic_block(f"rows{r}")
                 switch.add_case(_n(r), block)
                 bd.position_at_end(block)
@@ -77,14 +79,14 @@ def _function(module, rows: int, vectors: int, kinds):
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         bd = ir.IRBuilder(fn.append_basic_block("entry"))
-        count, table, step, taps, kc, koff, b, out, *rest = fn.args
+        count, table, step, taps, kc, koff, b, q, out, *rest = fn.args
         entry, loop, done = bd.block, bd.append_basic_block("next"), bd.append_basic_block("done")
         bd.cbranch(bd.icmp_signed(">", count, _n(0)), loop, done)
         bd.position_at_end(loop)
         t = bd.phi(i64)
         t.add_incoming(_n(0), entry)
         below = bd.mul(t, _n(rows))
-        _emit(bd, rows, vectors, bd.gep(table, [below]), step, taps, kc, koff, b, bd.gep(out, [below]), *rest)
+        _emit(bd, rows, vectors, bd.gep(table, [below]), step, taps, kc, koff, (b, q), bd.gep(out, [below]), *rest)
         t1 = bd.add(t, _n(1))
         t.add_incoming(t1, bd.block)
         bd.cbranch(bd.icmp_signed("<", t1, count), loop, done)
@@ -175,14 +177,16 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
     tap_loop, main, main_end, rest, rest_end, done = (
         bd.append_basic_block(n) for n in ("tap", "k4", "k4_end", "k1", "k1_end", "tile_done")
     )
+    streams = [(b[0], V * W)] if V <= NV else [(b[0], NR), (b[1], W)]
     kmain = bd.and_(kc, _n(-UNROLL))
     # A short panel stays in L1, and what lies beyond it may be no memory at all, which costs a walk of the page tables.
     ahead = bd.select(bd.icmp_signed(">=", bd.mul(taps, kc), _n(AHEAD // NR)), _n(AHEAD), _n(0))
     bd.branch(tap_loop)
 
-    def carried(pointer_in, acc_in, block):
-        p = bd.phi(f32p)
-        p.add_incoming(pointer_in, block)
+    def carried(pointers, acc_in, block):
+        p = [bd.phi(f32p) for _ in streams]
+        for phi, pointer in zip(p, pointers):
+            phi.add_incoming(pointer, block)
         acc = [[bd.phi(VT) for _ in range(V)] for _ in range(R)]
         for phis, values in zip(acc, acc_in):
             for phi, value in zip(phis, values):
@@ -190,26 +194,29 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
         return p, acc
 
     def close(p, acc, p_next, acc_next, block):
-        p.add_incoming(p_next, block)
+        for phi, pointer in zip(p, p_next):
+            phi.add_incoming(pointer, block)
         for phis, values in zip(acc, acc_next):
             for phi, value in zip(phis, values):
                 phi.add_incoming(value, block)
 
     def steps(rows, k, p, acc, count):
         for u in range(count):
-            if count > 1:
-                _prefetch(bd, bd.gep(p, [ahead]), u * V * W, (u + 1) * V * W)
-            bv = [bd.load(_vector(bd, p, (u * V + j) * W), align=4) for j in range(V)]
+            bv = []
+            for pointer, (_, width) in zip(p, streams):
+                if count > 1:
+                    _prefetch(bd, bd.gep(pointer, [ahead]), u * width, (u + 1) * width)
+                bv += [bd.load(_vector(bd, pointer, u * width + j), align=4) for j in range(0, width, W)]
             acc = [
                 [call_intrinsic(bd, f"fmuladd.v{W}f32", VT, x, bv[j], acc[i][j]) for j in range(V)]
                 for i, x in ((i, splat_ir(bd, bd.load(bd.gep(rows[i], [bd.add(k, _n(u))]), align=4))) for i in range(R))
             ]
-        return bd.gep(p, [_n(count * V * W)]), acc
+        return [bd.gep(pointer, [_n(count * width)]) for pointer, (_, width) in zip(p, streams)], acc
 
     bd.position_at_end(tap_loop)
     t = bd.phi(i64)
     t.add_incoming(_n(0), entry)
-    p0, acc0 = carried(b, start, entry)
+    p0, acc0 = carried([pointer for pointer, _ in streams], start, entry)
     base = bd.gep(table, [bd.mul(t, step)])
     rows = [bd.gep(bd.inttoptr(bd.load(bd.gep(base, [_n(i)])), f32p), [koff]) for i in range(R)]
     bd.cbranch(bd.icmp_signed(">", kmain, _n(0)), main, main_end)
@@ -281,8 +288,8 @@ def _store(bd, R, V, acc, crow, whole, cols) -> None:
                 store_part_ir(bd, acc[i][V - 1], _vector(bd, crow[i], (V - 1) * W), bd.sub(cols, _n((V - 1) * W)))
 
 
-tiles_wide = _make_tiles(NV)
-tiles_narrow = _make_tiles(1)
+tiles_wide, tiles_narrow = _make_tiles(NV, MR), _make_tiles(1, MR)
+tiles_both = _make_tiles(NV + 1, MR3)
 
 
 @inline
@@ -314,49 +321,55 @@ def block(
     scale,
     shift,
 ):
-    """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a panel stays in L1."""
-    tiles = (count + MR - 1) // MR
-    small = count // tiles
-    extra = count - small * tiles
-    top = extra * (small + 1)
+    """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a panel stays in L1. A narrow
+    panel is done with the full one before it."""
     affine = address(scale, 0) != 0
     later = ends and not in_registers(act)
     col = n0
     while col < n1:
-        cols = min(NR, og - col)
+        left = og - col
+        both = left > NR and left <= NR + W and col + NR < n1
+        cols = left if both else min(NR, left)
         c = at(y, col)
         r = at(res, col) if ldres > 0 else res
         f = at(scale, col) if affine else scale
         s = at(shift, col) if affine else scale
-        if cols > W:
-            p = at(w, col * k + k0 * NR)
-            tiles_wide(
-                small + 1, extra, table, count, taps, kc, koff, p, out, c, ldy, begins, ends, at(b, col), r, ldres,
-                low, high, cols, act, alpha, beta, short_only(act, f), s,
-            )  # fmt: skip
-            tiles_wide(
-                small, tiles - extra, at(table, top), count, taps, kc, koff, p, at(out, top), c, ldy, begins, ends,
-                at(b, col), r, ldres, low, high, cols, act, alpha, beta, short_only(act, f), s,
-            )  # fmt: skip
-        else:
-            p = at(w, col * k + k0 * W)
-            tiles_narrow(
-                small + 1, extra, table, count, taps, kc, koff, p, out, c, ldy, begins, ends, at(b, col), r, ldres,
-                low, high, cols, act, alpha, beta, short_only(act, f), s,
-            )  # fmt: skip
-            tiles_narrow(
-                small, tiles - extra, at(table, top), count, taps, kc, koff, p, at(out, top), c, ldy, begins, ends,
-                at(b, col), r, ldres, low, high, cols, act, alpha, beta, short_only(act, f), s,
-            )  # fmt: skip
+        t = short_only(act, f)
+        p = at(w, col * k + k0 * (W if cols <= W else NR))
+        q = at(w, (col + NR) * k + k0 * W)
+        most = MR3 if both else MR
+        tiles = (count + most - 1) // most
+        rows = count // tiles
+        extra = count - rows * tiles
+        i = 0
+        for part in range(2):  # tiles of rows + 1 first, then those of rows
+            height = rows + 1 - part
+            n = extra if part == 0 else tiles - extra
+            if both:
+                tiles_both(
+                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends, at(b, col), r,
+                    ldres, low, high, cols, act, alpha, beta, t, s,
+                )  # fmt: skip
+            elif cols > W:
+                tiles_wide(
+                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends, at(b, col), r,
+                    ldres, low, high, cols, act, alpha, beta, t, s,
+                )  # fmt: skip
+            else:
+                tiles_narrow(
+                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends, at(b, col), r,
+                    ldres, low, high, cols, act, alpha, beta, t, s,
+                )  # fmt: skip
+            i += n * height
         if later:
             if ldy == cols and not affine and out[count - 1] - out[0] == count - 1:  # the rows lie in one piece
                 line = at(c, out[0] * ldy)
                 for j in range(0, count * cols, W):
                     activate(act, alpha, beta, f, s, at(line, j), min(W, count * cols - j))
             else:
-                for j in range(0, min(cols, NR), W):
+                for j in range(0, cols, W):
                     fj = at(f, j) if affine else f
                     sj = at(s, j) if affine else f
                     for i in range(count):
                         activate(act, alpha, beta, fj, sj, at(c, out[i] * ldy + j), min(W, cols - j))
-        col += NR
+        col += NR + W if both else NR

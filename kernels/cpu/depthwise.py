@@ -24,8 +24,8 @@ from nbconv.kernels.cpu._strip import STRIP, reach, strips_3_1, strips_3_2, stri
 def depthwise(
     x: Floats, w: Floats, b: Floats, y: Floats,
     h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, band: Int, piece: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats,
-    first: Int, last: Int,
+    padded: Int, band: Int, piece: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats,
+    shift: Floats, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
 

@@ -10,8 +10,8 @@ MAX_ROWS = 256
 def gemm(
     a: Floats, b: Floats, bias: Floats, res: Floats, y: Floats,
     m: Int, n: Int, k: Int, lda: Int, ldy: Int, ldres: Int, batch_a: Int, batch_b: Int, batch_y: Int,
-    rows: Int, panels: Int, k_chunk: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last:
-    Int,
+    rows: Int, panels: Int, k_chunk: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats,
+    shift: Floats, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """y = act(clamp(a·b + bias + res)) for each matrix of a batch: a (m, lda), b packed [panel][k][NR], y (m, ldy).
 

@@ -1,6 +1,25 @@
 """Moving data: `copy` between strided arrays of up to five dimensions, `fill`."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from nbconv.kernels._numba import i32, i64
+from nbconv.kernels.cpu._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    inline,
+    kernel,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+    vector_pointer,
+)
 
 
 @kernel
@@ -27,6 +46,8 @@ def copy(
                 _line(at(source, r * x3), at(target, r * y3), n4)
         elif y4 == 1 and x3 == 1 and y3 == n4 and 2 <= n4 and n4 <= 4:
             _interleave(source, target, n3, n4, x4)
+        elif x3 == 1 and y4 == 1 and n3 >= W and n4 >= W:
+            _transpose(source, target, n3, n4, x4, y3)
         elif n4 <= 4:
             for r in range(n3):
                 for s in range(n4):
@@ -61,6 +82,53 @@ def _interleave(source, target, n, parts, apart):
             target[4 * r + 1] = b[r]
             target[4 * r + 2] = c[r]
             target[4 * r + 3] = d[r]
+
+
+@inline
+def _transpose(source, target, rows, columns, apart, row):
+    """target[r·row + s] = source[s·apart + r], W × W at a time."""
+    whole_rows = rows - rows % W
+    whole = columns - columns % W
+    for s in range(0, whole, W):
+        for r in range(0, whole_rows, W):
+            _transpose_square(at(source, s * apart + r), apart, at(target, r * row + s), row)
+    for r in range(whole_rows):
+        for s in range(whole, columns):
+            target[r * row + s] = source[s * apart + r]
+    for r in range(whole_rows, rows):
+        for s in range(columns):
+            target[r * row + s] = source[s * apart + r]
+
+
+@intrinsic
+def _transpose_square(tc, x, ldx, y, ldy):
+    """y[i·ldy + j] = x[j·ldx + i] for W × W floats: at each distance 1, 2, 4 … pairs of rows exchange every other
+    element."""
+
+    def gen(ctx, b, sig, args):
+        x, ldx, y, ldy = args
+
+        def place(p, i, ld):
+            return vector_pointer(b, p, b.mul(ld, i64(i)))
+
+        rows = [b.load(place(x, i, ldx), align=4) for i in range(W)]
+        distance = 1
+        while distance < W:
+            swapped = list(rows)
+            for i in range(W):
+                if not i & distance:
+                    upper = [j if not j & distance else W + j - distance for j in range(W)]
+                    lower = [j + distance if not j & distance else W + j for j in range(W)]
+                    for k, mask in ((i, upper), (i + distance, lower)):
+                        index = ir.Constant(ir.VectorType(i32, W), mask)
+                        swapped[k] = b.shuffle_vector(rows[i], rows[i + distance], index)
+            rows = swapped
+            distance *= 2
+        for i, row in enumerate(rows):
+            b.store(row, place(y, i, ldy), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(Floats, Int, Floats, Int), gen
 
 
 @inline

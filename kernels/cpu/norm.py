@@ -28,12 +28,22 @@ SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 
 @kernel
 def affine(
-    x: Floats, scale: Floats, shift: Floats, y: Floats, c: Int, low: Float, high: Float, first: Int, last: Int
+    x: Floats,
+    scale: Floats,
+    shift: Floats,
+    y: Floats,
+    ldx: Int,
+    c: Int,
+    ldy: Int,
+    low: Float,
+    high: Float,
+    first: Int,
+    last: Int,
 ) -> None:
     """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
     for unit in range(first, last):
-        xp = at(x, unit * c)
-        yp = at(y, unit * c)
+        xp = at(x, unit * ldx)
+        yp = at(y, unit * ldy)
         for c0 in range(0, c - W + 1, W):
             store(yp, c0, minimum(maximum(load(xp, c0) * load(scale, c0) + load(shift, c0), low), high))
         rest = c % W

@@ -41,8 +41,8 @@ def _either(v, best):
 
 @kernel
 def max_pool(
-    x: Floats, y: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int,
-    ph: Int, pw: Int, low: Float, high: Float, first: Int, last: Int,
+    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int,
+    sw: Int, dh: Int, dw: Int, ph: Int, pw: Int, low: Float, high: Float, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """Largest value of each window; NaN where the window holds one. Padding is never chosen."""
     for unit in range(first, last):
@@ -57,33 +57,34 @@ def max_pool(
                 best = splat(-INF)
                 nan = best != best
                 for ky in range(ky0, ky1):
-                    row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * c + c0)
+                    row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * ldx + c0)
                     if cols == W and kx1 - kx0 == 3:
-                        row = at(row, kx0 * dw * c)
-                        u, v, w = load(row, 0), load(row, dw * c), load(row, 2 * dw * c)
+                        row = at(row, kx0 * dw * ldx)
+                        u, v, w = load(row, 0), load(row, dw * ldx), load(row, 2 * dw * ldx)
                         best = _either(_either(u, v), _either(w, best))
                         nan = nan | unordered(u, v) | unordered(w, w)
                     elif cols == W and kx1 - kx0 == 2:
-                        row = at(row, kx0 * dw * c)
-                        u, v = load(row, 0), load(row, dw * c)
+                        row = at(row, kx0 * dw * ldx)
+                        u, v = load(row, 0), load(row, dw * ldx)
                         best = _either(_either(u, v), best)
                         nan = nan | unordered(u, v)
                     else:
                         for kx in range(kx0, kx1):
-                            v = load(row, kx * dw * c) if cols == W else load_part(row, kx * dw * c, cols)
+                            v = load(row, kx * dw * ldx) if cols == W else load_part(row, kx * dw * ldx, cols)
                             best = _either(v, best)
                             nan = nan | unordered(v, v)
                 best = where(nan, NAN, minimum(maximum(best, low), high))
                 if cols == W:
-                    store(y, (unit * ow + ox) * c + c0, best)
+                    store(y, (unit * ow + ox) * ldy + c0, best)
                 else:
-                    store_part(y, (unit * ow + ox) * c + c0, best, cols)
+                    store_part(y, (unit * ow + ox) * ldy + c0, best, cols)
 
 
 @kernel
 def average_pool(
-    x: Floats, y: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int,
-    ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, low: Float, high: Float, first: Int, last: Int,
+    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int,
+    sw: Int, dh: Int, dw: Int, ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, low: Float, high: Float,
+    first: Int, last: Int,
 ) -> None:  # fmt: skip
     """Mean of each window. With count_pad the divisor counts the taps inside [-ph, padded_h) × [-pw, padded_w), else those
     inside the image."""
@@ -103,11 +104,11 @@ def average_pool(
                 cols = min(W, c - c0)
                 total = splat(0.0)
                 for ky in range(ky0, ky1):
-                    row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * c + c0)
+                    row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * ldx + c0)
                     for kx in range(kx0, kx1):
-                        total = total + (load(row, kx * dw * c) if cols == W else load_part(row, kx * dw * c, cols))
+                        total = total + (load(row, kx * dw * ldx) if cols == W else load_part(row, kx * dw * ldx, cols))
                 total = minimum(maximum(total / divisor, low), high)
                 if cols == W:
-                    store(y, (unit * ow + ox) * c + c0, total)
+                    store(y, (unit * ow + ox) * ldy + c0, total)
                 else:
-                    store_part(y, (unit * ow + ox) * c + c0, total, cols)
+                    store_part(y, (unit * ow + ox) * ldy + c0, total, cols)

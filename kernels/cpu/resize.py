@@ -6,14 +6,26 @@ from nbconv.kernels.cpu._simd import Floats, Int, Ints, W, at, inline, kernel, l
 
 @kernel
 def nearest(
-    x: Floats, y: Floats, rows: Ints, columns: Ints, h: Int, width: Int, c: Int, oh: Int, ow: Int, first: Int, last: Int
+    x: Floats,
+    y: Floats,
+    rows: Ints,
+    columns: Ints,
+    h: Int,
+    width: Int,
+    ldx: Int,
+    c: Int,
+    ldy: Int,
+    oh: Int,
+    ow: Int,
+    first: Int,
+    last: Int,
 ) -> None:
     """y[n, i, j, :] = x[n, rows[i], columns[j], :]."""
     for unit in range(first, last):
         n = unit // oh
-        source = at(x, (n * h + rows[unit - n * oh]) * width * c)
+        source = at(x, (n * h + rows[unit - n * oh]) * width * ldx)
         for j in range(ow):
-            _pixel(at(source, columns[j] * c), at(y, (unit * ow + j) * c), c)
+            _pixel(at(source, columns[j] * ldx), at(y, (unit * ow + j) * ldy), c)
 
 
 @inline
@@ -28,22 +40,22 @@ def _pixel(source, target, c):
 @kernel
 def linear(
     x: Floats, y: Floats, rows: Ints, row_weights: Floats, columns: Ints, column_weights: Floats,
-    h: Int, width: Int, c: Int, oh: Int, ow: Int, first: Int, last: Int,
+    h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """Bilinear: output row i mixes input rows rows[2i] and rows[2i+1] with row_weights[2i] and [2i+1]; columns likewise."""
     for unit in range(first, last):
         n = unit // oh
         i = unit - n * oh
-        upper = at(x, (n * h + rows[2 * i]) * width * c)
-        lower = at(x, (n * h + rows[2 * i + 1]) * width * c)
+        upper = at(x, (n * h + rows[2 * i]) * width * ldx)
+        lower = at(x, (n * h + rows[2 * i + 1]) * width * ldx)
         wu = row_weights[2 * i]
         wl = row_weights[2 * i + 1]
         for j in range(ow):
-            left = columns[2 * j] * c
-            right = columns[2 * j + 1] * c
+            left = columns[2 * j] * ldx
+            right = columns[2 * j + 1] * ldx
             cl = column_weights[2 * j]
             cr = column_weights[2 * j + 1]
-            target = at(y, (unit * ow + j) * c)
+            target = at(y, (unit * ow + j) * ldy)
             for c0 in range(0, c, W):
                 cols = min(W, c - c0)
                 if cols == W:

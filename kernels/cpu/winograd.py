@@ -39,7 +39,8 @@ def winograd(
     x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats, scratch: Floats,
     n: Int, h: Int, width: Int, ldx: Int, ci: Int, oh: Int, ow: Int, co: Int, ldy: Int, ldres: Int, ph: Int, pw: Int,
     size: Int, tiles: Int, columns: Int, group: Int, inner: Int, padded: Int, area: Int,
-    low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int, slot: Int,
+    low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int,
+    slot: Int,
 ) -> None:  # fmt: skip
     """y = act(clamp(conv(x, w) + b + res)), size × size results a tile (4 or 2), ``tiles`` tiles a unit.
 

@@ -80,6 +80,12 @@ class BatchNormalization(Op):
         served = all(spec.dtype == np.float32 for spec in inputs) and inputs[0].size
         return CHANNELS_LAST if served else NUMPY
 
+    def pitched(self, inputs, outputs) -> bool:
+        return self.layout(inputs, outputs) == CHANNELS_LAST
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0 and not self.training_mode and self.layout(inputs, outputs) == CHANNELS_LAST
+
     def absorbs(self, inputs, outputs) -> str:
         return "clamp"
 
@@ -104,8 +110,8 @@ class BatchNormalization(Op):
                 var=to.input(4), factor=scale, shift=shift, c=c, epsilon=self.epsilon,
             )  # fmt: skip
         to.step(
-            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=channels_last(to, 0), y=to.output(), c=c,
-            scale=scale, shift=shift, **to.epilogue.clamp(),
+            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=channels_last(to, 0), y=to.output(),
+            ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=scale, shift=shift, **to.epilogue.clamp(),
         )  # fmt: skip
 
     def lower_statistics(self, to: Lowering, vectors: int) -> tuple[Ref, Ref]:

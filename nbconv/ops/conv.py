@@ -71,6 +71,9 @@ class Convolution(Op, abstract=True):
     def pitched(self, inputs, outputs) -> bool:
         return True
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0
+
     def lower_taps(
         self, to: Lowering, key: str, weights, lying: Lying, size, taps, down, across, place, image: Image | None = None,
         wide: tuple[Ref, int] | None = None,
@@ -84,7 +87,7 @@ class Convolution(Op, abstract=True):
         target, co = wide or (to.output(), y.shape[1])
         n, g, repeats = x.shape[0], self.group, co // y.shape[1]
         (oh, ow), og = size, co // g
-        source, h, w, ldx, cg = image or Image(Ref(to.node.inputs[0]), *plane(x.shape), x.shape[1], x.shape[1] // g)
+        source, h, w, ldx, cg = image or Image(to.input(0), *plane(x.shape), to.ld(0), x.shape[1] // g)
         lanes, columns = to.target.lanes, to.columns
         m = n * oh * ow
         rows, panels, tap_chunk, channel_chunk, units = cut(to, m, cg, og, taps, g)
@@ -105,7 +108,7 @@ class Convolution(Op, abstract=True):
             w=packed, b=self.bias(to, g, og, repeats),
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
             m=m, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=co if wide else to.pitch or co,
-            ldres=0 if to.residual is None else co, og=og,
+            ldres=to.ldres, og=og,
             kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
             osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
             channel_chunk=channel_chunk, padded=padded(og, lanes, columns), **epilogue(to, g, og, lanes, columns),
@@ -157,8 +160,8 @@ class Convolution(Op, abstract=True):
             work=2 * points * tiling.total * ci * co, x=to.input(0).at(i * ci), y=to.output().at(i * co),
             res=to.residual and to.residual.at(i * co), scratch=to.scratch_per_thread(4 * area), w=packed, b=b,
             zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-            n=n, h=h, width=w, ldx=channels, ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or out,
-            ldres=0 if to.residual is None else out, ph=ph, pw=pw, size=tiling.size, tiles=tiling.tiles,
+            n=n, h=h, width=w, ldx=to.ld(0), ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or out,
+            ldres=to.ldres, ph=ph, pw=pw, size=tiling.size, tiles=tiling.tiles,
             columns=tiling.columns, group=tiling.group, inner=inner, padded=padded(co, lanes, columns), area=area,
             **epilogue(to, 1, co, lanes, columns, mine),
         )  # fmt: skip
@@ -214,6 +217,9 @@ class Conv(Convolution):
     def pitched(self, inputs, outputs) -> bool:
         return not self.depthwise(inputs[1])
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0 and not self.depthwise(inputs[1])
+
     def absorbs(self, inputs, outputs) -> str:
         return "activation" if self.depthwise(inputs[1]) else "residual"
 
@@ -266,9 +272,7 @@ class Conv(Convolution):
         to.step("move.fill", -(-size // 16384), work=4 * size, y=image, n=size, chunk=16384, value=0.0)
         here = to.strides(0)
         here = here if x.rank == 4 else (*here[:2], 0, here[2])
-        to.copy(
-            Ref(to.node.inputs[0]), image.at((down[3] * wp + across[3]) * c), (n, c, h, w), here, (hp * wp * c, 1, wp * c, c)
-        )
+        to.copy(to.input(0), image.at((down[3] * wp + across[3]) * c), (n, c, h, w), here, (hp * wp * c, 1, wp * c, c))
         return Image(image, hp, wp, c, across[0] * c)
 
     def lower_depthwise(self, to: Lowering, down, across) -> None:
@@ -394,6 +398,9 @@ class ConvTranspose(Convolution):
 
     def pitched(self, inputs, outputs) -> bool:
         return not self.depthwise(inputs[1]) and not self.apart(inputs[0].shape, inputs[1].shape, outputs[0].shape)
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0 and not self.depthwise(inputs[1])
 
     def lower_apart(self, to: Lowering, kh: int, kw: int) -> None:
         """One product that makes all cells of every kernel, which are then put in their places."""

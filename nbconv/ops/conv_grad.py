@@ -150,6 +150,9 @@ class ConvGradWeight(Convolution):
     def pitched(self, inputs, outputs) -> bool:
         return False
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return False
+
     def few(self, c: int) -> bool:
         """Whether a window's row, which lies in one piece, serves as its channels: they are few, and all taps neighbours."""
         across = 1 if self.dilations is None else self.dilations[-1]

@@ -49,6 +49,10 @@ class Fused(Op):
     def pitched(self, inputs, outputs) -> bool:
         return self.inner.pitched(self._own(inputs), outputs)
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        own = self._own(inputs)
+        return i >= len(own) or self.inner.reads_pitched(own, outputs, i)
+
     def absorbs(self, inputs, outputs) -> str:
         can = self.inner.absorbs(self._own(inputs), outputs)
         if self.affine is not None:
@@ -60,7 +64,7 @@ class Fused(Op):
     def lower(self, to: Lowering) -> None:
         to.epilogue, to.affine = self.fused, self.affine
         if self.residual:
-            to.residual = to.input(len(to.inputs) - 1)
+            to.residual, to.ldres = to.input(len(to.inputs) - 1), to.ld(len(to.inputs) - 1)
         to.node = Node(self.inner, self._own(to.node.inputs), to.node.outputs, to.node.name)
         to.inputs = self._own(to.inputs)
         self.inner.lower(to)
@@ -147,6 +151,9 @@ class Layout(Op):
 
     def layout(self, inputs, outputs) -> str:
         return ANY
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return not same_order(outputs[0].shape)
 
     def lower(self, to: Lowering) -> None:
         if same_order(to.outputs[0].shape):

@@ -132,6 +132,10 @@ class Op:
         """Whether its kernel can write pixels ``to.pitch`` floats apart, into the middle of a wider value."""
         return False
 
+    def reads_pitched(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], i: int) -> bool:
+        """Whether its kernel can read input i from the middle of a wider value, pixels ``to.ld(i)`` floats apart."""
+        return False
+
     def epilogue(self, inputs: tuple[Any, ...]) -> Epilogue | None:
         """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None

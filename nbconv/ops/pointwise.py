@@ -351,6 +351,9 @@ class Binary(Op, abstract=True):
     def absorbs(self, inputs, outputs) -> str:
         return "clamp" if self.kernel else ""
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return bool(self.kernel)
+
     def lower(self, to: Lowering) -> None:
         to.broadcast(f"{self.family}.{self.kernel}", to.operand(0), to.operand(1), to.output())
 

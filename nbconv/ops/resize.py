@@ -207,12 +207,20 @@ class Resize(Op):
             return NUMPY
         return CHANNELS_LAST if all(a >= 2 for a in self._axes(inputs)) else NUMPY
 
+    def pitched(self, inputs, outputs) -> bool:
+        return self.layout(inputs, outputs) == CHANNELS_LAST
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0 and self.layout(inputs, outputs) == CHANNELS_LAST
+
     def lower(self, to: Lowering) -> None:
         x, y = to.inputs[0], to.outputs[0]
         axes, (h, w), (oh, ow) = self._axes(to.inputs), plane(x.shape), plane(y.shape)
         down = axes.get(2 if x.rank == 4 else -1, Axis(h, oh, np.float32(1), 0, 1))
         across = axes.get(x.rank - 1, Axis(w, ow, np.float32(1), 0, 1))
-        arguments = {"x": to.input(0), "y": to.output(), "h": h, "width": w, "c": x.shape[1], "oh": oh, "ow": ow}
+        c = x.shape[1]
+        arguments = {"x": to.input(0), "y": to.output(), "h": h, "width": w, "oh": oh, "ow": ow}
+        arguments |= {"ldx": to.ld(0), "c": c, "ldy": to.pitch or c}
         for name, axis in (("row", down), ("column", across)):
             cells, weights = (np.ascontiguousarray(t) for t in self.weights(axis))
             arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))

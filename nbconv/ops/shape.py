@@ -190,13 +190,17 @@ class Concat(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if outputs[0].dtype == np.float32 else NUMPY
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return True
+
     def lower(self, to: Lowering) -> None:
         there, at = to.out_strides(), 0
         axis = want.axis(self.axis, to.outputs[0].rank)
         for i, x in enumerate(to.inputs):
             assert x is not None
-            if x.size and to.node.inputs[i] not in to.placed:
-                to.copy(Ref(to.node.inputs[i]), to.output().at(at * there[axis]), x.shape, to.strides(i), there)
+            place = to.output().at(at * there[axis])
+            if x.size and not to.lies(to.node.inputs[i], place, to.pitch or to.outputs[0].shape[1 % x.rank]):
+                to.copy(to.input(i), place, x.shape, to.strides(i), there)
             at += x.shape[axis]
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
@@ -247,6 +251,9 @@ class Split(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return True
+
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
         here, at, axis = to.strides(0), 0, want.axis(self.axis, x.rank)
@@ -254,8 +261,9 @@ class Split(Op):
         named = [name for name in to.node.outputs if name]
         for name, size in zip(to.node.outputs, sizes, strict=False):
             if name and size:
-                i = named.index(name)
-                to.copy(Ref(to.node.inputs[0]).at(at * here[axis]), Ref(name), to.outputs[i].shape, here, to.out_strides(i))
+                i, place = named.index(name), to.input(0).at(at * here[axis])
+                if x.rank < 3 or not to.lies(name, place, to.ld(0)):
+                    to.copy(place, to.output(i), to.outputs[i].shape, here, to.out_strides(i))
             at += size
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
@@ -306,13 +314,16 @@ class Slice(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0
+
     def lower(self, to: Lowering) -> None:
         x, here, offset = to.inputs[0], list(to.strides(0)), 0
         for a, (cut, size) in enumerate(zip(self._cuts(to.inputs), x.shape, strict=True)):
             start, _, step = cut.indices(size)
             offset += start * here[a]
             here[a] *= step
-        to.copy(Ref(to.node.inputs[0]).at(offset), to.output(), to.outputs[0].shape, tuple(here), to.out_strides())
+        to.copy(to.input(0).at(offset), to.output(), to.outputs[0].shape, tuple(here), to.out_strides())
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         shape = to.inputs[0].shape

@@ -41,17 +41,32 @@ class Tiling(NamedTuple):
 
 
 def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling | None:
-    """The cheapest tiling for a 3×3 convolution of stride 1, or None where direct convolution is cheaper."""
+    """The cheapest tiling for a 3×3 convolution of stride 1, or None where direct convolution is cheaper: by the cost model,
+    unless ``to.choices`` knows better."""
     if ci < 12 or co < 12:
         return None
+    chosen = to.choices.get(geometry(n, oh, ow, ci, co))
+    if chosen is not None:
+        return tiling(to, chosen, n, oh, ow, ci, co) if chosen else None
     best, least = None, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
         cost = _cost(2.0 * points * total * ci * co, total, to.target.rows, 4.0 * points * ci * co)
         cost += 8.0 * total * (points * ci + (points + size * size) * co)
         if cost < least:
-            best, least = Tiling(size, *_blocks(to, points, total, ci, co), total), cost
+            best, least = tiling(to, size, n, oh, ow, ci, co), cost
     return best
+
+
+def geometry(n: int, oh: int, ow: int, ci: int, co: int) -> str:
+    """The name of such a convolution in tables of choices."""
+    return f"winograd {n}x{ci}x{oh}x{ow} to {co}"
+
+
+def tiling(to: Lowering, size: int, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling:
+    """The convolution in tiles of size × size."""
+    total = n * ceil(oh, size) * ceil(ow, size)
+    return Tiling(size, *_blocks(to, (size + 2) ** 2, total, ci, co), total)
 
 
 def _cost(flops: float, rows: int, tile: int, nbytes: float) -> float:

@@ -77,25 +77,73 @@ def _with_outputs(graph: Graph, nodes: list[Node], last: dict[str, bool], specs:
 
 
 def join(graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> dict[str, Spot]:
-    """Which values are written straight into the channels of the Concat that alone reads them."""
-    makers, readers = graph.producers(), graph.readers()
-    placed: dict[str, Spot] = {}
-    for node in graph.nodes:
-        out = node.outputs[0]
-        if node.op.type != "Concat" or not last.get(out) or node.op.axis not in (1, 1 - specs[out].rank):  # type: ignore[attr-defined]
-            continue
-        total, at = specs[out].shape[1], 0
-        for name in node.inputs:
-            maker = makers.get(name)
-            if (
-                maker is not None
-                and len(readers[name]) == 1
-                and name not in keep
-                and len(maker.outputs) == 1
-                and last.get(name)
-            ):
-                given = tuple(specs[n] if n else None for n in maker.inputs)
-                if specs[name].size and maker.op.pitched(given, (specs[name],)):
-                    placed[name] = Spot(Ref(out).at(at), total)
-            at += specs[name].shape[1]
-    return placed
+    """Which values lie in the middle of a wider one, so that nothing is copied: those that are written straight into the
+    channels of a Concat, and channels that a Split would cut out. All their readers must be able to read them there."""
+    return _Join(graph, specs, last, keep).placed
+
+
+class _Join:
+    def __init__(self, graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> None:
+        self.specs, self.last, self.keep = specs, last, keep
+        self.makers, self.readers = graph.producers(), graph.readers()
+        self.placed: dict[str, Spot] = {}
+        for node in reversed(graph.nodes):  # a Concat that is part of another comes after it
+            if self.of_channels(node, "Concat"):
+                self.concat(node)
+        for node in graph.nodes:
+            if self.of_channels(node, "Split") and node.inputs[0] not in graph.constants:
+                self.split(node, self.spot(node.inputs[0]))
+
+    def spot(self, name: str) -> Spot:
+        return self.placed.get(name) or Spot(Ref(name), self.specs[name].shape[1])
+
+    def of_channels(self, node: Node, kind: str) -> bool:
+        """Whether the node is an op of this type along the channels of values that lie channels last."""
+        name = node.inputs[0] if kind == "Split" else node.outputs[0]
+        axes = (1, 1 - self.specs[name].rank) if name in self.specs else ()
+        return node.op.type == kind and self.last.get(name, False) and node.op.axis in axes  # type: ignore[attr-defined]
+
+    def concat(self, node: Node) -> None:
+        place, at, i = self.spot(node.outputs[0]), 0, 0
+        while i < len(node.inputs):
+            name = node.inputs[i]
+            maker = self.makers.get(name)
+            if maker is not None and self.of_channels(maker, "Split"):  # all pieces, in order: what is split goes there
+                pieces, whole = maker.outputs, maker.inputs[0]
+                fits = node.inputs[i : i + len(pieces)] == pieces and all(map(self.seen, pieces))
+                if fits and self.movable(whole, node):
+                    self.placed[whole] = Spot(place.ref.at(at), place.pitch)
+                    i, at = i + len(pieces), at + self.specs[whole].shape[1]
+                    continue
+            if self.movable(name, node):
+                self.placed[name] = Spot(place.ref.at(at), place.pitch)
+            i, at = i + 1, at + self.specs[name].shape[1]
+
+    def split(self, node: Node, place: Spot) -> None:
+        at = 0
+        for name in node.outputs:
+            if not name:
+                return  # the channels of a piece without a name are not known here
+            if self.specs[name].size and name not in self.placed and self.seen(name):
+                self.placed[name] = Spot(place.ref.at(at), place.pitch)
+            at += self.specs[name].shape[1]
+
+    def seen(self, name: str) -> bool:
+        """Whether all who want the value can read it in the middle of another."""
+        if name in self.keep or not self.last.get(name):
+            return False
+        for reader in self.readers.get(name, []):
+            given = tuple(self.specs[n] if n else None for n in reader.inputs)
+            found = tuple(self.specs[n] for n in reader.outputs if n)
+            if not all(reader.op.reads_pitched(given, found, i) for i, n in enumerate(reader.inputs) if n == name):
+                return False
+        return True
+
+    def movable(self, name: str, node: Node) -> bool:
+        """Whether the value can be made in the Concat ``node``."""
+        maker = self.makers.get(name)
+        if maker is None or name in self.placed or len(maker.outputs) != 1 or node.inputs.count(name) > 1:
+            return False
+        given = tuple(self.specs[n] if n else None for n in maker.inputs)
+        made = self.of_channels(maker, "Concat") or maker.op.pitched(given, (self.specs[name],))
+        return made and self.specs[name].size > 0 and self.seen(name)
