@@ -23,14 +23,13 @@ TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
 NUMPY = frozenset((
-    "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Compress", "Constant", "ConstantOfShape", "Cos",
-    "CumSum", "DequantizeLinear", "Einsum", "Equal", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND",
-    "GlobalLpPool", "Greater", "GreaterOrEqual", "Hardmax", "IsInf",
-    "IsNaN", "Less", "LessOrEqual", "LpPool", "Mod", "NonZero", "Not", "OneHot", "Or", "ProdGrad", "QuantizeLinear", "Range",
+    "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Compress", "Constant", "ConstantOfShape", "Cos",
+    "CumSum", "DequantizeLinear", "Einsum", "EyeLike", "Floor", "Gather", "GatherElements", "GatherND",
+    "GlobalLpPool", "Hardmax", "IsInf",
+    "IsNaN", "LpPool", "Mod", "NonZero", "OneHot", "ProdGrad", "QuantizeLinear", "Range",
     "ReduceLogSumExp", "ReduceProd", "Round",
     "ScatterElements", "ScatterND", "Shape", "Sign", "Sin", "Size", "Tan", "TopK",
-    "Trilu", "Where", "Xor",
-))  # fmt: skip
+    "Trilu", ))  # fmt: skip
 """Ops that have no kernel: NumPy runs them, and so it may."""
 
 UNSERVED: dict[str, Callable[..., bool]] = {
