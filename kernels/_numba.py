@@ -30,9 +30,10 @@ llvm.initialize_all_asmprinters()
 
 Ints = types.CPointer(types.int64)
 Floats = types.CPointer(types.float32)
+Bytes = types.CPointer(types.uint8)
 Int = types.int64
 Float = types.float32
-KINDS = {Ints: "int64*", Floats: "float32*", Int: "int64", Float: "float32"}
+KINDS = {Ints: "int64*", Floats: "float32*", Bytes: "uint8*", Int: "int64", Float: "float32"}
 """Types a kernel's arguments may have, and what the manifest calls them."""
 
 UNDEFINED: frozenset[str] = frozenset()

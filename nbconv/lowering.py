@@ -239,6 +239,44 @@ class Lowering:
             a0=a0, a1=a1, a2=a2, ai=ai, b0=b0, b1=b1, b2=b2, bi=bi, **limits,
         )  # fmt: skip
 
+    def rows(self, kernel: str, **operands: Operand) -> None:
+        """One step of a kernel of `kernels/cpu/logic.py` from broadcast operands (by its arguments' names) to the output,
+        which lies as ONNX has it."""
+        shape, y = self.outputs[0].shape, self.output()
+        sizes = {name: self.inputs[i].dtype.itemsize for i, name in enumerate(operands)}
+        axes: list[tuple[int, ...]] = []
+        for d, *steps in zip(shape, *(o.strides for o in operands.values()), strict=True):
+            if d == 1:
+                continue
+            if axes and all(a == d * s for a, s in zip(axes[-1][1:], steps, strict=True)):
+                axes[-1] = (axes[-1][0] * d, *steps)
+            else:
+                axes.append((d, *steps))
+        axes = axes or [(1, *[0] * len(operands))]
+        if len(axes) == 1 and axes[0][0] > 4096:
+            (d, *steps), n = axes[0], 4096
+            axes = [(-(-d // n), *(n * s for s in steps)), (n, *steps)]
+        n, *inner = axes.pop()
+        total = self.outputs[0].size
+        self._rows(kernel, {k: o.ref for k, o in operands.items()}, y, sizes, axes, n, inner, total)
+
+    def _rows(
+        self, kernel: str, refs: dict[str, Ref], y: Ref, sizes: dict[str, int], axes: list, n: int, inner: list, total: int
+    ) -> None:
+        if len(axes) > 3:
+            (d, *steps), rest = axes[0], axes[1:]
+            for i in range(d):
+                moved = {k: Ref(r.name, r.offset + i * s * sizes[k]) for (k, r), s in zip(refs.items(), steps, strict=True)}
+                at = Ref(y.name, y.offset + i * (total // d) * self.outputs[0].dtype.itemsize)
+                self._rows(kernel, moved, at, sizes, rest, n, inner, total // d)
+            return
+        three = [(1, *[0] * len(refs))] * (3 - len(axes)) + axes
+        apart: dict[str, int] = {}
+        for j, k in enumerate(refs):
+            apart |= {f"{k}{i}": three[i][1 + j] for i in range(3)} | {f"{k}i": inner[j]}
+        (d0, *_), (d1, *_), (d2, *_) = three
+        self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, d1=d1, d2=d2, n=n, total=total, **apart)
+
     def operand(self, i: int) -> Operand:
         """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost lying
         axis is not contiguous is turned first."""

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.graph import Spec
+from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
+
+
+CASTS = {
+    (np.dtype(np.bool_), np.dtype(np.float32)): "from_bytes",
+    (np.dtype(np.uint8), np.dtype(np.float32)): "from_bytes",
+    (np.dtype(np.int64), np.dtype(np.float32)): "from_ints",
+    (np.dtype(np.float32), np.dtype(np.bool_)): "to_booleans",
+}
+"""The kernels of `kernels/cpu/logic.py`, by the types from and to which they change."""
 
 
 class Cast(Op):
@@ -32,6 +42,12 @@ class Cast(Op):
     def bypass(self, inputs) -> bool:
         return inputs[0].dtype == want.dtype_of(self.to)
 
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        to.unary(f"logic.{CASTS[to.inputs[0].dtype, to.outputs[0].dtype]}")
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None,)
 
@@ -48,6 +64,12 @@ class CastLike(Op):
     def reference(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             return np.asarray(x).astype(like.dtype)
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        to.unary(f"logic.{CASTS[to.inputs[0].dtype, to.outputs[0].dtype]}")
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None, None

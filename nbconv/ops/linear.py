@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
+from nbconv.ops import repack
 from nbconv.ops import spec as want
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.packing import cut, epilogue, pack, pad_bias, padded
+from nbconv.ops.repack import Lying, varies
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Gemm(Op):
@@ -48,10 +54,10 @@ class Gemm(Op):
         return 2 * m * n * inputs[0].shape[0 if self.transA else 1]
 
     def layout(self, inputs, outputs) -> str:
-        (a, b), c = inputs[:2], inputs[2] if len(inputs) > 2 else None
-        if a.dtype != np.float32 or 0 in a.shape or not (b.constant or self.alpha == 1):
+        a, c = inputs[0], inputs[2] if len(inputs) > 2 else None
+        if a.dtype != np.float32 or 0 in a.shape:
             return NUMPY
-        per_column = c is None or (c.constant and c.size == c.shape[-1:][0] if c.shape else c.constant)
+        per_column = c is None or (c.size == c.shape[-1:][0] and (c.constant or c.size > 1) if c.shape else c.constant)
         return CANONICAL if per_column else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
@@ -76,13 +82,33 @@ class Gemm(Op):
 
         lower_product(
             to, left, 1, m, k, n, b.constant, weights, f"{names[1]}#{self.transB}.{self.alpha}",
-            (1, k) if self.transB else (n, 1), (0, 0), bias, f"{names[2]}#{self.beta}x{n}",
+            (1, k) if self.transB else (n, 1), (0, 0), bias, f"{names[2]}#{self.beta}x{n}", self.alpha, self.beta,
         )  # fmt: skip
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        a, b, dy = to.x(0), to.x(1), to.dy()
+
+        def product(left: str, right: str, turn_left: int, turn_right: int) -> str:
+            return to.add(Gemm(alpha=self.alpha, transA=int(turn_left), transB=int(turn_right)), left, right)
+
+        da = db = dc = None
+        if to.wants(0):
+            da = product(b, dy, self.transB, 1) if self.transA else product(dy, b, 0, not self.transB)
+        if to.wants(1):
+            db = product(dy, a, 1, self.transA) if self.transB else product(a, dy, not self.transA, 0)
+        if to.wants(2):
+            dc = to.reduced(dy, 2)
+            if self.beta != 1:
+                from nbconv.ops.pointwise import Mul
+
+                dc = to.add(Mul(), dc, to.constant(np.array(self.beta, to.inputs[2].dtype)))
+        return (da, db, dc)[: len(to.inputs)]
 
 
 def lower_product(
-    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, lying, steps, bias, bias_key
-) -> None:
+    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, lying, steps, bias, bias_key,
+    alpha: float = 1.0, beta: float = 1.0,
+) -> None:  # fmt: skip
     """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
     is packed first: its (row, column) strides are ``lying``; ``steps`` are the batch strides of both sides."""
     lanes, columns = to.target.lanes, to.columns
@@ -92,15 +118,14 @@ def lower_product(
     if constant:
         right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns, to.drop))
     else:
-        right = to.scratch(4 * matrices * k * full)
-        to.step(
-            "gemm.pack", matrices * -(-n // columns), work=8 * matrices * k * n, x=to.input(1), y=right, k=k, n=n,
-            row=lying[0], column=lying[1], batch=steps[1], padded=full,
-        )  # fmt: skip
+        right = repack.panels(to, to.input(1), Lying(0, steps[1], 0, 0, *lying, 1, 1, k), matrices, n, alpha)
+    if varies(to, 2):
+        shift = repack.bias(to, to.input(2), 1, n, scale=beta)
+    else:
+        shift = to.constant(bias_key, lambda: pad_bias(bias(), 1, n, lanes, columns))
     to.step(
         "gemm.gemm", units * batch, work=2 * batch * m * k * n, a=left, b=right, y=to.output(),
-        bias=to.constant(bias_key, lambda: pad_bias(bias(), 1, n, lanes, columns)),
-        res=to.residual, m=m, n=n, k=k, lda=k, ldy=n,
+        bias=shift, res=to.residual, m=m, n=n, k=k, lda=k, ldy=n,
         ldres=0 if to.residual is None else n, batch_a=steps[0], batch_b=k * full if steps[1] else 0, batch_y=m * n,
         rows=rows, panels=panels, k_chunk=k_chunk, **epilogue(to, 1, n, lanes, columns),
     )  # fmt: skip
@@ -160,3 +185,53 @@ class MatMul(Op):
             to, left, batch, m, k, n, b.constant, lambda: to.value(1), f"{to.node.inputs[1]}#matmul", (n, 1),
             (step_a, step_b), lambda: None, f"#bias{n}",
         )  # fmt: skip
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """Through matrices: a vector is given its axis back first."""
+        a, b = to.inputs[:2]
+        left, right, dy = to.x(0), to.x(1), to.dy()
+        rows, columns = (1,) * (a.rank == 1), (1,) * (b.rank == 1)
+        if rows:
+            left = reshape(to, left, (1, *a.shape))
+        if columns:
+            right = reshape(to, right, (*b.shape, 1))
+        if rows or columns:
+            batch = want.broadcast(a.shape[:-2], b.shape[:-2])
+            dy = reshape(to, dy, (*batch, *(rows or a.shape[-2:-1]), *(columns or b.shape[-1:])))
+        da = db = None
+        if to.wants(0):
+            da = reshape(to, summed(to, to.add(MatMul(), dy, turned(to, right)), to.spec(left).shape), a.shape)
+        if to.wants(1) and to.spec(right).rank == 2:  # one matrix for all rows of a: one product
+            (k, n), flat = to.spec(right).shape, prod(to.spec(left).shape[:-1])
+            db = to.add(Gemm(transA=1), reshape(to, left, (flat, k)), reshape(to, dy, (flat, n)))
+            db = reshape(to, db, b.shape)
+        elif to.wants(1):
+            db = reshape(to, summed(to, to.add(MatMul(), turned(to, left), dy), to.spec(right).shape), b.shape)
+        return da, db
+
+
+def reshape(to: Backward, x: str, shape: tuple[int, ...]) -> str:
+    """x under another shape."""
+    from nbconv.ops.shape import Reshape
+
+    return x if to.spec(x).shape == shape else to.add(Reshape(allowzero=1), x, to.constant(np.array(shape, np.int64)))
+
+
+def turned(to: Backward, x: str) -> str:
+    """x with its last two axes exchanged."""
+    from nbconv.ops.shape import Transpose
+
+    rank = to.spec(x).rank
+    return to.add(Transpose(perm=(*range(rank - 2), rank - 1, rank - 2)), x)
+
+
+def summed(to: Backward, x: str, shape: tuple[int, ...]) -> str:
+    """x summed over the axes along which an array of this shape was broadcast to it."""
+    from nbconv.ops.reduce import ReduceSum
+
+    found = to.spec(x).shape
+    missing = len(found) - len(shape)
+    axes = [i for i, d in enumerate(found) if i < missing or (shape[i - missing] == 1 and d != 1)]
+    if axes:
+        x = to.add(ReduceSum(keepdims=1), x, to.constant(np.array(axes, np.int64)))
+    return reshape(to, x, shape)

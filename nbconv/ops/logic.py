@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from nbconv.graph import Spec
+from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
-from nbconv.ops.op import Op
+from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Binary, Unary
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
+
+
+class Logic(Binary, abstract=True):
+    """Two arrays to one of booleans; a subclass names the kernels of floats and of booleans, in `kernels/cpu/logic.py`."""
+
+    result = want.BOOL
+    floats: ClassVar[str] = ""
+    booleans: ClassVar[str] = ""
+
+    def chosen(self, inputs) -> str:
+        """The kernel for these types, or ""."""
+        kinds = {spec.dtype for spec in inputs}
+        return self.floats if kinds == {np.dtype(np.float32)} else self.booleans if kinds == {want.BOOL} else ""
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if self.chosen(inputs) and outputs[0].size else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return ""
+
+    def lower(self, to: Lowering) -> None:
+        to.rows(f"logic.{self.chosen(to.inputs)}", a=to.operand(0), b=to.operand(1))
 
 
 class Not(Unary):
@@ -21,9 +44,15 @@ class Not(Unary):
     def formula(self, x):
         return ~x
 
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL
 
-class Equal(Binary):
-    accepts, result = "fiub", want.BOOL
+    def lower(self, to: Lowering) -> None:
+        to.unary("logic.opposite")
+
+
+class Equal(Logic):
+    accepts, floats = "fiub", "equal"
 
     def formula(self, a, b):
         return a == b
@@ -39,50 +68,50 @@ class Same(Binary):
         return a == b
 
 
-class Greater(Binary):
-    result = want.BOOL
+class Greater(Logic):
+    floats = "greater"
 
     def formula(self, a, b):
         return a > b
 
 
-class GreaterOrEqual(Binary):
-    result = want.BOOL
+class GreaterOrEqual(Logic):
+    floats = "greater_or_equal"
 
     def formula(self, a, b):
         return a >= b
 
 
-class Less(Binary):
-    result = want.BOOL
+class Less(Logic):
+    floats = "less"
 
     def formula(self, a, b):
         return a < b
 
 
-class LessOrEqual(Binary):
-    result = want.BOOL
+class LessOrEqual(Logic):
+    floats = "less_or_equal"
 
     def formula(self, a, b):
         return a <= b
 
 
-class And(Binary):
-    accepts = "b"
+class And(Logic):
+    accepts, booleans = "b", "both"
 
     def formula(self, a, b):
         return a & b
 
 
-class Or(Binary):
-    accepts = "b"
+class Or(Logic):
+    accepts, booleans = "b", "either"
 
     def formula(self, a, b):
         return a | b
 
 
-class Xor(Binary):
-    accepts = "b"
+class Xor(Logic):
+    accepts, booleans = "b", "different"
 
     def formula(self, a, b):
         return a ^ b
@@ -117,6 +146,12 @@ class Where(Op):
 
     def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(condition, x, y)
+
+    def layout(self, inputs, outputs) -> str:
+        return CANONICAL if outputs[0].dtype == np.float32 and outputs[0].size else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        to.rows("logic.choose", c=to.operand(0), a=to.operand(1), b=to.operand(2))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         dy, zero = to.dy(), to.constant(np.zeros((), to.outputs[0].dtype))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Operand, Ref, strides
 from nbconv.ops import spec as want
@@ -18,65 +18,6 @@ from nbconv.ops.reduce import ReduceMean, ReduceSum, sums
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
-
-
-def along_channels(v: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A vector over axis 1, shaped to broadcast against ``x``, in x's type."""
-    return v.reshape(-1, *[1] * (x.ndim - 2)).astype(x.dtype, copy=False)
-
-
-class BatchNormalization(Op):
-    """(x - mean) / sqrt(var + epsilon) · scale + b, each a vector over x's axis 1; inference only."""
-
-    parameters = (1, 2)
-
-    epsilon: float = 1e-5
-    momentum: float = 0.9
-    training_mode: int = 0
-
-    def infer(self, x: Spec, scale: Spec, b: Spec, mean: Spec, var: Spec) -> Spec:
-        if self.training_mode:
-            raise UnsupportedError("training_mode=1 is not supported")
-        want.kind("f", x=x, scale=scale, b=b, mean=mean, var=var)
-        want.rank(x, 2)
-        want.vector(x.shape[1], f"x with {x.shape[1]} channels", scale=scale, b=b, mean=mean, var=var)
-        return Spec(x.shape, x.dtype)
-
-    def reference(self, x: np.ndarray, scale: np.ndarray, b: np.ndarray, mean: np.ndarray, var: np.ndarray) -> np.ndarray:
-        scale, b, mean, var = (along_channels(v, x) for v in (scale, b, mean, var))
-        with np.errstate(all="ignore"):
-            return (x - mean) / np.sqrt(var + x.dtype.type(self.epsilon)) * scale + b
-
-    def flops(self, inputs, outputs) -> int:
-        return 2 * outputs[0].size
-
-    def layout(self, inputs, outputs) -> str:
-        known = all(spec.constant for spec in inputs[1:])
-        return CHANNELS_LAST if known and inputs[0].dtype == np.float32 else NUMPY
-
-    def pitched(self, inputs, outputs) -> bool:
-        return self.layout(inputs, outputs) == CHANNELS_LAST
-
-    def reads_pitched(self, inputs, outputs, i) -> bool:
-        return i == 0 and self.layout(inputs, outputs) == CHANNELS_LAST
-
-    def absorbs(self, inputs, outputs) -> str:
-        return "clamp"
-
-    def lower(self, to: Lowering) -> None:
-        names, c = to.node.inputs, to.outputs[0].shape[1]
-
-        def factors() -> tuple[np.ndarray, np.ndarray]:
-            scale, b, mean, var = (to.value(i).astype(np.float64) for i in range(1, 5))
-            s = scale / np.sqrt(var + self.epsilon)
-            return s.astype(np.float32), (b - mean * s).astype(np.float32)
-
-        to.step(
-            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=to.input(0), y=to.output(),
-            ldx=to.ld(0), c=c, ldy=to.pitch or c,
-            scale=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: factors()[0]),
-            shift=to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#shift", lambda: factors()[1]), **to.epilogue.clamp(),
-        )  # fmt: skip
 
 
 def lrn_layout(size: int, y: Spec) -> str:

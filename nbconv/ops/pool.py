@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from nbconv.ops import spec as want
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.patches import pad, taps
 from nbconv.ops.window import Window, flat, plane, resolve
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
 
 
 class Pool(Op, abstract=True):
@@ -99,6 +102,11 @@ class MaxPool(Pool):
     def lower(self, to: Lowering) -> None:
         self.lower_window(to, "pool.max_pool")
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        from nbconv.ops.pool_grad import MaxPoolGrad, fields
+
+        return (to.add(MaxPoolGrad(**fields(self)), to.dy(), to.x()),)
+
 
 class AveragePool(Pool):
     """The mean of each window: of its cells inside x, or, with ``count_include_pad``, inside x and its stated padding."""
@@ -133,6 +141,12 @@ class AveragePool(Pool):
             to, "pool.average_pool", padded_h=h + end_h, padded_w=w + end_w, count_pad=int(bool(self.count_include_pad))
         )
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        from nbconv.ops.pool_grad import AveragePoolGrad, fields
+
+        grad = AveragePoolGrad(size=to.inputs[0].shape[2:], count_include_pad=self.count_include_pad, **fields(self))
+        return (to.add(grad, to.dy()),)
+
 
 class LpPool(Pool):
     """The p-norm of each window."""
@@ -153,6 +167,12 @@ class LpPool(Pool):
 
     def layout(self, inputs, outputs) -> str:
         return NUMPY
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        from nbconv.ops.pool_grad import AveragePoolGrad, fields, powers
+
+        spread = AveragePoolGrad(size=to.inputs[0].shape[2:], divided=0, **fields(self))
+        return (powers(to, self.p, lambda v: to.add(spread, v)),)
 
 
 def check_norm(p: int) -> None:
@@ -186,6 +206,13 @@ class GlobalAveragePool(GlobalPool):
         n, c, *size = to.inputs[0].shape
         to.columns_step("reduce.sum_scaled", n, prod(size), c, scale=1 / prod(size))
 
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        from nbconv.ops.grad import ExpandLike
+        from nbconv.ops.pointwise import Div
+
+        count = to.constant(np.array(prod(to.inputs[0].shape[2:]), to.inputs[0].dtype))
+        return (to.add(ExpandLike(), to.add(Div(), to.dy(), count), to.x()),)
+
 
 class GlobalMaxPool(GlobalPool):
     """The maximum of each plane, NaN where it holds one."""
@@ -199,6 +226,11 @@ class GlobalMaxPool(GlobalPool):
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape
         to.columns_step("reduce.largest", n, prod(size), c)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        from nbconv.ops.pool_grad import MaxPoolGrad
+
+        return (to.add(MaxPoolGrad(kernel_shape=to.inputs[0].shape[2:]), to.dy(), to.x()),)
 
 
 class GlobalLpPool(GlobalPool):
@@ -214,3 +246,9 @@ class GlobalLpPool(GlobalPool):
         with np.errstate(all="ignore"):
             total = (np.abs(x) ** self.p).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
             return total ** x.dtype.type(1 / self.p)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        from nbconv.ops.grad import ExpandLike
+        from nbconv.ops.pool_grad import powers
+
+        return (powers(to, self.p, lambda v: to.add(ExpandLike(), v, to.x())),)

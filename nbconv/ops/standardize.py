@@ -11,7 +11,7 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
-from nbconv.ops.norm import along_channels
+from nbconv.ops.batch_norm import along_channels
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Mul
 from nbconv.ops.reduce import ReduceSum

@@ -8,8 +8,8 @@ import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.lowering import Affine
+from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
-from nbconv.ops.norm import BatchNormalization
 from nbconv.ops.op import NUMPY, Epilogue
 from nbconv.ops.rectifier import HardSwish
 from nbconv.passes.fold import Deferred, array
@@ -143,9 +143,11 @@ def _affine(node: Node, specs: dict[str, Spec], constants: dict) -> tuple[str, n
     kind = node.op.type
     if node.op.domain or out.dtype != np.float32:
         return None
-    if kind == "BatchNormalization" and all(n in constants for n in node.inputs[1:]):
+    if isinstance(node.op, BatchNormalization):
+        if node.op.training_mode or any(n not in constants for n in node.inputs[1:]):
+            return None
         scale, bias, mean, variance = (array(constants[n]).astype(np.float64) for n in node.inputs[1:5])
-        scale = scale / np.sqrt(variance + node.op.epsilon)  # type: ignore[attr-defined]
+        scale = scale / np.sqrt(variance + node.op.epsilon)
         return node.inputs[0], scale, bias - mean * scale
     if kind not in ("Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
         return None

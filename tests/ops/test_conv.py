@@ -8,6 +8,7 @@ import pytest
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.ops.conv import Conv, ConvTranspose
+from nbconv.ops.conv_grad import ConvGradInput, ConvGradWeight
 from tests.check import case, run_cases, sampler
 
 r = sampler(4)
@@ -56,6 +57,25 @@ CASES = [
         [[[[1.0, 10.0, 100.0]]]],
         [0.5],
         expect=[[[[1.5, 10.5, 102.5, 20.5, 200.5]]]],
+    ),
+]
+
+CASES += [
+    case(ConvGradInput(size=(7, 5), strides=(2, 1), pads=(1, 0, 1, 1)), r(2, 4, 4, 5), r(4, 3, 3, 2)),
+    case(ConvGradInput(size=(9, 8), pads=(1, 1, 1, 1)), r(2, 19, 9, 8), r(19, 33, 3, 3)),
+    case(ConvGradInput(size=(9, 7), strides=(2, 2), pads=(1, 1, 1, 1), group=13), r(2, 13, 5, 4), r(13, 1, 3, 3)),
+    case(ConvGradWeight(kernel_shape=(3, 2), strides=(2, 1)), r(2, 3, 7, 5), r(2, 4, 3, 4), outputs=2),
+    case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(2, 19, 9, 8), r(2, 33, 9, 8), outputs=2),
+    case(ConvGradWeight(kernel_shape=(1, 1), strides=(2, 2)), r(2, 70, 9, 8), r(2, 65, 5, 4)),
+    case(ConvGradWeight(kernel_shape=(3, 3), group=3, dilations=(2, 1)), r(2, 6, 9, 8), r(2, 9, 5, 6), outputs=2),
+    case(ConvGradWeight(kernel_shape=(3, 3), group=19, pads=(1, 1, 1, 1)), r(2, 19, 9, 8), r(2, 19, 9, 8), outputs=2),
+    case(ConvGradWeight(kernel_shape=(5, 4), group=33, strides=(2, 2)), r(2, 33, 9, 8), r(2, 33, 3, 3)),
+    case(
+        ConvGradWeight(kernel_shape=(1, 2)),
+        [[[[1.0, 2.0, 4.0]]]],
+        [[[[1.0, 10.0]]]],
+        outputs=2,
+        expect=([[[[21, 42]]]], [11]),
     ),
 ]
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops.norm import LRN, BatchNormalization, LpNormalization, MeanVarianceNormalization
+from nbconv.ops.batch_norm import (
+    BatchNormalization,
+    BatchNormalizationGradInput,
+    BatchNormalizationGradScale,
+)
+from nbconv.ops.norm import LRN, LpNormalization, MeanVarianceNormalization
 from nbconv.ops.standardize import GroupNormalization, InstanceNormalization, LayerNormalization
 from tests.check import case, run_cases, sampler
 
@@ -18,11 +23,62 @@ PLANE = [[[[1.0, 3.0], [5.0, 7.0]]]]
 Z = [-1.3416408, -0.4472136, 0.4472136, 1.3416408]
 """PLANE standardised: (-3, -1, 1, 3) / sqrt(5)."""
 
+NO_TRAINING = "onnxruntime wants training_mode to be 0"
+
 CASES = [
     case(BatchNormalization(), r(2, 5, 7, 3), r(5), r(5), r(5), np.abs(r(5))),
     case(BatchNormalization(epsilon=0.3), r(2, 5, 7), r(5), r(5), r(5), np.abs(r(5))),
     case(BatchNormalization(), r(4, 7), r(7), r(7), r(7), np.abs(r(7))),
     case(BatchNormalization(), r(0, 5, 2, 3), r(5), r(5), r(5), np.abs(r(5))),
+    case(
+        BatchNormalization(training_mode=1, momentum=0.7),
+        r(2, 5, 7, 3),
+        r(5),
+        r(5),
+        r(5),
+        np.abs(r(5)),
+        outputs=5,
+        differs=NO_TRAINING,
+    ),
+    case(BatchNormalization(training_mode=1), r(3, 33, 4), r(33), r(33), r(33), np.abs(r(33)), differs=NO_TRAINING),
+    case(BatchNormalization(training_mode=1), r(64, 19), r(19), r(19), r(19), np.abs(r(19)), differs=NO_TRAINING),
+    case(
+        BatchNormalization(training_mode=1, epsilon=0.0, momentum=0.5),
+        [[[1.0, 3.0], [5.0, 5.0]], [[5.0, 3.0], [7.0, 7.0]]],
+        [1.0, 2.0],
+        [0.0, 10.0],
+        [1.0, 2.0],
+        [4.0, 5.0],
+        outputs=3,
+        differs=NO_TRAINING,
+        expect=(
+            [[[-(2**0.5), 0.0], [8.0, 8.0]], [[2**0.5, 0.0], [12.0, 12.0]]],
+            [2.0, 4.0],
+            [3.0, 3.0],
+        ),
+    ),
+    case(BatchNormalizationGradScale(), r(2, 19, 3, 5), r(2, 19, 3, 5), r(19), np.abs(r(19)), outputs=2),
+    case(
+        BatchNormalizationGradScale(rectified=1),
+        r(2, 35, 3),
+        r(2, 35, 3),
+        r(35),
+        np.abs(r(35)),
+        r(2, 35, 3),
+        outputs=2,
+    ),
+    case(BatchNormalizationGradInput(), r(2, 19, 3, 5), r(2, 19, 3, 5), r(19), r(19), np.abs(r(19)) + 0.1, r(19), r(19)),
+    case(
+        BatchNormalizationGradInput(rectified=1),
+        r(2, 35, 3),
+        r(2, 35, 3),
+        r(35),
+        r(35),
+        np.abs(r(35)) + 0.1,
+        r(35),
+        r(35),
+        r(2, 35, 3),
+    ),
     case(
         BatchNormalization(epsilon=1.0),
         [[[5.0], [nan]]],
@@ -81,8 +137,6 @@ test_cases = run_cases(CASES)
 
 def test_messages() -> None:
     x, v = Spec((2, 3, 4, 4), np.dtype(np.float32)), Spec((3,), np.dtype(np.float32))
-    with pytest.raises(UnsupportedError, match="training_mode=1"):
-        BatchNormalization(training_mode=1).infer(x, v, v, v, v)
     with pytest.raises(ModelError, match=r"mean is float32\(4\), x with 3 channels wants shape \[3\]"):
         BatchNormalization().infer(x, v, v, Spec((4,), v.dtype), v)
     with pytest.raises(ModelError, match="not a multiple of 2 groups"):

@@ -8,6 +8,7 @@ import pytest
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.ops.pool import AveragePool, GlobalAveragePool, GlobalLpPool, GlobalMaxPool, LpPool, MaxPool
+from nbconv.ops.pool_grad import AveragePoolGrad, MaxPoolGrad
 from tests.check import case, run_cases, sampler
 
 r = sampler(3)
@@ -75,6 +76,22 @@ CASES = [
     case(GlobalMaxPool(), [[[[1.0, nan], [2.0, 3.0]]]], expect=[[[[nan]]]], differs="onnxruntime passes NaN over"),
     case(GlobalMaxPool(), GRID, expect=[[[[9]]]]),
     case(GlobalLpPool(), [[[[3.0], [4.0]]]], expect=[[[[5]]]]),
+]
+
+CASES += [
+    case(
+        MaxPoolGrad(kernel_shape=(2, 2)),
+        [[[[1.0, 2.0]]]],
+        [[[[3.0, 3.0, 5.0], [3.0, nan, nan]]]],
+        expect=[[[[0, 0, 0], [0, 3, 0]]]],
+    ),
+    case(MaxPoolGrad(kernel_shape=(2, 3), strides=(1, 2), pads=(1, 0, 0, 2)), r(2, 19, 5, 4), np.round(r(2, 19, 5, 7))),
+    case(AveragePoolGrad(kernel_shape=(3, 2), size=(5, 4), strides=(2, 1), pads=(1, 0, 1, 1)), r(2, 19, 3, 4)),
+    case(
+        AveragePoolGrad(kernel_shape=(2, 2), size=(3, 2), divided=0),
+        [[[[1.0], [10.0]]]],
+        expect=[[[[1, 1], [11, 11], [10, 10]]]],
+    ),
 ]
 
 test_cases = run_cases(CASES)

@@ -1,0 +1,213 @@
+"""Batch normalisation in training, and its gradient, on channels-last data.
+
+Sums over pixels are split into parts that depend on shapes alone, and added in order.
+"""
+
+from nbconv.kernels.cpu._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    inline,
+    kernel,
+    load,
+    load_part,
+    splat,
+    sqrt,
+    store,
+    store_part,
+    where,
+)
+
+
+@inline
+def _get(x, i, cols):
+    return load(x, i) if cols >= W else load_part(x, i, cols)
+
+
+@inline
+def _put(y, i, v, cols):
+    if cols >= W:
+        store(y, i, v)
+    else:
+        store_part(y, i, v, cols)
+
+
+@kernel
+def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
+    """y[part, 0, c] = the mean of x[p, c] over the part's ``pixels``, of ``total``; y[part, 1, c] = Σ (x - mean)².
+    ``padded`` floats a row of y. A unit is a part."""
+    for unit in range(first, last):
+        p0 = unit * pixels
+        p1 = min(total, p0 + pixels)
+        n = p1 - p0
+        mean = at(y, 2 * unit * padded)
+        squares = at(y, (2 * unit + 1) * padded)
+        for c0 in range(0, c, W):
+            store(mean, c0, splat(0.0))
+            store(squares, c0, splat(0.0))
+        for c0 in range(0, c, 2 * W):
+            if c0 + 2 * W <= c:
+                a = splat(0.0)
+                b = splat(0.0)
+                for p in range(p0, p1):
+                    a = a + load(x, p * c + c0)
+                    b = b + load(x, p * c + c0 + W)
+                a = a / n
+                b = b / n
+                aa = splat(0.0)
+                bb = splat(0.0)
+                for p in range(p0, p1):
+                    v = load(x, p * c + c0) - a
+                    w = load(x, p * c + c0 + W) - b
+                    aa = aa + v * v
+                    bb = bb + w * w
+                store(mean, c0, a)
+                store(mean, c0 + W, b)
+                store(squares, c0, aa)
+                store(squares, c0 + W, bb)
+            else:
+                for c1 in range(c0, c, W):
+                    cols = c - c1
+                    a = splat(0.0)
+                    for p in range(p0, p1):
+                        a = a + _get(x, p * c + c1, cols)
+                    a = a / n
+                    aa = splat(0.0)
+                    for p in range(p0, p1):
+                        v = _get(x, p * c + c1, cols) - a
+                        aa = aa + v * v
+                    store(mean, c1, a)
+                    store(squares, c1, aa)
+
+
+@kernel
+def statistics(
+    parts: Floats, scale: Floats, b: Floats, old_mean: Floats, old_var: Floats, new_mean: Floats, new_var: Floats,
+    mean: Floats, var: Floats, factor: Floats, shift: Floats,
+    count: Int, pixels: Int, total: Int, c: Int, padded: Int, momentum: Float, epsilon: Float, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """Mean and variance of ``count`` parts of `moments` (Chan, Golub and LeVeque 1983, pairwise, in order); what x is
+    multiplied with and what is added; the running statistics. A unit is a vector of channels."""
+    for unit in range(first, last):
+        c0 = unit * W
+        cols = c - c0
+        m = load(parts, c0)
+        s = load(parts, padded + c0)
+        n = min(pixels, total)
+        for part in range(1, count):
+            more = min(pixels, total - part * pixels)
+            d = load(parts, 2 * part * padded + c0) - m
+            s = s + load(parts, (2 * part + 1) * padded + c0) + d * d * (float(n) * float(more) / float(n + more))
+            m = m + d * (float(more) / float(n + more))
+            n += more
+        v = s / total
+        f = _get(scale, c0, cols) / sqrt(v + epsilon)
+        _put(mean, c0, m, cols)
+        _put(var, c0, v, cols)
+        _put(new_mean, c0, _get(old_mean, c0, cols) * momentum + m * (1 - momentum), cols)
+        _put(new_var, c0, _get(old_var, c0, cols) * momentum + v * (1 - momentum), cols)
+        _put(factor, c0, f, cols)
+        _put(shift, c0, _get(b, c0, cols) - m * f, cols)
+
+
+@kernel
+def factors(
+    scale: Floats, b: Floats, mean: Floats, var: Floats, factor: Floats, shift: Floats, c: Int, epsilon: Float, first: Int,
+    last: Int,
+) -> None:  # fmt: skip
+    """factor = scale / sqrt(var + epsilon), shift = b - mean·factor; a unit is a vector of channels."""
+    for unit in range(first, last):
+        c0 = unit * W
+        cols = c - c0
+        f = _get(scale, c0, cols) / sqrt(_get(var, c0, cols) + epsilon)
+        _put(factor, c0, f, cols)
+        _put(shift, c0, _get(b, c0, cols) - _get(mean, c0, cols) * f, cols)
+
+
+@kernel
+def grad_sums(
+    dy: Floats, y: Floats, x: Floats, mean: Floats, parts: Floats,
+    pixels: Int, total: Int, c: Int, padded: Int, rectified: Int, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where ``rectified`` dy counts
+    for nothing where y is not positive. A unit is a part."""
+    for unit in range(first, last):
+        p0 = unit * pixels
+        p1 = min(total, p0 + pixels)
+        for c0 in range(0, c, W):
+            cols = c - c0
+            m = _get(mean, c0, cols)
+            a = splat(0.0)
+            b = splat(0.0)
+            if cols >= W and rectified == 1:
+                for p in range(p0, p1):
+                    d = load(dy, p * c + c0)
+                    d = where(load(y, p * c + c0) <= 0, 0.0, d)
+                    a = a + d
+                    b = b + d * (load(x, p * c + c0) - m)
+            elif cols >= W:
+                for p in range(p0, p1):
+                    d = load(dy, p * c + c0)
+                    a = a + d
+                    b = b + d * (load(x, p * c + c0) - m)
+            else:
+                for p in range(p0, p1):
+                    d = load_part(dy, p * c + c0, cols)
+                    if rectified == 1:
+                        d = where(load_part(y, p * c + c0, cols) <= 0, 0.0, d)
+                    a = a + d
+                    b = b + d * (load_part(x, p * c + c0, cols) - m)
+            store(parts, 2 * unit * padded + c0, a)
+            store(parts, (2 * unit + 1) * padded + c0, b)
+
+
+@kernel
+def grad_merge(
+    parts: Floats, var: Floats, dscale: Floats, db: Floats, count: Int, c: Int, padded: Int, epsilon: Float, first: Int,
+    last: Int,
+) -> None:  # fmt: skip
+    """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a vector of channels."""
+    for unit in range(first, last):
+        c0 = unit * W
+        cols = c - c0
+        a = load(parts, c0)
+        b = load(parts, padded + c0)
+        for part in range(1, count):
+            a = a + load(parts, 2 * part * padded + c0)
+            b = b + load(parts, (2 * part + 1) * padded + c0)
+        _put(db, c0, a, cols)
+        _put(dscale, c0, b / sqrt(_get(var, c0, cols) + epsilon), cols)
+
+
+@kernel
+def grad_input(
+    dy: Floats, y: Floats, x: Floats, scale: Floats, mean: Floats, var: Floats, dscale: Floats, db: Floats, dx: Floats,
+    pixels: Int, total: Int, c: Int, rectified: Int, epsilon: Float, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``total`` pixels; dy as in
+    `grad_sums`. A unit is ``pixels`` of them."""
+    for unit in range(first, last):
+        p0 = unit * pixels
+        p1 = min(total, p0 + pixels)
+        for c0 in range(0, c, W):
+            cols = c - c0
+            m = _get(mean, c0, cols)
+            r = splat(1.0) / sqrt(_get(var, c0, cols) + epsilon)
+            k = _get(scale, c0, cols) * r
+            a = _get(db, c0, cols) / total
+            b = _get(dscale, c0, cols) * r / total
+            if cols >= W and rectified == 1:
+                for p in range(p0, p1):
+                    d = where(load(y, p * c + c0) <= 0, 0.0, load(dy, p * c + c0))
+                    store(dx, p * c + c0, k * (d - a - (load(x, p * c + c0) - m) * b))
+            elif cols >= W:
+                for p in range(p0, p1):
+                    store(dx, p * c + c0, k * (load(dy, p * c + c0) - a - (load(x, p * c + c0) - m) * b))
+            else:
+                for p in range(p0, p1):
+                    d = load_part(dy, p * c + c0, cols)
+                    if rectified == 1:
+                        d = where(load_part(y, p * c + c0, cols) <= 0, 0.0, d)
+                    store_part(dx, p * c + c0, k * (d - a - (load_part(x, p * c + c0, cols) - m) * b), cols)

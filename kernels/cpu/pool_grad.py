@@ -1,0 +1,89 @@
+"""Gradients of pooling on channels-last data. A unit is a plane of one image, a vector of channels wide: windows may
+overlap, so a plane has one owner."""
+
+from nbconv.kernels.cpu._simd import Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part, where
+from nbconv.kernels.cpu.pool import INF, _clip_window
+
+
+@inline
+def _get(x, i, cols):
+    return load(x, i) if cols == W else load_part(x, i, cols)
+
+
+@inline
+def _put(y, i, v, cols):
+    if cols == W:
+        store(y, i, v)
+    else:
+        store_part(y, i, v, cols)
+
+
+@kernel
+def max_pool_grad(
+    dy: Floats, x: Floats, dx: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int,
+    dh: Int, dw: Int, ph: Int, pw: Int, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """Each dy is added to dx where its window of x has its maximum: the first of equals, or the first NaN."""
+    vectors = (c + W - 1) // W
+    for unit in range(first, last):
+        n = unit // vectors
+        c0 = (unit - n * vectors) * W
+        cols = min(W, c - c0)
+        plane = at(x, n * h * width * c + c0)
+        target = at(dx, n * h * width * c + c0)
+        source = at(dy, n * oh * ow * c + c0)
+        for i in range(h * width):
+            _put(target, i * c, splat(0.0), cols)
+        for oy in range(oh):
+            ky0, ky1 = _clip_window(oy * sh - ph, kh, dh, h)
+            for ox in range(ow):
+                kx0, kx1 = _clip_window(ox * sw - pw, kw, dw, width)
+                corner = ((oy * sh - ph) * width + ox * sw - pw) * c
+                best = splat(-INF)
+                place = splat(-1.0)
+                for ky in range(ky0, ky1):
+                    for kx in range(kx0, kx1):
+                        v = _get(plane, corner + (ky * dh * width + kx * dw) * c, cols)
+                        better = (v > best) | (place < 0) | ((v != v) & (best == best))
+                        best = where(better, v, best)
+                        place = where(better, float(ky * kw + kx), place)
+                d = _get(source, (oy * ow + ox) * c, cols)
+                for ky in range(ky0, ky1):
+                    for kx in range(kx0, kx1):
+                        i = corner + (ky * dh * width + kx * dw) * c
+                        _put(target, i, _get(target, i, cols) + where(place == float(ky * kw + kx), d, 0.0), cols)
+
+
+@kernel
+def average_pool_grad(
+    dy: Floats, dx: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int,
+    dh: Int, dw: Int, ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, divided: Int, first: Int, last: Int,
+) -> None:  # fmt: skip
+    """Each dy, divided as `pool.average_pool` divides where ``divided`` is 1, is added to all cells of its window."""
+    vectors = (c + W - 1) // W
+    for unit in range(first, last):
+        n = unit // vectors
+        c0 = (unit - n * vectors) * W
+        cols = min(W, c - c0)
+        target = at(dx, n * h * width * c + c0)
+        source = at(dy, n * oh * ow * c + c0)
+        for i in range(h * width):
+            _put(target, i * c, splat(0.0), cols)
+        for oy in range(oh):
+            iy0 = oy * sh - ph
+            ky0, ky1 = _clip_window(iy0, kh, dh, h)
+            for ox in range(ow):
+                ix0 = ox * sw - pw
+                kx0, kx1 = _clip_window(ix0, kw, dw, width)
+                divisor = (ky1 - ky0) * (kx1 - kx0)
+                if count_pad == 1:
+                    qy0, qy1 = _clip_window(iy0 + ph, kh, dh, padded_h + ph)
+                    qx0, qx1 = _clip_window(ix0 + pw, kw, dw, padded_w + pw)
+                    divisor = (qy1 - qy0) * (qx1 - qx0)
+                if divided == 0:
+                    divisor = 1
+                d = _get(source, (oy * ow + ox) * c, cols) / divisor
+                for ky in range(ky0, ky1):
+                    for kx in range(kx0, kx1):
+                        i = ((iy0 + ky * dh) * width + ix0 + kx * dw) * c
+                        _put(target, i, _get(target, i, cols) + d, cols)

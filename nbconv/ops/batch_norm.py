@@ -1,0 +1,254 @@
+"""Batch normalisation, at inference and in training, and its gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Spec
+from nbconv.lowering import Lowering, Ref
+from nbconv.ops import spec as want
+from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.ops.packing import ceil
+from nbconv.ops.repack import channels_last
+
+if TYPE_CHECKING:
+    from nbconv.backprop import Backward
+
+PART = 128 << 10
+"""Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""
+PARTS = 256
+"""Most parts of a sum."""
+
+
+def along_channels(v: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A vector over axis 1, shaped to broadcast against ``x``, in x's type."""
+    return v.reshape(-1, *[1] * (x.ndim - 2)).astype(x.dtype, copy=False)
+
+
+def but_channels(x: np.ndarray) -> tuple[int, ...]:
+    """All axes but 1."""
+    return (0, *range(2, x.ndim))
+
+
+class BatchNormalization(Op):
+    """(x - mean) / sqrt(var + epsilon) · scale + b, each a vector over x's axis 1.
+
+    With ``training_mode`` mean and variance are those of x (variance over all n elements, not n - 1), and further outputs
+    are the running ones, input · momentum + x's · (1 - momentum), and, beyond ONNX, x's own mean and variance.
+    """
+
+    parameters = (1, 2)
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    training_mode: int = 0
+
+    def infer(self, x: Spec, scale: Spec, b: Spec, mean: Spec, var: Spec) -> Spec | tuple[Spec, ...]:
+        want.kind("f", x=x, scale=scale, b=b, mean=mean, var=var)
+        want.rank(x, 2)
+        want.vector(x.shape[1], f"x with {x.shape[1]} channels", scale=scale, b=b, mean=mean, var=var)
+        y = Spec(x.shape, x.dtype)
+        if not self.training_mode:
+            return y
+        own = Spec((x.shape[1],), x.dtype)
+        return y, Spec(mean.shape, mean.dtype), Spec(var.shape, var.dtype), own, own
+
+    def reference(self, x: np.ndarray, scale: np.ndarray, b: np.ndarray, mean: np.ndarray, var: np.ndarray):
+        with np.errstate(all="ignore"):
+            if not self.training_mode:
+                return self.normalized(x, scale, b, mean, var)
+            over, count = but_channels(x), x.dtype.type(x.size // max(x.shape[1], 1))
+            own = x.sum(axis=over) / count
+            spread = ((x - along_channels(own, x)) ** 2).sum(axis=over) / count
+            y = self.normalized(x, scale, b, own, spread)
+            m = mean.dtype.type(self.momentum)
+            running = mean * m + own.astype(mean.dtype) * (1 - m), var * m + spread.astype(var.dtype) * (1 - m)
+            return y, *running, own, spread
+
+    def normalized(self, x: np.ndarray, scale, b, mean, var) -> np.ndarray:
+        """y for this mean and variance."""
+        scale, b, mean, var = (along_channels(v, x) for v in (scale, b, mean, var))
+        return (x - mean) / np.sqrt(var + x.dtype.type(self.epsilon)) * scale + b
+
+    def flops(self, inputs, outputs) -> int:
+        return (8 if self.training_mode else 2) * outputs[0].size
+
+    def layout(self, inputs, outputs) -> str:
+        served = all(spec.dtype == np.float32 for spec in inputs) and inputs[0].size
+        return CHANNELS_LAST if served else NUMPY
+
+    def pitched(self, inputs, outputs) -> bool:
+        return self.layout(inputs, outputs) == CHANNELS_LAST
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return i == 0 and not self.training_mode and self.layout(inputs, outputs) == CHANNELS_LAST
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        names, c = to.node.inputs, to.outputs[0].shape[1]
+        vectors = ceil(c, to.target.lanes)
+
+        def known() -> tuple[np.ndarray, np.ndarray]:
+            scale, b, mean, var = (to.value(i).astype(np.float64) for i in range(1, 5))
+            s = scale / np.sqrt(var + self.epsilon)
+            return s.astype(np.float32), (b - mean * s).astype(np.float32)
+
+        if self.training_mode:
+            scale, shift = self.lower_statistics(to, vectors)
+        elif all(spec.constant for spec in to.inputs[1:]):
+            scale = to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: known()[0])
+            shift = to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#shift", lambda: known()[1])
+        else:
+            scale, shift = to.scratch(4 * c), to.scratch(4 * c)
+            to.step(
+                "batch_norm.factors", vectors, work=32 * c, scale=to.input(1), b=to.input(2), mean=to.input(3),
+                var=to.input(4), factor=scale, shift=shift, c=c, epsilon=self.epsilon,
+            )  # fmt: skip
+        to.step(
+            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=channels_last(to, 0), y=to.output(),
+            ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=scale, shift=shift, **to.epilogue.clamp(),
+        )  # fmt: skip
+
+    def lower_statistics(self, to: Lowering, vectors: int) -> tuple[Ref, Ref]:
+        """The steps that find x's mean and variance; where lie what x is to be multiplied with and what added."""
+        c, total, full, pixels, count = split(to, to.inputs[0])
+        parts, scale, shift = to.scratch(8 * count * full), to.scratch(4 * c), to.scratch(4 * c)
+        to.step(
+            "batch_norm.moments", count, work=16 * total * c, x=channels_last(to, 0), y=parts, pixels=pixels, total=total,
+            c=c, padded=full,
+        )  # fmt: skip
+        names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
+        made = {name: Ref(names[name]) if names.get(name) else to.scratch(4 * c) for name in _STATISTICS}
+        to.step(
+            "batch_norm.statistics", vectors, work=16 * count * c, parts=parts, scale=to.input(1), b=to.input(2),
+            old_mean=to.input(3), old_var=to.input(4), **made, factor=scale, shift=shift, count=count, pixels=pixels,
+            total=total, c=c, padded=full, momentum=self.momentum, epsilon=self.epsilon,
+        )  # fmt: skip
+        return scale, shift
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """In training, x's mean and variance depend on x; no gradient flows to the running ones."""
+        dy, dx, dscale, db = to.dy(), None, None, None
+        if dy is None:
+            return (None,) * 5
+        mean, var = (to.y(3), to.y(4)) if self.training_mode else (to.x(3), to.x(4))
+        if self.training_mode or to.wants(1) or to.wants(2):
+            dscale, db = to.add_many(BatchNormalizationGradScale(epsilon=self.epsilon), 2, dy, to.x(0), mean, var)
+        if to.wants(0) and self.training_mode:
+            dx = to.add(
+                BatchNormalizationGradInput(epsilon=self.epsilon), dy, to.x(0), to.x(1), mean, var, str(dscale), str(db)
+            )
+        elif to.wants(0):
+            nothing = to.constant(np.zeros(to.inputs[1].shape, to.inputs[1].dtype))
+            dx = to.add(BatchNormalization(epsilon=self.epsilon), dy, to.x(1), nothing, nothing, var)
+        return dx, dscale if to.wants(1) else None, db if to.wants(2) else None, None, None
+
+
+_STATISTICS = ("new_mean", "new_var", "mean", "var")
+
+
+def split(to: Lowering, x: Spec) -> tuple[int, int, int, int, int]:
+    """(channels, pixels in all, floats of a row of sums, pixels of a part, parts) of a sum over x's pixels."""
+    c = x.shape[1]
+    total = x.size // c
+    pixels = max(ceil(total, PARTS), min(total, max(16, PART // (4 * c))))
+    return c, total, ceil(c, to.target.lanes) * to.target.lanes, pixels, ceil(total, pixels)
+
+
+class BatchNormalizationGradScale(Op):
+    """dy, x (n, c, …), mean, var (c) → dscale (c) = Σ dy · (x - mean) / sqrt(var + epsilon), db (c) = Σ dy. With
+    ``rectified`` a sixth value y is given, and dy counts where y is positive only (the Relu behind it, undone)."""
+
+    domain = "nbconv"
+
+    epsilon: float = 1e-5
+    rectified: int = 0
+
+    def infer(self, dy: Spec, x: Spec, mean: Spec, var: Spec, y: Spec | None = None) -> tuple[Spec, Spec]:
+        check(dy, x, y)
+        want.vector(x.shape[1], f"x with {x.shape[1]} channels", mean=mean, var=var)
+        return (Spec((x.shape[1],), x.dtype),) * 2
+
+    def reference(self, dy: np.ndarray, x: np.ndarray, mean: np.ndarray, var: np.ndarray, y: np.ndarray | None = None):
+        with np.errstate(all="ignore"):
+            dy, over = dy if y is None else np.where(y <= 0, 0, dy), but_channels(x)
+            along = (dy * (x - along_channels(mean, x))).sum(axis=over)
+            return along / np.sqrt(var + x.dtype.type(self.epsilon)), dy.sum(axis=over)
+
+    def flops(self, inputs, outputs) -> int:
+        return 4 * inputs[0].size
+
+    def layout(self, inputs, outputs) -> str:
+        return served(inputs)
+
+    def lower(self, to: Lowering) -> None:
+        c, total, full, pixels, count = split(to, to.inputs[1])
+        parts, made = to.scratch(8 * count * full), [Ref(n) if n else to.scratch(4 * c) for n in to.node.outputs]
+        to.step(
+            "batch_norm.grad_sums", count, work=16 * total * c, dy=channels_last(to, 0),
+            y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1), mean=to.input(2),
+            parts=parts, pixels=pixels, total=total, c=c, padded=full,
+            rectified=self.rectified,
+        )  # fmt: skip
+        to.step(
+            "batch_norm.grad_merge", ceil(c, to.target.lanes), work=16 * count * c, parts=parts, var=to.input(3),
+            dscale=made[0], db=made[1] if len(made) > 1 else to.scratch(4 * c), count=count, c=c, padded=full,
+            epsilon=self.epsilon,
+        )  # fmt: skip
+
+
+class BatchNormalizationGradInput(Op):
+    """scale · r · (dy - db / N - (x - mean) · r · dscale / N), r = 1 / sqrt(var + epsilon), N elements a channel: what flows
+    to x where mean and variance are its own. ``rectified`` as in `BatchNormalizationGradScale`."""
+
+    domain = "nbconv"
+
+    epsilon: float = 1e-5
+    rectified: int = 0
+
+    def infer(self, dy: Spec, x: Spec, scale: Spec, mean: Spec, var: Spec, dscale: Spec, db: Spec, y: Spec | None = None):
+        check(dy, x, y)
+        vectors = {"scale": scale, "mean": mean, "var": var, "dscale": dscale, "db": db}
+        want.vector(x.shape[1], f"x with {x.shape[1]} channels", **vectors)
+        return Spec(x.shape, x.dtype)
+
+    def reference(self, dy, x, scale, mean, var, dscale, db, y=None) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            dy = dy if y is None else np.where(y <= 0, 0, dy)
+            scale, mean, var, dscale, db = (along_channels(v, x) for v in (scale, mean, var, dscale, db))
+            n, r = x.dtype.type(x.size // max(x.shape[1], 1)), 1 / np.sqrt(var + x.dtype.type(self.epsilon))
+            return scale * r * (dy - db / n - (x - mean) * r * dscale / n)
+
+    def flops(self, inputs, outputs) -> int:
+        return 6 * inputs[0].size
+
+    def layout(self, inputs, outputs) -> str:
+        return served(inputs)
+
+    def lower(self, to: Lowering) -> None:
+        c, total, _, pixels, count = split(to, to.inputs[1])
+        to.step(
+            "batch_norm.grad_input", count, work=24 * total * c, dy=channels_last(to, 0),
+            y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1), scale=to.input(2),
+            mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
+            dx=to.output(), pixels=pixels, total=total, c=c, rectified=self.rectified, epsilon=self.epsilon,
+        )  # fmt: skip
+
+
+def check(dy: Spec, x: Spec, y: Spec | None) -> None:
+    """ModelError unless dy and y are like x."""
+    want.one_type("f", dy=dy, x=x)
+    want.rank(x, 2)
+    if dy.shape != x.shape or (y is not None and y.shape != x.shape):
+        raise ModelError(f"dy is {dy}, x is {x}{'' if y is None else f', y is {y}'}: wanted one shape")
+
+
+def served(inputs) -> str:
+    """The layout of the gradients' kernels."""
+    fits = all(s is None or s.dtype == np.float32 for s in inputs) and inputs[0].size
+    return CHANNELS_LAST if fits else NUMPY
