@@ -19,7 +19,7 @@ from typing import Any
 if not __package__:  # a script's folder is on the path, the project's is not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-ENGINES = ("nbconv", "onnxruntime", "openvino")
+ENGINES = ("nbconv", "onnxruntime", "openvino", "MNN")
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -38,7 +38,7 @@ def version(name: str) -> str:
 
 def open_engine(name: str, path: str, threads: int, shapes: Shapes) -> Callable[[dict[str, Any]], list[Any]]:
     """A function from inputs by name to the outputs in the model's order. float32 on so many threads."""
-    return {"nbconv": _nbconv, "onnxruntime": _onnxruntime, "openvino": _openvino}[name](path, threads, shapes)
+    return {"nbconv": _nbconv, "onnxruntime": _onnxruntime, "openvino": _openvino, "MNN": _mnn}[name](path, threads, shapes)
 
 
 def _nbconv(path: str, threads: int, shapes: Shapes) -> Callable:
@@ -77,6 +77,61 @@ def _openvino(path: str, threads: int, shapes: Shapes) -> Callable:
         return [found[port] for port in compiled.outputs]
 
     return run
+
+
+def _mnn(path: str, threads: int, shapes: Shapes) -> Callable:
+    import MNN
+    import numpy as np
+
+    import nbconv
+
+    net = MNN.Interpreter(_converted(path))
+    session = net.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
+    places = {name: net.getSessionInput(session, name) for name in shapes}
+    for name, shape in shapes.items():
+        net.resizeTensor(places[name], tuple(shape))
+    net.resizeSession(session)
+    kind, order = MNN.Halide_Type_Float, MNN.Tensor_DimensionType_Caffe
+    plan = nbconv.load(path).plan(shapes)
+    found = [(net.getSessionOutput(session, name), plan.specs[name].shape) for name in plan.fetch]  # MNN adds axes of 1
+
+    def run(feeds: dict[str, Any]) -> list[Any]:
+        for name, x in feeds.items():
+            places[name].copyFrom(MNN.Tensor(x.shape, kind, x, order))
+        net.runSession(session)
+        results = []
+        for tensor, shape in found:
+            there = MNN.Tensor(tensor.getShape(), kind, np.empty(tensor.getShape(), np.float32), order)
+            tensor.copyToHostTensor(there)
+            results.append(np.array(there.getNumpyData()).reshape(shape))
+        return results
+
+    return run
+
+
+def _converted(path: str) -> str:
+    """MNN's own file of a model, made with its converter on first use."""
+    import hashlib
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nbconv-benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}.mnn"
+    if not file.exists():
+        aside = file.with_suffix(f".{os.getpid()}")
+        command = [
+            str(Path(sys.executable).with_name("mnnconvert")),
+            "-f",
+            "ONNX",
+            "--modelFile",
+            path,
+            "--MNNModel",
+            str(aside),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not aside.exists():
+            raise RuntimeError(f"mnnconvert: {done.stdout[-500:]}{done.stderr[-500:]}")
+        aside.replace(file)
+    return str(file)
 
 
 def feeds_of(shapes: Shapes, seed: int = 0) -> dict[str, Any]:
@@ -160,7 +215,8 @@ def one_run(engine: str | None, path: str, threads: int, shapes: Shapes) -> dict
 
 def main() -> None:
     """Serve requests: ["ready"], ["save", file], ["time", seconds, least runs], ["numpy"]."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # engines may print
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # engines may print
     engine, path, threads, shapes = json.loads(sys.argv[1])
     run, feeds = open_engine(engine, path, threads, shapes), feeds_of(shapes)
     for line in sys.stdin:
