@@ -93,6 +93,8 @@ class Workspace:
     def __init__(self, program: Program, arena: np.ndarray | None = None) -> None:
         self.program = program
         self.words = program.words.copy()
+        self.feeds: dict[str, np.ndarray] = {}
+        self.results: list[np.ndarray] = []
         self._base = 0
         self.attach(aligned(program.arena) if arena is None else arena)
         self.table = program.table.copy()
@@ -110,7 +112,14 @@ class Workspace:
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
         what is fetched."""
+        self.place(feeds, results)
+        self.span(0, len(self.program.table), threads)
+        self.copy_out(results)
+
+    def place(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+        """Say where inputs and results lie for the steps to come."""
         program, words = self.program, self.words
+        self.feeds, self.results = feeds, results
         for name, moves in program.input_moves.items():
             base = feeds[name].ctypes.data
             for i, extra in moves:
@@ -119,15 +128,25 @@ class Workspace:
             base = results[k].ctypes.data
             for i, extra in moves:
                 words[i] = base + extra
-        loop, threads = _loop(), min(threads, program.slots or threads)
+
+    def span(self, begin: int, end: int, threads: int) -> None:
+        """Do the steps from ``begin`` to ``end``."""
+        program, loop = self.program, _loop()
+        threads = min(threads, program.slots or threads)
         for first, last in program.segments:
+            first, last = max(first, begin), min(last, end)
+            if first >= last:
+                continue
             foreign = program.foreign.get(first)
             if foreign is None:
                 loop.run(self, first, last, threads)
             else:
-                foreign(self, feeds, results)
-        for k, held in program.copies:
-            np.copyto(results[k], held(self, feeds, results).reshape(results[k].shape))
+                foreign(self, self.feeds, self.results)
+
+    def copy_out(self, results: list[np.ndarray]) -> None:
+        """Copy the results that no step writes."""
+        for k, held in self.program.copies:
+            np.copyto(results[k], held(self, self.feeds, results).reshape(results[k].shape))
 
 
 def time_steps(

@@ -55,6 +55,8 @@ class Op:
     """Input slots that hold trainable weights (a convolution's w and b)."""
     pure: ClassVar[bool] = True
     """Whether the result depends on the inputs alone (then constants fold through it)."""
+    in_place: ClassVar[bool] = False
+    """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         cls.type = cls.__name__

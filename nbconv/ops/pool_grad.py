@@ -65,6 +65,12 @@ class MaxPoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
+    def pitched(self, inputs, outputs) -> bool:
+        return False
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return False
+
     def lower(self, to: Lowering) -> None:
         lower_planes(
             self, to, to.inputs[1].shape, "pool_grad.max_pool_grad", dy=channels_last(to, 0), x=channels_last(to, 1)
@@ -107,6 +113,12 @@ class AveragePoolGrad(Pool):
     def layout(self, inputs, outputs) -> str:
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
+
+    def pitched(self, inputs, outputs) -> bool:
+        return False
+
+    def reads_pitched(self, inputs, outputs, i) -> bool:
+        return False
 
     def lower(self, to: Lowering) -> None:
         shape = to.outputs[0].shape

@@ -1,0 +1,217 @@
+"""A training step on kernels: planned once, run on arrays that it owns between steps.
+
+A step has two phases. The first computes the outputs (the loss), the gradients and whatever new state does not come from an
+optimizer; it writes to no state. Then the outputs are checked. The second writes the state: optimizers' updates in place,
+all else copied. A step that fails in between, or is abandoned, has changed nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Node, Spec
+from nbconv.passes.rectify import rectify
+from nbconv.plan import Plan
+from nbconv.runtime import Workspace, available_threads
+from nbconv.weights import Weights
+
+_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+MIB = 1 << 20
+
+
+class TrainingStep:
+    """A step of training as a plan.
+
+    ``graph`` reads ``feeds`` (Specs by name: batches, and scalars that change every step) and ``state`` (arrays by name,
+    C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
+    ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
+    among them. ``threads``: how many may work on it; the bits do not depend on it. ``memory_mb``: the most memory that
+    activations, gradients and scratch may take, ModelError says what they do take where that is more.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        feeds: Mapping[str, Spec],
+        state: dict[str, np.ndarray],
+        updates: Mapping[str, str],
+        outputs: tuple[str, ...],
+        *,
+        threads: int | None = None,
+        memory_mb: float | None = None,
+    ) -> None:
+        from nbconv.kernels.target import host
+
+        for name, array in state.items():
+            if not array.flags.c_contiguous or not array.flags.writeable:
+                raise ValueError(f"state {name!r} must be C-contiguous and writeable")
+        self.state, self.feeds, self.outputs = state, dict(feeds), tuple(outputs)
+        self.threads = threads or available_threads()
+        self.updates = {name: value for name, value in updates.items() if name in state}
+        held = {name: Spec(a.shape, a.dtype) for name, a in state.items()}
+        graph, placed = _updates_last(graph, self.updates)
+        fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
+        graph = rectify(graph, frozenset(fetch))
+        self.plan = Plan(graph, {**self.feeds, **held}, Weights(), fetch, host())
+        self._check_places(placed)
+        self.boundary = self._boundary(placed)
+        program = self.plan.bound()
+        self.in_place = placed
+        """by value: the state that it is written to where it lies"""
+        self.results = [
+            state[name] if (name := self._home(value)) else np.empty(*program.spec(k)[:2]) for k, value in enumerate(fetch)
+        ]
+        self._fetch = fetch
+        self.arena = program.arena
+        """bytes of activations, gradients and scratch"""
+        self.memory = program.arena + sum(r.nbytes for r, v in zip(self.results, fetch, strict=True) if not self._home(v))
+        if memory_mb is not None and self.memory > memory_mb * MIB:
+            raise ModelError(
+                f"a step on these shapes needs {self.memory / MIB:.1f} MiB for activations, gradients and scratch, "
+                f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less"
+            )
+        self._space = Workspace(program)
+        self._progress: _Progress | None = None
+
+    def _home(self, value: str) -> str | None:
+        """The state that a value is written to in place."""
+        return self.in_place.get(value)
+
+    def _boundary(self, placed: Mapping[str, str]) -> int:
+        """The first step of the second phase."""
+        steps = self.plan.steps
+        late = [any(n in placed for n in step.node.outputs) for step in steps]
+        first = late.index(True) if True in late else len(steps)
+        if not all(late[first:]):
+            raise AssertionError("a step of the first phase stands in the second")
+        return first
+
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        hyper: Mapping[str, Any] | None = None,
+        check: Callable[[dict[str, np.ndarray]], None] | None = None,
+        *,
+        budget_ms: float | None = None,
+    ) -> dict[str, np.ndarray] | None:
+        """One step; the outputs, as they were before the state changed.
+
+        ``feeds`` and ``hyper`` together give every feed. ``check`` is called with the outputs before anything is written,
+        and may raise; without one, outputs that are not finite raise FloatingPointError. With ``budget_ms`` it works about
+        so long (to the end of a kernel's unit, on one thread; the second phase is never interrupted) and returns None until
+        the step is done: call it again, with the same feeds. The bits are those of an uninterrupted step.
+        """
+        given = {**feeds, **(hyper or {})}
+        arrays = {name: _fed(name, spec, given) for name, spec in self.feeds.items()}
+        space = self._space
+        if budget_ms is None:
+            self._progress = None
+            space.place({**arrays, **self.state}, self.results)
+            space.span(0, self.boundary, self.threads)
+        elif not self._advance(arrays, budget_ms):
+            return None
+        space.copy_out(self.results)
+        found = {name: self.results[self._fetch.index(name)].copy() for name in self.outputs}
+        (check or _finite)(found)
+        space.span(self.boundary, len(self.plan.steps), self.threads)
+        for name, value in self.updates.items():
+            if self._home(value) is None:
+                np.copyto(self.state[name], self.results[self._fetch.index(value)])
+        return found
+
+    def _advance(self, arrays: dict[str, np.ndarray], budget_ms: float) -> bool:
+        """Work on the first phase for so long; whether it is done."""
+        end = time.perf_counter() + budget_ms / 1000
+        if self._progress is None:
+            self._progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()})
+            self._space.place({**self._progress.arrays, **self.state}, self.results)
+        if not self._progress.advance(self.boundary, end):
+            return False
+        self._progress = None
+        return True
+
+    def _check_places(self, placed: Mapping[str, str]) -> None:
+        """No step of the second phase may read a state that an earlier one has written."""
+        written: set[str] = set()
+        for step in self.plan.steps:
+            mine = {placed[n] for n in step.node.outputs if n in placed}
+            if not written.isdisjoint(step.node.inputs):
+                raise ModelError(f"{step.node.name} reads {written.intersection(step.node.inputs)} after it was updated")
+            written |= mine
+
+
+class _Progress:
+    """How far an interrupted first phase is: a step and a unit of it."""
+
+    def __init__(self, space: Workspace, arrays: dict[str, np.ndarray]) -> None:
+        self.space, self.arrays, self.step, self.unit = space, arrays, 0, 0
+        self.rate: dict[int, float] = {}
+
+    def advance(self, boundary: int, end: float) -> bool:
+        """Do units, a few at a time, until ``end`` by the clock; whether the phase is done."""
+        table, foreign = self.space.table, self.space.program.foreign
+        while self.step < boundary:
+            if foreign.get(self.step) is not None:
+                self.space.span(self.step, self.step + 1, 1)
+                self.step += 1
+            else:
+                address, words, units, _ = (int(v) for v in table[self.step])
+                kernel = _KERNEL(address)
+                while self.unit < units:
+                    start = time.perf_counter()
+                    if start >= end:
+                        return False
+                    seconds = self.rate.get(self.step, 0.0)
+                    count = units - self.unit if seconds == 0 and units == 1 else 1
+                    if seconds:
+                        count = max(1, min(units - self.unit, int((end - start) / seconds)))
+                    kernel(words, self.unit, self.unit + count, 0)
+                    self.rate[self.step] = max((time.perf_counter() - start) / count, 1e-9)
+                    self.unit += count
+                self.step, self.unit = self.step + 1, 0
+            if time.perf_counter() >= end and self.step < boundary:
+                return False
+        return True
+
+
+def _updates_last(graph: Graph, updates: Mapping[str, str]) -> tuple[Graph, dict[str, str]]:
+    """The graph with the nodes that may write state in place at its end, and which value is written to which state."""
+    wanted = {value: name for name, value in updates.items()}
+    late, early, placed = [], [], {}
+    for node in graph.nodes:
+        (late if _in_place(node, wanted) else early).append(node)
+    reads = {n for node in (*late, *early) for n in node.inputs}
+    for node in late:
+        placed.update({value: wanted[value] for value in node.outputs if value in wanted})
+    if not reads.isdisjoint(placed):
+        raise ModelError(f"{reads.intersection(placed)} are read in the step that makes them")
+    return Graph([*early, *late], graph.inputs, graph.outputs, graph.constants, graph.name), placed
+
+
+def _in_place(node: Node, wanted: Mapping[str, str]) -> bool:
+    """Whether the node is an optimizer's update, element by element, of states that it reads itself."""
+    if not (node.op.in_place or (node.op.domain == "nbconv" and node.op.type.endswith("Update"))):
+        return False
+    return all(value in wanted and wanted[value] in node.inputs for value in node.outputs if value)
+
+
+def _fed(name: str, spec: Spec, given: Mapping[str, Any]) -> np.ndarray:
+    """A feed as the plan wants it; ValueError where it does not fit."""
+    if name not in given:
+        raise ValueError(f"no value given for {name!r} {spec}")
+    array = np.require(given[name], spec.dtype, ["C", "A"])
+    if array.shape != spec.shape:
+        raise ValueError(f"{name!r} is {Spec(array.shape, array.dtype)}, the step is planned for {spec}")
+    return array
+
+
+def _finite(outputs: dict[str, np.ndarray]) -> None:
+    for name, value in outputs.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise FloatingPointError(f"{name} is {value}: the step was not taken")
