@@ -49,7 +49,7 @@ TARGETS: dict[str, Target] = {
     for t in (
         Target("x86-64-v4", _X86, "x86-64-v4", "-prefer-256-bit", 16, 12, 2, 32, _V4, _OS),
         Target("x86-64-v3", _X86, "x86-64-v3", "", 8, 6, 2, 16, _V3, _OS),
-        Target("x86-64", _X86, "x86-64", "", 4, 6, 2, 16, frozenset(), _OS),
+        Target("x86-64", _X86, "x86-64", "", 4, 4, 2, 16, frozenset(), _OS),
         Target("aarch64", _ARM, "generic", "+neon", 4, 8, 2, 32, frozenset(), _OS),
     )
 }
