@@ -28,7 +28,7 @@ from nbconv.kernels.cpu._simd import (
 MR = target().rows
 NV = target().vectors
 NR = NV * W
-MR3 = 8 if target().registers >= 32 else 4
+MR3 = target().rows_wider
 """Rows of a tile of a full panel and a narrow one beside it."""
 LINE = 16
 """Floats of a cache line."""
