@@ -18,6 +18,7 @@ from nbconv.kernels.cpu._simd import (
     store_part,
 )
 from nbconv.kernels.cpu._strip import STRIP, reach, strips_3_1, strips_3_2, strips_5_1, strips_5_2
+from nbconv.kernels.cpu._window import inside
 
 
 @kernel
@@ -61,7 +62,7 @@ def depthwise(
             while s < count and oy < oy1:
                 pixels = 1 if not fast else small + 1 if s < extra else small
                 left = ox * sw - pw
-                ky0, ky1 = _inside(oy * sh - ph, kh, dh, h)
+                ky0, ky1 = inside(oy * sh - ph, kh, dh, h)
                 xp = at(x, ((n * h + oy * sh - ph + ky0 * dh) * width + left) * c + c0)
                 yp = at(y, ((n * oh + oy) * ow + ox) * c + c0)
                 wp = at(w, ky0 * kw * padded + c0)
@@ -100,18 +101,6 @@ def depthwise(
                         oy += 1
                         s = 0
                         ox = 0
-
-
-@inline
-def _inside(i0, k, d, size):
-    """First tap and one past the last tap that fall inside [0, size)."""
-    k0 = 0
-    while k0 < k and i0 + k0 * d < 0:
-        k0 += 1
-    k1 = k
-    while k1 > k0 and i0 + (k1 - 1) * d >= size:
-        k1 -= 1
-    return k0, k1
 
 
 @inline
@@ -166,7 +155,7 @@ def _strips(
 @inline
 def _pixel(x, w, bias, y, ix0, width, c, cols, kw, dw, line, padded, kys, low, high):
     """One output pixel of any window; x is where its first column would be, which may lie outside the image."""
-    kx0, kx1 = _inside(ix0, kw, dw, width)
+    kx0, kx1 = inside(ix0, kw, dw, width)
     total = bias
     for ky in range(kys):
         for kx in range(kx0, kx1):

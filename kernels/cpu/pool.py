@@ -18,20 +18,9 @@ from nbconv.kernels.cpu._simd import (
     unordered,
     where,
 )
+from nbconv.kernels.cpu._window import inside
 
 INF, NAN = float("inf"), float("nan")
-
-
-@inline
-def _clip_window(i0, k, d, size):
-    """First tap and one past the last tap that fall inside [0, size)."""
-    k0 = 0
-    while k0 < k and i0 + k0 * d < 0:
-        k0 += 1
-    k1 = k
-    while k1 > k0 and i0 + (k1 - 1) * d >= size:
-        k1 -= 1
-    return k0, k1
 
 
 @inline
@@ -48,10 +37,10 @@ def max_pool(
     for unit in range(first, last):
         n = unit // oh
         iy0 = (unit - n * oh) * sh - ph
-        ky0, ky1 = _clip_window(iy0, kh, dh, h)
+        ky0, ky1 = inside(iy0, kh, dh, h)
         for ox in range(ow):
             ix0 = ox * sw - pw
-            kx0, kx1 = _clip_window(ix0, kw, dw, width)
+            kx0, kx1 = inside(ix0, kw, dw, width)
             for c0 in range(0, c, W):
                 cols = min(W, c - c0)
                 best = splat(-INF)
@@ -91,14 +80,14 @@ def average_pool(
     for unit in range(first, last):
         n = unit // oh
         iy0 = (unit - n * oh) * sh - ph
-        ky0, ky1 = _clip_window(iy0, kh, dh, h)
+        ky0, ky1 = inside(iy0, kh, dh, h)
         for ox in range(ow):
             ix0 = ox * sw - pw
-            kx0, kx1 = _clip_window(ix0, kw, dw, width)
+            kx0, kx1 = inside(ix0, kw, dw, width)
             divisor = (ky1 - ky0) * (kx1 - kx0)
             if count_pad == 1:
-                qy0, qy1 = _clip_window(iy0 + ph, kh, dh, padded_h + ph)
-                qx0, qx1 = _clip_window(ix0 + pw, kw, dw, padded_w + pw)
+                qy0, qy1 = inside(iy0 + ph, kh, dh, padded_h + ph)
+                qx0, qx1 = inside(ix0 + pw, kw, dw, padded_w + pw)
                 divisor = (qy1 - qy0) * (qx1 - qx0)
             for c0 in range(0, c, W):
                 cols = min(W, c - c0)

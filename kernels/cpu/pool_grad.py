@@ -2,7 +2,9 @@
 overlap, so a plane has one owner."""
 
 from nbconv.kernels.cpu._simd import Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part, where
-from nbconv.kernels.cpu.pool import INF, _clip_window
+from nbconv.kernels.cpu._window import inside
+
+INF = float("inf")
 
 
 @inline
@@ -35,9 +37,9 @@ def max_pool_grad(
         for i in range(h * width):
             _put(target, i * c, splat(0.0), cols)
         for oy in range(oh):
-            ky0, ky1 = _clip_window(oy * sh - ph, kh, dh, h)
+            ky0, ky1 = inside(oy * sh - ph, kh, dh, h)
             for ox in range(ow):
-                kx0, kx1 = _clip_window(ox * sw - pw, kw, dw, width)
+                kx0, kx1 = inside(ox * sw - pw, kw, dw, width)
                 corner = ((oy * sh - ph) * width + ox * sw - pw) * c
                 best = splat(-INF)
                 place = splat(-1.0)
@@ -71,14 +73,14 @@ def average_pool_grad(
             _put(target, i * c, splat(0.0), cols)
         for oy in range(oh):
             iy0 = oy * sh - ph
-            ky0, ky1 = _clip_window(iy0, kh, dh, h)
+            ky0, ky1 = inside(iy0, kh, dh, h)
             for ox in range(ow):
                 ix0 = ox * sw - pw
-                kx0, kx1 = _clip_window(ix0, kw, dw, width)
+                kx0, kx1 = inside(ix0, kw, dw, width)
                 divisor = (ky1 - ky0) * (kx1 - kx0)
                 if count_pad == 1:
-                    qy0, qy1 = _clip_window(iy0 + ph, kh, dh, padded_h + ph)
-                    qx0, qx1 = _clip_window(ix0 + pw, kw, dw, padded_w + pw)
+                    qy0, qy1 = inside(iy0 + ph, kh, dh, padded_h + ph)
+                    qx0, qx1 = inside(ix0 + pw, kw, dw, padded_w + pw)
                     divisor = (qy1 - qy0) * (qx1 - qx0)
                 if divided == 0:
                     divisor = 1
