@@ -1,8 +1,9 @@
-"""The networks that training is measured with, in PyTorch, written from the papers: LeNet-5, MobileNetV2, ResNet-18, U-Net."""
+"""The networks that training is measured with, in PyTorch, written from the papers."""
 
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class UNet(nn.Module):
             return nn.Sequential(conv_norm(ci, co, 3, act=nn.ReLU), conv_norm(co, co, 3, act=nn.ReLU))
 
         self.down = nn.ModuleList([double(a, b) for a, b in zip([3, *c], c)])
-        self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in zip(c, c[1:])][::-1])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(c)][::-1])
         self.merge = nn.ModuleList([double(2 * a, a) for a in c[:-1]][::-1])
         self.pool, self.last = nn.MaxPool2d(2), nn.Conv2d(c[0], classes, 1)
 

@@ -127,8 +127,8 @@ def merge(
     x: Floats, y: Floats, parts: Int, taps: Int, cg: Int, og: Int, padded: Int, step: Int, tap: Int, ci: Int, co: Int,
     group: Int, first: Int, last: Int,
 ) -> None:  # fmt: skip
-    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a vector of outputs
-    o of a group."""
+    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a vector of
+    outputs o of a group."""
     held = stack_floats(W)
     blocks = (og + W - 1) // W
     for unit in range(first, last):

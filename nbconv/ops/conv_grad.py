@@ -212,7 +212,8 @@ class ConvGradWeight(Convolution):
     def merge(to, x: Ref, parts, taps, cg, og, full, step, tap, ci, co, y: Ref, groups=1, group=0) -> None:
         """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
         to.step(
-            "conv_grad.merge", groups * ceil(og, to.target.lanes), work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og,
+            "conv_grad.merge", groups * ceil(og, to.target.lanes), work=8 * parts * step, x=x, y=y,
+            parts=parts, taps=taps, cg=cg, og=og,
             padded=full, step=step, tap=tap, ci=ci, co=co, group=group,
         )  # fmt: skip
 
