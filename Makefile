@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3.14 python3 python
 FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 
-.PHONY: demo test test-targets lint format bench kernels docs fuzz clean
+.PHONY: demo test test-targets test-aarch64 lint format bench kernels docs fuzz clean
 
 demo: $(VENV)/.nbconv
 	@$(BIN)/nbconv demo
@@ -18,6 +18,9 @@ test: $(VENV)/.test
 test-targets: $(VENV)/.test  ## the tests on the kernels of lesser processors, too
 	NBCONV_TARGET=x86-64 $(BIN)/python -m pytest $(ARGS)
 	NBCONV_TARGET=x86-64-v3 $(BIN)/python -m pytest $(ARGS)
+
+test-aarch64: $(VENV)/.test  ## ops, kernels and bundled models on aarch64, which qemu emulates; needs Debian's archive
+	.ci/aarch64 $(VENV) $(ARGS)
 
 fuzz: $(VENV)/.test  ## random graphs; ARGS="SEED COUNT"
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),0 1000)

@@ -63,6 +63,11 @@ def splat_ir(b, scalar):
     return b.shuffle_vector(one, ir.Constant(VT, ir.Undefined), ir.Constant(ir.VectorType(i32, W), [0] * W))
 
 
+def lane_ir(b, vector, lane):
+    """All lanes equal to one lane of a vector."""
+    return b.shuffle_vector(vector, ir.Constant(VT, ir.Undefined), ir.Constant(VI, [lane] * W))
+
+
 def call_intrinsic(b, name, result, *args):
     """Call llvm.<name> on values."""
     fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}")

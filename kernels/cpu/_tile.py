@@ -19,6 +19,7 @@ from nbconv.kernels.cpu._simd import (
     call_intrinsic,
     constant,
     inline,
+    lane_ir,
     load_part_ir,
     splat_ir,
     store_part_ir,
@@ -27,7 +28,7 @@ from nbconv.kernels.cpu._simd import (
 MR = target().rows
 NV = target().vectors
 NR = NV * W
-MR3 = 8 if target().registers >= 32 else 4
+MR3 = target().rows_wider
 """Rows of a tile of a full panel and a narrow one beside it."""
 LINE = 16
 """Floats of a cache line."""
@@ -36,6 +37,9 @@ AHEAD = 2048
 stops. Two instructions a k; weights that come from memory or a shared cache go up to 1.4 times as fast."""
 UNROLL = 4
 """k steps per turn of the inner loop."""
+BY_LANE = W == UNROLL and target().registers >= 32
+"""Whether a turn's values of A are loaded as a vector a row and multiplied lane by lane, as NEON's fmla can; elsewhere each
+is loaded into all lanes."""
 
 
 def _make_tiles(vectors: int, most: int):
@@ -201,6 +205,15 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
                 phi.add_incoming(value, block)
 
     def steps(rows, k, p, acc, count):
+        held = []
+        if BY_LANE and count == W:
+            held = [bd.load(bd.bitcast(bd.gep(row, [k]), VT.as_pointer()), align=4) for row in rows]
+
+        def element(i, u):
+            if held:
+                return lane_ir(bd, held[i], u)
+            return splat_ir(bd, bd.load(bd.gep(rows[i], [bd.add(k, _n(u))]), align=4))
+
         for u in range(count):
             bv = []
             for pointer, (_, width) in zip(p, streams):
@@ -209,7 +222,7 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
                 bv += [bd.load(_vector(bd, pointer, u * width + j), align=4) for j in range(0, width, W)]
             acc = [
                 [call_intrinsic(bd, f"fmuladd.v{W}f32", VT, x, bv[j], acc[i][j]) for j in range(V)]
-                for i, x in ((i, splat_ir(bd, bd.load(bd.gep(rows[i], [bd.add(k, _n(u))]), align=4))) for i in range(R))
+                for i, x in ((i, element(i, u)) for i in range(R))
             ]
         return [bd.gep(pointer, [_n(count * width)]) for pointer, (_, width) in zip(p, streams)], acc
 

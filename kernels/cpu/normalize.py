@@ -18,8 +18,10 @@ from nbconv.kernels.cpu._simd import (
     store,
     store_part,
 )
-from nbconv.kernels.cpu.norm import SQUARES
 
+MAX_CHANNELS, MAX_REACH = 4096, 64
+"""Most channels that `lrn_grad` takes, and most that a window reaches to either side."""
+SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 RUN = 64
 """Vectors that are summed at a time, so that the error grows with n/64."""
 
