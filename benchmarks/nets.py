@@ -18,9 +18,14 @@ CLASSES = {"lenet5": 10, "mobilenet_v2": 1000, "resnet18": 1000, "unet": 4}
 
 
 def make(name: str, width: float = 1.0, seed: int = 0) -> nn.Module:
-    """A network by name, its weights seeded; ``width`` scales the channels."""
+    """A network by name; ``width`` scales the channels. Weights are seeded: convolutions' by He 2015 (over what they feed),
+    linear layers' PyTorch's."""
     torch.manual_seed(seed)
-    return {"lenet5": lenet5, "mobilenet_v2": MobileNetV2, "resnet18": ResNet18, "unet": UNet}[name](width, CLASSES[name])
+    net = {"lenet5": lenet5, "mobilenet_v2": MobileNetV2, "resnet18": ResNet18, "unet": UNet}[name](width, CLASSES[name])
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    return net
 
 
 def lenet5(width: float, classes: int) -> nn.Module:
