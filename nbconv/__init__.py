@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "EarlyStopping", "LearningCurve", "Model",
-    "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau", "TerminateOnNaN", "Trainer",
-    "UnsupportedError", "__version__", "finetune", "image_folder", "image_list", "load", "load_npz", "save",
+    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "EarlyStopping", "LearningCurve",
+    "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau", "TerminateOnNaN",
+    "Trainer", "UnsupportedError", "__version__", "finetune", "image_folder", "image_list", "load", "load_npz", "save",
 ]  # fmt: skip

@@ -226,8 +226,8 @@ class Model:
     # training (nbconv.train)
 
     def replace_head(self, classes: int, *, init: Any = "xavier_uniform", seed: int = 0, output: str = "") -> Head:
-        """Puts a fresh classifier for ``classes`` classes in the place of the last Gemm, MatMul or convolution before the output
-        (``output`` names it where there are several); what was found there. ``init``: a name or function of
+        """Puts a fresh classifier for ``classes`` classes in the place of the last Gemm, MatMul or convolution before the
+        output (``output`` names it where there are several); what was found there. ``init``: a name or function of
         `nbconv.train.initializers`; biases are 0. ValueError where there is no such layer."""
         from nbconv.train.head import replace_head
 

@@ -24,6 +24,7 @@ class Update(Op, abstract=True):
     """Inputs p, g, the slots, then the scalars; outputs the new p and the new slots, all of p's shape."""
 
     domain = "nbconv"
+    in_place = True
     slots: ClassVar[int] = 0
     scalars: ClassVar[int] = 1
     names: ClassVar[tuple[str, ...]] = ("p", "g", "lr", "new_p")
@@ -143,7 +144,8 @@ class AdaDeltaUpdate(Update):
 
 
 class RMSPropUpdate(Update):
-    """s = alpha · s + (1 - alpha) · g², v = momentum · v + g / (sqrt(s) + epsilon), p - lr · v (Tieleman and Hinton 2012)."""
+    """s = alpha · s + (1 - alpha) · g², v = momentum · v + g / (sqrt(s) + epsilon), p - lr · v (Tieleman and Hinton
+    2012)."""
 
     slots = 2
     kernel = "rmsprop"
@@ -182,7 +184,8 @@ class AdamUpdate(Update):
     decoupled: int = 0
 
     def factors(self) -> dict[str, float]:
-        return {"rest1": 1 - self.beta1, "beta2": self.beta2, "rest2": 1 - self.beta2, "epsilon": self.epsilon, "decoupled": self.decoupled}
+        return {"rest1": 1 - self.beta1, "beta2": self.beta2, "rest2": 1 - self.beta2, "epsilon": self.epsilon, "decoupled":
+        self.decoupled}
 
     def reference(
         self, p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, lr: np.ndarray, c1: np.ndarray, root: np.ndarray

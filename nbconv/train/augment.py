@@ -12,10 +12,10 @@ class Augment:
     """What is done to each sample, in this order; 0 leaves a thing out.
 
     ``rotation``: by up to so many degrees either way. ``crop``: moved by up to so many pixels, zeros come in (He 2016).
-    ``flip``: mirrored left to right with this probability. ``brightness``, ``contrast``, ``saturation``: times 1 ± up to this
-    (Krizhevsky 2012; as torchvision's ColorJitter). ``cutout``: a square of so many pixels is set to 0 (DeVries and Taylor
-    2017). ``mixup`` alpha: samples are mixed with their neighbours in the batch, λ from Beta(alpha, alpha), labels become
-    shares of classes (Zhang 2018).
+    ``flip``: mirrored left to right with this probability. ``brightness``, ``contrast``, ``saturation``: times 1 ± up to
+    this (Krizhevsky 2012; as torchvision's ColorJitter). ``cutout``: a square of so many pixels is set to 0 (DeVries and
+    Taylor 2017). ``mixup`` alpha: samples are mixed with their neighbours in the batch, λ from Beta(alpha, alpha), labels
+    become shares of classes (Zhang 2018).
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Augment:
     def __call__(
         self, x: np.ndarray, y: np.ndarray, generators: Sequence[np.random.Generator], classes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The samples changed, and their targets: shares of ``classes`` where there is mixup, else as they were. Targets that
-        are pictures do not fit what moves pixels: ValueError."""
+        """The samples changed, and their targets: shares of ``classes`` where there is mixup, else as they were. Targets
+        that are pictures do not fit what moves pixels: ValueError."""
         if y.ndim > 1 and (self.rotation or self.crop or self.flip or self.mixup):
             raise ValueError(f"targets have shape {list(y.shape)}: rotation, crop, flip and mixup want one label a sample")
         x = np.stack([self._one(sample, rng) for sample, rng in zip(x, generators, strict=True)])
@@ -45,7 +45,8 @@ class Augment:
         share = np.array([rng.beta(self.mixup, self.mixup) for rng in generators], np.float32)
         hot = np.eye(classes, dtype=np.float32)[y]
         wide = share.reshape(-1, *[1] * (x.ndim - 1))
-        return wide * x + (1 - wide) * np.roll(x, 1, axis=0), share[:, None] * hot + (1 - share[:, None]) * np.roll(hot, 1, axis=0)
+        return wide * x + (1 - wide) * np.roll(x, 1, axis=0), share[:, None] * hot + (1 - share[:, None]) * np.roll(hot, 1,
+        axis=0)
 
     def _one(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.rotation:
@@ -117,7 +118,8 @@ def rotated(x: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(n, c, h, w) resized, bilinear with half-pixel centres; pixels are not averaged, so make pictures smaller elsewhere."""
+    """(n, c, h, w) resized, bilinear with half-pixel centres; pixels are not averaged, so make pictures smaller
+    elsewhere."""
     for axis, wanted in ((2, size[0]), (3, size[1])):
         have = x.shape[axis]
         if have == wanted:

@@ -75,7 +75,8 @@ class EarlyStopping(_Watch):
     of the best epoch back (Prechelt 1998)."""
 
     def __init__(
-        self, monitor: str = "val_loss", patience: int = 3, least: float = 0.0, mode: str = "auto", restore_best: bool = False
+        self, monitor: str = "val_loss", patience: int = 3, least: float = 0.0, mode: str = "auto", restore_best: bool =
+        False
     ) -> None:
         super().__init__(monitor, mode, least)
         self.patience, self.restore_best, self._kept = patience, restore_best, None
@@ -118,7 +119,8 @@ class ModelCheckpoint(_Watch):
 
 
 class ReduceLROnPlateau(_Watch):
-    """Multiplies the learning rate by ``factor`` where ``monitor`` has not become better for more than ``patience`` epochs."""
+    """Multiplies the learning rate by ``factor`` where ``monitor`` has not become better for more than ``patience``
+    epochs."""
 
     def __init__(
         self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 3, least: float = 0.0, mode: str = "auto",

@@ -72,8 +72,8 @@ def mark(trainer: Trainer) -> str:
 
 
 def replace(path: Path, put: Callable[[Any], Any]) -> None:
-    """Make or replace a file: written aside in the same folder, synced, renamed, the folder synced. On failure what was there
-    stays, and nothing else is left (but after a kill: a hidden file, which the next time removes)."""
+    """Make or replace a file: written aside in the same folder, synced, renamed, the folder synced. On failure what was
+    there stays, and nothing else is left (but after a kill: a hidden file, which the next time removes)."""
     for old in path.parent.glob(f".{path.name}.*.part"):
         with contextlib.suppress(OSError):
             old.unlink()

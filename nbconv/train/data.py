@@ -201,9 +201,9 @@ Balance = float | Callable[[int], float]
 
 
 def order(data: Data, epoch: int, seed: int, shuffle: bool = True, balance: Balance = 0.0) -> np.ndarray:
-    """The numbers of the samples of an epoch. ``balance`` b from 0 to 1, or a function of the epoch: each class has the share
-    (1 - b) · its own + b / classes of the epoch (classes of few samples come more than once), spread so that every batch has
-    about these shares."""
+    """The numbers of the samples of an epoch. ``balance`` b from 0 to 1, or a function of the epoch: each class has the
+    share (1 - b) · its own + b / classes of the epoch (classes of few samples come more than once), spread so that every
+    batch has about these shares."""
     rng = np.random.default_rng([seed, epoch, 0x0BDE])
     b = float(balance(epoch) if callable(balance) else balance)
     if not 0 <= b <= 1:

@@ -39,8 +39,9 @@ def fit(
 ) -> History:  # fmt: skip
     """Trains until ``epochs`` epochs are done, those before a ``resume`` counted; what happened in all of them.
 
-    ``train``: (x, y), `Data` (`nbconv.Arrays`, `nbconv.image_folder`, …), or an iterable of batches, which is gone through once
-    an epoch. ``validation``: the same, or the share of ``train`` to hold out. ``balance``: see `nbconv.train.data.order`.
+    ``train``: (x, y), `Data` (`nbconv.Arrays`, `nbconv.image_folder`, …), or an iterable of batches, which is gone through
+    once an epoch. ``validation``: the same, or the share of ``train`` to hold out. ``balance``: see
+    `nbconv.train.data.order`.
     ``cache``: whether what the frozen part makes of each sample is computed once and kept, up to ``cache_mb``: "auto" does
     where it can; it excludes augmentation, which changes the samples. ``resume``: a checkpoint to go on from, if it is there
     (the same data and arguments give the same bits as without the stop). ``progress``: a bar (tqdm's, where installed).
@@ -49,7 +50,7 @@ def fit(
     after the last whole step.
     """
     if cache is True and augment is not None:
-        raise ValueError("cached features and augmentation exclude each other: features are computed once, of unchanged samples")
+        raise ValueError("cached features and augmentation exclude each other: features are of unchanged samples")
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs is {epochs} and batch_size {batch_size}, wanted 1 or more")
     begin = time.perf_counter()
@@ -79,7 +80,8 @@ def fit(
     finally:
         run.tell("end")
     run.history.report = {
-        "seconds": time.perf_counter() - begin, "cached": isinstance(data, Features), "peak_mb": peak_mb(), **trainer.forecast(),
+        "seconds": time.perf_counter() - begin, "cached": isinstance(data, Features), "peak_mb": peak_mb(),
+        **trainer.forecast(),
     }  # fmt: skip
     return run.history
 
@@ -95,8 +97,8 @@ class _Run:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         return {
-            "epoch": self.epoch, "batch": self.batch, "total": self.total, "count": self.count, "history": dict(self.history),
-            "batch_size": self.batch_size, "callbacks": [c.state() for c in self.callbacks if c.state()],
+            "epoch": self.epoch, "batch": self.batch, "total": self.total, "count": self.count, "history":
+            dict(self.history), "batch_size": self.batch_size, "callbacks": [c.state() for c in self.callbacks if c.state()],
         }  # fmt: skip
 
     def restore(self, kept: dict[str, Any]) -> None:

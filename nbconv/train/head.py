@@ -35,8 +35,7 @@ class Head(NamedTuple):
 
 def find_head(graph: Graph, output: str = "") -> Head:
     """The last Gemm, MatMul or convolution before an output (the first one unless named). ValueError where there is none."""
-    head = _find(graph, output)[0]
-    return head
+    return _find(graph, output)[0]
 
 
 def _find(graph: Graph, output: str) -> tuple[Head, Node, Node | None]:
@@ -46,7 +45,7 @@ def _find(graph: Graph, output: str) -> tuple[Head, Node, Node | None]:
     while True:
         node = made.get(name)
         if node is None:
-            raise ValueError(f"no classifier before output {output or next(iter(graph.outputs))!r}: the way ends at {name!r}")
+            raise ValueError(f"no classifier before output {name!r}: no node makes it")
         if node.op.type in ("Gemm", "MatMul", "Conv") and stored(node.inputs[1], graph, made):
             break
         if node.op.type == "Add" and add is None:
@@ -100,7 +99,7 @@ def replace_head(
     initializer = INITIALIZERS[init] if isinstance(init, str) and init in INITIALIZERS else init
     if isinstance(initializer, str):
         raise ValueError(f"init is {init!r}, wanted one of {', '.join(INITIALIZERS)} or a function")
-    head, node, add = _find(graph, output)
+    head, node, _ = _find(graph, output)
     weight = next(p for p in parameters(graph) if p.value == head.weight)
     shape = master(weight, graph).shape
     axis, _ = _sides(node, shape)

@@ -140,7 +140,9 @@ class AdamW(Adam):
 
     decoupled = 1
 
-    def __init__(self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **options: Any) -> None:
+    def __init__(
+        self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **options: Any
+    ) -> None:
         super().__init__(lr, betas, eps, **{"weight_decay": 0.01, **options})
 
 

@@ -18,8 +18,8 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Parameter(NamedTuple):
-    """A trainable weight: the initializer's ``name``, the ``value`` in which the graph reads it, the ``node`` that does first,
-    and how many layers lie between that and the output (``depth`` 0: the last)."""
+    """A trainable weight: the initializer's ``name``, the ``value`` in which the graph reads it, the ``node`` that does
+    first, and how many layers lie between that and the output (``depth`` 0: the last)."""
 
     name: str
     value: str

@@ -17,7 +17,7 @@ from nbconv.train.deploy import deployed, tail
 from nbconv.train.optimizers import SGD, Optimizer
 from nbconv.train.parameters import Parameter, master, select, stored
 from nbconv.train.schedules import Schedule, constant
-from nbconv.train.interpreter import TrainingStep
+from nbconv.train.step import TrainingStep
 
 LOSSES: dict[str, Callable[..., str]] = {
     "cross_entropy": losses.cross_entropy, "binary_cross_entropy": losses.binary_cross_entropy, "hinge": losses.hinge,
@@ -35,15 +35,16 @@ class Trainer:
     """Trains a model's weights. The model itself stays what it is, until `commit`.
 
     ``loss``: a name of `LOSSES` or a function (to, logits, targets) that adds nodes, see `nbconv.train.losses`;
-    ``loss_options`` are its keywords. ``optimizer``: `SGD`, `Adam`, … ``trainable``: "all", "head", "last:k" or globs over the
-    names of parameters and nodes. ``schedule``: see `nbconv.train.schedules`. ``lr_decay``: the learning rate of a layer is
-    this times that of the layer after it. ``seed`` decides everything random. ``memory_mb``: what activations, gradients and
-    scratch may take. ``output``: which output is trained, where the model has several. ``repair``: convolutions that train get
-    a scale and a shift a channel, which fold back into them (see docs/training.md). ``threads``: the model's, unless given.
+    ``loss_options`` are its keywords. ``optimizer``: `SGD`, `Adam`, … ``trainable``: "all", "head", "last:k" or globs over
+    the names of parameters and nodes. ``schedule``: see `nbconv.train.schedules`. ``lr_decay``: the learning rate of a layer
+    is this times that of the layer after it. ``seed`` decides everything random. ``memory_mb``: what activations, gradients
+    and scratch may take. ``output``: which output is trained, where the model has several. ``repair``: convolutions that
+    train get a scale and a shift a channel, which fold back into them (see docs/training.md). ``threads``: the model's,
+    unless given.
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts
-    run as at inference. ValueError for arguments that make no sense; UnsupportedError, at the first step, names the nodes that
-    have no gradient.
+    run as at inference. ValueError for arguments that make no sense; UnsupportedError, at the first step, names the nodes
+    that have no gradient.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class Trainer:
         """One step on a batch; its loss, from before the step.
 
         ``x``: the input, or a dict of inputs by name; ``y``: integer labels (n, …) or what the loss wants. ValueError for
-        what does not fit, NonFiniteLoss where the loss is none: then nothing changed. With ``budget_ms`` it works about so long
-        and returns None until the step is done: call it again with the same batch.
+        what does not fit, NonFiniteLoss where the loss is none: then nothing changed. With ``budget_ms`` it works about so
+        long and returns None until the step is done: call it again with the same batch.
         """
         return self.advance(self._inputs(x), y, self.recipe.graph, budget_ms)
 
@@ -146,7 +147,7 @@ class Trainer:
         ignored = self.loss_options.get("ignore_index")
         kept = y if ignored is None else y[y != ignored]
         if kept.size and not (kept.min() >= 0 and kept.max() < classes):
-            raise ValueError(f"labels from {kept.min()} to {kept.max()}, the model has {classes} classes: 0 to {classes - 1}")
+            raise ValueError(f"labels from {kept.min()} to {kept.max()}, there are {classes} classes")
 
     def _work(self, feeds: Mapping[str, np.ndarray], y: np.ndarray, graph: Graph) -> _Work:
         """The step for arrays of these shapes, made when they first come."""
@@ -177,7 +178,8 @@ class Trainer:
         return size if isinstance(size, int) else 0
 
     def forecast(self) -> dict[str, Any]:
-        """What the plans of the steps made so far take, in MB: ``activations_mb`` (with gradients and scratch), and beside it
+        """What the plans of the steps made so far take, in MB: ``activations_mb`` (with gradients and scratch), and beside
+        it
         ``state_mb``: parameters, statistics and the optimizer's slots."""
         found = [getattr(work.step, "arena", None) for work in self._works.values()]
         sizes = [size for size in found if size is not None]
@@ -226,8 +228,8 @@ class Trainer:
         return np.concatenate(parts)
 
     def evaluate(self, data: Any, batch_size: int = 32) -> dict[str, Any]:
-        """Loss and metrics on data ((x, y), `Data` or an iterable of batches) with the weights as they are now: ``loss``; for
-        labels also ``accuracy`` (of pixels, where these are labelled), ``confusion`` (classes, classes), and the means
+        """Loss and metrics on data ((x, y), `Data` or an iterable of batches) with the weights as they are now: ``loss``;
+        for labels also ``accuracy`` (of pixels, where these are labelled), ``confusion`` (classes, classes), and the means
         ``precision``, ``recall``, ``f1`` and ``jaccard`` over classes."""
         from nbconv.train.evaluation import evaluate
 
