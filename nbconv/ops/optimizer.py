@@ -184,8 +184,13 @@ class AdamUpdate(Update):
     decoupled: int = 0
 
     def factors(self) -> dict[str, float]:
-        return {"rest1": 1 - self.beta1, "beta2": self.beta2, "rest2": 1 - self.beta2, "epsilon": self.epsilon, "decoupled":
-        self.decoupled}
+        return {
+            "rest1": 1 - self.beta1,
+            "beta2": self.beta2,
+            "rest2": 1 - self.beta2,
+            "epsilon": self.epsilon,
+            "decoupled": self.decoupled,
+        }
 
     def reference(
         self, p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, lr: np.ndarray, c1: np.ndarray, root: np.ndarray

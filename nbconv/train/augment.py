@@ -45,8 +45,9 @@ class Augment:
         share = np.array([rng.beta(self.mixup, self.mixup) for rng in generators], np.float32)
         hot = np.eye(classes, dtype=np.float32)[y]
         wide = share.reshape(-1, *[1] * (x.ndim - 1))
-        return wide * x + (1 - wide) * np.roll(x, 1, axis=0), share[:, None] * hot + (1 - share[:, None]) * np.roll(hot, 1,
-        axis=0)
+        return wide * x + (1 - wide) * np.roll(x, 1, axis=0), share[:, None] * hot + (1 - share[:, None]) * np.roll(
+            hot, 1, axis=0
+        )
 
     def _one(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.rotation:

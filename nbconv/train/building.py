@@ -132,9 +132,7 @@ def _active_dropout(graph: Graph, recipe: Recipe) -> Graph:
     return with_dropout(graph.derive(nodes), STEP, recipe.seed)
 
 
-def _updated(
-    to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mapping[str, Spec]
-) -> dict[str, str]:
+def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mapping[str, Spec]) -> dict[str, str]:
     """Adds clipping and the optimizer: the new value of each state."""
     optimizer = recipe.optimizer
     hyper = tuple(f"hyper/{name}" for name in optimizer.scalars(optimizer.lr, 1))

@@ -75,8 +75,12 @@ class EarlyStopping(_Watch):
     of the best epoch back (Prechelt 1998)."""
 
     def __init__(
-        self, monitor: str = "val_loss", patience: int = 3, least: float = 0.0, mode: str = "auto", restore_best: bool =
-        False
+        self,
+        monitor: str = "val_loss",
+        patience: int = 3,
+        least: float = 0.0,
+        mode: str = "auto",
+        restore_best: bool = False,
     ) -> None:
         super().__init__(monitor, mode, least)
         self.patience, self.restore_best, self._kept = patience, restore_best, None
@@ -168,7 +172,7 @@ class LearningCurve(Callback):
         need_matplotlib("LearningCurve")
 
     def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
         history = trainer.run.history
         figure = Figure(figsize=(9, 3.5), layout="constrained")

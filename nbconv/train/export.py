@@ -115,23 +115,24 @@ def folded(graph: Graph) -> Graph:
         conv = made.get(node.inputs[0])
         if node.op.type != "BatchNormalization" or conv is None or conv.op.type not in ("Conv", "ConvTranspose"):
             continue
+        reads: list[str] = list(conv.inputs)
         alone = len(readers.get(conv.outputs[0], ())) == 1 and conv.outputs[0] not in graph.outputs
-        stored = all(n in graph.constants for n in (*node.inputs[1:5], *filter(None, conv.inputs[1:])))
+        stored = all(n in graph.constants for n in (*node.inputs[1:5], *filter(None, reads[1:])))
         if not (alone and stored):
             continue
         scale, shift, mean, var = (graph.constants[n].astype(np.float64) for n in node.inputs[1:5])
         s = scale / np.sqrt(var + getattr(node.op, "epsilon", 1e-5))
-        w = graph.constants[conv.inputs[1]].astype(np.float64)
+        w = graph.constants[reads[1]].astype(np.float64)
         if conv.op.type == "Conv":
             w = w * s.reshape(-1, *[1] * (w.ndim - 1))
         else:
             group = getattr(conv.op, "group", 1)
             w = (w.reshape(group, -1, *w.shape[1:]) * s.reshape(group, 1, w.shape[1], *[1] * (w.ndim - 2))).reshape(w.shape)
-        b = graph.constants[conv.inputs[2]].astype(np.float64) if len(conv.inputs) > 2 and conv.inputs[2] else 0.0
-        names = (f"{conv.inputs[1]}/folded/{conv.name}", f"{conv.inputs[1]}/bias/{conv.name}")
+        b = graph.constants[reads[2]].astype(np.float64) if len(reads) > 2 and reads[2] else 0.0
+        names = (f"{reads[1]}/folded/{conv.name}", f"{reads[1]}/bias/{conv.name}")
         constants[names[0]] = w.astype(np.float32)
         constants[names[1]] = ((b - mean) * s + shift).astype(np.float32)
-        replaced[id(conv)] = Node(conv.op, (conv.inputs[0], *names), node.outputs[:1], conv.name)
+        replaced[id(conv)] = Node(conv.op, (reads[0], *names), node.outputs[:1], conv.name)
         gone.add(id(node))
     nodes = [replaced.get(id(n), n) for n in graph.nodes if id(n) not in gone]
     if not replaced and any(n.op.type == "BatchNormalization" for n in graph.nodes):

@@ -42,6 +42,7 @@ def _find(graph: Graph, output: str) -> tuple[Head, Node, Node | None]:
     """(the head, its node, the Add that has its bias)."""
     name = output or next(iter(graph.outputs))
     made, add = graph.producers(), None
+    biases: list[str] = []
     while True:
         node = made.get(name)
         if node is None:
@@ -52,6 +53,7 @@ def _find(graph: Graph, output: str) -> tuple[Head, Node, Node | None]:
             sides = [n for n in node.inputs if stored(n, graph, made) is None]
             if len(sides) == 1:
                 add, name = node, sides[0]
+                biases = [n for n in node.inputs if n != name]
                 continue
         if node.op.type not in PASSED:
             raise ValueError(
@@ -63,8 +65,8 @@ def _find(graph: Graph, output: str) -> tuple[Head, Node, Node | None]:
     shape = master(weight, graph).shape
     out, features = _sides(node, shape)
     bias = node.inputs[2] if len(node.inputs) > 2 else ""
-    if not bias and add is not None and made.get(add.inputs[0]) is not None:
-        bias = next(n for n in add.inputs if stored(n, graph, made) is not None)
+    if not bias and add is not None:
+        bias = biases[0]
     elif add is not None and bias:
         add = None
     head = Head(node.name, node.op.type, weight.value, bias, node.inputs[0], features, shape[out])
