@@ -38,8 +38,8 @@ def find_head(graph: Graph, output: str = "") -> Head:
     return _find(graph, output)[0]
 
 
-def _find(graph: Graph, output: str) -> tuple[Head, Node, Node | None]:
-    """(the head, its node, the Add that has its bias)."""
+def _find(graph: Graph, output: str) -> tuple[Head, Node]:
+    """(the head, its node)."""
     name = output or next(iter(graph.outputs))
     made, add = graph.producers(), None
     biases: list[str] = []
@@ -67,10 +67,8 @@ def _find(graph: Graph, output: str) -> tuple[Head, Node, Node | None]:
     bias = node.inputs[2] if len(node.inputs) > 2 else ""
     if not bias and add is not None:
         bias = biases[0]
-    elif add is not None and bias:
-        add = None
-    head = Head(node.name, node.op.type, weight.value, bias, node.inputs[0], features, shape[out])
-    return head, node, add
+    head = Head(node.name, node.op.type, weight.value, bias, list(node.inputs)[0], features, shape[out])
+    return head, node
 
 
 def _slot(name: str, graph: Graph, made: dict[str, Node]) -> str:
@@ -101,7 +99,7 @@ def replace_head(
     initializer = INITIALIZERS[init] if isinstance(init, str) and init in INITIALIZERS else init
     if isinstance(initializer, str):
         raise ValueError(f"init is {init!r}, wanted one of {', '.join(INITIALIZERS)} or a function")
-    head, node, _ = _find(graph, output)
+    head, node = _find(graph, output)
     weight = next(p for p in parameters(graph) if p.value == head.weight)
     shape = master(weight, graph).shape
     axis, _ = _sides(node, shape)
