@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 F32 = np.dtype(np.float32)
 SMALL = {"lenet5": (6, 1, 28, 28), "mobilenet_v2": (4, 3, 48, 40), "resnet18": (4, 3, 48, 40), "unet": (2, 3, 24, 32)}
 RATES, MOMENTUM = {"mobilenet_v2": 1e-4}, 0.9
-"""Of learning, where it is not 1e-3. In a fresh MobileNetV2 errors grow a thousandfold a step: at 1e-3 PyTorch's losses in
+"""Of learning, where it is not 1e-3. A fresh MobileNetV2 multiplies errors from step to step: at 1e-3 PyTorch's losses in
 float32 and in float64 are 5e-3 apart after four."""
 
 
