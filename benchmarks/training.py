@@ -147,9 +147,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each engine, three steps each (default 3)")
     parser.add_argument("--cases", default=",".join(CASES), help="separated by commas")
     args = parser.parse_args()
-    print(
-        f"{'':16}{'nbconv ms':>11}{'torch ms':>11}{'torch ÷ ours':>14}{'nbconv MiB':>12}{'torch MiB':>11}{'losses differ':>15}"
-    )
+    heads = ("", "nbconv ms", "torch ms", "torch ÷ ours", "nbconv MiB", "torch MiB", "losses differ")
+    print("".join(f"{head:>15}" for head in heads))
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for case in args.cases.split(","):
