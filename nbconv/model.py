@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nbconv.plan import Plan
     from nbconv.prepared import Prepared
     from nbconv.program import Program
+    from nbconv.train.head import Head
 
 PLAN_BYTES = 16 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
@@ -110,6 +111,7 @@ class Model:
         _models.add(self)
         self._plans: OrderedDict[tuple, _Ready] = OrderedDict()
         self._arenas = Arenas()
+        self.frozen: frozenset[str] = frozenset()
 
     @property
     def graph(self) -> Graph:
@@ -122,10 +124,11 @@ class Model:
         return self._graph
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"graph": self.graph, "threads": self.threads}
+        return {"graph": self.graph, "threads": self.threads, "frozen": self.frozen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["graph"], threads=state["threads"])
+        self.frozen = state["frozen"]
 
     def __copy__(self) -> Model:
         return Model(self.graph, threads=self.threads)
@@ -219,6 +222,54 @@ class Model:
 
         choices = tune(self, plan.inputs, plan.fetch, plan.target, self.threads)
         return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
+
+    # training (nbconv.train)
+
+    def replace_head(self, classes: int, *, init: Any = "xavier_uniform", seed: int = 0, output: str = "") -> Head:
+        """Puts a fresh classifier for ``classes`` classes in the place of the last Gemm, MatMul or convolution before the
+        output (``output`` names it where there are several); what was found there. ``init``: a name or function of
+        `nbconv.train.initializers`; biases are 0. ValueError where there is no such layer."""
+        from nbconv.train.head import replace_head
+
+        graph, head = replace_head(self.graph, classes, init, seed, output)
+        self._replace(graph)
+        return head
+
+    def freeze(self, until: str | None = None) -> list[str]:
+        """Keeps a `Trainer` from changing the parameters that ``until`` (the name of a node, value or parameter) depends on,
+        its own included; None frees all. The names of those frozen."""
+        from nbconv.train.parameters import until as before
+
+        self.frozen = frozenset() if until is None else before(self.graph, until)
+        return sorted(self.frozen)
+
+    def features(self, x: Any, layer: str = "", batch_size: int = 32) -> np.ndarray:
+        """The value ``layer`` (or the first output of the node of that name) for the one input ``x``: float32 (n, …). By
+        default it is what goes into the classifier."""
+        if len(self._inputs) != 1:
+            raise ValueError(f"the model has {len(self._inputs)} inputs: use run with fetch")
+        if not layer:
+            from nbconv.train.head import find_head
+
+            layer = find_head(self.graph).input
+        elif layer not in self.graph.producers():
+            layer = next((n.outputs[0] for n in self.graph.nodes if n.name == layer), layer)
+        name, x = next(iter(self._inputs)), np.asarray(x)
+        parts = [self.run({name: x[k : k + batch_size]}, [layer])[layer] for k in range(0, max(len(x), 1), batch_size)]
+        return np.concatenate(parts)
+
+    def save(self, path: str | os.PathLike, *, fold: bool = False) -> None:
+        """Writes the model as ONNX: see `nbconv.train.export.save`."""
+        from nbconv.train.export import save as write
+
+        write(self.graph, path, self, fold)
+
+    def _replace(self, graph: Graph) -> None:
+        """Another graph, for the runs that begin from here on."""
+        with self._lock:
+            self._graph, self._prepared = graph, None
+            self._inputs, self._outputs = graph.inputs, graph.outputs
+            self.weights, self._plans = Weights(), OrderedDict()
 
     def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The inputs as C-contiguous arrays of the declared types, or a ValueError that says what does not fit."""

@@ -26,7 +26,7 @@ F32 = np.dtype(np.float32)
 CHANNELS = (1, 2, 3, 5, 8, 16, 17, 33)
 SMALL = ("Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Softplus", "Abs", "Neg", "Erf",
 "Identity",
-         "Gelu", "Floor", "Selu")  # fmt: skip
+         "Gelu", "Floor", "Selu", "Mish", "Celu", "Softsign", "ThresholdedRelu")  # fmt: skip
 
 
 class Generator:
@@ -39,6 +39,7 @@ class Generator:
         self.constants: dict[str, np.ndarray] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.inputs: dict[str, tuple[int, ...]] = {}
+        self.masks: dict[str, tuple[int, ...]] = {}
 
     def pick(self, options):
         return options[int(self.rng.integers(len(options)))]
@@ -75,6 +76,7 @@ class Generator:
             return
         known = {name: Spec(v.shape, v.dtype, v, True) for name, v in self.constants.items()}
         known.update({name: Spec(shape, F32) for name, shape in self.shapes.items()})
+        known.update({name: Spec(shape, np.dtype(np.bool_)) for name, shape in self.masks.items()})
         try:
             found = op.infer(*(known[n] if n else None for n in inputs))
         except ModelError:
@@ -85,6 +87,10 @@ class Generator:
         outputs = tuple(f"v{len(self.shapes)}.{i}" for i in range(len(found)))
         self.nodes.append(Node(op, inputs, outputs))
         self.shapes.update({name: s.shape for name, s in zip(outputs, found)})
+
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """The shape of a value or constant."""
+        return self.shapes[name] if name in self.shapes else self.constants[name].shape
 
     def add_small(self, x, shape) -> None:
         self.add(lookup(self.pick(SMALL))(), x)
@@ -194,12 +200,43 @@ class Generator:
 
     def add_reduce(self, x, shape) -> None:
         axes = [i for i in range(len(shape)) if self.rng.random() < 0.4] or [len(shape) - 1]
-        op = lookup(self.pick(("ReduceMean", "ReduceMax", "ReduceMin")))(keepdims=self.pick((0, 1, 1)))
+        op = lookup(self.pick(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")))(
+            keepdims=self.pick((0, 1, 1))
+        )
         self.add(op, x, self.integers(*axes))
+
+    def add_standardized(self, x, shape) -> None:
+        if len(shape) < 3:
+            return
+        c, kind = (
+            shape[1],
+            self.pick(("InstanceNormalization", "GroupNormalization", "LayerNormalization", "LpNormalization")),
+        )
+        if kind == "LpNormalization":
+            self.add(lookup(kind)(axis=self.pick((1, -1)), p=self.pick((1, 2))), x)
+            return
+        groups = {"num_groups": self.pick([g for g in (1, 2, c) if c % g == 0])} if kind == "GroupNormalization" else {}
+        size = shape[-1] if kind == "LayerNormalization" else c
+        self.add(lookup(kind)(epsilon=0.1, **groups), x, self.constant(size), self.constant(size))
+
+    def add_gather(self, x, shape) -> None:
+        axis = int(self.rng.integers(len(shape))) if shape else 0
+        if shape:
+            self.add(lookup("Gather")(axis=axis), x, self.integers(*(int(i) for i in self.rng.integers(0, shape[axis], 3))))
+
+    def add_where(self, x, shape) -> None:
+        if self.rng.random() < 0.5:
+            y = self.pick(self.fitting(shape))
+            self.nodes.append(Node(lookup("Greater")(), (x, y), (f"c{len(self.nodes)}",)))
+            mask, made = self.nodes[-1].outputs[0], len(self.nodes)
+            self.masks[mask] = tuple(np.broadcast_shapes(shape, self.sizes(y)))
+            self.add(lookup("Where")(), mask, x, self.constant(1))
+            if len(self.nodes) == made:
+                self.nodes.pop()
 
     def add_softmax(self, x, shape) -> None:
         if shape:
-            self.add(lookup("Softmax")(axis=int(self.rng.integers(-len(shape), len(shape)))), x)
+            self.add(lookup(self.pick(("Softmax", "LogSoftmax")))(axis=int(self.rng.integers(-len(shape), len(shape)))), x)
 
     def add_transpose(self, x, shape) -> None:
         perms = {
@@ -337,17 +374,21 @@ def check_gradients(seed: int, nodes: int = 0) -> None:
     got = model.run(feeds)
     for name, y in model.run(feeds, threads=2).items():
         assert y.tobytes() == got[name].tobytes(), f"{name}: two threads give other bits"
+    floats = [v for v in want.values() if v.dtype.kind == "f"]
+    floor = 1e-6 * max(np.abs(v[np.isfinite(v)]).max(initial=0) for v in floats)  # sums that come to 0 have terms
     for name in (*graph.outputs, *found.values()):
-        compare(name, got[name], want[name], single[name])
+        compare(name, got[name], want[name], single[name], floor)
 
 
-def compare(name: str, y: np.ndarray, want: np.ndarray, single: np.ndarray) -> None:
-    """Within 2e-5 of the largest, and 8 times what NumPy's float32 misses."""
+def compare(name: str, y: np.ndarray, want: np.ndarray, single: np.ndarray, floor: float = 0.0) -> None:
+    """Within 2e-5 of the largest, and 8 times what NumPy's float32 misses, and ``floor``."""
     assert y.shape == want.shape, f"{name}: {y.shape}, wanted {want.shape}"
+    if y.dtype == np.bool_:
+        return  # comparisons of what is nearly equal may differ
     scale = np.abs(want).max(initial=0)
     assert np.isfinite(scale), f"{name}: the generator made {scale}"
     error = np.abs(y - want).max(initial=0)
-    bound = 2e-5 * scale + 8 * np.abs(single - want).max(initial=0) + 1e-30
+    bound = 2e-5 * scale + 8 * np.abs(single - want).max(initial=0) + floor + 1e-30
     assert error <= bound, f"{name}: off by {error:.3g}, at most {bound:.3g} are allowed, values up to {scale:.3g}"
 
 

@@ -81,7 +81,7 @@ def _emit(fn, R, V, whole, table, koff, count, dy, ldy, c, ldc, begins, cols) ->
             for j in range(V):
                 acc[r][j].add_incoming(constant(0.0) if block is entry else held[r][j], block)
     x = bd.gep(bd.inttoptr(bd.load(bd.gep(table, [p])), f32p), [koff])
-    b = [bd.load(_vector(bd, line, j * W), align=4) for j in range(V if whole else V - 1)]
+    b: list = [bd.load(_vector(bd, line, j * W), align=4) for j in range(V if whole else V - 1)]
     if not whole:
         b.append(load_part_ir(bd, _vector(bd, line, (V - 1) * W), bd.sub(cols, _n((V - 1) * W))))
     sums = []

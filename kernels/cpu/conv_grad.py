@@ -15,6 +15,7 @@ from nbconv.kernels.cpu._simd import (
     load,
     load_part,
     splat,
+    stack_floats,
     stack_ints,
     store,
     store_part,
@@ -126,18 +127,24 @@ def merge(
     x: Floats, y: Floats, parts: Int, taps: Int, cg: Int, og: Int, padded: Int, step: Int, tap: Int, ci: Int, co: Int,
     group: Int, first: Int, last: Int,
 ) -> None:  # fmt: skip
-    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is (g, i)."""
+    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a vector of
+    outputs o of a group."""
+    held = stack_floats(W)
+    blocks = (og + W - 1) // W
     for unit in range(first, last):
-        g = unit // cg
-        i = unit - g * cg
-        for t in range(taps):
-            source = at(x, ((g * taps + t) * cg + i) * padded)
-            target = at(y, g * group + t * tap + i * ci)
-            for o in range(og):
-                total = source[o]
+        g = unit // blocks
+        o0 = (unit - g * blocks) * W
+        count = min(W, og - o0)
+        target = at(y, g * group + o0 * co)
+        for i in range(cg):
+            for t in range(taps):
+                source = at(x, ((g * taps + t) * cg + i) * padded + o0)
+                total = load(source, 0)
                 for part in range(1, parts):
-                    total += source[part * step + o]
-                target[o * co] = total
+                    total = total + load(source, part * step)
+                store(held, 0, total)
+                for o in range(count):
+                    target[t * tap + i * ci + o * co] = held[o]
 
 
 @kernel

@@ -71,5 +71,8 @@ class CastLike(Op):
     def lower(self, to: Lowering) -> None:
         to.unary(f"logic.{CASTS[to.inputs[0].dtype, to.outputs[0].dtype]}")
 
+    def bypass(self, inputs) -> bool:
+        return inputs[0].dtype == inputs[1].dtype
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None, None

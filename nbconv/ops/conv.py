@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Convolution(Op, abstract=True):
         served = inputs[0].rank < 5 and (weights or not inputs[0].constant)  # constants do not lie channels last
         return CHANNELS_LAST if served and inputs[0].dtype == np.float32 else NUMPY
 
-    def place(self, inputs, outputs, last):
+    def place(self, inputs, outputs, last) -> Any:
         """Weights that are no constants are read as ONNX has them."""
         if not last or self.layout(inputs, outputs) == NUMPY or inputs[1].constant:
             return None

@@ -4,7 +4,7 @@ to w is a product over pixels, `ConvGradWeight`."""
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class ConvGradWeight(Convolution):
     domain = "nbconv"
     parameters = ()
 
-    kernel_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def window(self, x: tuple[int, ...], dy: tuple[int, ...]) -> Window:
         """The geometry, of as many outputs as dy has."""
@@ -158,7 +158,7 @@ class ConvGradWeight(Convolution):
         across = 1 if self.dilations is None else self.dilations[-1]
         return self.group == 1 and c < 8 and self.kernel_shape[-1] > 1 and across == 1
 
-    def place(self, inputs, outputs, last):
+    def place(self, inputs, outputs, last) -> Any:
         if not last or self.layout(inputs, outputs) == NUMPY:
             return None
         return (last[0] if self.few(inputs[0].shape[1]) else True, True), (False,) * len(outputs)
@@ -212,7 +212,8 @@ class ConvGradWeight(Convolution):
     def merge(to, x: Ref, parts, taps, cg, og, full, step, tap, ci, co, y: Ref, groups=1, group=0) -> None:
         """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
         to.step(
-            "conv_grad.merge", groups * cg, work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og,
+            "conv_grad.merge", groups * ceil(og, to.target.lanes), work=8 * parts * step, x=x, y=y,
+            parts=parts, taps=taps, cg=cg, og=og,
             padded=full, step=step, tap=tap, ci=ci, co=co, group=group,
         )  # fmt: skip
 

@@ -118,7 +118,7 @@ def lower_product(
     if constant:
         right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns, to.drop))
     else:
-        right = repack.panels(to, to.input(1), Lying(0, steps[1], 0, 0, *lying, 1, 1, k), matrices, n, alpha)
+        right = repack.panels(to, to.input(1), Lying(0, steps[1], 0, 0, lying[0], lying[1], 1, 1, k), matrices, n, alpha)
     if varies(to, 2):
         shift = repack.bias(to, to.input(2), 1, n, scale=beta)
     else:

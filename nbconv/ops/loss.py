@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops.op import CANONICAL, NUMPY, Op
+from nbconv.ops.pointwise import Add
+from nbconv.ops.softmax import LogSoftmaxGrad
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
@@ -126,10 +128,13 @@ class SoftmaxCrossEntropyLoss(OfLabels):
             self.steps(to, logp, Ref(to.node.outputs[0]), last)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        if to.dy(1):
-            raise UnsupportedError("no gradient goes through SoftmaxCrossEntropyLoss's log_prob: use LogSoftmax")
-        grad = SoftmaxCrossEntropyLossGrad(**self.attributes())
-        dx = to.add(grad, to.dy(), to.y(1), to.x(1), *(to.x(i) for i in (2,) if to.has(2))) if to.wants(0) else None
+        parts = []
+        if to.dy(0) and to.wants(0):
+            grad = SoftmaxCrossEntropyLossGrad(**self.attributes())
+            parts.append(to.add(grad, to.dy(), to.y(1), to.x(1), *(to.x(i) for i in (2,) if to.has(2))))
+        if to.dy(1) and to.wants(0):
+            parts.append(to.add(LogSoftmaxGrad(axis=1), to.dy(1), to.y(1)))
+        dx = to.add(Add(), *parts) if len(parts) == 2 else next(iter(parts), None)
         return (dx, *[None] * (len(to.inputs) - 1))
 
 

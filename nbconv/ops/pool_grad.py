@@ -48,7 +48,7 @@ class MaxPoolGrad(Pool):
 
     domain = "nbconv"
 
-    def infer(self, dy: Spec, x: Spec) -> Spec:
+    def infer(self, dy: Spec, x: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
         dtype = want.one_type("f", dy=dy, x=x)
         out = (*x.shape[:2], *self.window(x.shape).out)
         if dy.shape != out:
@@ -87,7 +87,7 @@ class AveragePoolGrad(Pool):
     count_include_pad: int = 0
     divided: int = 1
 
-    def infer(self, dy: Spec) -> Spec:
+    def infer(self, dy: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
         want.kind("f", dy=dy)
         shape = (*dy.shape[:2], *self.size)
         if dy.rank != len(shape) or dy.shape[2:] != self.window(shape).out:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops.batch_norm import along_channels
+from nbconv.ops.cast import CastLike
+from nbconv.ops.grad import ExpandLike
 from nbconv.ops.op import CANONICAL, NUMPY, Op
-from nbconv.ops.pointwise import Mul
+from nbconv.ops.pointwise import Add, Mul, Sub
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Reshape
 
@@ -113,10 +115,15 @@ class LayerNormalization(Op):
         standardized(to, prod(to.inputs[0].shape[:axis]), self.epsilon, 1, 1)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        if to.dy(1) or to.dy(2):
-            raise UnsupportedError("no gradient goes through LayerNormalization's mean and inverse deviation")
-        rows = prod(to.inputs[0].shape[: want.axis(self.axis, to.inputs[0].rank)])
-        return affine_gradient(to, rows, self.epsilon, None)
+        x = to.inputs[0]
+        rows = prod(x.shape[: want.axis(self.axis, x.rank)])
+        dx, *others = affine_gradient(to, rows, self.epsilon, None) if to.dy() else (None,) * len(to.inputs)
+        parts = [dx, *(part(to, rows) for i, part in ((1, through_mean), (2, through_inverse)) if to.dy(i) and to.wants(0))]
+        parts = [p for p in parts if p is not None]
+        total = parts[0] if parts else None
+        for p in parts[1:]:
+            total = to.add(Add(), str(total), p)
+        return total, *others
 
 
 class GroupNormalization(Op):
@@ -237,6 +244,21 @@ def standardized(to: Lowering, rows: int, epsilon: float, groups: int, run: int)
         scale=to.input(1) if scaled else mean, shift=to.input(2) if shifted else mean, y=to.output(), n=n, groups=groups,
         run=run or n, scaled=int(scaled), shifted=int(shifted),
     )  # fmt: skip
+
+
+def through_mean(to: Backward, rows: int) -> str:
+    """The gradient of x through LayerNormalization's mean: dmean / n."""
+    n = to.constant(np.array(rows / to.inputs[0].size, to.inputs[0].dtype))
+    return to.add(ExpandLike(), to.add(Mul(), to.add(CastLike(), to.dy(1), to.x()), n), to.x())
+
+
+def through_inverse(to: Backward, rows: int) -> str:
+    """The gradient of x through LayerNormalization's inverse deviation r: -dr · r³ · (x - mean) / n."""
+    x = to.x()
+    mean, r, dr = (to.add(CastLike(), v, x) for v in (to.y(1), to.y(2), to.dy(2)))
+    n = to.constant(np.array(-rows / to.inputs[0].size, to.inputs[0].dtype))
+    factor = to.add(Mul(), to.add(Mul(), dr, n), to.add(Mul(), r, to.add(Mul(), r, r)))
+    return to.add(Mul(), to.add(Sub(), x, mean), factor)
 
 
 def affine_gradient(to: Backward, rows: int, epsilon: float, along: tuple[int, ...] | None) -> tuple[str | None, ...]:

@@ -196,7 +196,7 @@ def _updates_last(graph: Graph, updates: Mapping[str, str]) -> tuple[Graph, dict
 
 def _in_place(node: Node, wanted: Mapping[str, str]) -> bool:
     """Whether the node is an optimizer's update, element by element, of states that it reads itself."""
-    if not (node.op.in_place or (node.op.domain == "nbconv" and node.op.type.endswith("Update"))):
+    if not node.op.in_place:
         return False
     return all(value in wanted and wanted[value] in node.inputs for value in node.outputs if value)
 

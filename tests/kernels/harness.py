@@ -33,6 +33,7 @@ NUMPY = frozenset((
 """Ops that have no kernel: NumPy runs them, and so it may."""
 
 UNSERVED: dict[str, Callable[..., bool]] = {
+    "LayerNormalization": lambda op, *_: op.stash_type != 1,
     "AveragePool": lambda op, x: x.ndim == 5,
     "Conv": lambda op, x, w, b=None: x.ndim == 5,
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,

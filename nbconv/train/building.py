@@ -1,0 +1,213 @@
+"""The graph of a training step: a model's graph, the loss, gradients, and what updates the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbconv.backprop import backprop
+from nbconv.builder import Builder
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Node, Spec
+from nbconv.ops.batch_norm import BatchNormalization
+from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
+from nbconv.ops.rectifier import Clip
+from nbconv.ops.reduce import ReduceSum
+from nbconv.passes.fold import array, fold
+from nbconv.train.dropout import with_dropout
+from nbconv.train.optimizers import Optimizer
+from nbconv.train.parameters import Parameter
+from nbconv.weights import Weights
+
+STEP = "hyper/step"
+"""The input that counts steps, int64, from 1."""
+LABELS = "hyper/targets"
+
+
+class Recipe(NamedTuple):
+    """What is to be trained, and how."""
+
+    graph: Graph
+    logits: str
+    loss: Callable[..., str]
+    optimizer: Optimizer
+    chosen: tuple[Parameter, ...]
+    factors: Mapping[str, float]
+    """what the learning rate of each parameter is multiplied by"""
+    seed: int
+
+
+class Built(NamedTuple):
+    """A training step as a graph, and what goes in and out."""
+
+    graph: Graph
+    loss: str
+    updates: dict[str, str]
+    trained: tuple[Parameter, ...]
+    classes: int
+    """channels of the logits"""
+
+
+def norms(graph: Graph, chosen: Sequence[Parameter]) -> list[Node]:
+    """The batch normalisations that train: those of whose scale or shift a parameter is chosen."""
+    names = {p.value for p in chosen}
+    return [n for n in graph.nodes if n.op.type == "BatchNormalization" and not names.isdisjoint(n.inputs[1:3])]
+
+
+def slot(value: str, i: int) -> str:
+    """The name under which an optimizer's slot i of a parameter is kept."""
+    return f"slot{i}/{value}"
+
+
+def opened(graph: Graph, recipe: Recipe) -> Graph:
+    """The graph with trained parameters and running statistics as inputs, in float32, batch normalisations and dropouts
+    that train at work."""
+    training = {id(n) for n in norms(graph, recipe.chosen)}
+    names = {p.value for p in recipe.chosen}
+    names.update(name for node in graph.nodes if id(node) in training for name in node.inputs[3:5])
+    nodes = []
+    for node in graph.nodes:
+        if not names.isdisjoint(node.outputs):
+            continue
+        if id(node) in training:
+            assert isinstance(node.op, BatchNormalization)
+            op = BatchNormalization(epsilon=node.op.epsilon, momentum=node.op.momentum, training_mode=1)
+            y = node.outputs[0]
+            node = Node(op, node.inputs, (y, f"{y}/running_mean", f"{y}/running_var"), node.name)
+        nodes.append(node)
+    constants = {name: value for name, value in graph.constants.items() if name not in names}
+    return Graph(nodes, dict(graph.inputs), {recipe.logits: None}, constants, graph.name)
+
+
+def build(recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray]) -> Built:
+    """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
+
+    ModelError says what does not fit, MissingGradients which nodes have no gradient.
+    """
+    graph = _active_dropout(opened(recipe.graph, recipe), recipe)
+    held = {n: Spec(a.shape, a.dtype) for n, a in state.items()}
+    graph.inputs = {**feeds, STEP: Spec((), np.dtype(np.int64))}
+    graph.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
+    graph, specs, _ = fold(graph, dict(graph.inputs), Weights(), frozenset((recipe.logits,)))
+    graph = graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()})
+    to = Builder(graph, specs)
+    to.input(LABELS, targets)
+    loss = recipe.loss(to, recipe.logits, LABELS)
+    if to.spec(loss).size != 1:
+        raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
+    one = to.constant(np.ones(to.spec(loss).shape, np.float32))
+    whole, specs, gradients = backprop(to.graph((loss,)), to.specs, {loss: one}, [p.value for p in recipe.chosen])
+    to = Builder(whole, specs, "update/")
+    updates = _updated(to, recipe, gradients, held)
+    updates.update(_statistics(to, graph, specs))
+    result = to.graph()
+    result.outputs = {loss: None, **dict.fromkeys(updates.values())}
+    trained = tuple(p for p in recipe.chosen if p.value in gradients)
+    shape = specs[recipe.logits].shape
+    return Built(result, loss, updates, trained, shape[1] if len(shape) > 1 else 1)
+
+
+def _active_dropout(graph: Graph, recipe: Recipe) -> Graph:
+    """Dropout drops only where everything behind it trains: in frozen parts it is what it is at inference."""
+    if not any(n.op.type == "Dropout" for n in graph.nodes):
+        return graph
+    frozen_behind: set[str] = set()
+    for node in reversed(graph.nodes):
+        closed = any(i < len(node.inputs) and node.inputs[i] in graph.constants for i in node.op.parameters[:1])
+        if closed or not frozen_behind.isdisjoint(node.outputs):
+            frozen_behind.update(n for n in node.inputs if n)
+    idle = {id(n) for n in graph.nodes if n.op.type == "Dropout" and n.outputs[0] in frozen_behind}
+    kept = [n for n in graph.nodes if id(n) not in idle]
+    same = {n.outputs[0]: n.inputs[0] for n in graph.nodes if id(n) in idle}
+
+    def origin(name: str) -> str:
+        while name in same:
+            name = same[name]
+        return name
+
+    nodes = [Node(n.op, tuple(map(origin, n.inputs)), n.outputs, n.name) for n in kept]
+    return with_dropout(graph.derive(nodes), STEP, recipe.seed)
+
+
+def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mapping[str, Spec]) -> dict[str, str]:
+    """Adds clipping and the optimizer: the new value of each state."""
+    optimizer = recipe.optimizer
+    hyper = tuple(f"hyper/{name}" for name in optimizer.scalars(optimizer.lr, 1))
+    for name in hyper:
+        to.input(name, Spec((), np.dtype(np.float32)))
+    gradients = _clipped(to, optimizer, gradients)
+    updates: dict[str, str] = {}
+    for p in recipe.chosen:
+        if p.value not in gradients:
+            continue
+        op = optimizer.make(recipe.factors.get(p.value, 1.0), group_options(optimizer, p))
+        slots = [slot(p.value, i) for i in range(op.slots)]
+        for name in slots:
+            to.input(name, held[name])
+        made = to.add_many(op, 1 + op.slots, p.value, gradients[p.value], *slots, *hyper)
+        updates.update(zip([p.value, *slots], made, strict=True))
+    return updates
+
+
+def group_options(optimizer: Optimizer, parameter: Parameter) -> dict[str, float]:
+    """The options of the last group that the parameter's name fits."""
+    found: dict[str, float] = {}
+    for pattern, options in optimizer.groups.items():
+        if fnmatchcase(parameter.name, pattern):
+            found = options
+    return found
+
+
+def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> dict[str, str]:
+    def number(value: float) -> str:
+        return to.constant(np.array(value, np.float32))
+
+    if optimizer.clip_value is not None:
+        low, high = number(-optimizer.clip_value), number(optimizer.clip_value)
+        gradients = {n: to.add(Clip(), g, low, high) for n, g in gradients.items()}
+    if optimizer.clip_norm is not None:
+        total = ""
+        for g in gradients.values():
+            part = to.add(ReduceSum(keepdims=0), to.add(Mul(), g, g))
+            total = to.add(Add(), total, part) if total else part
+        norm = to.add(Add(), to.add(Sqrt(), total), number(1e-6))
+        factor = to.add(Min(), to.add(Div(), number(optimizer.clip_norm), norm), number(1.0))
+        gradients = {n: to.add(Mul(), g, factor) for n, g in gradients.items()}
+    return gradients
+
+
+def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec]) -> dict[str, str]:
+    """New running statistics. ONNX's running variance takes in the batch's variance as it is; PyTorch's, as here, the
+    unbiased one, n / (n - 1) of it."""
+    updates = {}
+    for node in graph.nodes:
+        if not isinstance(node.op, BatchNormalization) or not node.op.training_mode:
+            continue
+        shape, momentum = specs[node.inputs[0]].shape, node.op.momentum
+        count = int(np.prod(shape)) // max(shape[1], 1)
+        updates[node.inputs[3]] = node.outputs[1]
+        unbiased = count / max(count - 1, 1)
+        old = to.add(Mul(), node.inputs[4], to.constant(np.array(momentum * (unbiased - 1), np.float32)))
+        new = to.add(Mul(), node.outputs[2], to.constant(np.array(unbiased, np.float32)))
+        updates[node.inputs[4]] = to.add(Sub(), new, old)
+    return updates
+
+
+def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Slots of the optimizer for the parameters: name to array."""
+    found = {}
+    for p in recipe.chosen:
+        for i, value in enumerate(recipe.optimizer.initial()):
+            found[slot(p.value, i)] = np.full(masters[p.value].shape, value, np.float32)
+    return found
+
+
+def hyper_values(recipe: Recipe, lr: float, step: int) -> dict[str, Any]:
+    """What is fed beside the data at a step, counted from 1."""
+    scalars = recipe.optimizer.scalars(lr, step)
+    return {
+        STEP: np.array(step, np.int64), **{f"hyper/{n}": np.array(v, np.float32) for n, v in scalars.items()},
+    }  # fmt: skip

@@ -1,0 +1,133 @@
+"""Checkpoints: files in the safetensors format, that are whole or not there. They hold all that training goes on from:
+parameters, running statistics, the optimizer's slots, and as metadata where it was: step, epoch, batch, learning rate,
+history. Orders of samples, augmentation and dropout come from the seed and these numbers: there is no other random state."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.train.schedules import Plateau
+
+if TYPE_CHECKING:
+    from nbconv.train.trainer import Trainer
+
+VERSION = 1
+
+
+def save(trainer: Trainer, path: str | os.PathLike, more: Mapping[str, Any]) -> None:
+    """Write a checkpoint. OSError where it cannot be written: what was at ``path`` stays as it is."""
+    with trainer._lock:
+        about = {
+            "version": VERSION, "model": mark(trainer), "steps": trainer.steps, "epoch": trainer.epoch, "seed": trainer.seed,
+            "lr_scale": trainer.lr_scale, "run": trainer.run.state() if trainer.run is not None else {}, "more": dict(more),
+            "plateau": trainer.schedule.state() if isinstance(trainer.schedule, Plateau) else None,
+        }  # fmt: skip
+        replace(Path(path), lambda file: write_tensors(file, trainer.state, {"nbconv": json.dumps(about)}))
+
+
+def load(trainer: Trainer, path: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint into the trainer; where `fit` was. ValueError for a file that is none, or of another training;
+    then the trainer is as it was."""
+    arrays, metadata = read_tensors(path)
+    try:
+        about = json.loads(metadata["nbconv"])
+        version = about["version"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is no checkpoint of nbconv's") from None
+    if version != VERSION:
+        raise ValueError(f"{path} is a checkpoint of version {version}, wanted {VERSION}")
+    if about["model"] != mark(trainer):
+        raise ValueError(f"{path} is of another training: its model, what trains or the optimizer differ")
+    if set(arrays) != set(trainer.state) or any(arrays[n].shape != a.shape for n, a in trainer.state.items()):
+        raise ValueError(f"{path} holds other arrays than this training has")
+    with trainer._lock:
+        for name, value in trainer.state.items():
+            value[...] = arrays[name]
+        trainer.steps, trainer.epoch, trainer.lr_scale = about["steps"], about["epoch"], about["lr_scale"]
+        trainer.seed = about["seed"]
+        trainer.recipe = trainer.recipe._replace(seed=trainer.seed)
+        if isinstance(trainer.schedule, Plateau) and about["plateau"]:
+            trainer.schedule.restore(about["plateau"])
+        trainer.forget()
+    return about["run"]
+
+
+def mark(trainer: Trainer) -> str:
+    """What must be the same for a checkpoint to fit: structure, what trains, the optimizer. Learning rates may change."""
+    graph, digest = trainer.authored, hashlib.sha256()
+    for node in graph.nodes:
+        digest.update(f"{node.op.type}({node.inputs})->{node.outputs};".encode())
+    for name, value in sorted(trainer.state.items()):
+        digest.update(f"{name}{value.shape};".encode())
+    digest.update(f"{type(trainer.optimizer).__name__}{trainer.optimizer.op.__name__}".encode())
+    return digest.hexdigest()[:16]
+
+
+def replace(path: Path, put: Callable[[Any], Any]) -> None:
+    """Make or replace a file: written aside in the same folder, synced, renamed, the folder synced. On failure what was
+    there stays, and nothing else is left (but after a kill: a hidden file, which the next time removes)."""
+    for old in path.parent.glob(f".{path.name}.*.part"):
+        with contextlib.suppress(OSError):
+            old.unlink()
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "xb") as file:
+            put(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_tensors(file: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """The safetensors format: 8 bytes, the length of a JSON header, it, and the float32 arrays one behind the other."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for array in arrays.values():
+        file.write(np.ascontiguousarray(array, "<f4").tobytes())
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(arrays, metadata) of a file that `write_tensors` wrote. ValueError for another, or one cut short."""
+    content = Path(path).read_bytes()
+    try:
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        metadata = header.pop("__metadata__", {})
+        body, arrays = memoryview(content)[8 + size :], {}
+        end = 0
+        for name, told in header.items():
+            first, last = told["data_offsets"]
+            if told["dtype"] != "F32" or not 0 <= first <= last <= len(body):
+                raise ValueError
+            arrays[name] = np.frombuffer(body[first:last], "<f4").astype(np.float32).reshape(told["shape"])
+            end = max(end, last)
+        if end != len(body):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is no whole safetensors file of float32 arrays") from None
+    return arrays, metadata

@@ -1,0 +1,248 @@
+"""Training by the epoch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.graph import Graph, Spec
+from nbconv.train.augment import Augment
+from nbconv.train.callbacks import Callback, Progress
+from nbconv.train.data import Balance, Data, as_data, batches, order, prefetch
+from nbconv.train.deploy import frontier, tail
+from nbconv.train.evaluation import Features, evaluate, features
+from nbconv.train.schedules import Plateau
+
+if TYPE_CHECKING:
+    from nbconv.train.trainer import Trainer
+
+
+class History(dict):
+    """What happened: name ("loss", "val_loss", "val_accuracy", "lr") to a list with a number an epoch. ``report``: seconds,
+    whether features were cached, peak memory, what the plan forecast."""
+
+    report: dict[str, Any]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.report = {}
+
+
+def fit(
+    trainer: Trainer, train: Any, validation: Any = None, *, epochs: int = 1, batch_size: int = 32,
+    callbacks: Sequence[Callback] = (), augment: Augment | None = None, shuffle: bool = True, balance: Balance = 0.0,
+    cache: bool | str = "auto", cache_mb: float = 1024, resume: str | os.PathLike | None = None, progress: bool = False,
+) -> History:  # fmt: skip
+    """Trains until ``epochs`` epochs are done, those before a ``resume`` counted; what happened in all of them.
+
+    ``train``: (x, y), `Data` (`nbconv.Arrays`, `nbconv.image_folder`, …), or an iterable of batches, which is gone through
+    once an epoch. ``validation``: the same, or the share of ``train`` to hold out. ``balance``: see
+    `nbconv.train.data.order`.
+    ``cache``: whether what the frozen part makes of each sample is computed once and kept, up to ``cache_mb``: "auto" does
+    where it can; it excludes augmentation, which changes the samples. ``resume``: a checkpoint to go on from, if it is there
+    (the same data and arguments give the same bits as without the stop). ``progress``: a bar (tqdm's, where installed).
+
+    NonFiniteLoss ends it, unless a callback is TerminateOnNaN. Ctrl-C ends it between two steps' states: the trainer is as
+    after the last whole step.
+    """
+    if cache is True and augment is not None:
+        raise ValueError("cached features and augmentation exclude each other: features are of unchanged samples")
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs is {epochs} and batch_size {batch_size}, wanted 1 or more")
+    begin = time.perf_counter()
+    data = as_data(train)
+    if isinstance(validation, float):
+        if data is None:
+            raise ValueError("an iterable has no share to hold out: give validation data")
+        data, validation = data.split(validation, trainer.seed)
+    run = _Run(trainer, [*callbacks, *([Progress()] if progress else [])], batch_size)
+    if resume is not None and os.path.exists(resume):
+        run.restore(trainer.load_checkpoint(resume))
+    graph = trainer.recipe.graph
+    if cache and augment is None and data is not None:
+        graph, data, validation = _cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
+    source = train if data is None else data
+    steps = -(-len(data) // batch_size) if data is not None else 0
+    trainer.stop = False
+    trainer.run = run
+    try:
+        run.tell("begin", epochs=epochs, steps=steps)
+        while run.epoch < epochs and not trainer.stop:
+            stream = _stream(trainer, source, run, batch_size, augment, shuffle, balance)
+            run.go_through(stream, graph, steps)
+            if trainer.stop == "now":
+                break
+            run.finish(validation)
+    finally:
+        run.tell("end")
+    run.history.report = {
+        "seconds": time.perf_counter() - begin, "cached": isinstance(data, Features), "peak_mb": peak_mb(),
+        **trainer.forecast(),
+    }  # fmt: skip
+    return run.history
+
+
+class _Run:
+    """Where a fit is: the epoch, the batch in it, sums since the epoch began, what happened before."""
+
+    def __init__(self, trainer: Trainer, callbacks: list[Callback], batch_size: int) -> None:
+        self.trainer, self.callbacks, self.batch_size = trainer, callbacks, batch_size
+        self.epoch, self.batch, self.total, self.count = 0, 0, 0.0, 0
+        self.history = History()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {
+            "epoch": self.epoch, "batch": self.batch, "total": self.total, "count": self.count, "history":
+            dict(self.history), "batch_size": self.batch_size, "callbacks": [c.state() for c in self.callbacks if c.state()],
+        }  # fmt: skip
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        if not kept:
+            return
+        if kept["batch_size"] != self.batch_size:
+            raise ValueError(f"the checkpoint was written with batch_size {kept['batch_size']}, this is {self.batch_size}")
+        self.epoch, self.batch, self.total, self.count = (kept[n] for n in ("epoch", "batch", "total", "count"))
+        self.history = History(kept["history"])
+        with_state = [c for c in self.callbacks if c.state()]
+        for callback, state in zip(with_state, kept["callbacks"], strict=False):
+            callback.restore(state)
+
+    def tell(self, what: str, **logs: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, what)(self.trainer, logs)
+
+    def go_through(self, stream: Iterator[Any], graph: Graph, steps: int) -> None:
+        """The rest of the epoch."""
+        trainer = self.trainer
+        from nbconv.train.trainer import NonFiniteLoss
+
+        try:
+            for x, y in stream:
+                trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
+                feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
+                try:
+                    loss = trainer.advance(feeds, y, graph)
+                except NonFiniteLoss as error:
+                    if not any(c.takes(trainer, error) for c in self.callbacks):
+                        raise
+                    trainer.stop = "now"
+                    return
+                self.batch += 1
+                self.total += loss * len(y)
+                self.count += len(y)
+                self.tell("batch_end", loss=loss, mean=self.total / self.count, epoch=self.epoch, batch=self.batch)
+                if trainer.stop == "now":
+                    return
+        finally:
+            stream.close()  # type: ignore[attr-defined]
+
+    def finish(self, validation: Any) -> None:
+        """The end of an epoch: validation, history, callbacks."""
+        trainer = self.trainer
+        if not self.count:
+            raise ValueError("the data gave no batch")
+        logs: dict[str, Any] = {"loss": self.total / self.count, "lr": trainer.lr}
+        if validation is not None:
+            found = evaluate(trainer, validation, self.batch_size)
+            logs |= {f"val_{n}": v for n, v in found.items() if isinstance(v, float)}
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+        if isinstance(trainer.schedule, Plateau):
+            trainer.schedule.seen(logs.get("val_loss", logs["loss"]))
+        self.epoch, self.batch, self.total, self.count = self.epoch + 1, 0, 0.0, 0
+        trainer.epoch = float(self.epoch)
+        self.tell("epoch_end", epoch=self.epoch - 1, **logs)
+
+
+def _stream(
+    trainer: Trainer, source: Any, run: _Run, batch_size: int, augment: Augment | None, shuffle: bool, balance: Balance
+) -> Iterator[Any]:
+    """The batches that remain of this epoch, read ahead."""
+    if not isinstance(source, Data):
+        return prefetch(pair for k, pair in enumerate(source) if k >= run.batch)
+    numbers = order(source, run.epoch, trainer.seed, shuffle, balance)
+    if isinstance(source, Features):
+        starts = range(run.batch * batch_size, len(numbers), batch_size)
+        return (source.batch(numbers[k : k + batch_size]) for k in starts)
+    options: dict[str, Any] = {"augment": augment, "seed": trainer.seed, "epoch": run.epoch, "classes": trainer.classes}
+    return prefetch(batches(source, numbers, batch_size, start=run.batch, **options))
+
+
+def _cached(
+    trainer: Trainer, data: Data, validation: Any, batch_size: int, must: bool, limit: float
+) -> tuple[Graph, Data, Any]:
+    """(the graph that is left to train, features in place of data, and of validation data), where that is possible."""
+    graph = trainer.recipe.graph
+    names = frontier(graph, trainer.recipe.chosen, trainer.logits)
+    whole = graph, data, validation
+    if not names or not set(names).isdisjoint(graph.inputs):
+        if must:
+            raise ValueError("there is nothing to cache: the first layer trains")
+        return whole
+    kept = features(trainer, data, names, batch_size, limit)
+    if kept is None:
+        if must:
+            raise ValueError(f"the features {', '.join(names)} are not one array a sample, or more than cache_mb")
+        return whole
+    held = as_data(validation) if validation is not None else None
+    if held is not None:
+        validation = features(trainer, held, names, batch_size, limit) or validation
+    specs = {n: Spec((None, *a.shape[1:]), a.dtype) for n, a in kept.arrays.items()}
+    return tail(graph, specs, trainer.logits), kept, validation
+
+
+def lr_find(
+    trainer: Trainer, train: Any, *, least: float = 1e-6, most: float = 1.0, steps: int = 100, batch_size: int = 32
+) -> dict[str, Any]:
+    """A learning rate to begin with (Smith 2017, Cyclical Learning Rates): ``steps`` steps at rates that rise from ``least``
+    to ``most`` by a factor, until the loss is four times its least; the trainer is then as before. Gives ``lr`` and ``loss``
+    (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest."""
+    from nbconv.train.trainer import NonFiniteLoss
+
+    data = as_data(train)
+    if data is None:
+        raise ValueError("lr_find wants (x, y) or Data")
+    kept = {n: np.array(a) for n, a in trainer.state.items()}
+    counters = trainer.steps, trainer.epoch, trainer.schedule, trainer.lr_scale
+    rates, values, smooth = [], [], 0.0
+    try:
+        trainer.schedule = lambda step, epoch: 1.0
+        for k in range(steps):
+            rate = least * (most / least) ** (k / max(steps - 1, 1))
+            trainer.lr_scale = rate / trainer.optimizer.lr
+            per = max(-(-len(data) // batch_size), 1)
+            numbers = order(data, k // per, trainer.seed)[k % per * batch_size :][:batch_size]
+            try:
+                loss = trainer.step(*data.batch(numbers))
+            except NonFiniteLoss:
+                break
+            smooth = 0.9 * smooth + 0.1 * loss
+            rates.append(rate)
+            values.append(smooth / (1 - 0.9 ** (k + 1)))
+            if values[-1] > 4 * min(values):
+                break
+    finally:
+        for name, value in kept.items():
+            trainer.state[name][...] = value
+        trainer.steps, trainer.epoch, trainer.schedule, trainer.lr_scale = counters
+        trainer.forget()
+    if len(values) < 3:
+        raise ValueError(f"the loss went up at once, after {len(values)} steps: give a smaller least than {least:g}")
+    slope = np.gradient(np.array(values), np.log(rates))
+    return {"lr": rates, "loss": values, "suggestion": rates[int(slope.argmin())]}
+
+
+def peak_mb() -> float:
+    """The most memory this process has had, in MB (0 where the system does not say)."""
+    try:
+        import resource
+        import sys
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    except ImportError:
+        return 0.0

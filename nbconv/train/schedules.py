@@ -1,0 +1,106 @@
+"""Learning rates over time. A schedule is called with (step, epoch), both from 0, and gives what the optimizer's rate is
+multiplied by: epochs may be fractions. Formulas are those of `torch.optim.lr_scheduler`, where it has them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from math import cos, pi
+
+Schedule = Callable[[int, float], float]
+
+
+def constant(factor: float = 1.0) -> Schedule:
+    """Always ``factor``."""
+    return lambda step, epoch: factor
+
+
+def step(every: int | Sequence[int], gamma: float = 0.1) -> Schedule:
+    """gamma^(epoch // every) (`StepLR`), or with a list of epochs gamma^(how many of them are past) (`MultiStepLR`)."""
+    if isinstance(every, int):
+        if every < 1:
+            raise ValueError(f"every is {every}, wanted 1 or more epochs")
+        return lambda step, epoch: gamma ** (int(epoch) // every)
+    milestones = sorted(every)
+    return lambda step, epoch: gamma ** bisect_right(milestones, int(epoch))
+
+
+def exponential(gamma: float) -> Schedule:
+    """gamma^epoch (`ExponentialLR`), of whole epochs."""
+    return lambda step, epoch: gamma ** int(epoch)
+
+
+def cosine(epochs: float, least: float = 0.0) -> Schedule:
+    """least + (1 - least) · (1 + cos(π · epoch / epochs)) / 2 (`CosineAnnealingLR`; Loshchilov and Hutter 2017), from step
+    to step; after ``epochs`` it stays ``least``."""
+    return lambda step, epoch: least + (1 - least) * (1 + cos(pi * min(epoch / epochs, 1.0))) / 2
+
+
+def warm_up(steps: int, then: Schedule | None = None, start: float = 0.0) -> Schedule:
+    """From ``start`` to 1 in a straight line over ``steps`` steps (Goyal 2017, section 2.2), times ``then``."""
+
+    def factor(step: int, epoch: float) -> float:
+        rising = 1.0 if step >= steps else start + (1 - start) * step / steps
+        return rising * (then(step, epoch) if then else 1.0)
+
+    return factor
+
+
+def one_cycle(steps: int, rise: float = 0.3, start: float = 25.0, end: float = 1e4) -> Schedule:
+    """From 1 / start up to 1 over the share ``rise`` of ``steps``, then down to 1 / (start · end), by cosines, as
+    `OneCycleLR` (Smith and Topin 2018): the optimizer's rate is the highest."""
+    if steps < 2 or not 0 < rise < 1:
+        raise ValueError(f"steps is {steps} and rise {rise}, wanted 2 or more steps and a share between 0 and 1")
+    top = rise * steps - 1
+
+    def between(a: float, b: float, share: float) -> float:
+        return b + (a - b) / 2 * (1 + cos(pi * share))
+
+    def factor(step: int, epoch: float) -> float:
+        if step <= top:
+            return between(1 / start, 1.0, step / top)
+        return between(1.0, 1 / start / end, min((step - top) / (steps - 1 - top), 1.0))
+
+    return factor
+
+
+class Plateau:
+    """Multiplies by ``factor`` where a value has not become better for ``patience`` epochs (`ReduceLROnPlateau`): better
+    means lower (``mode`` "min") or higher ("max") by the share ``threshold``. `seen` is told the value each epoch."""
+
+    def __init__(
+        self, factor: float = 0.1, patience: int = 10, mode: str = "min", threshold: float = 1e-4, least: float = 0.0
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode is {mode!r}, wanted 'min' or 'max'")
+        self.factor, self.patience, self.mode, self.threshold, self.least = factor, patience, mode, threshold, least
+        self.scale, self.best, self.bad = 1.0, None, 0
+
+    def __call__(self, step: int, epoch: float) -> float:
+        return self.scale
+
+    def seen(self, value: float) -> bool:
+        """Takes an epoch's value; whether the rate was lowered."""
+        if self._better(value):
+            self.best, self.bad = value, 0
+        else:
+            self.bad += 1
+        if self.bad <= self.patience:
+            return False
+        self.bad = 0
+        lower = max(self.scale * self.factor, self.least)
+        changed, self.scale = lower < self.scale, lower
+        return changed
+
+    def _better(self, value: float) -> bool:
+        if self.best is None:
+            return value == value
+        if self.mode == "min":
+            return value < self.best * (1 - self.threshold)
+        return value > self.best * (1 + self.threshold)
+
+    def state(self) -> dict[str, float | int | None]:
+        return {"scale": self.scale, "best": self.best, "bad": self.bad}
+
+    def restore(self, state: dict) -> None:
+        self.scale, self.best, self.bad = state["scale"], state["best"], state["bad"]
