@@ -67,7 +67,7 @@ def _find(graph: Graph, output: str) -> tuple[Head, Node]:
     bias = node.inputs[2] if len(node.inputs) > 2 else ""
     if not bias and add is not None:
         bias = biases[0]
-    head = Head(node.name, node.op.type, weight.value, bias, list(node.inputs)[0], features, shape[out])
+    head = Head(node.name, node.op.type, weight.value, bias, next(iter(node.inputs)), features, shape[out])
     return head, node
 
 
