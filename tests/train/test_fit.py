@@ -130,14 +130,14 @@ class File:
 checkpoint.open = lambda p, mode: File(builtins.open(p, mode))
 os.fsync, os.replace = guarded(os.fsync), guarded(os.replace)
 trainer = nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(0.1))
-trainer.fit(batch(), epochs=3, batch_size=6, resume=path, callbacks=[nbconv.ModelCheckpoint(path, every=1)])
+trainer.fit(batch(), epochs=12, batch_size=6, resume=path, callbacks=[nbconv.ModelCheckpoint(path, every=1)])
 """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_killed_at_every_write(tmp_path: Path) -> None:
     whole = nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(0.1))
-    whole.fit(batch(), epochs=3, batch_size=6)
+    whole.fit(batch(), epochs=12, batch_size=6)
     path, root = tmp_path / "c", Path(__file__).parents[2]
     for at in range(1, 19):  # each write, sync and rename of two checkpoints
         done = subprocess.run([sys.executable, "-c", KILLED, str(at), str(path)], cwd=root, check=False)
@@ -147,7 +147,7 @@ def test_killed_at_every_write(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, "0", str(path)], cwd=root, check=True)
     again = nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(0.1))
     again.load_checkpoint(path)
-    assert again.steps == whole.steps == 6
+    assert again.steps == whole.steps == 24
     for name, value in whole.state.items():
         np.testing.assert_array_equal(again.state[name], value)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
