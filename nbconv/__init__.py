@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TerminateOnNaN,
     )
     from nbconv.train.data import Arrays, Pictures, image_folder, image_list, load_npz
+    from nbconv.train.finetune import finetune
     from nbconv.train.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp
     from nbconv.train.trainer import NonFiniteLoss, Trainer
 
@@ -32,7 +33,7 @@ _TRAINING = {
     **dict.fromkeys(("ReduceLROnPlateau", "TerminateOnNaN"), "callbacks"),
     **dict.fromkeys(("Arrays", "Pictures", "image_folder", "image_list", "load_npz"), "data"),
     **dict.fromkeys(("SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp"), "optimizers"),
-    "NonFiniteLoss": "trainer", "Trainer": "trainer",
+    "finetune": "finetune", "NonFiniteLoss": "trainer", "Trainer": "trainer",
 }  # fmt: skip
 """Public names of training, and the module of `nbconv.train` that each is imported from when it is asked for."""
 
@@ -48,5 +49,5 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "EarlyStopping", "LearningCurve",
     "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau", "TerminateOnNaN",
-    "Trainer", "UnsupportedError", "__version__", "image_folder", "image_list", "load", "load_npz", "save",
+    "Trainer", "UnsupportedError", "__version__", "finetune", "image_folder", "image_list", "load", "load_npz", "save",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "whether models load, plan and run",
     "doctor": "everything that nbconv lacks for a model, and whether this machine is set up well",
     "gradcheck": "whether a model's gradients are right, node by node",
+    "finetune": "teach a model new classes, and write it",
     "run": "run a model on images or arrays",
     "bench": "time a model, beside onnxruntime if wanted",
     "profile": "where a model's time goes, step by step, against what the machine can do",

@@ -1,0 +1,59 @@
+"""Teach a model new classes: from a folder of class sub-folders, a CSV file of path,label lines, or an .npz with x and y.
+The classifier is replaced; a share of each class is held out, and the accuracy on it told."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nbconv.commands._model import add_model, add_threads, nonnegative, positive
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("data", help="a folder of class sub-folders, a .csv, or an .npz")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the ONNX file to write")
+    parser.add_argument("--layers", default="head", help="what trains: head (default), last:K or all")
+    parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="(default: 10)")
+    parser.add_argument("--batch", type=positive, default=32, metavar="N", help="samples a step (default: 32)")
+    parser.add_argument(
+        "--lr", type=nonnegative, metavar="X", help="Adam's learning rate (default: 0.001 head, else 0.0003)"
+    )
+    parser.add_argument("--held-out", type=nonnegative, default=0.2, metavar="X", help="share to hold out (default: 0.2)")
+    parser.add_argument("--mean", default="0", help="of pixels, one number or one a channel: 127 or 124,116,104")
+    parser.add_argument("--std", default="255", help="the same (default: 255)")
+    parser.add_argument("--flip", action="store_true", help="mirror half of the pictures while training")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--html", metavar="FILE", help="write the confusion matrix as a page")
+    add_threads(parser)
+    parser.epilog = """exit code: 0 all is well, 2 the model, the data or an option is wrong
+
+examples:
+  nbconv finetune m.onnx flowers/ -o flowers.onnx --mean 127 --std 128
+  nbconv finetune m.onnx list.csv -o m2.onnx --layers last:3 --epochs 5 --html report.html"""
+
+
+def run(args: argparse.Namespace) -> int:
+    from nbconv.train.augment import Augment
+    from nbconv.train.finetune import finetune
+    from nbconv.train.optimizers import Adam
+
+    report = finetune(
+        args.model, args.data, args.out, layers=args.layers, epochs=args.epochs, batch_size=args.batch,
+        optimizer=Adam(args.lr) if args.lr else None, held_out=args.held_out,
+        mean=_numbers(args.mean), std=_numbers(args.std),
+        augment=Augment(flip=0.5) if args.flip else None, seed=args.seed, threads=args.threads, progress=True,
+    )  # fmt: skip
+    print(report)
+    print(f"written: {args.out}")
+    if args.html:
+        Path(args.html).write_text(report.html(), encoding="utf-8")
+        print(f"confusion matrix: {args.html}")
+    return 0
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r}: wanted numbers separated by commas") from None

@@ -1,0 +1,110 @@
+"""Fine-tuning in one call: new classes for a model, from pictures in folders, a list or arrays."""
+
+from __future__ import annotations
+
+import html
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nbconv.model import Model, load
+from nbconv.train.augment import Augment
+from nbconv.train.data import Data, as_data, image_folder, image_list, load_npz
+from nbconv.train.fit import History, peak_mb
+from nbconv.train.optimizers import Adam, Optimizer
+from nbconv.train.trainer import Trainer
+
+
+class Report(NamedTuple):
+    """What came of it: accuracy on the held-out samples before and after, the confusion matrix after (rows are labels), the
+    names of the classes, seconds, the process's peak memory in MB, and what happened by the epoch."""
+
+    before: float
+    after: float
+    confusion: np.ndarray
+    classes: tuple[str, ...]
+    seconds: float
+    peak_mb: float
+    history: History
+
+    def __str__(self) -> str:
+        return (
+            f"held-out accuracy {self.before:.4f} before, {self.after:.4f} after; {self.seconds:.1f} s, "
+            f"{self.peak_mb:.0f} MB at most"
+        )
+
+    def html(self) -> str:
+        """The confusion matrix as a page."""
+        names = [html.escape(n) for n in self.classes or map(str, range(len(self.confusion)))]
+        most = max(int(self.confusion.max(initial=0)), 1)
+        rows = [
+            f"<tr><th>{name}</th>"
+            + "".join(f'<td style="background:rgba(40,120,200,{v / most:.2f})">{v}</td>' for v in row)
+            + "</tr>"
+            for name, row in zip(names, self.confusion, strict=True)
+        ]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        return (
+            "<!doctype html><meta charset=utf-8><title>nbconv finetune</title><style>td,th{padding:4px;font:13px sans-serif}"
+            f"</style><p>{html.escape(str(self))}</p><p>Rows: labels. Columns: predictions.</p>"
+            f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>\n"
+        )
+
+
+def finetune(
+    model: str | os.PathLike | bytes | Model, data: Any, out: str | os.PathLike | None = None, *, classes: int | None = None,
+    layers: str = "head", epochs: int = 10, batch_size: int = 32, optimizer: Optimizer | None = None, lr_decay: float = 1.0,
+    held_out: float = 0.2, augment: Augment | None = None, size: tuple[int, int] | None = None, mean: Any = 0.0,
+    std: Any = 255.0, seed: int = 0, threads: int | None = None, progress: bool = False,
+) -> Report:  # fmt: skip
+    """Teaches a classifier the classes of ``data``, writes it to ``out``, and tells how good it became.
+
+    ``data``: a folder of class sub-folders, a .csv of path,label lines, an .npz with x and y, (x, y), or `Data`. The model's
+    classifier is replaced by one for ``classes`` (default: those of the data). ``layers``: "head", "last:k" or "all".
+    ``held_out``: the share of each class that is kept for the report. ``size``, ``mean``, ``std``: how pictures become the
+    model's input (by default its height and width, and pixel / 255). ``optimizer``: Adam by default.
+    ValueError says what is wrong with data or arguments; then nothing is written.
+    """
+    begin = time.perf_counter()
+    model = model if isinstance(model, Model) else load(model, threads=threads)
+    samples = read_data(data, size or _size(model), mean, std)
+    count = classes or len(samples.classes) or int(samples.labels.max()) + 1
+    model.replace_head(count, seed=seed)
+    train, held = samples.split(held_out, seed)
+    rate = 1e-3 if layers == "head" else 3e-4
+    trainer = Trainer(model, "cross_entropy", optimizer or Adam(rate), layers, lr_decay=lr_decay, seed=seed)
+    before = trainer.evaluate(held, batch_size)["accuracy"]
+    history = trainer.fit(train, held, epochs=epochs, batch_size=batch_size, augment=augment, progress=progress)
+    found = trainer.evaluate(held, batch_size)
+    if out is not None:
+        trainer.save(out)
+    trainer.commit()
+    seconds = time.perf_counter() - begin
+    return Report(before, found["accuracy"], found["confusion"], samples.classes, seconds, peak_mb(), history)
+
+
+def read_data(data: Any, size: tuple[int, int], mean: Any, std: Any) -> Data:
+    """Data from a path or from what `as_data` takes."""
+    if isinstance(data, (str, os.PathLike)):
+        path = Path(data)
+        if path.is_dir():
+            return image_folder(path, size=size, mean=mean, std=std)
+        if path.suffix.lower() == ".csv":
+            return image_list(path, size=size, mean=mean, std=std)
+        if path.suffix.lower() == ".npz":
+            return load_npz(path, size=size, mean=mean, std=std)
+        raise ValueError(f"{path} is no folder, .csv or .npz")
+    found = as_data(data)
+    if found is None:
+        raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
+    return found
+
+
+def _size(model: Model) -> tuple[int, int]:
+    shape = model.inputs[0].shape or ()
+    if len(shape) == 4 and isinstance(shape[2], int) and isinstance(shape[3], int):
+        return shape[2], shape[3]
+    return 224, 224
