@@ -58,6 +58,7 @@ def patched(graph: Graph, source: Any) -> Any:
     tensors = {t.name: t for t in proto.graph.initializer}
     makers = {name: node for node in proto.graph.node for name in node.output}
     readers = {name for node in graph.nodes for name in node.inputs}
+    sources: set[str] = set()
     for name, array in changed.items():
         old = before.constants.get(name)
         if name not in readers or (old is not None and old.shape == array.shape and np.array_equal(old, array)):
@@ -65,10 +66,12 @@ def patched(graph: Graph, source: Any) -> Any:
         if name in tensors:
             tensors[name].CopyFrom(numpy_helper.from_array(np.asarray(array), name))
         elif name in makers and (makers[name].op_type == "Constant" or name not in before.constants):
+            sources.update(makers[name].input)
             proto.graph.node.remove(makers[name])
             proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
         else:
             return None
+    _drop_unread(proto, sources)
     _rename_shapes(proto, before, graph)
     del proto.graph.value_info[:]
     _declare(proto, graph)
@@ -76,6 +79,17 @@ def patched(graph: Graph, source: Any) -> Any:
     for key, value in graph.metadata.items():
         proto.metadata_props.add(key=key, value=value)
     return proto
+
+
+def _drop_unread(proto: Any, names: set[str]) -> None:
+    """Initializers of these names go where no node reads them any more."""
+    read = {value.name for value in proto.graph.output}
+    for node in proto.graph.node:
+        if any(a.HasField("g") or a.graphs for a in node.attribute):
+            return  # a body may read any name around it
+        read.update(node.input)
+    for tensor in [t for t in proto.graph.initializer if t.name in names and t.name not in read]:
+        proto.graph.initializer.remove(tensor)
 
 
 def _same(before: Graph, graph: Graph) -> list[Node]:
