@@ -154,18 +154,20 @@ class _Progress:
         self.rate: dict[int, float] = {}
 
     def advance(self, boundary: int, end: float) -> bool:
-        """Do units, a few at a time, until ``end`` by the clock; whether the phase is done."""
+        """Do units, a few at a time, until ``end`` by the clock, but at least one: a call always gets on. Whether the phase
+        is done."""
         table, foreign = self.space.table, self.space.program.foreign
+        worked = False
         while self.step < boundary:
             if foreign.get(self.step) is not None:
                 self.space.span(self.step, self.step + 1, 1)
-                self.step += 1
+                self.step, worked = self.step + 1, True
             else:
                 address, words, units, _ = (int(v) for v in table[self.step])
                 kernel = _KERNEL(address)
                 while self.unit < units:
                     start = time.perf_counter()
-                    if start >= end:
+                    if start >= end and worked:
                         return False
                     seconds = self.rate.get(self.step, 0.0)
                     count = units - self.unit if seconds == 0 and units == 1 else 1
@@ -173,7 +175,7 @@ class _Progress:
                         count = max(1, min(units - self.unit, int((end - start) / seconds)))
                     kernel(words, self.unit, self.unit + count, 0)
                     self.rate[self.step] = max((time.perf_counter() - start) / count, 1e-9)
-                    self.unit += count
+                    self.unit, worked = self.unit + count, True
                 self.step, self.unit = self.step + 1, 0
             if time.perf_counter() >= end and self.step < boundary:
                 return False
