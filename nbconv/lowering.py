@@ -80,6 +80,8 @@ class Lowering:
         self.ldres = 0
         self.choices: Mapping[str, int] = {}
         """algorithms that were found to be fastest here (see `nbconv.tune`); what it lacks the cost models decide"""
+        self.most_packed = inf
+        """bytes that transformed weights may take"""
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,12 +63,14 @@ class Plan:
     """All that running a model on inputs of one set of shapes needs, but memory to run in (see `runtime.Workspace`).
 
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
-    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went.
+    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``: bytes
+    that one convolution's transformed weights may take, where these are constants and where they are not. ``threads``: most
+    threads that a run may use (default: those that the process has).
     """
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
-        choices: Mapping[str, int] | None = None,
+        choices: Mapping[str, int] | None = None, most_packed: tuple[float, float] = (inf, inf), threads: int | None = None,
     ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
@@ -79,7 +82,8 @@ class Plan:
         self.steps: list[Step] = []
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
-        self.threads, self.slots = available_threads(), 0
+        self.threads, self.slots = threads or available_threads(), 0
+        self.most_packed = most_packed
         self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             self._lower(node, weights)
@@ -106,6 +110,7 @@ class Plan:
             node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed
         )
         to.choices = self.choices
+        to.most_packed = self.most_packed[not (len(given) > 1 and given[1] is not None and given[1].constant)]
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)

@@ -42,7 +42,7 @@ class Tiling(NamedTuple):
 
 def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling | None:
     """The cheapest tiling for a 3×3 convolution of stride 1, or None where direct convolution is cheaper: by the cost model,
-    unless ``to.choices`` knows better."""
+    unless ``to.choices`` knows better; none whose weights take more than ``to.most_packed``."""
     if ci < 12 or co < 12:
         return None
     chosen = to.choices.get(geometry(n, oh, ow, ci, co))
@@ -51,6 +51,8 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling |
     best, least = None, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
+        if 4 * points * ci * co > to.most_packed:
+            continue
         cost = _cost(2.0 * points * total * ci * co, total, to.target.rows, 4.0 * points * ci * co)
         cost += 8.0 * total * (points * ci + (points + size * size) * co)
         if cost < least:

@@ -17,6 +17,7 @@ from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.fold import array, fold
+from nbconv.passes.recompute import cheap, recompute
 from nbconv.train.dropout import with_dropout
 from nbconv.train.optimizers import Optimizer
 from nbconv.train.parameters import Parameter
@@ -99,7 +100,9 @@ def build(recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mappi
     if to.spec(loss).size != 1:
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
-    whole, specs, gradients = backprop(to.graph((loss,)), to.specs, {loss: one}, [p.value for p in recipe.chosen])
+    forward = to.graph((loss,))
+    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, [p.value for p in recipe.chosen])
+    whole = recompute(whole, specs, len(forward.nodes), cheap)
     to = Builder(whole, specs, "update/")
     updates = _updated(to, recipe, gradients, held)
     updates.update(_statistics(to, graph, specs))

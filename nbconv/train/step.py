@@ -8,6 +8,7 @@ all else copied. A step that fails in between, or is abandoned, has changed noth
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,8 @@ from nbconv.weights import Weights
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 MIB = 1 << 20
+PACKED = 1 * MIB, 16 * MIB
+"""Bytes that a convolution's weights may take for Winograd: those of a frozen layer are kept, others made in each step."""
 
 
 class TrainingStep:
@@ -31,7 +34,8 @@ class TrainingStep:
     ``graph`` reads ``feeds`` (Specs by name: batches, and scalars that change every step) and ``state`` (arrays by name,
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
-    among them. ``threads``: how many may work on it; the bits do not depend on it. ``memory_mb``: the most memory that
+    among them. ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the memory of the model's
+    file, after weights were packed. ``memory_mb``: the most memory that
     activations, gradients and scratch may take, ModelError says what they do take where that is more.
     """
 
@@ -45,6 +49,7 @@ class TrainingStep:
         *,
         threads: int | None = None,
         memory_mb: float | None = None,
+        drop: Callable[[], None] | None = None,
     ) -> None:
         from nbconv.kernels.target import host
 
@@ -58,7 +63,9 @@ class TrainingStep:
         graph, placed = _updates_last(graph, self.updates)
         fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
         graph = rectify(graph, frozenset(fetch))
-        self.plan = Plan(graph, {**self.feeds, **held}, Weights(), fetch, host())
+        self.plan = Plan(
+            graph, {**self.feeds, **held}, Weights(drop), fetch, host(), most_packed=PACKED, threads=self.threads
+        )  # fmt: skip
         self._check_places(placed)
         self.boundary = self._boundary(placed)
         program = self.plan.bound()
@@ -76,6 +83,9 @@ class TrainingStep:
                 f"a step on these shapes needs {self.memory / MIB:.1f} MiB for activations, gradients and scratch, "
                 f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less"
             )
+        if drop is not None:
+            drop()
+        _trim()
         self._space = Workspace(program)
         self._progress: _Progress | None = None
 
@@ -180,6 +190,13 @@ class _Progress:
             if time.perf_counter() >= end and self.step < boundary:
                 return False
         return True
+
+
+def _trim() -> None:
+    """Give the system the memory back that planning took and freed, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _updates_last(graph: Graph, updates: Mapping[str, str]) -> tuple[Graph, dict[str, str]]:

@@ -85,6 +85,7 @@ class Trainer:
                              factors, self.seed)  # fmt: skip
         self.state.update(_statistics(graph, chosen))
         self.state.update(building.initial_state(self.recipe, self.state))
+        self.model.weights.drop()
         self.steps, self.epoch, self.lr_scale = 0, 0.0, 1.0
         self.stop: bool | str = False
         self.run: Any = None
@@ -168,7 +169,7 @@ class Trainer:
         return self._works[key]
 
     def _limits(self) -> dict[str, Any]:
-        return {"threads": self.threads, **({} if self.memory_mb is None else {"memory_mb": self.memory_mb})}
+        return {"threads": self.threads, "drop": self.model.weights.drop, **({} if self.memory_mb is None else {"memory_mb": self.memory_mb})}
 
     @property
     def classes(self) -> int:
