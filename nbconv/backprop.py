@@ -135,15 +135,15 @@ class _Build:
         return names[i]
 
     def total(self, name: str) -> str | None:
-        """The gradient of a value: the sum of what its readers gave, in their order."""
+        """The gradient of a value: the sum of what its readers gave, the last reader's first, as they are met."""
         from nbconv.ops.pointwise import Add
 
         if name not in self.totals:
             parts = self.parts.get(name, [])
             if not parts:
                 return None
-            total = parts[-1]  # readers were met last first
-            for part in reversed(parts[:-1]):
+            total = parts[0]
+            for part in parts[1:]:
                 total = self.add(Add(), (total, part), 1)[0]
             self.totals[name] = total
         return self.totals[name]

@@ -190,7 +190,7 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
     names = [maker.inputs[1]]
     if not np.array_equal(scale, np.ones_like(scale)):
         folded = Deferred(w.shape, w.dtype, lambda: array(w) * factor)
-        names = [f"{maker.inputs[1]}#to#{out}"]
+        names = [f"{maker.inputs[1]}#{node.op!r}({','.join(n for n in node.inputs if n in constants)})"]
         constants[names[0]] = folded
         specs[names[0]] = Spec(tuple(w.shape), w.dtype, None, True)
     names.append(_keep(f"{maker.inputs[0]}#to#{out}#b", (b * scale + shift).astype(np.float32), specs, constants))

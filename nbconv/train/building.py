@@ -17,15 +17,20 @@ from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.fold import array, fold
-from nbconv.passes.recompute import cheap, recompute
+from nbconv.passes.recompute import recompute, sums_early
 from nbconv.train.dropout import with_dropout
 from nbconv.train.optimizers import Optimizer
 from nbconv.train.parameters import Parameter
+from nbconv.train.thrift import Thrift, again, frozen, split
 from nbconv.weights import Weights
 
 STEP = "hyper/step"
 """The input that counts steps, int64, from 1."""
 LABELS = "hyper/targets"
+
+
+class Indivisible(ModelError):
+    """A batch that cannot be cut into micro-batches."""
 
 
 class Recipe(NamedTuple):
@@ -83,17 +88,16 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
     return Graph(nodes, dict(graph.inputs), {recipe.logits: None}, constants, graph.name)
 
 
-def build(recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray]) -> Built:
+def build(
+    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], thrift: Thrift = Thrift()
+) -> Built:
     """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
 
     ModelError says what does not fit, MissingGradients which nodes have no gradient.
     """
-    graph = _active_dropout(opened(recipe.graph, recipe), recipe)
     held = {n: Spec(a.shape, a.dtype) for n, a in state.items()}
-    graph.inputs = {**feeds, STEP: Spec((), np.dtype(np.int64))}
-    graph.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
-    graph, specs, _ = fold(graph, dict(graph.inputs), Weights(), frozenset((recipe.logits,)))
-    graph = graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()})
+    chosen = [p.value for p in recipe.chosen]
+    graph, specs = _forward(recipe, feeds, held, thrift)
     to = Builder(graph, specs)
     to.input(LABELS, targets)
     loss = recipe.loss(to, recipe.logits, LABELS)
@@ -101,8 +105,9 @@ def build(recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mappi
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
     forward = to.graph((loss,))
-    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, [p.value for p in recipe.chosen])
-    whole = recompute(whole, specs, len(forward.nodes), cheap)
+    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen)
+    count = len(forward.nodes)
+    whole = recompute(sums_early(whole, count), specs, count, again(graph, specs, chosen, recipe.logits, thrift))
     to = Builder(whole, specs, "update/")
     updates = _updated(to, recipe, gradients, held)
     updates.update(_statistics(to, graph, specs))
@@ -111,6 +116,32 @@ def build(recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mappi
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
     shape = specs[recipe.logits].shape
     return Built(result, loss, updates, trained, shape[1] if len(shape) > 1 else 1)
+
+
+def _forward(
+    recipe: Recipe, feeds: Mapping[str, Spec], held: Mapping[str, Spec], thrift: Thrift
+) -> tuple[Graph, dict[str, Spec]]:
+    """The forward part up to the logits, in micro-batches, or its frozen part in halves."""
+    source = _active_dropout(opened(recipe.graph, recipe), recipe)
+
+    def folded(rows: int) -> tuple[Graph, dict[str, Spec]]:
+        mine = {n: s._replace(shape=(rows, *s.shape[1:])) if rows else s for n, s in feeds.items()}
+        source.inputs = {**mine, STEP: Spec((), np.dtype(np.int64))}
+        source.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
+        graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset((recipe.logits,)))
+        return graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()}), specs
+
+    graph, specs = folded(0)
+    inner = {n for node in graph.nodes for n in node.outputs if n}
+    parts, samples = thrift.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+    if parts == 1:
+        inner, parts = frozen(graph, specs, feeds, [p.value for p in recipe.chosen]), 2
+    if not inner or samples % parts or samples == 1:
+        return graph, specs
+    found = split(graph, specs, *folded(samples // parts), source.constants, feeds, inner, parts)
+    if found is None and thrift.parts > 1:
+        raise Indivisible("the model's values do not all have a first axis that counts samples")
+    return found or (graph, specs)
 
 
 def _active_dropout(graph: Graph, recipe: Recipe) -> Graph:
@@ -185,18 +216,29 @@ def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> di
 def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec]) -> dict[str, str]:
     """New running statistics. ONNX's running variance takes in the batch's variance as it is; PyTorch's, as here, the
     unbiased one, n / (n - 1) of it."""
-    updates = {}
+    updates: dict[str, str] = {}
+    found: dict[tuple[str, str], list[Node]] = {}
     for node in graph.nodes:
-        if not isinstance(node.op, BatchNormalization) or not node.op.training_mode:
-            continue
-        shape, momentum = specs[node.inputs[0]].shape, node.op.momentum
+        if isinstance(node.op, BatchNormalization) and node.op.training_mode:
+            found.setdefault((node.inputs[3], node.inputs[4]), []).append(node)
+    for (mean, variance), nodes in found.items():
+        shape, op = specs[nodes[0].inputs[0]].shape, nodes[0].op
+        assert isinstance(op, BatchNormalization)
         count = int(np.prod(shape)) // max(shape[1], 1)
-        updates[node.inputs[3]] = node.outputs[1]
+        updates[mean] = _mean(to, [node.outputs[1] for node in nodes])
         unbiased = count / max(count - 1, 1)
-        old = to.add(Mul(), node.inputs[4], to.constant(np.array(momentum * (unbiased - 1), np.float32)))
-        new = to.add(Mul(), node.outputs[2], to.constant(np.array(unbiased, np.float32)))
-        updates[node.inputs[4]] = to.add(Sub(), new, old)
+        old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (unbiased - 1), np.float32)))
+        new = to.add(Mul(), _mean(to, [n.outputs[2] for n in nodes]), to.constant(np.array(unbiased, np.float32)))
+        updates[variance] = to.add(Sub(), new, old)
     return updates
+
+
+def _mean(to: Builder, names: list[str]) -> str:
+    """The mean of what the micro-batches found."""
+    total = names[0]
+    for name in names[1:]:
+        total = to.add(Add(), total, name)
+    return total if len(names) == 1 else to.add(Mul(), total, to.constant(np.array(1 / len(names), np.float32)))
 
 
 def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

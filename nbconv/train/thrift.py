@@ -1,0 +1,153 @@
+"""Steps that need less memory: the batch in parts, and forward values computed again.
+
+The forward part of a graph is written out once a micro-batch, one after another, and their results are put together before
+the loss, which sees the whole batch: weighted losses are what they were. Backprop then adds the parts' gradients in order,
+and each part's forward values are computed again before its backward part (`nbconv.passes.recompute`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Node, Spec
+from nbconv.ops.shape import Concat, Slice
+from nbconv.passes.recompute import LEAST, cheap
+
+MIB = 1 << 20
+FROZEN = 4 * MIB
+"""Bytes of the largest value of a frozen part that is done in halves."""
+
+
+class Thrift(NamedTuple):
+    """How a step saves memory."""
+
+    parts: int = 1
+    """micro-batches"""
+    segments: int = 1
+    """pieces of the forward part: above 1 only what passes from one to the next is kept, the rest is computed again"""
+    packed: tuple[int, int] = (1 * MIB, 16 * MIB)
+    """bytes that a convolution's weights may take for Winograd: of a frozen layer, which are kept, and others"""
+
+
+def levels(samples: int, divisible: bool) -> list[Thrift]:
+    """What to try, from fast to small. ``divisible``: the batch may be cut."""
+    small = (MIB // 4, 3 * MIB)
+    found = [Thrift(), Thrift(segments=2), Thrift(segments=4), Thrift(1, 8, small)]
+    if divisible:
+        found += [Thrift(k, 1, small if k > 2 else Thrift().packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
+        found.append(Thrift(samples, 1, small))
+    return list(dict.fromkeys(found))
+
+
+def depending(graph: Graph, names: Iterable[str]) -> set[str]:
+    """The values that depend on these, themselves included."""
+    found = set(names)
+    for node in graph.nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(n for n in node.outputs if n)
+    return found
+
+
+def frozen(graph: Graph, specs: Mapping[str, Spec], feeds: Mapping[str, Spec], chosen: Iterable[str]) -> set[str]:
+    """The values made of the feeds and of nothing that trains, where they are large."""
+    found = depending(graph, feeds) - depending(graph, chosen) - set(feeds)
+    return found if any(specs[n].nbytes >= FROZEN for n in found) else set()
+
+
+def split(
+    graph: Graph, specs: Mapping[str, Spec], part: Graph, part_specs: Mapping[str, Spec], shared: Mapping[str, object],
+    feeds: Mapping[str, Spec], inner: set[str], parts: int,
+) -> tuple[Graph, dict[str, Spec]] | None:  # fmt: skip
+    """The graph whose values ``inner`` are made in so many parts along their first axis, and its Specs; None where they
+    cannot. ``part`` is the graph for feeds of a part; ``shared`` names the constants that both have."""
+    samples = next(iter(feeds.values())).shape[0]
+    rows = samples // parts
+    mine = [n for n in part.nodes if n.outputs[0] in inner]
+    theirs = [n for n in graph.nodes if n.outputs[0] not in inner]
+    if len(mine) + len(theirs) != len(graph.nodes) or any(s.shape[:1] != (samples,) for s in feeds.values()):
+        return None
+    for node in mine:
+        y = node.outputs[0]
+        if part_specs[y].shape[:1] != (rows,) or specs[y].shape != (samples, *part_specs[y].shape[1:]) or node.op.domain:
+            return None
+    made = {name for node in mine for name in node.outputs} | set(feeds)
+    found, constants = {**specs}, dict(graph.constants)
+    nodes: list[Node] = []
+
+    def named(name: str, k: int) -> str:
+        if name in made:
+            return f"{name}/part{k}"
+        if name in part.constants and name not in shared:
+            constants[f"{name}/part"], found[f"{name}/part"] = part.constants[name], part_specs[name]
+            return f"{name}/part"
+        return name
+
+    for k in range(parts):
+        for name, spec in feeds.items():
+            bounds = []
+            for v in (k * rows, (k + 1) * rows, 0):
+                key = f"part/{v}"
+                constants[key] = np.array([v], np.int64)
+                found[key] = Spec((1,), constants[key].dtype, constants[key], True)
+                bounds.append(key)
+            nodes.append(Node(Slice(), (name, *bounds), (f"{name}/part{k}",), f"{name}/part{k}"))
+            found[f"{name}/part{k}"] = Spec((rows, *spec.shape[1:]), spec.dtype)
+        for node in mine:
+            names = tuple(named(n, k) if n else n for n in node.outputs)
+            nodes.append(Node(node.op, tuple(named(n, k) if n else n for n in node.inputs), names, f"{node.name}/part{k}"))
+            found.update({new: part_specs[old] for old, new in zip(node.outputs, names, strict=True) if old})
+    wanted = {n for node in theirs for n in node.inputs} | set(graph.outputs)
+    for node in mine:
+        for name in node.outputs[:1]:
+            if name in wanted:
+                pieces = tuple(f"{name}/part{k}" for k in range(parts))
+                nodes.append(Node(Concat(axis=0), pieces, (name,), f"{name}/parts"))
+    return graph.derive([*nodes, *theirs], constants), found
+
+
+def again(
+    graph: Graph, specs: Mapping[str, Spec], chosen: Iterable[str], logits: str, thrift: Thrift
+) -> Callable[[Node, Spec], bool]:
+    """What is computed again (see `nbconv.passes.recompute`); ``graph`` is the forward part up to ``logits``."""
+    active = depending(graph, chosen)
+    if thrift.parts == 1 and thrift.segments == 1:
+        return lambda node, spec: cheap(node, spec) and node.outputs[0] in active
+    able = {node.outputs[0] for node in graph.nodes if node.outputs[0] in active} - {logits}
+    if thrift.segments > 1:
+        able -= _passing(graph, specs, thrift.segments)
+    return lambda node, spec: node.outputs[0] in able and spec.nbytes >= LEAST
+
+
+def _passing(graph: Graph, specs: Mapping[str, Spec], segments: int) -> set[str]:
+    """The values that pass from one of so many segments to the next: cuts where least passes, near equal shares of all
+    bytes."""
+    ends: dict[str, int] = {}
+    for i, node in enumerate(graph.nodes):
+        ends.update(dict.fromkeys(node.inputs, i))
+    total, live, sums, passing = 0, set(), [], []
+    for i, node in enumerate(graph.nodes):
+        total += specs[node.outputs[0]].nbytes
+        live = {n for n in (*live, node.outputs[0]) if ends.get(n, 0) > i}
+        sums.append(total)
+        passing.append((sum(specs[n].nbytes for n in live), frozenset(live)))
+    kept: set[str] = set()
+    for k in range(1, segments):
+        near = [i for i, s in enumerate(sums) if abs(s - total * k / segments) <= total / segments / 2.5]
+        if near:
+            kept |= passing[min(near, key=lambda i: passing[i][0])][1]
+    return kept
+
+
+class TooLarge(ModelError):
+    """A step that needs more memory than it may take: ``nbytes``."""
+
+    def __init__(self, nbytes: int, memory_mb: float) -> None:
+        super().__init__(
+            f"a step on these shapes needs {nbytes / MIB:.1f} MiB for activations, gradients and scratch, "
+            f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less"
+        )
+        self.nbytes = nbytes
