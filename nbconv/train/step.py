@@ -20,12 +20,10 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.passes.rectify import rectify
 from nbconv.plan import Plan
 from nbconv.runtime import Workspace, available_threads
+from nbconv.train.thrift import MIB, Thrift, TooLarge
 from nbconv.weights import Weights
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-MIB = 1 << 20
-PACKED = 1 * MIB, 16 * MIB
-"""Bytes that a convolution's weights may take for Winograd: those of a frozen layer are kept, others made in each step."""
 
 
 class TrainingStep:
@@ -35,7 +33,7 @@ class TrainingStep:
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
     among them. ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the memory of the model's
-    file, after weights were packed. ``memory_mb``: the most memory that
+    file, after weights were packed; ``packed`` is `Thrift`'s. ``memory_mb``: the most memory that
     activations, gradients and scratch may take, ModelError says what they do take where that is more.
     """
 
@@ -50,6 +48,7 @@ class TrainingStep:
         threads: int | None = None,
         memory_mb: float | None = None,
         drop: Callable[[], None] | None = None,
+        packed: tuple[int, int] = Thrift().packed,
     ) -> None:
         from nbconv.kernels.target import host
 
@@ -64,7 +63,7 @@ class TrainingStep:
         fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
         graph = rectify(graph, frozenset(fetch))
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, host(), most_packed=PACKED, threads=self.threads
+            graph, {**self.feeds, **held}, Weights(drop), fetch, host(), most_packed=packed, threads=self.threads
         )  # fmt: skip
         self._check_places(placed)
         self.boundary = self._boundary(placed)
@@ -79,10 +78,7 @@ class TrainingStep:
         """bytes of activations, gradients and scratch"""
         self.memory = program.arena + sum(r.nbytes for r, v in zip(self.results, fetch, strict=True) if not self._home(v))
         if memory_mb is not None and self.memory > memory_mb * MIB:
-            raise ModelError(
-                f"a step on these shapes needs {self.memory / MIB:.1f} MiB for activations, gradients and scratch, "
-                f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less"
-            )
+            raise TooLarge(self.memory, memory_mb)
         if drop is not None:
             drop()
         _trim()

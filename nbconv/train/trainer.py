@@ -17,7 +17,9 @@ from nbconv.train.deploy import deployed, tail
 from nbconv.train.optimizers import SGD, Optimizer
 from nbconv.train.parameters import Parameter, master, select, stored
 from nbconv.train.schedules import Schedule, constant
+from nbconv.train.planned import planned
 from nbconv.train.step import TrainingStep
+from nbconv.train.thrift import Thrift
 
 LOSSES: dict[str, Callable[..., str]] = {
     "cross_entropy": losses.cross_entropy, "binary_cross_entropy": losses.binary_cross_entropy, "hinge": losses.hinge,
@@ -51,13 +53,14 @@ class Trainer:
         self, model: Model, loss: str | Callable[..., str] = "cross_entropy", optimizer: Optimizer | None = None,
         trainable: str | Iterable[str] = "all", *, schedule: Schedule | None = None, lr_decay: float = 1.0, seed: int = 0,
         memory_mb: float | None = None, loss_options: Mapping[str, Any] | None = None, output: str = "",
-        repair: bool = False, threads: int | None = None,
+        repair: bool = False, threads: int | None = None, micro_batch_norm: bool = False,
     ) -> None:  # fmt: skip
         if not 0 < lr_decay <= 1:
             raise ValueError(f"lr_decay is {lr_decay}, wanted a number above 0, at most 1")
         if memory_mb is not None and not memory_mb > 0:
             raise ValueError(f"memory_mb is {memory_mb}, wanted a positive number")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
+        self.micro_batch_norm, self.thrift = micro_batch_norm, Thrift()
         self.threads = model.threads if threads is None else _threads(threads)
         self.schedule: Schedule = schedule or constant()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "a function")
@@ -161,15 +164,13 @@ class Trainer:
             if y.ndim and len(y) != samples:
                 raise ValueError(f"{len(y)} targets for {samples} samples")
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
-            built = building.build(self.recipe._replace(graph=graph), specs, Spec(y.shape, kind), self.state)
-            held = {n: self.state[n] for n in built.graph.inputs if n in self.state}
-            fed = {n: s for n, s in built.graph.inputs.items() if n not in held}
-            step = TrainingStep(built.graph, fed, held, built.updates, (built.loss,), **self._limits())
+            recipe = self.recipe._replace(graph=graph)
+            built, step, self.thrift = planned(
+                recipe, specs, Spec(y.shape, kind), self.state, self.memory_mb, self.micro_batch_norm,
+                threads=self.threads, drop=self.model.weights.drop,
+            )  # fmt: skip
             self._works[key] = _Work(step, built.loss, kind, built.classes, built)
         return self._works[key]
-
-    def _limits(self) -> dict[str, Any]:
-        return {"threads": self.threads, "drop": self.model.weights.drop, **({} if self.memory_mb is None else {"memory_mb": self.memory_mb})}
 
     @property
     def classes(self) -> int:

@@ -1,0 +1,48 @@
+"""From what is to be trained to a step that fits its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Spec
+from nbconv.train import building
+from nbconv.train.building import Built, Indivisible, Recipe
+from nbconv.train.step import TrainingStep
+from nbconv.train.thrift import MIB, Thrift, TooLarge, levels
+
+
+def planned(
+    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], memory_mb: float | None,
+    micro_batch_norm: bool, **options: Any,
+) -> tuple[Built, TrainingStep, Thrift]:  # fmt: skip
+    """The fastest step that takes no more than ``memory_mb``, and how it saves: see `building.build`. Batches are cut only
+    where no batch normalisation takes statistics, unless ``micro_batch_norm``. ModelError says the least it needs."""
+    norms = bool(building.norms(recipe.graph, recipe.chosen))
+    samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+    tries = levels(samples, micro_batch_norm or not norms) if memory_mb is not None else [Thrift()]
+    least: tuple[float, Thrift] | None = None
+    for thrift in tries:
+        try:
+            built = building.build(recipe, feeds, targets, state, thrift)
+        except Indivisible:
+            continue
+        held = {n: state[n] for n in built.graph.inputs if n in state}
+        fed = {n: s for n, s in built.graph.inputs.items() if n not in held}
+        try:
+            step = TrainingStep(
+                built.graph, fed, held, built.updates, (built.loss,), memory_mb=memory_mb, packed=thrift.packed, **options
+            )  # fmt: skip
+        except TooLarge as error:
+            least = min(least or (error.nbytes, thrift), (error.nbytes, thrift))
+            continue
+        return built, step, thrift
+    assert least is not None and memory_mb is not None
+    more = ", micro_batch_norm=True would cut the batch" if norms and not micro_batch_norm and samples > 1 else ""
+    raise ModelError(
+        f"a step on these shapes needs {least[0] / MIB:.1f} MiB for activations, gradients and scratch with all that is "
+        f"computed again, memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less{more}"
+    )
