@@ -23,6 +23,8 @@ from nbconv.runtime import Workspace, available_threads
 from nbconv.train.thrift import MIB, Thrift, TooLarge
 from nbconv.weights import Weights
 
+SLACK = 0.0005
+"""Seconds by which `budget_ms` may be overdrawn knowingly."""
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -84,6 +86,8 @@ class TrainingStep:
         _trim()
         self._space = Workspace(program)
         self._progress: _Progress | None = None
+        self._rate: dict[int, float] = {}
+        self._commit = 0.0
 
     def _home(self, value: str) -> str | None:
         """The state that a value is written to in place."""
@@ -110,8 +114,9 @@ class TrainingStep:
 
         ``feeds`` and ``hyper`` together give every feed. ``check`` is called with the outputs before anything is written,
         and may raise; without one, outputs that are not finite raise FloatingPointError. With ``budget_ms`` it works about
-        so long (to the end of a kernel's unit, on one thread; the second phase is never interrupted) and returns None until
-        the step is done: call it again, with the same feeds. The bits are those of an uninterrupted step.
+        so long (to the end of a kernel's unit, on one thread; the second phase, which begins where it fits or at a call's
+        begin, is never interrupted) and returns None until the step is done: call it again, with the same feeds. The bits
+        are those of an uninterrupted step.
         """
         given = {**feeds, **(hyper or {})}
         arrays = {name: _fed(name, spec, given) for name, spec in self.feeds.items()}
@@ -125,19 +130,24 @@ class TrainingStep:
         space.copy_out(self.results)
         found = {name: self.results[self._fetch.index(name)].copy() for name in self.outputs}
         (check or _finite)(found)
+        start = time.perf_counter()
         space.span(self.boundary, len(self.plan.steps), self.threads)
         for name, value in self.updates.items():
             if self._home(value) is None:
                 np.copyto(self.state[name], self.results[self._fetch.index(value)])
+        self._commit = time.perf_counter() - start
         return found
 
     def _advance(self, arrays: dict[str, np.ndarray], budget_ms: float) -> bool:
         """Work on the first phase for so long; whether it is done."""
         end = time.perf_counter() + budget_ms / 1000
         if self._progress is None:
-            self._progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()})
+            self._progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()}, self._rate)
             self._space.place({**self._progress.arrays, **self.state}, self.results)
+        waiting = self._progress.step == self.boundary
         if not self._progress.advance(self.boundary, end):
+            return False
+        if not waiting and time.perf_counter() + self._commit > end + SLACK:
             return False
         self._progress = None
         return True
@@ -155,36 +165,33 @@ class TrainingStep:
 class _Progress:
     """How far an interrupted first phase is: a step and a unit of it."""
 
-    def __init__(self, space: Workspace, arrays: dict[str, np.ndarray]) -> None:
+    def __init__(self, space: Workspace, arrays: dict[str, np.ndarray], rate: dict[int, float]) -> None:
         self.space, self.arrays, self.step, self.unit = space, arrays, 0, 0
-        self.rate: dict[int, float] = {}
+        self.rate = rate
+        """seconds a unit, by step, as earlier calls found"""
 
     def advance(self, boundary: int, end: float) -> bool:
-        """Do units, a few at a time, until ``end`` by the clock, but at least one: a call always gets on. Whether the phase
-        is done."""
-        table, foreign = self.space.table, self.space.program.foreign
-        worked = False
+        """Do units until ``end`` by the clock, as many at a time as fit; whether the phase is done. At least one is done a
+        call."""
+        table, foreign, idle = self.space.table, self.space.program.foreign, True
         while self.step < boundary:
-            if foreign.get(self.step) is not None:
-                self.space.span(self.step, self.step + 1, 1)
-                self.step, worked = self.step + 1, True
-            else:
-                address, words, units, _ = (int(v) for v in table[self.step])
-                kernel = _KERNEL(address)
-                while self.unit < units:
-                    start = time.perf_counter()
-                    if start >= end and worked:
-                        return False
-                    seconds = self.rate.get(self.step, 0.0)
-                    count = units - self.unit if seconds == 0 and units == 1 else 1
-                    if seconds:
-                        count = max(1, min(units - self.unit, int((end - start) / seconds)))
+            address, words, units, _ = (int(v) for v in table[self.step])
+            own = foreign.get(self.step) is not None
+            kernel = None if own else _KERNEL(address)
+            while self.unit < units:
+                start = time.perf_counter()
+                seconds = self.rate.get(self.step, 0.0)
+                if not idle and start + seconds > end + (SLACK if seconds else 0.0):
+                    return False
+                count = max(1, min(units - self.unit, int((end - start) / seconds) if seconds else 1))
+                if kernel is None:
+                    self.space.span(self.step, self.step + 1, 1)
+                else:
                     kernel(words, self.unit, self.unit + count, 0)
-                    self.rate[self.step] = max((time.perf_counter() - start) / count, 1e-9)
-                    self.unit, worked = self.unit + count, True
-                self.step, self.unit = self.step + 1, 0
-            if time.perf_counter() >= end and self.step < boundary:
-                return False
+                took = max((time.perf_counter() - start) / count, 1e-9)
+                self.rate[self.step] = min(seconds or took, took) if took < 2 * seconds else took
+                self.unit, idle = self.unit + count, False
+            self.step, self.unit = self.step + 1, 0
         return True
 
 
