@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.batch_norm import BatchNormalization
 
-CHEAP = frozenset(("BatchNormalization", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Silu", "Sigmoid", "Concat"))
+CHEAP = frozenset(
+    ("BatchNormalization", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Silu", "Sigmoid", "Concat")
+)
 """Ops that cost little more than reading and writing their arrays."""
 LEAST = 64 << 10
 """Bytes of a value that is worth it."""

@@ -23,8 +23,8 @@ from nbconv.runtime import Workspace, available_threads
 from nbconv.train.thrift import MIB, Thrift, TooLarge
 from nbconv.weights import Weights
 
-SLACK = 0.0005
-"""Seconds by which `budget_ms` may be overdrawn knowingly."""
+SLACK = 0.1
+"""Share of `budget_ms` by which it may be overdrawn knowingly."""
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -138,6 +138,21 @@ class TrainingStep:
         self._commit = time.perf_counter() - start
         return found
 
+    def share(self, arena: np.ndarray) -> None:
+        """Use this block, which other steps use, too."""
+        if arena is not self._space.arena:
+            self._space.attach(arena)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Give up what `run` with ``budget_ms`` has begun."""
+        self._progress = None
+
+    @property
+    def block(self) -> np.ndarray:
+        """The memory it works in."""
+        return self._space.arena
+
     def _advance(self, arrays: dict[str, np.ndarray], budget_ms: float) -> bool:
         """Work on the first phase for so long; whether it is done."""
         end = time.perf_counter() + budget_ms / 1000
@@ -145,9 +160,10 @@ class TrainingStep:
             self._progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()}, self._rate)
             self._space.place({**self._progress.arrays, **self.state}, self.results)
         waiting = self._progress.step == self.boundary
-        if not self._progress.advance(self.boundary, end):
+        late = end + SLACK * budget_ms / 1000
+        if not self._progress.advance(self.boundary, end, late):
             return False
-        if not waiting and time.perf_counter() + self._commit > end + SLACK:
+        if not waiting and time.perf_counter() + self._commit > late:
             return False
         self._progress = None
         return True
@@ -170,9 +186,9 @@ class _Progress:
         self.rate = rate
         """seconds a unit, by step, as earlier calls found"""
 
-    def advance(self, boundary: int, end: float) -> bool:
-        """Do units until ``end`` by the clock, as many at a time as fit; whether the phase is done. At least one is done a
-        call."""
+    def advance(self, boundary: int, end: float, late: float) -> bool:
+        """Do units until ``end`` by the clock, as many at a time as fit, the last one until ``late``; whether the phase is
+        done. At least one is done a call."""
         table, foreign, idle = self.space.table, self.space.program.foreign, True
         while self.step < boundary:
             address, words, units, _ = (int(v) for v in table[self.step])
@@ -181,7 +197,7 @@ class _Progress:
             while self.unit < units:
                 start = time.perf_counter()
                 seconds = self.rate.get(self.step, 0.0)
-                if not idle and start + seconds > end + (SLACK if seconds else 0.0):
+                if not idle and start + seconds > (late if seconds else end):
                     return False
                 count = max(1, min(units - self.unit, int((end - start) / seconds) if seconds else 1))
                 if kernel is None:

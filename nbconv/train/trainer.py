@@ -16,8 +16,8 @@ from nbconv.train.building import LABELS, Built, Recipe
 from nbconv.train.deploy import deployed, tail
 from nbconv.train.optimizers import SGD, Optimizer
 from nbconv.train.parameters import Parameter, master, select, stored
-from nbconv.train.schedules import Schedule, constant
 from nbconv.train.planned import planned
+from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
 from nbconv.train.thrift import Thrift
 
@@ -40,7 +40,8 @@ class Trainer:
     ``loss_options`` are its keywords. ``optimizer``: `SGD`, `Adam`, … ``trainable``: "all", "head", "last:k" or globs over
     the names of parameters and nodes. ``schedule``: see `nbconv.train.schedules`. ``lr_decay``: the learning rate of a layer
     is this times that of the layer after it. ``seed`` decides everything random. ``memory_mb``: what activations, gradients
-    and scratch may take. ``output``: which output is trained, where the model has several. ``repair``: convolutions that
+    and scratch of a step may take (MiB): values are computed again and the batch cut as far as needed; not through batch
+    statistics, unless ``micro_batch_norm`` lets each micro-batch have its own. ``output``: which output is trained, where the model has several. ``repair``: convolutions that
     train get a scale and a shift a channel, which fold back into them (see docs/training.md). ``threads``: the model's,
     unless given.
 
@@ -60,7 +61,7 @@ class Trainer:
         if memory_mb is not None and not memory_mb > 0:
             raise ValueError(f"memory_mb is {memory_mb}, wanted a positive number")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
-        self.micro_batch_norm, self.thrift = micro_batch_norm, Thrift()
+        self.micro_batch_norm = micro_batch_norm
         self.threads = model.threads if threads is None else _threads(threads)
         self.schedule: Schedule = schedule or constant()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "a function")
@@ -125,6 +126,9 @@ class Trainer:
             given = {**feeds, LABELS: np.ascontiguousarray(y, work.targets)}
             hyper = building.hyper_values(self.recipe, self.lr, self.steps + 1)
             options: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
+            for other in self._works.values():
+                if other is not work:
+                    other.step.abandon()
             found = work.step.run(given, hyper, check=partial(self._finite, work.loss), **options)
             if found is None:
                 return None
@@ -165,11 +169,14 @@ class Trainer:
                 raise ValueError(f"{len(y)} targets for {samples} samples")
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
             recipe = self.recipe._replace(graph=graph)
-            built, step, self.thrift = planned(
+            built, step, thrift = planned(
                 recipe, specs, Spec(y.shape, kind), self.state, self.memory_mb, self.micro_batch_norm,
                 threads=self.threads, drop=self.model.weights.drop,
             )  # fmt: skip
-            self._works[key] = _Work(step, built.loss, kind, built.classes, built)
+            self._works[key] = _Work(step, built.loss, kind, built.classes, built, thrift)
+            block = max((work.step.block for work in self._works.values()), key=len)
+            for work in self._works.values():
+                work.step.share(block)
         return self._works[key]
 
     @property
@@ -180,13 +187,14 @@ class Trainer:
         return size if isinstance(size, int) else 0
 
     def forecast(self) -> dict[str, Any]:
-        """What the plans of the steps made so far take, in MB: ``activations_mb`` (with gradients and scratch), and beside
-        it
-        ``state_mb``: parameters, statistics and the optimizer's slots."""
-        found = [getattr(work.step, "arena", None) for work in self._works.values()]
-        sizes = [size for size in found if size is not None]
+        """What the plans of the steps made so far take, in MiB: ``activations_mb`` (with gradients and scratch), and beside
+        it ``state_mb``: parameters, statistics and the optimizer's slots. ``micro_batches``: into how many the largest
+        step's batch is cut."""
+        found = max(self._works.values(), key=lambda work: work.step.memory, default=None)
         state = sum(a.nbytes for a in self.state.values()) / 2**20
-        return {"state_mb": state, **({"activations_mb": max(sizes) / 2**20} if sizes else {})}
+        if found is None:
+            return {"state_mb": state}
+        return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.thrift.parts}
 
     def forget(self) -> None:
         """The state was changed from outside: `current` must look again."""
@@ -287,6 +295,7 @@ class _Work(NamedTuple):
     targets: np.dtype
     classes: int
     built: Built
+    thrift: Thrift
 
 
 def _loss(function: Callable[..., str], options: Mapping[str, Any], to: Any, logits: str, targets: str) -> str:
