@@ -63,8 +63,8 @@ class Plan:
     """All that running a model on inputs of one set of shapes needs, but memory to run in (see `runtime.Workspace`).
 
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
-    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``: bytes
-    that one convolution's transformed weights may take, where these are constants and where they are not. ``threads``: most
+    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``:
+    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``threads``: most
     threads that a run may use (default: those that the process has).
     """
 

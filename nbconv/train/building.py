@@ -21,7 +21,7 @@ from nbconv.passes.recompute import recompute, sums_early
 from nbconv.train.dropout import with_dropout
 from nbconv.train.optimizers import Optimizer
 from nbconv.train.parameters import Parameter
-from nbconv.train.thrift import Thrift, again, frozen, split
+from nbconv.train.thrift import USUAL, Thrift, again, frozen, split
 from nbconv.weights import Weights
 
 STEP = "hyper/step"
@@ -89,7 +89,7 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
 
 
 def build(
-    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], thrift: Thrift = Thrift()
+    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], thrift: Thrift = USUAL
 ) -> Built:
     """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
 

@@ -12,7 +12,7 @@ from nbconv.graph import Spec
 from nbconv.train import building
 from nbconv.train.building import Built, Indivisible, Recipe
 from nbconv.train.step import TrainingStep
-from nbconv.train.thrift import MIB, Thrift, TooLarge, levels
+from nbconv.train.thrift import MIB, USUAL, Thrift, TooLarge, levels
 
 
 def planned(
@@ -23,7 +23,7 @@ def planned(
     where no batch normalisation takes statistics, unless ``micro_batch_norm``. ModelError says the least it needs."""
     norms = bool(building.norms(recipe.graph, recipe.chosen))
     samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
-    tries = levels(samples, micro_batch_norm or not norms) if memory_mb is not None else [Thrift()]
+    tries = levels(samples, micro_batch_norm or not norms) if memory_mb is not None else [USUAL]
     least: tuple[float, Thrift] | None = None
     for thrift in tries:
         try:

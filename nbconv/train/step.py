@@ -20,7 +20,7 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.passes.rectify import rectify
 from nbconv.plan import Plan
 from nbconv.runtime import Workspace, available_threads
-from nbconv.train.thrift import MIB, Thrift, TooLarge
+from nbconv.train.thrift import MIB, USUAL, TooLarge
 from nbconv.weights import Weights
 
 SLACK = 0.1
@@ -34,8 +34,8 @@ class TrainingStep:
     ``graph`` reads ``feeds`` (Specs by name: batches, and scalars that change every step) and ``state`` (arrays by name,
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
-    among them. ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the memory of the model's
-    file, after weights were packed; ``packed`` is `Thrift`'s. ``memory_mb``: the most memory that
+    among them. ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the memory of
+    the model's file, after weights were packed; ``packed`` is `Thrift`'s. ``memory_mb``: the most memory that
     activations, gradients and scratch may take, ModelError says what they do take where that is more.
     """
 
@@ -50,7 +50,7 @@ class TrainingStep:
         threads: int | None = None,
         memory_mb: float | None = None,
         drop: Callable[[], None] | None = None,
-        packed: tuple[int, int] = Thrift().packed,
+        packed: tuple[int, int] = USUAL.packed,
     ) -> None:
         from nbconv.kernels.target import host
 

@@ -33,12 +33,15 @@ class Thrift(NamedTuple):
     """bytes that a convolution's weights may take for Winograd: of a frozen layer, which are kept, and others"""
 
 
+USUAL = Thrift()
+
+
 def levels(samples: int, divisible: bool) -> list[Thrift]:
     """What to try, from fast to small. ``divisible``: the batch may be cut."""
     small = (MIB // 4, 3 * MIB)
-    found = [Thrift(), Thrift(segments=2), Thrift(segments=4), Thrift(1, 8, small)]
+    found = [USUAL, Thrift(segments=2), Thrift(segments=4), Thrift(1, 8, small)]
     if divisible:
-        found += [Thrift(k, 1, small if k > 2 else Thrift().packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
+        found += [Thrift(k, 1, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
         found.append(Thrift(samples, 1, small))
     return list(dict.fromkeys(found))
 

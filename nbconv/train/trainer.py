@@ -41,9 +41,9 @@ class Trainer:
     the names of parameters and nodes. ``schedule``: see `nbconv.train.schedules`. ``lr_decay``: the learning rate of a layer
     is this times that of the layer after it. ``seed`` decides everything random. ``memory_mb``: what activations, gradients
     and scratch of a step may take (MiB): values are computed again and the batch cut as far as needed; not through batch
-    statistics, unless ``micro_batch_norm`` lets each micro-batch have its own. ``output``: which output is trained, where the model has several. ``repair``: convolutions that
-    train get a scale and a shift a channel, which fold back into them (see docs/training.md). ``threads``: the model's,
-    unless given.
+    statistics, unless ``micro_batch_norm`` lets each micro-batch have its own. ``output``: which output is trained, where
+    the model has several. ``repair``: convolutions that train get a scale and a shift a channel, which fold back into them
+    (see docs/training.md). ``threads``: the model's, unless given.
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts
     run as at inference. ValueError for arguments that make no sense; UnsupportedError, at the first step, names the nodes
