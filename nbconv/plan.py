@@ -64,8 +64,8 @@ class Plan:
 
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
     intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``:
-    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``threads``: most
-    threads that a run may use (default: those that the process has).
+    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``threads``:
+    most threads that a run may use (default: those that the process has).
     """
 
     def __init__(
