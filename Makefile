@@ -48,7 +48,7 @@ docs: $(VENV)/.test  ## the table of operators in docs/onnx.md, from the code an
 	$(BIN)/python -m docs.generate
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info kernels/prebuilt .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info nbconv-demo.onnx kernels/prebuilt .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .venv itself: made once, and again when its interpreter is gone

@@ -1,10 +1,14 @@
-"""Small pretrained models that nbconv carries, with the names of their classes and a photograph; see README.md here for
-where each comes from and its licence."""
+"""Small pretrained models that nbconv carries, with the names of their classes, a photograph and a set of small pictures;
+see README.md here for where each comes from and its licence."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -21,7 +25,7 @@ def path(name: str) -> Path:
     temporary folder, file by file, which lasts as long as the process.
     """
     for file in (f"{name}.onnx", name):
-        if file in _listing() and file.endswith((".onnx", ".txt", ".png")):
+        if file in _listing() and file.endswith((".onnx", ".txt", ".png", ".npz")):
             return _file(file)
     raise ValueError(f"there is no bundled model {name!r}: there are {', '.join(names())}")
 
@@ -40,6 +44,27 @@ def imagenet_classes() -> list[str]:
 def photograph() -> Path:
     """A photograph of a cat, 451 x 300 RGB ("chelsea" of scikit-image)."""
     return path("chelsea.png")
+
+
+class Pictures(NamedTuple):
+    """A labelled set of small pictures, split in two."""
+
+    x: np.ndarray
+    """uint8 (n, h, w, 3) RGB"""
+    y: np.ndarray
+    """int64 (n,) labels"""
+    classes: tuple[str, ...]
+    held_out: np.ndarray
+    """bool (n,): kept from training, to test with"""
+
+
+def emoji() -> Pictures:
+    """500 of Twitter's emoji, 32 x 32 on white, a hundred of each of five kinds, every one another emoji; 20 of each kind
+    are held out. Twemoji graphics, copyright Twitter, Inc and other contributors, CC BY 4.0: who passes them on names them."""
+    import numpy as np
+
+    with np.load(path("emoji.npz"), allow_pickle=False) as file:
+        return Pictures(file["x"], file["y"].astype(np.int64), tuple(map(str, file["classes"])), file["held_out"])
 
 
 def _listing() -> list[str]:

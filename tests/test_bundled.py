@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nbconv
@@ -22,7 +23,7 @@ def test_files_are_as_the_readme_says() -> None:
     said = dict(re.findall(r"^([0-9a-f]{64})  (\S+)$", text, re.M))
     said = {name: checksum for checksum, name in said.items()}
     there = {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in FOLDER.iterdir() if p.suffix in (".onnx", ".png", ".txt")
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in FOLDER.iterdir() if p.suffix in (".onnx", ".npz", ".png", ".txt")
     }
     assert said == there
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
@@ -51,6 +52,16 @@ def test_class_names() -> None:
     assert (classes[0], classes[285], classes[999].split(",")[0]) == ("tench, Tinca tinca", "Egyptian cat", "toilet tissue")
 
 
+def test_emoji() -> None:
+    x, y, classes, held_out = models.emoji()
+    assert (x.shape, x.dtype, y.dtype) == ((500, 32, 32, 3), np.uint8, np.int64)
+    assert (len(classes), np.bincount(y).tolist(), np.bincount(y[held_out]).tolist()) == (5, [100] * 5, [20] * 5)
+    flat = x.reshape(500, -1).astype(np.float32)
+    away = [np.square(flat[~held_out & (y == label)] - picture).mean(1).min() for picture, label in zip(flat[held_out], y[held_out])]
+    assert min(away) > 40**2  # no variant of a drawing is on the other side
+    assert models.path("emoji.npz").stat().st_size <= 1_000_000
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match="no bundled model 'resnet': there are blazeface_short_128, efficientnet_lite0"):
         models.path("resnet")
@@ -58,22 +69,28 @@ def test_unknown_name() -> None:
         models.path("../LICENSE")
 
 
-def test_demo() -> None:
+def test_demo(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "nbconv", "demo", "--runs", "3"]
-    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, env=environment, check=False, cwd=tmp_path)
     text = done.stdout.decode()
     assert done.returncode == 0, text + done.stderr.decode()
     found = re.findall(r"^  (\w[\w ]*?) +(0\.\d{3})  [▏▎▍▌▋▊▉█]+", text, re.M)
     assert [name for name, _ in found[:3]] == ["Egyptian cat", "tiger cat", "tabby"]
     assert float(found[0][1]) == pytest.approx(0.385, abs=0.01)
     assert re.search(r"^each image +\d+\.\d ms", text, re.M)
+    accuracy = dict(re.findall(r"^  (a fresh head|trained) +(\d\.\d{3})  ", text, re.M))
+    assert float(accuracy["a fresh head"]) < 0.4 < 0.7 < float(accuracy["trained"])
+    assert re.search(r"^same logits +\d\.\de-0\d ", text, re.M)
+    assert os.listdir(tmp_path) == ["nbconv-demo.onnx"]
+    assert nbconv.load(tmp_path / "nbconv-demo.onnx").graph.outputs["logits"].shape[1] == 5  # pyright: ignore
     assert len(text.splitlines()) <= 24
 
 
-def test_demo_on_a_terminal_without_unicode() -> None:
+def test_demo_on_a_terminal_without_unicode(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "nbconv", "demo", "--runs", "1", "--threads", "1"]
+    out = str(tmp_path / "e.onnx")
+    command = [sys.executable, "-m", "nbconv", "demo", "--runs", "1", "--threads", "1", "--out", out]
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert b"Egyptian cat   0.38" in done.stdout

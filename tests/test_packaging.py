@@ -141,7 +141,7 @@ def test_wheel_contents(wheel: Path, families: set[str]) -> None:
     wanted = {
         f"{inside}/{file.relative_to(ROOT / folder).as_posix()}"
         for folder, inside in FOLDERS.items()
-        for pattern in ("*.py", "*.onnx", "*.png", "*.txt", "*.html", "py.typed")
+        for pattern in ("*.py", "*.onnx", "*.npz", "*.png", "*.txt", "*.html", "py.typed")
         for file in (ROOT / folder).rglob(pattern)
         if "__pycache__" not in file.parts
     }

@@ -1,5 +1,6 @@
 """Classify a photograph with the bundled EfficientNet-Lite0, time it, and time onnxruntime beside it where that is
-installed. The first run compiles the kernels that the model needs."""
+installed; then teach the model's head emoji, and write what comes of it as ONNX. The first run compiles the kernels that
+the model needs."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from nbconv.commands._model import add_threads, positive
+from nbconv.commands._teach import teach
 from nbconv.commands._text import plural, style
 from nbconv.image import load_image
 from nbconv.kernels.target import host
@@ -29,6 +31,9 @@ BLOCK = 5
 def add(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
     parser.add_argument("--runs", type=positive, default=50, metavar="N", help="runs to time (default: 50)")
+    parser.add_argument(
+        "-o", "--out", default="nbconv-demo.onnx", metavar="FILE", help="the fine-tuned model (default: %(default)s here)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     how = f"p50 of {plural(len(times), 'run')} on {plural(model.threads, 'thread')}"
     print(f"each image    {style(f'{_time(_p50(times)):>9}', 'bold')}   {how}")
     against_onnxruntime(model, path, x, args.runs)
-    return 0
+    with _progress():
+        return teach(args.out, args.threads, bar)
 
 
 def top(logits: np.ndarray, count: int) -> list[tuple[str, float]]:
