@@ -60,7 +60,8 @@ class Pictures(NamedTuple):
 
 def emoji() -> Pictures:
     """500 of Twitter's emoji, 32 x 32 on white, a hundred of each of five kinds, every one another emoji; 20 of each kind
-    are held out. Twemoji graphics, copyright Twitter, Inc and other contributors, CC BY 4.0: who passes them on names them."""
+    are held out. Twemoji graphics, copyright Twitter, Inc and other contributors, CC BY 4.0: who passes them on names
+    them."""
     import numpy as np
 
     with np.load(path("emoji.npz"), allow_pickle=False) as file:

@@ -23,7 +23,9 @@ def test_files_are_as_the_readme_says() -> None:
     said = dict(re.findall(r"^([0-9a-f]{64})  (\S+)$", text, re.M))
     said = {name: checksum for checksum, name in said.items()}
     there = {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in FOLDER.iterdir() if p.suffix in (".onnx", ".npz", ".png", ".txt")
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in FOLDER.iterdir()
+        if p.suffix in (".onnx", ".npz", ".png", ".txt")
     }
     assert said == there
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
@@ -57,7 +59,10 @@ def test_emoji() -> None:
     assert (x.shape, x.dtype, y.dtype) == ((500, 32, 32, 3), np.uint8, np.int64)
     assert (len(classes), np.bincount(y).tolist(), np.bincount(y[held_out]).tolist()) == (5, [100] * 5, [20] * 5)
     flat = x.reshape(500, -1).astype(np.float32)
-    away = [np.square(flat[~held_out & (y == label)] - picture).mean(1).min() for picture, label in zip(flat[held_out], y[held_out])]
+    away = [
+        np.square(flat[~held_out & (y == label)] - picture).mean(1).min()
+        for picture, label in zip(flat[held_out], y[held_out])
+    ]
     assert min(away) > 40**2  # no variant of a drawing is on the other side
     assert models.path("emoji.npz").stat().st_size <= 1_000_000
 

@@ -26,7 +26,10 @@ def teach(out: str, threads: int | None, bar: Callable[[float], str]) -> int:
     given = emoji()
     data = nbconv.Arrays(given.x, given.y, size=(224, 224), mean=127, std=128, classes=given.classes)
     train, held = data.part(np.flatnonzero(~given.held_out)), data.part(np.flatnonzero(given.held_out))
-    print(f"\nNow it learns {len(given.classes)} kinds of emoji from {len(train)} drawings; {len(held)} others test it:\n", flush=True)
+    print(
+        f"\nNow it learns {len(given.classes)} kinds of emoji from {len(train)} drawings; {len(held)} others test it:\n",
+        flush=True,
+    )
     model = load(efficientnet_lite0(), threads=threads)
     model.replace_head(len(given.classes))
     trainer = nbconv.Trainer(model, optimizer=nbconv.Adam(lr=1e-3), trainable="head")

@@ -11,7 +11,8 @@ import numpy as np
 class Augment:
     """What is done to each sample, in this order; 0 leaves a thing out.
 
-    ``rotation``: by up to so many degrees either way. ``crop``: moved by up to so many pixels, zeros come in (He 2016).
+    ``rotation``: by up to so many degrees either way. ``crop``: moved by up to so many pixels (He 2016). ``fill``: the value
+    of the pixels that these two bring in (255 for pictures on white).
     ``flip``: mirrored left to right with this probability. ``brightness``, ``contrast``, ``saturation``: times 1 ± up to
     this (Krizhevsky 2012; as torchvision's ColorJitter). ``cutout``: a square of so many pixels is set to 0 (DeVries and
     Taylor 2017). ``mixup`` alpha: samples are mixed with their neighbours in the batch, λ from Beta(alpha, alpha), labels
@@ -20,15 +21,15 @@ class Augment:
 
     def __init__(
         self, *, rotation: float = 0.0, crop: int = 0, flip: float = 0.0, brightness: float = 0.0, contrast: float = 0.0,
-        saturation: float = 0.0, cutout: int = 0, mixup: float = 0.0,
+        saturation: float = 0.0, cutout: int = 0, mixup: float = 0.0, fill: float = 0.0,
     ) -> None:  # fmt: skip
         values = dict(locals())
         for name, value in values.items():
-            if name != "self" and not value >= 0:
+            if name not in ("self", "fill") and not value >= 0:
                 raise ValueError(f"{name} is {value}, wanted 0 or more")
         self.rotation, self.crop, self.flip = rotation, int(crop), flip
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
-        self.cutout, self.mixup = int(cutout), mixup
+        self.cutout, self.mixup, self.fill = int(cutout), mixup, fill
 
     def __call__(
         self, x: np.ndarray, y: np.ndarray, generators: Sequence[np.random.Generator], classes: int
@@ -51,10 +52,10 @@ class Augment:
 
     def _one(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.rotation:
-            x = rotated(x, rng.uniform(-self.rotation, self.rotation))
+            x = rotated(x, rng.uniform(-self.rotation, self.rotation), self.fill)
         if self.crop:
             down, right = rng.integers(-self.crop, self.crop + 1, 2)
-            x = moved(x, int(down), int(right))
+            x = moved(x, int(down), int(right), self.fill)
         if self.flip and rng.random() < self.flip:
             x = x[:, :, ::-1]
         if self.brightness:
@@ -84,10 +85,10 @@ def grey(x: np.ndarray) -> np.ndarray:
     return x.mean(axis=0, keepdims=True)
 
 
-def moved(x: np.ndarray, down: int, right: int) -> np.ndarray:
-    """(c, h, w) moved by whole pixels, zeros coming in."""
+def moved(x: np.ndarray, down: int, right: int, fill: float = 0.0) -> np.ndarray:
+    """(c, h, w) moved by whole pixels, ``fill`` coming in."""
     h, w = x.shape[1:]
-    y = np.zeros_like(x)
+    y = np.full_like(x, fill)
     to_rows, from_rows = _overlap(h, down)
     to_columns, from_columns = _overlap(w, right)
     y[:, to_rows, to_columns] = x[:, from_rows, from_columns]
@@ -99,8 +100,8 @@ def _overlap(size: int, by: int) -> tuple[slice, slice]:
     return slice(max(by, 0), size + min(by, 0)), slice(max(-by, 0), size - max(by, 0))
 
 
-def rotated(x: np.ndarray, degrees: float) -> np.ndarray:
-    """(c, h, w) turned about its middle, counter-clockwise, bilinear, zeros coming in."""
+def rotated(x: np.ndarray, degrees: float, fill: float = 0.0) -> np.ndarray:
+    """(c, h, w) turned about its middle, counter-clockwise, bilinear, ``fill`` coming in."""
     h, w = x.shape[1:]
     angle = np.deg2rad(degrees)
     rows, columns = np.mgrid[0:h, 0:w].astype(np.float64)
@@ -114,8 +115,8 @@ def rotated(x: np.ndarray, degrees: float) -> np.ndarray:
         for j, column_share in ((0, 1 - fc), (1, fc)):
             r, c = top + i, left + j
             inside = (r >= 0) & (r < h) & (c >= 0) & (c < w)
-            result += np.where(inside, row_share * column_share, 0) * x[:, r.clip(0, h - 1), c.clip(0, w - 1)]
-    return result.astype(np.float32)
+            result += np.where(inside, row_share * column_share, 0) * (x[:, r.clip(0, h - 1), c.clip(0, w - 1)] - fill)
+    return (result + fill).astype(np.float32)
 
 
 def resized(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -44,6 +44,8 @@ class Recipe(NamedTuple):
     factors: Mapping[str, float]
     """what the learning rate of each parameter is multiplied by"""
     seed: int
+    bn_momentum: float | None = None
+    """what batch normalisation keeps of its running statistics, where it is not what the model says"""
 
 
 class Built(NamedTuple):
@@ -80,7 +82,8 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
             continue
         if id(node) in training:
             assert isinstance(node.op, BatchNormalization)
-            op = BatchNormalization(epsilon=node.op.epsilon, momentum=node.op.momentum, training_mode=1)
+            momentum = node.op.momentum if recipe.bn_momentum is None else recipe.bn_momentum
+            op = BatchNormalization(epsilon=node.op.epsilon, momentum=momentum, training_mode=1)
             y = node.outputs[0]
             node = Node(op, node.inputs, (y, f"{y}/running_mean", f"{y}/running_var"), node.name)
         nodes.append(node)

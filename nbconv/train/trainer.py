@@ -41,9 +41,10 @@ class Trainer:
     the names of parameters and nodes. ``schedule``: see `nbconv.train.schedules`. ``lr_decay``: the learning rate of a layer
     is this times that of the layer after it. ``seed`` decides everything random. ``memory_mb``: what activations, gradients
     and scratch of a step may take (MiB): values are computed again and the batch cut as far as needed; not through batch
-    statistics, unless ``micro_batch_norm`` lets each micro-batch have its own. ``output``: which output is trained, where
-    the model has several. ``repair``: convolutions that train get a scale and a shift a channel, which fold back into them
-    (see docs/training.md). ``threads``: the model's, unless given.
+    statistics, unless ``micro_batch_norm`` lets each micro-batch have its own. ``output``: which output is trained, where the
+    model has several. ``repair``: convolutions that train get a scale and a shift a channel, which fold back into them (see
+    docs/training.md). ``bn_momentum``: the share of batch normalisation's running statistics that each step keeps, in place
+    of what the model says (ONNX's meaning: 0.9 is PyTorch's 0.1). ``threads``: the model's, unless given.
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts
     run as at inference. ValueError for arguments that make no sense; UnsupportedError, at the first step, names the nodes
@@ -54,12 +55,14 @@ class Trainer:
         self, model: Model, loss: str | Callable[..., str] = "cross_entropy", optimizer: Optimizer | None = None,
         trainable: str | Iterable[str] = "all", *, schedule: Schedule | None = None, lr_decay: float = 1.0, seed: int = 0,
         memory_mb: float | None = None, loss_options: Mapping[str, Any] | None = None, output: str = "",
-        repair: bool = False, threads: int | None = None, micro_batch_norm: bool = False,
+        repair: bool = False, bn_momentum: float | None = None, threads: int | None = None, micro_batch_norm: bool = False,
     ) -> None:  # fmt: skip
         if not 0 < lr_decay <= 1:
             raise ValueError(f"lr_decay is {lr_decay}, wanted a number above 0, at most 1")
         if memory_mb is not None and not memory_mb > 0:
             raise ValueError(f"memory_mb is {memory_mb}, wanted a positive number")
+        if bn_momentum is not None and not 0 <= bn_momentum < 1:
+            raise ValueError(f"bn_momentum is {bn_momentum}, wanted a share from 0 to below 1")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
         self.micro_batch_norm = micro_batch_norm
         self.threads = model.threads if threads is None else _threads(threads)
@@ -86,7 +89,7 @@ class Trainer:
         self.authored_logits = _logits(self.authored, self.output, self.loss_name)
         self.logits = _logits(graph, self.output, self.loss_name)
         self.recipe = Recipe(graph, self.logits, partial(_loss, function, self.loss_options), self.optimizer, tuple(chosen),
-                             factors, self.seed)  # fmt: skip
+                             factors, self.seed, bn_momentum)  # fmt: skip
         self.state.update(_statistics(graph, chosen))
         self.state.update(building.initial_state(self.recipe, self.state))
         self.model.weights.drop()

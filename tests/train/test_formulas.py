@@ -76,6 +76,10 @@ def test_initializers() -> None:
 def test_augmentation() -> None:
     x = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     assert augment.moved(x, 1, -1)[0].tolist() == [[0, 0, 0, 0], [1, 2, 3, 0], [5, 6, 7, 0]]
+    assert augment.moved(x, 1, -1, 255)[0].tolist() == [[255] * 4, [1, 2, 3, 255], [5, 6, 7, 255]]
+    white = np.full((2, 5, 7), 255, np.float32)
+    np.testing.assert_allclose(augment.rotated(white, 30, 255), white)
+    assert augment.rotated(white, 30)[:, 0, 0].max() < 255
     np.testing.assert_allclose(augment.rotated(x, 180), x[:, ::-1, ::-1], atol=1e-4)
     np.testing.assert_allclose(augment.rotated(x, 0), x)
     square = np.arange(9, dtype=np.float32).reshape(1, 3, 3)

@@ -111,6 +111,19 @@ def test_learning_rate_shrinks_towards_the_input() -> None:
         )
 
 
+def test_running_statistics_keep_what_is_said() -> None:
+    x, y = batch(8, (2, 7, 9))
+    plain, half, none = (nbconv.Trainer(model(convolutional()), bn_momentum=m) for m in (None, 0.5, 0.0))
+    for trainer in (plain, half, none):
+        trainer.step(x, y)
+    for name in ("mean", "var"):
+        before, batch_has = convolutional().constants[name], none.state[name]
+        np.testing.assert_allclose(half.state[name], (before + batch_has) / 2, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(plain.state[name], 0.9 * before + 0.1 * batch_has, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="bn_momentum is 1"):
+        nbconv.Trainer(model(convolutional()), bn_momentum=1)
+
+
 def test_errors_change_nothing() -> None:
     x, y = batch()
     trainer = nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(0.1, momentum=0.9))
