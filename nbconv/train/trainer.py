@@ -43,8 +43,8 @@ class Trainer:
     and scratch of a step may take (MiB): values are computed again and the batch cut as far as needed; not through batch
     statistics, unless ``micro_batch_norm`` lets each micro-batch have its own. ``output``: which output is trained, where
     the model has several. ``repair``: convolutions that train get a scale and a shift a channel, which fold back into them
-    (see docs/training.md). ``bn_momentum``: the share of batch normalisation's running statistics that each step keeps, in place
-    of what the model says (ONNX's meaning: 0.9 is PyTorch's 0.1). ``threads``: the model's, unless given.
+    (see docs/training.md). ``bn_momentum``: the share of batch normalisation's running statistics that each step keeps, in
+    place of what the model says (ONNX's meaning: 0.9 is PyTorch's 0.1). ``threads``: the model's, unless given.
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts
     run as at inference. ValueError for arguments that make no sense; UnsupportedError, at the first step, names the nodes
