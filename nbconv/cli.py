@@ -15,7 +15,7 @@ import textwrap
 from typing import Any, NoReturn
 
 COMMANDS = {
-    "demo": "classify a photograph with the bundled model, and time it",
+    "demo": "classify a photograph with the bundled model, time it, and fine-tune it",
     "inspect": "what a model is made of: ops, shapes, parameters, FLOPs, memory",
     "check": "whether models load, plan and run",
     "doctor": "everything that nbconv lacks for a model, and whether this machine is set up well",

@@ -25,19 +25,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="mirror half of the pictures while training")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--html", metavar="FILE", help="write the confusion matrix as a page")
+    parser.add_argument("--png", metavar="FILE", help="write it as a picture")
     add_threads(parser)
     parser.epilog = """exit code: 0 all is well, 2 the model, the data or an option is wrong
 
 examples:
   nbconv finetune m.onnx flowers/ -o flowers.onnx --mean 127 --std 128
-  nbconv finetune m.onnx list.csv -o m2.onnx --layers last:3 --epochs 5 --html report.html"""
+  nbconv finetune m.onnx list.csv -o m2.onnx --layers last:3 --epochs 5 --png confusion.png"""
 
 
 def run(args: argparse.Namespace) -> int:
     from nbconv.train.augment import Augment
+    from nbconv.train.confusion import need_pillow
     from nbconv.train.finetune import finetune
     from nbconv.train.optimizers import Adam
 
+    if args.png:
+        need_pillow()
     report = finetune(
         args.model, args.data, args.out, layers=args.layers, epochs=args.epochs, batch_size=args.batch,
         optimizer=Adam(args.lr) if args.lr else None, held_out=args.held_out,
@@ -49,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         Path(args.html).write_text(report.html(), encoding="utf-8")
         print(f"confusion matrix: {args.html}")
+    if args.png:
+        Path(args.png).write_bytes(report.png())
+        print(f"confusion matrix: {args.png}")
     return 0
 
 

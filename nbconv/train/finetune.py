@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.model import Model, load
+from nbconv.train import confusion
 from nbconv.train.augment import Augment
 from nbconv.train.data import Data, as_data, image_folder, image_list, load_npz
 from nbconv.train.fit import History, peak_mb
@@ -38,20 +38,14 @@ class Report(NamedTuple):
 
     def html(self) -> str:
         """The confusion matrix as a page."""
-        names = [html.escape(n) for n in self.classes or map(str, range(len(self.confusion)))]
-        most = max(int(self.confusion.max(initial=0)), 1)
-        rows = [
-            f"<tr><th>{name}</th>"
-            + "".join(f'<td style="background:rgba(40,120,200,{v / most:.2f})">{v}</td>' for v in row)
-            + "</tr>"
-            for name, row in zip(names, self.confusion, strict=True)
-        ]
-        head = "".join(f"<th>{name}</th>" for name in names)
-        return (
-            "<!doctype html><meta charset=utf-8><title>nbconv finetune</title><style>td,th{padding:4px;font:13px sans-serif}"
-            f"</style><p>{html.escape(str(self))}</p><p>Rows: labels. Columns: predictions.</p>"
-            f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>\n"
-        )
+        return confusion.page(self.confusion, self._names(), str(self))
+
+    def png(self) -> bytes:
+        """The confusion matrix as a PNG file's content. ImportError without Pillow."""
+        return confusion.png(self.confusion, self._names(), str(self))
+
+    def _names(self) -> list[str]:
+        return [*self.classes, *map(str, range(len(self.classes), len(self.confusion)))]
 
 
 def finetune(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import nbconv
 from nbconv.cli import main
-from tests.train.models import batch, convolutional, mlp, model
+from nbconv.graph import Graph, Spec
+from nbconv.train import confusion
+from tests.train.models import F32, batch, convolutional, mlp, model, node
 
 
 def test_call_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +38,93 @@ def test_call_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "held-out accuracy" in capsys.readouterr().out
     assert "&lt;c&gt;" in (tmp_path / "r.html").read_text()
     assert nbconv.load(tmp_path / "m3.onnx")(x).shape == (60, 4)
+
+
+def pictures(folder: Path) -> list[tuple[str, str]]:
+    """(path, class) of 40 pictures: a square at the left or at the right, grey, as PNG and JPEG."""
+    found = []
+    for i in range(40):
+        name = ("left", "right")[i % 2]
+        x = np.random.default_rng(i).integers(0, 60, (10, 14), np.uint8)
+        x[2:8, slice(0, 6) if name == "left" else slice(8, 14)] += 180
+        path = Path(name, f"{i}.{('png', 'jpg')[i // 2 % 2]}")
+        (folder / name).mkdir(exist_ok=True)
+        Image.fromarray(x).convert("RGB").save(folder / path)
+        found.append((str(path), name))
+    return found
+
+
+def sided() -> Graph:
+    """(n, 3, 10, 14) to (n, 3): every pixel goes into the head."""
+    nodes = [node("Flatten", "x", "flat", "flat"), node("Gemm", "flat w b", "y", "fc", transB=1)]
+    constants = {"w": np.zeros((3, 420), np.float32), "b": np.zeros(3, np.float32)}
+    return Graph(nodes, {"x": Spec(("n", 3, 10, 14), F32)}, {"y": Spec(("n", 3), F32)}, constants)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_folders_and_lists(listed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both kinds of data teach left from right; the confusion matrix is drawn."""
+    data, out = tmp_path / "data", tmp_path / "m2.onnx"
+    data.mkdir()
+    found = pictures(data)
+    if listed:
+        (data / "list.csv").write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in found))
+    nbconv.save(sided(), tmp_path / "m.onnx")
+    source = data / "list.csv" if listed else data
+    command = ["finetune", str(tmp_path / "m.onnx"), str(source), "-o", str(out), "--epochs", "15", "--lr", "0.01"]
+    assert main([*command, "--batch", "8", "--png", str(tmp_path / "c.png")]) == 0
+    said = re.search(r"accuracy (\S+) before, (\S+) after", capsys.readouterr().out)
+    assert said is not None and float(said[2]) == 1.0
+    with Image.open(tmp_path / "c.png") as drawn:
+        assert drawn.format == "PNG"
+        colours = {c for _, c in drawn.convert("RGB").getcolors(1 << 20) or ()}
+    assert (40, 120, 200) in colours  # the diagonal
+    x = np.concatenate([nbconv.image.load_image(data / path, (10, 14)) for path, _ in found])
+    answers = nbconv.load(out)(x).argmax(axis=1)
+    assert [("left", "right")[i] for i in answers] == [name for _, name in found]
+
+
+def test_flip(tmp_path: Path) -> None:
+    """Mirrored half of the time, left and right cannot be told apart; the same run without --flip can."""
+    pictures(tmp_path)
+    nbconv.save(sided(), tmp_path / "m.onnx")
+    command = ["finetune", str(tmp_path / "m.onnx"), str(tmp_path), "-o", str(tmp_path / "m2.onnx"), "--epochs", "15"]
+    assert main([*command, "--lr", "0.003", "--flip"]) == 0
+    x, wanted = nbconv.image_folder(tmp_path, size=(10, 14)).batch(np.arange(40))
+    sure = nbconv.load(tmp_path / "m2.onnx")(x)
+    assert main([*command, "--lr", "0.003"]) == 0
+    surer = nbconv.load(tmp_path / "m2.onnx")(x)
+    sides = np.where(wanted == 1, 1, -1)
+    assert ((surer[:, 1] - surer[:, 0]) * sides).mean() > 3 * abs(((sure[:, 1] - sure[:, 0]) * sides).mean())
+
+
+@pytest.mark.parametrize("classes", [1, 5, 40, 700])
+def test_confusion_picture(classes: int) -> None:
+    matrix = np.arange(classes * classes).reshape(classes, classes)
+    names = [f"{'an uncommonly long name, ' * 9}{i} 猫\n" for i in range(classes)]
+    with Image.open(io.BytesIO(confusion.png(matrix, names, "accuracy 1; 2 s"))) as drawn:
+        assert max(drawn.size) < 1700
+
+
+def test_confusion_picture_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match="pip install Pillow"):
+        confusion.png(np.eye(2, dtype=int), ["a", "b"], "")
+
+
+def test_learning_curve(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    x, y = batch(24)
+    nbconv.Trainer(model(mlp())).fit((x, y), 0.25, epochs=2, callbacks=[nbconv.LearningCurve(tmp_path / "c.png")])
+    with Image.open(tmp_path / "c.png") as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (1080, 420))
+        assert len(drawn.convert("RGB").getcolors(1 << 20) or ()) > 10  # curves, not an empty frame
+
+
+def test_learning_curve_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    with pytest.raises(ImportError, match=r"pip install 'nbconv\[train\]'"):
+        nbconv.LearningCurve("c.png")
 
 
 def test_empty_class_folder(tmp_path: Path) -> None:
