@@ -5,23 +5,9 @@ it is in L1 (`activate`): unrolled over a tile they would be large.
 """
 
 from nbconv.kernels._numba import i64
+from nbconv.kernels.cpu._ir import VT, call_intrinsic, clamp_high_ir, clamp_low_ir, constant, splat_ir
 from nbconv.kernels.cpu._math import activated
-from nbconv.kernels.cpu._simd import (
-    VT,
-    W,
-    address,
-    call_intrinsic,
-    clamp_high_ir,
-    clamp_low_ir,
-    constant,
-    floats_at,
-    inline,
-    load,
-    load_part,
-    splat_ir,
-    store,
-    store_part,
-)
+from nbconv.kernels.cpu._simd import W, address, floats_at, inline, load, load_part, store, store_part
 
 
 @inline

@@ -9,7 +9,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Floats, Int, Ints, f32, i64, target
-from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, constant, load_part_ir, splat_ir
+from nbconv.kernels.cpu._ir import VT, W, by_size, call_intrinsic, constant, internal, load_part_ir, splat_ir
 
 MR = target().rows
 NV = target().vectors
@@ -33,15 +33,7 @@ def _make(vectors: int, whole: bool):
 
         def gen(ctx, bd, sig, args):
             rows, args = args[0], args[1:]
-            done = bd.append_basic_block("summed")
-            switch = bd.switch(rows, done)
-            for r in range(1, MR + 1):
-                block = bd.append_basic_block(f"rows{r}")
-                switch.add_case(_n(r), block)
-                bd.position_at_end(block)
-                bd.call(_function(bd.module, r, vectors, whole, [a.type for a in args]), args)
-                bd.branch(done)
-            bd.position_at_end(done)
+            by_size(bd, rows, MR, lambda n: _function(bd.module, n, vectors, whole, [a.type for a in args]), args)
             return ctx.get_dummy_value()
 
         return sig, gen
@@ -50,13 +42,10 @@ def _make(vectors: int, whole: bool):
 
 
 def _function(module, rows: int, vectors: int, whole: bool, kinds):
-    name = f"outer_{rows}x{vectors}{'' if whole else '_part'}"
-    if name not in module.globals:
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
+    fn, new = internal(module, f"outer_{rows}x{vectors}{'' if whole else '_part'}", kinds)
+    if new:
         _emit(fn, rows, vectors, whole, *fn.args)
-    return module.globals[name]
+    return fn
 
 
 def _emit(fn, R, V, whole, table, koff, count, dy, ldy, c, ldc, begins, cols) -> None:

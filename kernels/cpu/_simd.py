@@ -15,12 +15,21 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, models, register_model
 
-from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, kernel, target
-
-W = target().lanes
-VT = ir.VectorType(f32, W)
-VI = ir.VectorType(i32, W)
-VM = ir.VectorType(ir.IntType(1), W)
+from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, kernel
+from nbconv.kernels.cpu._ir import (
+    VI,
+    VM,
+    VT,
+    W,
+    call_intrinsic,
+    clamp_high_ir,
+    clamp_low_ir,
+    constant,
+    load_part_ir,
+    splat_ir,
+    store_part_ir,
+    vector_pointer,
+)
 
 
 class Vec(types.Type):
@@ -50,28 +59,6 @@ class _VecModel(models.PrimitiveModel):
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type) -> None:
         super().__init__(dmm, fe_type, VM)
-
-
-def constant(value: float) -> ir.Constant:
-    """A vector constant of equal lanes."""
-    return ir.Constant(VT, [ir.Constant(f32, value)] * W)
-
-
-def splat_ir(b, scalar):
-    """All lanes equal to a scalar f32 value."""
-    one = b.insert_element(ir.Constant(VT, ir.Undefined), scalar, ir.Constant(i32, 0))
-    return b.shuffle_vector(one, ir.Constant(VT, ir.Undefined), ir.Constant(ir.VectorType(i32, W), [0] * W))
-
-
-def lane_ir(b, vector, lane):
-    """All lanes equal to one lane of a vector."""
-    return b.shuffle_vector(vector, ir.Constant(VT, ir.Undefined), ir.Constant(VI, [lane] * W))
-
-
-def call_intrinsic(b, name, result, *args):
-    """Call llvm.<name> on values."""
-    fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}")
-    return b.call(fn, args)
 
 
 def _to_vec(b, kind, value):
@@ -139,11 +126,6 @@ for _op, _method in ((operator.or_, "or_"), (operator.and_, "and_")):
     lower_builtin(_op, Mask, Mask)(lambda ctx, b, sig, args, _method=_method: getattr(b, _method)(*args))
 
 
-def vector_pointer(b, p, i):
-    """Address of p[i] as a vector pointer."""
-    return b.bitcast(b.gep(p, [i]), VT.as_pointer())
-
-
 @intrinsic
 def load(tc, p, i):
     """The W floats at p[i:]."""
@@ -163,31 +145,6 @@ def store(tc, p, i, v):
         return ctx.get_dummy_value()
 
     return types.void(Floats, types.int64, vec), gen
-
-
-def lanes_below(b, n):
-    """Mask of the lanes with index < n."""
-    index = ir.Constant(VI, list(range(W)))
-    n32 = b.trunc(n, i32)
-    all_n = b.insert_element(ir.Constant(VI, ir.Undefined), n32, ir.Constant(i32, 0))
-    all_n = b.shuffle_vector(all_n, ir.Constant(VI, ir.Undefined), ir.Constant(ir.VectorType(i32, W), [0] * W))
-    return b.icmp_signed("<", index, all_n)
-
-
-def load_part_ir(b, pointer, n, fill=0.0):
-    """The first n floats at a vector pointer, the other lanes ``fill``; memory past them is not touched."""
-    fn = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(VT, [VT.as_pointer(), i32, VM, VT]), f"llvm.masked.load.v{W}f32.p0"
-    )
-    return b.call(fn, [pointer, ir.Constant(i32, 4), lanes_below(b, n), constant(fill)])
-
-
-def store_part_ir(b, value, pointer, n):
-    """Store the first n lanes; memory past them is not touched."""
-    fn = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(ir.VoidType(), [VT, VT.as_pointer(), i32, VM]), f"llvm.masked.store.v{W}f32.p0"
-    )
-    b.call(fn, [value, pointer, ir.Constant(i32, 4), lanes_below(b, n)])
 
 
 @intrinsic
@@ -241,16 +198,6 @@ def unordered(tc, x, y):
         return b.fcmp_unordered("uno", *args)
 
     return mask(vec, vec), gen
-
-
-def clamp_low_ir(b, x, low):
-    """max(x, low) that keeps x when it is NaN."""
-    return b.select(b.fcmp_ordered("<", x, low), low, x)
-
-
-def clamp_high_ir(b, x, high):
-    """min(x, high) that keeps x when it is NaN."""
-    return b.select(b.fcmp_ordered(">", x, high), high, x)
 
 
 @intrinsic
@@ -325,20 +272,6 @@ def pow2(tc, n):
         return b.bitcast(b.shl(bits, ir.Constant(VI, [23] * W)), VT)
 
     return vec(vec), gen
-
-
-def over_vectors(b, begin, end, body) -> None:
-    """``body(i)`` for i = begin, begin + W, … below ``end``."""
-    entry, loop, done = b.block, b.append_basic_block("vector"), b.append_basic_block("vectors_done")
-    b.cbranch(b.icmp_signed("<", begin, end), loop, done)
-    b.position_at_end(loop)
-    i = b.phi(i64)
-    i.add_incoming(begin, entry)
-    body(i)
-    following = b.add(i, ir.Constant(i64, W))
-    i.add_incoming(following, b.block)
-    b.cbranch(b.icmp_signed("<", following, end), loop, done)
-    b.position_at_end(done)
 
 
 def _reduce(b, v, combine):
@@ -469,3 +402,18 @@ inline = numba.njit(inline="always")
 def blocks(n):
     """Vectors that hold n elements."""
     return (n + W - 1) // W
+
+
+@inline
+def get(p, i, cols):
+    """The first ``cols`` floats at p[i:], W at most; the other lanes are 0."""
+    return load(p, i) if cols >= W else load_part(p, i, cols)
+
+
+@inline
+def put(p, i, v, cols):
+    """p[i:i+cols] = v[:cols], W at most."""
+    if cols >= W:
+        store(p, i, v)
+    else:
+        store_part(p, i, v, cols)

@@ -7,7 +7,8 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, f32, i64, target
 from nbconv.kernels.cpu._epilogue import scaled, short_activation
-from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, inline, load_part_ir, store_part_ir, vec
+from nbconv.kernels.cpu._ir import VT, by_size, call_intrinsic, internal, load_part_ir, store_part_ir
+from nbconv.kernels.cpu._simd import W, inline, vec
 
 STRIP = 12 if target().registers >= 32 else 8
 """Most pixels of a strip: their sums stay in registers."""
@@ -39,15 +40,7 @@ def _make_strips(kw: int, stride: int):
 
         def gen(ctx, b, sig, args):
             pixels, *rest = args
-            done = b.append_basic_block("stripped")
-            switch = b.switch(pixels, done)
-            for n in range(1, STRIP + 1):
-                block = b.append_basic_block(f"pixels{n}")
-                switch.add_case(i64(n), block)
-                b.position_at_end(block)
-                b.call(_function(b.module, n, kw, stride, [a.type for a in rest]), rest)
-                b.branch(done)
-            b.position_at_end(done)
+            by_size(b, pixels, STRIP, lambda n: _function(b.module, n, kw, stride, [a.type for a in rest]), rest)
             return ctx.get_dummy_value()
 
         return sig, gen
@@ -58,11 +51,8 @@ def _make_strips(kw: int, stride: int):
 def _function(module, pixels: int, kw: int, stride: int, kinds):
     """The function for strips of so many pixels. A strip in the middle of the image loads whole vectors; one at its border,
     or of the last channels, masks what is not there."""
-    name = f"strip_{pixels}_{kw}_{stride}"
-    if name not in module.globals:
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
+    fn, new = internal(module, f"strip_{pixels}_{kw}_{stride}", kinds)
+    if new:
         b = ir.IRBuilder(fn.append_basic_block("entry"))
         count, x, down, ldx, line, w, ldw, rows, bias, y, below, low, high, cols, left, width, *rest = fn.args
         end = b.add(left, i64((pixels - 1) * stride + kw))
@@ -79,7 +69,7 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
             b.branch(done)
         b.position_at_end(done)
         b.ret_void()
-    return module.globals[name]
+    return fn
 
 
 def _emit(

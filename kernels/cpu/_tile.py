@@ -11,19 +11,18 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, target
 from nbconv.kernels.cpu._epilogue import activate, given, in_registers, merge, scaled, short_activation, short_only
-from nbconv.kernels.cpu._simd import (
+from nbconv.kernels.cpu._ir import (
     VT,
-    W,
-    address,
-    at,
+    by_size,
     call_intrinsic,
     constant,
-    inline,
+    internal,
     lane_ir,
     load_part_ir,
     splat_ir,
     store_part_ir,
 )
+from nbconv.kernels.cpu._simd import W, address, at, inline
 
 MR = target().rows
 NV = target().vectors
@@ -59,15 +58,7 @@ def _make_tiles(vectors: int, most: int):
 
         def gen(ctx, bd, sig, args):
             rows, args = args[0], args[1:]
-            done = bd.append_basic_block("tiled")
-            switch = bd.switch(rows, done)
-            for r in range(1, most + 1):
-                block = bd.append_basic_block(f"rows{r}")
-                switch.add_case(_n(r), block)
-                bd.position_at_end(block)
-                bd.call(_function(bd.module, r, vectors, [a.type for a in args]), args)
-                bd.branch(done)
-            bd.position_at_end(done)
+            by_size(bd, rows, most, lambda n: _function(bd.module, n, vectors, [a.type for a in args]), args)
             return ctx.get_dummy_value()
 
         return sig, gen
@@ -77,11 +68,8 @@ def _make_tiles(vectors: int, most: int):
 
 def _function(module, rows: int, vectors: int, kinds):
     """The function of one tile height: for each tile C[rows, vectors·W] (+)= Σ_taps Σ_k A[row(tap, i)][k] · B[tap, k, :]."""
-    name = f"tile_{rows}x{vectors}"
-    if name not in module.globals:
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
+    fn, new = internal(module, f"tile_{rows}x{vectors}", kinds)
+    if new:
         bd = ir.IRBuilder(fn.append_basic_block("entry"))
         count, table, step, taps, kc, koff, b, q, out, *rest = fn.args
         entry, loop, done = bd.block, bd.append_basic_block("next"), bd.append_basic_block("done")
@@ -96,7 +84,7 @@ def _function(module, rows: int, vectors: int, kinds):
         bd.cbranch(bd.icmp_signed("<", t1, count), loop, done)
         bd.position_at_end(done)
         bd.ret_void()
-    return module.globals[name]
+    return fn
 
 
 def _n(value: int) -> ir.Constant:

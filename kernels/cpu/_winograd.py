@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i64
 from nbconv.kernels.cpu._epilogue import given, merge, scaled, short_activation
-from nbconv.kernels.cpu._simd import VT, W, call_intrinsic, constant, load_part_ir, over_vectors
+from nbconv.kernels.cpu._ir import VT, W, call_intrinsic, constant, internal, load_part_ir, over_vectors
 
 
 def _n(value: int) -> ir.Constant:
@@ -49,16 +49,6 @@ def _output_2(b, m):
     return [b.fadd(b.fadd(m0, m1), m2), b.fsub(b.fsub(m1, m2), m3)]
 
 
-def _function(module, name: str, kinds):
-    """(an internal function of this name that returns nothing, whether it has no body yet)"""
-    if name in module.globals:
-        return module.globals[name], False
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-    fn.linkage = "internal"
-    fn.attributes.add("noinline")
-    return fn, True
-
-
 def _make_input(size: int, transform):
     @intrinsic
     def into(tc, table, channels, v, step):
@@ -67,7 +57,7 @@ def _make_input(size: int, transform):
         sig = types.void(Ints, Int, Floats, Int)
 
         def gen(ctx, b, sig, args):
-            fn, new = _function(b.module, f"into_{size}", [a.type for a in args])
+            fn, new = internal(b.module, f"into_{size}", [a.type for a in args])
             if new:
                 _input_body(fn, size, transform)
             b.call(fn, args)
@@ -140,7 +130,7 @@ def _make_whole(size: int, transform):
         )
 
         def gen(ctx, b, sig, args):
-            fn, new = _function(b.module, f"whole_{size}", [a.type for a in args])
+            fn, new = internal(b.module, f"whole_{size}", [a.type for a in args])
             if new:
                 _whole_body(fn, size, transform)
             b.call(fn, args)

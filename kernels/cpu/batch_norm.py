@@ -9,29 +9,17 @@ from nbconv.kernels.cpu._simd import (
     Int,
     W,
     at,
-    inline,
+    get,
     kernel,
     load,
     load_part,
+    put,
     splat,
     sqrt,
     store,
     store_part,
     where,
 )
-
-
-@inline
-def _get(x, i, cols):
-    return load(x, i) if cols >= W else load_part(x, i, cols)
-
-
-@inline
-def _put(y, i, v, cols):
-    if cols >= W:
-        store(y, i, v)
-    else:
-        store_part(y, i, v, cols)
 
 
 @kernel
@@ -72,11 +60,11 @@ def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, 
                     cols = c - c1
                     a = splat(0.0)
                     for p in range(p0, p1):
-                        a = a + _get(x, p * c + c1, cols)
+                        a = a + get(x, p * c + c1, cols)
                     a = a / n
                     aa = splat(0.0)
                     for p in range(p0, p1):
-                        v = _get(x, p * c + c1, cols) - a
+                        v = get(x, p * c + c1, cols) - a
                         aa = aa + v * v
                     store(mean, c1, a)
                     store(squares, c1, aa)
@@ -103,13 +91,13 @@ def statistics(
             m = m + d * (float(more) / float(n + more))
             n += more
         v = s / total
-        f = _get(scale, c0, cols) / sqrt(v + epsilon)
-        _put(mean, c0, m, cols)
-        _put(var, c0, v, cols)
-        _put(new_mean, c0, _get(old_mean, c0, cols) * momentum + m * (1 - momentum), cols)
-        _put(new_var, c0, _get(old_var, c0, cols) * momentum + v * (1 - momentum), cols)
-        _put(factor, c0, f, cols)
-        _put(shift, c0, _get(b, c0, cols) - m * f, cols)
+        f = get(scale, c0, cols) / sqrt(v + epsilon)
+        put(mean, c0, m, cols)
+        put(var, c0, v, cols)
+        put(new_mean, c0, get(old_mean, c0, cols) * momentum + m * (1 - momentum), cols)
+        put(new_var, c0, get(old_var, c0, cols) * momentum + v * (1 - momentum), cols)
+        put(factor, c0, f, cols)
+        put(shift, c0, get(b, c0, cols) - m * f, cols)
 
 
 @kernel
@@ -121,9 +109,9 @@ def factors(
     for unit in range(first, last):
         c0 = unit * W
         cols = c - c0
-        f = _get(scale, c0, cols) / sqrt(_get(var, c0, cols) + epsilon)
-        _put(factor, c0, f, cols)
-        _put(shift, c0, _get(b, c0, cols) - _get(mean, c0, cols) * f, cols)
+        f = get(scale, c0, cols) / sqrt(get(var, c0, cols) + epsilon)
+        put(factor, c0, f, cols)
+        put(shift, c0, get(b, c0, cols) - get(mean, c0, cols) * f, cols)
 
 
 @kernel
@@ -138,7 +126,7 @@ def grad_sums(
         p1 = min(total, p0 + pixels)
         for c0 in range(0, c, W):
             cols = c - c0
-            m = _get(mean, c0, cols)
+            m = get(mean, c0, cols)
             a = splat(0.0)
             b = splat(0.0)
             if cols >= W and rectified == 1:
@@ -177,8 +165,8 @@ def grad_merge(
         for part in range(1, count):
             a = a + load(parts, 2 * part * padded + c0)
             b = b + load(parts, (2 * part + 1) * padded + c0)
-        _put(db, c0, a, cols)
-        _put(dscale, c0, b / sqrt(_get(var, c0, cols) + epsilon), cols)
+        put(db, c0, a, cols)
+        put(dscale, c0, b / sqrt(get(var, c0, cols) + epsilon), cols)
 
 
 @kernel
@@ -193,11 +181,11 @@ def grad_input(
         p1 = min(total, p0 + pixels)
         for c0 in range(0, c, W):
             cols = c - c0
-            m = _get(mean, c0, cols)
-            r = splat(1.0) / sqrt(_get(var, c0, cols) + epsilon)
-            k = _get(scale, c0, cols) * r
-            a = _get(db, c0, cols) / total
-            b = _get(dscale, c0, cols) * r / total
+            m = get(mean, c0, cols)
+            r = splat(1.0) / sqrt(get(var, c0, cols) + epsilon)
+            k = get(scale, c0, cols) * r
+            a = get(db, c0, cols) / total
+            b = get(dscale, c0, cols) * r / total
             if cols >= W and rectified == 1:
                 for p in range(p0, p1):
                     d = where(load(y, p * c + c0) <= 0, 0.0, load(dy, p * c + c0))

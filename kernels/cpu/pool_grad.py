@@ -1,23 +1,10 @@
 """Gradients of pooling on channels-last data. A unit is a plane of one image, a vector of channels wide: windows may
 overlap, so a plane has one owner."""
 
-from nbconv.kernels.cpu._simd import Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part, where
+from nbconv.kernels.cpu._simd import Floats, Int, W, at, get, kernel, put, splat, where
 from nbconv.kernels.cpu._window import inside
 
 INF = float("inf")
-
-
-@inline
-def _get(x, i, cols):
-    return load(x, i) if cols == W else load_part(x, i, cols)
-
-
-@inline
-def _put(y, i, v, cols):
-    if cols == W:
-        store(y, i, v)
-    else:
-        store_part(y, i, v, cols)
 
 
 @kernel
@@ -35,7 +22,7 @@ def max_pool_grad(
         target = at(dx, n * h * width * c + c0)
         source = at(dy, n * oh * ow * c + c0)
         for i in range(h * width):
-            _put(target, i * c, splat(0.0), cols)
+            put(target, i * c, splat(0.0), cols)
         for oy in range(oh):
             ky0, ky1 = inside(oy * sh - ph, kh, dh, h)
             for ox in range(ow):
@@ -45,15 +32,15 @@ def max_pool_grad(
                 place = splat(-1.0)
                 for ky in range(ky0, ky1):
                     for kx in range(kx0, kx1):
-                        v = _get(plane, corner + (ky * dh * width + kx * dw) * c, cols)
+                        v = get(plane, corner + (ky * dh * width + kx * dw) * c, cols)
                         better = (v > best) | (place < 0) | ((v != v) & (best == best))
                         best = where(better, v, best)
                         place = where(better, float(ky * kw + kx), place)
-                d = _get(source, (oy * ow + ox) * c, cols)
+                d = get(source, (oy * ow + ox) * c, cols)
                 for ky in range(ky0, ky1):
                     for kx in range(kx0, kx1):
                         i = corner + (ky * dh * width + kx * dw) * c
-                        _put(target, i, _get(target, i, cols) + where(place == float(ky * kw + kx), d, 0.0), cols)
+                        put(target, i, get(target, i, cols) + where(place == float(ky * kw + kx), d, 0.0), cols)
 
 
 @kernel
@@ -70,7 +57,7 @@ def average_pool_grad(
         target = at(dx, n * h * width * c + c0)
         source = at(dy, n * oh * ow * c + c0)
         for i in range(h * width):
-            _put(target, i * c, splat(0.0), cols)
+            put(target, i * c, splat(0.0), cols)
         for oy in range(oh):
             iy0 = oy * sh - ph
             ky0, ky1 = inside(iy0, kh, dh, h)
@@ -84,8 +71,8 @@ def average_pool_grad(
                     divisor = (qy1 - qy0) * (qx1 - qx0)
                 if divided == 0:
                     divisor = 1
-                d = _get(source, (oy * ow + ox) * c, cols) / divisor
+                d = get(source, (oy * ow + ox) * c, cols) / divisor
                 for ky in range(ky0, ky1):
                     for kx in range(kx0, kx1):
                         i = ((iy0 + ky * dh) * width + ix0 + kx * dw) * c
-                        _put(target, i, _get(target, i, cols) + d, cols)
+                        put(target, i, get(target, i, cols) + d, cols)

@@ -7,11 +7,13 @@ from nbconv.kernels.cpu._simd import (
     Int,
     W,
     at,
+    get,
     hsum,
     inline,
     kernel,
     load,
     load_part,
+    put,
     splat,
     store,
     store_part,
@@ -101,9 +103,9 @@ def softmax_grad(x: Floats, dy: Floats, y: Floats, n: Int, inner: Int, first: In
             cols = min(W, inner - c0)
             total = splat(0.0)
             for j in range(n):
-                total = total + _get(x, at0 + j * inner, cols) * _get(dy, at0 + j * inner, cols)
+                total = total + get(x, at0 + j * inner, cols) * get(dy, at0 + j * inner, cols)
             for j in range(n):
-                _put(y, at0 + j * inner, _get(x, at0 + j * inner, cols) * (_get(dy, at0 + j * inner, cols) - total), cols)
+                put(y, at0 + j * inner, get(x, at0 + j * inner, cols) * (get(dy, at0 + j * inner, cols) - total), cols)
 
 
 @kernel
@@ -132,20 +134,7 @@ def log_softmax_grad(x: Floats, dy: Floats, y: Floats, n: Int, inner: Int, first
             cols = min(W, inner - c0)
             total = splat(0.0)
             for j in range(n):
-                total = total + _get(dy, at0 + j * inner, cols)
+                total = total + get(dy, at0 + j * inner, cols)
             for j in range(n):
-                e = _math.exp(_get(x, at0 + j * inner, cols))
-                _put(y, at0 + j * inner, _get(dy, at0 + j * inner, cols) - e * total, cols)
-
-
-@inline
-def _get(x, i, cols):
-    return load(x, i) if cols == W else load_part(x, i, cols)
-
-
-@inline
-def _put(y, i, v, cols):
-    if cols == W:
-        store(y, i, v)
-    else:
-        store_part(y, i, v, cols)
+                e = _math.exp(get(x, at0 + j * inner, cols))
+                put(y, at0 + j * inner, get(dy, at0 + j * inner, cols) - e * total, cols)
