@@ -50,7 +50,7 @@ class Softmax(Op):
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        to.columns_step("reduce.softmax", *lying(to, self.axis))
+        to.columns_step("softmax.softmax", *lying(to, self.axis))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(SoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
