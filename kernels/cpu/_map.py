@@ -2,7 +2,7 @@
 
 import inspect
 
-from nbconv.kernels.cpu._simd import (
+from ._simd import (
     Float,
     Floats,
     Int,

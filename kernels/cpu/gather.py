@@ -1,6 +1,6 @@
 """Picking by index, and the sums that are its gradients: an element has one owner, who adds in the indices' order."""
 
-from nbconv.kernels.cpu._simd import Floats, Int, Ints, kernel
+from ._simd import Floats, Int, Ints, kernel
 
 
 @kernel

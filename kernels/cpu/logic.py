@@ -4,8 +4,7 @@ Arrays are broadcast as by `_map.binary`: y is d0 × d1 × d2 rows of n elements
 begins at i·a0 + j·a1 + k·a2, its elements are ``ai`` apart (1 or 0). A unit is a row.
 """
 
-from nbconv.kernels._numba import Bytes
-from nbconv.kernels.cpu._simd import Float, Floats, Int, Ints, inline, kernel
+from ._simd import Bytes, Float, Floats, Int, Ints, inline, kernel
 
 
 @inline

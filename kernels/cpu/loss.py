@@ -1,8 +1,8 @@
 """Losses of class labels, and their gradients. Class j of position p lies at p // size·image + p % size·pixel + j·apart; a
 label that is no class makes NaN."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import (
+from . import _math
+from ._simd import (
     Float,
     Floats,
     Int,

@@ -1,7 +1,7 @@
 """Normalisations on channels-last data."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import (
+from . import _math
+from ._simd import (
     Float,
     Floats,
     Int,

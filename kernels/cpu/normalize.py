@@ -1,7 +1,7 @@
 """Normalisation by rows of contiguous data, and gradients of normalisations."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import (
+from . import _math
+from ._simd import (
     Float,
     Floats,
     Int,
@@ -9,6 +9,7 @@ from nbconv.kernels.cpu._simd import (
     at,
     hsum,
     inline,
+    kept,
     kernel,
     load,
     load_part,
@@ -39,17 +40,6 @@ def _put(y, i, v, n):
         store_part(y, i, v, n - i)
 
 
-@inline
-def _kept(v, i, n):
-    """v with the lanes past n as 0."""
-    spare = stack_floats(64)
-    if i + W > n:
-        store(spare, 0, splat(0.0))
-        store_part(spare, 0, v, n - i)
-        v = load(spare, 0)
-    return v
-
-
 @kernel
 def moments(x: Floats, mean: Floats, inverse: Floats, n: Int, epsilon: Float, first: Int, last: Int) -> None:
     """The mean of each row of n, and 1 / sqrt(variance + epsilon); a unit is a row."""
@@ -66,7 +56,7 @@ def moments(x: Floats, mean: Floats, inverse: Floats, n: Int, epsilon: Float, fi
         for i0 in range(0, n, RUN * W):
             part = splat(0.0)
             for i in range(i0, min(i0 + RUN * W, n), W):
-                d = _kept(_get(row, i, n) - middle, i, n)
+                d = kept(_get(row, i, n) - middle, n - i)
                 part = part + d * d
             total = total + part
         deviation = sqrt(splat(hsum(total)) / n + epsilon)

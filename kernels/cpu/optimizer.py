@@ -3,7 +3,7 @@
 The new values may lie where the old ones do. ``factor`` and the like are read where they lie, as they change every step.
 """
 
-from nbconv.kernels.cpu._simd import (
+from ._simd import (
     Float,
     Floats,
     Int,

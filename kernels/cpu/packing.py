@@ -1,8 +1,8 @@
 """Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, through
 Winograd's transform, into rows of vectors."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, inline, kernel, load, stack_floats, store
-from nbconv.kernels.cpu._tile import NR
+from ._simd import Float, Floats, Int, W, at, inline, kernel, load, stack_floats, store
+from ._tile import NR
 
 HELD, HALF = 9 * W, 18 * W
 """Floats of a vector of 3×3 filters, and of these transformed one way."""
