@@ -186,25 +186,14 @@ def differentiable(op: Op, inputs: tuple[Spec | None, ...]) -> bool:
     return any(s.dtype.kind == "f" for s in ((found,) if isinstance(found, Spec) else found))
 
 
-def missing_gradients(graph: Graph, specs: Mapping[str, Spec]) -> list[tuple[str, str, str]]:
-    """(node, op, why) of the nodes between the trainable weights and the outputs that have no gradient. ``specs`` as for
+def missing_gradients(graph: Graph, specs: Mapping[str, Spec], wrt: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(node, op, why) of the nodes between the values ``wrt`` and the outputs that have no gradient. ``specs`` as for
     `backprop`."""
     ends = [name for name in graph.outputs if specs[name].dtype.kind == "f"]
     slopes = {f"d/{name}": specs[name]._replace(value=None, constant=False) for name in ends}
     whole = Graph(graph.nodes, {**graph.inputs, **slopes}, dict.fromkeys(ends), graph.constants)
     try:
-        backprop(whole, {**specs, **slopes}, {name: f"d/{name}" for name in ends}, trainable(graph))
+        backprop(whole, {**specs, **slopes}, {name: f"d/{name}" for name in ends}, wrt)
     except MissingGradients as error:
         return error.nodes
     return []
-
-
-def trainable(graph: Graph) -> list[str]:
-    """The constants that can be trained: floating-point ones in slots that an op declares as parameters."""
-    found = {
-        node.inputs[i]: None
-        for node in graph.nodes
-        for i in node.op.parameters
-        if i < len(node.inputs) and node.inputs[i] in graph.constants
-    }
-    return [name for name in found if graph.constants[name].dtype.kind == "f"]

@@ -17,7 +17,7 @@ def test_second_order() -> None:
     mul = lookup("Mul")
     nodes = [Node(mul(), ("x", "x"), ("a",)), Node(mul(), ("a", "x"), ("y",))]
     spec = Spec((4,), F32)
-    specs = {name: spec for name in ("x", "dy", "a", "y")}
+    specs = dict.fromkeys(("x", "dy", "a", "y"), spec)
     graph = Graph(nodes, {"x": spec, "dy": spec}, {"y": None}, {})
     graph, specs, first = backprop(graph, specs, {"y": "dy"}, ["x"])
     graph, specs, second = backprop(graph, specs, {first["x"]: "dy"}, ["x"])
