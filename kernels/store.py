@@ -88,7 +88,7 @@ class Sources:
             used |= todo
             todo = {f"cpu/{m}.py" for name in todo for m in self._imports[name]} & self._digests.keys() - used
         files = [(name, self._digests[name]) for name in sorted(used & self._digests.keys())]
-        return sha256(json.dumps([family, LOOP_ABI, goal[:-2], sorted(goal.needs), goal.os, files]).encode())[:32]
+        return sha256(json.dumps([family, LOOP_ABI, goal[:9], sorted(goal.needs), goal.os, files]).encode())[:32]
 
 
 def toolchain() -> dict[str, str] | None:
