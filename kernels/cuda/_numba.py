@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from numba import config, cuda, types
 
@@ -55,10 +56,20 @@ def tiled(threads: int, blocks_per_sm: int = 1) -> Callable[[Callable], Callable
 
 
 def inline(function: Callable) -> Callable:
-    """A helper whose body is copied into its callers."""
-    if SIMULATED:
-        return cuda.jit(device=True)(function)
-    return cuda.jit(device=True, forceinline=True)(function)
+    """A helper whose body is copied into its callers; a plain function in the simulator."""
+    return function if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
+
+
+def context() -> Any:
+    """numba.cuda as it is inside the kernel that the simulator runs."""
+    from numba.cuda.simulator import kernel as simulator
+
+    return simulator._get_kernel_context()
+
+
+def simulate(function: Callable, grid: int, block: int, given: list[Any]) -> None:
+    """Run a kernel in the simulator: its arguments (`_simulated.Pointer`, numbers), then ``units``."""
+    cuda.jit(entry(function))[grid, block](*given)
 
 
 def shared_source(family: str) -> ModuleType:
