@@ -22,7 +22,13 @@ from numba import config, cuda, types
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """whether kernels run in Numba's simulator"""
 if not SIMULATED:
-    from numba.cuda import dispatcher
+    # what `_vector` makes types and functions of the language from
+    from llvmlite import ir  # noqa: F401
+    from numba.cuda import cgutils, dispatcher  # noqa: F401
+    from numba.cuda.cudadecl import registry as typing_registry  # noqa: F401
+    from numba.cuda.cudaimpl import registry as lowering_registry  # noqa: F401
+    from numba.cuda.extending import intrinsic, models, register_model  # noqa: F401
+    from numba.cuda.typing.templates import AbstractTemplate, signature  # noqa: F401
 
     # Device functions are typed for the GPU that is there, which is none; the entry's capability decides the code.
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(8, 0))
