@@ -26,7 +26,10 @@ GATES = (
     Gate("a", "kernels in Numba's simulator", ("test_simulator.py",), {"NUMBA_ENABLE_CUDASIM": "1"}),
     Gate("b", "ptxas: no spills, stack, local, generic or double", ("test_ptxas.py",)),
     Gate("c", "machine code of the main loops", ("test_sass.py",)),
-    Gate("d", "PTX interpreted: numbers, bounds, races, conflicts", ("test_interpreter.py", "test_kernels.py", "test_executor.py")),
+    Gate(
+        "d", "PTX interpreted: numbers, bounds, races, conflicts",
+        ("test_interpreter.py", "test_kernels.py", "test_executor.py"),
+    ),
     Gate("e", "mutants of kernels are caught", ("test_mutants.py",)),
 )  # fmt: skip
 
