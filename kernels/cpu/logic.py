@@ -4,7 +4,7 @@ Arrays are broadcast as by `_map.binary`: y is d0 × d1 × d2 rows of n elements
 begins at i·a0 + j·a1 + k·a2, its elements are ``ai`` apart (1 or 0). A unit is a row.
 """
 
-from ._simd import Bytes, Float, Floats, Int, Ints, inline, kernel
+from ._simd import Bytes, Float, Floats, Int, Ints, inline, kernel, spread
 
 
 @inline
@@ -28,10 +28,10 @@ def _compare(formula):
             py = unit * n
             end = min(n, total - py)
             if ai == 1 and bi == 1:
-                for e in range(end):
+                for e in spread(end):
                     y[py + e] = 1 if formula(a[pa + e], b[pb + e]) else 0
             else:
-                for e in range(end):
+                for e in spread(end):
                     y[py + e] = 1 if formula(a[pa + e * ai], b[pb + e * bi]) else 0
 
     return _named(compare, formula)
@@ -49,7 +49,7 @@ def _logic(formula):
             pb = _row(unit, d1, d2, b0, b1, b2)
             py = unit * n
             end = min(n, total - py)
-            for e in range(end):
+            for e in spread(end):
                 y[py + e] = formula(a[pa + e * ai], b[pb + e * bi])
 
     return _named(logic, formula)
@@ -122,7 +122,7 @@ def choose(
         pb = _row(unit, d1, d2, b0, b1, b2)
         py = unit * n
         end = min(n, total - py)
-        for e in range(end):
+        for e in spread(end):
             va = a[pa + e * ai]
             vb = b[pb + e * bi]
             y[py + e] = va if c[pc + e * ci] != 0 else vb
@@ -131,26 +131,30 @@ def choose(
 @kernel
 def opposite(x: Bytes, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = not x; a unit is ``chunk`` elements, here and below."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = x[i] ^ 1
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = x[i0 + e] ^ 1
 
 
 @kernel
 def from_bytes(x: Bytes, y: Floats, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = x, of booleans or unsigned bytes."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = Float(x[i])
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = Float(x[i0 + e])
 
 
 @kernel
 def from_ints(x: Ints, y: Floats, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = x."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = Float(x[i])
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = Float(x[i0 + e])
 
 
 @kernel
 def to_booleans(x: Floats, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = x ≠ 0; so is NaN."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = 1 if x[i] != 0.0 else 0
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = 1 if x[i0 + e] != 0.0 else 0

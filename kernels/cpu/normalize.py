@@ -1,6 +1,5 @@
-"""Normalisation by rows of contiguous data, and gradients of normalisations."""
+"""Normalisation by rows of contiguous data, and its gradient."""
 
-from . import _math
 from ._simd import (
     Float,
     Floats,
@@ -15,14 +14,10 @@ from ._simd import (
     load_part,
     splat,
     sqrt,
-    stack_floats,
     store,
     store_part,
 )
 
-MAX_CHANNELS, MAX_REACH = 4096, 64
-"""Most channels that `lrn_grad` takes, and most that a window reaches to either side."""
-SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 RUN = 64
 """Vectors that are summed at a time, so that the error grows with n/64."""
 
@@ -122,42 +117,3 @@ def standardize_grad(
         for i in range(0, n, W):
             s = (_get(row, i, n) - m) * r
             _put(target, i, r * (_get(slope, i, n) - a - s * b), n)
-
-
-@kernel
-def lrn_grad(
-    dy: Floats, x: Floats, dx: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
-    """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `norm.lrn`. A
-    unit is a pixel, c ≤ 4096."""
-    squares = stack_floats(SQUARES)
-    parts = stack_floats(SQUARES)
-    for i in range(before):
-        squares[i] = 0
-    for i in range(after):
-        parts[i] = 0
-    for i in range(after + 64):
-        squares[before + c + i] = 0
-    for unit in range(first, last):
-        xp = at(x, unit * c)
-        dp = at(dy, unit * c)
-        target = at(dx, unit * c)
-        for i in range(c):
-            squares[before + i] = xp[i] * xp[i]
-        for c0 in range(0, c, W):
-            total = splat(0.0)
-            for j in range(before + after + 1):
-                total = total + load(squares, c0 + j)
-            s = total * alpha + bias
-            factor = _math.exp(_math.log(s) * -beta)
-            d = _get(dp, c0, c)
-            _put(target, c0, d * factor, c)
-            store(parts, after + c0, d * _get(xp, c0, c) * factor / s)
-        for i in range(before + 64):
-            parts[after + c + i] = 0
-        for c0 in range(0, c, W):
-            total = splat(0.0)
-            for j in range(before + after + 1):
-                total = total + load(parts, c0 + j)
-            _put(target, c0, _get(target, c0, c) - _get(xp, c0, c) * total * (alpha * beta * 2.0), c)

@@ -14,10 +14,11 @@ import numpy as np
 from ._numba import VECTOR, WARP, Bytes, Float, Floats, Int, Ints, context, inline, kernel, tiled
 
 __all__ = [
-    "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "at", "barrier", "bits_exponent", "bits_mantissa",
-    "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel", "lane", "load",
-    "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "scalar", "splat", "sqrt", "store", "store4",
-    "store_part", "tiled", "unordered", "vec", "where",
+    "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "at", "barrier", "bits_exponent",
+    "bits_mantissa", "blocks", "copysign_bits", "cuda", "either", "fma", "get", "given", "hmax", "hsum", "inline", "kept",
+    "kernel", "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "peek", "poke", "pow2", "put",
+    "quotient", "scalar", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "vec", "where",
+    "within",
 ]  # fmt: skip
 
 W = WARP
@@ -61,6 +62,7 @@ def _by_warp(function):
     return function
 
 
+@_by_warp
 def lane():
     return threading.current_thread().threadIdx.x % W  # type: ignore[attr-defined]
 
@@ -187,12 +189,37 @@ def barrier():
     threading.current_thread().syncthreads()  # type: ignore[attr-defined]
 
 
+def quotient(a, b):
+    return a // b
+
+
+def within(i, n):
+    return 0 <= i < n
+
+
+def either(ok, x, y):
+    return x if ok else y
+
+
+def peek(a, i):
+    return a[i]
+
+
+def poke(a, i, v):
+    a[i] = v
+
+
 def load4(p, i):
     return p[i], p[i + 1], p[i + 2], p[i + 3]
 
 
 def store4(p, i, x, y, z, w):
     p[i], p[i + 1], p[i + 2], p[i + 3] = x, y, z, w
+
+
+@_by_warp
+def spread(n):
+    return range(lane(), n, W)
 
 
 def blocks(n):

@@ -30,9 +30,9 @@ from ._numba import (
 
 __all__ = [
     "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "at", "barrier", "bits_exponent", "bits_mantissa", "blocks",
-    "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel", "lane", "load", "load4",
-    "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "scalar", "splat", "sqrt", "store", "store4",
-    "store_part", "tiled", "unordered", "vec", "where",
+    "copysign_bits", "cuda", "either", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel", "lane", "load",
+    "load4", "load_part", "magic_round", "maximum", "minimum", "peek", "poke", "pow2", "put", "quotient", "scalar", "splat",
+    "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "vec", "where", "within",
 ]  # fmt: skip
 
 W = WARP
@@ -157,6 +157,7 @@ def _below(b, n):
     return b.icmp_signed("<", b.zext(lane_ir(b), i64), n)
 
 
+@_by_warp
 @intrinsic
 def lane(tc):
     """The thread's number in its warp."""
@@ -452,6 +453,57 @@ def barrier(tc):
     return types.void(), gen
 
 
+@intrinsic
+def quotient(tc, a, b):
+    """a // b for a from 0 and b from 1 up to 2^31: a division of 32 bits, much shorter than one of 64."""
+
+    def gen(ctx, b, sig, args):
+        return b.zext(b.udiv(b.trunc(args[0], i32), b.trunc(args[1], i32)), i64)
+
+    return types.int64(types.int64, types.int64), gen
+
+
+@intrinsic
+def within(tc, i, n):
+    """Whether 0 ≤ i < n."""
+
+    def gen(ctx, b, sig, args):
+        return b.icmp_unsigned("<", *args)
+
+    return types.boolean(types.int64, types.int64), gen
+
+
+@intrinsic
+def either(tc, ok, x, y):
+    """x where ok, else y, of numbers that are both there: no branch."""
+
+    def gen(ctx, b, sig, args):
+        return b.select(*args)
+
+    return types.float32(types.boolean, types.float32, types.float32), gen
+
+
+@intrinsic
+def peek(tc, a, i):
+    """Element i of a shared array, a float32. (Numba's own a[i] looks whether i is negative.)"""
+
+    def gen(ctx, b, sig, args):
+        return b.load(b.gep(_shared_pointer(ctx, b, sig.args[0], args[0]), [args[1]]), align=4)
+
+    return types.float32(a, types.int64), gen
+
+
+@intrinsic
+def poke(tc, a, i, v):
+    """Element i of a shared array is v, a float32."""
+
+    def gen(ctx, b, sig, args):
+        b.store(args[2], b.gep(_shared_pointer(ctx, b, sig.args[0], args[0]), [args[1]]), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(a, types.int64, types.float32), gen
+
+
 def _four(b, p, i):
     """p[i:i+4] as a pointer to a vector of four floats, 16-byte aligned."""
     p = b.gep(p, [i])
@@ -490,6 +542,13 @@ def store4(tc, p, i, x, y, z, w):
 
     index = types.uint64 if not isinstance(p, types.CPointer) else types.int64
     return types.void(p, index, *[types.float32] * 4), gen
+
+
+@inline
+@_by_warp
+def spread(n):
+    """The numbers below n, shared out among a warp's lanes: for elements that are done one at a time."""
+    return range(lane(), n, W)
 
 
 @inline
