@@ -1,4 +1,4 @@
-"""Writes the tables of operators in docs/onnx.md and of kernels in docs/cuda.md: ``python -m docs.generate``, or ``make docs``.
+"""Writes the tables of operators in docs/onnx.md and kernels in docs/cuda.md: ``python -m docs.generate``, ``make docs``.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
