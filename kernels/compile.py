@@ -331,7 +331,7 @@ def _spawn(count: int, goal: Target) -> list[subprocess.Popen]:
         return []
     # the child sees the modules that we see; PYTHONSAFEPATH: and none that happen to lie in the current folder
     path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "NUMBA_ENABLE_CUDASIM": "0"}
     command = [sys.executable, "-m", "nbconv.kernels.compile", "--target", goal.name]
     processes = []
     for _ in range(count):

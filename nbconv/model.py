@@ -153,17 +153,25 @@ class Model:
         return self._graph
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"graph": self.graph, "threads": self.threads, "device": self.device, "frozen": self.frozen}
+        return {
+            "graph": self.graph, "threads": self.threads, "device": self.device, "frozen": self.frozen, "tune": self._tune,
+        }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["graph"], threads=state["threads"], device=state["device"])
-        self.frozen = state["frozen"]
+        self.frozen, self._tune = state["frozen"], state["tune"]
 
     def __copy__(self) -> Model:
-        return Model(self.graph, threads=self.threads, device=self.device)
+        return self._with(self.graph)
 
     def __deepcopy__(self, memo: dict) -> Model:
-        return Model(copy.deepcopy(self.graph, memo), threads=self.threads, device=self.device)
+        return self._with(copy.deepcopy(self.graph, memo))
+
+    def _with(self, graph: Graph) -> Model:
+        """Another model, set up as this one is."""
+        model = Model(graph, threads=self.threads, device=self.device)
+        model.frozen, model._tune = self.frozen, self._tune
+        return model
 
     def __repr__(self) -> str:
         ports = ", ".join(f"{p.name}{list(p.shape or ())}" for p in (*self.inputs, *self.outputs))
@@ -248,7 +256,7 @@ class Model:
         from nbconv.plan import Plan as Planned
         from nbconv.tune import tune
 
-        choices = tune(self, plan.inputs, plan.fetch, plan.target, self.threads)
+        choices = tune(self, plan, self.threads)
         return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
 
     # training (nbconv.train)

@@ -6,6 +6,7 @@ has no warp instructions: where lanes meet (`hsum`) the block does, so a block i
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -14,14 +15,15 @@ import numpy as np
 from ._numba import VECTOR, WARP, Bytes, Float, Floats, Int, Ints, context, inline, kernel, tiled
 
 __all__ = [
-    "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "at", "barrier", "bits_exponent",
-    "bits_mantissa", "blocks", "copysign_bits", "cuda", "either", "fma", "get", "given", "hmax", "hsum", "inline", "kept",
-    "kernel", "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "peek", "poke", "pow2", "put",
-    "quotient", "scalar", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "vec", "where",
-    "within",
+    "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "aligned", "at", "barrier", "below",
+    "bits_exponent", "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline",
+    "kept", "kernel", "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "quotient",
+    "scalar", "shared_floats", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "unseen",
+    "vec", "where",
 ]  # fmt: skip
 
 W = WARP
+_lock = threading.Lock()
 vec = np.float32
 F32 = np.float32
 
@@ -185,28 +187,16 @@ def given(p):
     return p is not None
 
 
+def aligned(p):
+    return p.place % 4 == 0
+
+
+def quotient(n, d):
+    return n // d
+
+
 def barrier():
     threading.current_thread().syncthreads()  # type: ignore[attr-defined]
-
-
-def quotient(a, b):
-    return a // b
-
-
-def within(i, n):
-    return 0 <= i < n
-
-
-def either(ok, x, y):
-    return x if ok else y
-
-
-def peek(a, i):
-    return a[i]
-
-
-def poke(a, i, v):
-    a[i] = v
 
 
 def load4(p, i):
@@ -215,6 +205,22 @@ def load4(p, i):
 
 def store4(p, i, x, y, z, w):
     p[i], p[i + 1], p[i + 2], p[i + 3] = x, y, z, w
+
+
+def below(i, n):
+    return i < n
+
+
+def unseen(n):
+    return n
+
+
+def shared_floats(n):
+    caller = sys._getframe(1)
+    held = threading.current_thread()._manager.__dict__.setdefault("shared", {})  # type: ignore[attr-defined]
+    with _lock:
+        array = held.setdefault((caller.f_code, caller.f_lineno), np.zeros(n, F32))
+    return Pointer(array)
 
 
 @_by_warp

@@ -29,10 +29,11 @@ from ._numba import (
 )
 
 __all__ = [
-    "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "at", "barrier", "bits_exponent", "bits_mantissa", "blocks",
-    "copysign_bits", "cuda", "either", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel", "lane", "load",
-    "load4", "load_part", "magic_round", "maximum", "minimum", "peek", "poke", "pow2", "put", "quotient", "scalar", "splat",
-    "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "vec", "where", "within",
+    "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "aligned", "at", "barrier", "below", "bits_exponent",
+    "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel",
+    "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "quotient", "scalar",
+    "shared_floats", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "unseen", "vec",
+    "where",
 ]  # fmt: skip
 
 W = WARP
@@ -309,12 +310,13 @@ def sqrt(tc, x):
 
 @intrinsic
 def fma(tc, x, y, z):
-    """x·y + z with one rounding."""
+    """x·y + z with one rounding, of vectors or of float32 scalars."""
 
     def gen(ctx, b, sig, args):
         return call_ir(b, "fma.f32", f32, *args)
 
-    return vec(vec, vec, vec), gen
+    kind = vec if x is vec else types.float32
+    return kind(kind, kind, kind), gen
 
 
 @intrinsic
@@ -443,6 +445,27 @@ def given(tc, p):
 
 
 @intrinsic
+def aligned(tc, p):
+    """Whether a pointer can be read by `load4`: a multiple of 16 bytes."""
+
+    def gen(ctx, b, sig, args):
+        low = b.and_(b.ptrtoint(args[0], i64), ir.Constant(i64, 15))
+        return b.icmp_unsigned("==", low, ir.Constant(i64, 0))
+
+    return types.boolean(p), gen
+
+
+@intrinsic
+def quotient(tc, n, d):
+    """n // d for 0 ≤ n < 2^32 and 0 < d < 2^32, by a division of 32 bits: one of 64 takes a hundred instructions."""
+
+    def gen(ctx, b, sig, args):
+        return b.zext(b.udiv(*(b.trunc(a, i32) for a in args)), i64)
+
+    return types.int64(types.int64, types.int64), gen
+
+
+@intrinsic
 def barrier(tc):
     """All threads of the block meet here."""
 
@@ -451,57 +474,6 @@ def barrier(tc):
         return ctx.get_dummy_value()
 
     return types.void(), gen
-
-
-@intrinsic
-def quotient(tc, a, b):
-    """a // b for a from 0 and b from 1 up to 2^31: a division of 32 bits, much shorter than one of 64."""
-
-    def gen(ctx, b, sig, args):
-        return b.zext(b.udiv(b.trunc(args[0], i32), b.trunc(args[1], i32)), i64)
-
-    return types.int64(types.int64, types.int64), gen
-
-
-@intrinsic
-def within(tc, i, n):
-    """Whether 0 ≤ i < n."""
-
-    def gen(ctx, b, sig, args):
-        return b.icmp_unsigned("<", *args)
-
-    return types.boolean(types.int64, types.int64), gen
-
-
-@intrinsic
-def either(tc, ok, x, y):
-    """x where ok, else y, of numbers that are both there: no branch."""
-
-    def gen(ctx, b, sig, args):
-        return b.select(*args)
-
-    return types.float32(types.boolean, types.float32, types.float32), gen
-
-
-@intrinsic
-def peek(tc, a, i):
-    """Element i of a shared array, a float32. (Numba's own a[i] looks whether i is negative.)"""
-
-    def gen(ctx, b, sig, args):
-        return b.load(b.gep(_shared_pointer(ctx, b, sig.args[0], args[0]), [args[1]]), align=4)
-
-    return types.float32(a, types.int64), gen
-
-
-@intrinsic
-def poke(tc, a, i, v):
-    """Element i of a shared array is v, a float32."""
-
-    def gen(ctx, b, sig, args):
-        b.store(args[2], b.gep(_shared_pointer(ctx, b, sig.args[0], args[0]), [args[1]]), align=4)
-        return ctx.get_dummy_value()
-
-    return types.void(a, types.int64, types.float32), gen
 
 
 def _four(b, p, i):
@@ -542,6 +514,42 @@ def store4(tc, p, i, x, y, z, w):
 
     index = types.uint64 if not isinstance(p, types.CPointer) else types.int64
     return types.void(p, index, *[types.float32] * 4), gen
+
+
+@intrinsic
+def below(tc, i, n):
+    """Whether i < n, for 0 ≤ i, n < 2^32: a comparison of 32 bits."""
+
+    def gen(ctx, b, sig, args):
+        return b.icmp_unsigned("<", *(b.trunc(a, i32) for a in args))
+
+    return types.boolean(types.int64, types.int64), gen
+
+
+@intrinsic
+def unseen(tc, n):
+    """n as a number that the compiler knows nothing of: a loop up to it stays a loop, and it is not computed again."""
+
+    def gen(ctx, b, sig, args):
+        return b.call(ir.InlineAsm(ir.FunctionType(i64, [i64]), "mov.b64 $0, $1;", "=l,l"), args)
+
+    return types.int64(types.int64), gen
+
+
+@intrinsic
+def shared_floats(tc, n):
+    """Shared memory for n floats (a constant), the block's: each place in the code that asks has its own. A pointer."""
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    count = n.literal_value
+
+    def gen(ctx, b, sig, args):
+        kind = ir.ArrayType(f32, count)
+        memory = cgutils.add_global_variable(b.module, kind, "shared", addrspace=3)
+        memory.linkage, memory.align, memory.initializer = "internal", 16, ir.Constant(kind, ir.Undefined)
+        return b.addrspacecast(b.gep(memory, [ir.Constant(i32, 0)] * 2), f32.as_pointer())
+
+    return Floats(n), gen
 
 
 @inline

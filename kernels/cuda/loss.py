@@ -4,7 +4,22 @@ every 256th, then halves are folded, always in the same order."""
 from . import _math
 from ._numba import shared_source
 from ._simd import (
-    Float, Floats, Int, Ints, W, at, barrier, cuda, get, inline, kernel, lane, peek, poke, put, scalar, splat,
+    Float,
+    Floats,
+    Int,
+    Ints,
+    W,
+    at,
+    barrier,
+    cuda,
+    get,
+    inline,
+    kernel,
+    lane,
+    put,
+    scalar,
+    shared_floats,
+    splat,
     tiled,
 )  # fmt: skip
 
@@ -18,15 +33,15 @@ THREADS = 256
 @inline
 def _fold(held, mine, v):
     """The sum of all threads' v, on each of them."""
-    poke(held, mine, v)
+    held[mine] = v
     barrier()
     apart = THREADS // 2
     while apart > 0:
         if mine < apart:
-            poke(held, mine, peek(held, mine) + peek(held, mine + apart))
+            held[mine] = held[mine] + held[mine + apart]
         barrier()
         apart //= 2
-    whole = peek(held, 0)
+    whole = held[0]
     barrier()
     return whole
 
@@ -34,7 +49,7 @@ def _fold(held, mine, v):
 @tiled(THREADS)
 def total(each: Floats, share: Floats, y: Floats, n: Int, mean: Int, first: Int, last: Int) -> None:
     """y = Σ each, divided by Σ share where it is the ``mean``; one unit."""
-    held = cuda.shared.array(THREADS, Float, alignment=16)
+    held = shared_floats(THREADS)
     mine = Int(cuda.threadIdx.x)
     a = Float(0.0)
     b = Float(0.0)
@@ -54,7 +69,7 @@ def factors(
 ) -> None:  # fmt: skip
     """factor[p] = dy·share[p], divided by Σ share where it is the ``mean``; dy is one for each position where ``each`` is 1;
     one unit."""
-    held = cuda.shared.array(THREADS, Float, alignment=16)
+    held = shared_floats(THREADS)
     mine = Int(cuda.threadIdx.x)
     parts = Float(0.0)
     for i in range(mine, n, THREADS):

@@ -1,11 +1,11 @@
 """Moving data: `copy` between strided arrays of up to five dimensions, `fill`."""
 
-from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, kernel, peek, poke, put, splat, tiled
+from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, kernel, put, shared_floats, splat, tiled
 
 THREADS = 256
 SIDE = 32
 """Rows and columns of a tile that is turned. In shared memory its rows are one longer: a column then meets all banks."""
-HELD = SIDE * (SIDE + 1)
+HELD = SIDE * (SIDE + 1)  # floats: a constant of the module, as shared memory's size must be
 
 
 @tiled(THREADS)
@@ -15,7 +15,7 @@ def copy(
 ) -> None:  # fmt: skip
     """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is a tile of one (i0, i1, i2), of as
     many (i3, i4) as `Lowering.copy` says: 256×8 where n4 is at most 8, 4×256 where n3 is at most 4, else 32×32."""
-    held = cuda.shared.array(HELD, Float, alignment=16)
+    held = shared_floats(HELD)
     tall = 256 if n4 <= 8 else 4 if n3 <= 4 else SIDE
     wide = 8 if n4 <= 8 else 256 if n3 <= 4 else SIDE
     down = (n3 + tall - 1) // tall
@@ -54,11 +54,11 @@ def _turned(source, target, held, rows, columns, x4, y3, y4, lane, warp):
     """A tile whose columns are contiguous in x: what a warp reads is a column, what it writes a row."""
     for s in range(warp, columns, THREADS // W):
         if lane < rows:
-            poke(held, s * (SIDE + 1) + lane, source[lane + s * x4])
+            held[s * (SIDE + 1) + lane] = source[lane + s * x4]
     barrier()
     for r in range(warp, rows, THREADS // W):
         if lane < columns:
-            target[r * y3 + lane * y4] = peek(held, lane * (SIDE + 1) + r)
+            target[r * y3 + lane * y4] = held[lane * (SIDE + 1) + r]
     barrier()
 
 

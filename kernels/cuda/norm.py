@@ -2,8 +2,25 @@
 
 from . import _math
 from ._simd import (
-    Float, Floats, Int, W, at, barrier, cuda, get, inline, kernel, lane, maximum, minimum, peek, poke, put, scalar, splat,
-    sqrt, tiled,
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    barrier,
+    cuda,
+    get,
+    inline,
+    kernel,
+    lane,
+    maximum,
+    minimum,
+    put,
+    scalar,
+    shared_floats,
+    splat,
+    sqrt,
+    tiled,
 )  # fmt: skip
 
 MAX_CHANNELS = 4096
@@ -58,7 +75,7 @@ def lrn_grad(
 ) -> None:  # fmt: skip
     """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
     unit is a pixel, c ≤ 4096."""
-    parts = cuda.shared.array(MAX_CHANNELS, Float, alignment=16)
+    parts = shared_floats(MAX_CHANNELS)
     xp = at(x, first * c)
     dp = at(dy, first * c)
     target = at(dx, first * c)
@@ -67,11 +84,11 @@ def lrn_grad(
         s = splat(_squares(xp, i, c, before, after)) * alpha + bias
         v = splat(dp[i]) * _math.exp(_math.log(s) * -beta)
         target[i] = scalar(v)
-        poke(parts, i, scalar(v * splat(xp[i]) / s))
+        parts[i] = scalar(v * splat(xp[i]) / s)
     barrier()
     for i in range(mine, c, THREADS):
         total = Float(0.0)
         for k in range(max(0, i - after), min(c, i + before + 1)):
-            total += peek(parts, k)
+            total += parts[k]
         target[i] = target[i] - xp[i] * total * (alpha * beta * Float(2.0))
     barrier()
