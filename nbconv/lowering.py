@@ -180,7 +180,7 @@ class Lowering:
         self, kernel: str, *, x: Ref | None = None, y: Ref | None = None, n: int | None = None, **parameters: float
     ) -> None:
         """One elementwise step from input 0 to the output, or between the arrays given, of n elements."""
-        n, chunk = self.outputs[0].size if n is None else n, 4096
+        n, chunk = self.outputs[0].size if n is None else n, self.target.chunk
         x, y = x or self.input(0), y or self.output()
         self.step(kernel, -(-n // chunk), work=8 * n, x=x, y=y, n=n, chunk=chunk, **parameters)
 
@@ -233,8 +233,9 @@ class Lowering:
             for i in range(d):
                 self._broadcast(kernel, a.at(i * sa), b.at(i * sb), y.at(i * total // d), [*axes, (n, ai, bi)], limits)
             return
-        if not axes and n > 4096:
-            axes, n = [(-(-n // 4096), 4096 * ai, 4096 * bi)], 4096
+        chunk = self.target.chunk
+        if not axes and n > chunk:
+            axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
         self.step(
             kernel, d0 * d1 * d2, work=16 * total, a=a, b=b, y=y, d1=d1, d2=d2, n=n, total=total,
@@ -255,8 +256,8 @@ class Lowering:
             else:
                 axes.append((d, *steps))
         axes = axes or [(1, *[0] * len(operands))]
-        if len(axes) == 1 and axes[0][0] > 4096:
-            (d, *steps), n = axes[0], 4096
+        if len(axes) == 1 and axes[0][0] > self.target.chunk:
+            (d, *steps), n = axes[0], self.target.chunk
             axes = [(-(-d // n), *(n * s for s in steps)), (n, *steps)]
         n, *inner = axes.pop()
         total = self.outputs[0].size

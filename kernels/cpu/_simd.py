@@ -411,6 +411,12 @@ inline = numba.njit(inline="always")
 
 
 @inline
+def spread(n):
+    """The numbers below n, for elements that are done one at a time. (On CUDA a warp's lanes share them out.)"""
+    return range(n)
+
+
+@inline
 def blocks(n):
     """Vectors that hold n elements."""
     return (n + W - 1) // W

@@ -15,11 +15,11 @@ import numpy as np
 from ._numba import VECTOR, WARP, Bytes, Float, Floats, Int, Ints, context, inline, kernel, tiled
 
 __all__ = [
-    "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "at", "barrier", "bits_exponent", "bits_mantissa",
-    "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel", "lane", "load",
-    "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "scalar", "splat", "sqrt", "store", "store4",
-    "store_part", "tiled", "unordered", "vec", "where",
-    "aligned", "below", "quotient", "shared_floats", "unseen",
+    "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "aligned", "at", "barrier", "below",
+    "bits_exponent", "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline",
+    "kept", "kernel", "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "quotient",
+    "scalar", "shared_floats", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "unseen",
+    "vec", "where",
 ]  # fmt: skip
 
 W = WARP
@@ -64,6 +64,7 @@ def _by_warp(function):
     return function
 
 
+@_by_warp
 def lane():
     return threading.current_thread().threadIdx.x % W  # type: ignore[attr-defined]
 
@@ -220,6 +221,11 @@ def shared_floats(n):
     with _lock:
         array = held.setdefault((caller.f_code, caller.f_lineno), np.zeros(n, F32))
     return Pointer(array)
+
+
+@_by_warp
+def spread(n):
+    return range(lane(), n, W)
 
 
 def blocks(n):

@@ -29,11 +29,11 @@ from ._numba import (
 )
 
 __all__ = [
-    "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "at", "barrier", "bits_exponent", "bits_mantissa", "blocks",
-    "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel", "lane", "load", "load4",
-    "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "scalar", "splat", "sqrt", "store", "store4",
-    "store_part", "tiled", "unordered", "vec", "where",
-    "aligned", "below", "quotient", "shared_floats", "unseen",
+    "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "aligned", "at", "barrier", "below", "bits_exponent",
+    "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel",
+    "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "quotient", "scalar",
+    "shared_floats", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "unseen", "vec",
+    "where",
 ]  # fmt: skip
 
 W = WARP
@@ -158,6 +158,7 @@ def _below(b, n):
     return b.icmp_signed("<", b.zext(lane_ir(b), i64), n)
 
 
+@_by_warp
 @intrinsic
 def lane(tc):
     """The thread's number in its warp."""
@@ -549,6 +550,13 @@ def shared_floats(tc, n):
         return b.addrspacecast(b.gep(memory, [ir.Constant(i32, 0)] * 2), f32.as_pointer())
 
     return Floats(n), gen
+
+
+@inline
+@_by_warp
+def spread(n):
+    """The numbers below n, shared out among a warp's lanes: for elements that are done one at a time."""
+    return range(lane(), n, W)
 
 
 @inline

@@ -43,7 +43,7 @@ class UnaryGrad(Op, abstract=True):
 
     def pair(self, to: Lowering, kernel: str, **parameters: float) -> None:
         """One elementwise step of `kernels/cpu/activation_grad.py`."""
-        n, chunk = to.outputs[0].size, 4096
+        n, chunk = to.outputs[0].size, to.target.chunk
         to.step(
             f"activation_grad.{kernel}", -(-n // chunk), work=12 * n, dy=to.operand(0).ref, v=to.operand(1).ref,
             y=to.output(), n=n, chunk=chunk, **parameters,

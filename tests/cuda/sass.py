@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from collections import Counter
@@ -69,6 +68,12 @@ def tool(name: str) -> str | None:
     root = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
     found = sorted(root.glob(f"*/bin/{name}"))
     return str(found[0]) if found else shutil.which(name)
+
+
+def missing() -> str:
+    """Why nothing can be assembled, "" where it can."""
+    lacking = [name for name in ("ptxas", "nvdisasm") if tool(name) is None]
+    return f"{' and '.join(lacking)} not installed: pip install nbconv[cuda-gates]" if lacking else ""
 
 
 def machine_code(ptx: str, capability: tuple[int, int]) -> Machine:
