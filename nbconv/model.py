@@ -124,17 +124,23 @@ class Model:
         return self._graph
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"graph": self.graph, "threads": self.threads, "frozen": self.frozen}
+        return {"graph": self.graph, "threads": self.threads, "frozen": self.frozen, "tune": self._tune}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["graph"], threads=state["threads"])
-        self.frozen = state["frozen"]
+        self.frozen, self._tune = state["frozen"], state["tune"]
 
     def __copy__(self) -> Model:
-        return Model(self.graph, threads=self.threads)
+        return self._with(self.graph)
 
     def __deepcopy__(self, memo: dict) -> Model:
-        return Model(copy.deepcopy(self.graph, memo), threads=self.threads)
+        return self._with(copy.deepcopy(self.graph, memo))
+
+    def _with(self, graph: Graph) -> Model:
+        """Another model, set up as this one is."""
+        model = Model(graph, threads=self.threads)
+        model.frozen, model._tune = self.frozen, self._tune
+        return model
 
     def __repr__(self) -> str:
         ports = ", ".join(f"{p.name}{list(p.shape or ())}" for p in (*self.inputs, *self.outputs))
@@ -220,7 +226,7 @@ class Model:
         from nbconv.plan import Plan as Planned
         from nbconv.tune import tune
 
-        choices = tune(self, plan.inputs, plan.fetch, plan.target, self.threads)
+        choices = tune(self, plan, self.threads)
         return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
 
     # training (nbconv.train)

@@ -183,7 +183,7 @@ def time_alone(
     caches."""
     loop, threads, clock = _loop(), min(threads, space.program.slots or threads), time.perf_counter
     many = Workspace.__new__(Workspace)
-    many.counters, many.job = space.counters, space.job
+    many.job = space.job
 
     def repeat(times: int) -> None:
         many.table = np.repeat(space.table[step : step + 1], times, 0)

@@ -195,6 +195,17 @@ def test_copies(small: Model) -> None:
         np.testing.assert_array_equal(other(X), want)
 
 
+def test_copies_are_set_up_alike() -> None:
+    model = nbconv.load(small_model().SerializeToString(), threads=1, tune=True)
+    names = model.freeze(until="w")
+    assert names
+    for other in (pickle.loads(pickle.dumps(model)), copy.copy(model), copy.deepcopy(model)):
+        assert sorted(other.frozen) == names
+        assert other._tune and other.threads == 1
+    plain = nbconv.load(small_model().SerializeToString())
+    assert not any(m._tune for m in (pickle.loads(pickle.dumps(plain)), copy.copy(plain), copy.deepcopy(plain)))
+
+
 def test_plans_are_bounded(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     model = copy.copy(small)
     model(X)

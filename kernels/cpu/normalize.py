@@ -6,33 +6,18 @@ from ._simd import (
     Int,
     W,
     at,
+    get,
     hsum,
-    inline,
     kept,
     kernel,
-    load,
-    load_part,
+    put,
     splat,
     sqrt,
-    store,
     store_part,
 )
 
 RUN = 64
 """Vectors that are summed at a time, so that the error grows with n/64."""
-
-
-@inline
-def _get(x, i, n):
-    return load(x, i) if i + W <= n else load_part(x, i, n - i)
-
-
-@inline
-def _put(y, i, v, n):
-    if i + W <= n:
-        store(y, i, v)
-    else:
-        store_part(y, i, v, n - i)
 
 
 @kernel
@@ -44,14 +29,14 @@ def moments(x: Floats, mean: Floats, inverse: Floats, n: Int, epsilon: Float, fi
         for i0 in range(0, n, RUN * W):
             part = splat(0.0)
             for i in range(i0, min(i0 + RUN * W, n), W):
-                part = part + _get(row, i, n)
+                part = part + get(row, i, n - i)
             total = total + part
         middle = splat(hsum(total)) / n
         total = splat(0.0)
         for i0 in range(0, n, RUN * W):
             part = splat(0.0)
             for i in range(i0, min(i0 + RUN * W, n), W):
-                d = kept(_get(row, i, n) - middle, n - i)
+                d = kept(get(row, i, n - i) - middle, n - i)
                 part = part + d * d
             total = total + part
         deviation = sqrt(splat(hsum(total)) / n + epsilon)
@@ -74,10 +59,10 @@ def normalize(
         base = (unit % groups) * (n // run)
         if run == 1:
             for i in range(0, n, W):
-                v = (_get(row, i, n) - m) * r * _get(at(scale, base), i, n)
+                v = (get(row, i, n - i) - m) * r * get(at(scale, base), i, n - i)
                 if shifted == 1:
-                    v = v + _get(at(shift, base), i, n)
-                _put(target, i, v, n)
+                    v = v + get(at(shift, base), i, n - i)
+                put(target, i, v, n - i)
         else:
             for k in range(n // run):
                 a = splat(1.0)
@@ -87,7 +72,7 @@ def normalize(
                 if shifted == 1:
                     b = splat(shift[base + k])
                 for i in range(0, run, W):
-                    _put(at(target, k * run), i, (_get(at(row, k * run), i, run) - m) * r * a + b, run)
+                    put(at(target, k * run), i, (get(at(row, k * run), i, run - i) - m) * r * a + b, run - i)
 
 
 @kernel
@@ -107,13 +92,13 @@ def standardize_grad(
             part = splat(0.0)
             part_along = splat(0.0)
             for i in range(i0, min(i0 + RUN * W, n), W):
-                d = _get(slope, i, n)
+                d = get(slope, i, n - i)
                 part = part + d
-                part_along = part_along + d * ((_get(row, i, n) - m) * r)
+                part_along = part_along + d * ((get(row, i, n - i) - m) * r)
             total = total + part
             along = along + part_along
         a = splat(hsum(total)) / n
         b = splat(hsum(along)) / n
         for i in range(0, n, W):
-            s = (_get(row, i, n) - m) * r
-            _put(target, i, r * (_get(slope, i, n) - a - s * b), n)
+            s = (get(row, i, n - i) - m) * r
+            put(target, i, r * (get(slope, i, n - i) - a - s * b), n - i)

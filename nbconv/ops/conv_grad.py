@@ -12,7 +12,8 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
-from nbconv.ops.conv import Conv, Convolution, ConvTranspose, Image
+from nbconv.ops.conv import Conv, Convolution, Image
+from nbconv.ops.conv_transpose import ConvTranspose
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.packing import ceil, padded
 from nbconv.ops.patches import pad, taps
