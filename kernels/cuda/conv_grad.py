@@ -147,8 +147,11 @@ def _products(
         if not below(iy, high):
             iy -= high
             corner += skip_image
-        _read(whole, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
+        if whole:  # on its way while the other half is multiplied; what is read singly needs too many registers for that
+            _read(True, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
         multiply(shared, half + ty * 4, half + AT_B + tx * 4, acc)
+        if not whole:
+            _read(False, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
         half = HALF - half
         _put(shared, half, mine, quad, held)
         barrier()
