@@ -90,16 +90,16 @@ def conv_grad_weight(
 
 
 @inline
-def _products(
-    whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
-):
+def _products(whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw):
     """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``: 16
-    bytes at a time. Where a pixel's window lies is carried from one to the next: divisions would take longer than reading."""
+    bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading."""
     t = Int(cuda.threadIdx.x)
     mine = t // QUADS
     quad = t % QUADS * 4
     held = cuda.local.array(8, Float)
-    taps = cuda.local.array(4, Int)  # where a row's tap lies from the stride's corner: down in the high half, across in the low
+    taps = cuda.local.array(
+        4, Int
+    )  # where a row's tap lies from the stride's corner: down in the high half, across in the low
     shift = cuda.local.array(4, Int)
     for j in range(4):
         if j == 0 or not whole:
@@ -248,7 +248,9 @@ def depthwise_grad_weight(
         line0 = part * rows
         line1 = min(line0 + rows, n * oh)
         for kx in range(0, kw, 3):
-            _taps(x, dy, target, line0, line1, c0, ky, kx, min(3, kw - kx), h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded)
+            _taps(
+                x, dy, target, line0, line1, c0, ky, kx, min(3, kw - kx), h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded
+            )
 
 
 @inline
