@@ -119,8 +119,8 @@ class BatchNormalization(Op):
         c, total, full, pixels, count = split(to, to.inputs[0])
         parts, scale, shift = to.scratch(8 * count * full), to.scratch(4 * c), to.scratch(4 * c)
         to.step(
-            "batch_norm.moments", to.finer(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0), y=parts,
-            pixels=pixels, total=total, c=c, padded=full,
+            "batch_norm.moments", to.finer(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0),
+            y=parts, pixels=pixels, total=total, c=c, padded=full,
         )  # fmt: skip
         names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
         made = {name: Ref(names[name]) if names.get(name) else to.scratch(4 * c) for name in _STATISTICS}
