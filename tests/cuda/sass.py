@@ -70,6 +70,12 @@ def tool(name: str) -> str | None:
     return str(found[0]) if found else shutil.which(name)
 
 
+def missing() -> str:
+    """Why nothing can be assembled, "" where it can."""
+    lacking = [name for name in ("ptxas", "nvdisasm") if tool(name) is None]
+    return f"{' and '.join(lacking)} not installed: pip install nbconv[cuda-gates]" if lacking else ""
+
+
 def machine_code(ptx: str, capability: tuple[int, int]) -> Machine:
     """Assemble PTX with one entry and read the result."""
     ptxas, nvdisasm = tool("ptxas"), tool("nvdisasm")

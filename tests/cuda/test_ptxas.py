@@ -7,21 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nbconv.kernels.compile import families
-from tests.cuda import assembler
 from tests.cuda.kernels import COMPILER, TARGETS, Compiled, compiled
+from tests.cuda.sass import machine_code, missing
 
-pytestmark = pytest.mark.skipif(bool(COMPILER or assembler.missing()), reason=COMPILER or assembler.missing())
+pytestmark = pytest.mark.skipif(bool(COMPILER or missing()), reason=COMPILER or missing())
 
 
 def faults(kernel: Compiled, architecture: str) -> str:
     """What is wrong with a kernel's machine code, "" where nothing is."""
+    digits = architecture.removeprefix("sm_")
     try:
-        code = assembler.assemble(kernel.ptx, architecture)
+        code = machine_code(kernel.ptx, (int(digits[:-1]), int(digits[-1])))
     except ValueError as error:
         return f"{kernel}: {error}"
     found = {
         "bytes spilled": code.spills, "bytes of stack": code.stack, "local accesses": code.local,
-        "generic accesses": code.generic, "instructions in double precision": code.doubles,
+        "generic accesses": code.generic, "instructions in double precision": code.double,
     }  # fmt: skip
     return ", ".join(f"{kernel}: {n} {what}" for what, n in found.items() if n)
 
