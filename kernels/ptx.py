@@ -28,7 +28,7 @@ MOST_BLOCKS = 1 << 16
 
 
 class PtxLibrary(Library):
-    """A family's PTX. ``text(launch)`` is what a driver loads; ``launch`` says which variant of a kernel fits its arguments."""
+    """A family's PTX. `text` is what a driver loads, `launch` says which variant of a kernel fits its arguments."""
 
     __slots__ = ("_image", "_launches")
 
