@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3.14 python3 python
 FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 
-.PHONY: demo test test-targets test-aarch64 lint format bench kernels docs fuzz clean
+.PHONY: demo test test-targets test-aarch64 test-cuda cuda-gates cuda-ptx lint format bench kernels docs fuzz clean
 
 demo: $(VENV)/.nbconv
 	@$(BIN)/nbconv demo
@@ -21,6 +21,15 @@ test-targets: $(VENV)/.test  ## the tests on the kernels of lesser processors, t
 
 test-aarch64: $(VENV)/.test  ## ops, kernels and bundled models on aarch64, which qemu emulates; needs Debian's archive
 	.ci/aarch64 $(VENV) $(ARGS)
+
+cuda-gates: $(VENV)/.cuda-gates  ## what CUDA kernels must pass, without a GPU; a closing line says how many of five did
+	$(BIN)/python -m tests.cuda.gates
+
+cuda-ptx: $(VENV)/.cuda-gates  ## every kernel's PTX for sm_80 into DIR
+	$(BIN)/python -m tests.cuda.kernels $(or $(DIR),build/ptx)
+
+test-cuda: $(VENV)/.cuda-gates  ## ops, kernels, models and training on a GPU that is there
+	NBCONV_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/cuda $(ARGS)
 
 fuzz: $(VENV)/.test  ## random graphs; ARGS="SEED COUNT"
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),0 1000)
@@ -69,6 +78,6 @@ $(VENV)/.nbconv: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.cuda-gates: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@ $(VENV)/.nbconv

@@ -1,8 +1,7 @@
-"""A Graph as an ONNX model, and files that are whole or not there."""
+"""A Graph as an ONNX model, in bytes or in a file."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import onnx.helper
 import onnx.shape_inference
 
 from nbconv.errors import ModelError
+from nbconv.files import replace
 from nbconv.graph import OPSET, Graph, Node, Spec
 from nbconv.ops.spec import DTYPES
 
@@ -43,7 +43,7 @@ def write(graph: Graph, limit: int = LIMIT) -> bytes:
 
 
 def save(graph: Graph, path: str | os.PathLike, limit: int = LIMIT) -> None:
-    """Write the graph to ``path``: aside in the same folder, synced, then renamed.
+    """Write the graph to ``path``, whole or not at all.
 
     Weights of more than ``limit`` bytes go to a file beside it, named by their content so that an older model there keeps
     its own. Raises as `write` does, and OSError.
@@ -51,7 +51,7 @@ def save(graph: Graph, path: str | os.PathLike, limit: int = LIMIT) -> None:
     path = Path(path)
     if sum(graph.constants[name].nbytes for name in _used(graph)) <= limit:
         content = write(graph, limit)
-        _replace(path, lambda file: file.write(content))
+        replace(path, lambda file: file.write(content))
         return
     digest, offsets, end = hashlib.sha256(), {}, 0
     for name in _used(graph):
@@ -76,28 +76,13 @@ def save(graph: Graph, path: str | os.PathLike, limit: int = LIMIT) -> None:
     model = _model(graph, external)
     _infer_outputs(model)
     existed = weights.exists()
-    _replace(weights, put)
+    replace(weights, put)
     try:
         content = model.SerializeToString()
-        _replace(path, lambda file: file.write(content))
+        replace(path, lambda file: file.write(content))
     except BaseException:
         if not existed:
             weights.unlink()
-        raise
-
-
-def _replace(path: Path, put: Callable[[Any], Any]) -> None:
-    """Make or replace a file by one rename; on failure nothing is left."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        with open(aside, "xb") as file:
-            put(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
         raise
 
 

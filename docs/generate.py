@@ -1,4 +1,4 @@
-"""Writes the table of operators in docs/onnx.md: ``python -m docs.generate``, or ``make docs``.
+"""Writes the tables of operators in docs/onnx.md and kernels in docs/cuda.md: ``python -m docs.generate``, ``make docs``.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,27 @@ import tests.ops
 from nbconv.errors import ModelError
 from nbconv.gradcheck import Call
 from nbconv.graph import Node, Spec, spec_of
+from nbconv.kernels.compile import families, libraries
+from nbconv.kernels.ptx import PtxLibrary
+from nbconv.kernels.store import source
+from nbconv.kernels.target import target
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.op import NUMPY
 from tests.check import Case, as_tuple
 from tests.gradients import arguments, aside
 
 PAGE = Path(__file__).resolve().parent / "onnx.md"
+CUDA_PAGE = PAGE.with_name("cuda.md")
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 
 
 def main() -> None:
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), "\n".join(table())), encoding="utf-8")
+    if find_spec("numba_cuda"):
+        page = with_table(CUDA_PAGE.read_text(encoding="utf-8"), "\n".join(cuda_table()))
+        CUDA_PAGE.write_text(page, encoding="utf-8")
+    else:
+        print("numba-cuda is not installed: docs/cuda.md stays as it is")
 
 
 def with_table(text: str, table: str) -> str:
@@ -44,6 +55,32 @@ def table() -> list[str]:
             known = cases.get(name, [])
             rows.append(f"| {name} | {runs_on(known)} | {gradient(op, known)} | {summary(op)} |")
     return rows
+
+
+def cuda_table() -> list[str]:
+    """The lines of the table of kernels: one a family of the CPU's."""
+    rows = ["| family | kernels | source | a unit is done by |", "|---|---|---|---|"]
+    goal = target("cuda")
+    theirs = libraries(families(goal), goal)
+    for family in families():
+        if family not in theirs:
+            rows.append(f"| {family} | {', '.join(libraries([family])[family].kernels)} | {NO_TWIN[family]} | |")
+            continue
+        found = theirs[family]
+        assert isinstance(found, PtxLibrary)
+        own = "`kernels/cuda`" if source(f"cuda/{family}.py") is not None else "the CPU's"
+        widths = {launch.width for kernel in found.kernels for _, launch in found.launches(kernel)}
+        who = ", ".join({1: "a thread", 32: "a warp"}.get(w, f"{w} threads") for w in sorted(widths))
+        rows.append(f"| {family} | {', '.join(found.kernels)} | {own} | {who} |")
+    return rows
+
+
+NO_TWIN = {
+    "loop": "none: the run loop of CPU threads",
+    "roof": "none: measures a processor",
+    "winograd": "none: `conv` does these convolutions",
+}
+"""Families that a GPU has no use for, and why."""
 
 
 def all_cases() -> dict[str, list[Case]]:

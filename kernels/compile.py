@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbconv.kernels import KernelError, store
 from nbconv.kernels.load import Symbols, load_object, open_image, say
@@ -28,7 +28,7 @@ LOCK_SECONDS = 180
 
 
 class Library:
-    """An open library of one family's kernels."""
+    """An open library of one family's kernels; for a GPU, PTX (see `nbconv.kernels.ptx.PtxLibrary`)."""
 
     __slots__ = ("_addresses", "_kernels", "_symbols", "family", "key", "target")
 
@@ -76,9 +76,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def families() -> list[str]:
-    """Names of the kernel families: the files of kernels/cpu that are not shared ones."""
-    return [name for name in store.modules() if not name.startswith("_") and name != "simd"]
+def families(goal: Target | None = None) -> list[str]:
+    """Names of the kernel families: the files of kernels/cpu that are not shared ones. On a GPU the run loop and what
+    measures a processor have no meaning."""
+    names = {*store.modules(), *(store.modules("cuda") if goal is not None and goal.gpu else ())}
+    left_out = {"simd", "loop", "roof"} if goal is not None and goal.gpu else {"simd"}
+    return sorted(name for name in names - left_out if not name.startswith("_"))
 
 
 def libraries(
@@ -91,9 +94,9 @@ def libraries(
     that fails or numba is missing, ValueError for a target that this machine cannot run.
     """
     goal = target or host()
-    names = list(dict.fromkeys(families))
+    names = [name for name in dict.fromkeys(families) if not goal.gpu or name != "loop"]
     if any((name, goal) not in _open for name in names):
-        if not runs_here(goal):
+        if not goal.gpu and not runs_here(goal):
             raise ValueError(f"this machine cannot run code for {goal.name}")
         with _lock:
             missing = [name for name in names if (name, goal) not in _open]
@@ -115,7 +118,7 @@ def build(
     paths. Raises KernelError or OSError.
     """
     goal = target or host()
-    names = list(dict.fromkeys(families if families is not None else globals()["families"]()))
+    names = list(dict.fromkeys(families if families is not None else globals()["families"](goal)))
     keys = _keys(names, goal, required=True)
     if into is None:
         cache = store.cache_dir()
@@ -149,12 +152,20 @@ def _load(names: list[str], goal: Target, keys: dict[str, str | None] | None = N
     if not names:
         return []
     keys = keys or _keys(names, goal)
-    versions = store.toolchain()
+    versions = store.toolchain(goal)
     for name in names:
         found = store.load(name, goal, keys[name], versions)
         if found:
-            _open[name, goal] = Library(name, goal, found[0], found[1]["kernels"], found[1]["key"])
+            _open[name, goal] = _opened(name, goal, *found)
     return [name for name in names if (name, goal) not in _open]
+
+
+def _opened(name: str, goal: Target, image: Any, manifest: dict) -> Library:
+    if not goal.gpu:
+        return Library(name, goal, image, manifest["kernels"], manifest["key"])
+    from nbconv.kernels.ptx import PtxLibrary
+
+    return PtxLibrary(name, goal, image, manifest)
 
 
 def _obtain(missing: list[str], goal: Target) -> None:
@@ -173,8 +184,8 @@ def _obtain(missing: list[str], goal: Target) -> None:
                     found = store.load(name, goal, keys[name], None)
                 except OSError as e:
                     say(f"compiled kernels are not kept in {folder}: {e.strerror}; every process compiles its own")
-            symbols = found[0] if found else _open_fresh(name, image, goal)
-            _open[name, goal] = Library(name, goal, symbols, manifest["kernels"], keys[name] or "")
+            opened = found[0] if found else image if goal.gpu else _open_fresh(name, image, goal)
+            _open[name, goal] = _opened(name, goal, opened, {**manifest, "key": keys[name] or ""})
 
 
 def _open_fresh(name: str, image: bytes, goal: Target) -> Symbols:
@@ -221,13 +232,19 @@ def _compiled(names: list[str], goal: Target) -> Iterator[tuple[str, bytes, dict
     """(family, library, manifest) of each family, as they get ready. Raises KernelError; leaves no child behind."""
     if not names:
         return
-    if store.toolchain() is None:
+    if goal.gpu and store.toolchain(goal) is None:
+        raise KernelError(
+            f"the kernels {', '.join(names)} for {goal.name} are not prebuilt, and numba-cuda, which compiles them, is not "
+            f"installed: pip install nbconv[cuda], or run `nbconv kernels build --target {goal.name} --into DIR` where it "
+            "is, and set NBCONV_KERNELS=DIR"
+        )
+    if store.toolchain(goal) is None:
         raise KernelError(
             f"the kernels {', '.join(names)} for {goal.name} are not prebuilt, and numba, which compiles them, is not "
             f"installed: pip install numba, or run `nbconv kernels build --target {goal.name} --into DIR` where numba is "
             "installed, and set NBCONV_KERNELS=DIR"
         )
-    names = sorted(names, key=lambda name: -len(store.source(f"cpu/{name}.py") or b""))
+    names = sorted(names, key=lambda name: -len(store.source(f"cpu/{name}.py") or store.source(f"cuda/{name}.py") or b""))
     processes = _spawn(min(len(names), _cpus()), goal)
     with _progress(names, goal) as step:
         if not processes:
@@ -314,7 +331,7 @@ def _spawn(count: int, goal: Target) -> list[subprocess.Popen]:
         return []
     # the child sees the modules that we see; PYTHONSAFEPATH: and none that happen to lie in the current folder
     path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "NUMBA_ENABLE_CUDASIM": "0"}
     command = [sys.executable, "-m", "nbconv.kernels.compile", "--target", goal.name]
     processes = []
     for _ in range(count):
@@ -369,6 +386,10 @@ def _library(family: str, goal: Target) -> tuple[bytes, dict]:
     from nbconv.kernels import elf
 
     try:
+        if goal.gpu:
+            from nbconv.kernels.cuda._family import compile_family
+
+            return compile_family(family, goal)
         from nbconv.kernels import _numba
 
         obj, manifest = _numba.object_code(family, goal)

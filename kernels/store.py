@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbconv.kernels import LOOP_ABI
 from nbconv.kernels.load import Symbols, open_image, say, sha256, write_all
-from nbconv.kernels.target import TARGETS, Target
+from nbconv.kernels.target import GPUS, TARGETS, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,16 +31,17 @@ LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
 
 _IMPORT = rb"cpu(?:\.(\w+)|\s+import\s+(\([^)]*\)|[^\n]*))"
+_RELATIVE = rb"(?:from\s+\.|shared_source\(\")(\w+)"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o)"
+_NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o|ptx)"
 
 
 # Sources and keys
 
 
-def modules() -> list[str]:
-    """Names of the files in kernels/cpu, shared ones (leading underscore) included."""
-    folder = os.path.join(FOLDER, "cpu")
+def modules(of: str = "cpu") -> list[str]:
+    """Names of the files in kernels/cpu (or kernels/cuda), shared ones (leading underscore) included."""
+    folder = os.path.join(FOLDER, of)
     try:
         names = [n[:-3] for n in os.listdir(folder) if n.endswith(".py")]
     except OSError:  # inside a zip
@@ -62,14 +63,17 @@ class Sources:
     """The package's sources as they are now: what the libraries' keys are made of. Reads each file once."""
 
     def __init__(self) -> None:
-        names = modules()
         self._digests: dict[str, str] = {}
         self._imports: dict[str, set[str]] = {}
-        for name in ("_numba.py", "elf.py", *(f"cpu/{m}.py" for m in names)):
+        self._read(["_numba.py", "elf.py", *(f"cpu/{m}.py" for m in modules())], _IMPORT)
+        self._cuda: list[str] | None = None
+
+    def _read(self, names: list[str], imports: bytes) -> None:
+        for name in names:
             text = source(name)
             if text is not None:
                 self._digests[name] = sha256(text)
-                self._imports[name] = set(re.findall(r"\w+", str(re.findall(_IMPORT, text))))
+                self._imports[name] = set(re.findall(r"\w+", str(re.findall(imports, text))))
 
     def __bool__(self) -> bool:
         return "_numba.py" in self._digests
@@ -80,6 +84,8 @@ class Sources:
         That is the family's source, the shared sources, families that any of them imports, the compiler, the linker, the
         loop's ABI and the target. None where there is no such source.
         """
+        if goal.gpu:
+            return self._key_of_ptx(family, goal)
         if f"cpu/{family}.py" not in self._digests:
             return None
         used = {"_numba.py", "elf.py"}
@@ -88,15 +94,32 @@ class Sources:
             used |= todo
             todo = {f"cpu/{m}.py" for name in todo for m in self._imports[name]} & self._digests.keys() - used
         files = [(name, self._digests[name]) for name in sorted(used & self._digests.keys())]
-        return sha256(json.dumps([family, LOOP_ABI, goal[:-2], sorted(goal.needs), goal.os, files]).encode())[:32]
+        return sha256(json.dumps([family, LOOP_ABI, goal[:9], sorted(goal.needs), goal.os, files]).encode())[:32]
+
+    def _key_of_ptx(self, family: str, goal: Target) -> str | None:
+        if self._cuda is None:
+            self._cuda = [f"{of}/{m}.py" for of in ("cpu", "cuda") for m in modules(of)]
+            self._read(self._cuda, _RELATIVE)
+        used: set[str] = set()
+        todo = {n for n in self._cuda if n.startswith(("cpu/_", "cuda/_"))}
+        todo |= {f"cpu/{family}.py", f"cuda/{family}.py"} & self._digests.keys()
+        if not any(name.endswith(f"/{family}.py") for name in todo):
+            return None
+        while todo:
+            used |= todo
+            found = {f"{of}/{m}.py" for of in ("cpu", "cuda") for name in todo for m in self._imports[name]}
+            todo = (found & self._digests.keys()) - used
+        files = [(name, self._digests[name]) for name in sorted(used)]
+        return sha256(json.dumps([family, LOOP_ABI, goal[:9], files]).encode())[:32]
 
 
-def toolchain() -> dict[str, str] | None:
-    """Versions of the installed numba and llvmlite, without importing them; None where numba is not installed."""
+def toolchain(goal: Target | None = None) -> dict[str, str] | None:
+    """Versions of the installed numba and llvmlite, and for a GPU numba-cuda, without importing them; None where one is not
+    installed."""
     from importlib.util import find_spec
 
     found = {}
-    for name in ("numba", "llvmlite"):
+    for name in ("numba", "numba_cuda") if goal is not None and goal.gpu else ("numba", "llvmlite"):
         try:
             spec = find_spec(name)
         except ValueError:
@@ -207,12 +230,15 @@ def folders(goal: Target) -> Iterator[tuple[str, str]]:
 
 
 def suffix(goal: Target) -> str:
-    """Shared libraries are made for Linux; elsewhere the object code itself is kept, and llvmlite loads it."""
+    """Shared libraries are made for Linux; elsewhere the object code itself is kept, and llvmlite loads it. GPUs' drivers
+    take PTX."""
+    if goal.gpu:
+        return ".ptx"
     return ".so" if goal.os == "linux" else ".o"
 
 
-def load(family: str, goal: Target, wanted: str | None, versions: dict[str, str] | None) -> tuple[Symbols, dict] | None:
-    """Opens a family's library from the first folder that has it; returns its symbols and its manifest.
+def load(family: str, goal: Target, wanted: str | None, versions: dict[str, str] | None) -> tuple[Any, dict] | None:
+    """Opens a family's library from the first folder that has it; returns its symbols (a GPU's: its PTX) and its manifest.
 
     ``wanted`` is its key; None (no sources to hash) takes what the prebuilt folders have for the family. ``versions``
     are the `toolchain`'s: a cached library of other versions is passed over, so that it is compiled anew; prebuilt
@@ -292,13 +318,13 @@ def _manifest(kind: str, path: str, family: str, goal: Target, wanted: str | Non
     return found
 
 
-def _open(kind: str, path: str, manifest: dict, goal: Target) -> Symbols:
-    """Verifies a library file and opens what was verified."""
+def _open(kind: str, path: str, manifest: dict, goal: Target) -> Symbols | bytes:
+    """Verifies a library file and opens what was verified; PTX as it is."""
     image, fd = _read(kind, path)
     try:
         if len(image) != manifest["size"] or sha256(image) != manifest["sha256"]:
             raise ValueError("its checksum is wrong")
-        return open_image(image, goal, path, fd)
+        return image if goal.gpu else open_image(image, goal, path, fd)
     finally:
         if fd >= 0:
             os.close(fd)
@@ -334,6 +360,7 @@ def keep(folder: str, family: str, goal: Target, wanted: str, image: bytes, mani
         "key": wanted,
         "kernels": manifest["kernels"],
         "toolchain": manifest["toolchain"],
+        **({"launch": manifest["launch"]} if goal.gpu else {}),
         "size": len(image),
         "sha256": checksum,
     }
@@ -350,7 +377,7 @@ def listing() -> list[dict]:
         if re.fullmatch(_NAME, name) and name.endswith(".json"):
             try:
                 manifest = json.loads(_bytes(folder, name))
-                goal = TARGETS.get(manifest["target"])
+                goal = {**TARGETS, **GPUS}.get(manifest["target"])
                 current = goal is not None and sources.key(manifest["family"], goal) == manifest["key"]
                 found.append({**manifest, "current": current})
             except (OSError, ValueError, KeyError, TypeError):

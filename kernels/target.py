@@ -16,7 +16,11 @@ class Target(NamedTuple):
 
     ``lanes`` float32 values fill a vector; the GEMM micro-kernel keeps a tile of ``rows`` x (``vectors`` · ``lanes``) sums
     in registers, of which there are ``registers`` for vectors, or one of ``rows_wider`` x ((``vectors`` + 1) · ``lanes``).
-    They are as high as leaves no sum in memory (tests/kernels/test_spills.py).
+    They are as high as leaves no sum in memory (tests/kernels/test_spills.py). ``chunk``: elements that a unit of an
+    elementwise kernel does. ``winograd``: whether there are kernels for it. ``units`` a step should have at least, so that
+    all of the machine finds work.
+
+    On a GPU ``cpu`` is its architecture, a vector is a warp, and ``rows`` x (``vectors`` · ``lanes``) a block's tile.
     """
 
     name: str
@@ -30,6 +34,14 @@ class Target(NamedTuple):
     registers: int
     needs: frozenset[str]
     os: str
+    chunk: int = 4096
+    winograd: bool = True
+    units: int = 16
+
+    @property
+    def gpu(self) -> bool:
+        """Whether its kernels are PTX, which no processor of this machine runs."""
+        return self.triple.startswith("nvptx")
 
 
 # What LLVM may use for -mcpu=x86-64-v2, -v3 and -v4 beyond the baseline (x86-64 psABI, "Micro-architecture levels").
@@ -57,14 +69,25 @@ TARGETS: dict[str, Target] = {
 }
 """By name. The triples are those of this operating system: a library is built on the system it will run on."""
 
+_PTX = "nvptx64-nvidia-cuda"
+GPUS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
+        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
+        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
+    )
+}
+"""By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""
+
 _detected: list[tuple[str, frozenset[str]]] = []
 
 
 def target(name: str) -> Target:
-    """The target of that name; ValueError lists the names there are."""
-    if name not in TARGETS:
-        raise ValueError(f"unknown target {name!r}: choose one of {', '.join(TARGETS)}")
-    return TARGETS[name]
+    """The target of that name, a processor's or a GPU's; ValueError lists the names there are."""
+    if name not in TARGETS and name not in GPUS:
+        raise ValueError(f"unknown target {name!r}: choose one of {', '.join((*TARGETS, *GPUS))}")
+    return TARGETS.get(name) or GPUS[name]
 
 
 def host() -> Target:
@@ -75,6 +98,8 @@ def host() -> Target:
     wanted = os.environ.get("NBCONV_TARGET")
     if wanted:
         goal = target(wanted)
+        if goal.gpu:
+            raise ValueError(f"NBCONV_TARGET={wanted} is no processor: load the model with device='cuda'")
         if not runs_here(goal):
             lacks = _lacks(goal)
             raise ValueError(f"NBCONV_TARGET={wanted}: this machine is {_machine()[0]} and lacks {', '.join(lacks)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DeviceError, ModelError, UnsupportedError
 from nbconv.model import Model, load, save
 
 __version__ = "0.1.0"
@@ -47,7 +47,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "EarlyStopping", "LearningCurve",
-    "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau", "TerminateOnNaN",
-    "Trainer", "UnsupportedError", "__version__", "finetune", "image_folder", "image_list", "load", "load_npz", "save",
+    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "DeviceError", "EarlyStopping",
+    "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau",
+    "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "finetune", "image_folder", "image_list", "load",
+    "load_npz", "save",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nbconv.builder import Builder
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.op import Op
@@ -60,15 +61,15 @@ class Backward:
 
     def add(self, op: Op, *inputs: str) -> str:
         """A new node; the name of its first output. An input "" is left out."""
-        return self._build.add(op, inputs, 1)[0]
+        return self._build.add(op, *inputs)
 
     def add_many(self, op: Op, count: int, *inputs: str) -> tuple[str, ...]:
         """A new node; the names of its first ``count`` outputs."""
-        return self._build.add(op, inputs, count)
+        return self._build.add_many(op, count, *inputs)
 
     def constant(self, value: Any) -> str:
         """The name of a constant with this value (given its dtype)."""
-        return self._build.constant(np.asarray(value))
+        return self._build.constant(value)
 
     def reduced(self, dy: str, i: int) -> str:
         """``dy``, of the output's shape, summed over the axes along which input i was broadcast."""
@@ -85,41 +86,20 @@ class Backward:
         return self.add(Reshape(), dy, self.constant(np.array(spec.shape, np.int64))) if missing else dy
 
 
-class _Build:
-    """The graph under construction."""
+class _Build(Builder):
+    """The graph under construction, and what is known of its gradients."""
 
     def __init__(self, graph: Graph, specs: Mapping[str, Spec], wrt: Iterable[str]) -> None:
-        self.specs = dict(specs)
-        self.nodes = list(graph.nodes)
+        super().__init__(graph, specs, "d/")
         self.place = {id(node): k for k, node in enumerate(self.nodes)}
-        self.constants = dict(graph.constants)
         self.parts: dict[str, list[str]] = {}
         self.totals: dict[str, str] = {}
         self.active = set(wrt)
-        self.count = 0
         for node in graph.nodes:
             if any(n in self.active for n in node.inputs):
                 self.active.update(
                     n for n, s in zip(node.outputs, (self.specs.get(n) for n in node.outputs)) if s and s.dtype.kind == "f"
                 )
-
-    def name(self, stem: str) -> str:
-        self.count += 1
-        return f"{stem}~{self.count}"
-
-    def add(self, op: Op, inputs: tuple[str, ...], count: int) -> tuple[str, ...]:
-        outputs = tuple(self.name(f"d/{op.type}") for _ in range(count))
-        node = Node(op, inputs, outputs)
-        for name, spec in zip(outputs, infer(node, tuple(self.specs[n] if n else None for n in inputs)), strict=False):
-            self.specs[name] = spec
-        self.nodes.append(node)
-        return outputs
-
-    def constant(self, value: np.ndarray) -> str:
-        name = self.name("d/constant")
-        self.constants[name] = value
-        self.specs[name] = Spec(value.shape, value.dtype, value, True)
-        return name
 
     def output(self, node: Node, i: int) -> str:
         """The name of a node's output i, given to it now where it had none."""
@@ -128,7 +108,7 @@ class _Build:
         if i < len(current.outputs) and current.outputs[i]:
             return current.outputs[i]
         names = [*current.outputs, *[""] * (i + 1 - len(current.outputs))]
-        names[i] = self.name(f"{names[0]}/{i}")
+        names[i] = self._name(f"{names[0]}/{i}")
         specs = infer(current, tuple(self.specs[n] if n else None for n in current.inputs))
         self.specs[names[i]] = specs[i]
         self.nodes[place] = Node(current.op, current.inputs, tuple(names), current.name)
@@ -144,7 +124,7 @@ class _Build:
                 return None
             total = parts[0]
             for part in parts[1:]:
-                total = self.add(Add(), (total, part), 1)[0]
+                total = self.add(Add(), total, part)
             self.totals[name] = total
         return self.totals[name]
 
@@ -185,10 +165,7 @@ def backprop(
     if missing:
         raise MissingGradients(missing)
     found = {name: total for name in wrt if (total := build.total(name)) is not None}
-    derived = Graph(
-        build.nodes, graph.inputs, {**graph.outputs, **dict.fromkeys(found.values())}, build.constants, graph.name,
-        graph.metadata, graph.provenance, graph.header,
-    )  # fmt: skip
+    derived = build.graph(tuple(found.values()))
     return derived, build.specs, found
 
 
@@ -209,25 +186,14 @@ def differentiable(op: Op, inputs: tuple[Spec | None, ...]) -> bool:
     return any(s.dtype.kind == "f" for s in ((found,) if isinstance(found, Spec) else found))
 
 
-def missing_gradients(graph: Graph, specs: Mapping[str, Spec]) -> list[tuple[str, str, str]]:
-    """(node, op, why) of the nodes between the trainable weights and the outputs that have no gradient. ``specs`` as for
+def missing_gradients(graph: Graph, specs: Mapping[str, Spec], wrt: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(node, op, why) of the nodes between the values ``wrt`` and the outputs that have no gradient. ``specs`` as for
     `backprop`."""
     ends = [name for name in graph.outputs if specs[name].dtype.kind == "f"]
     slopes = {f"d/{name}": specs[name]._replace(value=None, constant=False) for name in ends}
     whole = Graph(graph.nodes, {**graph.inputs, **slopes}, dict.fromkeys(ends), graph.constants)
     try:
-        backprop(whole, {**specs, **slopes}, {name: f"d/{name}" for name in ends}, trainable(graph))
+        backprop(whole, {**specs, **slopes}, {name: f"d/{name}" for name in ends}, wrt)
     except MissingGradients as error:
         return error.nodes
     return []
-
-
-def trainable(graph: Graph) -> list[str]:
-    """The constants that can be trained: floating-point ones in slots that an op declares as parameters."""
-    found = {
-        node.inputs[i]: None
-        for node in graph.nodes
-        for i in node.op.parameters
-        if i < len(node.inputs) and node.inputs[i] in graph.constants
-    }
-    return [name for name in found if graph.constants[name].dtype.kind == "f"]

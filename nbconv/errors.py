@@ -10,3 +10,7 @@ class ModelError(ValueError):
 
 class UnsupportedError(ModelError):
     """The model is valid ONNX, but uses an operator, attribute or type that nbconv lacks."""
+
+
+class DeviceError(RuntimeError):
+    """A GPU is not there, is too small or failed; the message says which, and what the driver said."""

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from nbconv.converters.weights import Source
+    from nbconv.cuda.device import Device
+    from nbconv.cuda.program import DeviceProgram
+    from nbconv.cuda.workspace import DeviceWorkspace
+    from nbconv.kernels.target import Target
     from nbconv.plan import Plan
     from nbconv.prepared import Prepared
     from nbconv.program import Program
@@ -44,18 +49,18 @@ def load(
 ) -> Model:  # fmt: skip
     """The model of an ONNX file, given by path or as its bytes.
 
-    ``threads``: how many may work on a run (default: what affinity and the cgroup allow). ``device``: "cpu". ``tune``: for
-    each new set of input shapes the candidate algorithms are timed once, and the choice is kept with the prepared model; the
-    last bits of results then depend on what was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError
-    for a path that cannot be read, ModelError for what is no valid model, UnsupportedError (a ModelError) that names all
-    operators, attributes and types that nbconv lacks. Weights stay views of the file while they can: do not change it.
+    ``threads``: how many may work on a run (default: what affinity and the cgroup allow). ``device``: "cpu", or "cuda" or
+    "cuda:1" for an NVIDIA GPU (docs/cuda.md), DeviceError where it is not there. ``tune``: on the CPU, for each new set of
+    input shapes the candidate algorithms are timed once, and the choice is kept with the prepared model; the last bits of
+    results then depend on what was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path
+    that cannot be read, ModelError for what is no valid model, UnsupportedError (a ModelError) that names all operators,
+    attributes and types that nbconv lacks. Weights stay views of the file while they can: do not change it.
     """
-    if device != "cpu":
-        raise ValueError(f"device {device!r} is not available, wanted 'cpu'")
     from nbconv.converters.weights import Source
 
     model = Model.__new__(Model)
-    model._tune = tune and not deterministic
+    model._set_device(device)
+    model._tune = tune and not deterministic and device == "cpu"
     model._open(Source(source), None if isinstance(source, (bytes, bytearray, memoryview)) else source, _threads(threads))
     return model
 
@@ -72,12 +77,13 @@ def _threads(threads: int | None) -> int:
 class Model:
     """A model to run. Any number of threads may run it at once; it can be pickled and copied, and works after a fork.
 
-    ``threads``: how many may work on a run.
+    ``threads``: how many may work on a run. ``device``: where it runs, "cpu" or a GPU as `load` takes it.
     """
 
     _tune = False
 
-    def __init__(self, graph: Graph, *, threads: int | None = None) -> None:
+    def __init__(self, graph: Graph, *, threads: int | None = None, device: str = "cpu") -> None:
+        self._set_device(device)
         self._graph: Graph | None = graph
         self._source: Source | None = None
         self._prepared: Prepared | None = None
@@ -85,11 +91,10 @@ class Model:
 
     def _open(self, source: Source, path: str | os.PathLike | None, threads: int) -> None:
         """A model in a file or in bytes: what an earlier process prepared is used, else the model is read now."""
-        from nbconv.kernels.target import host
         from nbconv.prepared import Prepared, digest
 
         self._graph, self._source = None, source
-        self._prepared = Prepared(digest(path, source.data), host())
+        self._prepared = Prepared(digest(path, source.data), self._target())
         card = self._prepared.card()
         if card is None:
             graph = self.graph
@@ -104,14 +109,38 @@ class Model:
         ]
         self._start(card["name"], ports[0], ports[1], threads)  # type: ignore[arg-type]
 
+    def _set_device(self, name: str) -> None:
+        self.device = name
+        self._device: Device | None = None
+        if name != "cpu":
+            from nbconv.cuda import find
+
+            self._device = find(name)
+
+    def _target(self) -> Target:
+        """What kernels are compiled for."""
+        if self._device is not None:
+            return self._device.target
+        from nbconv.kernels.target import host
+
+        return host()
+
     def _start(self, name: str, inputs: dict[str, Spec], outputs: dict[str, Spec | None], threads: int) -> None:
         self.name, self._inputs, self._outputs, self.threads = name, inputs, outputs, threads
         self.weights = Weights(None if self._source is None else self._source.drop)
         self._lock = threading.Lock()
         _models.add(self)
         self._plans: OrderedDict[tuple, _Ready] = OrderedDict()
-        self._arenas = Arenas()
+        self._arenas = self._new_arenas()
         self.frozen: frozenset[str] = frozenset()
+
+    def _new_arenas(self) -> Arenas:
+        if self._device is None:
+            return Arenas()
+        from nbconv.cuda.device import Block, Uploads
+
+        self._uploads = Uploads(self._device)
+        return Arenas(partial(Block, self._device))
 
     @property
     def graph(self) -> Graph:
@@ -124,17 +153,25 @@ class Model:
         return self._graph
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"graph": self.graph, "threads": self.threads, "frozen": self.frozen}
+        return {
+            "graph": self.graph, "threads": self.threads, "device": self.device, "frozen": self.frozen, "tune": self._tune,
+        }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["graph"], threads=state["threads"])
-        self.frozen = state["frozen"]
+        self.__init__(state["graph"], threads=state["threads"], device=state["device"])
+        self.frozen, self._tune = state["frozen"], state["tune"]
 
     def __copy__(self) -> Model:
-        return Model(self.graph, threads=self.threads)
+        return self._with(self.graph)
 
     def __deepcopy__(self, memo: dict) -> Model:
-        return Model(copy.deepcopy(self.graph, memo), threads=self.threads)
+        return self._with(copy.deepcopy(self.graph, memo))
+
+    def _with(self, graph: Graph) -> Model:
+        """Another model, set up as this one is."""
+        model = Model(graph, threads=self.threads, device=self.device)
+        model.frozen, model._tune = self.frozen, self._tune
+        return model
 
     def __repr__(self) -> str:
         ports = ", ".join(f"{p.name}{list(p.shape or ())}" for p in (*self.inputs, *self.outputs))
@@ -203,7 +240,6 @@ class Model:
 
     def plan(self, shapes: Mapping[str, Sequence[int]], fetch: Sequence[str] | None = None) -> Plan:
         """The plan for inputs of these shapes (types as the model declares), to look at: what `run` would do."""
-        from nbconv.kernels.target import host
         from nbconv.plan import Plan
 
         for name, spec in self._inputs.items():
@@ -213,14 +249,14 @@ class Model:
         inputs = {n: Spec(tuple(int(d) for d in shapes[n]), s.dtype) for n, s in self._inputs.items()}
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         self._check_fetch(names)
-        return Plan(self.graph, inputs, self.weights, names, host())
+        return Plan(self.graph, inputs, self.weights, names, self._target())
 
     def _tuned(self, plan: Plan) -> Plan:
         """The plan with the algorithms that were fastest when they were tried, now."""
         from nbconv.plan import Plan as Planned
         from nbconv.tune import tune
 
-        choices = tune(self, plan.inputs, plan.fetch, plan.target, self.threads)
+        choices = tune(self, plan, self.threads)
         return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
 
     # training (nbconv.train)
@@ -270,6 +306,7 @@ class Model:
             self._graph, self._prepared = graph, None
             self._inputs, self._outputs = graph.inputs, graph.outputs
             self.weights, self._plans = Weights(), OrderedDict()
+            self._arenas = self._new_arenas()
 
     def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The inputs as C-contiguous arrays of the declared types, or a ValueError that says what does not fit."""
@@ -311,25 +348,39 @@ class Model:
             self._plans.move_to_end(key)
             return ready
 
-    def _program(self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> Program:
+    def _program(
+        self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]
+    ) -> Program | DeviceProgram:
         """The program for these inputs: as an earlier process left it, or from a plan made now."""
-        from nbconv.kernels.target import host
-
         if self._tune:
             key = (*key, "tuned", self.threads)
+        specs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
         if self._prepared is not None:
-            from nbconv.program import bind
-
             found = self._prepared.program(key, self.weights)
             if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
-                return bind(found[0], host(), found[1])
+                return self._bound(found[0], found[1], specs)
         plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
         if self._tune:
             plan = self._tuned(plan)
         if self._prepared is not None and plan.portable:
             arrays = {n: plan.arrays[n] for n in plan.program.constants}
             self._prepared.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)
-        return plan.bound()
+        if self._device is None:
+            return plan.bound()
+        plan.program.own = [plan.arrays[n] for n in plan.tables]
+        return self._bound(plan.program, [plan.arrays[n] for n in plan.program.constants], specs, plan)
+
+    def _bound(
+        self, program: Program, arrays: list[np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
+    ) -> Program | DeviceProgram:
+        """A program with what it reads, ready to run where this model runs."""
+        if self._device is None:
+            from nbconv.program import bind
+
+            return bind(program, self._target(), arrays)
+        from nbconv.cuda.program import DeviceProgram
+
+        return DeviceProgram(program, self._device, arrays, self._uploads, inputs, plan=plan)
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:
         known = {*self.graph.values(), *self.graph.inputs, *self.graph.constants}
@@ -354,7 +405,8 @@ def _after_fork() -> None:
     """A child has none of the threads that may have held these locks."""
     for model in _models:
         model._lock = threading.Lock()
-        model._arenas = Arenas()
+        if model._device is None:
+            model._arenas = Arenas()
 
 
 if hasattr(os, "register_at_fork"):
@@ -364,19 +416,19 @@ if hasattr(os, "register_at_fork"):
 class _Ready:
     """A program and the workspaces that wait for its next runs."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program | DeviceProgram) -> None:
         self.program = program
-        self._spaces: list[Workspace] = []
+        self._spaces: list[Any] = []
 
-    def lease(self, arena: np.ndarray) -> Workspace:
+    def lease(self, arena: Any) -> Workspace | DeviceWorkspace:
         try:
             space = self._spaces.pop()
         except IndexError:
-            return Workspace(self.program, arena)
+            return self.program.workspace(arena)
         space.attach(arena)
         return space
 
-    def give_back(self, space: Workspace) -> None:
+    def give_back(self, space: Workspace | DeviceWorkspace) -> None:
         self._spaces.append(space)
 
     def results(self, out: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -123,6 +123,10 @@ class Plan:
             name = self._aliases[name]
         return name
 
+    def lies_in(self, name: str) -> str:
+        """The value in whose memory this one lies, in its middle maybe."""
+        return self.root(self._placed[name].ref.name if name in self._placed else name)
+
     def _place(self) -> None:
         """Results first: a value that is handed out lies in the caller's array. The others get their place in the arena."""
         self.results: dict[str, int] = {}
@@ -144,14 +148,18 @@ class Plan:
             if name in ends:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
-        sizes = [self._scratches.get(n) or self.specs[n].nbytes for n in names]
+        sizes = [self.nbytes(n) for n in names]
         offsets, self.arena = place(sizes, [begins[n] for n in names], [ends[n] for n in names])
         self.offsets = dict(zip(names, offsets, strict=True))
-        memory = _memory()
+        memory = inf if self.target.gpu else _memory()
         if self.arena > memory:
             raise ModelError(
                 f"this model needs {self.arena / 2**30:.1f} GiB for inputs of these shapes, there are {memory / 2**30:.1f}"
             )
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a value, or of a step's scratch memory."""
+        return self._scratches.get(name) or self.specs[name].nbytes
 
     def _touched(self, step: Step) -> Iterable[str]:
         if step.kernel == NUMPY_STEP:
@@ -171,7 +179,7 @@ class Plan:
         table: list[tuple[int, int, int, int]] = []
         foreign: dict[int, Callable] = {}
         used = {step.kernel.split(".")[0] for step in self.steps if step.kernel != NUMPY_STEP}
-        loaded = libraries(used | {"loop"}, self.target)
+        loaded = libraries(used | {"loop"}, self.target)  # a GPU has no loop
         for number, step in enumerate(self.steps):
             if step.kernel == NUMPY_STEP:
                 foreign[number] = Reference(self, step.node)
@@ -258,7 +266,7 @@ class Held:
     """Where the array of a value is found during a run; the value lies as ONNX has it."""
 
     def __init__(self, plan: Plan, name: str) -> None:
-        root = plan.root(name)
+        self.root = root = plan.root(name)
         self.spec = plan.specs[name]
         self.input = root if root in plan.inputs else None
         self.result = plan.results.get(root)
@@ -275,7 +283,7 @@ class Held:
             return results[self.result].reshape(shape)
         if self.offset is None:
             return np.empty(shape, dtype)
-        return space.arena[self.offset : self.offset + self.spec.nbytes].view(dtype).reshape(shape)
+        return space.memory(self.root, self.offset, self.spec.nbytes).view(dtype).reshape(shape)
 
 
 def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:

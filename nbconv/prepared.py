@@ -92,7 +92,7 @@ def code() -> str:
         import nbconv.kernels as kernels
 
         roots = [root for package in (nbconv, kernels, converters) for root in package.__path__]
-        files = [f for root in roots for d in ("", "ops", "passes", "cpu") for f in _sources(os.path.join(root, d))]
+        files = [f for root in roots for d in ("", "ops", "passes", "cpu", "cuda") for f in _sources(os.path.join(root, d))]
         _code.append(_remembered_code(files) or _hash_code(files))
     return _code[0]
 

@@ -16,6 +16,7 @@ from nbconv.kernels.compile import libraries
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
+    from nbconv.runtime import Workspace
 
 FIELDS = ("words", "table", "arena_words", "arena_offsets", "constant_words", "constant_indices", "constant_offsets")
 
@@ -84,6 +85,12 @@ class Program:
             self.words = self.words.copy()
             self.words[self.constant_words] = bases[self.constant_indices] + self.constant_offsets
         return self
+
+    def workspace(self, arena: np.ndarray | None = None) -> Workspace:
+        """Memory and tables for one run at a time, once it is bound."""
+        from nbconv.runtime import Workspace
+
+        return Workspace(self, arena)
 
     def encode(self) -> tuple[bytes, bytes]:
         """(JSON header, tables) of an unbound program without foreign work."""

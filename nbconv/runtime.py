@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,13 +64,15 @@ def aligned(nbytes: int) -> np.ndarray:
 
 class Arenas:
     """Blocks of memory that a model's runs lend and give back: as many as runs go on at once, each as large as the largest
-    run that needed it. Runs of other shapes share them, so varying shapes do not make memory grow."""
+    run that needed it. Runs of other shapes share them, so varying shapes do not make memory grow. ``make`` gives a new
+    block of so many bytes, on a device maybe."""
 
-    def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
+    def __init__(self, make: Callable[[int], Any] = aligned) -> None:
+        self._free: list[Any] = []
+        self._make = make
         self._lock = threading.Lock()
 
-    def lease(self, nbytes: int) -> np.ndarray:
+    def lease(self, nbytes: int) -> Any:
         """A free block of at least this many bytes, or a new one (a free one that is too small then goes)."""
         with self._lock:
             self._free.sort(key=len)
@@ -79,9 +81,9 @@ class Arenas:
                     return self._free.pop(i)
             if self._free:
                 self._free.pop()
-        return aligned(nbytes)
+        return self._make(nbytes)
 
-    def give_back(self, block: np.ndarray) -> None:
+    def give_back(self, block: Any) -> None:
         with self._lock:
             self._free.append(block)
 
@@ -108,6 +110,10 @@ class Workspace:
         if base != self._base:
             self.words[self.program.arena_words] = self.program.arena_offsets + base
             self._base = base
+
+    def memory(self, root: str, offset: int, nbytes: int) -> np.ndarray:
+        """The bytes of an intermediate value."""
+        return self.arena[offset : offset + nbytes]
 
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
@@ -148,6 +154,24 @@ class Workspace:
         for k, held in self.program.copies:
             np.copyto(results[k], held(self, self.feeds, results).reshape(results[k].shape))
 
+    def keep(self, state: str, k: int) -> None:
+        """Copy result k over the input ``state``."""
+        np.copyto(self.feeds[state], self.results[k])
+
+    def finish(self) -> None:
+        """Wait until everything is done: it is."""
+
+    def units(self, step: int) -> int:
+        """Into how many parts a step can be cut."""
+        return int(self.table[step, 2])
+
+    def part(self, step: int, first: int, last: int) -> None:
+        """Do these units of a step, on this thread."""
+        if self.program.foreign.get(step) is not None:
+            self.span(step, step + 1, 1)
+        else:
+            _ENTRY(int(self.table[step, 0]))(int(self.table[step, 1]), first, last, 0)
+
 
 def time_steps(
     space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int, runs: int
@@ -183,7 +207,7 @@ def time_alone(
     caches."""
     loop, threads, clock = _loop(), min(threads, space.program.slots or threads), time.perf_counter
     many = Workspace.__new__(Workspace)
-    many.counters, many.job = space.counters, space.job
+    many.job = space.job
 
     def repeat(times: int) -> None:
         many.table = np.repeat(space.table[step : step + 1], times, 0)

@@ -12,7 +12,6 @@ from nbconv.plan import NUMPY_STEP, Plan
 from nbconv.runtime import Workspace, time_steps
 
 if TYPE_CHECKING:
-    from nbconv.kernels.target import Target
     from nbconv.lowering import Step
     from nbconv.model import Model
 
@@ -24,18 +23,19 @@ CANDIDATES = (0, 2, 4)
 """For a 3×3 convolution of stride 1: direct, Winograd F(2×2) and F(4×4)."""
 
 
-def tune(model: Model, inputs: dict[str, Spec], fetch: tuple[str, ...], target: Target, threads: int) -> dict[str, int]:
-    """The choices by which a plan for these inputs (all dimensions known) is fastest on this machine now: by the geometry of
-    each convolution that has alternatives, the tile's side (0 direct). Takes some ten runs of the model a candidate. Results
-    may differ in their last bits from those of the cost model's plan, and from one tuning to another.
+def tune(model: Model, plain: Plan, threads: int) -> dict[str, int]:
+    """The choices by which a plan for the inputs of ``plain``, the cost model's plan, is fastest on this machine now: by the
+    geometry of each convolution that has alternatives, the tile's side (0 direct). ``plain`` is bound and run. Takes some
+    ten runs of the model a candidate. Results may differ in their last bits from those of the cost model's plan, and from
+    one tuning to another.
     """
-    plain = Plan(model.graph, inputs, model.weights, fetch, target)
+    inputs = plain.inputs
     found: dict[str, dict[int | None, float]] = {}
     for name, seconds in _times(plain, inputs, threads).items():
         found[name] = {None: seconds}
     default = _sizes(plain)
     for size in CANDIDATES:
-        plan = Plan(model.graph, inputs, model.weights, fetch, target, dict.fromkeys(default, size))
+        plan = Plan(model.graph, inputs, model.weights, plain.fetch, plain.target, dict.fromkeys(default, size))
         for name, seconds in _times(plan, inputs, threads).items():
             found.setdefault(name, {})[size] = seconds
     choices = {}

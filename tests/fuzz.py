@@ -11,13 +11,14 @@ import traceback
 
 import numpy as np
 
-from nbconv.backprop import backprop, trainable
+from nbconv.backprop import backprop
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.model import Model
 from nbconv.ops import lookup
 from nbconv.ops.op import Op
 from nbconv.passes.fold import fold
+from nbconv.train.parameters import parameters
 from nbconv.weights import Weights
 from tests.gradients import PENDING
 from tests.kernels.harness import reference
@@ -364,7 +365,7 @@ def check_gradients(seed: int, nodes: int = 0) -> None:
     slopes = {f"d{n}": Spec(specs[n].shape, F32) for n in graph.outputs}
     feeds |= {n: rng.standard_normal(s.shape).astype(np.float32) for n, s in slopes.items()}
     whole = Graph(graph.nodes, {**graph.inputs, **slopes}, graph.outputs, graph.constants)
-    wrt = [*graph.inputs, *trainable(graph)]
+    wrt = [*graph.inputs, *(p.value for p in parameters(graph))]
     derived, _, found = backprop(whole, {**specs, **slopes}, {n: f"d{n}" for n in graph.outputs}, wrt)
     if not found:
         return

@@ -121,8 +121,8 @@ def test_what_does_not_fit(small: Model) -> None:
         small.run({"x": X}, fetch=["y", "y"])
     with pytest.raises(ValueError, match="threads"):
         Model(small.graph, threads=0)
-    with pytest.raises(ValueError, match="device 'cuda'"):
-        nbconv.load(b"", device="cuda")
+    with pytest.raises(ValueError, match="device 'gpu'"):
+        nbconv.load(b"", device="gpu")
 
 
 def test_symbols_agree() -> None:
@@ -193,6 +193,17 @@ def test_copies(small: Model) -> None:
         assert other is not small
         assert other.threads == small.threads
         np.testing.assert_array_equal(other(X), want)
+
+
+def test_copies_are_set_up_alike() -> None:
+    model = nbconv.load(small_model().SerializeToString(), threads=1, tune=True)
+    names = model.freeze(until="w")
+    assert names
+    for other in (pickle.loads(pickle.dumps(model)), copy.copy(model), copy.deepcopy(model)):
+        assert sorted(other.frozen) == names
+        assert other._tune and other.threads == 1
+    plain = nbconv.load(small_model().SerializeToString())
+    assert not any(m._tune for m in (pickle.loads(pickle.dumps(plain)), copy.copy(plain), copy.deepcopy(plain)))
 
 
 def test_plans_are_bounded(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,10 +74,10 @@ def test_a_choice_must_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "_times", lambda plan, *_: {name: times[plan.choices.get(name)] for name in tune._sizes(plan)})
     model = nbconv.load(convolutions())
     plan = model.plan({"x0": X.shape})
-    assert tune.tune(model, plan.inputs, plan.fetch, plan.target, 1) == {}
+    assert tune.tune(model, plan, 1) == {}
 
 
 def test_without_candidates() -> None:
     model = nbconv.load(efficientnet_lite0())
     plan = model.plan({"input": (1, 3, 224, 224)})
-    assert tune.tune(model, plan.inputs, plan.fetch, plan.target, 1) == {}
+    assert tune.tune(model, plan, 1) == {}

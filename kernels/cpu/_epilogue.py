@@ -5,9 +5,10 @@ it is in L1 (`activate`): unrolled over a tile they would be large.
 """
 
 from nbconv.kernels._numba import i64
-from nbconv.kernels.cpu._ir import VT, call_intrinsic, clamp_high_ir, clamp_low_ir, constant, splat_ir
-from nbconv.kernels.cpu._math import activated
-from nbconv.kernels.cpu._simd import W, address, floats_at, inline, load, load_part, store, store_part
+
+from ._ir import VT, call_intrinsic, clamp_high_ir, clamp_low_ir, constant, splat_ir
+from ._math import activated
+from ._simd import W, address, floats_at, inline, load, load_part, store, store_part
 
 
 @inline

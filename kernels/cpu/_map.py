@@ -2,7 +2,7 @@
 
 import inspect
 
-from nbconv.kernels.cpu._simd import (
+from ._simd import (
     Float,
     Floats,
     Int,
@@ -53,7 +53,7 @@ def unary(function):
         **dict.fromkeys(names, Float),
         **{k: kinds[k] for k in ("first", "last", "return")},
     }
-    return _named(made, function)
+    return named(made, function)
 
 
 def binary(function):
@@ -95,10 +95,11 @@ def binary(function):
                     j = 0
                     i += 1
 
-    return _named(broadcast, function)
+    return named(broadcast, function)
 
 
-def _named(made, function):
+def named(made, function):
+    """The kernel ``made``, called what the formula is called."""
     made.__name__ = made.__qualname__ = function.__name__
     made.__module__ = function.__module__
     made.__doc__ = function.__doc__

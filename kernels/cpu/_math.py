@@ -3,7 +3,7 @@
 Error bounds are against float64 over the whole float32 range, measured by tests/kernels/test_math.py.
 """
 
-from nbconv.kernels.cpu._simd import (
+from ._simd import (
     absolute,
     bits_exponent,
     bits_mantissa,

@@ -1,6 +1,6 @@
 """The largest of many, NaN where one is NaN."""
 
-from nbconv.kernels.cpu._simd import W, hmax, inline, load, splat, where
+from ._simd import W, hmax, inline, load, splat, where
 
 
 @inline

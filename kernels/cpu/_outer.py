@@ -9,7 +9,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Floats, Int, Ints, f32, i64, target
-from nbconv.kernels.cpu._ir import VT, W, by_size, call_intrinsic, constant, internal, load_part_ir, splat_ir
+
+from ._ir import VT, W, by_size, call_intrinsic, constant, internal, load_part_ir, splat_ir
 
 MR = target().rows
 NV = target().vectors

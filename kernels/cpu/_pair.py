@@ -2,7 +2,7 @@
 
 import inspect
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, inline, kernel, load, load_part, store, store_part
+from ._simd import Float, Floats, Int, W, inline, kernel, load, load_part, store, store_part
 
 
 def pair(function):

@@ -15,8 +15,9 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, models, register_model
 
-from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, kernel
-from nbconv.kernels.cpu._ir import (
+from nbconv.kernels._numba import Bytes, Float, Floats, Int, Ints, f32, i32, i64, kernel
+
+from ._ir import (
     VI,
     VM,
     VT,
@@ -25,6 +26,7 @@ from nbconv.kernels.cpu._ir import (
     clamp_high_ir,
     clamp_low_ir,
     constant,
+    lanes_below,
     load_part_ir,
     splat_ir,
     store_part_ir,
@@ -188,6 +190,16 @@ def where(tc, m, x, y):
         return b.select(args[0], _to_vec(b, sig.args[1], args[1]), _to_vec(b, sig.args[2], args[2]))
 
     return vec(mask, x, y), gen
+
+
+@intrinsic
+def kept(tc, v, n):
+    """v with the lanes from n on as 0."""
+
+    def gen(ctx, b, sig, args):
+        return b.select(lanes_below(b, args[1]), args[0], constant(0.0))
+
+    return vec(vec, types.int64), gen
 
 
 @intrinsic
@@ -396,6 +408,12 @@ def ints_at(tc, a):
 
 inline = numba.njit(inline="always")
 """For helpers: their body is copied into the kernel that calls them, in Numba's own IR."""
+
+
+@inline
+def spread(n):
+    """The numbers below n, for elements that are done one at a time. (On CUDA a warp's lanes share them out.)"""
+    return range(n)
 
 
 @inline

@@ -6,9 +6,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, f32, i64, target
-from nbconv.kernels.cpu._epilogue import scaled, short_activation
-from nbconv.kernels.cpu._ir import VT, by_size, call_intrinsic, internal, load_part_ir, store_part_ir
-from nbconv.kernels.cpu._simd import W, inline, vec
+
+from ._epilogue import scaled, short_activation
+from ._ir import VT, by_size, call_intrinsic, internal, load_part_ir, store_part_ir
+from ._simd import W, inline, vec
 
 STRIP = 12 if target().registers >= 32 else 8
 """Most pixels of a strip: their sums stay in registers."""

@@ -10,8 +10,9 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, target
-from nbconv.kernels.cpu._epilogue import activate, given, in_registers, merge, scaled, short_activation, short_only
-from nbconv.kernels.cpu._ir import (
+
+from ._epilogue import activate, given, in_registers, merge, scaled, short_activation, short_only
+from ._ir import (
     VT,
     by_size,
     call_intrinsic,
@@ -22,7 +23,7 @@ from nbconv.kernels.cpu._ir import (
     splat_ir,
     store_part_ir,
 )
-from nbconv.kernels.cpu._simd import W, address, at, inline
+from ._simd import W, address, at, inline
 
 MR = target().rows
 NV = target().vectors

@@ -1,6 +1,6 @@
 """Windows that slide over an image."""
 
-from nbconv.kernels.cpu._simd import inline
+from ._simd import inline
 
 
 @inline

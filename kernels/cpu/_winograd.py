@@ -6,8 +6,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i64
-from nbconv.kernels.cpu._epilogue import given, merge, scaled, short_activation
-from nbconv.kernels.cpu._ir import VT, W, call_intrinsic, constant, internal, load_part_ir, over_vectors
+
+from ._epilogue import given, merge, scaled, short_activation
+from ._ir import VT, W, call_intrinsic, constant, internal, load_part_ir, over_vectors
 
 
 def _n(value: int) -> ir.Constant:

@@ -1,8 +1,8 @@
 """Elementwise functions of one array, each a formula on vectors."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._map import unary
-from nbconv.kernels.cpu._simd import absolute, maximum, minimum, splat, sqrt, where
+from . import _math
+from ._map import unary
+from ._simd import absolute, maximum, minimum, splat, sqrt, where
 
 # Kernels are found under these names, so the functions they call go by their module's name here.
 

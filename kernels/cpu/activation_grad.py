@@ -1,8 +1,8 @@
 """Gradients of elementwise functions: dy and the forward's x or y, each a formula on vectors."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._pair import pair
-from nbconv.kernels.cpu._simd import absolute, minimum, splat, where
+from . import _math
+from ._pair import pair
+from ._simd import absolute, minimum, splat, where
 
 
 @pair

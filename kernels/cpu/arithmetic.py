@@ -1,7 +1,7 @@
 """Elementwise functions of two broadcast arrays, each a formula on vectors."""
 
-from nbconv.kernels.cpu._map import binary
-from nbconv.kernels.cpu._simd import maximum, minimum, where
+from ._map import binary
+from ._simd import maximum, minimum, where
 
 
 @binary

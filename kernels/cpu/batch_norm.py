@@ -3,7 +3,7 @@
 Sums over pixels are split into parts that depend on shapes alone, and added in order.
 """
 
-from nbconv.kernels.cpu._simd import (
+from ._simd import (
     Float,
     Floats,
     Int,
@@ -87,15 +87,15 @@ def statistics(
         for part in range(1, count):
             more = min(pixels, total - part * pixels)
             d = load(parts, 2 * part * padded + c0) - m
-            s = s + load(parts, (2 * part + 1) * padded + c0) + d * d * (float(n) * float(more) / float(n + more))
-            m = m + d * (float(more) / float(n + more))
+            s = s + load(parts, (2 * part + 1) * padded + c0) + d * d * (Float(n) * Float(more) / Float(n + more))
+            m = m + d * (Float(more) / Float(n + more))
             n += more
         v = s / total
         f = get(scale, c0, cols) / sqrt(v + epsilon)
         put(mean, c0, m, cols)
         put(var, c0, v, cols)
-        put(new_mean, c0, get(old_mean, c0, cols) * momentum + m * (1 - momentum), cols)
-        put(new_var, c0, get(old_var, c0, cols) * momentum + v * (1 - momentum), cols)
+        put(new_mean, c0, get(old_mean, c0, cols) * momentum + m * (Float(1) - momentum), cols)
+        put(new_var, c0, get(old_var, c0, cols) * momentum + v * (Float(1) - momentum), cols)
         put(factor, c0, f, cols)
         put(shift, c0, get(b, c0, cols) - m * f, cols)
 

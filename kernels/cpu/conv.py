@@ -1,7 +1,7 @@
 """Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its transpose."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, address, at, inline, kernel, stack_ints
-from nbconv.kernels.cpu._tile import NR, block
+from ._simd import Float, Floats, Int, address, at, inline, kernel, stack_ints
+from ._tile import NR, block
 
 MAX_ROWS = 256
 """Most output pixels of a block."""

@@ -3,8 +3,8 @@
 Sums over pixels are split into parts that depend on shapes alone; `merge` and `merge_depthwise` add them in order.
 """
 
-from nbconv.kernels.cpu._outer import MR, NR, outer_narrow, outer_narrow_part, outer_wide, outer_wide_part
-from nbconv.kernels.cpu._simd import (
+from ._outer import MR, NR, outer_narrow, outer_narrow_part, outer_wide, outer_wide_part
+from ._simd import (
     Floats,
     Int,
     W,

@@ -1,7 +1,7 @@
 """Depthwise convolution on channels-last data."""
 
-from nbconv.kernels.cpu._epilogue import activate, in_registers, short_only
-from nbconv.kernels.cpu._simd import (
+from ._epilogue import activate, in_registers, short_only
+from ._simd import (
     Float,
     Floats,
     Int,
@@ -17,8 +17,8 @@ from nbconv.kernels.cpu._simd import (
     store,
     store_part,
 )
-from nbconv.kernels.cpu._strip import STRIP, reach, strips_3_1, strips_3_2, strips_5_1, strips_5_2
-from nbconv.kernels.cpu._window import inside
+from ._strip import STRIP, reach, strips_3_1, strips_3_2, strips_5_1, strips_5_2
+from ._window import inside
 
 
 @kernel

@@ -1,6 +1,6 @@
 """Dropout by random bits from counters: Philox 2×32, as `nbconv/random.py` has it."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, Ints, inline, kernel
+from ._simd import Float, Floats, Int, Ints, inline, kernel
 
 LOW = 0xFFFFFFFF
 

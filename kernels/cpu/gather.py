@@ -1,6 +1,6 @@
 """Picking by index, and the sums that are its gradients: an element has one owner, who adds in the indices' order."""
 
-from nbconv.kernels.cpu._simd import Floats, Int, Ints, kernel
+from ._simd import Floats, Int, Ints, kernel, spread
 
 
 @kernel
@@ -9,7 +9,7 @@ def gather(x: Floats, y: Floats, places: Ints, count: Int, size: Int, inner: Int
     for unit in range(first, last):
         o = unit // count
         source = (o * size + places[unit - o * count]) * inner
-        for i in range(inner):
+        for i in spread(inner):
             y[unit * inner + i] = x[source + i]
 
 
@@ -22,17 +22,17 @@ def gather_grad(
     for unit in range(first, last):
         o = unit // parts
         begin = (unit - o * parts) * width
-        end = min(begin + width, inner)
+        columns = min(width, inner - begin)
         for j in range(size):
-            for i in range(begin, end):
-                dx[(o * size + j) * inner + i] = 0
+            for i in spread(columns):
+                dx[(o * size + j) * inner + begin + i] = 0
         for t in range(count):
             j = indices[t]
             if j < 0:
                 j += size
-            target = (o * size + j) * inner
-            source = (o * count + t) * inner
-            for i in range(begin, end):
+            target = (o * size + j) * inner + begin
+            source = (o * count + t) * inner + begin
+            for i in spread(columns):
                 dx[target + i] += dy[source + i]
 
 
@@ -42,10 +42,11 @@ def gather_elements_grad(
 ) -> None:
     """dx[o, j, i] = Σ dy[o, t, i] over the t with indices[o, t, i] = j; a unit is one o."""
     for unit in range(first, last):
-        for i in range(size * inner):
-            dx[unit * size * inner + i] = 0
+        for j in range(size):
+            for i in spread(inner):
+                dx[(unit * size + j) * inner + i] = 0
         for t in range(count):
-            for i in range(inner):
+            for i in spread(inner):
                 source = (unit * count + t) * inner + i
                 j = indices[source]
                 if j < 0:

@@ -1,7 +1,7 @@
 """Matrix products on packed B: `gemm`, and `pack` for a B that is computed while running."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, address, at, inline, kernel, stack_ints
-from nbconv.kernels.cpu._tile import NR, block
+from ._simd import Float, Floats, Int, W, address, at, inline, kernel, stack_ints
+from ._tile import NR, block
 
 MAX_ROWS = 256
 

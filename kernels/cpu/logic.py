@@ -4,8 +4,8 @@ Arrays are broadcast as by `_map.binary`: y is d0 × d1 × d2 rows of n elements
 begins at i·a0 + j·a1 + k·a2, its elements are ``ai`` apart (1 or 0). A unit is a row.
 """
 
-from nbconv.kernels._numba import Bytes
-from nbconv.kernels.cpu._simd import Float, Floats, Int, Ints, inline, kernel
+from ._map import named
+from ._simd import Bytes, Float, Floats, Int, Ints, inline, kernel, spread
 
 
 @inline
@@ -16,95 +16,74 @@ def _row(unit, d1, d2, s0, s1, s2):
     return i * s0 + (ij - i * d1) * s1 + (unit - ij * d2) * s2
 
 
-def _compare(formula):
-    """The kernel y = formula(a, b) of floats, y booleans."""
+def _pairs(of):
+    """Makes the kernel y = formula(a, b) of arrays of this type, y booleans."""
 
-    def compare(
-        a: Floats, b: Floats, y: Bytes, d1: Int, d2: Int, n: Int, total: Int,
-        a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, first: Int, last: Int,
-    ) -> None:  # fmt: skip
-        for unit in range(first, last):
-            pa = _row(unit, d1, d2, a0, a1, a2)
-            pb = _row(unit, d1, d2, b0, b1, b2)
-            py = unit * n
-            end = min(n, total - py)
-            if ai == 1 and bi == 1:
-                for e in range(end):
-                    y[py + e] = 1 if formula(a[pa + e], b[pb + e]) else 0
-            else:
-                for e in range(end):
-                    y[py + e] = 1 if formula(a[pa + e * ai], b[pb + e * bi]) else 0
+    def made(formula):
+        def pairs(
+            a: of, b: of, y: Bytes, d1: Int, d2: Int, n: Int, total: Int,
+            a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, first: Int, last: Int,
+        ) -> None:  # fmt: skip
+            for unit in range(first, last):
+                pa = _row(unit, d1, d2, a0, a1, a2)
+                pb = _row(unit, d1, d2, b0, b1, b2)
+                py = unit * n
+                end = min(n, total - py)
+                if ai == 1 and bi == 1:
+                    for e in spread(end):
+                        y[py + e] = formula(a[pa + e], b[pb + e])
+                else:
+                    for e in spread(end):
+                        y[py + e] = formula(a[pa + e * ai], b[pb + e * bi])
 
-    return _named(compare, formula)
+        return named(pairs, formula)
 
-
-def _logic(formula):
-    """The kernel y = formula(a, b) of booleans."""
-
-    def logic(
-        a: Bytes, b: Bytes, y: Bytes, d1: Int, d2: Int, n: Int, total: Int,
-        a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, first: Int, last: Int,
-    ) -> None:  # fmt: skip
-        for unit in range(first, last):
-            pa = _row(unit, d1, d2, a0, a1, a2)
-            pb = _row(unit, d1, d2, b0, b1, b2)
-            py = unit * n
-            end = min(n, total - py)
-            for e in range(end):
-                y[py + e] = formula(a[pa + e * ai], b[pb + e * bi])
-
-    return _named(logic, formula)
+    return made
 
 
-def _named(made, formula):
-    made.__name__ = made.__qualname__ = formula.__name__
-    made.__module__, made.__doc__ = __name__, formula.__doc__
-    return kernel(made)
-
-
-@_compare
+@_pairs(Floats)
 @inline
 def equal(a, b):
     return a == b
 
 
-@_compare
+@_pairs(Floats)
 @inline
 def greater(a, b):
     return a > b
 
 
-@_compare
+@_pairs(Floats)
 @inline
 def greater_or_equal(a, b):
     return a >= b
 
 
-@_compare
+@_pairs(Floats)
 @inline
 def less(a, b):
     return a < b
 
 
-@_compare
+@_pairs(Floats)
 @inline
 def less_or_equal(a, b):
     return a <= b
 
 
-@_logic
+@_pairs(Bytes)
 @inline
 def both(a, b):
     return a & b
 
 
-@_logic
+@_pairs(Bytes)
 @inline
 def either(a, b):
     return a | b
 
 
-@_logic
+@_pairs(Bytes)
 @inline
 def different(a, b):
     return a ^ b
@@ -123,7 +102,7 @@ def choose(
         pb = _row(unit, d1, d2, b0, b1, b2)
         py = unit * n
         end = min(n, total - py)
-        for e in range(end):
+        for e in spread(end):
             va = a[pa + e * ai]
             vb = b[pb + e * bi]
             y[py + e] = va if c[pc + e * ci] != 0 else vb
@@ -132,26 +111,30 @@ def choose(
 @kernel
 def opposite(x: Bytes, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = not x; a unit is ``chunk`` elements, here and below."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = x[i] ^ 1
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = x[i0 + e] ^ 1
 
 
 @kernel
 def from_bytes(x: Bytes, y: Floats, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = x, of booleans or unsigned bytes."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = Float(x[i])
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = Float(x[i0 + e])
 
 
 @kernel
 def from_ints(x: Ints, y: Floats, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = x."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = Float(x[i])
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = Float(x[i0 + e])
 
 
 @kernel
 def to_booleans(x: Floats, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = x ≠ 0; so is NaN."""
-    for i in range(first * chunk, min(last * chunk, n)):
-        y[i] = 1 if x[i] != 0.0 else 0
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = 1 if x[i0 + e] != 0.0 else 0

@@ -16,7 +16,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Int, Ints, i64, kernel, target
-from nbconv.kernels.cpu._simd import at, inline, ints_at
+
+from ._simd import at, inline, ints_at
 
 EPOCH, OPEN, INSIDE, CANCEL, STEPS, COUNT, COUNTERS, YIELD, LIMIT = (8 * k for k in range(9))
 SPINS = 200

@@ -1,8 +1,8 @@
 """Losses of class labels, and their gradients. Class j of position p lies at p // size·image + p % size·pixel + j·apart; a
 label that is no class makes NaN."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import (
+from . import _math
+from ._simd import (
     Float,
     Floats,
     Int,
@@ -14,6 +14,7 @@ from nbconv.kernels.cpu._simd import (
     load,
     load_part,
     splat,
+    spread,
     store,
     store_part,
 )
@@ -39,7 +40,9 @@ def pick(
     image: Int, pixel: Int, apart: Int, weighted: Int, ignoring: Int, ignore: Int, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """share[p], and y[p] = -share[p]·logp at the label; a unit is ``chunk`` positions."""
-    for p in range(first * chunk, min(last * chunk, n)):
+    p0 = first * chunk
+    for i in spread(min(last * chunk, n) - p0):
+        p = p0 + i
         s = _share(labels, weights, p, classes, weighted, ignoring, ignore)
         share[p] = s
         if s == 0.0:
@@ -149,7 +152,9 @@ def one_hot(
     off: Float, ignore: Int, first: Int, last: Int,
 ) -> None:  # fmt: skip
     """``on`` at the label, else ``off``; 0 where the label is ``ignore`` or no class; a unit is ``chunk`` positions."""
-    for p in range(first * chunk, min(last * chunk, n)):
+    p0 = first * chunk
+    for i in spread(min(last * chunk, n) - p0):
+        p = p0 + i
         label = labels[p]
         known = label >= 0 and label < classes and label != ignore
         o = p // size

@@ -1,6 +1,6 @@
 """Weighted sums along an axis by a table (a sparse matrix by rows)."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, Ints, W, inline, kernel, load, load_part, splat, store, store_part
+from ._simd import Float, Floats, Int, Ints, W, inline, kernel, load, load_part, splat, store, store_part
 
 
 @kernel

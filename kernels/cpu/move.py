@@ -5,8 +5,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import i32, i64
-from nbconv.kernels.cpu._ir import vector_pointer
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part
+
+from ._ir import vector_pointer
+from ._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part
 
 
 @kernel

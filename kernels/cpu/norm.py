@@ -1,17 +1,19 @@
 """Normalisations on channels-last data."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import (
+from . import _math
+from ._simd import (
     Float,
     Floats,
     Int,
     W,
     at,
+    get,
     kernel,
     load,
     load_part,
     maximum,
     minimum,
+    put,
     splat,
     sqrt,
     stack_floats,
@@ -20,7 +22,7 @@ from nbconv.kernels.cpu._simd import (
 )
 
 MAX_CHANNELS = 4096
-"""Most channels `lrn` takes."""
+"""Most channels `lrn` and `lrn_grad` take."""
 MAX_REACH = 64
 """Most channels a window of `lrn` reaches to either side."""
 SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
@@ -94,3 +96,43 @@ def lrn(
                 else:
                     store_part(yp, c0, load_part(xp, c0, cols) * factor, cols)
         unit += pixels
+
+
+@kernel
+def lrn_grad(
+    dy: Floats, x: Floats, dx: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float,
+    first: Int, last: Int,
+) -> None:  # fmt: skip
+    """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
+    unit is a pixel, c ≤ 4096."""
+    squares = stack_floats(SQUARES)
+    parts = stack_floats(SQUARES)
+    for i in range(before):
+        squares[i] = 0
+    for i in range(after):
+        parts[i] = 0
+    for i in range(after + 64):
+        squares[before + c + i] = 0
+    for unit in range(first, last):
+        xp = at(x, unit * c)
+        dp = at(dy, unit * c)
+        target = at(dx, unit * c)
+        for i in range(c):
+            squares[before + i] = xp[i] * xp[i]
+        for c0 in range(0, c, W):
+            total = splat(0.0)
+            for j in range(before + after + 1):
+                total = total + load(squares, c0 + j)
+            s = total * alpha + bias
+            factor = _math.exp(_math.log(s) * -beta)
+            d = get(dp, c0, c - c0)
+            put(target, c0, d * factor, c - c0)
+            store(parts, after + c0, d * get(xp, c0, c - c0) * factor / s)
+        for i in range(before + 64):
+            parts[after + c + i] = 0
+        for c0 in range(0, c, W):
+            total = splat(0.0)
+            for j in range(before + after + 1):
+                total = total + load(parts, c0 + j)
+            slope = get(xp, c0, c - c0) * total * (alpha * beta * 2.0)
+            put(target, c0, get(target, c0, c - c0) - slope, c - c0)

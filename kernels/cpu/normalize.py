@@ -1,53 +1,23 @@
-"""Normalisation by rows of contiguous data, and gradients of normalisations."""
+"""Normalisation by rows of contiguous data, and its gradient."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._simd import (
+from ._simd import (
     Float,
     Floats,
     Int,
     W,
     at,
+    get,
     hsum,
-    inline,
+    kept,
     kernel,
-    load,
-    load_part,
+    put,
     splat,
     sqrt,
-    stack_floats,
-    store,
     store_part,
 )
 
-MAX_CHANNELS, MAX_REACH = 4096, 64
-"""Most channels that `lrn_grad` takes, and most that a window reaches to either side."""
-SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 RUN = 64
 """Vectors that are summed at a time, so that the error grows with n/64."""
-
-
-@inline
-def _get(x, i, n):
-    return load(x, i) if i + W <= n else load_part(x, i, n - i)
-
-
-@inline
-def _put(y, i, v, n):
-    if i + W <= n:
-        store(y, i, v)
-    else:
-        store_part(y, i, v, n - i)
-
-
-@inline
-def _kept(v, i, n):
-    """v with the lanes past n as 0."""
-    spare = stack_floats(64)
-    if i + W > n:
-        store(spare, 0, splat(0.0))
-        store_part(spare, 0, v, n - i)
-        v = load(spare, 0)
-    return v
 
 
 @kernel
@@ -59,14 +29,14 @@ def moments(x: Floats, mean: Floats, inverse: Floats, n: Int, epsilon: Float, fi
         for i0 in range(0, n, RUN * W):
             part = splat(0.0)
             for i in range(i0, min(i0 + RUN * W, n), W):
-                part = part + _get(row, i, n)
+                part = part + get(row, i, n - i)
             total = total + part
         middle = splat(hsum(total)) / n
         total = splat(0.0)
         for i0 in range(0, n, RUN * W):
             part = splat(0.0)
             for i in range(i0, min(i0 + RUN * W, n), W):
-                d = _kept(_get(row, i, n) - middle, i, n)
+                d = kept(get(row, i, n - i) - middle, n - i)
                 part = part + d * d
             total = total + part
         deviation = sqrt(splat(hsum(total)) / n + epsilon)
@@ -89,10 +59,10 @@ def normalize(
         base = (unit % groups) * (n // run)
         if run == 1:
             for i in range(0, n, W):
-                v = (_get(row, i, n) - m) * r * _get(at(scale, base), i, n)
+                v = (get(row, i, n - i) - m) * r * get(at(scale, base), i, n - i)
                 if shifted == 1:
-                    v = v + _get(at(shift, base), i, n)
-                _put(target, i, v, n)
+                    v = v + get(at(shift, base), i, n - i)
+                put(target, i, v, n - i)
         else:
             for k in range(n // run):
                 a = splat(1.0)
@@ -102,7 +72,7 @@ def normalize(
                 if shifted == 1:
                     b = splat(shift[base + k])
                 for i in range(0, run, W):
-                    _put(at(target, k * run), i, (_get(at(row, k * run), i, run) - m) * r * a + b, run)
+                    put(at(target, k * run), i, (get(at(row, k * run), i, run - i) - m) * r * a + b, run - i)
 
 
 @kernel
@@ -122,52 +92,13 @@ def standardize_grad(
             part = splat(0.0)
             part_along = splat(0.0)
             for i in range(i0, min(i0 + RUN * W, n), W):
-                d = _get(slope, i, n)
+                d = get(slope, i, n - i)
                 part = part + d
-                part_along = part_along + d * ((_get(row, i, n) - m) * r)
+                part_along = part_along + d * ((get(row, i, n - i) - m) * r)
             total = total + part
             along = along + part_along
         a = splat(hsum(total)) / n
         b = splat(hsum(along)) / n
         for i in range(0, n, W):
-            s = (_get(row, i, n) - m) * r
-            _put(target, i, r * (_get(slope, i, n) - a - s * b), n)
-
-
-@kernel
-def lrn_grad(
-    dy: Floats, x: Floats, dx: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
-    """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `norm.lrn`. A
-    unit is a pixel, c ≤ 4096."""
-    squares = stack_floats(SQUARES)
-    parts = stack_floats(SQUARES)
-    for i in range(before):
-        squares[i] = 0
-    for i in range(after):
-        parts[i] = 0
-    for i in range(after + 64):
-        squares[before + c + i] = 0
-    for unit in range(first, last):
-        xp = at(x, unit * c)
-        dp = at(dy, unit * c)
-        target = at(dx, unit * c)
-        for i in range(c):
-            squares[before + i] = xp[i] * xp[i]
-        for c0 in range(0, c, W):
-            total = splat(0.0)
-            for j in range(before + after + 1):
-                total = total + load(squares, c0 + j)
-            s = total * alpha + bias
-            factor = _math.exp(_math.log(s) * -beta)
-            d = _get(dp, c0, c)
-            _put(target, c0, d * factor, c)
-            store(parts, after + c0, d * _get(xp, c0, c) * factor / s)
-        for i in range(before + 64):
-            parts[after + c + i] = 0
-        for c0 in range(0, c, W):
-            total = splat(0.0)
-            for j in range(before + after + 1):
-                total = total + load(parts, c0 + j)
-            _put(target, c0, _get(target, c0, c) - _get(xp, c0, c) * total * (alpha * beta * 2.0), c)
+            s = (get(row, i, n - i) - m) * r
+            put(target, i, r * (get(slope, i, n - i) - a - s * b), n - i)

@@ -3,34 +3,7 @@
 The new values may lie where the old ones do. ``factor`` and the like are read where they lie, as they change every step.
 """
 
-from nbconv.kernels.cpu._simd import (
-    Float,
-    Floats,
-    Int,
-    W,
-    inline,
-    kernel,
-    load,
-    load_part,
-    splat,
-    sqrt,
-    store,
-    store_part,
-    where,
-)
-
-
-@inline
-def get(p, i, n):
-    return load(p, i) if i + W <= n else load_part(p, i, n - i)
-
-
-@inline
-def put(p, i, v, n):
-    if i + W <= n:
-        store(p, i, v)
-    else:
-        store_part(p, i, v, n - i)
+from ._simd import Float, Floats, Int, W, get, inline, kernel, put, splat, sqrt, where
 
 
 @inline
@@ -50,8 +23,8 @@ def sgd(
 ) -> None:  # fmt: skip
     size = lr[0] * rate
     for i in range(first * chunk, min(last * chunk, n), W):
-        w = get(p, i, n)
-        put(new_p, i, w - size * decayed(w, get(g, i, n), decay, l1), n)
+        w = get(p, i, n - i)
+        put(new_p, i, w - size * decayed(w, get(g, i, n - i), decay, l1), n - i)
 
 
 @kernel
@@ -61,13 +34,13 @@ def momentum(
 ) -> None:  # fmt: skip
     size = lr[0] * rate
     for i in range(first * chunk, min(last * chunk, n), W):
-        w = get(p, i, n)
-        d = decayed(w, get(g, i, n), decay, l1)
-        s = momentum * get(v, i, n) + d
-        put(new_v, i, s, n)
+        w = get(p, i, n - i)
+        d = decayed(w, get(g, i, n - i), decay, l1)
+        s = momentum * get(v, i, n - i) + d
+        put(new_v, i, s, n - i)
         if nesterov != 0:
             s = d + momentum * s
-        put(new_p, i, w - size * s, n)
+        put(new_p, i, w - size * s, n - i)
 
 
 @kernel
@@ -77,11 +50,11 @@ def adagrad(
 ) -> None:  # fmt: skip
     size = lr[0] * rate
     for i in range(first * chunk, min(last * chunk, n), W):
-        w = get(p, i, n)
-        d = decayed(w, get(g, i, n), decay, l1)
-        total = get(s, i, n) + d * d
-        put(new_s, i, total, n)
-        put(new_p, i, w - size * d / (sqrt(total) + splat(epsilon)), n)
+        w = get(p, i, n - i)
+        d = decayed(w, get(g, i, n - i), decay, l1)
+        total = get(s, i, n - i) + d * d
+        put(new_s, i, total, n - i)
+        put(new_p, i, w - size * d / (sqrt(total) + splat(epsilon)), n - i)
 
 
 @kernel
@@ -91,14 +64,14 @@ def adadelta(
 ) -> None:  # fmt: skip
     size = lr[0] * rate
     for i in range(first * chunk, min(last * chunk, n), W):
-        w = get(p, i, n)
-        d = decayed(w, get(g, i, n), decay, l1)
-        square = rho * get(s, i, n) + rest * (d * d)
-        moved = get(u, i, n)
+        w = get(p, i, n - i)
+        d = decayed(w, get(g, i, n - i), decay, l1)
+        square = rho * get(s, i, n - i) + rest * (d * d)
+        moved = get(u, i, n - i)
         d = sqrt(moved + splat(epsilon)) / sqrt(square + splat(epsilon)) * d
-        put(new_s, i, square, n)
-        put(new_u, i, rho * moved + rest * (d * d), n)
-        put(new_p, i, w - size * d, n)
+        put(new_s, i, square, n - i)
+        put(new_u, i, rho * moved + rest * (d * d), n - i)
+        put(new_p, i, w - size * d, n - i)
 
 
 @kernel
@@ -108,13 +81,13 @@ def rmsprop(
 ) -> None:  # fmt: skip
     size = lr[0] * rate
     for i in range(first * chunk, min(last * chunk, n), W):
-        w = get(p, i, n)
-        d = decayed(w, get(g, i, n), decay, l1)
-        square = alpha * get(s, i, n) + rest * (d * d)
-        step = momentum * get(v, i, n) + d / (sqrt(square) + splat(epsilon))
-        put(new_s, i, square, n)
-        put(new_v, i, step, n)
-        put(new_p, i, w - size * step, n)
+        w = get(p, i, n - i)
+        d = decayed(w, get(g, i, n - i), decay, l1)
+        square = alpha * get(s, i, n - i) + rest * (d * d)
+        step = momentum * get(v, i, n - i) + d / (sqrt(square) + splat(epsilon))
+        put(new_s, i, square, n - i)
+        put(new_v, i, step, n - i)
+        put(new_p, i, w - size * step, n - i)
 
 
 @kernel
@@ -129,13 +102,13 @@ def adam(
     if decoupled != 0:
         inside, outside = outside, inside
     for i in range(first * chunk, min(last * chunk, n), W):
-        w = get(p, i, n)
-        d = decayed(w, get(g, i, n), inside, l1)
+        w = get(p, i, n - i)
+        d = decayed(w, get(g, i, n - i), inside, l1)
         if outside != 0:
             w = w - size * outside * w
-        mean = get(m, i, n)
+        mean = get(m, i, n - i)
         mean = mean + rest1 * (d - mean)
-        square = beta2 * get(v, i, n) + rest2 * (d * d)
-        put(new_m, i, mean, n)
-        put(new_v, i, square, n)
-        put(new_p, i, w - step * mean / (sqrt(square) / deviation + splat(epsilon)), n)
+        square = beta2 * get(v, i, n - i) + rest2 * (d * d)
+        put(new_m, i, mean, n - i)
+        put(new_v, i, square, n - i)
+        put(new_p, i, w - step * mean / (sqrt(square) / deviation + splat(epsilon)), n - i)

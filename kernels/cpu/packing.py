@@ -1,8 +1,8 @@
 """Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, through
 Winograd's transform, into rows of vectors."""
 
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, inline, kernel, load, stack_floats, store
-from nbconv.kernels.cpu._tile import NR
+from ._simd import Float, Floats, Int, W, at, inline, kernel, load, stack_floats, store
+from ._tile import NR
 
 HELD, HALF = 9 * W, 18 * W
 """Floats of a vector of 3×3 filters, and of these transformed one way."""
@@ -65,18 +65,7 @@ def winograd_4(
 
     Filter (i, o) begins at w[i·cis + o·cos]; ``turned`` reads its taps from the last to the first.
     """
-    held = stack_floats(HELD)
-    half = stack_floats(HALF)
-    for unit in range(first, last):
-        n0 = unit * NR
-        width = NR if co - n0 > W else W
-        for i in range(ci):
-            for j0 in range(0, width, W):
-                _filters(held, at(w, i * cis + (n0 + j0) * cos), min(W, co - n0 - j0), cos, turned)
-                for x in range(3):
-                    _into_4(held, x * W, 3 * W, half, x * W, 3 * W)
-                for p in range(6):
-                    _into_4(half, p * 3 * W, W, at(y, p * 6 * ci * padded + n0 * ci + i * width + j0), 0, ci * padded)
+    _winograd(w, y, ci, co, cis, cos, turned, padded, first, last, 6, _into_4)
 
 
 @kernel
@@ -84,6 +73,12 @@ def winograd_2(
     w: Floats, y: Floats, ci: Int, co: Int, cis: Int, cos: Int, turned: Int, padded: Int, first: Int, last: Int
 ) -> None:
     """As `winograd_4`, for tiles of 2×2 results: 16 points."""
+    _winograd(w, y, ci, co, cis, cos, turned, padded, first, last, 4, _into_2)
+
+
+@inline
+def _winograd(w, y, ci, co, cis, cos, turned, padded, first, last, side, into):
+    """The filters ``into`` side × side points."""
     held = stack_floats(HELD)
     half = stack_floats(HALF)
     for unit in range(first, last):
@@ -93,9 +88,9 @@ def winograd_2(
             for j0 in range(0, width, W):
                 _filters(held, at(w, i * cis + (n0 + j0) * cos), min(W, co - n0 - j0), cos, turned)
                 for x in range(3):
-                    _into_2(held, x * W, 3 * W, half, x * W, 3 * W)
-                for p in range(4):
-                    _into_2(half, p * 3 * W, W, at(y, p * 4 * ci * padded + n0 * ci + i * width + j0), 0, ci * padded)
+                    into(held, x * W, 3 * W, half, x * W, 3 * W)
+                for p in range(side):
+                    into(half, p * 3 * W, W, at(y, p * side * ci * padded + n0 * ci + i * width + j0), 0, ci * padded)
 
 
 @inline

@@ -1,6 +1,6 @@
 """Pooling on channels-last data. A unit is an output row."""
 
-from nbconv.kernels.cpu._simd import (
+from ._simd import (
     Float,
     Floats,
     Int,
@@ -18,7 +18,7 @@ from nbconv.kernels.cpu._simd import (
     unordered,
     where,
 )
-from nbconv.kernels.cpu._window import inside
+from ._window import inside
 
 INF, NAN = float("inf"), float("nan")
 

@@ -1,8 +1,8 @@
 """Gradients of pooling on channels-last data. A unit is a plane of one image, a vector of channels wide: windows may
 overlap, so a plane has one owner."""
 
-from nbconv.kernels.cpu._simd import Floats, Int, W, at, get, kernel, put, splat, where
-from nbconv.kernels.cpu._window import inside
+from ._simd import Floats, Int, W, at, get, kernel, put, splat, where
+from ._window import inside
 
 INF = float("inf")
 
@@ -35,12 +35,12 @@ def max_pool_grad(
                         v = get(plane, corner + (ky * dh * width + kx * dw) * c, cols)
                         better = (v > best) | (place < 0) | ((v != v) & (best == best))
                         best = where(better, v, best)
-                        place = where(better, float(ky * kw + kx), place)
+                        place = where(better, splat(ky * kw + kx), place)
                 d = get(source, (oy * ow + ox) * c, cols)
                 for ky in range(ky0, ky1):
                     for kx in range(kx0, kx1):
                         i = corner + (ky * dh * width + kx * dw) * c
-                        put(target, i, get(target, i, cols) + where(place == float(ky * kw + kx), d, 0.0), cols)
+                        put(target, i, get(target, i, cols) + where(place == splat(ky * kw + kx), d, 0.0), cols)
 
 
 @kernel

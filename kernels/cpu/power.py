@@ -1,8 +1,8 @@
 """a^b of broadcast arrays, and its derivatives."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._map import binary
-from nbconv.kernels.cpu._simd import absolute, copysign_bits, inline, magic_round, splat, where
+from . import _math
+from ._map import binary
+from ._simd import absolute, copysign_bits, inline, magic_round, splat, where
 
 
 @inline

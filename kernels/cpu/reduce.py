@@ -1,8 +1,8 @@
 """Reductions over the middle axis of (outer, n, inner) arrays. Sums go in runs of 64, so that their error grows
 with n/64."""
 
-from nbconv.kernels.cpu._max import larger, row_max
-from nbconv.kernels.cpu._simd import Float, Floats, Int, W, at, get, hsum, inline, kernel, put, splat
+from ._max import larger, row_max
+from ._simd import Float, Floats, Int, W, at, get, hsum, inline, kernel, put, splat
 
 RUN = 64
 

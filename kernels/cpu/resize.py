@@ -1,7 +1,7 @@
 """Resizing of channels-last images by tables that say which rows and columns each output pixel reads. A unit is an output
 row."""
 
-from nbconv.kernels.cpu._simd import Floats, Int, Ints, W, at, inline, kernel, load, load_part, splat, store, store_part
+from ._simd import Floats, Int, Ints, W, at, inline, kernel, load, load_part, splat, store, store_part
 
 
 @kernel

@@ -5,8 +5,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Int, i64
-from nbconv.kernels.cpu._ir import VT, call_intrinsic
-from nbconv.kernels.cpu._simd import Floats, W, at, kernel, load, store, vec
+
+from ._ir import VT, call_intrinsic
+from ._simd import Floats, W, at, kernel, load, store, vec
 
 CHAINS = 12
 """Sums that do not wait for one another: two a cycle at a latency of four need eight, and 16 registers hold these."""

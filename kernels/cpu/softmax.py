@@ -1,9 +1,9 @@
 """Softmax, LogSoftmax and their gradients, along the middle axis of (outer, n, inner) arrays. A unit is a vector of columns
 of one o, or one o where inner is 1, as in `reduce.py`."""
 
-from nbconv.kernels.cpu import _math
-from nbconv.kernels.cpu._max import larger, row_max
-from nbconv.kernels.cpu._simd import (
+from . import _math
+from ._max import larger, row_max
+from ._simd import (
     Floats,
     Int,
     W,

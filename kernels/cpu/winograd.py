@@ -4,9 +4,9 @@ A block of tiles is transformed, multiplied with the transformed weights at each
 and transformed back, all within one thread's scratch memory.
 """
 
-from nbconv.kernels.cpu._epilogue import activate, in_registers, short_only
-from nbconv.kernels.cpu._math import activated
-from nbconv.kernels.cpu._simd import (
+from ._epilogue import activate, in_registers, short_only
+from ._math import activated
+from ._simd import (
     Float,
     Floats,
     Int,
@@ -24,8 +24,8 @@ from nbconv.kernels.cpu._simd import (
     store,
     store_part,
 )
-from nbconv.kernels.cpu._tile import block
-from nbconv.kernels.cpu._winograd import into_2, into_4, out_of_2, out_of_4, whole_2, whole_4
+from ._tile import block
+from ._winograd import into_2, into_4, out_of_2, out_of_4, whole_2, whole_4
 
 MAX_TILES = 256
 """Most tiles of a block."""

@@ -79,16 +79,18 @@ def examine(path: str, shapes: list[str]) -> dict[str, Any]:
 
 def _training(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """What stands in the way of training: nodes without a gradient, batch normalisation that was folded away."""
-    from nbconv.backprop import missing_gradients, trainable
+    from nbconv.backprop import missing_gradients
     from nbconv.graph import Spec
     from nbconv.passes.fold import fold
     from nbconv.train.folded import folded_norms
+    from nbconv.train.parameters import parameters
     from nbconv.weights import Weights
 
     derived, specs, _ = fold(graph, {n: Spec(sizes[n], s.dtype) for n, s in graph.inputs.items()}, Weights())
-    missing = [{"node": node, "op": op, "why": why} for node, op, why in missing_gradients(derived, specs)]
+    wrt = [p.value for p in parameters(derived)]
+    missing = [{"node": node, "op": op, "why": why} for node, op, why in missing_gradients(derived, specs, wrt)]
     norms = folded_norms(graph)
-    return {"trainable": len(trainable(derived)), "missing_gradients": missing, "batch_norm_folded": norms._asdict()}
+    return {"trainable": len(wrt), "missing_gradients": missing, "batch_norm_folded": norms._asdict()}
 
 
 def environment() -> dict[str, Any]:

@@ -4,7 +4,6 @@ The classifier is replaced; a share of each class is held out, and the accuracy 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from nbconv.commands._model import add_model, add_threads, nonnegative, positive
 
@@ -35,6 +34,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
+    from nbconv.files import replace
     from nbconv.train.augment import Augment
     from nbconv.train.confusion import need_pillow
     from nbconv.train.finetune import finetune
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     print(report)
     print(f"written: {args.out}")
     if args.html:
-        Path(args.html).write_text(report.html(), encoding="utf-8")
+        replace(args.html, lambda file: file.write(report.html().encode()))
         print(f"confusion matrix: {args.html}")
     if args.png:
-        Path(args.png).write_bytes(report.png())
+        replace(args.png, lambda file: file.write(report.png()))
         print(f"confusion matrix: {args.png}")
     return 0
 

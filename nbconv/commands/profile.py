@@ -61,15 +61,9 @@ def _machine() -> dict[str, Any]:
 
 def write(path: str, text: str) -> None:
     """Write a file whole or not at all."""
-    aside = f"{path}.{os.getpid()}"
-    try:
-        with open(aside, "x", encoding="utf-8") as f:
-            f.write(text)
-        os.replace(aside, path)
-    except BaseException:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        raise
+    from nbconv.files import replace
+
+    replace(path, lambda file: file.write(text.encode()))
 
 
 def trace(report: dict[str, Any], found: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ them."""
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING, Any
 
 from nbconv.commands import _model
@@ -224,17 +223,13 @@ def save(path: str, results: dict[str, np.ndarray]) -> None:
 
     import numpy as np
 
-    aside = f"{path}.{os.getpid()}.part"
-    try:
+    from nbconv.files import replace
+
+    def put(file: Any) -> None:
         # not np.savez: its own parameters are names that an output could have
-        with zipfile.ZipFile(aside, "w", allowZip64=True) as archive:
+        with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
             for name, y in results.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as f:
                     np.lib.format.write_array(f, y, allow_pickle=False)
-        os.replace(aside, path)
-    except BaseException as error:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        if isinstance(error, OSError):
-            error.filename = path
-        raise
+
+    replace(path, put)

@@ -77,7 +77,7 @@ class TrainingDropout(Op):
         return CANONICAL if fits else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        n, chunk = to.outputs[0].size, 4096
+        n, chunk = to.outputs[0].size, to.target.chunk
         to.step(
             "dropout.dropout", -(-n // chunk), work=64 * n, x=to.input(0), y=to.output(), step=to.input(1),
             float_step=to.input(1), real=int(to.inputs[1].dtype == np.float32), n=n, chunk=chunk,

@@ -104,7 +104,7 @@ class LRNGrad(Op):
     def lower(self, to: Lowering) -> None:
         size, c = to.outputs[0].size, to.outputs[0].shape[1]
         to.step(
-            "normalize.lrn_grad", size // c, work=200 * size, dy=to.operand(0).ref, x=to.operand(1).ref, dx=to.output(), c=c,
+            "norm.lrn_grad", size // c, work=200 * size, dy=to.operand(0).ref, x=to.operand(1).ref, dx=to.output(), c=c,
             before=(self.size - 1) // 2, after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
         )  # fmt: skip
 

@@ -16,9 +16,6 @@ from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 
-CHUNK = 4096
-"""Elements that a unit of the kernels does: a multiple of any vector."""
-
 
 class Update(Op, abstract=True):
     """Inputs p, g, the slots, then the scalars; outputs the new p and the new slots, all of p's shape."""
@@ -51,12 +48,12 @@ class Update(Op, abstract=True):
         return CANONICAL if outputs[0].size and all(s.dtype == np.float32 for s in inputs) else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        n = to.outputs[0].size
+        n, chunk = to.outputs[0].size, to.target.chunk
         refs = [*(to.input(i) for i in range(len(to.inputs))), *map(Ref, to.node.outputs)]
         refs += [to.scratch(4 * n) for _ in range(len(self.names) - len(refs))]  # what nobody reads
         to.step(
-            f"optimizer.{self.kernel}", -(-n // CHUNK), work=64 * n, **dict(zip(self.names, refs, strict=True)), n=n,
-            chunk=CHUNK, rate=self.rate, decay=self.weight_decay, l1=self.l1, **self.factors(),
+            f"optimizer.{self.kernel}", -(-n // chunk), work=64 * n, **dict(zip(self.names, refs, strict=True)), n=n,
+            chunk=chunk, rate=self.rate, decay=self.weight_decay, l1=self.l1, **self.factors(),
         )  # fmt: skip
 
     def factors(self) -> dict[str, float]:

@@ -43,7 +43,7 @@ class Tiling(NamedTuple):
 def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling | None:
     """The cheapest tiling for a 3×3 convolution of stride 1, or None where direct convolution is cheaper: by the cost model,
     unless ``to.choices`` knows better; none whose weights take more than ``to.most_packed``."""
-    if ci < 12 or co < 12:
+    if ci < 12 or co < 12 or not to.target.winograd:
         return None
     chosen = to.choices.get(geometry(n, oh, ow, ci, co))
     if chosen is not None:

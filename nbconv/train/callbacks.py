@@ -9,6 +9,8 @@ import time
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
+from nbconv.files import replace
+
 if TYPE_CHECKING:
     from nbconv.train.trainer import Trainer
 
@@ -184,7 +186,7 @@ class LearningCurve(Callback):
             axes.set_ylabel(ending)
             if axes.lines:
                 axes.legend()
-        figure.savefig(self.path, format="png", dpi=120)
+        replace(self.path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def need_matplotlib(who: str) -> None:

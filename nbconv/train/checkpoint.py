@@ -4,16 +4,16 @@ history. Orders of samples, augmentation and dropout come from the seed and thes
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.files import replace
 from nbconv.train.schedules import Plateau
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def save(trainer: Trainer, path: str | os.PathLike, more: Mapping[str, Any]) -> 
             "lr_scale": trainer.lr_scale, "run": trainer.run.state() if trainer.run is not None else {}, "more": dict(more),
             "plateau": trainer.schedule.state() if isinstance(trainer.schedule, Plateau) else None,
         }  # fmt: skip
-        replace(Path(path), lambda file: write_tensors(file, trainer.state, {"nbconv": json.dumps(about)}))
+        replace(path, lambda file: write_tensors(file, trainer.state, {"nbconv": json.dumps(about)}))
 
 
 def load(trainer: Trainer, path: str | os.PathLike) -> dict[str, Any]:
@@ -69,31 +69,6 @@ def mark(trainer: Trainer) -> str:
         digest.update(f"{name}{value.shape};".encode())
     digest.update(f"{type(trainer.optimizer).__name__}{trainer.optimizer.op.__name__}".encode())
     return digest.hexdigest()[:16]
-
-
-def replace(path: Path, put: Callable[[Any], Any]) -> None:
-    """Make or replace a file: written aside in the same folder, synced, renamed, the folder synced. On failure what was
-    there stays, and nothing else is left (but after a kill: a hidden file, which the next time removes)."""
-    for old in path.parent.glob(f".{path.name}.*.part"):
-        with contextlib.suppress(OSError):
-            old.unlink()
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "xb") as file:
-            put(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write_tensors(file: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

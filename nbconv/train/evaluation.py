@@ -66,7 +66,7 @@ def _loss(trainer: Trainer, logits: np.ndarray, y: np.ndarray) -> float:
     if key not in trainer.loss_models:
         to = Builder(Graph([], ports, {}, {}), ports)
         name = trainer.recipe.loss(to, "logits", "targets")
-        trainer.loss_models[key] = name, Model(to.graph((name,)), threads=trainer.threads)
+        trainer.loss_models[key] = name, Model(to.graph((name,)), threads=trainer.threads, device=trainer.model.device)
     name, model = trainer.loss_models[key]
     return float(model.run({"logits": logits, "targets": y})[name].reshape(()))
 

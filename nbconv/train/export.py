@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbconv.errors import ModelError
+from nbconv.files import replace
 from nbconv.graph import Graph, Node
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def save(graph: Graph, path: str | os.PathLike, model: Model, fold: bool = False
     if proto is None:
         write(graph, path)
         return
-    from nbconv.converters.exporter import LIMIT, _checked, _replace
+    from nbconv.converters.exporter import LIMIT, _checked
 
     if sum(a.nbytes for a in graph.constants.values()) > LIMIT:
         write(graph, path)
         return
     content = _checked(proto).SerializeToString()
-    _replace(Path(path), lambda file: file.write(content))
+    replace(path, lambda file: file.write(content))
 
 
 def patched(graph: Graph, source: Any) -> Any:

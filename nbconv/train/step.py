@@ -11,7 +11,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,19 @@ from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.passes.rectify import rectify
 from nbconv.plan import Plan
-from nbconv.runtime import Workspace, available_threads
+from nbconv.runtime import available_threads
 from nbconv.train.thrift import MIB, USUAL, TooLarge
 from nbconv.weights import Weights
 
+if TYPE_CHECKING:
+    from nbconv.cuda.device import State
+    from nbconv.cuda.program import DeviceProgram
+    from nbconv.cuda.workspace import DeviceWorkspace
+    from nbconv.kernels.target import Target
+    from nbconv.runtime import Workspace
+
 SLACK = 0.1
 """Share of `budget_ms` by which it may be overdrawn knowingly."""
-_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
 class TrainingStep:
@@ -34,8 +40,9 @@ class TrainingStep:
     ``graph`` reads ``feeds`` (Specs by name: batches, and scalars that change every step) and ``state`` (arrays by name,
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
-    among them. ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the memory of
-    the model's file, after weights were packed; ``packed`` is `Thrift`'s. ``memory_mb``: the most memory that
+    among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
+    `nbconv.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the
+    memory of the model's file, after weights were packed; ``packed`` is `Thrift`'s. ``memory_mb``: the most memory that
     activations, gradients and scratch may take, ModelError says what they do take where that is more.
     """
 
@@ -51,13 +58,12 @@ class TrainingStep:
         memory_mb: float | None = None,
         drop: Callable[[], None] | None = None,
         packed: tuple[int, int] = USUAL.packed,
+        home: State | None = None,
     ) -> None:
-        from nbconv.kernels.target import host
-
         for name, array in state.items():
             if not array.flags.c_contiguous or not array.flags.writeable:
                 raise ValueError(f"state {name!r} must be C-contiguous and writeable")
-        self.state, self.feeds, self.outputs = state, dict(feeds), tuple(outputs)
+        self.state, self.feeds, self.outputs, self.home = state, dict(feeds), tuple(outputs), home
         self.threads = threads or available_threads()
         self.updates = {name: value for name, value in updates.items() if name in state}
         held = {name: Spec(a.shape, a.dtype) for name, a in state.items()}
@@ -65,13 +71,13 @@ class TrainingStep:
         fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
         graph = rectify(graph, frozenset(fetch))
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, host(), most_packed=packed, threads=self.threads
+            graph, {**self.feeds, **held}, Weights(drop), fetch, _target(home), most_packed=packed, threads=self.threads
         )  # fmt: skip
         self._check_places(placed)
         self.boundary = self._boundary(placed)
-        program = self.plan.bound()
         self.in_place = placed
         """by value: the state that it is written to where it lies"""
+        program = self.plan.bound() if home is None else self._on_device(home, fetch)
         self.results = [
             state[name] if (name := self._home(value)) else np.empty(*program.spec(k)[:2]) for k, value in enumerate(fetch)
         ]
@@ -84,10 +90,22 @@ class TrainingStep:
         if drop is not None:
             drop()
         _trim()
-        self._space = Workspace(program)
+        self._space = program.workspace()
         self._progress: _Progress | None = None
         self._rate: dict[int, float] = {}
         self._commit = 0.0
+
+    def _on_device(self, home: State, fetch: tuple[str, ...]) -> DeviceProgram:
+        from nbconv.cuda.device import Uploads
+        from nbconv.cuda.program import DeviceProgram
+
+        plan = self.plan
+        return DeviceProgram(
+            plan.program, home.device, [plan.arrays[n] for n in plan.program.constants], Uploads(home.device), plan.inputs,
+            plan=plan, resident={name: home.address(name) for name in self.state},
+            homes={k: name for k, value in enumerate(fetch) if (name := self._home(value))},
+            wanted={fetch.index(name) for name in self.outputs},
+        )  # fmt: skip
 
     def _home(self, value: str) -> str | None:
         """The state that a value is written to in place."""
@@ -121,6 +139,8 @@ class TrainingStep:
         given = {**feeds, **(hyper or {})}
         arrays = {name: _fed(name, spec, given) for name, spec in self.feeds.items()}
         space = self._space
+        if self.home is not None:
+            self.home.send()
         if budget_ms is None:
             self._progress = None
             space.place({**arrays, **self.state}, self.results)
@@ -134,11 +154,14 @@ class TrainingStep:
         space.span(self.boundary, len(self.plan.steps), self.threads)
         for name, value in self.updates.items():
             if self._home(value) is None:
-                np.copyto(self.state[name], self.results[self._fetch.index(value)])
+                space.keep(name, self._fetch.index(value))
+        space.finish()
+        if self.home is not None:
+            self.home.stepped(self.updates)
         self._commit = time.perf_counter() - start
         return found
 
-    def share(self, arena: np.ndarray) -> None:
+    def share(self, arena: Any) -> None:
         """Use this block, which other steps use, too."""
         if arena is not self._space.arena:
             self._space.attach(arena)
@@ -149,7 +172,7 @@ class TrainingStep:
         self._progress = None
 
     @property
-    def block(self) -> np.ndarray:
+    def block(self) -> Any:
         """The memory it works in."""
         return self._space.arena
 
@@ -181,7 +204,7 @@ class TrainingStep:
 class _Progress:
     """How far an interrupted first phase is: a step and a unit of it."""
 
-    def __init__(self, space: Workspace, arrays: dict[str, np.ndarray], rate: dict[int, float]) -> None:
+    def __init__(self, space: Workspace | DeviceWorkspace, arrays: dict[str, np.ndarray], rate: dict[int, float]) -> None:
         self.space, self.arrays, self.step, self.unit = space, arrays, 0, 0
         self.rate = rate
         """seconds a unit, by step, as earlier calls found"""
@@ -189,26 +212,29 @@ class _Progress:
     def advance(self, boundary: int, end: float, late: float) -> bool:
         """Do units until ``end`` by the clock, as many at a time as fit, the last one until ``late``; whether the phase is
         done. At least one is done a call."""
-        table, foreign, idle = self.space.table, self.space.program.foreign, True
+        idle = True
         while self.step < boundary:
-            address, words, units, _ = (int(v) for v in table[self.step])
-            own = foreign.get(self.step) is not None
-            kernel = None if own else _KERNEL(address)
+            units = self.space.units(self.step)
             while self.unit < units:
                 start = time.perf_counter()
                 seconds = self.rate.get(self.step, 0.0)
                 if not idle and start + seconds > (late if seconds else end):
                     return False
                 count = max(1, min(units - self.unit, int((end - start) / seconds) if seconds else 1))
-                if kernel is None:
-                    self.space.span(self.step, self.step + 1, 1)
-                else:
-                    kernel(words, self.unit, self.unit + count, 0)
+                self.space.part(self.step, self.unit, self.unit + count)
                 took = max((time.perf_counter() - start) / count, 1e-9)
                 self.rate[self.step] = min(seconds or took, took) if took < 2 * seconds else took
                 self.unit, idle = self.unit + count, False
             self.step, self.unit = self.step + 1, 0
         return True
+
+
+def _target(home: State | None) -> Target:
+    if home is not None:
+        return home.device.target
+    from nbconv.kernels.target import host
+
+    return host()
 
 
 def _trim() -> None:

@@ -78,20 +78,25 @@ class Trainer:
         chosen = select(self.authored, self.trainable, model.frozen, self.output)
         self._authored = tuple(chosen)
         graph, self._back = self.authored, None
-        self.state = {p.value: master(p, graph) for p in chosen}
+        self._state = {p.value: master(p, graph) for p in chosen}
         if repair:
             from nbconv.train.repair import repaired
 
             graph, extra, self._back = repaired(graph, chosen)
-            self.state.update({p.value: master(p, graph) for p in extra})
+            self._state.update({p.value: master(p, graph) for p in extra})
             chosen = [*chosen, *extra]
         factors = {p.value: lr_decay**p.depth for p in chosen}
         self.authored_logits = _logits(self.authored, self.output, self.loss_name)
         self.logits = _logits(graph, self.output, self.loss_name)
         self.recipe = Recipe(graph, self.logits, partial(_loss, function, self.loss_options), self.optimizer, tuple(chosen),
                              factors, self.seed, bn_momentum)  # fmt: skip
-        self.state.update(_statistics(graph, chosen))
-        self.state.update(building.initial_state(self.recipe, self.state))
+        self._state.update(_statistics(graph, chosen))
+        self._state.update(building.initial_state(self.recipe, self._state))
+        self._home = None
+        if model._device is not None:
+            from nbconv.cuda.device import State
+
+            self._home = State(model._device, self._state)
         self.model.weights.drop()
         self.steps, self.epoch, self.lr_scale = 0, 0.0, 1.0
         self.stop: bool | str = False
@@ -101,6 +106,15 @@ class Trainer:
         self._current: tuple[tuple, Model] | None = None
         self._before: list[Graph] = []
         self._lock = threading.RLock()
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """Parameters, running statistics and the optimizer's slots, by name, as the last step left them. They may be written
+        to (then call `forget`); where the model runs on a GPU, asking for them copies them from it, and back before the next
+        step."""
+        if self._home is not None:
+            self._home.touched()
+        return self._state
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -173,8 +187,8 @@ class Trainer:
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
             recipe = self.recipe._replace(graph=graph)
             built, step, thrift = planned(
-                recipe, specs, Spec(y.shape, kind), self.state, self.memory_mb, self.micro_batch_norm,
-                threads=self.threads, drop=self.model.weights.drop,
+                recipe, specs, Spec(y.shape, kind), self._state, self.memory_mb, self.micro_batch_norm,
+                threads=self.threads, drop=self.model.weights.drop, home=self._home,
             )  # fmt: skip
             self._works[key] = _Work(step, built.loss, kind, built.classes, built, thrift)
             block = max((work.step.block for work in self._works.values()), key=len)
@@ -194,7 +208,7 @@ class Trainer:
         it ``state_mb``: parameters, statistics and the optimizer's slots. ``micro_batches``: into how many the largest
         step's batch is cut."""
         found = max(self._works.values(), key=lambda work: work.step.memory, default=None)
-        state = sum(a.nbytes for a in self.state.values()) / 2**20
+        state = sum(a.nbytes for a in self._state.values()) / 2**20
         if found is None:
             return {"state_mb": state}
         return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.thrift.parts}
@@ -215,9 +229,12 @@ class Trainer:
     def graph(self) -> Graph:
         """The model as it is now: the authored graph with the weights of the last finished step."""
         with self._lock:
+            if self._home is not None:
+                self._home.fetch()
+            state = self._state
             if self._back is not None:
-                return deployed(self.authored, self._authored, self._back(self.state), self.told())
-            return deployed(self.authored, self._authored, self.state, self.told())
+                return deployed(self.authored, self._authored, self._back(state), self.told())
+            return deployed(self.authored, self._authored, state, self.told())
 
     def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:
         """The model as it is now, to run; with ``feeds`` its part behind these values, of these Specs."""
@@ -227,7 +244,7 @@ class Trainer:
                 graph = self.graph()
                 if feeds:
                     graph = tail(graph, dict(specs or {}), self.authored_logits)
-                self._current = key, Model(graph, threads=self.threads)
+                self._current = key, Model(graph, threads=self.threads, device=self.model.device)
             return self._current[1]
 
     def predict(self, x: Any, batch_size: int = 32) -> np.ndarray:

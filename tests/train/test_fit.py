@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
 KILLED = """
 import builtins, os, signal, sys
 import nbconv
-from nbconv.train import checkpoint
+from nbconv import files
 from tests.train.models import batch, mlp, model
 at, path, seen = int(sys.argv[1]), sys.argv[2], 0
 def point():
@@ -127,7 +127,7 @@ class File:
     def __getattr__(self, name): return getattr(self.file, name)
     def __enter__(self): return self
     def __exit__(self, *a): self.file.close()
-checkpoint.open = lambda p, mode: File(builtins.open(p, mode))
+files.open = lambda p, mode: File(builtins.open(p, mode))
 os.fsync, os.replace = guarded(os.fsync), guarded(os.replace)
 trainer = nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(0.1))
 trainer.fit(batch(), epochs=12, batch_size=6, resume=path, callbacks=[nbconv.ModelCheckpoint(path, every=1)])

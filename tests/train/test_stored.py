@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nbconv
-from nbconv import models
+from nbconv import files, models
 from nbconv.graph import Graph, Spec
 from tests.train.models import F32, batch, convolutional, mlp, model, node
 
@@ -162,8 +162,6 @@ class Full:
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_a_full_disk_leaves_the_old_file(fold: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbconv.converters import exporter
-
     path = tmp_path / "m.onnx"
     nbconv.save(convolutional(), path)
     kept = path.read_bytes()
@@ -172,7 +170,7 @@ def test_a_full_disk_leaves_the_old_file(fold: bool, tmp_path: Path, monkeypatch
     trainer = nbconv.Trainer(m, optimizer=nbconv.SGD(0.1))
     trainer.step(x, y)
     with monkeypatch.context() as patch:
-        patch.setattr(exporter, "open", lambda p, mode: Full(Path(p).open(mode), 100), raising=False)  # noqa: SIM115
+        patch.setattr(files, "open", lambda p, mode: Full(Path(p).open(mode), 100), raising=False)  # noqa: SIM115
         for save in (trainer.save, m.save):
             with pytest.raises(OSError, match="No space"):
                 save(path, fold=fold)

@@ -6,11 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbconv.backprop import backprop, trainable
+from nbconv.backprop import backprop
 from nbconv.converters.onnx import read
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops import lookup
 from nbconv.passes.fold import array, fold
+from nbconv.train.parameters import parameters
 from nbconv.train.step import TrainingStep
 from nbconv.weights import Weights
 
@@ -33,7 +34,7 @@ def with_momentum(graph: Graph, x: np.ndarray, y: np.ndarray) -> TrainingStep:
         else:
             nodes.append(node)
     graph = Graph(nodes, graph.inputs, graph.outputs, constants)
-    names, statistics = trainable(graph), {}
+    names, statistics = [p.value for p in parameters(graph)], {}
     for i, node in enumerate(nodes):
         if node.op.type == "BatchNormalization":
             fields = {**node.op.attributes(), "training_mode": 1}

@@ -1,0 +1,580 @@
+"""The language of `_simd` as code for a GPU: Numba types, operators and functions that become LLVM instructions."""
+
+from __future__ import annotations
+
+import operator
+
+from ._numba import (
+    VECTOR,
+    WARP,
+    AbstractTemplate,
+    Bytes,
+    Float,
+    Floats,
+    Int,
+    Ints,
+    cgutils,
+    cuda,
+    inline,
+    intrinsic,
+    ir,
+    kernel,
+    lowering_registry,
+    models,
+    register_model,
+    signature,
+    tiled,
+    types,
+    typing_registry,
+)
+
+__all__ = [
+    "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "aligned", "at", "barrier", "below", "bits_exponent",
+    "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel",
+    "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "put", "quotient", "scalar",
+    "shared_floats", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "unseen", "vec",
+    "where",
+]  # fmt: skip
+
+W = WARP
+f32, i1, i32, i64 = ir.FloatType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+class Vec(types.Type):
+    """A float32 of each thread of a warp."""
+
+    def __init__(self) -> None:
+        super().__init__(name="f32xwarp")
+
+
+class Mask(types.Type):
+    """A truth value of each thread of a warp."""
+
+    def __init__(self) -> None:
+        super().__init__(name="i1xwarp")
+
+
+vec, mask = Vec(), Mask()
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type) -> None:
+        super().__init__(dmm, fe_type, f32)
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type) -> None:
+        super().__init__(dmm, fe_type, i1)
+
+
+def _to_vec(b, kind, value):
+    if kind is vec or kind == types.float32:
+        return value
+    if isinstance(kind, types.Integer):
+        return b.sitofp(value, f32)
+    return b.fptrunc(value, f32)
+
+
+def _operators() -> None:
+    arithmetic = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
+    comparison = {
+        operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!=",
+    }  # fmt: skip
+    for op in (*arithmetic, *comparison):
+        result = vec if op in arithmetic else mask
+
+        @typing_registry.register_global(op)
+        class _Template(AbstractTemplate):
+            _result = result
+            key = op
+
+            def generic(self, args, kws):
+                if len(args) == 2 and vec in args and all(a is vec or isinstance(a, types.Number) for a in args):
+                    return signature(self._result, *args)
+                return None
+
+        def lower(ctx, b, sig, args, op=op):
+            x, y = (_to_vec(b, k, a) for k, a in zip(sig.args, args))
+            if op in arithmetic:
+                return getattr(b, arithmetic[op])(x, y, flags=("contract",))
+            return (b.fcmp_unordered if op is operator.ne else b.fcmp_ordered)(comparison[op], x, y)
+
+        for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
+            lowering_registry.lower(op, left, right)(lower)
+
+
+_operators()
+
+
+@typing_registry.register_global(operator.neg)
+class _Neg(AbstractTemplate):
+    key = operator.neg
+
+    def generic(self, args, kws):
+        return signature(vec, vec) if args == (vec,) else None
+
+
+@lowering_registry.lower(operator.neg, Vec)
+def _neg(ctx, b, sig, args):
+    return b.fsub(ir.Constant(f32, -0.0), args[0])  # NVVM's IR has no fneg
+
+
+for _op, _method in ((operator.or_, "or_"), (operator.and_, "and_")):
+
+    @typing_registry.register_global(_op)
+    class _Logic(AbstractTemplate):
+        key = _op
+
+        def generic(self, args, kws):
+            return signature(mask, mask, mask) if args == (mask, mask) else None
+
+    lowering_registry.lower(_op, Mask, Mask)(lambda ctx, b, sig, args, _method=_method: getattr(b, _method)(*args))
+
+
+def _by_warp(function):
+    """Marks what the threads of a warp do together."""
+    setattr(function, VECTOR, True)
+    return function
+
+
+def call_ir(b, name, result, *args):
+    """Call llvm.<name> on values."""
+    fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), f"llvm.{name}")
+    return b.call(fn, args)
+
+
+def lane_ir(b):
+    """The thread's number in its warp. Blocks are one-dimensional."""
+    return b.and_(call_ir(b, "nvvm.read.ptx.sreg.tid.x", i32), ir.Constant(i32, WARP - 1))
+
+
+def _mine(b, p, i):
+    return b.gep(p, [b.add(i, b.zext(lane_ir(b), i64))])
+
+
+def _below(b, n):
+    return b.icmp_signed("<", b.zext(lane_ir(b), i64), n)
+
+
+@_by_warp
+@intrinsic
+def lane(tc):
+    """The thread's number in its warp."""
+
+    def gen(ctx, b, sig, args):
+        return b.zext(lane_ir(b), i64)
+
+    return types.int64(), gen
+
+
+@_by_warp
+@intrinsic
+def load(tc, p, i):
+    """The W floats at p[i:], one a thread."""
+
+    def gen(ctx, b, sig, args):
+        return b.load(_mine(b, *args), align=4)
+
+    return vec(Floats, types.int64), gen
+
+
+@_by_warp
+@intrinsic
+def store(tc, p, i, v):
+    """p[i:i+W] = v."""
+
+    def gen(ctx, b, sig, args):
+        b.store(args[2], _mine(b, args[0], args[1]), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(Floats, types.int64, vec), gen
+
+
+@_by_warp
+@intrinsic
+def load_part(tc, p, i, n):
+    """The first n (< W) floats at p[i:]; the other lanes are 0."""
+
+    def gen(ctx, b, sig, args):
+        before, inside = _below(b, args[2]), None
+        start = b.block
+        with b.if_then(before):
+            value = b.load(_mine(b, args[0], args[1]), align=4)
+            inside = b.block
+        found = b.phi(f32)
+        found.add_incoming(ir.Constant(f32, 0.0), start)
+        found.add_incoming(value, inside)
+        return found
+
+    return vec(Floats, types.int64, types.int64), gen
+
+
+@_by_warp
+@intrinsic
+def store_part(tc, p, i, v, n):
+    """p[i:i+n] = v[:n], n < W."""
+
+    def gen(ctx, b, sig, args):
+        with b.if_then(_below(b, args[3])):
+            b.store(args[2], _mine(b, args[0], args[1]), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(Floats, types.int64, vec, types.int64), gen
+
+
+@intrinsic
+def splat(tc, s):
+    """A vector with all lanes s."""
+    if not isinstance(s, types.Number):
+        return None
+
+    def gen(ctx, b, sig, args):
+        return _to_vec(b, sig.args[0], args[0])
+
+    return vec(s), gen
+
+
+@intrinsic
+def where(tc, m, x, y):
+    """Lane by lane x where m, else y."""
+
+    def gen(ctx, b, sig, args):
+        return b.select(args[0], _to_vec(b, sig.args[1], args[1]), _to_vec(b, sig.args[2], args[2]))
+
+    return vec(mask, x, y), gen
+
+
+@intrinsic
+def kept(tc, v, n):
+    """v with the lanes from n on as 0."""
+
+    def gen(ctx, b, sig, args):
+        return b.select(_below(b, args[1]), args[0], ir.Constant(f32, 0.0))
+
+    return vec(vec, types.int64), gen
+
+
+@intrinsic
+def scalar(tc, v):
+    """A vector's value as a float32 of this thread, for kernels that do a unit a thread."""
+
+    def gen(ctx, b, sig, args):
+        return args[0]
+
+    return types.float32(vec), gen
+
+
+@intrinsic
+def unordered(tc, x, y):
+    """Mask of the lanes where x or y is NaN."""
+
+    def gen(ctx, b, sig, args):
+        return b.fcmp_unordered("uno", *args)
+
+    return mask(vec, vec), gen
+
+
+@intrinsic
+def maximum(tc, x, y):
+    """Lane by lane the larger; x where either is NaN, so NaN in x propagates."""
+
+    def gen(ctx, b, sig, args):
+        low = _to_vec(b, sig.args[1], args[1])
+        return b.select(b.fcmp_ordered("<", args[0], low), low, args[0])
+
+    return vec(vec, y), gen
+
+
+@intrinsic
+def minimum(tc, x, y):
+    """Lane by lane the smaller; x where either is NaN, so NaN in x propagates."""
+
+    def gen(ctx, b, sig, args):
+        high = _to_vec(b, sig.args[1], args[1])
+        return b.select(b.fcmp_ordered(">", args[0], high), high, args[0])
+
+    return vec(vec, y), gen
+
+
+@intrinsic
+def sqrt(tc, x):
+    """Square root of each lane, correctly rounded."""
+
+    def gen(ctx, b, sig, args):
+        return call_ir(b, "nvvm.sqrt.rn.f", f32, args[0])
+
+    return vec(vec), gen
+
+
+@intrinsic
+def fma(tc, x, y, z):
+    """x·y + z with one rounding, of vectors or of float32 scalars."""
+
+    def gen(ctx, b, sig, args):
+        return call_ir(b, "fma.f32", f32, *args)
+
+    kind = vec if x is vec else types.float32
+    return kind(kind, kind, kind), gen
+
+
+@intrinsic
+def absolute(tc, x):
+    """|x| of each lane."""
+
+    def gen(ctx, b, sig, args):
+        bits = b.and_(b.bitcast(args[0], i32), ir.Constant(i32, 0x7FFFFFFF))
+        return b.bitcast(bits, f32)
+
+    return vec(vec), gen
+
+
+@intrinsic
+def copysign_bits(tc, x, sign):
+    """|x| with the sign bit of ``sign``."""
+
+    def gen(ctx, b, sig, args):
+        size = b.and_(b.bitcast(args[0], i32), ir.Constant(i32, 0x7FFFFFFF))
+        bit = b.and_(b.bitcast(args[1], i32), ir.Constant(i32, 0x80000000))
+        return b.bitcast(b.or_(size, bit), f32)
+
+    return vec(vec, vec), gen
+
+
+MAGIC = 12582912.0  # 1.5·2^23: adding it leaves the nearest integer in the low bits of the float
+
+
+@intrinsic
+def magic_round(tc, x):
+    """The nearest integer (ties to even) for |x| < 2^22."""
+
+    def gen(ctx, b, sig, args):
+        return b.fsub(b.fadd(args[0], ir.Constant(f32, MAGIC)), ir.Constant(f32, MAGIC))
+
+    return vec(vec), gen
+
+
+@intrinsic
+def pow2(tc, n):
+    """2^n for integral n in [-126, 127]. Bits only: no conversion that would be undefined for NaN."""
+
+    def gen(ctx, b, sig, args):
+        bits = b.bitcast(b.fadd(args[0], ir.Constant(f32, MAGIC + 127)), i32)
+        return b.bitcast(b.shl(bits, ir.Constant(i32, 23)), f32)
+
+    return vec(vec), gen
+
+
+@intrinsic
+def bits_exponent(tc, x):
+    """floor(log2 x) of positive normal lanes, as a float."""
+
+    def gen(ctx, b, sig, args):
+        e = b.lshr(b.bitcast(args[0], i32), ir.Constant(i32, 23))
+        return b.sitofp(b.sub(e, ir.Constant(i32, 127)), f32)
+
+    return vec(vec), gen
+
+
+@intrinsic
+def bits_mantissa(tc, x):
+    """x / 2^floor(log2 x), in [1, 2), of positive normal lanes."""
+
+    def gen(ctx, b, sig, args):
+        m = b.and_(b.bitcast(args[0], i32), ir.Constant(i32, 0x007FFFFF))
+        return b.bitcast(b.or_(m, ir.Constant(i32, 0x3F800000)), f32)
+
+    return vec(vec), gen
+
+
+def _fold(b, value, combine):
+    """Halves first: lane i meets lane i ± 16, then ± 8, …; all lanes end with the same."""
+    asm = ir.FunctionType(f32, [f32])
+    for apart in (16, 8, 4, 2, 1):
+        text = f"shfl.sync.bfly.b32 $0, $1, {apart}, 31, -1;"
+        other = b.call(ir.InlineAsm(asm, text, "=f,f", side_effect=True), [value])
+        value = combine(value, other)
+    return value
+
+
+@_by_warp
+@intrinsic
+def hsum(tc, v):
+    """Sum of the lanes, halves first (a fixed order)."""
+
+    def gen(ctx, b, sig, args):
+        return _fold(b, args[0], b.fadd)
+
+    return types.float32(vec), gen
+
+
+@_by_warp
+@intrinsic
+def hmax(tc, v):
+    """Largest lane; NaN if a lane is NaN."""
+
+    def gen(ctx, b, sig, args):
+        def combine(x, y):
+            larger = b.select(b.fcmp_ordered(">", x, y), x, y)
+            return b.select(b.fcmp_unordered("uno", x, x), x, larger)
+
+        return _fold(b, args[0], combine)
+
+    return types.float32(vec), gen
+
+
+@intrinsic
+def at(tc, p, i):
+    """The pointer to p[i]."""
+
+    def gen(ctx, b, sig, args):
+        return b.gep(args[0], [args[1]])
+
+    return p(p, types.int64), gen
+
+
+@intrinsic
+def given(tc, p):
+    """Whether a pointer is not null."""
+
+    def gen(ctx, b, sig, args):
+        return b.icmp_unsigned("!=", b.ptrtoint(args[0], i64), ir.Constant(i64, 0))
+
+    return types.boolean(p), gen
+
+
+@intrinsic
+def aligned(tc, p):
+    """Whether a pointer can be read by `load4`: a multiple of 16 bytes."""
+
+    def gen(ctx, b, sig, args):
+        low = b.and_(b.ptrtoint(args[0], i64), ir.Constant(i64, 15))
+        return b.icmp_unsigned("==", low, ir.Constant(i64, 0))
+
+    return types.boolean(p), gen
+
+
+@intrinsic
+def quotient(tc, n, d):
+    """n // d for 0 ≤ n < 2^32 and 0 < d < 2^32, by a division of 32 bits: one of 64 takes a hundred instructions."""
+
+    def gen(ctx, b, sig, args):
+        return b.zext(b.udiv(*(b.trunc(a, i32) for a in args)), i64)
+
+    return types.int64(types.int64, types.int64), gen
+
+
+@intrinsic
+def barrier(tc):
+    """All threads of the block meet here."""
+
+    def gen(ctx, b, sig, args):
+        call_ir(b, "nvvm.barrier0", ir.VoidType())
+        return ctx.get_dummy_value()
+
+    return types.void(), gen
+
+
+def _four(b, p, i):
+    """p[i:i+4] as a pointer to a vector of four floats, 16-byte aligned."""
+    p = b.gep(p, [i])
+    return b.bitcast(p, ir.VectorType(f32, 4).as_pointer(p.type.addrspace))
+
+
+def _shared_pointer(ctx, b, kind, value):
+    return ctx.make_array(kind)(ctx, b, value).data
+
+
+@intrinsic
+def load4(tc, p, i):
+    """Four neighbours p[i:i+4] of global memory (a pointer) or shared memory (an array); 16-byte aligned."""
+    kind = p
+
+    def gen(ctx, b, sig, args):
+        base = args[0] if isinstance(kind, types.CPointer) else _shared_pointer(ctx, b, sig.args[0], args[0])
+        found = b.load(_four(b, base, args[1]), align=16)
+        return cgutils.pack_array(b, [b.extract_element(found, ir.Constant(i32, k)) for k in range(4)])
+
+    return types.UniTuple(types.float32, 4)(p, types.uint64 if not isinstance(p, types.CPointer) else types.int64), gen
+
+
+@intrinsic
+def store4(tc, p, i, x, y, z, w):
+    """p[i:i+4] = x, y, z, w; as `load4`."""
+    kind = p
+
+    def gen(ctx, b, sig, args):
+        base = args[0] if isinstance(kind, types.CPointer) else _shared_pointer(ctx, b, sig.args[0], args[0])
+        v = ir.Constant(ir.VectorType(f32, 4), ir.Undefined)
+        for k in range(4):
+            v = b.insert_element(v, args[2 + k], ir.Constant(i32, k))
+        b.store(v, _four(b, base, args[1]), align=16)
+        return ctx.get_dummy_value()
+
+    index = types.uint64 if not isinstance(p, types.CPointer) else types.int64
+    return types.void(p, index, *[types.float32] * 4), gen
+
+
+@intrinsic
+def below(tc, i, n):
+    """Whether i < n, for 0 ≤ i, n < 2^32: a comparison of 32 bits."""
+
+    def gen(ctx, b, sig, args):
+        return b.icmp_unsigned("<", *(b.trunc(a, i32) for a in args))
+
+    return types.boolean(types.int64, types.int64), gen
+
+
+@intrinsic
+def unseen(tc, n):
+    """n as a number that the compiler knows nothing of: a loop up to it stays a loop, and it is not computed again."""
+
+    def gen(ctx, b, sig, args):
+        return b.call(ir.InlineAsm(ir.FunctionType(i64, [i64]), "mov.b64 $0, $1;", "=l,l"), args)
+
+    return types.int64(types.int64), gen
+
+
+@intrinsic
+def shared_floats(tc, n):
+    """Shared memory for n floats (a constant), the block's: each place in the code that asks has its own. A pointer."""
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    count = n.literal_value
+
+    def gen(ctx, b, sig, args):
+        kind = ir.ArrayType(f32, count)
+        memory = cgutils.add_global_variable(b.module, kind, "shared", addrspace=3)
+        memory.linkage, memory.align, memory.initializer = "internal", 16, ir.Constant(kind, ir.Undefined)
+        return b.addrspacecast(b.gep(memory, [ir.Constant(i32, 0)] * 2), f32.as_pointer())
+
+    return Floats(n), gen
+
+
+@inline
+@_by_warp
+def spread(n):
+    """The numbers below n, shared out among a warp's lanes: for elements that are done one at a time."""
+    return range(lane(), n, W)
+
+
+@inline
+def blocks(n):
+    """Vectors that hold n elements."""
+    return (n + W - 1) // W
+
+
+@inline
+def get(p, i, cols):
+    """The first ``cols`` floats at p[i:], W at most; the other lanes are 0."""
+    return load(p, i) if cols >= W else load_part(p, i, cols)
+
+
+@inline
+def put(p, i, v, cols):
+    """p[i:i+cols] = v[:cols], W at most."""
+    if cols >= W:
+        store(p, i, v)
+    else:
+        store_part(p, i, v, cols)

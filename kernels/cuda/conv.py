@@ -1,0 +1,133 @@
+"""Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its transpose.
+
+An implicit matrix product: a row of A is what an output pixel sees, k goes over taps and their channels. A step of k stays in
+one tap, so the last of a tap may be short. A thread's rows of A are those of one or two pixels, whose place it moves from tap
+to tap; a tap outside the image has no channels.
+"""
+
+from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, given, inline, quotient, shared_floats, tiled, unseen
+from ._tile import DEPTH, Tile, by_tile, fetch, working
+
+
+@inline
+def pixel_of(row, oh, ow):
+    """(image, row, column) of an output pixel."""
+    line = quotient(row, ow)
+    image = quotient(line, oh)
+    return image, line - image * oh, row - line * ow
+
+
+@inline
+def end_of(iy, ix, h, width, cg):
+    """How many channels a pixel has: none outside the image."""
+    return cg if below(iy, h) and below(ix, width) else 0
+
+
+def convolution(name: str, tile: Tile):
+    """The kernel `conv` for one shape of tile."""
+    work = working(tile)
+    tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
+    two, carried, at_b = work.a_quads > 1, work.carried, 4 * work.a_quads
+    a_row, a_k, b_place, shared_places = work.a_row, work.a_k, work.b_place, work.shared_places
+    put_down, multiply, results = work.put_down, work.multiply, work.results
+
+    @inline
+    def begin(unit, m, og):
+        """(group, first pixel, first column) of a unit."""
+        row_blocks = quotient(m + tall - 1, tall)
+        part = quotient(unit, row_blocks)
+        column_blocks = quotient(og + columns - 1, columns)
+        g = quotient(part, column_blocks)
+        return g, (unit - part * row_blocks) * tall, (part - g * column_blocks) * columns
+
+    @inline
+    def products(
+        vector, shared, acc, x, iy0, ix0, x2, iy2, ix2, w, n0, og, h, width, ldx, cg, kh, kw, dh, dw,
+    ):  # fmt: skip
+        """Sums over all taps and channels. The first tap of the thread's pixels is at x and x2, row iy and column ix of the
+        image; ``vector``: four channels can be read as 16 bytes."""
+        held = cuda.local.array(carried, Float)
+        reads_a, reads_b, stores_a, stores_b = shared_places()
+        kb, skip, b_step = b_place(n0, og, kh * kw * cg)
+        ka = a_k()
+        b = at(w, skip)
+        a, a2 = x, x2
+        end, end2, end_b = end_of(iy0, ix0, h, width, cg), end_of(iy2, ix2, h, width, cg), cg
+        fetch(held, 0, a, vector, ka, end)
+        if two:
+            fetch(held, 4, a2, vector, ka, end2)
+        fetch(held, at_b, b, True, kb, end_b)
+        put_down(shared, stores_a, stores_b, held)
+        barrier()
+        half, c, ky, kx = 0, 0, 0, 0
+        while ky < kh:
+            c += DEPTH
+            a = at(a, DEPTH)
+            a2 = at(a2, DEPTH)
+            b = at(b, DEPTH * b_step)
+            if not below(c, cg):
+                b = at(b, (cg - c) * b_step)
+                c = 0
+                kx += 1
+                if kx == kw:
+                    kx = 0
+                    ky += 1
+                far = (ky * dh * width + kx * dw) * ldx
+                a = at(x, far)
+                a2 = at(x2, far)
+                end_b = cg if ky < kh else 0
+                end = end_of(iy0 + ky * dh, ix0 + kx * dw, h, width, end_b)
+                end2 = end_of(iy2 + ky * dh, ix2 + kx * dw, h, width, end_b)
+            fetch(held, 0, a, vector, ka + c, end)
+            if two:
+                fetch(held, 4, a2, vector, ka + c, end2)
+            fetch(held, at_b, b, True, kb + c, end_b)
+            multiply(shared, half + reads_a, half + reads_b, acc)
+            half = size - half
+            put_down(shared, half + stores_a, half + stores_b, held)
+            barrier()
+
+    @tiled(tile.threads, tile.blocks)
+    def conv(
+        x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats,
+        m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, ldres: Int, og: Int,
+        kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
+        full_h: Int, full_w: Int, osh: Int, osw: Int, oy0: Int, ox0: Int,
+        rows: Int, panels: Int, tap_chunk: Int, channel_chunk: Int, padded: Int,
+        low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int,
+    ) -> None:  # fmt: skip
+        shared = shared_floats(both)
+        acc = cuda.local.array(sums, Float)
+        g, m0, n0 = begin(first, m, og)
+        xg = at(x, g * cg)
+        image, oy, ox = pixel_of(min(m0 + a_row(0), m - 1), oh, ow)
+        iy0, ix0 = oy * sh - ph, ox * sw - pw
+        a0 = at(xg, ((image * h + iy0) * width + ix0) * ldx + a_k())
+        image, oy, ox = pixel_of(min(m0 + a_row(1), m - 1), oh, ow)
+        iy1, ix1 = oy * sh - ph, ox * sw - pw
+        a1 = at(xg, ((image * h + iy1) * width + ix1) * ldx + a_k())
+        wg = at(w, g * kh * kw * cg * padded)
+        for j in range(sums):
+            acc[j] = Float(0)
+        if cg % 4 == 0 and ldx % 4 == 0 and aligned(xg):
+            products(
+                True, shared, acc, a0, iy0, ix0, a1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh, kw, dh, dw
+            )  # fmt: skip
+        else:
+            products(
+                False, shared, acc, a0, iy0, ix0, a1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh, kw, dh, dw
+            )  # fmt: skip
+        g, m0, n0 = begin(unseen(first), m, og)  # again, which leaves registers to the products
+        placed = osh != 1 or osw != 1 or full_h != oh or full_w != ow
+        resg = at(res, g * og) if given(res) else res
+        scaleg = at(scale, g * padded) if given(scale) else scale
+        results(
+            shared, acc, m0, m, n0, og, placed, oh, ow, full_h, full_w, osh, osw, oy0, ox0, at(y, g * og), ldy,
+            at(b, g * padded), resg, ldres, low, high, act, alpha, beta, scaleg, at(shift, g * padded),
+        )  # fmt: skip
+
+    conv.__name__ = name
+    return conv
+
+
+conv = by_tile(convolution, "conv")

@@ -1,0 +1,65 @@
+"""The five gates that CUDA kernels pass without a GPU: ``python -m tests.cuda.gates`` (or ``make cuda-gates``).
+
+Each is some test files; one where nothing ran has not passed. The last line says ``gates passed 5 of 5``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+
+class Gate(NamedTuple):
+    """What a gate is, its test files, and the environment that they want."""
+
+    name: str
+    about: str
+    files: tuple[str, ...]
+    environment: dict[str, str] = {}
+
+
+GATES = (
+    Gate("a", "kernels in Numba's simulator", ("test_simulator.py",), {"NUMBA_ENABLE_CUDASIM": "1"}),
+    Gate("b", "ptxas: no spills, stack, local, generic or double", ("test_ptxas.py",)),
+    Gate("c", "machine code of the main loops", ("test_sass.py",)),
+    Gate(
+        "d", "PTX interpreted: numbers, bounds, races, conflicts",
+        ("test_interpreter.py", "test_kernels.py", "test_executor.py"),
+    ),
+    Gate("e", "mutants of kernels are caught", ("test_mutants.py",)),
+)  # fmt: skip
+
+
+def passes(gate: Gate) -> tuple[bool, str]:
+    """Whether a gate's tests pass, and pytest's closing line."""
+    files = [f"tests/cuda/{name}" for name in gate.files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", *files]
+    done = subprocess.run(command, env={**os.environ, **gate.environment}, stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.strip().splitlines()
+    last = lines[-1] if lines else "pytest said nothing"
+    passed = done.returncode == 0 and re.search(r"\d+ passed", last) is not None
+    if not passed:
+        print(done.stdout)
+    return passed, last.strip("= ")
+
+
+def main() -> int:
+    count = 0
+    for gate in GATES:
+        start = time.perf_counter()
+        passed, said = passes(gate)
+        count += passed
+        print(
+            f"({gate.name}) {gate.about}: {'passed' if passed else 'FAILED'} in {time.perf_counter() - start:.0f} s: {said}",
+            flush=True,
+        )
+    print(f"gates passed {count} of {len(GATES)}")
+    return count != len(GATES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Mutants of kernels: their source with one fault put in, such as people make. A gate that lets one pass checks too little.
+
+Three kinds: a barrier that is dropped, a comparison or a loop's end that is off by one, two names of an index that are
+swapped.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import importlib.util
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+STRICT = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
+INDEXED = {"load": 1, "store": 1, "get": 1, "put": 1, "at": 1, "load_part": 1, "store_part": 1, "load4": 1, "store4": 1}
+"""Functions of the kernels' language, and which argument is an index."""
+BARRIERS = ("barrier", "syncthreads", "syncwarp")
+_numbers = itertools.count()
+
+
+class Mutant(NamedTuple):
+    """One fault: in which function of a family's file, of which kind, in which line, and the file's source with it."""
+
+    family: str
+    function: str
+    kind: str
+    line: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.family}.{self.function}: {self.kind}: {self.line}"
+
+
+def file_of(family: str) -> Path:
+    """The source of a family of CUDA kernels."""
+    module = importlib.import_module(f"nbconv.kernels.cuda.{family}")
+    assert module.__file__ is not None
+    return Path(module.__file__)
+
+
+def mutants(family: str, each: int) -> Iterator[Mutant]:
+    """At most ``each`` faults of a kind in each function of a family's file, spread over the function."""
+    text = file_of(family).read_text()
+    tree = ast.parse(text)
+    lines = text.splitlines()
+    for place, function in enumerate(tree.body):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for kind, faults in (("barrier", _barriers), ("off by one", _bounds), ("swapped", _swaps)):
+            count = len(list(faults(copy.deepcopy(function))))
+            chosen = range(count) if count <= each else [round(k * (count - 1) / max(each - 1, 1)) for k in range(each)]
+            for k in chosen:
+                changed = copy.deepcopy(tree)
+                target = changed.body[place]
+                assert isinstance(target, ast.FunctionDef)
+                line = list(faults(target, apply=k))[k]
+                yield Mutant(
+                    family, function.name, kind, lines[line - 1].strip(), ast.unparse(ast.fix_missing_locations(changed))
+                )
+
+
+def _barriers(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
+    """Lines of barriers; the ``apply``-th is taken out."""
+    k = 0
+    for node in ast.walk(function):
+        for body in (getattr(node, name, None) for name in ("body", "orelse")):
+            for i, one in enumerate(body if isinstance(body, list) else ()):
+                if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call) and _name(one.value.func) in BARRIERS:
+                    if k == apply:
+                        body[i] = ast.Pass()
+                    yield one.lineno
+                    k += 1
+
+
+def _bounds(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
+    """Lines of comparisons between integers' bounds, and of loops over a range, whose last turn is left out."""
+    k = 0
+    values = {id(n) for w in ast.walk(function) if isinstance(w, ast.Call) and _name(w.func) == "where" for n in ast.walk(w)}
+    for node in ast.walk(function):
+        if id(node) in values:
+            continue
+        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in STRICT and not _floats(node):
+            if k == apply:
+                node.ops = [STRICT[type(node.ops[0])]()]
+            yield node.lineno
+            k += 1
+        elif isinstance(node, ast.For) and isinstance(node.iter, ast.Call) and _name(node.iter.func) == "range":
+            if k == apply:
+                arguments = node.iter.args
+                at = 0 if len(arguments) == 1 else 1
+                step = copy.deepcopy(arguments[2]) if len(arguments) == 3 else ast.Constant(1)
+                arguments[at] = ast.BinOp(arguments[at], ast.Sub(), step)
+            yield node.lineno
+            k += 1
+
+
+def _floats(node: ast.Compare) -> bool:
+    """Whether a comparison names a float: those are values, not bounds."""
+    return any(isinstance(n, ast.Constant) and isinstance(n.value, float) for n in ast.walk(node))
+
+
+def _swaps(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
+    """Lines of indices that name two things or more; the first two that differ are swapped."""
+    k = 0
+    for node in ast.walk(function):
+        index: ast.expr | None = None
+        if isinstance(node, ast.Subscript):
+            index = node.slice
+        elif isinstance(node, ast.Call) and (i := INDEXED.get(_name(node.func))) is not None and i < len(node.args):
+            index = node.args[i]
+        names = [n for n in ast.walk(index) if isinstance(n, ast.Name)] if index is not None else []
+        other = next((n for n in names if n.id != names[0].id), None)
+        if other is None or _symmetric(index):
+            continue
+        if k == apply:
+            names[0].id, other.id = other.id, names[0].id
+        yield node.lineno
+        k += 1
+
+
+def _symmetric(index: ast.expr | None) -> bool:
+    """Whether an index is a plain sum or product of two names: swapping them changes nothing."""
+    return isinstance(index, ast.BinOp) and isinstance(index.left, ast.Name) and isinstance(index.right, ast.Name) and (
+        isinstance(index.op, (ast.Add, ast.Mult))
+    )  # fmt: skip
+
+
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+
+
+def load(mutant: Mutant) -> ModuleType:
+    """The mutant's file as a module beside the families."""
+    name = f"nbconv.kernels.cuda._mutant{next(_numbers)}"
+    spec = importlib.util.spec_from_loader(name, loader=None)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__package__ = "nbconv.kernels.cuda"
+    module.__file__ = str(file_of(mutant.family))
+    sys.modules[name] = module
+    try:
+        exec(compile(mutant.source, f"<{mutant}>", "exec"), vars(module))
+    finally:
+        del sys.modules[name]
+    return module

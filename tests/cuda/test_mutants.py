@@ -1,0 +1,89 @@
+"""Gate (e): kernels with a fault put in give other results than they should, or are stopped."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+
+import pytest
+
+from nbconv.kernels.target import target
+from tests.cuda import mutants
+from tests.cuda.cases import recordings
+from tests.cuda.interpreter import Interpreter
+from tests.cuda.kernels import COMPILER
+from tests.cuda.mutants import Mutant
+from tests.cuda.recordings import Recording, replay
+
+pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
+EACH = int(os.environ.get("NBCONV_MUTANTS", "1"))
+"""Faults of a kind in each function."""
+
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
+"""(function, kind, line) of faults that change no result, with the reason."""
+
+
+def families() -> list[str]:
+    return sorted({family for family, _, _ in recordings()})
+
+
+def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) -> str | None:
+    """How a mutant was found out; "" where it was not, None where no kernel of its file reaches the fault."""
+    from nbconv.kernels.cuda import _numba
+
+    try:
+        module = mutants.load(mutant)
+    except Exception as error:
+        return f"it cannot be imported: {error}"
+    fault = vars(module)[mutant.function]
+    reached = False
+    for (family, name, number), launches in kept.items():
+        if family != mutant.family or not reaches(vars(module).get(name), fault, set()):
+            continue
+        reached = True
+        ptx = compiled(vars(module)[name], number)
+        if ptx is None:
+            return "it does not compile"
+        for recording in launches:
+            said = replay(recording, Interpreter(), ptx)
+            if said:
+                return said
+    return "" if reached else None
+
+
+def compiled(function: Callable, number: int) -> str | None:
+    from nbconv.kernels.cuda._family import variants
+    from nbconv.kernels.cuda._numba import compile_kernel
+
+    digits = target("cuda").cpu.removeprefix("sm_")
+    try:
+        return compile_kernel(variants(function)[1][number][1], (int(digits[:-1]), int(digits[-1])))
+    except Exception:
+        return None
+
+
+def reaches(function: Callable | None, fault: Callable, seen: set[int]) -> bool:
+    """Whether a function calls another of its file, itself or through others."""
+    plain, wanted = (getattr(f, "py_func", f) for f in (function, fault))
+    if plain is wanted or function is fault:
+        return True
+    if not hasattr(plain, "__code__") or id(plain) in seen:
+        return False
+    seen.add(id(plain))
+    inner = [plain.__globals__[n] for n in plain.__code__.co_names if n in plain.__globals__]
+    inner += [cell.cell_contents for cell in plain.__closure__ or ()]
+    inner += [kernel for _, kernel in (getattr(plain, "__variants__", None) or ("", []))[1]]
+    return any(reaches(f, fault, seen) for f in inner if callable(f))
+
+
+@pytest.mark.parametrize("family", families() if not COMPILER else [])
+def test_mutants_are_caught(family):
+    kept = {key: found for key, found in recordings().items() if key[0] == family}
+    how: dict[str, list[Mutant]] = defaultdict(list)
+    for mutant in mutants.mutants(family, EACH):
+        if (mutant.function, mutant.kind, mutant.line) not in EQUIVALENT:
+            said = caught(mutant, kept)
+            how["nobody reaches it" if said is None else "caught" if said else "not caught"].append(mutant)
+    assert not how["not caught"], "\n".join(map(str, how["not caught"]))
+    assert how["caught"]
