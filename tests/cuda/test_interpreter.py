@@ -98,8 +98,8 @@ def test_a_kernel_without_end_is_stopped():
 
 
 def test_parameters_of_all_types():
-    text = f"""{HEAD}.visible .entry k(.param .u64 out, .param .f32 f, .param .s32 i, .param .u8 b, .param .align 8 .b8 pair[16])
-    {{ .reg .b64 %rd<9>; .reg .b32 %r<9>; .reg .f32 %f<9>; .reg .b16 %h<3>;
+    text = f"""{HEAD}.visible .entry k(.param .u64 out, .param .f32 f, .param .s32 i, .param .u8 b,
+    .param .align 8 .b8 pair[16]) {{ .reg .b64 %rd<9>; .reg .b32 %r<9>; .reg .f32 %f<9>; .reg .b16 %h<3>;
     ld.param.u64 %rd1, [out]; ld.param.f32 %f1, [f]; ld.param.s32 %r1, [i]; ld.param.u8 %h1, [b]; cvt.u32.u16 %r2, %h1;
     st.global.f32 [%rd1], %f1; st.global.u32 [%rd1+4], %r1; st.global.u32 [%rd1+8], %r2; ret; }}"""
     module, device = Module(text), Interpreter()
@@ -111,7 +111,7 @@ def test_parameters_of_all_types():
         ("b", 1, 16),
         ("pair", 16, 24),
     ]
-    text = text.replace(", .param .align 8 .b8 pair[16]", "")
+    text = text.replace(",\n    .param .align 8 .b8 pair[16]", "")
     address, out = device.alloc(12), np.zeros(3, "u4")
     device.launch(Module(text), "k", 1, 1, [address, 1.5, -3, 200])
     device.download(address, out)
