@@ -45,7 +45,7 @@ class Program:
         known = {**variables, **entry.variables}
         used = [v for name, v in known.items() if name in mentioned]
         shared, self.shared_size, self.shared_state = layout([v for v in used if v.space == "shared"], 128)
-        local, self.local_size, _ = layout([v for v in used if v.space == "local"], 0)
+        local, self.local_size, self.local_state = layout([v for v in used if v.space == "local"], 0)
         symbols = {name: ("shared", at) for name, at in shared.items()} | {name: ("local", at) for name, at in local.items()}
         symbols |= {v.name: (v.space, 0) for v in used if v.space in ("global", "const")}
         translator = Translator(entry, symbols)

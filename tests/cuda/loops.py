@@ -123,7 +123,7 @@ def _count_global(offsets, n, nbytes, sectors, bits, count, site, times):
 
 @njit(cache=True)
 def _count_shared(offsets, lanes, n, nbytes, words, extra, count, site):
-    """Bank conflicts of one warp's access: 32 lanes a phase, 16 with 8 bytes each, 8 with 16; one word serves all at once."""
+    """Bank conflicts of one warp's access: 32 lanes a phase, 16 with 8 bytes each, 8 with 16; a word serves all at once."""
     count[site, WARPS] += 1
     phase_lanes = 32 if nbytes <= 4 else 128 // nbytes
     i = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.cuda import loops
-from tests.cuda.memory import ALLOCATED, BASE
+from tests.cuda.memory import ALLOCATED, BASE, FREE
 from tests.cuda.report import Finding, KernelFault
 
 if TYPE_CHECKING:
@@ -201,7 +201,9 @@ class Machine:
         size = self.launch.program.local_size
         address = np.broadcast_to(base + offset, (self.blocks, self.warps, LANES))
         mask = np.broadcast_to(mask, address.shape)
-        if ((address < 0) | (address + nbytes > size) | (address % nbytes != 0))[mask].any():
+        outside = (address < 0) | (address + nbytes > size)
+        last = np.clip(address + nbytes - 1, 0, size - 1)
+        if (outside | (self.launch.program.local_state[last] == FREE) | (address % nbytes != 0))[mask].any():
             raise KernelFault([self.finding("out of bounds", site, "local memory")])
         thread = np.arange(address.size).reshape(address.shape)
         return thread * size + np.where(mask, address, 0)
