@@ -226,7 +226,9 @@ def depthwise_grad_weight(
         line0 = part * rows
         line1 = min(line0 + rows, n * oh)
         for kx in range(0, kw, 3):
-            _taps(x, dy, target, line0, line1, c0, ky, kx, min(3, kw - kx), h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded)
+            _taps(
+                x, dy, target, line0, line1, c0, ky, kx, min(3, kw - kx), h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded
+            )
 
 
 @inline
