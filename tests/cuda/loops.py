@@ -59,7 +59,7 @@ def _ordered(other, when, me, block, warp, space, warp_sync, other_reads):
 
 @njit(cache=True)
 def _readers(other, when, me, block, warp, space, warp_sync):
-    """`other`, who read at `when` in this launch, and `me` in one; readers that a barrier ordered before `me` are dropped."""
+    """`other`, who read at `when` in this launch, and `me` in one; those that a barrier ordered before `me` are dropped."""
     if other == -1:
         return -1
     if other < 0 and -2 - other >= space[ALL_WARPS]:
@@ -210,10 +210,10 @@ def load(memory, state, shadow, address, offset, mask, out, warp_sync, space, co
                 first = (at + b * stride) >> granule
                 for g in range(first, first + granules):
                     writer, when = shadow[g, 0], shadow[g, 1]
-                    if when >= start and writer != me:
-                        if not _ordered(writer, when, me, block, warp, space, synced, False):
-                            _report(found, RAW, at, me, block, writer, when)
-                            bad = True
+                    racing = when >= start and writer != me
+                    if racing and not _ordered(writer, when, me, block, warp, space, synced, False):
+                        _report(found, RAW, at, me, block, writer, when)
+                        bad = True
                     reader, when, readers = shadow[g, 2], shadow[g, 3], me
                     if when >= start and reader != me:
                         readers = _readers(reader, when, me, block, warp, space, synced)
@@ -288,15 +288,16 @@ def store(memory, state, shadow, address, offset, mask, values, warp_sync, space
                         else:
                             _report(found, WAW, at, me, block, writer, when)
                             bad = True
-                    elif when >= start and writer != me:
-                        if not _ordered(writer, when, me, block, warp, space, synced, False):
-                            _report(found, WAW, at, me, block, writer, when)
-                            bad = True
+                    elif (
+                        when >= start and writer != me and not _ordered(writer, when, me, block, warp, space, synced, False)
+                    ):
+                        _report(found, WAW, at, me, block, writer, when)
+                        bad = True
                     reader, when = shadow[g, 2], shadow[g, 3]
-                    if when >= start and reader != me:
-                        if not _ordered(reader, when, me, block, warp, space, synced, True):
-                            _report(found, WAR, at, me, block, reader, when)
-                            bad = True
+                    racing = when >= start and reader != me
+                    if racing and not _ordered(reader, when, me, block, warp, space, synced, True):
+                        _report(found, WAR, at, me, block, reader, when)
+                        bad = True
                     shadow[g, 0] = author
                     shadow[g, 1] = now
             if n == 0:
