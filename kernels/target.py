@@ -17,7 +17,8 @@ class Target(NamedTuple):
     ``lanes`` float32 values fill a vector; the GEMM micro-kernel keeps a tile of ``rows`` x (``vectors`` · ``lanes``) sums
     in registers, of which there are ``registers`` for vectors, or one of ``rows_wider`` x ((``vectors`` + 1) · ``lanes``).
     They are as high as leaves no sum in memory (tests/kernels/test_spills.py). ``chunk``: elements that a unit of an
-    elementwise kernel does. ``winograd``: whether there are kernels for it.
+    elementwise kernel does. ``winograd``: whether there are kernels for it. ``units`` a step should have at least, so that
+    all of the machine finds work.
 
     On a GPU ``cpu`` is its architecture, a vector is a warp, and ``rows`` x (``vectors`` · ``lanes``) a block's tile.
     """
@@ -35,6 +36,7 @@ class Target(NamedTuple):
     os: str
     chunk: int = 4096
     winograd: bool = True
+    units: int = 16
 
     @property
     def gpu(self) -> bool:
@@ -71,9 +73,9 @@ _PTX = "nvptx64-nvidia-cuda"
 GPUS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False),
-        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False),
-        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False),
+        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
+        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
+        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
     )
 }
 """By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""

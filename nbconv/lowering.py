@@ -184,6 +184,10 @@ class Lowering:
         x, y = x or self.input(0), y or self.output()
         self.step(kernel, -(-n // chunk), work=8 * n, x=x, y=y, n=n, chunk=chunk, **parameters)
 
+    def finer(self, units: int, times: int) -> int:
+        """The units of a step whose CUDA kernel cuts each of the processors' into this many."""
+        return units * times if self.target.gpu else units
+
     def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
         """One step of a kernel over the middle axis of (outer, n, inner), as those of `kernels/cpu/reduce.py`; from input 0
         to the output where ``more`` names no ``x`` and ``y``."""
@@ -207,10 +211,17 @@ class Lowering:
             axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
+        tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)  # as kernels/cuda/move.py has them
         self.step(
-            "move.copy", n0 * n1 * n2, work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
+            "move.copy", self.finer(n0 * n1 * n2, -(-n3 // tall) * -(-n4 // wide)), work=16 * n0 * n1 * n2 * n3 * n4,
+            x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
             **{f"x{i}": t[1] for i, t in enumerate(five)}, **{f"y{i}": t[2] for i, t in enumerate(five)},
         )  # fmt: skip
+
+    def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
+        """n float32 elements of one value."""
+        chunk = 4 * self.target.chunk
+        self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value)
 
     def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
         """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
@@ -236,6 +247,9 @@ class Lowering:
         chunk = self.target.chunk
         if not axes and n > chunk:
             axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
+        if self.target.gpu and len(axes) < 3 and n > chunk:
+            more, (n, ai, bi) = _split((n, ai, bi), chunk, self.target.lanes)
+            axes += more
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
         self.step(
             kernel, d0 * d1 * d2, work=16 * total, a=a, b=b, y=y, d1=d1, d2=d2, n=n, total=total,
@@ -260,6 +274,9 @@ class Lowering:
             (d, *steps), n = axes[0], self.target.chunk
             axes = [(-(-d // n), *(n * s for s in steps)), (n, *steps)]
         n, *inner = axes.pop()
+        if self.target.gpu and len(axes) < 3 and n > self.target.chunk and n % self.target.lanes == 0:
+            axes.append((n // self.target.lanes, *(self.target.lanes * s for s in inner)))
+            n = self.target.lanes
         total = self.outputs[0].size
         self._rows(kernel, {k: o.ref for k, o in operands.items()}, y, sizes, axes, n, inner, total)
 

@@ -113,9 +113,9 @@ class Model:
         self.device = name
         self._device: Device | None = None
         if name != "cpu":
-            from nbconv.cuda import device
+            from nbconv.cuda import find
 
-            self._device = device(name)
+            self._device = find(name)
 
     def _target(self) -> Target:
         """What kernels are compiled for."""

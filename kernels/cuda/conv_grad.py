@@ -27,7 +27,7 @@ from ._simd import (
     store4,
     tiled,
 )
-from ._tile import DEPTH, SMALL, fetch, working
+from ._tile import DEPTH, SMALL, working
 
 work = working(SMALL)
 place, multiply = work.place, work.multiply
@@ -35,8 +35,8 @@ ROWS, COLUMNS, THREADS = SMALL.rows, SMALL.columns, SMALL.threads
 HALF, BOTH, SUMS, PITCH, ROW_STEP = work.size, work.both, work.sums, work.pitch, work.row_step
 AT_B = DEPTH * PITCH
 QUADS = ROWS // 4
-OUTSIDE = 1 << 40
-"""A row of an image that none has."""
+OUTSIDE, LOW = 1 << 30, 0xFFFFFFFF
+"""How far below an image a tap lies that there is not."""
 SIDE = 32
 HELD = SIDE * (SIDE + 1)
 MERGERS = 256
@@ -72,7 +72,8 @@ def conv_grad_weight(
     p1 = min(m, p0 + pixels)
     xg = at(x, g * cg)
     dyg = at(dy, g * og)
-    if cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy):
+    whole = cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy)
+    if whole:
         _products(
             True, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
         )
@@ -89,36 +90,44 @@ def conv_grad_weight(
 
 
 @inline
-def _products(
-    vector, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
-):
-    """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``vector``: 16
-    bytes at a time."""
+def _products(whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw):
+    """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``: 16
+    bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading."""
     t = Int(cuda.threadIdx.x)
     mine = t // QUADS
     quad = t % QUADS * 4
     held = cuda.local.array(8, Float)
-    high = cuda.local.array(4, Int)  # where a row's tap lies from the stride's corner
-    wide = cuda.local.array(4, Int)
+    taps = cuda.local.array(
+        4, Int
+    )  # where a row's tap lies from the stride's corner: down in the high half, across in the low
     shift = cuda.local.array(4, Int)
     for j in range(4):
-        if j == 0 or not vector:
+        if j == 0 or not whole:
             r = r0 + quad + j
             tap = quotient(r, cg)
             ky = quotient(tap, kw)
-            high[j] = ky * dh - ph if below(tap, kh * kw) else OUTSIDE
-            wide[j] = (tap - ky * kw) * dw - pw
-            shift[j] = (high[j] * width + wide[j]) * ldx + r - tap * cg
+            down = ky * dh - ph
+            across = (tap - ky * kw) * dw - pw
+            shift[j] = (down * width + across) * ldx + r - tap * cg
+            taps[j] = ((down if below(tap, kh * kw) else OUTSIDE) << 32) + (across & LOW)
     p = p0 + mine
     line = quotient(p, ow)
-    ox = p - line * ow
+    ix = (p - line * ow) * sw
     n = quotient(line, oh)
-    oy = line - n * oh
-    skip_line = quotient(DEPTH, ow)
-    skip_x = DEPTH - skip_line * ow
-    skip_n = quotient(skip_line, oh)
-    skip_y = skip_line - skip_n * oh
-    _read(vector, held, x, dy, p, p1, n, oy, ox, quad, n0, high, wide, shift, h, width, ldx, ldy, og, sh, sw)
+    iy = (line - n * oh) * sh
+    corner = ((n * h + iy) * width + ix) * ldx
+    skip_y = quotient(DEPTH, ow)
+    skip_x = (DEPTH - skip_y * ow) * sw
+    skip_n = quotient(skip_y, oh)
+    skip_y = (skip_y - skip_n * oh) * sh
+    skip = ((skip_n * h + skip_y) * width + skip_x) * ldx
+    wide, high = ow * sw, oh * sh
+    skip_line = (sh * width - wide) * ldx
+    skip_image = (h - high) * width * ldx
+    dy = at(dy, p * ldy + n0 + quad)
+    columns = og - n0 - quad
+    end = p1 if columns > 0 else 0
+    _read(whole, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
     _put(shared, 0, mine, quad, held)
     barrier()
     half = 0
@@ -127,38 +136,51 @@ def _products(
     while below(done, p1):
         done += DEPTH
         p += DEPTH
-        ox += skip_x
-        oy += skip_y
-        n += skip_n
-        if ox >= ow:
-            ox -= ow
-            oy += 1
-        if oy >= oh:
-            oy -= oh
-            n += 1
-        _read(vector, held, x, dy, p, p1, n, oy, ox, quad, n0, high, wide, shift, h, width, ldx, ldy, og, sh, sw)
+        dy = at(dy, DEPTH * ldy)
+        corner += skip
+        ix += skip_x
+        iy += skip_y
+        if not below(ix, wide):
+            ix -= wide
+            iy += sh
+            corner += skip_line
+        if not below(iy, high):
+            iy -= high
+            corner += skip_image
+        if whole:  # on its way while the other half is multiplied; what is read singly needs too many registers for that
+            _read(True, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
         multiply(shared, half + ty * 4, half + AT_B + tx * 4, acc)
+        if not whole:
+            _read(False, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
         half = HALF - half
         _put(shared, half, mine, quad, held)
         barrier()
 
 
 @inline
-def _read(vector, held, x, dy, p, p1, n, oy, ox, quad, n0, high, wide, shift, h, width, ldx, ldy, og, sh, sw):
+def _read(whole, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width):
     """A thread's quads of both sides for pixel p, zeros from p1 on and outside the image."""
-    there = below(p, p1)
-    corner = ((n * h + oy * sh) * width + ox * sw) * ldx
-    fetch(held, 4, at(dy, p * ldy + n0 + quad), vector, n0 + quad, og if there else 0)
-    for j in range(4):
+    for j in range(8):
         held[j] = Float(0)
-    if vector:
-        if there and _inside(oy * sh + high[0], h) and _inside(ox * sw + wide[0], width):
+    if whole:
+        if below(p, p1) and _meets(iy, ix, taps[0], h, width):
             v = load4(x, corner + shift[0])
             held[0], held[1], held[2], held[3] = v[0], v[1], v[2], v[3]
+        if below(p, end):
+            v = load4(dy, 0)
+            held[4], held[5], held[6], held[7] = v[0], v[1], v[2], v[3]
     else:
         for j in range(4):
-            if there and _inside(oy * sh + high[j], h) and _inside(ox * sw + wide[j], width):
+            if below(p, p1) and _meets(iy, ix, taps[j], h, width):
                 held[j] = x[corner + shift[j]]
+            if below(p, p1) and j < columns:
+                held[4 + j] = dy[j]
+
+
+@inline
+def _meets(iy, ix, tap, h, width):
+    """Whether a tap meets the image: what is negative is large as a number without sign."""
+    return below(iy + (tap >> 32), h) and below(ix + tap, width)
 
 
 @inline

@@ -17,7 +17,7 @@ _devices: dict[str, Device] = {}
 _lock = threading.Lock()
 
 
-def device(name: str) -> Device:
+def find(name: str) -> Device:
     """The GPU of this name: "cuda" (the first) or "cuda:1". ValueError for another name, DeviceError where it is not
     there."""
     found = re.fullmatch(r"cuda(?::(\d{1,4}))?", name)

@@ -269,7 +269,7 @@ class Conv(Convolution):
         hp, wp = h + down[3] + down[4], w + across[3] + across[4]
         size = n * hp * wp * c
         image = to.scratch(4 * size)
-        to.step("move.fill", -(-size // 16384), work=4 * size, y=image, n=size, chunk=16384, value=0.0)
+        to.fill(image, size)
         here = to.strides(0)
         here = here if x.rank == 4 else (*here[:2], 0, here[2])
         to.copy(to.input(0), image.at((down[3] * wp + across[3]) * c), (n, c, h, w), here, (hp * wp * c, 1, wp * c, c))
@@ -282,8 +282,8 @@ class Conv(Convolution):
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
         full = -(-c // lanes) * lanes
         vectors = ceil(c, lanes)
-        pieces = min(vectors, 8)
-        band = min(BAND, ceil(oh, ceil(8, pieces)))
+        pieces = min(vectors, to.target.units // 2)
+        band = min(BAND, ceil(oh, ceil(to.target.units // 2, pieces)))
         piece = ceil(vectors, pieces) * lanes
 
         def weights() -> np.ndarray:

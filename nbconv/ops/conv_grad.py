@@ -29,8 +29,6 @@ BLOCK = 512 << 10
 """Bytes of the gradient that one unit makes: they stay in a core's cache."""
 PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""
-UNITS = 16
-"""Units that threads should find."""
 SIDES = 384 << 10
 """Bytes of a chunk of pixels, of both sides."""
 MAX_PIXELS = 512
@@ -189,10 +187,10 @@ class ConvGradWeight(Convolution):
         full = ceil(padded(og, to.target.lanes, to.columns), to.columns) * to.columns
         size = g * count * cg * full
         columns = max(to.columns, BLOCK // (4 * count * cg) // to.columns * to.columns)
-        columns = min(columns, full)
-        blocks = g * ceil(og, columns)
+        columns = min(columns, full) if not to.target.gpu else to.columns
+        blocks = to.finer(g * ceil(og, columns), ceil(count * cg, to.target.rows))
         chunk = max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
-        parts = max(1, min(ceil(UNITS, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
+        parts = max(1, min(ceil(to.target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
         pixels = ceil(m, parts)
         chunk = ceil(pixels, ceil(pixels, chunk))
         parts = ceil(m, pixels)
@@ -213,9 +211,9 @@ class ConvGradWeight(Convolution):
     def merge(to, x: Ref, parts, taps, cg, og, full, step, tap, ci, co, y: Ref, groups=1, group=0) -> None:
         """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
         to.step(
-            "conv_grad.merge", groups * ceil(og, to.target.lanes), work=8 * parts * step, x=x, y=y,
-            parts=parts, taps=taps, cg=cg, og=og,
-            padded=full, step=step, tap=tap, ci=ci, co=co, group=group,
+            "conv_grad.merge", to.finer(groups * ceil(og, to.target.lanes), ceil(taps * cg, to.target.lanes)),
+            work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og, padded=full, step=step, tap=tap, ci=ci,
+            co=co, group=group,
         )  # fmt: skip
 
     def lower_depthwise(self, to: Lowering, down, across) -> None:
@@ -224,11 +222,11 @@ class ConvGradWeight(Convolution):
         (h, w), (oh, ow), c, n = plane(x.shape), plane(dy.shape), x.shape[1], x.shape[0]
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
         taps, full = kh * kw, ceil(c, lanes) * lanes
-        rows = ceil(n * oh, min(2 * UNITS, n * oh))
+        rows = ceil(n * oh, min(ceil(2 * to.target.units, to.finer(1, full // lanes * kh)), n * oh))
         parts = ceil(n * oh, rows)
         sums = to.scratch(4 * parts * taps * full)
         to.step(
-            "conv_grad.depthwise_grad_weight", parts, work=8 * dy.size * taps,
+            "conv_grad.depthwise_grad_weight", to.finer(parts, full // lanes * kh), work=8 * dy.size * taps,
             x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
             n=n, h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=rows,
             padded=full,
@@ -239,11 +237,11 @@ class ConvGradWeight(Convolution):
         """db."""
         c, lanes = to.inputs[1].shape[1], to.target.lanes
         total, full = to.inputs[1].size // c, ceil(c, lanes) * lanes
-        pixels = ceil(total, min(2 * UNITS, ceil(total, 64)))
+        pixels = ceil(total, min(ceil(2 * to.target.units, to.finer(1, full // lanes)), ceil(total, 64)))
         parts = ceil(total, pixels)
         sums = to.scratch(4 * parts * full)
         to.step(
-            "conv_grad.channel_sums", parts, work=8 * total * c, x=channels_last(to, 1), y=sums, pixels=pixels,
-            total=total, c=c, padded=full,
+            "conv_grad.channel_sums", to.finer(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
+            pixels=pixels, total=total, c=c, padded=full,
         )  # fmt: skip
         self.merge(to, sums, parts, 1, 1, c, full, full, 0, 0, 1, to.output(1))

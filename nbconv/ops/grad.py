@@ -102,7 +102,7 @@ class SliceGrad(Op):
 
     def lower(self, to: Lowering) -> None:
         n, dy, there = to.outputs[0].size, to.inputs[0], to.out_strides()
-        to.step("move.fill", -(-n // 16384), work=4 * n, y=to.output(), n=n, chunk=16384, value=0.0)
+        to.fill(to.output(), n)
         if dy.size:
             at = sum(start * s for start, s in zip(self.starts, there, strict=True))
             apart = tuple(step * s for step, s in zip(self.steps, there, strict=True))
@@ -146,7 +146,7 @@ class Mix(Op):
         at = physical(tuple(range(len(shape))), last).index(want.axis(self.axis, len(shape)))
         lying = to.out_shape()
         outer, out, inner = prod(lying[:at]), lying[at], prod(lying[at + 1 :])
-        width = min(inner, 4096)
+        width = min(inner, to.target.chunk)
         to.step(
             "mix.mix", outer * out * -(-inner // width), work=8 * to.outputs[0].size, x=to.input(0), y=to.output(),
             rows=to.table("rows", self.rows.astype(np.int64)), cells=to.table("cells", self.cells.astype(np.int64)),

@@ -76,7 +76,7 @@ class Pad(Op):
         )
         value = to.value(2) if to.has(2) else None
         fill = 0.0 if value is None else float(value.reshape(()))
-        to.step("move.fill", -(-y.size // 16384), work=4 * y.size, y=to.output(), n=y.size, chunk=16384, value=fill)
+        to.fill(to.output(), y.size, fill)
         here, there = to.strides(0), to.out_strides()
         source = sum(max(-b, 0) * s for (b, _), s in zip(spread, here, strict=True))
         target = sum(max(b, 0) * s for (b, _), s in zip(spread, there, strict=True))

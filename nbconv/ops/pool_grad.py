@@ -130,11 +130,13 @@ class AveragePoolGrad(Pool):
 
 
 def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **more) -> None:
-    """One step whose units are planes, a vector of channels wide: windows overlap, and a plane has one owner."""
+    """One step whose units are planes, a vector of channels wide: windows overlap, and a plane has one owner. (On a GPU
+    they are rows of planes, whose cells ask their windows.)"""
     n, c = shape[:2]
     (h, w), window = plane(shape), op.window(shape)
     (oh, ow), ((kh, sh, dh, ph, _), (kw, sw, dw, pw, _)) = plane((n, c, *window.out)), flat(window)
     to.step(
-        kernel, n * -(-c // to.target.lanes), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w), dx=to.output(),
+        kernel, to.finer(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        dx=to.output(),
         h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, **more,
     )  # fmt: skip

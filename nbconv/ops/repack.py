@@ -78,5 +78,5 @@ def bias(to: Lowering, x: Ref, groups: int, n: int, repeats: int = 1, scale: flo
     to.copy(x, y, (repeats, n), (0, 1), (n, 1))
     rest = whole - repeats * n
     if rest:
-        to.step("move.fill", 1, work=rest, y=y.at(repeats * n), n=rest, chunk=rest, value=0.0)
+        to.fill(y.at(repeats * n), rest)
     return y

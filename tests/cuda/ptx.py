@@ -8,7 +8,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 BITS = {"8": 1, "16": 2, "32": 4, "64": 8}
-LINE_DIRECTIVES = (".version", ".target", ".address_size", ".file", ".loc", ".alias", ".pragma")
+LINE_DIRECTIVE = re.compile(r"\.(?:version|target|address_size|file|loc)\b")
 VARIABLE = re.compile(
     r"^(?:\.(?:visible|extern|common|weak)\s+)*\.(shared|global|const|local)\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+"
     r"([\w$.%]+)((?:\[\d*\])*)\s*(?:=\s*(.*))?$",
@@ -156,12 +156,11 @@ class _Reader:
     def take(self, stop: str) -> str:
         """The text up to one of the characters `stop` outside parentheses; that character is left."""
         start, depth = self.at, 0
-        while self.at < len(self.text):
-            char = self.text[self.at]
-            depth += (char == "(") - (char == ")")
-            if char in stop and depth == 0:
+        for match in re.compile(f"[(){re.escape(stop)}]").finditer(self.text, start):
+            depth += (match[0] == "(") - (match[0] == ")")
+            if match[0] in stop and depth == 0:
+                self.at = match.start()
                 return self.text[start : self.at]
-            self.at += 1
         raise PTXError(f"line {self.line(start)}: no {' or '.join(stop)} ends {self.text[start : start + 60]!r}")
 
     def skip_braces(self) -> None:
@@ -222,6 +221,8 @@ class _Body:
     def statement(self, text: str, line: int) -> None:
         if text.startswith(".reg"):
             return self.registers(text)
+        if text.startswith(".pragma"):
+            return None
         if text.startswith("."):
             variable = _variable(text)
             if variable is None:
@@ -249,7 +250,7 @@ def _read_body(reader: _Reader, entry: Entry) -> None:
         if label:
             reader.at = label.end()
             entry.labels[label[1]] = len(entry.instructions)
-        elif reader.text.startswith(LINE_DIRECTIVES, reader.at):
+        elif LINE_DIRECTIVE.match(reader.text, reader.at):
             reader.take("\n")
         else:
             text = reader.take(";").strip()
@@ -273,7 +274,7 @@ def parse(text: str) -> tuple[dict[str, Entry], dict[str, Variable]]:
             reader.take("{")
             reader.skip_braces()
             continue
-        if reader.text.startswith(LINE_DIRECTIVES, reader.at):
+        if LINE_DIRECTIVE.match(reader.text, reader.at):
             reader.take("\n")
             continue
         start = reader.at

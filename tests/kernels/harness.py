@@ -74,7 +74,7 @@ def crossing(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
     return a > 1 and b > 1 and not a == b == both
 
 
-def check_kernels(op: Op, inputs: tuple[np.ndarray | None, ...], want: tuple[np.ndarray, ...]) -> None:
+def check_kernels(op: Op, inputs: tuple[np.ndarray | None, ...], want: tuple[np.ndarray, ...], device: str = "cpu") -> None:
     """Runs the call every way there is. ``want``: the reference's outputs, in the inputs' types."""
     bounds = tolerances(op, inputs, want)
     for fed in variants(op, inputs):
@@ -82,7 +82,7 @@ def check_kernels(op: Op, inputs: tuple[np.ndarray | None, ...], want: tuple[np.
             graph = one_node(op, inputs, len(want), fed, wrapped)
             if graph is None:
                 continue
-            model = Model(graph, threads=1)
+            model = Model(graph, threads=1, device=device)
             feeds = {f"x{i}": inputs[i] for i in fed}
             one, two = model.run(feeds), model.run(feeds, threads=2)  # pyright: ignore[reportArgumentType]
             for name, y, e, (exact, bound) in zip(one, one.values(), want, bounds, strict=True):
