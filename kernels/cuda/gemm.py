@@ -4,7 +4,7 @@ from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, inline
 from ._tile import DEPTH, Tile, by_tile, fetch, working
 
 
-def product(name: str, tile: Tile):
+def product(tile: Tile):
     """The kernel `gemm` for one shape of tile."""
     work = working(tile)
     tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
@@ -29,10 +29,10 @@ def product(name: str, tile: Tile):
         kb, skip, b_step = b_place(n0, n, k)
         ka = a_k()
         b = at(b, skip)
-        fetch(held, 0, a, vector, ka, k)
+        fetch(held, 0, a, vector, ka, k, True)
         if two:
-            fetch(held, 4, a2, vector, ka, k)
-        fetch(held, at_b, b, True, kb, k)
+            fetch(held, 4, a2, vector, ka, k, True)
+        fetch(held, at_b, b, True, kb, k, True)
         put_down(shared, stores_a, stores_b, held)
         barrier()
         half = 0
@@ -41,11 +41,11 @@ def product(name: str, tile: Tile):
             done += DEPTH
             a = at(a, DEPTH)
             b = at(b, DEPTH * b_step)
-            fetch(held, 0, a, vector, ka + done, k)
+            fetch(held, 0, a, vector, ka + done, k, True)
             if two:
                 a2 = at(a2, DEPTH)
-                fetch(held, 4, a2, vector, ka + done, k)
-            fetch(held, at_b, b, True, kb + done, k)
+                fetch(held, 4, a2, vector, ka + done, k, True)
+            fetch(held, at_b, b, True, kb + done, k, True)
             multiply(shared, half + reads_a, half + reads_b, acc)
             half = size - half
             put_down(shared, half + stores_a, half + stores_b, held)
@@ -67,7 +67,7 @@ def product(name: str, tile: Tile):
         a1 = at(ai, min(m0 + a_row(1), m - 1) * lda + a_k())
         for j in range(sums):
             acc[j] = Float(0)
-        if k % 4 == 0 and lda % 4 == 0 and aligned(ai):
+        if (k | lda) & 3 == 0 and aligned(ai):
             products(True, shared, acc, a0, a1, bi, n0, n, k)
         else:
             products(False, shared, acc, a0, a1, bi, n0, n, k)
@@ -77,8 +77,7 @@ def product(name: str, tile: Tile):
             act, alpha, beta, scale, shift,
         )  # fmt: skip
 
-    gemm.__name__ = name
     return gemm
 
 
-gemm = by_tile(product, "gemm")
+gemm = by_tile(product)

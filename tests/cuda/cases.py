@@ -16,18 +16,20 @@ from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
 from tests.check import Case
+from tests.cuda.larger import LARGER
 from tests.cuda.recordings import Recorder, Recording
 
 FOLDER = Path(__file__).parent.parent / "ops"
 
 
 def calls() -> Iterator[tuple[str, Case]]:
-    """All rows of the ops' tables, with the file's name."""
+    """All rows of the ops' tables, and those of `LARGER`, with the file's name."""
     for file in sorted(FOLDER.glob("test_*.py")):
         module = importlib.import_module(f"tests.ops.{file.stem}")
         for name, table in sorted(vars(module).items()):
             if isinstance(table, list) and name.endswith("CASES"):
                 yield from ((file.stem, row) for row in table if isinstance(row, Case))
+    yield from (("larger", row) for row in LARGER)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,72 @@
+"""Calls large enough for several tiles, parts and warps of the CUDA kernels, beside the small ones of the ops' tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbconv.ops.batch_norm import BatchNormalization, BatchNormalizationGradInput, BatchNormalizationGradScale
+from nbconv.ops.conv import Conv
+from nbconv.ops.conv_grad import ConvGradInput, ConvGradWeight
+from nbconv.ops.dropout import TrainingDropout
+from nbconv.ops.gather import GatherGrad
+from nbconv.ops.linear import Gemm
+from nbconv.ops.logic import Where
+from nbconv.ops.loss import SoftmaxCrossEntropyLoss, SoftmaxCrossEntropyLossGrad
+from nbconv.ops.norm import LRN, LRNGrad
+from nbconv.ops.pointwise import Add
+from nbconv.ops.pool import AveragePool, MaxPool
+from nbconv.ops.pool_grad import AveragePoolGrad, MaxPoolGrad
+from nbconv.ops.rectifier import Relu
+from nbconv.ops.reduce import ReduceMean
+from nbconv.ops.resize import Resize
+from nbconv.ops.shape import Transpose
+from nbconv.ops.softmax import Softmax
+from nbconv.ops.standardize import LayerNormalization
+from tests.check import case, sampler
+
+r = sampler(71)
+labels = np.random.default_rng(5).integers(0, 45, (37,))
+spatial = np.random.default_rng(6).integers(0, 5, (3, 9, 7))
+
+
+def positive(*shape: int) -> np.ndarray:
+    return np.abs(r(*shape)) + np.float32(0.5)
+
+
+LARGER = [
+    case(Conv(pads=(1, 1, 1, 1)), r(1, 20, 12, 13), r(72, 20, 3, 3), r(72)),
+    case(Conv(pads=(1, 1, 1, 1), group=70), r(1, 70, 9, 13), r(70, 1, 3, 3), r(70)),
+    case(Conv(pads=(2, 2, 2, 2), strides=(2, 2), group=34), r(2, 34, 9, 11), r(34, 1, 5, 5), r(34)),
+    case(Gemm(), r(70, 33), r(33, 130), r(130)),
+    case(ConvGradInput(size=(11, 12), pads=(1, 1, 1, 1), group=40), r(1, 40, 11, 12), r(40, 1, 3, 3)),
+    case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(1, 36, 6, 7), r(1, 68, 6, 7), outputs=2),
+    case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(2, 12, 21, 19), r(2, 8, 21, 19), outputs=2),
+    case(ConvGradWeight(kernel_shape=(5, 5), pads=(2, 2, 2, 2)), r(2, 3, 20, 17), r(2, 9, 20, 17), outputs=2),
+    case(ConvGradWeight(kernel_shape=(3, 3), group=40, pads=(1, 1, 1, 1)), r(2, 40, 9, 11), r(2, 40, 9, 11), outputs=2),
+    case(Transpose(perm=(0, 2, 1)), r(2, 37, 70)),
+    case(Transpose(perm=(2, 0, 1)), r(3, 9, 300)),
+    case(Add(), r(2, 300), r(2, 1)),
+    case(Add(), r(3, 40, 160), r(40, 1)),
+    case(Where(), r(3, 160, dtype=bool), r(3, 160), r(160)),
+    case(Relu(), r(700)),
+    case(MaxPool(kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)), r(1, 40, 9, 8)),
+    case(AveragePool(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(1, 40, 9, 8)),
+    case(MaxPoolGrad(kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)), r(1, 40, 5, 4), r(1, 40, 9, 8)),
+    case(AveragePoolGrad(kernel_shape=(3, 3), size=(9, 8), pads=(1, 1, 1, 1)), r(1, 40, 9, 8)),
+    case(BatchNormalization(training_mode=1), r(2, 40, 21, 13), r(40), r(40), r(40), positive(40), outputs=3),
+    case(BatchNormalizationGradScale(), r(2, 40, 13, 11), r(2, 40, 13, 11), r(40), positive(40), outputs=2),
+    case(BatchNormalizationGradInput(), r(2, 40, 13, 11), r(2, 40, 13, 11), r(40), r(40), positive(40), r(40), r(40)),
+    case(LRN(size=5), r(2, 150, 3, 2)),
+    case(LRNGrad(size=5), r(2, 150, 3, 2), r(2, 150, 3, 2)),
+    case(Resize(mode="linear"), r(1, 40, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)),
+    case(Resize(), r(1, 40, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)),
+    case(Softmax(), r(5, 300)),
+    case(Softmax(axis=1), r(2, 7, 40)),
+    case(LayerNormalization(), r(5, 300), r(300), r(300)),
+    case(ReduceMean(), r(3, 300), np.array([1])),
+    case(SoftmaxCrossEntropyLoss(), r(37, 45), labels),
+    case(SoftmaxCrossEntropyLossGrad(), r(), r(37, 45), labels),
+    case(SoftmaxCrossEntropyLossGrad(reduction="sum"), r(), r(3, 5, 9, 7), spatial),
+    case(GatherGrad(axis=0, shape=(9, 70)), r(5, 70), np.array([3, 0, 3, 8, -1])),
+    case(TrainingDropout(ratio=0.3, seed=5), r(3, 333), np.array(7)),
+]
