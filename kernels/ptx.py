@@ -40,14 +40,22 @@ class PtxLibrary(Library):
         self._image, self._launches = image, manifest["launch"]
 
     def launch(self, kernel: str, arguments: dict[str, int]) -> Launch:
-        """How to start a kernel with these integer arguments. A kernel may have variants, entries of their own for some
-        values of arguments: the first that fits is taken."""
-        return next(row for when, row in self.launches(kernel) if all(arguments[k] == v for k, v in when.items()))
-
-    def launches(self, kernel: str) -> list[tuple[dict[str, int], Launch]]:
-        """All variants of a kernel with the arguments that each is for; the last is for all others."""
+        """How to start a kernel with these integer arguments. A kernel may have variants, compiled apart, each for some
+        value of an argument."""
         self.arguments(kernel)
-        return [(when, Launch(*row)) for when, row in self._launches[kernel]]
+        found = self._launches[kernel]
+        if found["by"]:
+            value = arguments[found["by"]]
+            for wanted, row in found["variants"]:
+                if wanted == value:
+                    return Launch(*row)
+            raise ValueError(f"{self.family}.{kernel} has no variant for {found['by']} = {value}")
+        return Launch(*found["variants"][0][1])
+
+    def launches(self, kernel: str) -> list[tuple[int | None, Launch]]:
+        """All variants of a kernel with the value that each is for (None: it is the only one)."""
+        self.arguments(kernel)
+        return [(value, Launch(*row)) for value, row in self._launches[kernel]["variants"]]
 
     def text(self, launch: Launch) -> str:
         """The PTX module of a kernel."""

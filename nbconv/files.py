@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 from collections.abc import Callable
@@ -47,6 +48,20 @@ def replace(path: str | os.PathLike, put: Callable[[Any], Any]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check(path: str | os.PathLike) -> None:
+    """The OSError that `replace` would raise as things are, to be told before the work whose result goes there."""
+    path = Path(path)
+    problem = 0
+    if path.is_dir():
+        problem = errno.EISDIR
+    elif not path.parent.is_dir():
+        problem = errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+    elif not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        problem = errno.EACCES
+    if problem:
+        raise OSError(problem, os.strerror(problem), str(path))
 
 
 def _clean(path: Path) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from nbconv.kernels.target import Target
 
-from ._numba import KINDS, arguments, compile_kernel, kernels_of, variants, width
+from ._numba import KINDS, arguments, compile_kernel, kernels_of, width
 
 THREADS = 256
 """Threads of a block of a kernel that is not tiled."""
@@ -23,12 +23,13 @@ def compile_family(family: str, goal: Target) -> tuple[bytes, dict]:
     image, formal, launches = b"", {}, {}
     for name, function in found.items():
         formal[name] = [[a, KINDS[kind]] for a, kind in arguments(function).items()]
-        launches[name] = []
-        for when, variant in choices(function):
+        by, choices = variants(function)
+        rows = []
+        for value, variant in choices:
             text = compile_kernel(variant, capability).encode()
-            row = [variant.__name__, width(variant), threads(variant), len(image), len(image) + len(text)]
-            launches[name].append([when, row])
+            rows.append([value, [name, width(variant), threads(variant), len(image), len(image) + len(text)]])
             image += text
+        launches[name] = {"by": by, "variants": rows}
     toolchain = {"numba": version("numba"), "numba_cuda": version("numba-cuda")}
     return image, {"kernels": formal, "launch": launches, "toolchain": toolchain}
 
@@ -39,6 +40,6 @@ def threads(function: Callable) -> int:
     return bounds[0] if bounds else THREADS
 
 
-def choices(function: Callable) -> list[tuple[dict[str, int], Callable]]:
-    """A kernel's variants with the arguments that each is for, and last the kernel itself, for all others."""
-    return [*variants(function), ({}, function)]
+def variants(function: Callable) -> tuple[str, list[tuple[int | None, Callable]]]:
+    """(the argument that decides, (its value, the kernel for it)): for most kernels ("", the one that there is)."""
+    return getattr(function, "__variants__", None) or ("", [(None, function)])

@@ -1,9 +1,7 @@
 """Every use of numba.cuda: kernels (Python) → PTX. Importing this module imports numba and numba-cuda.
 
-A kernel may have variants: entries of their own (registers and shared memory are those of an entry), with the same arguments
-and another name, which take its place where certain arguments have certain values: tiles of another size. `variants` lists
-them, ``[({"rows": 64}, gemm_small), ({"panels": 1}, gemm_narrow)]``; the first whose arguments a step has is launched, else
-the kernel itself. `kernels_of` does not list them: a plan knows only the kernel.
+A kernel may have variants, for tiles of another size: functions of the same name and arguments, compiled apart, as registers
+and shared memory are those of an entry. Its attribute ``__variants__`` is (the argument that decides, [(its value, function)]).
 
 With ``NUMBA_ENABLE_CUDASIM=1`` kernels are Python functions of Numba's simulator instead: arrays stand for pointers.
 """
@@ -64,16 +62,6 @@ def tiled(threads: int, blocks_per_sm: int = 1) -> Callable[[Callable], Callable
         return kernel(function)
 
     return mark
-
-
-def variant(function: Callable, when: dict[str, int], other: Callable) -> None:
-    """Let ``other`` take the kernel's place where its arguments have the values of ``when``."""
-    function.__variants__ = (*variants(function), (when, other))  # type: ignore[attr-defined]
-
-
-def variants(function: Callable) -> tuple[tuple[dict[str, int], Callable], ...]:
-    """What takes a kernel's place, and when: the first whose arguments fit."""
-    return getattr(function, "__variants__", ())
 
 
 def inline(function: Callable) -> Callable:

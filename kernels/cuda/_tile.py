@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from ._math import activated
-from ._numba import variant
 from ._simd import (
     Float,
     Int,
@@ -61,17 +60,15 @@ class Tile(NamedTuple):
         return self.rows * self.columns // (HIGH * self.wide)
 
 
-LARGE, SMALL, NARROW = Tile(128, 128, 8, 2), Tile(64, 64, 4, 4), Tile(128, 32, 4, 4)
+TILES = LARGE, SMALL, NARROW = Tile(128, 128, 8, 2), Tile(64, 64, 4, 4), Tile(256, 32, 4, 2)
 """For large products; for those with too few tiles of that size to fill a GPU; for one narrow panel."""
 
 
-def by_tile(make: Callable[[str, Tile], Callable], name: str) -> Callable:
-    """The kernel that ``make`` makes for `LARGE` tiles, which names those for the others: arguments ``rows`` and ``panels``
-    tell which of them a step wants."""
-    kernel = make(name, LARGE)
-    variant(kernel, {"rows": SMALL.rows}, make(f"{name}_small", SMALL))
-    variant(kernel, {"panels": 1}, make(f"{name}_narrow", NARROW))
-    return kernel
+def by_tile(make: Callable[[Tile], Callable]) -> Callable:
+    """The kernel that ``make`` makes for `LARGE` tiles; its argument ``rows`` tells which of `TILES` a step wants."""
+    found = [make(tile) for tile in TILES]
+    found[0].__variants__ = ("rows", [(tile.rows, kernel) for tile, kernel in zip(TILES, found)])  # type: ignore
+    return found[0]
 
 
 def working(tile: Tile) -> SimpleNamespace:
@@ -226,8 +223,8 @@ def working(tile: Tile) -> SimpleNamespace:
             if affine:
                 quad(factor, scale, column, 4, True)
                 quad(term, shift, column, 4, True)
-        whole = aligned(y) and ldy % 4 == 0
-        whole_res = aligned(res) and ldres % 4 == 0
+        whole = aligned(y) and ldy & 3 == 0
+        whole_res = aligned(res) and ldres & 3 == 0
         for part in range(unseen(parts)):
             stage(shared, acc, part)
             barrier()
@@ -269,17 +266,18 @@ def working(tile: Tile) -> SimpleNamespace:
 
 
 @inline
-def fetch(held, to, p, whole, k, end):
-    """Four neighbours at p, which belong to k, k + 1 …, those from ``end`` on being zero; ``whole``: as 16 bytes."""
+def fetch(held, to, p, whole, k, end, there):
+    """Four neighbours at p, which belong to k, k + 1 …: zeros from ``end`` on, and if they are not ``there``. ``whole``: read
+    as 16 bytes."""
     for j in range(4):
         held[to + j] = Float(0)
     if whole:
-        if below(k, end):
+        if there & below(k, end):
             v = load4(p, 0)
             held[to], held[to + 1], held[to + 2], held[to + 3] = v[0], v[1], v[2], v[3]
     else:
         for j in range(4):
-            if below(k + j, end):
+            if there & below(k + j, end):
                 held[to + j] = p[j]
 
 

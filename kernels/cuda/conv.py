@@ -5,8 +5,25 @@ one tap, so the last of a tap may be short. A thread's rows of A are those of on
 to tap; a tap outside the image has no channels.
 """
 
-from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, given, inline, quotient, shared_floats, tiled, unseen
-from ._tile import DEPTH, Tile, by_tile, fetch, working
+from ._simd import (
+    Float,
+    Floats,
+    Int,
+    aligned,
+    at,
+    barrier,
+    below,
+    cuda,
+    given,
+    inline,
+    product,
+    quotient,
+    shared_floats,
+    short,
+    tiled,
+    unseen,
+)
+from ._tile import DEPTH, NOTHING, Tile, by_tile, fetch, working
 
 
 @inline
@@ -18,12 +35,12 @@ def pixel_of(row, oh, ow):
 
 
 @inline
-def end_of(iy, ix, h, width, cg):
-    """How many channels a pixel has: none outside the image."""
-    return cg if below(iy, h) and below(ix, width) else 0
+def inside(iy, ix, h, width):
+    """Whether a pixel is one of the image."""
+    return below(iy, h) & below(ix, width)
 
 
-def convolution(name: str, tile: Tile):
+def convolution(tile: Tile):
     """The kernel `conv` for one shape of tile."""
     work = working(tile)
     tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
@@ -42,46 +59,49 @@ def convolution(name: str, tile: Tile):
 
     @inline
     def products(
-        vector, shared, acc, x, iy0, ix0, x2, iy2, ix2, w, n0, og, h, width, ldx, cg, kh, kw, dh, dw,
+        vector, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, w, n0, og, h, width, ldx, cg, kh, kw, dh, dw,
     ):  # fmt: skip
-        """Sums over all taps and channels. The first tap of the thread's pixels is at x and x2, row iy and column ix of the
-        image; ``vector``: four channels can be read as 16 bytes."""
+        """Sums over all taps and channels. The first tap of the thread's pixels is (iy, ix) of the image, ``pixel`` of x;
+        its channels begin at ``from0``. ``vector``: four channels can be read as 16 bytes."""
         held = cuda.local.array(carried, Float)
         reads_a, reads_b, stores_a, stores_b = shared_places()
         kb, skip, b_step = b_place(n0, og, kh * kw * cg)
         ka = a_k()
         b = at(w, skip)
-        a, a2 = x, x2
-        end, end2, end_b = end_of(iy0, ix0, h, width, cg), end_of(iy2, ix2, h, width, cg), cg
-        fetch(held, 0, a, vector, ka, end)
+        a = at(x, product(pixel0, ldx) + from0)
+        a2 = at(x, product(pixel1, ldx) + from0)
+        seen, seen2 = inside(iy0, ix0, h, width), inside(iy1, ix1, h, width)
+        fetch(held, 0, a, vector, ka, cg, seen)
         if two:
-            fetch(held, 4, a2, vector, ka, end2)
-        fetch(held, at_b, b, True, kb, end_b)
+            fetch(held, 4, a2, vector, ka, cg, seen2)
+        fetch(held, at_b, b, True, kb, cg, True)
         put_down(shared, stores_a, stores_b, held)
         barrier()
         half, c, ky, kx = 0, 0, 0, 0
-        while ky < kh:
+        while below(c, cg):
             c += DEPTH
             a = at(a, DEPTH)
             a2 = at(a2, DEPTH)
             b = at(b, DEPTH * b_step)
             if not below(c, cg):
-                b = at(b, (cg - c) * b_step)
+                b = at(b, product(cg - c, b_step))
                 c = 0
                 kx += 1
-                if kx == kw:
+                if not below(kx, kw):
                     kx = 0
                     ky += 1
-                far = (ky * dh * width + kx * dw) * ldx
-                a = at(x, far)
-                a2 = at(x2, far)
-                end_b = cg if ky < kh else 0
-                end = end_of(iy0 + ky * dh, ix0 + kx * dw, h, width, end_b)
-                end2 = end_of(iy2 + ky * dh, ix2 + kx * dw, h, width, end_b)
-            fetch(held, 0, a, vector, ka + c, end)
+                    if not below(ky, kh):
+                        c = NOTHING
+                down, right = ky * dh, kx * dw
+                far = down * width + right
+                a = at(x, product(pixel0 + far, ldx) + from0)
+                a2 = at(x, product(pixel1 + far, ldx) + from0)
+                seen = inside(iy0 + down, ix0 + right, h, width)
+                seen2 = inside(iy1 + down, ix1 + right, h, width)
+            fetch(held, 0, a, vector, ka + c, cg, seen)
             if two:
-                fetch(held, 4, a2, vector, ka + c, end2)
-            fetch(held, at_b, b, True, kb + c, end_b)
+                fetch(held, 4, a2, vector, ka + c, cg, seen2)
+            fetch(held, at_b, b, True, kb + c, cg, True)
             multiply(shared, half + reads_a, half + reads_b, acc)
             half = size - half
             put_down(shared, half + stores_a, half + stores_b, held)
@@ -99,23 +119,25 @@ def convolution(name: str, tile: Tile):
         shared = shared_floats(both)
         acc = cuda.local.array(sums, Float)
         g, m0, n0 = begin(first, m, og)
-        xg = at(x, g * cg)
+        from0 = short(g * cg + a_k())
         image, oy, ox = pixel_of(min(m0 + a_row(0), m - 1), oh, ow)
-        iy0, ix0 = oy * sh - ph, ox * sw - pw
-        a0 = at(xg, ((image * h + iy0) * width + ix0) * ldx + a_k())
+        iy0, ix0 = short(oy * sh - ph), short(ox * sw - pw)
+        pixel0 = short((image * h + iy0) * width + ix0)
         image, oy, ox = pixel_of(min(m0 + a_row(1), m - 1), oh, ow)
-        iy1, ix1 = oy * sh - ph, ox * sw - pw
-        a1 = at(xg, ((image * h + iy1) * width + ix1) * ldx + a_k())
+        iy1, ix1 = short(oy * sh - ph), short(ox * sw - pw)
+        pixel1 = short((image * h + iy1) * width + ix1)
         wg = at(w, g * kh * kw * cg * padded)
         for j in range(sums):
             acc[j] = Float(0)
-        if cg % 4 == 0 and ldx % 4 == 0 and aligned(xg):
+        if (cg | ldx) & 3 == 0 and aligned(x):
             products(
-                True, shared, acc, a0, iy0, ix0, a1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh, kw, dh, dw
+                True, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh, kw,
+                dh, dw,
             )  # fmt: skip
         else:
             products(
-                False, shared, acc, a0, iy0, ix0, a1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh, kw, dh, dw
+                False, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh,
+                kw, dh, dw,
             )  # fmt: skip
         g, m0, n0 = begin(unseen(first), m, og)  # again, which leaves registers to the products
         placed = osh != 1 or osw != 1 or full_h != oh or full_w != ow
@@ -126,8 +148,7 @@ def convolution(name: str, tile: Tile):
             at(b, g * padded), resg, ldres, low, high, act, alpha, beta, scaleg, at(shift, g * padded),
         )  # fmt: skip
 
-    conv.__name__ = name
     return conv
 
 
-conv = by_tile(convolution, "conv")
+conv = by_tile(convolution)

@@ -1,10 +1,11 @@
 """Matrix products on packed B: `gemm`, and `pack` for a B that is computed while running."""
 
 from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, inline, quotient, shared_floats, tiled, unseen
-from ._tile import DEPTH, Tile, by_tile, fetch, working
+from ._tile import DEPTH, NR, Tile, by_tile, fetch, working
+from .packing import THREADS, columns_of, turn
 
 
-def product(name: str, tile: Tile):
+def product(tile: Tile):
     """The kernel `gemm` for one shape of tile."""
     work = working(tile)
     tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
@@ -29,10 +30,10 @@ def product(name: str, tile: Tile):
         kb, skip, b_step = b_place(n0, n, k)
         ka = a_k()
         b = at(b, skip)
-        fetch(held, 0, a, vector, ka, k)
+        fetch(held, 0, a, vector, ka, k, True)
         if two:
-            fetch(held, 4, a2, vector, ka, k)
-        fetch(held, at_b, b, True, kb, k)
+            fetch(held, 4, a2, vector, ka, k, True)
+        fetch(held, at_b, b, True, kb, k, True)
         put_down(shared, stores_a, stores_b, held)
         barrier()
         half = 0
@@ -41,11 +42,11 @@ def product(name: str, tile: Tile):
             done += DEPTH
             a = at(a, DEPTH)
             b = at(b, DEPTH * b_step)
-            fetch(held, 0, a, vector, ka + done, k)
+            fetch(held, 0, a, vector, ka + done, k, True)
             if two:
                 a2 = at(a2, DEPTH)
-                fetch(held, 4, a2, vector, ka + done, k)
-            fetch(held, at_b, b, True, kb + done, k)
+                fetch(held, 4, a2, vector, ka + done, k, True)
+            fetch(held, at_b, b, True, kb + done, k, True)
             multiply(shared, half + reads_a, half + reads_b, acc)
             half = size - half
             put_down(shared, half + stores_a, half + stores_b, held)
@@ -67,7 +68,7 @@ def product(name: str, tile: Tile):
         a1 = at(ai, min(m0 + a_row(1), m - 1) * lda + a_k())
         for j in range(sums):
             acc[j] = Float(0)
-        if k % 4 == 0 and lda % 4 == 0 and aligned(ai):
+        if (k | lda) & 3 == 0 and aligned(ai):
             products(True, shared, acc, a0, a1, bi, n0, n, k)
         else:
             products(False, shared, acc, a0, a1, bi, n0, n, k)
@@ -77,8 +78,22 @@ def product(name: str, tile: Tile):
             act, alpha, beta, scale, shift,
         )  # fmt: skip
 
-    gemm.__name__ = name
     return gemm
 
 
-gemm = by_tile(product, "gemm")
+gemm = by_tile(product)
+
+
+@tiled(THREADS)
+def pack(
+    x: Floats, y: Floats, k: Int, n: Int, row: Int, column: Int, batch: Int, padded: Int, first: Int, last: Int
+) -> None:
+    """Pack matrices of k × n floats, element (i, j) at x[i·row + j·column], into panels; ``batch`` floats from one to the
+    next. A unit is a panel of a matrix, a block's work."""
+    count = quotient(n + NR - 1, NR)
+    i = quotient(first, count)
+    n0 = (first - i * count) * NR
+    turn(
+        at(x, i * batch + n0 * column), at(y, i * k * padded + n0 * k), k, 1, 1, k, min(NR, n - n0), columns_of(n0, n), 0, 0,
+        row, column, Float(1),
+    )  # fmt: skip

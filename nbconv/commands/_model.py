@@ -40,6 +40,10 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=f"of {of} (default 0)")
+
+
 def positive(text: str) -> int:
     """An argparse type."""
     try:
@@ -63,8 +67,19 @@ def nonnegative(text: str) -> float:
     except ValueError:
         x = -1.0
     if not 0 <= x < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number, 0 or more, below 1e9")
     return x
+
+
+def seed(text: str) -> int:
+    """An argparse type."""
+    try:
+        n = int(text)
+    except ValueError:
+        n = -1
+    if n < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted an integer, 0 or more")
+    return n
 
 
 def open_graph(path: str) -> Graph:

@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="an input from a .npy or .npz file (default: random)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
+    _model.add_seed(parser, "random inputs")
     parser.add_argument(
         "--tolerance",
         type=_model.nonnegative,
@@ -72,6 +72,12 @@ def _feeds(graph: Graph, args: argparse.Namespace) -> dict[str, np.ndarray]:
     for name in files:
         if name not in given:
             raise ValueError(f"--input {name}: the model's inputs are {', '.join(graph.inputs)}")
+        array, wanted = given[name], graph.inputs[name]
+        fits = len(array.shape) == len(wanted.shape) and all(
+            have == want or not isinstance(want, int) for have, want in zip(array.shape, wanted.shape, strict=True)
+        )
+        if not fits or 0 in array.shape:
+            raise ValueError(f"--input {name}: {files[name]} has shape {list(array.shape)}, wanted {wanted}")
     shapes, _ = _model.input_shapes(graph, [*args.shape, *(f"{n}={','.join(map(str, a.shape))}" for n, a in given.items())])
     return {**_model.random_feeds(graph, shapes, args.seed), **given}
 

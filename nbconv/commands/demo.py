@@ -17,6 +17,7 @@ import numpy as np
 from nbconv.commands._model import add_threads, positive
 from nbconv.commands._teach import teach
 from nbconv.commands._text import plural, style
+from nbconv.files import check
 from nbconv.image import load_image
 from nbconv.kernels.target import host
 from nbconv.model import Model, load
@@ -37,6 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check(args.out)
     path = efficientnet_lite0()
     print(f"EfficientNet-Lite0 looks at {photograph().name} with kernels for {host().name}:", flush=True)
     x = load_image(photograph(), (224, 224), mean=127, std=128)

@@ -64,6 +64,11 @@ def examine(path: str, shapes: list[str]) -> dict[str, Any]:
     notes: list[str] = []
     try:
         model = _model.open_model(path)
+    except (ValueError, KernelError) as error:
+        found["unplanned"] = str(error)
+        return found
+    _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
+    try:
         sizes, notes = _model.input_shapes(model.graph, shapes)
         plan = model.plan(sizes)
     except (ValueError, KernelError) as error:

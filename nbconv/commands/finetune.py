@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from nbconv.commands._model import add_model, add_threads, nonnegative, positive
+from nbconv.commands._model import add_model, add_seed, add_threads, nonnegative, positive
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mean", default="0", help="of pixels, one number or one a channel: 127 or 124,116,104")
     parser.add_argument("--std", default="255", help="the same (default: 255)")
     parser.add_argument("--flip", action="store_true", help="mirror half of the pictures while training")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    add_seed(parser, "the new classifier, the split and the order of samples")
     parser.add_argument("--html", metavar="FILE", help="write the confusion matrix as a page")
     parser.add_argument("--png", metavar="FILE", help="write it as a picture")
     add_threads(parser)
@@ -34,20 +34,26 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nbconv.files import replace
+    from nbconv.files import check, replace
     from nbconv.train.augment import Augment
     from nbconv.train.confusion import need_pillow
     from nbconv.train.finetune import finetune
     from nbconv.train.optimizers import Adam
+    from nbconv.train.trainer import NonFiniteLoss
 
     if args.png:
         need_pillow()
-    report = finetune(
-        args.model, args.data, args.out, layers=args.layers, epochs=args.epochs, batch_size=args.batch,
-        optimizer=Adam(args.lr) if args.lr else None, held_out=args.held_out,
-        mean=_numbers(args.mean), std=_numbers(args.std),
-        augment=Augment(flip=0.5) if args.flip else None, seed=args.seed, threads=args.threads, progress=True,
-    )  # fmt: skip
+    for path in filter(None, (args.html, args.png)):
+        check(path)
+    try:
+        report = finetune(
+            args.model, args.data, args.out, layers=args.layers, epochs=args.epochs, batch_size=args.batch,
+            optimizer=Adam(args.lr) if args.lr is not None else None, held_out=args.held_out,
+            mean=_numbers(args.mean), std=_numbers(args.std),
+            augment=Augment(flip=0.5) if args.flip else None, seed=args.seed, threads=args.threads, progress=True,
+        )  # fmt: skip
+    except NonFiniteLoss as error:
+        raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
     print(report)
     print(f"written: {args.out}")
     if args.html:

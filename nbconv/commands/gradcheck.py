@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random input and directions (default 0)")
+    _model.add_seed(parser, "the random input and directions")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.epilog = f"""{_model.SHAPES}
 

@@ -35,7 +35,10 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     from nbconv import profiling
+    from nbconv.files import check
 
+    for path in filter(None, (args.trace, args.html)):
+        check(path)
     model = _model.open_model(args.model, args.threads)
     shapes, notes = _model.input_shapes(model.graph, args.shape)
     found = profiling.profile(model, _model.random_feeds(model.graph, shapes), runs=args.runs)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbconv.commands import _model
 from nbconv.commands._text import clip, dims, style, table
+from nbconv.files import check, replace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--scale and --std say the same in two ways: give one of them")
     if args.output and len(args.files) > 1:
         raise ValueError("-o takes the outputs of one run: give one file")
+    if args.output:
+        check(args.output)
     labels = _labels(args.labels) if args.labels else None
     model = _model.open_model(args.model, args.threads)
     named = _model.named(args.input, "--input")
@@ -222,8 +225,6 @@ def save(path: str, results: dict[str, np.ndarray]) -> None:
     import zipfile
 
     import numpy as np
-
-    from nbconv.files import replace
 
     def put(file: Any) -> None:
         # not np.savez: its own parameters are names that an output could have

@@ -138,13 +138,8 @@ class Driver:
         api, count, found = self._api, c_int(), c_int()
         api.call("cuDeviceGetCount", byref(count))
         if number >= count.value:
-            there = (
-                "no GPU"
-                if count.value == 0
-                else "one GPU, cuda:0"
-                if count.value == 1
-                else f"GPUs up to cuda:{count.value - 1}"
-            )
+            last = count.value - 1
+            there = f"cuda:0 to cuda:{last}" if last > 0 else "cuda:0 alone" if last == 0 else "no GPU"
             raise DeviceError(f"device {self.name!r} is not available: the NVIDIA driver finds {there}")
         api.call("cuDeviceGet", byref(found), number)
         name = (c_char * 256)()

@@ -198,10 +198,12 @@ def need_matplotlib(who: str) -> None:
 
 
 class Progress(Callback):
-    """A bar on standard error: tqdm's where it is installed, else a line."""
+    """A bar on a terminal, tqdm's where it is installed; elsewhere on standard error a line an epoch."""
 
     def begin(self, trainer: Trainer, logs: dict[str, Any]) -> None:
         self.epochs, self.steps, self.bar, self.shown = logs["epochs"], logs["steps"], None, 0.0
+        if not sys.stderr.isatty():
+            return
         try:
             from tqdm import tqdm
 

@@ -40,7 +40,7 @@ def load(trainer: Trainer, path: str | os.PathLike) -> dict[str, Any]:
     try:
         about = json.loads(metadata["nbconv"])
         version = about["version"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(f"{path} is no checkpoint of nbconv's") from None
     if version != VERSION:
         raise ValueError(f"{path} is a checkpoint of version {version}, wanted {VERSION}")
@@ -103,6 +103,6 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
             end = max(end, last)
         if end != len(body):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ValueError(f"{path} is no whole safetensors file of float32 arrays") from None
     return arrays, metadata

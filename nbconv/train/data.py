@@ -7,6 +7,8 @@ import csv
 import os
 import queue
 import threading
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,9 @@ class Data:
         """The model's input, of what `raw` gave."""
         if np.ndim(self.mean) == 0 and np.ndim(self.std) == 0 and self.mean == 0 and self.std == 1:
             return np.ascontiguousarray(x, np.float32)
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if np.ndim(x) > 1 and np.size(value) not in (1, np.shape(x)[1]):
+                raise ValueError(f"{name} has {np.size(value)} numbers, the samples have {np.shape(x)[1]} channels")
         return np.ascontiguousarray((x - _planes(self.mean)) / _planes(self.std), np.float32)
 
     def batch(self, numbers: np.ndarray) -> Batch:
@@ -59,6 +64,15 @@ class Data:
             count = min(max(round(share * len(group)), 1), len(group) - 1)
             held[rng.permutation(group)[:count]] = True
         return self.part(np.flatnonzero(~held)), self.part(np.flatnonzero(held))
+
+
+def _scale(mean: Any, std: Any) -> tuple[Any, Any]:
+    """Both, if samples can be normalised by them."""
+    if not np.isfinite(np.asarray(mean, np.float64)).all():
+        raise ValueError(f"mean is {mean}, wanted finite numbers")
+    if not np.isfinite(np.asarray(std, np.float64)).all() or not np.all(std):
+        raise ValueError(f"std is {std}, wanted finite numbers that are not 0")
+    return mean, std
 
 
 def _planes(v: np.ndarray | float) -> np.ndarray:
@@ -95,7 +109,8 @@ class Arrays(Data):
         if not len(self.x):
             raise ValueError("there are no samples")
         self.pictures = self.x.dtype == np.uint8 and (self.x.ndim == 3 or (self.x.ndim == 4 and self.x.shape[3] in (1, 3)))
-        self.size, self.mean, self.std, self.channels, self.classes = size, mean, std, channels, tuple(map(str, classes))
+        self.size, self.channels, self.classes = size, channels, tuple(map(str, classes))
+        self.mean, self.std = _scale(mean, std)
 
     def raw(self, numbers: np.ndarray) -> np.ndarray:
         x = self.x[numbers]
@@ -121,7 +136,8 @@ class Pictures(Data):
         self.paths, self.labels = list(paths), targets(y)
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{len(self.paths)} pictures and {len(self.labels)} targets")
-        self.size, self.mean, self.std, self.channels, self.resize = size, mean, std, channels, resize
+        self.size, self.channels, self.resize = size, channels, resize
+        self.mean, self.std = _scale(mean, std)
         self.classes = tuple(map(str, classes))
 
     def raw(self, numbers: np.ndarray) -> np.ndarray:
@@ -160,8 +176,11 @@ def image_list(path: str | os.PathLike, *, size: tuple[int, int], **options: Any
     """A CSV file of ``path,label`` lines, paths relative to it; a first line "path,label" is skipped. Labels are any text:
     classes are in the order of their names (of their numbers, where all are)."""
     file = Path(path)
-    with open(file, newline="", encoding="utf-8") as f:
-        rows = [row for row in csv.reader(f) if row]
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as f:
+            rows = [row for row in csv.reader(f) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is no CSV file in UTF-8: {error}") from None
     for i, row in enumerate(rows):
         if len(row) != 2:
             raise ValueError(f"{file}, line {i + 1}: {len(row)} columns, wanted path,label")
@@ -178,12 +197,20 @@ def image_list(path: str | os.PathLike, *, size: tuple[int, int], **options: Any
 
 def load_npz(path: str | os.PathLike, **options: Any) -> Arrays:
     """An .npz file with arrays ``x`` and ``y`` and, if it likes, names of ``classes``; options are those of `Arrays`."""
-    with np.load(path, allow_pickle=False) as file:
-        missing = [name for name in ("x", "y") if name not in file]
-        if missing:
-            raise ValueError(f"{path} lacks {' and '.join(missing)}, it has {', '.join(file.files)}")
-        names = [str(v) for v in file["classes"]] if "classes" in file else []
-        return Arrays(file["x"], file["y"], **{"classes": names, **options})
+    try:
+        found = np.load(path, allow_pickle=False)
+        arrays = {name: found[name] for name in ("x", "y", "classes") if name in found.files}
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        why = "an array is of objects" if "Object arrays" in str(error) else "it is damaged, or another kind of file"
+        raise ValueError(f"{path} is no .npz file of numbers: {why}") from None
+    missing = [name for name in ("x", "y") if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks {' and '.join(missing)}, it has {', '.join(found.files)}")
+    _scale(options.get("mean", 0.0), options.get("std", 1.0))  # the caller's error, not the file's
+    try:
+        return Arrays(arrays["x"], arrays["y"], **{"classes": [str(v) for v in arrays.get("classes", ())], **options})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def as_data(given: Any) -> Data | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.files import check
 from nbconv.model import Model, load
 from nbconv.train import confusion
 from nbconv.train.augment import Augment
@@ -63,11 +65,19 @@ def finetune(
     ValueError says what is wrong with data or arguments; then nothing is written.
     """
     begin = time.perf_counter()
+    if out is not None:
+        check(out)
     model = model if isinstance(model, Model) else load(model, threads=threads)
     samples = read_data(data, size or _size(model), mean, std)
     count = classes or len(samples.classes) or int(samples.labels.max()) + 1
     model.replace_head(count, seed=seed)
+    if samples.labels.dtype.kind != "i":
+        raise ValueError(f"targets are {samples.labels.dtype}, wanted integers: the numbers of classes")
+    if samples.labels.min() < 0:
+        raise ValueError(f"labels begin at {samples.labels.min()}, wanted 0 or more")
     train, held = samples.split(held_out, seed)
+    if not len(held):
+        raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
     rate = 1e-3 if layers == "head" else 3e-4
     trainer = Trainer(model, "cross_entropy", optimizer or Adam(rate), layers, lr_decay=lr_decay, seed=seed)
     before = trainer.evaluate(held, batch_size)["accuracy"]
@@ -84,6 +94,8 @@ def read_data(data: Any, size: tuple[int, int], mean: Any, std: Any) -> Data:
     """Data from a path or from what `as_data` takes."""
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         if path.is_dir():
             return image_folder(path, size=size, mean=mean, std=std)
         if path.suffix.lower() == ".csv":

@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ import numpy as np
 from tests.cuda.machine import Machine, layout
 from tests.cuda.memory import GlobalMemory
 from tests.cuda.ptx import Entry, Parameter, PTXError, Variable, parse, size_of
-from tests.cuda.report import Finding, KernelFault, LaunchCount, launch_count
+from tests.cuda.report import Finding, KernelFault, LaunchCount
 from tests.cuda.translate import Translator, dtype_of
 
 Array = np.ndarray[Any, Any]
@@ -69,12 +69,17 @@ class Program:
         return self.merges[key]
 
 
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> tuple[dict[str, Entry], dict[str, Variable], dict[str, Program]]:
+    """Entries, variables and an empty dict of programs, which all modules of one text share."""
+    return *parse(text), {}
+
+
 class Module:
-    """PTX text: `entries` by name. An entry is translated when it is first launched."""
+    """PTX text: `entries` by name. An entry is translated when it is first launched, once for all modules of one text."""
 
     def __init__(self, text: str):
-        self.entries, self.variables = parse(text)
-        self.programs: dict[str, Program] = {}
+        self.entries, self.variables, self.programs = _parsed(text)
         self.addresses: dict[tuple[int, str], int] = {}
 
     def program(self, name: str) -> Program:
@@ -204,10 +209,8 @@ class Interpreter:
         return self._finish(launch)
 
     def _finish(self, launch: Launch) -> LaunchCount:
-        runs = np.zeros(len(launch.program.entry.instructions), np.int64)
-        for block, times in zip(launch.program.blocks, launch.runs):
-            runs[block.first : block.last] = times
-        counts = launch_count(launch.program.entry, runs, launch.count)
+        runs = np.repeat(launch.runs, [block.last - block.first for block in launch.program.blocks])
+        counts = LaunchCount(launch.program.entry, runs, launch.count)
         self.counts.append(counts)
         found = list(launch.findings.values())
         self.findings += found

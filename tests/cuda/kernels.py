@@ -19,16 +19,16 @@ TARGETS = {goal.cpu: goal for goal in GPUS.values()}
 
 
 class Compiled(NamedTuple):
-    """A kernel's PTX for one target, or one of its variants'; ``entry`` is its name there."""
+    """A kernel's PTX for one target; ``variant`` is the value of the argument that decides, None where there is one only."""
 
     family: str
     kernel: str
-    entry: str
+    variant: int | None
     threads: int
     ptx: str
 
     def __str__(self) -> str:
-        return f"{self.family}.{self.entry}"
+        return f"{self.family}.{self.kernel}" + ("" if self.variant is None else f"[{self.variant}]")
 
 
 def compiled(goal: Target, of: list[str] | None = None) -> Iterator[Compiled]:
@@ -37,16 +37,17 @@ def compiled(goal: Target, of: list[str] | None = None) -> Iterator[Compiled]:
     for family, library in libraries(names, goal).items():
         assert isinstance(library, PtxLibrary)
         for kernel in library.kernels:
-            for _, launch in library.launches(kernel):
-                yield Compiled(family, kernel, launch.entry, launch.threads, library.text(launch))
+            for variant, launch in library.launches(kernel):
+                yield Compiled(family, kernel, variant, launch.threads, library.text(launch))
 
 
 def write(folder: Path, architecture: str = "sm_80") -> int:
-    """Writes every kernel's PTX to a file of its own, ``family.entry.ptx``; how many there are."""
+    """Writes every kernel's PTX to a file of its own, ``family.kernel.ptx``; how many there are."""
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for kernel in compiled(TARGETS[architecture]):
-        (folder / f"{kernel}.ptx").write_text(kernel.ptx)
+        variant = "" if kernel.variant is None else f".{kernel.variant}"
+        (folder / f"{kernel.family}.{kernel.kernel}{variant}.ptx").write_text(kernel.ptx)
         count += 1
     return count
 

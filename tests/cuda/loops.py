@@ -37,9 +37,7 @@ def _report(found, kind, offset, who, block, other, when):
 
 @njit(cache=True)
 def _ordered(other, when, me, block, warp, space, warp_sync, other_reads):
-    """Does what `other` did at `when` happen before what `me` does now, whatever the scheduling?"""
-    if when < space[START] or other == me:
-        return True
+    """Does what `other` did at `when` in this launch happen before what `me` does now, whatever the scheduling?"""
     if other == -1:
         return False
     if other >= 0:
@@ -60,40 +58,38 @@ def _ordered(other, when, me, block, warp, space, warp_sync, other_reads):
 
 
 @njit(cache=True)
-def _merge_reader(shadow, at, me, block, warp, space, warp_sync, now):
-    """Adds reader `me` to those of the word; readers that the block's or the warp's last barrier ordered are forgotten."""
-    other, when = shadow[at, 2], shadow[at, 3]
-    if when >= space[START] and other != me:
-        if other == -1:
-            me = -1
-        elif other >= 0 or -2 - other < space[ALL_WARPS]:
-            other_warp = other >> 5 if other >= 0 else -2 - other
-            if other_warp // space[BLOCK_WARPS] != block:
-                me = -1
-            elif when >= space[BARRIER]:
-                if other_warp != warp:
-                    me = -2 - space[ALL_WARPS] - block
-                elif when >= warp_sync:
-                    me = -2 - warp
-        elif -2 - other - space[ALL_WARPS] != block:
-            me = -1
-        elif when >= space[BARRIER]:
-            me = other
-    shadow[at, 2] = me
-    shadow[at, 3] = now
+def _readers(other, when, me, block, warp, space, warp_sync):
+    """`other`, who read at `when` in this launch, and `me` in one; those that a barrier ordered before `me` are dropped."""
+    if other == -1:
+        return -1
+    if other < 0 and -2 - other >= space[ALL_WARPS]:
+        if -2 - other - space[ALL_WARPS] != block:
+            return -1
+        return other if when >= space[BARRIER] else me
+    other_warp = other >> 5 if other >= 0 else -2 - other
+    if other_warp // space[BLOCK_WARPS] != block:
+        return -1
+    if when < space[BARRIER]:
+        return me
+    if other_warp != warp:
+        return -2 - space[ALL_WARPS] - block
+    return -2 - warp if when >= warp_sync else me
 
 
 @njit(cache=True)
 def _count_global(offsets, n, nbytes, sectors, bits, count, site, times):
     """Coalescing of one warp's access: bytes used and 32-byte sectors touched."""
-    same = True
+    same, dense = True, True
     for i in range(1, n):
-        if offsets[i] != offsets[0]:
-            same = False
-            break
+        same = same and offsets[i] == offsets[0]
+        dense = dense and offsets[i] == offsets[i - 1] + nbytes
     count[site, WARPS] += times
     if same:
         count[site, UNIFORM] += times
+        return
+    if dense:
+        count[site, BYTES] += n * nbytes * times
+        count[site, SECTORS] += (((offsets[n - 1] + nbytes - 1) >> 5) - (offsets[0] >> 5) + 1) * times
         return
     touched = 0
     for i in range(n):
@@ -111,21 +107,18 @@ def _count_global(offsets, n, nbytes, sectors, bits, count, site, times):
     total = 0
     for j in range(touched):
         used = bits[j]
-        if used == 0xFFFFFFFF:
-            total += 32
-        else:
-            while used:
-                used &= used - 1
-                total += 1
+        while used:
+            used &= used - 1
+            total += 1
     count[site, BYTES] += total * times
     count[site, SECTORS] += touched * times
 
 
 @njit(cache=True)
-def _count_shared(offsets, lanes, n, nbytes, words, extra, count, site):
+def _count_shared(offsets, lanes, n, nbytes, words, extra, count, site, times):
     """Bank conflicts of one warp's access: 32 lanes a phase, 16 with 8 bytes each, 8 with 16; a word serves all at once."""
-    count[site, WARPS] += 1
     phase_lanes = 32 if nbytes <= 4 else 128 // nbytes
+    count[site, WARPS] += times
     i = 0
     while i < n:
         phase = lanes[i] // phase_lanes
@@ -149,8 +142,8 @@ def _count_shared(offsets, lanes, n, nbytes, words, extra, count, site):
                         words[1, bank] += 1
                         most = max(most, words[1, bank])
             i += 1
-        count[site, WAVEFRONTS] += most
-        count[site, IDEAL] += 1
+        count[site, WAVEFRONTS] += most * times
+        count[site, IDEAL] += times
 
 
 @njit(cache=True)
@@ -172,6 +165,8 @@ def load(memory, state, shadow, address, offset, mask, out, warp_sync, space, co
     initialised = memory.dtype.type(0x0202020202020202 >> (64 - 8 * width))
     offsets, active = np.empty(32, np.int64), np.empty(32, np.int64)
     scratch, bits, words = np.empty(128, np.int64), np.empty(64, np.int64), np.empty((2, 32), np.int64)
+    repeats = not (a0 or m0)  # each block has the same addresses
+    start, base, size, stride, granule = space[START], space[BASE] - offset, space[SIZE], space[STRIDE], space[GRANULE]
     bad = False
     for b in range(blocks):
         block = space[FIRST_WARP] // nw + b if blocks == nb else -1
@@ -184,14 +179,14 @@ def load(memory, state, shadow, address, offset, mask, out, warp_sync, space, co
                     for q in range(vector):
                         out[q, b, w, l] = 0
                     continue
-                at = address[b * a0, w * a1, l * a2] + offset - space[BASE]
+                at = address[b * a0, w * a1, l * a2] - base
                 if block < 0:
                     me = np.int64(-1)
                 elif warp < 0:
                     me = -2 - space[ALL_WARPS] - block
                 else:
                     me = -2 - warp if lanes == 1 else warp * 32 + l
-                if at < 0 or at + nbytes > space[SIZE]:
+                if at < 0 or at + nbytes > size:
                     _report(found, OUT_OF_BOUNDS, at, me, block, 0, 0)
                     return True
                 if at & (nbytes - 1):
@@ -200,7 +195,7 @@ def load(memory, state, shadow, address, offset, mask, out, warp_sync, space, co
                 offsets[n] = at
                 active[n] = l
                 n += 1
-                index = (at + b * space[STRIDE]) // width
+                index = (at + b * stride) // width
                 for q in range(vector):
                     out[q, b, w, l] = memory[index + q]
                     if state.size and state[index + q] != initialised:
@@ -212,20 +207,23 @@ def load(memory, state, shadow, address, offset, mask, out, warp_sync, space, co
                         bad = True
                 if shadow.size == 0:
                     continue
-                first = (at + b * space[STRIDE]) >> space[GRANULE]
+                first = (at + b * stride) >> granule
                 for g in range(first, first + granules):
                     writer, when = shadow[g, 0], shadow[g, 1]
-                    if space[SHARED] and when < space[START]:
-                        _report(found, UNINITIALISED, at, me, block, 0, 0)
-                        bad = True
-                    elif not _ordered(writer, when, me, block, warp, space, synced, False):
+                    racing = when >= start and writer != me
+                    if racing and not _ordered(writer, when, me, block, warp, space, synced, False):
                         _report(found, RAW, at, me, block, writer, when)
                         bad = True
-                    _merge_reader(shadow, g, me, block, warp, space, synced, now)
+                    reader, when, readers = shadow[g, 2], shadow[g, 3], me
+                    if when >= start and reader != me:
+                        readers = _readers(reader, when, me, block, warp, space, synced)
+                    shadow[g, 2] = readers
+                    shadow[g, 3] = now
             if n == 0:
                 continue
             if space[SHARED]:
-                _count_shared(offsets, active, n, nbytes, words, scratch, count, site)
+                if b == 0 or not repeats:
+                    _count_shared(offsets, active, n, nbytes, words, scratch, count, site, blocks if repeats else 1)
             else:
                 _count_global(offsets, n, nbytes, scratch, bits, count, site, times)
     return bad
@@ -244,6 +242,8 @@ def store(memory, state, shadow, address, offset, mask, values, warp_sync, space
     initialised = memory.dtype.type(0x0202020202020202 >> (64 - 8 * width))
     offsets, active = np.empty(32, np.int64), np.empty(32, np.int64)
     scratch, bits, words = np.empty(128, np.int64), np.empty(64, np.int64), np.empty((2, 32), np.int64)
+    repeats = not (a0 or m0)  # each block has the same addresses
+    start, base, size, stride, granule = space[START], space[BASE] - offset, space[SIZE], space[STRIDE], space[GRANULE]
     bad = False
     for b in range(blocks):
         block = space[FIRST_WARP] // nw + b
@@ -254,9 +254,9 @@ def store(memory, state, shadow, address, offset, mask, values, warp_sync, space
             for l in range(lanes):
                 if not mask[b * m0, w * m1, l * m2]:
                     continue
-                at = address[b * a0, w * a1, l * a2] + offset - space[BASE]
+                at = address[b * a0, w * a1, l * a2] - base
                 me = -2 - warp if lanes == 1 else warp * 32 + l
-                if at < 0 or at + nbytes > space[SIZE]:
+                if at < 0 or at + nbytes > size:
                     _report(found, OUT_OF_BOUNDS, at, me, block, 0, 0)
                     return True
                 if at & (nbytes - 1):
@@ -265,7 +265,7 @@ def store(memory, state, shadow, address, offset, mask, values, warp_sync, space
                 offsets[n] = at
                 active[n] = l
                 n += 1
-                index = (at + b * space[STRIDE]) // width
+                index = (at + b * stride) // width
                 same = True
                 for q in range(vector):
                     if state.size and state[index + q] != initialised:
@@ -278,7 +278,7 @@ def store(memory, state, shadow, address, offset, mask, values, warp_sync, space
                     memory[index + q] = values[q, b, w, l]
                 if shadow.size == 0:
                     continue
-                first = (at + b * space[STRIDE]) >> space[GRANULE]
+                first = (at + b * stride) >> granule
                 for g in range(first, first + granules):
                     writer, when = shadow[g, 0], shadow[g, 1]
                     author = me
@@ -288,11 +288,14 @@ def store(memory, state, shadow, address, offset, mask, values, warp_sync, space
                         else:
                             _report(found, WAW, at, me, block, writer, when)
                             bad = True
-                    elif not _ordered(writer, when, me, block, warp, space, synced, False):
+                    elif (
+                        when >= start and writer != me and not _ordered(writer, when, me, block, warp, space, synced, False)
+                    ):
                         _report(found, WAW, at, me, block, writer, when)
                         bad = True
                     reader, when = shadow[g, 2], shadow[g, 3]
-                    if not _ordered(reader, when, me, block, warp, space, synced, True):
+                    racing = when >= start and reader != me
+                    if racing and not _ordered(reader, when, me, block, warp, space, synced, True):
                         _report(found, WAR, at, me, block, reader, when)
                         bad = True
                     shadow[g, 0] = author
@@ -300,7 +303,8 @@ def store(memory, state, shadow, address, offset, mask, values, warp_sync, space
             if n == 0:
                 continue
             if space[SHARED]:
-                _count_shared(offsets, active, n, nbytes, words, scratch, count, site)
+                if b == 0 or not repeats:
+                    _count_shared(offsets, active, n, nbytes, words, scratch, count, site, blocks if repeats else 1)
             else:
                 _count_global(offsets, n, nbytes, scratch, bits, count, site, 1)
     return bad

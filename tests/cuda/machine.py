@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 SHARED_WINDOW, LOCAL_WINDOW, WINDOW = 0x7000_0000_0000, 0x7100_0000_0000, 1 << 32
 LANES = 32
+
+
+LANE = np.arange(LANES, dtype=np.uint32).reshape(1, 1, LANES)
+
+
+@lru_cache(maxsize=256)
+def thread_numbers(block: tuple[int, int, int], axis: int) -> Array:
+    """%tid: (1, warps or 1, lanes or 1)."""
+    warps = -(-math.prod(block) // LANES)
+    thread = np.arange(warps * LANES, dtype=np.uint32).reshape(1, warps, LANES)
+    return Machine.collapse(thread // np.uint32(math.prod(block[:axis])) % np.uint32(block[axis]))
 
 
 def uniform(value: int, dtype: str = "u4") -> Array:
@@ -36,7 +49,8 @@ class Machine:
         self.blocks, self.threads = count, launch.threads
         self.warps = -(-self.threads // LANES)
         self.mask: Array | None = None
-        self._special_registers(first)
+        self.first = first
+        self.registers: dict[str, Array] = {}
         self.full = np.ones((1, 1, 1), bool)
         if self.threads % LANES:
             self.full = (np.arange(self.warps * LANES) < self.threads).reshape(1, self.warps, LANES)
@@ -47,23 +61,29 @@ class Machine:
         self.groups: list[tuple[Array, list[tuple[Any, ...]]]] = []
         self._memories(first)
 
-    def _special_registers(self, first: int) -> None:
+    def special(self, name: str) -> Array:
+        """The special register `name`, such as `%tid.x`."""
+        if name not in self.registers:
+            self.registers[name] = self._special(name)
+        return self.registers[name]
+
+    def _special(self, name: str) -> Array:
         grid, block = self.launch.grid, self.launch.block
-        thread = np.arange(self.warps * LANES, dtype=np.uint32).reshape(1, self.warps, LANES)
-        number = np.arange(first, first + self.blocks, dtype=np.uint32).reshape(self.blocks, 1, 1)
-        for axis, at in zip("xyz", range(3)):
-            inner, outer = int(np.prod(block[:at])), int(np.prod(grid[:at]))
-            setattr(self, f"tid_{axis}", self.collapse(thread // np.uint32(inner) % np.uint32(block[at])))
-            setattr(self, f"ctaid_{axis}", number // np.uint32(outer) % np.uint32(grid[at]))
-            setattr(self, f"ntid_{axis}", uniform(block[at]))
-            setattr(self, f"nctaid_{axis}", uniform(grid[at]))
-        lane = np.arange(LANES, dtype=np.uint32).reshape(1, 1, LANES)
-        self.laneid = lane
-        self.warpid = np.arange(self.warps, dtype=np.uint32).reshape(1, self.warps, 1)
-        self.warp_sz = uniform(LANES)
-        bit = np.uint32(1) << lane
-        self.lanemask_eq, self.lanemask_lt, self.lanemask_le = bit, bit - np.uint32(1), bit | (bit - np.uint32(1))
-        self.lanemask_gt, self.lanemask_ge = ~self.lanemask_le, ~self.lanemask_lt
+        kind, _, axis = name.partition(".")
+        at = "xyz".find(axis) if axis else 0
+        if kind == "%tid":
+            return thread_numbers(block, at)
+        if kind == "%ctaid":
+            number = np.arange(self.first, self.first + self.blocks, dtype=np.uint32).reshape(self.blocks, 1, 1)
+            return number // np.uint32(math.prod(grid[:at])) % np.uint32(grid[at])
+        if kind == "%warpid":
+            return np.arange(self.warps, dtype=np.uint32).reshape(1, self.warps, 1)
+        bit = np.uint32(1) << LANE
+        lower = bit - np.uint32(1)
+        masks = {"eq": bit, "lt": lower, "le": bit | lower, "gt": ~(bit | lower), "ge": ~lower}
+        if kind.startswith("%lanemask_"):
+            return masks[kind[-2:]]
+        return {"%ntid": uniform(block[at]), "%nctaid": uniform(grid[at]), "%laneid": LANE, "WARP_SZ": uniform(LANES)}[kind]
 
     def _memories(self, first: int) -> None:
         launch, memory = self.launch, self.device.memory
@@ -127,7 +147,7 @@ class Machine:
         """(blocks or 1, warps or 1, 1) uint32: which lanes of a warp are active."""
         if active.shape[2] == 1:
             return np.where(active, np.uint32(0xFFFFFFFF), np.uint32(0))
-        return np.where(active, np.uint32(1) << self.laneid, np.uint32(0)).sum(axis=2, keepdims=True, dtype=np.uint32)
+        return np.where(active, np.uint32(1) << LANE, np.uint32(0)).sum(axis=2, keepdims=True, dtype=np.uint32)
 
     # Memory
 
@@ -265,7 +285,7 @@ class Machine:
             return
         bits = self.lane_bits(active)
         alive = self.lane_bits(self.full)
-        wrong = active & (((members & alive) & ~bits) != 0) | active & ((members >> self.laneid) & np.uint32(1) == 0)
+        wrong = active & (((members & alive) & ~bits) != 0) | active & ((members >> LANE) & np.uint32(1) == 0)
         if wrong.any():
             b, w, l = (int(x) for x in np.argwhere(wrong)[0])
             self.report(
@@ -285,7 +305,7 @@ class Machine:
     def shuffle(self, site: int, mode: str, value: Array, b: Array, c: Array, members: Array, guard: Array | None) -> Any:
         """shfl.sync: (the value of the source lane, whether that lane is in range), PTX ISA 9.7.9.6."""
         self._converged(site, members, self.active(guard))
-        lane, by, clamp, segment = self.laneid, b & np.uint32(31), c & np.uint32(31), (c >> np.uint32(8)) & np.uint32(31)
+        lane, by, clamp, segment = LANE, b & np.uint32(31), c & np.uint32(31), (c >> np.uint32(8)) & np.uint32(31)
         first = lane & segment
         last = first | (clamp & ~segment)
         lane, by, last = lane.astype("i8"), by.astype("i8"), last.astype("i8")

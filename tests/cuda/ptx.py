@@ -156,12 +156,11 @@ class _Reader:
     def take(self, stop: str) -> str:
         """The text up to one of the characters `stop` outside parentheses; that character is left."""
         start, depth = self.at, 0
-        while self.at < len(self.text):
-            char = self.text[self.at]
-            depth += (char == "(") - (char == ")")
-            if char in stop and depth == 0:
+        for match in re.compile(f"[(){re.escape(stop)}]").finditer(self.text, start):
+            depth += (match[0] == "(") - (match[0] == ")")
+            if match[0] in stop and depth == 0:
+                self.at = match.start()
                 return self.text[start : self.at]
-            self.at += 1
         raise PTXError(f"line {self.line(start)}: no {' or '.join(stop)} ends {self.text[start : start + 60]!r}")
 
     def skip_braces(self) -> None:

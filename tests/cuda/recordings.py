@@ -97,8 +97,7 @@ def replay(recording: Recording, machine: Interpreter, ptx: str) -> str:
         machine.upload(places[-1], held)
     given = numbers(recording, lambda buffer, offset: places[buffer] + offset)
     try:
-        module = Module(ptx)
-        machine.launch(module, next(iter(module.entries)), recording.blocks, recording.threads, given)
+        machine.launch(Module(ptx), recording.kernel, recording.blocks, recording.threads, given)
         return differs(recording, [_download(machine, p, b.nbytes) for p, b in zip(places, recording.before, strict=True)])
     except Exception as error:  # whatever the machine says ended a wrong kernel
         return f"{type(error).__name__}: {error}"

@@ -58,47 +58,38 @@ class InstructionCount:
         return self.nbytes / (32 * self.sectors) if self.sectors else None
 
 
-@dataclass
 class LaunchCount:
     """Counts of one launch, by instruction and in all."""
 
-    kernel: str
-    instructions: list[InstructionCount]
+    def __init__(self, entry: Entry, runs: np.ndarray, count: np.ndarray):
+        """runs: (instructions,) warps that ran each; count: (instructions, 6), columns as in `loops`."""
+        self.kernel = entry.name
+        self._entry, self._runs, self._count = entry, runs, count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LaunchCount) and self.instructions == other.instructions
+
+    @property
+    def instructions(self) -> list[InstructionCount]:
+        names = ("accesses", "uniform", "nbytes", "sectors", "wavefronts", "ideal")
+        rows = zip(self._entry.instructions, self._runs.tolist(), self._count.tolist())
+        return [InstructionCount(i.line, i.name, warps, **dict(zip(names, row))) for i, warps, row in rows]
 
     @property
     def executed(self) -> int:
         """Dynamic instructions, counted by warp."""
-        return sum(i.warps for i in self.instructions)
+        return int(self._runs.sum())
+
+    def _ratio(self, column: int, of: int, factor: int) -> float:
+        total = int(self._count[:, of].sum())
+        return int(self._count[:, column].sum()) / (factor * total) if total else 1.0
 
     @property
     def conflicts(self) -> float:
         """Bank-conflict factor of all shared accesses, 1 when there are none."""
-        ideal = sum(i.ideal for i in self.instructions)
-        return sum(i.wavefronts for i in self.instructions) / ideal if ideal else 1.0
+        return self._ratio(loops.WAVEFRONTS, loops.IDEAL, 1)
 
     @property
     def coalescing(self) -> float:
         """Share of used bytes in the global sectors touched, 1 when there are none; uniform accesses are not counted."""
-        sectors = sum(i.sectors for i in self.instructions)
-        return sum(i.nbytes for i in self.instructions) / (32 * sectors) if sectors else 1.0
-
-
-def launch_count(entry: Entry, runs: np.ndarray, count: np.ndarray) -> LaunchCount:
-    """runs: (instructions,) warps that ran each; count: (instructions, 6), columns as in `loops`."""
-    rows = []
-    for i, instruction in enumerate(entry.instructions):
-        row = [int(x) for x in count[i]]
-        rows.append(
-            InstructionCount(
-                line=instruction.line,
-                name=instruction.name,
-                warps=int(runs[i]),
-                accesses=row[loops.WARPS],
-                uniform=row[loops.UNIFORM],
-                nbytes=row[loops.BYTES],
-                sectors=row[loops.SECTORS],
-                wavefronts=row[loops.WAVEFRONTS],
-                ideal=row[loops.IDEAL],
-            )
-        )
-    return LaunchCount(entry.name, rows)
+        return self._ratio(loops.BYTES, loops.SECTORS, 32)

@@ -15,12 +15,12 @@ TYPES = {"float32*": np.float32, "int64*": np.int64, "uint8*": np.uint8}
 
 def replay(recording: Recording) -> str:
     """Do a launch in the simulator, in one block that does all units: what differs from what was recorded."""
-    from nbconv.kernels.cuda._family import choices
+    from nbconv.kernels.cuda._family import variants
     from nbconv.kernels.cuda._numba import WARP, kernels_of, simulate, width
     from nbconv.kernels.cuda._simulated import Pointer
 
     function = kernels_of(recording.family)[recording.kernel]
-    function = choices(function)[recording.variant][1]
+    function = variants(function)[1][recording.variant][1]
     buffers = [held.copy() for held in recording.before]
     kinds = iter(k for k, v in zip(recording.kinds, recording.arguments, strict=True) if isinstance(v, tuple))
 

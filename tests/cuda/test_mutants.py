@@ -53,12 +53,12 @@ def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) ->
 
 
 def compiled(function: Callable, number: int) -> str | None:
-    from nbconv.kernels.cuda._family import choices
+    from nbconv.kernels.cuda._family import variants
     from nbconv.kernels.cuda._numba import compile_kernel
 
     digits = target("cuda").cpu.removeprefix("sm_")
     try:
-        return compile_kernel(choices(function)[number][1], (int(digits[:-1]), int(digits[-1])))
+        return compile_kernel(variants(function)[1][number][1], (int(digits[:-1]), int(digits[-1])))
     except Exception:
         return None
 
@@ -73,7 +73,7 @@ def reaches(function: Callable | None, fault: Callable, seen: set[int]) -> bool:
     seen.add(id(plain))
     inner = [plain.__globals__[n] for n in plain.__code__.co_names if n in plain.__globals__]
     inner += [cell.cell_contents for cell in plain.__closure__ or ()]
-    inner += [kernel for _, kernel in getattr(plain, "__variants__", ())]
+    inner += [kernel for _, kernel in (getattr(plain, "__variants__", None) or ("", []))[1]]
     return any(reaches(f, fault, seen) for f in inner if callable(f))
 
 

@@ -15,7 +15,7 @@ from tests.cuda.test_interpreter import LOCAL, SHARED, STORE, finds, launch
 
 START = f"""{SHARED} {LOCAL} setp.eq.u32 %p1, %r0, 0; setp.eq.u32 %p2, %r0, 40; setp.eq.u32 %p3, %r0, 5;
 setp.lt.u32 %p4, %r0, 32;"""
-"""%p1: thread 0; %p2: thread 40, of the second warp; %p3: thread 5, of the first; %p4: the first warp. Blocks have 64 threads."""
+"""%p1: thread 0; %p2: thread 40, of warp 1; %p3: thread 5, of warp 0; %p4: warp 0. Blocks have 64 threads."""
 READ = "ld.shared.u32 %r2, [s];"
 
 

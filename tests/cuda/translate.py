@@ -9,20 +9,22 @@ the machine keeps the old values of registers that those still need.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from tests.cuda import numeric
 from tests.cuda.arithmetic import ARITHMETIC
-from tests.cuda.flow import Block, basic_blocks, registers_of, results
+from tests.cuda.flow import Block, basic_blocks, registers_of
 from tests.cuda.movement import MOVEMENT
 from tests.cuda.ptx import Entry, Instruction, PTXError, size_of
 
 OPERATIONS = {**ARITHMETIC, **MOVEMENT}
-SPECIAL = re.compile(r"^%(tid|ntid|ctaid|nctaid)\.([xyz])$|^%(laneid|warpid|lanemask_(?:eq|lt|le|gt|ge))$|^(WARP_SZ)$")
+SPECIAL = re.compile(r"^%(?:n?tid|n?ctaid)\.[xyz]$|^%(?:laneid|warpid|lanemask_(?:eq|lt|le|gt|ge))$|^WARP_SZ$")
 
 
+@cache
 def dtype_of(type_name: str) -> str:
     """NumPy's name: `s32` -> `i4`, `b64` -> `u8`, `pred` -> `?`."""
     if type_name == "pred":
@@ -39,6 +41,7 @@ class Translator:
         self.entry = entry
         self.symbols = symbols
         self.index = {name: i for i, name in enumerate(entry.registers)}
+        self.names = list(entry.registers)
         self.blocks = basic_blocks(entry, self.index)
         self.namespace: dict[str, Any] = {"np": np, "numeric": numeric, "where": np.where}
         self.constants: dict[tuple[str, bytes], str] = {}
@@ -89,10 +92,8 @@ class Translator:
             raise self.error(f"operand {operand} of {stored}, {dtype} wanted")
         if operand.startswith("!"):
             return f"~{self.get(operand[1:], dtype)}"
-        special = SPECIAL.match(operand)
-        if special:
-            name = "_".join(part for part in special.groups() if part).lower()
-            return f"M.{name}" if dtype == "u4" else f"M.{name}.astype('{dtype}')"
+        if SPECIAL.match(operand):
+            return f"M.special({operand!r})" + ("" if dtype == "u4" else f".astype('{dtype}')")
         return self.immediate(operand, dtype)
 
     def immediate(self, operand: str, dtype: str) -> str:
@@ -172,7 +173,7 @@ class Translator:
     def block_source(self, number: int, block: Block) -> list[str]:
         """The function of one block: registers in, one to a few lines an instruction, registers out."""
         instructions = self.entry.instructions[block.first : block.last]
-        names = {i: name for name, i in self.index.items()}
+        names = self.names
         last_use: dict[str, int] = {}
         body: list[list[str]] = []
         for position, instruction in enumerate(instructions):
@@ -182,32 +183,27 @@ class Translator:
                 raise self.error("unsupported instruction")
             handler(self, instruction)
             body.append(self.lines)
-            for name in registers_of(self.entry, (*instruction.operands, instruction.guard or "")):
-                last_use[name] = position
+            last_use.update(
+                dict.fromkeys(registers_of(self.entry, (*instruction.operands, instruction.guard or "")), position)
+            )
         kept = {names[i] for i in _bits(block.live_out)}
+        if block.condition:
+            kept.add(block.condition[0])
+        done: dict[int, list[str]] = {}
+        for name, position in last_use.items():
+            if name not in kept:
+                done.setdefault(position, []).append(self.local(name))
         source = [f"def block{number}(R, M):"]
         source += [f"    {self.local(names[i])} = R[{i}]" for i in _bits(block.used)]
-        for position, (instruction, lines) in enumerate(zip(instructions, body)):
+        for position, lines in enumerate(body):
             source += [f"    {line}" for line in lines]
-            mentioned = registers_of(self.entry, (*instruction.operands, instruction.guard or ""))
-            ended = block.condition[0] if block.condition else ""
-            dead = {n for n in mentioned if last_use[n] == position and n not in kept and n != ended}
-            dead &= {*registers_of(self.entry, results(instruction)), *self._assigned(block, instructions[:position])}
-            if dead:
-                source.append(f"    del {', '.join(sorted(self.local(n) for n in dead))}")
+            if position in done:
+                source.append(f"    del {', '.join(done[position])}")
         source += [f"    R[{i}] = {self.local(names[i])}" for i in _bits(block.live_out & block.defined)]
         if block.condition:
             register, negated = block.condition
             source.append(f"    return {'~' if negated else ''}{self.local(register)}")
         return source
-
-    def _assigned(self, block: Block, before: list[Instruction]) -> set[str]:
-        """Names that are Python locals of the block's function after the instructions `before`."""
-        if not before:
-            self._locals = {name for name, i in self.index.items() if block.used >> i & 1}
-        else:
-            self._locals |= set(registers_of(self.entry, results(before[-1])))
-        return self._locals
 
     def compile(self) -> list[Any]:
         """The functions of the entry's blocks. Raises PTXError for what is not supported."""
@@ -221,4 +217,9 @@ class Translator:
 
 
 def _bits(mask: int) -> list[int]:
-    return [i for i in range(mask.bit_length()) if mask >> i & 1]
+    """Positions of the ones."""
+    found = []
+    while mask:
+        found.append((mask & -mask).bit_length() - 1)
+        mask &= mask - 1
+    return found

@@ -84,6 +84,74 @@ def test_folders_and_lists(listed: bool, tmp_path: Path, capsys: pytest.CaptureF
     assert [("left", "right")[i] for i in answers] == [name for _, name in found]
 
 
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"y": lambda y: y[:5]}, "", "d.npz: 60 samples and 5 targets"),
+        ({"y": lambda y: y - 1}, "", "labels begin at -1, wanted 0 or more"),
+        ({"y": lambda y: y + 0.5}, "", "targets are float32, wanted integers: the numbers of classes"),
+        ({"y": lambda y: y.astype(str)}, "", "d.npz: targets are <U21, wanted integers"),
+        ({"y": lambda y: y.astype(object)}, "", "d.npz is no .npz file of numbers: an array is of objects"),
+        ({"y": lambda y: y[:1], "x": lambda x: x[:1]}, "", "there are 1 samples, wanted two or more of a class"),
+        ({"x": lambda x: x * np.nan}, "", "the loss is nan at step 1, learning rate 0.001: the step was not taken; nothing"),
+        ({}, "--std 0", "std is [0.0], wanted finite numbers that are not 0"),
+        ({}, "--mean nan", "mean is [nan], wanted finite numbers"),
+        ({}, "--std 1,2", "std has 2 numbers, the samples have 1 channels"),
+        ({}, "--std 1,b", "'1,b': wanted numbers separated by commas"),
+        ({}, "--seed -1", "argument --seed: '-1': wanted an integer, 0 or more"),
+        ({}, "--html none/r.html", "none/r.html: No such file or directory"),
+        ({}, "--png .", ".: Is a directory"),
+        ({}, "--out none/m.onnx", "none/m.onnx: No such file or directory"),
+        ({}, "--layers last:x", "trainable is 'last:x', wanted last:1, last:2"),
+    ],
+)  # fmt: skip
+def test_wrong_input(
+    change: dict, options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """One line, before anything is trained or written."""
+    monkeypatch.chdir(tmp_path)
+    x, y = batch(60, classes=4)
+    nbconv.save(mlp(), "m.onnx")
+    np.savez("d.npz", **{name: change.get(name, np.asarray)(a) for name, a in (("x", x), ("y", y))})
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert main(["finetune", "m.onnx", "d.npz", "-o", "m2.onnx", "--epochs", "1", "--std", "1", *options.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"nbconv: {message}") and said.count("\n") == 1, said
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.npz", None, "d.npz: No such file or directory"),
+        ("d.npz", b"nothing", "d.npz is no .npz file of numbers: it is damaged, or another kind of file"),
+        ("d.npz", b"PK\3\4nothing", "d.npz is no .npz file of numbers: it is damaged, or another kind of file"),
+        ("d.csv", b"\xff\xfe\0,\x80\n", "d.csv is no CSV file in UTF-8"),
+        ("d.csv", b"none.png,a\nnone.png,b\n" * 4, "none.png: No such file or directory"),
+        ("d.txt", b"nothing", "d.txt is no folder, .csv or .npz"),
+    ],
+)
+def test_wrong_files(
+    name: str, content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    nbconv.save(mlp(), "m.onnx")
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert main(["finetune", "m.onnx", name, "-o", "m2.onnx"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"nbconv: {message}") and said.count("\n") == 1, said
+
+
+def test_a_list_may_begin_with_a_mark(tmp_path: Path) -> None:
+    """As spreadsheets write UTF-8."""
+    (tmp_path / "d.csv").write_bytes(b"\xef\xbb\xbfpath,label\na.png,cat\nb.png,dog\n")
+    found = nbconv.image_list(tmp_path / "d.csv", size=(4, 4))
+    assert [Path(p).name for p in found.paths] == ["a.png", "b.png"] and found.classes == ("cat", "dog")
+
+
 def test_flip(tmp_path: Path) -> None:
     """Mirrored half of the time, left and right cannot be told apart; the same run without --flip can."""
     pictures(tmp_path)

@@ -104,6 +104,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
         other.load_checkpoint(path)
 
 
+@pytest.mark.parametrize("header", [b"[" * 100_000, b'{"__metadata__": {"nbconv": "' + b"[" * 100_000 + b'"}}'])
+def test_deeply_nested_headers_are_refused(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=r"no whole safetensors file|no checkpoint of nbconv's"):
+        nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(0.1)).load_checkpoint(path)
+
+
 KILLED = """
 import builtins, os, signal, sys
 import nbconv
