@@ -29,7 +29,10 @@ GATES = (
     Gate("c", "machine code of the main loops", ("test_sass.py",)),
     Gate(
         "d", "PTX interpreted: numbers, bounds, races, conflicts",
-        ("test_interpreter.py", "test_kernels.py", "test_executor.py"),
+        (
+            "test_interpreter.py", "test_instructions.py", "test_races.py", "test_compiled.py", "test_kernels.py",
+            "test_executor.py", "test_driver.py", "test_signatures.py",
+        ),
     ),
     Gate("e", "mutants of kernels are caught", ("test_mutants.py",)),
 )  # fmt: skip

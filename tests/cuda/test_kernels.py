@@ -10,8 +10,8 @@ from tests.cuda.kernels import COMPILER
 
 if not COMPILER:
     from tests.cuda.cases import calls, keep, standing_in
-    from tests.cuda.recordings import Recorder
     from tests.cuda.harness import check_on_device
+    from tests.cuda.recordings import Recorder
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 
