@@ -3,8 +3,8 @@
 A step of `DEPTH` products goes from global memory through registers into one of two halves of shared memory while the
 other half is multiplied: one barrier a step. Each thread holds `HIGH` × wide sums: quads of four rows and four columns,
 half a tile apart, so that a warp reads neighbouring 16 bytes. A comes as [row][k] and is stored as [k][row]: rows of the
-shared copy are four floats longer than the tile, which puts the two quads of k that a warp stores into different banks. Every sum is made in
-the order of k, whatever the tile's shape: the bits of a result do not depend on it.
+shared copy are four floats longer than the tile, which puts the two quads of k that a warp stores into different banks.
+Every sum is made in the order of k, whatever the tile's shape: the bits of a result do not depend on it.
 
 Indices are 64 bits wide, divisions 32: pixels, rows and units number fewer than 2^31.
 """
