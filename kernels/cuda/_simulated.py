@@ -208,7 +208,7 @@ def store4(p, i, x, y, z, w):
 
 
 def below(i, n):
-    return i < n
+    return int(i) & 0xFFFFFFFF < int(n) & 0xFFFFFFFF
 
 
 def short(n):

@@ -518,7 +518,7 @@ def store4(tc, p, i, x, y, z, w):
 
 @intrinsic
 def below(tc, i, n):
-    """Whether i < n, for 0 ≤ i, n < 2^32: a comparison of 32 bits."""
+    """Whether i < n, of their low 32 bits as numbers without sign: what is negative is below nothing."""
 
     def gen(ctx, b, sig, args):
         return b.icmp_unsigned("<", *(b.trunc(a, i32) for a in args))
