@@ -15,6 +15,8 @@ DEPTH = 256
 """Most products summed before the sums are written back, so that a panel's chunk stays in L1."""
 PIECE = 32 << 20
 """Bytes of weights that are packed at a time."""
+ENOUGH = 128
+"""Units that fill a GPU: about one a multiprocessor."""
 MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""
 
@@ -61,6 +63,9 @@ def pad_bias(bias: np.ndarray | None, groups: int, n: int, lanes: int, columns: 
 
 def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tuple[int, int, int, int, int]:
     """(rows and panels of a unit, taps and channels of a chunk of k, units) for an (m, k·taps) × (k·taps, n) product."""
+    if to.target.tiles:
+        rows, width = _tile(to.target.tiles, m, n, groups)
+        return rows, ceil(width, to.columns), taps, k, groups * ceil(m, rows) * ceil(n, width)
     columns, tile = to.columns, to.target.rows
     tap_chunk, channel_chunk = max(1, DEPTH // k), k
     if k > DEPTH:
@@ -75,6 +80,15 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     while panels > 1 and blocks * groups * ceil(all_panels, panels) < 8:
         panels = ceil(panels, 2)
     return rows, panels, tap_chunk, channel_chunk, blocks * groups * ceil(all_panels, panels)
+
+
+def _tile(tiles: tuple[tuple[int, int], ...], m: int, n: int, groups: int) -> tuple[int, int]:
+    """The tile (rows, columns) for a product: the narrowest as wide as n, else the largest that comes `ENOUGH` times."""
+    fits = [t for t in tiles if n <= t[1]]
+    if fits:
+        tiles = tuple(t for t in tiles if t[1] == min(width for _, width in fits))
+    by_size = sorted(tiles, key=lambda t: -t[0] * t[1])
+    return next((t for t in by_size if groups * ceil(m, t[0]) * ceil(n, t[1]) >= ENOUGH), by_size[-1])
 
 
 def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> dict[str, Any]:
