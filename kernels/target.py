@@ -20,8 +20,8 @@ class Target(NamedTuple):
     elementwise kernel does. ``winograd``: whether there are kernels for it. ``units`` a step should have at least, so that
     all of the machine finds work.
 
-    On a GPU ``cpu`` is its architecture, a vector is a warp, and ``tiles`` are the (rows, columns) that a block of a matrix
-    product may do at a time, all of k.
+    On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
+    (rows, columns, multiply-adds of a main loop's instructions); ``rows`` are those of the smallest.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Target(NamedTuple):
     chunk: int = 4096
     winograd: bool = True
     units: int = 16
-    tiles: tuple[tuple[int, int], ...] = ()
+    tiles: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def gpu(self) -> bool:
@@ -71,8 +71,8 @@ TARGETS: dict[str, Target] = {
 }
 """By name. The triples are those of this operating system: a library is built on the system it will run on."""
 
-_TILES = (128, 128), (64, 64), (256, 32)
 _PTX = "nvptx64-nvidia-cuda"
+_TILES = ((128, 128, 0.84), (64, 64, 0.76), (256, 32, 0.72))
 GPUS: dict[str, Target] = {
     t.name: t
     for t in (

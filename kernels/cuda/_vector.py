@@ -31,9 +31,9 @@ from ._numba import (
 __all__ = [
     "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "aligned", "at", "barrier", "below", "bits_exponent",
     "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel",
-    "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "product", "put", "quotient", "scalar",
-    "shared_floats", "short", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered", "unseen", "vec",
-    "where",
+    "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "product", "put",
+    "quotient", "scalar", "shared_floats", "short", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled",
+    "unordered", "unseen", "vec", "where",
 ]  # fmt: skip
 
 W = WARP
@@ -518,7 +518,7 @@ def store4(tc, p, i, x, y, z, w):
 
 @intrinsic
 def below(tc, i, n):
-    """Whether i < n, for 0 ≤ i, n < 2^32: a comparison of 32 bits."""
+    """Whether i < n, of their low 32 bits as numbers without sign: what is negative is below nothing."""
 
     def gen(ctx, b, sig, args):
         return b.icmp_unsigned("<", *(b.trunc(a, i32) for a in args))

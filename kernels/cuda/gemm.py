@@ -1,24 +1,8 @@
 """Matrix products on packed B: `gemm`, and `pack` for a B that is computed while running."""
 
-from ._simd import (
-    Float,
-    Floats,
-    Int,
-    W,
-    aligned,
-    at,
-    barrier,
-    below,
-    cuda,
-    inline,
-    kernel,
-    quotient,
-    shared_floats,
-    spread,
-    tiled,
-    unseen,
-)
-from ._tile import DEPTH, NR, Tile, by_tile, fetch, working
+from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, inline, quotient, shared_floats, tiled, unseen
+from ._tile import DEPTH, Tile, by_tile, fetch, working
+from .packing import THREADS, place_of, turn
 
 
 def product(tile: Tile):
@@ -100,20 +84,14 @@ def product(tile: Tile):
 gemm = by_tile(product)
 
 
-@kernel
+@tiled(THREADS)
 def pack(
     x: Floats, y: Floats, k: Int, n: Int, row: Int, column: Int, batch: Int, padded: Int, first: Int, last: Int
 ) -> None:
     """Pack matrices of k × n floats, element (i, j) at x[i·row + j·column], into panels; ``batch`` floats from one to the
-    next. A unit is a panel of a matrix."""
-    count = (n + NR - 1) // NR
-    for unit in range(first, last):
-        i = unit // count
-        n0 = (unit - i * count) * NR
-        cols = min(NR, n - n0)
-        width = NR if cols > W else W
-        source = at(x, i * batch + n0 * column)
-        target = at(y, i * k * padded + n0 * k)
-        for r in range(k):
-            for j in spread(width):
-                target[r * width + j] = source[r * row + j * column] if j < cols else Float(0)
+    next. A unit is `PIECE` rows of a panel, a block's work."""
+    i, n0, piece = place_of(first, k, n)
+    turn(
+        at(x, i * batch + n0 * column), at(y, i * k * padded + n0 * k), piece, k, 1, 1, k, n - n0, 0, 0, row,
+        column, Float(1),
+    )  # fmt: skip

@@ -15,8 +15,8 @@ DEPTH = 256
 """Most products summed before the sums are written back, so that a panel's chunk stays in L1."""
 PIECE = 32 << 20
 """Bytes of weights that are packed at a time."""
-ENOUGH = 128
-"""Units that fill a GPU: about one a multiprocessor."""
+PROCESSORS = 108
+"""Multiprocessors of a GPU, among which tiles are shared out: an A100's. Which tile is chosen does not change the result."""
 MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""
 
@@ -63,10 +63,9 @@ def pad_bias(bias: np.ndarray | None, groups: int, n: int, lanes: int, columns: 
 
 def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tuple[int, int, int, int, int]:
     """(rows and panels of a unit, taps and channels of a chunk of k, units) for an (m, k·taps) × (k·taps, n) product."""
-    if to.target.tiles:
-        rows, width = _tile(to.target.tiles, m, n, groups)
-        return rows, ceil(width, to.columns), taps, k, groups * ceil(m, rows) * ceil(n, width)
     columns, tile = to.columns, to.target.rows
+    if to.target.tiles:
+        return _tiles(to, m, k, n, taps, groups)
     tap_chunk, channel_chunk = max(1, DEPTH // k), k
     if k > DEPTH:
         tap_chunk, channel_chunk = 1, ceil(k, ceil(k, DEPTH))
@@ -82,13 +81,18 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     return rows, panels, tap_chunk, channel_chunk, blocks * groups * ceil(all_panels, panels)
 
 
-def _tile(tiles: tuple[tuple[int, int], ...], m: int, n: int, groups: int) -> tuple[int, int]:
-    """The tile (rows, columns) for a product: the narrowest as wide as n, else the largest that comes `ENOUGH` times."""
-    fits = [t for t in tiles if n <= t[1]]
-    if fits:
-        tiles = tuple(t for t in tiles if t[1] == min(width for _, width in fits))
-    by_size = sorted(tiles, key=lambda t: -t[0] * t[1])
-    return next((t for t in by_size if groups * ceil(m, t[0]) * ceil(n, t[1]) >= ENOUGH), by_size[-1])
+def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, groups: int) -> tuple[int, int, int, int, int]:
+    """What `cut` says on a GPU: the tile with which the busiest multiprocessor has least to do. Its k is not cut."""
+
+    def units(tile: tuple[int, int, float]) -> int:
+        return groups * ceil(m, tile[0]) * ceil(n, tile[1])
+
+    def work(tile: tuple[int, int, float]) -> float:
+        return ceil(units(tile), PROCESSORS) * tile[0] * tile[1] / tile[2]
+
+    fitting = [tile for tile in to.target.tiles if tile[1] >= min(n, to.columns)]
+    best = min(fitting, key=work)
+    return best[0], ceil(best[1], to.columns), taps, k, units(best)
 
 
 def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import pickle
 from collections.abc import Iterator
 from hashlib import sha256
@@ -46,34 +47,37 @@ def standing_in(device: Device) -> Iterator[None]:
 
 @functools.cache
 def recordings() -> dict[tuple[str, str, int], list[Recording]]:
-    """Some launches of each kernel, as the ops' calls made them on the interpreter. They are kept in the cache: what they
-    depend on is in their name."""
+    """Some launches of each kernel, as the ops' calls made them on the interpreter: `test_kernels` has kept them in the
+    cache, else they are made now."""
     path = _place()
     if path is not None and path.exists():
         return pickle.loads(path.read_bytes())
-    kept = _record()
-    if path is not None:
-        part = path.with_suffix(".part")
-        part.write_bytes(pickle.dumps(kept))
-        part.replace(path)
-    return kept
-
-
-def _record() -> dict[tuple[str, str, int], list[Recording]]:
     from tests.cuda.harness import check_on_device
 
     device = Recorder()
     with standing_in(device):
         for _, row in calls():
             check_on_device(row)
+    keep(device.kept)
     return device.kept
 
 
+def keep(kept: dict[tuple[str, str, int], list[Recording]]) -> None:
+    """Keeps launches for other processes."""
+    path = _place()
+    if path is not None:
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(pickle.dumps(kept))
+        part.replace(path)
+
+
 def _place() -> Path | None:
+    """Where launches are kept: the name says what they depend on."""
     folder = cache_folder()
     if folder is None:
         return None
-    goal = target("cuda")
+    goal, here = target("cuda"), Path(__file__).parent
     keys = [library.key for _, library in sorted(libraries(families(goal), goal).items())]
-    sources = [p.read_bytes() for p in sorted([*FOLDER.glob("*.py"), *Path(__file__).parent.glob("*.py")])]
-    return Path(folder, f"launches-{sha256(repr(keys).encode() + b''.join(sources)).hexdigest()[:32]}.pickle")
+    files = [*FOLDER.glob("*.py"), *(here / f"{name}.py" for name in ("larger", "recordings", "harness", "cases"))]
+    text = repr(keys).encode() + b"".join(p.read_bytes() for p in sorted(files))
+    return Path(folder, f"launches-{sha256(text).hexdigest()[:32]}.pickle")

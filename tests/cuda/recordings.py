@@ -37,11 +37,12 @@ class Recording(NamedTuple):
 
 
 class Recorder(InterpreterDevice):
-    """The interpreter's device, which keeps some launches of each kernel: ``each`` of them, of different arguments."""
+    """The interpreter's device, which keeps some launches of each kernel: ``each`` of them, of different arguments.
+    ``right``: calls that were found right on it."""
 
     def __init__(self, each: int = 3, **options: Any) -> None:
         super().__init__(graphs=False, **options)
-        self.each = each
+        self.each, self.right = each, 0
         self.kept: dict[tuple[str, str, int], list[Recording]] = {}
 
     def load(self, library: PtxLibrary, kernel: str, launch: Launch) -> Any:

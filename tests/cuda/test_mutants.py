@@ -30,7 +30,6 @@ def families() -> list[str]:
 
 def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) -> str | None:
     """How a mutant was found out; "" where it was not, None where no kernel of its file reaches the fault."""
-    from nbconv.kernels.cuda import _numba
 
     try:
         module = mutants.load(mutant)
