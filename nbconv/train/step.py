@@ -34,9 +34,10 @@ class TrainingStep:
     ``graph`` reads ``feeds`` (Specs by name: batches, and scalars that change every step) and ``state`` (arrays by name,
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
-    among them. ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the memory of
-    the model's file, after weights were packed; ``packed`` is `Thrift`'s. ``memory_mb``: the most memory that
-    activations, gradients and scratch may take, ModelError says what they do take where that is more.
+    among them. ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for how many threads there is
+    memory, at least. ``drop`` gives back the memory of the model's file, after weights were packed; ``packed`` and
+    ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations,
+    gradients and scratch may take, ModelError says what they do take where that is more.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class TrainingStep:
         memory_mb: float | None = None,
         drop: Callable[[], None] | None = None,
         packed: tuple[int, int] = USUAL.packed,
+        at_once: float = USUAL.at_once,
+        slots: int = 1,
     ) -> None:
         from nbconv.kernels.target import host
 
@@ -64,8 +67,11 @@ class TrainingStep:
         graph, placed = _updates_last(graph, self.updates)
         fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
         graph = rectify(graph, frozenset(fetch))
+        outside = sum(self.state[n].nbytes for n, v in self.updates.items() if v not in placed)  # and small outputs
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, host(), most_packed=packed, threads=self.threads
+            graph, {**self.feeds, **held}, Weights(drop), fetch, host(), most_packed=packed,
+            threads=max(self.threads, slots),
+            at_once=at_once, enough=None if memory_mb is None else memory_mb * MIB - outside,
         )  # fmt: skip
         self._check_places(placed)
         self.boundary = self._boundary(placed)
