@@ -115,9 +115,9 @@ def conv(
         {
             "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": packed[0], "res": res, "y": y,
             "zeros": np.zeros(cg, np.float32), "m": n * oh * ow, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh,
-            "ow": ow, "ldy": ldy, "ldres": c if residual else 0, "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1], "dh": d[0],
-            "dw": d[1], "ph": pads[0], "pw": pads[1], "full_h": full_h, "full_w": full_w, "osh": down, "osw": across,
-            "oy0": oy0, "ox0": ox0, "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw,
+            "ow": ow, "ldy": ldy, "ldres": c if residual else 0, "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1],
+            "dh": d[0], "dw": d[1], "ph": pads[0], "pw": pads[1], "full_h": full_h, "full_w": full_w, "osh": down,
+            "osw": across, "oy0": oy0, "ox0": ox0, "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw,
             "channel_chunk": cg, "padded": padded(og, LANES, COLUMNS), "low": -1.5, "high": 2.5, "act": code, "alpha": 0.3,
             "beta": 0.5, "scale": packed[1], "shift": packed[2],
         }, blocks,
