@@ -20,7 +20,8 @@ class Target(NamedTuple):
     elementwise kernel does. ``winograd``: whether there are kernels for it. ``units`` a step should have at least, so that
     all of the machine finds work.
 
-    On a GPU ``cpu`` is its architecture, a vector is a warp, and ``rows`` x (``vectors`` · ``lanes``) a block's tile.
+    On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
+    (rows, columns, multiply-adds of a main loop's instructions); ``rows`` are those of the smallest.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Target(NamedTuple):
     chunk: int = 4096
     winograd: bool = True
     units: int = 16
+    tiles: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def gpu(self) -> bool:
@@ -70,12 +72,13 @@ TARGETS: dict[str, Target] = {
 """By name. The triples are those of this operating system: a library is built on the system it will run on."""
 
 _PTX = "nvptx64-nvidia-cuda"
+_TILES = ((128, 128, 0.84), (64, 64, 0.76), (256, 32, 0.72))
 GPUS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
-        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
-        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512),
+        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512, _TILES),
+        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512, _TILES),
+        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512, _TILES),
     )
 }
 """By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""

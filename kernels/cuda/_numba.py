@@ -1,7 +1,8 @@
 """Every use of numba.cuda: kernels (Python) → PTX. Importing this module imports numba and numba-cuda.
 
-A kernel may have variants, for tiles of another size: functions of the same name and arguments, compiled apart, as registers
-and shared memory are those of an entry. Its attribute ``__variants__`` is (the argument that decides, [(its value, function)]).
+A kernel may have variants, for tiles of another size: functions of the same name and arguments, compiled apart, as
+registers and shared memory are those of an entry. Its attribute ``__variants__`` is (the argument that decides, [(its value,
+function)]).
 
 With ``NUMBA_ENABLE_CUDASIM=1`` kernels are Python functions of Numba's simulator instead: arrays stand for pointers.
 """

@@ -1,10 +1,10 @@
 """The tile of a matrix product that a block of threads computes: rows of A (channels last) × packed panels of B.
 
-A step of `DEPTH` products goes from global memory through registers into one of two halves of shared memory while the other
-half is multiplied: one barrier a step. Each thread holds `HIGH` × wide sums: quads of four rows and four columns, half a tile
-apart, so that a warp reads neighbouring 16 bytes. A comes as [row][k] and is stored as [k][row]: rows of the shared copy are
-four floats longer than the tile, which puts the two quads of k that a warp stores into different banks. Every sum is made in
-the order of k, whatever the tile's shape: the bits of a result do not depend on it.
+A step of `DEPTH` products goes from global memory through registers into one of two halves of shared memory while the
+other half is multiplied: one barrier a step. Each thread holds `HIGH` × wide sums: quads of four rows and four columns,
+half a tile apart, so that a warp reads neighbouring 16 bytes. A comes as [row][k] and is stored as [k][row]: rows of the
+shared copy are four floats longer than the tile, which puts the two quads of k that a warp stores into different banks.
+Every sum is made in the order of k, whatever the tile's shape: the bits of a result do not depend on it.
 
 Indices are 64 bits wide, divisions 32: pixels, rows and units number fewer than 2^31.
 """
@@ -206,8 +206,9 @@ def working(tile: Tile) -> SimpleNamespace:
         shared, acc, m0, m, n0, n, placed, oh, ow, full_h, full_w, osh, osw, oy0, ox0, y, ldy, bias, res, ldres, low, high,
         act, alpha, beta, scale, shift,
     ):  # fmt: skip
-        """Everything that follows the products (bias, residual, clamp or activation, factor and term), for the tile from row m0 and column n0 on of (m, n): sums
-        go through shared memory, so that a warp stores whole rows and the code is there once, not for each sum.
+        """What follows the products (bias, residual, clamp or activation, factor and term), for the tile from row m0 and
+        column n0 on of (m, n). Sums go through shared memory, so that a warp stores whole rows, and the code is there once,
+        not for each sum.
 
         Row r goes to pixel r of y, or, if ``placed``, to the pixel that a convolution's geometry says."""
         t = Int(cuda.threadIdx.x)
@@ -267,8 +268,8 @@ def working(tile: Tile) -> SimpleNamespace:
 
 @inline
 def fetch(held, to, p, whole, k, end, there):
-    """Four neighbours at p, which belong to k, k + 1 …: zeros from ``end`` on, and if they are not ``there``. ``whole``: read
-    as 16 bytes."""
+    """Four neighbours at p, which belong to k, k + 1 …: zeros from ``end`` on, and if they are not ``there``.
+    ``whole``: read as 16 bytes."""
     for j in range(4):
         held[to + j] = Float(0)
     if whole:

@@ -1,8 +1,8 @@
 """Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its transpose.
 
-An implicit matrix product: a row of A is what an output pixel sees, k goes over taps and their channels. A step of k stays in
-one tap, so the last of a tap may be short. A thread's rows of A are those of one or two pixels, whose place it moves from tap
-to tap; a tap outside the image has no channels.
+An implicit matrix product: a row of A is what an output pixel sees, k goes over taps and their channels. A step of k stays
+in one tap, so the last of a tap may be short. A thread's rows of A are those of one or two pixels, whose place it moves from
+tap to tap; a tap outside the image has no channels.
 """
 
 from ._simd import (

@@ -1,8 +1,8 @@
 """Matrix products on packed B: `gemm`, and `pack` for a B that is computed while running."""
 
 from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, inline, quotient, shared_floats, tiled, unseen
-from ._tile import DEPTH, NR, Tile, by_tile, fetch, working
-from .packing import THREADS, columns_of, turn
+from ._tile import DEPTH, Tile, by_tile, fetch, working
+from .packing import THREADS, place_of, turn
 
 
 def product(tile: Tile):
@@ -89,11 +89,9 @@ def pack(
     x: Floats, y: Floats, k: Int, n: Int, row: Int, column: Int, batch: Int, padded: Int, first: Int, last: Int
 ) -> None:
     """Pack matrices of k × n floats, element (i, j) at x[i·row + j·column], into panels; ``batch`` floats from one to the
-    next. A unit is a panel of a matrix, a block's work."""
-    count = quotient(n + NR - 1, NR)
-    i = quotient(first, count)
-    n0 = (first - i * count) * NR
+    next. A unit is `PIECE` rows of a panel, a block's work."""
+    i, n0, piece = place_of(first, k, n)
     turn(
-        at(x, i * batch + n0 * column), at(y, i * k * padded + n0 * k), k, 1, 1, k, min(NR, n - n0), columns_of(n0, n), 0, 0,
-        row, column, Float(1),
+        at(x, i * batch + n0 * column), at(y, i * k * padded + n0 * k), piece, k, 1, 1, k, n - n0, 0, 0, row,
+        column, Float(1),
     )  # fmt: skip

@@ -15,6 +15,8 @@ DEPTH = 256
 """Most products summed before the sums are written back, so that a panel's chunk stays in L1."""
 PIECE = 32 << 20
 """Bytes of weights that are packed at a time."""
+PROCESSORS = 108
+"""Multiprocessors of a GPU, among which tiles are shared out: an A100's. Which tile is chosen does not change the result."""
 MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""
 
@@ -62,6 +64,8 @@ def pad_bias(bias: np.ndarray | None, groups: int, n: int, lanes: int, columns: 
 def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tuple[int, int, int, int, int]:
     """(rows and panels of a unit, taps and channels of a chunk of k, units) for an (m, k·taps) × (k·taps, n) product."""
     columns, tile = to.columns, to.target.rows
+    if to.target.tiles:
+        return _tiles(to, m, k, n, taps, groups)
     tap_chunk, channel_chunk = max(1, DEPTH // k), k
     if k > DEPTH:
         tap_chunk, channel_chunk = 1, ceil(k, ceil(k, DEPTH))
@@ -75,6 +79,20 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     while panels > 1 and blocks * groups * ceil(all_panels, panels) < 8:
         panels = ceil(panels, 2)
     return rows, panels, tap_chunk, channel_chunk, blocks * groups * ceil(all_panels, panels)
+
+
+def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, groups: int) -> tuple[int, int, int, int, int]:
+    """What `cut` says on a GPU: the tile with which the busiest multiprocessor has least to do. Its k is not cut."""
+
+    def units(tile: tuple[int, int, float]) -> int:
+        return groups * ceil(m, tile[0]) * ceil(n, tile[1])
+
+    def work(tile: tuple[int, int, float]) -> float:
+        return ceil(units(tile), PROCESSORS) * tile[0] * tile[1] / tile[2]
+
+    fitting = [tile for tile in to.target.tiles if tile[1] >= min(n, to.columns)]
+    best = min(fitting, key=work)
+    return best[0], ceil(best[1], to.columns), taps, k, units(best)
 
 
 def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import numpy as np
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops.packing import ceil, padded
 
+PIECE = 256
+"""Rows of a panel that a unit packs on CUDA (`kernels/cuda/packing.py`)."""
+
 
 class Lying(NamedTuple):
     """How a convolution's weights lie: element (group, y, x, i, o) at base + group·g + ky·y + kx·x + ci·i + co·o, for
@@ -41,11 +44,11 @@ def panels(to: Lowering, w: Ref, lying: Lying, groups: int, n: int, scale: float
     """Panels of n columns a group, as `packing.pack` makes them of constants."""
     taps, full = lying.kh * lying.kw, padded(n, to.target.lanes, to.columns)
     size = groups * taps * lying.cg
-    y = to.scratch(4 * size * full)
+    y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
     to.step(
-        "packing.panels", groups * ceil(n, to.columns), work=16 * size * n, w=w.at(lying.base), y=y, kh=lying.kh,
-        kw=lying.kw, cg=lying.cg, n=n, group=lying.group, ky=lying.ky, kx=lying.kx, ci=lying.ci, co=lying.co, padded=full,
-        scale=scale,
+        "packing.panels", to.finer(units, ceil(taps * lying.cg, PIECE)), work=16 * size * n, w=w.at(lying.base), y=y,
+        kh=lying.kh, kw=lying.kw, cg=lying.cg, n=n, group=lying.group, ky=lying.ky, kx=lying.kx, ci=lying.ci, co=lying.co,
+        padded=full, scale=scale,
     )  # fmt: skip
     return y
 

@@ -1,7 +1,4 @@
-"""What ptxas makes of a kernel: registers, spills, and the instructions of its main loops. Needs no GPU.
-
-``python -m tests.cuda.sass gemm.gemm conv.conv 8.0`` prints it.
-"""
+"""What ptxas makes of a kernel: registers, spills, and the instructions of its main loops. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -95,8 +92,8 @@ def machine_code(ptx: str, capability: tuple[int, int]) -> Machine:
 
     lines, loops = _read(text)
     return Machine(
-        said(r"Used (\d+) registers"), said(r"(\d+) bytes stack frame"), said(r"(\d+) bytes spill"), said(r"(\d+) bytes smem"),
-        _count(lines), loops,
+        said(r"Used (\d+) registers"), said(r"(\d+) bytes stack frame"), said(r"(\d+) bytes spill"),
+        said(r"(\d+) bytes smem"), _count(lines), loops,
     )  # fmt: skip
 
 

@@ -1,0 +1,262 @@
+"""Models and training on a device: the PTX interpreter, which runs the very kernels that a GPU would."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import nbconv
+import nbconv.cuda
+from nbconv import models
+from nbconv.errors import DeviceError
+from nbconv.graph import Graph, Spec
+from nbconv.model import Model
+from nbconv.train.trainer import NonFiniteLoss, Trainer
+from tests.cuda.devices import InterpreterDevice
+from tests.cuda.kernels import COMPILER
+from tests.train.models import F32, batch, convolutional, mlp, node
+
+pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER or "-")
+
+
+@pytest.fixture
+def device(monkeypatch):
+    standing = InterpreterDevice()
+    monkeypatch.setattr(nbconv.cuda, "_devices", {"cuda:0": standing})
+    return standing
+
+
+def lenet5(seed: int = 0) -> Graph:
+    """(n, 1, 28, 28) to (n, 10), as LeCun et al. drew it in 1998, with Relu."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        node("Conv", "x w1 b1", "c1", "conv1", pads=(2, 2, 2, 2)), node("Relu", "c1", "r1"),
+        node("MaxPool", "r1", "p1", kernel_shape=(2, 2), strides=(2, 2)),
+        node("Conv", "p1 w2 b2", "c2", "conv2"), node("Relu", "c2", "r2"),
+        node("AveragePool", "r2", "p2", kernel_shape=(2, 2), strides=(2, 2)), node("Flatten", "p2", "f"),
+        node("Gemm", "f w3 b3", "g3", "fc1", transB=1), node("Relu", "g3", "r3"),
+        node("Gemm", "r3 w4 b4", "g4", "fc2", transB=1), node("Relu", "g4", "r4"),
+        node("Gemm", "r4 w5 b5", "y", "fc3", transB=1),
+    ]  # fmt: skip
+    shapes = {"1": (6, 1, 5, 5), "2": (16, 6, 5, 5), "3": (120, 400), "4": (84, 120), "5": (10, 84)}
+    constants = {f"w{k}": rng.standard_normal(s) * np.sqrt(2 / np.prod(s[1:])) for k, s in shapes.items()}
+    constants |= {f"b{k}": rng.standard_normal(s[0]) * 0.1 for k, s in shapes.items()}
+    return Graph(
+        nodes, {"x": Spec(("n", 1, 28, 28), F32)}, {"y": Spec(("n", 10), F32)},
+        {k: v.astype(np.float32) for k, v in constants.items()},
+    )  # fmt: skip
+
+
+def on_numpy() -> Graph:
+    """Kernels, then an op that only NumPy does, kernels, another such, and results of both."""
+    nodes = [
+        node("Relu", "x", "a"), node("GatherElements", "a turned", "b", "first", axis=1), node("Sigmoid", "b", "c"),
+        node("Mul", "c a", "d"), node("GatherElements", "d turned", "e", "second", axis=1), node("Add", "e b", "y"),
+    ]  # fmt: skip
+    spec = Spec((3, 40), F32)
+    return Graph(nodes, {"x": spec}, {"y": spec, "e": spec}, {"turned": np.tile(np.arange(40)[::-1], (3, 1))})
+
+
+def close(got, want, bound=1e-5):
+    assert got.keys() == want.keys()
+    for name, y in want.items():
+        assert np.abs(got[name] - y).max() <= bound * max(np.abs(y).max(), 1e-30), name
+
+
+@pytest.mark.parametrize("graph", [lenet5, convolutional, mlp])
+def test_results_are_the_cpus(device, graph):
+    authored = graph()
+    gpu, cpu = Model(authored, device="cuda"), Model(authored)
+    x = np.random.default_rng(1).standard_normal((3, *authored.inputs["x"].shape[1:])).astype(np.float32)
+    assert not gpu.plan({"x": x.shape}).numpy_steps()
+    first = gpu.run({"x": x})
+    close(first, cpu.run({"x": x}))
+    for _ in range(2):  # captured, then replayed
+        again = gpu.run({"x": x})
+        np.testing.assert_array_equal(again["y"], first["y"])
+    assert device.replays == 2
+
+
+def test_what_crosses_over(device):
+    model = Model(lenet5(), device="cuda")
+    x = np.zeros((2, 1, 28, 28), np.float32)
+    model.run({"x": x})
+    device.uploads.clear()
+    device.downloads.clear()
+    model.run({"x": x})
+    assert (device.uploads, device.downloads) == ([x.nbytes], [2 * 10 * 4])
+    model.run({"x": np.zeros((3, 1, 28, 28), np.float32)})
+    assert max(device.uploads) == 3 * 28 * 28 * 4  # weights are there
+
+
+def test_steps_on_the_cpu_are_placed_and_fed(device):
+    gpu, cpu = Model(on_numpy(), device="cuda"), Model(on_numpy())
+    plan = gpu.plan({"x": (3, 40)})
+    assert [n.name for n in plan.numpy_steps()] == ["first", "second"]
+    for seed in range(4):
+        x = np.random.default_rng(seed).standard_normal((3, 40)).astype(np.float32)
+        device.uploads.clear()
+        device.downloads.clear()
+        close(gpu.run({"x": x}), cpu.run({"x": x}))
+        # x, b and e go over; a and d come back, and y; e is there already, b is not copied twice
+        assert device.uploads == [480] * 3
+        assert device.downloads == [480] * 3
+    assert device.replays > 0
+
+
+def test_a_result_that_is_an_input_or_a_constant(device):
+    nodes = [
+        node("Identity", "x", "same"),
+        node("Identity", "k", "fixed"),
+        node("Relu", "x", "y"),
+        node("Identity", "y", "z"),
+    ]
+    outputs = {n: Spec(("n", 4), F32) for n in ("same", "y", "z")} | {"fixed": Spec((1, 4), F32)}
+    graph = Graph(nodes, {"x": Spec(("n", 4), F32)}, outputs, {"k": np.arange(4, dtype=np.float32)[None]})
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    close(Model(graph, device="cuda").run({"x": x}), Model(graph).run({"x": x}))
+
+
+def test_shapes_vary_and_results_may_be_given(device):
+    gpu, cpu = Model(convolutional(), device="cuda"), Model(convolutional())
+    for n in (2, 5, 1, 5, 2):
+        x = np.random.default_rng(n).standard_normal((n, 2, 7, 9)).astype(np.float32)
+        out = np.empty((n, 3), np.float32)
+        assert gpu.run({"x": x}, out={"y": out})["y"] is out
+        close({"y": out}, cpu.run({"x": x}))
+    assert gpu._arenas._free  # one block for all
+    assert len(gpu._arenas._free) == 1
+
+
+def test_inner_values_and_uneven_inputs(device):
+    gpu, cpu = Model(lenet5(), device="cuda"), Model(lenet5())
+    x = np.random.default_rng(0).standard_normal((28, 28, 1, 2)).astype(np.float32).T
+    close(gpu.run({"x": x}, ["r1", "p2"]), cpu.run({"x": x}, ["r1", "p2"]))
+
+
+def test_runs_at_once(device):
+    gpu, cpu = Model(convolutional(), device="cuda"), Model(convolutional())
+    found: dict[int, float] = {}
+
+    def work(n: int) -> None:
+        x = np.random.default_rng(n).standard_normal((n % 2 + 1, 2, 7, 9)).astype(np.float32)
+        found[n] = max(np.abs(gpu(x) - cpu(x)).max() for _ in range(3))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert max(found.values()) < 1e-5
+
+
+def test_too_little_memory_is_told(device):
+    def full(nbytes):
+        raise DeviceError("device 'cuda:0' has too little memory")
+
+    model = Model(mlp(), device="cuda")
+    model(np.zeros((1, 1, 4, 4), np.float32))
+    device.alloc = full
+    with pytest.raises(DeviceError, match="too little memory"):
+        model(np.zeros((500, 1, 4, 4), np.float32))
+    del device.alloc
+    model(np.zeros((500, 1, 4, 4), np.float32))
+
+
+def test_kept_programs_run(device, tmp_path):
+    path = tmp_path / "m.onnx"
+    nbconv.save(Model(convolutional()), path)
+    x = np.random.default_rng(0).standard_normal((2, 2, 7, 9)).astype(np.float32)
+    want = nbconv.load(path).run({"x": x})
+    for _ in range(2):  # the second finds the first one's program
+        model = nbconv.load(path, device="cuda")
+        assert model.device == "cuda"
+        close(model.run({"x": x}), want)
+    assert model._graph is None
+
+
+# training
+
+
+@pytest.mark.parametrize(
+    "optimizer", [nbconv.SGD(lr=0.05, momentum=0.9), nbconv.Adam(lr=0.003)], ids=lambda o: type(o).__name__
+)
+def test_lenet5_learns_as_on_the_cpu(device, optimizer):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((6, 1, 28, 28)).astype(np.float32), np.arange(6)
+    cpu, gpu = (Trainer(Model(lenet5(), device=d), optimizer=optimizer) for d in ("cpu", "cuda"))
+    for _ in range(3):
+        assert gpu.step(x, y) == pytest.approx(cpu.step(x, y), abs=1e-4)
+    for name, value in cpu.state.items():
+        assert np.abs(gpu.state[name] - value).max() < 1e-4, name
+
+
+def test_a_step_moves_the_batch_and_the_loss_only(device):
+    x, y = batch()
+    trainer = Trainer(Model(mlp(), device="cuda"), optimizer=nbconv.SGD(lr=0.1, momentum=0.9))
+    for _ in range(2):
+        trainer.step(x, y)
+    device.uploads.clear()
+    device.downloads.clear()
+    trainer.step(x, y)
+    assert sorted(device.uploads) == [4, y.nbytes, x.nbytes]
+    assert device.downloads == [4]
+
+
+def test_running_statistics_dropout_and_other_shapes(device):
+    """Batch normalisation's statistics are no optimizer's: they are copied within the device."""
+    x, y = batch(6, (2, 7, 9))
+    cpu, gpu = (Trainer(Model(convolutional(), device=d), optimizer=nbconv.SGD(lr=0.05)) for d in ("cpu", "cuda"))
+    for n in (6, 4, 6):
+        assert gpu.step(x[:n], y[:n]) == pytest.approx(cpu.step(x[:n], y[:n]), abs=1e-4)
+    assert np.abs(cpu.state["mean"] - gpu.state["mean"]).max() < 1e-5
+    assert np.abs(cpu.state["mean"] - convolutional().constants["mean"]).max() > 1e-3
+    np.testing.assert_allclose(gpu.predict(x), cpu.predict(x), atol=1e-4)
+    assert gpu.evaluate((x, y))["loss"] == pytest.approx(cpu.evaluate((x, y))["loss"], abs=1e-4)
+    gpu.commit()
+    np.testing.assert_allclose(gpu.model(x), cpu.predict(x), atol=1e-4)
+
+
+def test_state_that_was_written_to_goes_back(device, tmp_path):
+    x, y = batch()
+    trainer = Trainer(Model(mlp(), device="cuda"))
+    trainer.step(x, y)
+    trainer.save_checkpoint(tmp_path / "c")
+    second = trainer.step(x, y)
+    trainer.step(x, y)
+    trainer.load_checkpoint(tmp_path / "c")
+    assert trainer.step(x, y) == second
+    trainer.state["w2"][...] = 0
+    trainer.state["b2"][...] = 0
+    trainer.forget()
+    assert trainer.step(x, y) == pytest.approx(np.log(3), abs=1e-6)
+
+
+def test_steps_that_fail_or_are_cut_change_what_they_should(device):
+    x, y = batch()
+    whole, cut = (Trainer(Model(mlp(), device="cuda")) for _ in range(2))
+    before = {n: a.copy() for n, a in whole.state.items()}
+    with pytest.raises(NonFiniteLoss):
+        whole.step(np.full_like(x, np.inf), y)
+    for name, value in whole.state.items():
+        np.testing.assert_array_equal(value, before[name])
+    want, calls, found = whole.step(x, y), 0, None
+    while found is None:
+        found, calls = cut.step(x, y, budget_ms=1e-3), calls + 1
+    assert calls > 3
+    assert found == want
+    for name, value in whole.state.items():
+        np.testing.assert_array_equal(value, cut.state[name])
+
+
+def test_efficientnet_lite0_at_64_pixels(device):
+    graph = nbconv.load(models.path("efficientnet_lite0")).graph
+    inputs = {n: Spec(("N", 3, 64, 64), s.dtype) for n, s in graph.inputs.items()}
+    graph = Graph(graph.nodes, inputs, dict.fromkeys(graph.outputs), graph.constants, graph.name)
+    x = {n: np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32) for n in inputs}
+    model = Model(graph, device="cuda")
+    assert not model.plan({n: a.shape for n, a in x.items()}).numpy_steps()
+    close(model.run(x), Model(graph).run(x), 1e-4)

@@ -1,0 +1,71 @@
+"""Gate (c): the machine code of the tiled kernels' main loops."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from tests.cuda.kernels import COMPILER, TARGETS, Compiled, compiled
+from tests.cuda.sass import Machine, machine_code, missing
+
+pytestmark = pytest.mark.skipif(bool(COMPILER or missing()), reason=COMPILER or missing())
+
+SHARES = {
+    ("gemm", 128): 0.88, ("gemm", 64): 0.80, ("gemm", 256): 0.78,
+    ("conv", 128): 0.80, ("conv", 64): 0.68, ("conv", 256): 0.68,
+}  # fmt: skip
+"""Multiply-adds of all instructions that a main loop must have, by kernel and rows of its tile."""
+SUMS = {128: 64, 64: 32, 256: 32}
+"""Sums of a thread; a step of a main loop is eight products of each."""
+REGISTERS = 1 << 16
+"""Of an SM."""
+
+
+@functools.cache
+def machine(family: str, rows: int, architecture: str) -> tuple[Compiled, Machine]:
+    """The kernel of a family's that has tiles of so many rows, and its machine code."""
+    kernels = compiled(TARGETS[architecture], [family])
+    kernel = next(k for k in kernels if k.kernel == family and k.variant == rows)
+    digits = architecture.removeprefix("sm_")
+    return kernel, machine_code(kernel.ptx, (int(digits[:-1]), int(digits[-1])))
+
+
+@pytest.mark.parametrize("architecture", sorted(TARGETS))
+@pytest.mark.parametrize("family,rows", sorted(SHARES))
+def test_main_loops(family, rows, architecture):
+    kernel, code = machine(family, rows, architecture)
+    main = code.loops[0]
+    assert main.products == 8 * SUMS[rows]
+    assert main.share >= SHARES[family, rows], f"{main.share:.3f}: {main.counts}"
+    assert main.counts["LDG.128"] >= 2  # a quad of A and one of B
+    for loop in code.loops:
+        if loop.products >= main.products:  # that for rows which cannot be read 16 bytes at a time, too
+            assert loop.counts["LDS.32"] == loop.counts["LDS.64"] == 0 and loop.counts["LDS.128"] > 0
+    assert code.spills == code.stack == code.local == code.generic == code.double == 0
+    assert code.registers <= 128 and code.registers * kernel.threads * (2 if kernel.threads == 256 else 4) <= REGISTERS
+
+
+def test_tiles_are_those_that_plans_choose_from():
+    from nbconv.kernels.cuda._tile import TILES
+
+    for target in TARGETS.values():
+        assert [(rows, columns) for rows, columns, _ in target.tiles] == [(tile.rows, tile.columns) for tile in TILES]
+
+
+def test_a_loop_in_a_loop_is_the_main_one():
+    """The loop that is found is the innermost one, and what it counts is in it."""
+    ptx = """.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry loops(.param .u64 p, .param .u32 n) {
+ .reg .b64 %a<2>; .reg .b32 %r<4>; .reg .f32 %f<4>; .reg .pred %q;
+ ld.param.u64 %a0, [p]; cvta.to.global.u64 %a1, %a0; ld.param.u32 %r0, [n]; mov.u32 %r1, 0; ld.global.f32 %f0, [%a1];
+outer: mov.u32 %r2, 0; add.f32 %f0, %f0, 0f3F800000;
+inner: ld.global.f32 %f1, [%a1+4]; fma.rn.f32 %f0, %f0, %f1, %f0; ld.global.f32 %f2, [%a1+8]; st.global.f32 [%a1+8], %f0;
+ fma.rn.f32 %f0, %f0, %f2, %f1; add.u32 %r2, %r2, 1; bar.sync 0; setp.lt.u32 %q, %r2, %r0; @%q bra inner;
+ add.u32 %r1, %r1, 1; setp.lt.u32 %q, %r1, %r0; @%q bra outer; st.global.f32 [%a1], %f0; ret; }
+"""
+    code = machine_code(ptx, (8, 0))
+    assert code.loops[0].counts["FADD"] == 0
+    assert code.loops[0].products >= 2 and code.loops[0].counts["LDG.32"] == code.loops[0].products
