@@ -31,9 +31,9 @@ from ._numba import (
 __all__ = [
     "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "aligned", "at", "barrier", "below", "bits_exponent",
     "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline", "kept", "kernel",
-    "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "product", "put",
-    "quotient", "scalar", "shared_floats", "short", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled",
-    "unordered", "unseen", "vec", "where",
+    "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "product", "put", "quotient",
+    "scalar", "shared_floats", "short", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled", "unordered",
+    "unseen", "vec", "where",
 ]  # fmt: skip
 
 W = WARP

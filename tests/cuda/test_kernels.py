@@ -8,17 +8,15 @@ import pytest
 from tests.check import Case
 from tests.cuda.kernels import COMPILER
 
-if not COMPILER:
-    from tests.cuda.cases import calls, keep, standing_in
-    from tests.cuda.harness import check_on_device
-    from tests.cuda.recordings import Recorder
-
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 
 
 @pytest.fixture(scope="module")
 def device():
     """The interpreter. What is launched serves other gates, too, once all calls were right."""
+    from tests.cuda.cases import keep, standing_in
+    from tests.cuda.recordings import Recorder
+
     device = Recorder(check=True, uninitialised=True)
     with standing_in(device):
         yield device
@@ -27,10 +25,16 @@ def device():
 
 
 def rows() -> list[Case]:
-    return [] if COMPILER else [row for _, row in calls()]
+    if COMPILER:
+        return []
+    from tests.cuda.cases import calls
+
+    return [row for _, row in calls()]
 
 
 @pytest.mark.parametrize("row", rows(), ids=[f"{i}-{row}" for i, row in enumerate(rows())])
 def test_ops(device, row):
+    from tests.cuda.harness import check_on_device
+
     check_on_device(row)
     device.right += 1
