@@ -164,9 +164,9 @@ def _load(names: list[str], goal: Target, keys: dict[str, str | None] | None = N
 def _opened(name: str, goal: Target, image: Any, manifest: dict) -> Library:
     if not goal.gpu:
         return Library(name, goal, image, manifest["kernels"], manifest["key"])
-    from nbconv.kernels.ptx import PtxLibrary
+    from nbconv.kernels.ptx import PtxLibrary  # which imports this module
 
-    return PtxLibrary(name, goal, image, manifest)
+    return PtxLibrary(name, goal, image, manifest)  # pyright: ignore[reportReturnType]
 
 
 def _obtain(missing: list[str], goal: Target) -> None:

@@ -238,8 +238,11 @@ class Model:
         threading.Thread(target=work, name="nbconv-run", daemon=True).start()
         return future
 
-    def plan(self, shapes: Mapping[str, Sequence[int]], fetch: Sequence[str] | None = None) -> Plan:
-        """The plan for inputs of these shapes (types as the model declares), to look at: what `run` would do."""
+    def plan(
+        self, shapes: Mapping[str, Sequence[int]], fetch: Sequence[str] | None = None, target: Target | None = None
+    ) -> Plan:
+        """The plan for inputs of these shapes (types as the model declares), to look at: what `run` would do; or what it
+        would on another ``target``."""
         from nbconv.plan import Plan
 
         for name, spec in self._inputs.items():
@@ -249,7 +252,7 @@ class Model:
         inputs = {n: Spec(tuple(int(d) for d in shapes[n]), s.dtype) for n, s in self._inputs.items()}
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         self._check_fetch(names)
-        return Plan(self.graph, inputs, self.weights, names, self._target())
+        return Plan(self.graph, inputs, self.weights if target is None else Weights(), names, target or self._target())
 
     def _tuned(self, plan: Plan) -> Plan:
         """The plan with the algorithms that were fastest when they were tried, now."""

@@ -1,6 +1,6 @@
 """Report everything that nbconv lacks for a model (operators, attributes, types), the steps that would run in NumPy for
-want of a kernel, what would stand in the way of training it, and whether this machine is set up well. Without a model:
-the machine only."""
+want of a kernel (with --device cuda: those that the CPU would do for a GPU), what would stand in the way of training it, and
+whether this machine is set up well. Without a model: the machine only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nbconv.commands._text import dump, plural, size, style, table
 
 if TYPE_CHECKING:
     from nbconv.graph import Graph
+    from nbconv.plan import Plan
 
 PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxruntime")
 
@@ -20,6 +21,7 @@ PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxrunti
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="an ONNX file")
     _model.add_shape(parser)
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="plan for cpu (default), cuda or cuda:1")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.epilog = f"""{_model.SHAPES}
 
@@ -27,13 +29,14 @@ exit code: 0 the model runs, 1 something is unsupported, 2 it is no valid model
 
 examples:
   nbconv doctor
-  nbconv doctor model.onnx --json"""
+  nbconv doctor model.onnx --json
+  nbconv doctor model.onnx --device cuda"""
 
 
 def run(args: argparse.Namespace) -> int:
-    report: dict[str, Any] = {"model": args.model}
+    report: dict[str, Any] = {"model": args.model, "device": None if args.device == "cpu" else gpu(args.device)}
     if args.model:
-        report.update(examine(args.model, args.shape))
+        report.update(examine(args.model, args.shape, report["device"]))
     report["environment"] = environment()
     if args.json:
         dump(report)
@@ -42,15 +45,32 @@ def run(args: argparse.Namespace) -> int:
             _print_model(report)
             print()
         _print_environment(report["environment"])
+        if report["device"]:
+            print(f"{args.device:13} {report['device']['found'] or report['device']['missing']}")
     return 1 if report.get("problems") else 0
 
 
-def examine(path: str, shapes: list[str]) -> dict[str, Any]:
-    """What is unsupported, which steps NumPy does, ``unplanned``: why the steps are not known, and ``training``: what has no
+def gpu(name: str) -> dict[str, Any]:
+    """Whether a GPU is there: what was ``found``, or why it is ``missing``, and the ``target`` that plans are made for, then
+    too. ValueError for what is no device's name."""
+    from nbconv.cuda import find
+    from nbconv.errors import DeviceError
+
+    try:
+        device = find(name)
+    except DeviceError as error:
+        return {"name": name, "found": None, "missing": str(error), "target": "cuda"}
+    return {"name": name, "found": repr(device), "missing": None, "target": device.target.name}
+
+
+def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What is unsupported, which steps NumPy does (``copies``, for a `gpu`: values and bytes that cross over for them, for
+    inputs and results), ``unplanned``: why the steps are not known, and ``training``: what has no
     gradient, and whether batch normalisation was folded away. ModelError for a file that is no valid model."""
     from nbconv.converters.onnx import survey
     from nbconv.errors import ModelError
     from nbconv.kernels import KernelError
+    from nbconv.kernels.target import target
 
     try:
         problems = survey(path)
@@ -70,7 +90,7 @@ def examine(path: str, shapes: list[str]) -> dict[str, Any]:
     _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
     try:
         sizes, notes = _model.input_shapes(model.graph, shapes)
-        plan = model.plan(sizes)
+        plan = model.plan(sizes, target=None if device is None else target(device["target"]))
     except (ValueError, KernelError) as error:
         found["unplanned"] = "; ".join([str(error), *notes])
         return found
@@ -78,8 +98,20 @@ def examine(path: str, shapes: list[str]) -> dict[str, Any]:
     for node in plan.numpy_steps():
         made = ", ".join(str(plan.specs[n]) for n in node.outputs if n)
         found["numpy_steps"].append({"node": node.name, "op": node.op.type, "outputs": made})
+    if device is not None:
+        found["copies"] = _copies(plan)
     found["training"] = _training(model.graph, sizes)
     return found
+
+
+def _copies(plan: Plan) -> dict[str, int]:
+    """How many values cross over in a run on a GPU, and their bytes: inputs, results, and what steps on the CPU work on."""
+    from nbconv.cuda.placement import transfers
+
+    moved = transfers(plan)
+    names = [name for up, down in moved.before.values() for name in (*up, *down)]
+    names += [name for name in plan.results if name not in moved.results]
+    return {"values": len(names), "bytes": sum(plan.nbytes(name) for name in names)}
 
 
 def _training(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -156,6 +188,12 @@ def _print_model(report: dict[str, Any]) -> None:
     elif report["unplanned"]:
         print(style(f"{path}: everything in it is supported, but its steps are not known", "yellow"))
         print(f"  {report['unplanned']}")
+    elif report["numpy_steps"] and report["device"]:
+        print(style(_on_gpu(report), "yellow"))
+        print()
+        table(("NODE", "OP", "OUTPUTS"), [(s["node"], s["op"], s["outputs"]) for s in report["numpy_steps"]])
+    elif report["device"]:
+        print(style(_on_gpu(report), "green"))
     elif report["numpy_steps"]:
         slow = report["numpy_steps"]
         print(
@@ -170,6 +208,15 @@ def _print_model(report: dict[str, Any]) -> None:
         print(style(f"{path}: runs, all {plural(report['steps'], 'step')} on compiled kernels", "green"))
     if report["training"]:
         _print_training(report["training"])
+
+
+def _on_gpu(report: dict[str, Any]) -> str:
+    """One line: where the steps are done, and what is copied for them."""
+    copies, device, slow = report["copies"], report["device"], len(report["numpy_steps"])
+    would = "runs" if device["found"] else "would run"
+    where = f"{slow} of them on the CPU, in NumPy" if slow else "all on kernels"
+    copied = f"{plural(copies['values'], 'value')} ({size(copies['bytes'])}) copied"
+    return f"{report['model']}: {would} on {device['name']} in {plural(report['steps'], 'step')}, {where}; {copied}"
 
 
 def _print_training(facts: dict[str, Any]) -> None:

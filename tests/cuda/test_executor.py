@@ -260,3 +260,17 @@ def test_efficientnet_lite0_at_64_pixels(device):
     model = Model(graph, device="cuda")
     assert not model.plan({n: a.shape for n, a in x.items()}).numpy_steps()
     close(model.run(x), Model(graph).run(x), 1e-4)
+
+
+def test_doctor_lists_what_the_cpu_does(device, tmp_path, capsys):
+    from nbconv.cli import main
+
+    path = str(tmp_path / "m.onnx")
+    nbconv.save(Model(on_numpy()), path)
+    assert main(["doctor", path, "--device", "cuda"]) == 0
+    said = capsys.readouterr().out
+    assert "runs on cuda in 6 steps, 2 of them on the CPU, in NumPy; 6 values (2.8 KiB) copied" in said
+    assert "second  GatherElements  float32(3, 40)" in said
+    nbconv.save(Model(mlp()), path)
+    main(["doctor", path, "--shape", "x=2,1,4,4", "--device", "cuda"])
+    assert "all on kernels; 2 values (152 B) copied" in capsys.readouterr().out
