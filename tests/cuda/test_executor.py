@@ -40,7 +40,8 @@ def lenet5(seed: int = 0, side: int = 28) -> Graph:
         node("Gemm", "r3 w4 b4", "g4", "fc2", transB=1), node("Relu", "g4", "r4"),
         node("Gemm", "r4 w5 b5", "y", "fc3", transB=1),
     ]  # fmt: skip
-    shapes = {"1": (6, 1, 5, 5), "2": (16, 6, 5, 5), "3": (120, 16 * ((side // 2 - 4) // 2) ** 2), "4": (84, 120), "5": (10, 84)}
+    flat = 16 * ((side // 2 - 4) // 2) ** 2
+    shapes = {"1": (6, 1, 5, 5), "2": (16, 6, 5, 5), "3": (120, flat), "4": (84, 120), "5": (10, 84)}
     constants = {f"w{k}": rng.standard_normal(s) * np.sqrt(2 / np.prod(s[1:])) for k, s in shapes.items()}
     constants |= {f"b{k}": rng.standard_normal(s[0]) * 0.1 for k, s in shapes.items()}
     return Graph(
