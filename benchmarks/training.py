@@ -1,8 +1,13 @@
 """Training beside PyTorch on the CPU: milliseconds a step, and the memory it takes beyond what the process had.
 
 Each engine has a process of its own a model; they take turns, and a process that does not have its turn waits for a line on
-its standard input. A figure is the median of the turns' medians; memory is VmHWM less VmRSS before the trainer is made. SGD
-with momentum 0.9 on the same seeded batches; the first steps' losses are printed to compare."""
+its standard input. A figure is the median of the turns' medians; memory is VmHWM less VmRSS just before the trainer is made,
+when the network is there: read by `nbconv.load`, or made in PyTorch. SGD with momentum 0.9 on the same seeded batches; the
+first steps' losses are printed to compare.
+
+With --memory, our step at ``memory_mb`` = half of what our default plan takes (activations, gradients and scratch) beside
+our step as it is by default, in turns.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +36,12 @@ def resident(what: str) -> float:
         return next(int(line.split()[1]) for line in f if line.startswith(what)) / 1024
 
 
-def ours(path: str, trainable: str, threads: int) -> Callable[[Any, Any], float]:
+def ours(model: Any, trainable: str, memory_mb: float | None) -> Any:
+    """The trainer."""
     import nbconv
 
-    model = nbconv.load(path, threads=threads)
-    trainer = nbconv.Trainer(
-        model, loss="cross_entropy", optimizer=nbconv.SGD(lr=RATE, momentum=MOMENTUM), trainable=trainable
-    )
-    return lambda x, y: float(trainer.step(x, y))
+    optimizer = nbconv.SGD(lr=RATE, momentum=MOMENTUM)
+    return nbconv.Trainer(model, loss="cross_entropy", optimizer=optimizer, trainable=trainable, memory_mb=memory_mb)
 
 
 def theirs(net: Any, trainable: str, threads: int) -> Callable[[Any, Any], float]:
@@ -63,18 +66,24 @@ def theirs(net: Any, trainable: str, threads: int) -> Callable[[Any, Any], float
 
 
 def work(engine: str, name: str, path: str, data: str, trainable: str, threads: int) -> None:
-    """A worker: a line of the steps to take in, a line of JSON out."""
+    """A worker: a line of the steps to take in, a line of JSON out. ``engine`` "nbconv@12.5" is ours at that memory_mb."""
     import numpy as np
 
     with np.load(data) as held:
         x, y = held["x"], held["y"]
-    net: Any = None
     if engine == "torch":
         from benchmarks import nets
 
-        net = nets.make(name)
-    before = resident("VmRSS")
-    step = ours(path, trainable, threads) if engine == "nbconv" else theirs(net, trainable, threads)
+        net, trainer = nets.make(name), None
+        before = resident("VmRSS")
+        step = theirs(net, trainable, threads)
+    else:
+        import nbconv
+
+        model = nbconv.load(path, threads=threads)
+        before = resident("VmRSS")
+        trainer = ours(model, trainable, float(engine.partition("@")[2]) if "@" in engine else None)
+        step = lambda x, y: float(trainer.step(x, y))  # noqa: E731
     taken = 0
     for line in sys.stdin:
         found, losses = [], []
@@ -84,6 +93,7 @@ def work(engine: str, name: str, path: str, data: str, trainable: str, threads: 
             found.append(time.perf_counter() - start)
             taken += 1
         answer = {"seconds": found, "losses": losses, "mib": resident("VmHWM") - before}
+        answer["arena"] = trainer.forecast()["activations_mb"] if trainer is not None else None
         print(json.dumps(answer), flush=True)
 
 
@@ -106,8 +116,8 @@ class Worker:
         self.process.communicate()
 
 
-def measure(case: str, threads: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """One row: losses of the first steps, milliseconds and MiB by engine."""
+def prepared(case: str, folder: Path) -> tuple[str, str, str, str]:
+    """What a worker wants to know beside the engine: the network's name, its file, that of its batches, and what trains."""
     import numpy as np
 
     from benchmarks import nets
@@ -118,12 +128,18 @@ def measure(case: str, threads: int, rounds: int, folder: Path) -> dict[str, Any
         nets.save(name, path)
         batches = nets.batches(name, nets.SHAPES[name], 5)
         np.savez(data, x=np.stack([x for x, _ in batches]), y=np.stack([y for _, y in batches]))
+    return name, str(path), str(data), CASES[case]
+
+
+def measure(case: str, threads: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """One row: losses of the first steps, milliseconds and MiB by engine."""
+    words = prepared(case, folder)
     workers: dict[str, Worker] = {}
     row: dict[str, Any] = {"case": case, "threads": threads, "ms": {}, "mib": {}, "losses": {}}
     turns: dict[str, list[float]] = {"nbconv": [], "torch": []}
     try:
         for engine in turns:
-            workers[engine] = Worker(engine, name, str(path), str(data), CASES[case], str(threads))
+            workers[engine] = Worker(engine, *words, str(threads))
             row["losses"][engine] = workers[engine].ask(5)["losses"]
         for _ in range(rounds):
             for engine, worker in workers.items():
@@ -137,6 +153,49 @@ def measure(case: str, threads: int, rounds: int, folder: Path) -> dict[str, Any
     return row
 
 
+def halved(case: str, threads: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """One row: MiB of the default plan and of the one at half of them, their milliseconds and first losses."""
+    words = prepared(case, folder)
+    workers: dict[str, Worker] = {}
+    row: dict[str, Any] = {"case": case, "threads": threads, "ms": {}, "losses": {}, "arena": {}}
+    turns: dict[str, list[float]] = {"default": [], "half": []}
+    try:
+        workers["default"] = Worker("nbconv", *words, str(threads))
+        answer = workers["default"].ask(5)
+        row["losses"]["default"], row["arena"]["default"] = answer["losses"], answer["arena"]
+        workers["half"] = Worker(f"nbconv@{answer['arena'] / 2}", *words, str(threads))
+        answer = workers["half"].ask(5)
+        row["losses"]["half"], row["arena"]["half"] = answer["losses"], answer["arena"]
+        for _ in range(rounds):
+            for plan, worker in workers.items():
+                turns[plan].append(statistics.median(worker.ask(5)["seconds"]) * 1e3)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    row["ms"] = {plan: statistics.median(found) for plan, found in turns.items()}
+    row["ratio"] = statistics.median(b / a for a, b in zip(turns["default"], turns["half"], strict=True))
+    return row
+
+
+def apart(a: list[float], b: list[float]) -> float:
+    """How far losses are from each other, relative."""
+    return max(abs(p - q) / abs(q) for p, q in zip(a, b, strict=True))
+
+
+def print_halves(args: argparse.Namespace, folder: Path) -> None:
+    """The table of --memory."""
+    heads = ("", "default MiB", "half MiB", "takes MiB", "default ms", "half ms", "half ÷ default", "losses differ")
+    print("".join(f"{head:>15}" for head in heads))
+    for case in args.cases.split(","):
+        row = halved(case, args.threads, args.rounds, folder)
+        whole, taken, ms = row["arena"]["default"], row["arena"]["half"], row["ms"]
+        differ = apart(row["losses"]["half"], row["losses"]["default"])
+        print(
+            f"{case:15}{whole:15.1f}{whole / 2:15.1f}{taken:15.1f}{ms['default']:15.1f}{ms['half']:15.1f}"
+            f"{row['ratio']:15.2f}{differ:15.1e}", flush=True,
+        )  # fmt: skip
+
+
 def main() -> int:
     if sys.argv[1:2] == ["--work"]:
         engine, name, path, data, trainable, threads = sys.argv[2:]
@@ -146,7 +205,12 @@ def main() -> int:
     parser.add_argument("-t", "--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each engine, three steps each (default 3)")
     parser.add_argument("--cases", default=",".join(CASES), help="separated by commas")
+    parser.add_argument("--memory", action="store_true", help="our step in half of the memory that it takes by default")
     args = parser.parse_args()
+    if args.memory:
+        with tempfile.TemporaryDirectory() as folder:
+            print_halves(args, Path(folder))
+        return 0
     heads = ("", "nbconv ms", "torch ms", "torch ÷ ours", "nbconv MiB", "torch MiB", "losses differ")
     print("".join(f"{head:>15}" for head in heads))
     ratios = []
@@ -155,11 +219,10 @@ def main() -> int:
             row = measure(case, args.threads, args.rounds, Path(folder))
             a, b = row["ms"]["nbconv"], row["ms"]["torch"]
             ratios.append(b / a)
-            pairs = zip(row["losses"]["nbconv"], row["losses"]["torch"], strict=True)
-            apart = max(abs(p - q) / abs(q) for p, q in pairs)
-            mib = row["mib"]
+            differ, mib = apart(row["losses"]["nbconv"], row["losses"]["torch"]), row["mib"]
             print(
-                f"{case:16}{a:11.1f}{b:11.1f}{b / a:14.2f}{mib['nbconv']:12.0f}{mib['torch']:11.0f}{apart:15.1e}", flush=True
+                f"{case:16}{a:11.1f}{b:11.1f}{b / a:14.2f}{mib['nbconv']:12.0f}{mib['torch']:11.0f}{differ:15.1e}",
+                flush=True,
             )
     print(f"{'geomean':15}{'':30}{math.exp(sum(map(math.log, ratios)) / len(ratios)):15.2f}")
     return 0

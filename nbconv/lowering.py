@@ -82,6 +82,8 @@ class Lowering:
         """algorithms that were found to be fastest here (see `nbconv.tune`); what it lacks the cost models decide"""
         self.most_packed = inf
         """bytes that transformed weights may take"""
+        self.at_once = inf
+        """bytes of packed weights, or of sums of a gradient, that are wanted at a time: more are made one after another"""
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
@@ -173,8 +175,13 @@ class Lowering:
         return self.scratch(nbytes * self.threads)
 
     def alias(self, output: int = 0, input: int = 0) -> None:
-        """The output is the input's memory under another shape: no step."""
-        self.aliases[self.node.outputs[output]] = self.node.inputs[input]
+        """The output is the input's memory under another shape: no step, unless one of them lies in the middle of a third
+        value."""
+        name, source = self.node.outputs[output], self.node.inputs[input]
+        if name in self.placed or source in self.placed:
+            self.copy(self.input(input), self._spot(name).ref, (self.inputs[input].size,), (1,), (1,))
+        else:
+            self.aliases[name] = source
 
     def unary(
         self, kernel: str, *, x: Ref | None = None, y: Ref | None = None, n: int | None = None, **parameters: float
@@ -187,6 +194,11 @@ class Lowering:
     def finer(self, units: int, times: int) -> int:
         """The units of a step whose CUDA kernel cuts each of the processors' into this many."""
         return units * times if self.target.gpu else units
+
+    def pieces(self, n: int, nbytes: int) -> list[tuple[int, int]]:
+        """[first, last) of n columns of so many bytes, in whole panels, of which each takes `at_once` or little more."""
+        step = int(max(1, self.at_once // max(nbytes * self.columns, 1))) * self.columns if self.at_once < inf else n
+        return [(i, min(n, i + step)) for i in range(0, n, step)]
 
     def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
         """One step of a kernel over the middle axis of (outer, n, inner), as those of `kernels/cpu/reduce.py`; from input 0

@@ -64,13 +64,14 @@ class Plan:
 
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
     intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``:
-    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``threads``:
-    most threads that a run may use (default: those that the process has).
+    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``at_once``:
+    see `Lowering`; ``enough``: see `place`. ``threads``: most threads that a run may use (default: those that there are).
     """
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
         choices: Mapping[str, int] | None = None, most_packed: tuple[float, float] = (inf, inf), threads: int | None = None,
+        at_once: float = inf, enough: float | None = None,
     ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
@@ -83,7 +84,7 @@ class Plan:
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or available_threads(), 0
-        self.most_packed = most_packed
+        self.most_packed, self.at_once, self.enough = most_packed, at_once, enough
         self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             self._lower(node, weights)
@@ -110,6 +111,7 @@ class Plan:
             node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed
         )
         to.choices = self.choices
+        to.at_once = self.at_once
         to.most_packed = self.most_packed[not (len(given) > 1 and given[1] is not None and given[1].constant)]
         node.op.lower(to)
         self._aliases.update(to.aliases)
@@ -149,7 +151,7 @@ class Plan:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
         sizes = [self.nbytes(n) for n in names]
-        offsets, self.arena = place(sizes, [begins[n] for n in names], [ends[n] for n in names])
+        offsets, self.arena = place(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
         self.offsets = dict(zip(names, offsets, strict=True))
         memory = inf if self.target.gpu else _memory()
         if self.arena > memory:

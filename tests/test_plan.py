@@ -42,6 +42,127 @@ def test_buffers_that_live_together_lie_apart(rows: list[tuple[int, int, int]]) 
     assert most <= total <= sum(-(-s // ALIGN) * ALIGN for s in sizes)
 
 
+def test_other_orders_are_tried_where_the_first_does_not_do() -> None:
+    """Buffers from a plan on which largest first leaves a gap."""
+    rng = np.random.default_rng(3)
+    begins = rng.integers(0, 200, 120).tolist()
+    ends = [b + int(rng.integers(1, 60)) for b in begins]
+    sizes = [int(v) * ALIGN for v in rng.integers(1, 400, 120)]
+    most = max(sum(s for s, b, e in zip(sizes, begins, ends, strict=True) if b <= t <= e) for t in range(260))
+    _, first = place(sizes, begins, ends)
+    assert most < first
+    offsets, total = place(sizes, begins, ends, enough=most)
+    assert most <= total < first
+    assert place(sizes, begins, ends, enough=most) == (offsets, total)
+    for i in range(120):
+        for j in range(i):
+            alive = begins[i] <= ends[j] and begins[j] <= ends[i]
+            assert not alive or offsets[i] + sizes[i] <= offsets[j] or offsets[j] + sizes[j] <= offsets[i]
+
+
+def samples(nodes: list[Node]) -> Graph:
+    """A graph from x (6, 5, 7, 3) to y, with constants for `parts`."""
+    constants = {f"n{v}": np.array([v], np.int64) for v in (0, 2, 4, 6)}
+    constants["w"] = np.random.default_rng(0).standard_normal((18, 5, 3, 3)).astype(np.float32)
+    constants["v"] = np.random.default_rng(1).standard_normal((18, 18, 1, 1)).astype(np.float32)
+    return Graph(nodes, {"x": Spec((6, 5, 7, 3), F32)}, {"y": None}, constants)
+
+
+def parts(source: str, made: str, op: str, *inputs: str, **fields) -> list[Node]:
+    """``made`` as op(source, …), two samples at a time."""
+    nodes = []
+    for k in range(3):
+        nodes.append(Node(lookup("Slice")(), (source, f"n{2 * k}", f"n{2 * k + 2}", "n0"), (f"{source}/{made}{k}",)))
+        nodes.append(Node(lookup(op)(**fields), (f"{source}/{made}{k}", *inputs), (f"{made}{k}",)))
+    return [*nodes, Node(lookup("Concat")(axis=0), tuple(f"{made}{k}" for k in range(3)), (made,))]
+
+
+@pytest.mark.parametrize("op", ["Exp", "GlobalAveragePool", "Flatten", "Identity", "Transpose", "Softmax"])
+def test_parts_of_the_samples_lie_in_the_whole(op: str) -> None:
+    """Of what a kernel makes and another reads nothing is copied; what is another name for its input is."""
+    fields = {"Transpose": {"perm": (0, 2, 3, 1)}}.get(op, {})
+    conv = [Node(lookup("Conv")(pads=(1, 1, 1, 1)), ("x", "w"), ("c",))]
+    graph = samples([*conv, *parts("c", "e", op, **fields), Node(lookup("Abs")(), ("e",), ("y",))])
+    x = np.random.default_rng(2).standard_normal((6, 5, 7, 3)).astype(np.float32)
+    whole = samples([*conv, Node(lookup(op)(**fields), ("c",), ("e",)), graph.nodes[-1]])
+    model = Model(graph)
+    np.testing.assert_array_equal(model.run({"x": x})["y"], Model(whole).run({"x": x})["y"])
+    if op in ("Exp", "GlobalAveragePool"):
+        kernels = [s.kernel for s in model.plan({"x": (6, 5, 7, 3)}).steps if s.node.name.startswith(("c/", "e"))]
+        assert not [k for k in kernels if k.startswith("move")]
+
+
+def test_parts_of_an_input_and_of_an_output() -> None:
+    graph = samples(parts("x", "y", "Conv", "w", pads=(1, 1, 1, 1)))
+    x = np.random.default_rng(2).standard_normal((6, 5, 7, 3)).astype(np.float32)
+    whole = samples([Node(lookup("Conv")(pads=(1, 1, 1, 1)), ("x", "w"), ("y",))])
+    want = Model(whole).run({"x": x})["y"]
+    np.testing.assert_allclose(Model(graph).run({"x": x})["y"], want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sum_of_parts_lies_where_a_dead_operand_lay() -> None:
+    """Unless somebody reads that later."""
+
+    def made(late: bool) -> Graph:
+        add = [*parts("c", "e", "Exp"), *parts("c", "p", "Abs")]
+        for k in range(3):
+            add.append(Node(lookup("Slice")(), ("e", f"n{2 * k}", f"n{2 * k + 2}", "n0"), (f"a{k}",)))
+            add.append(Node(lookup("Slice")(), ("p", f"n{2 * k}", f"n{2 * k + 2}", "n0"), (f"b{k}",)))
+            add.append(Node(lookup("Add")(), (f"a{k}", f"b{k}"), (f"s{k}",)))
+        add.append(Node(lookup("Concat")(axis=0), ("s0", "s1", "s2"), ("s",)))
+        conv = Node(lookup("Conv")(pads=(1, 1, 1, 1)), ("x", "w"), ("c",))
+        end = [Node(lookup("Conv")(), ("s", "v"), ("z",)), Node(lookup("Mul")(), ("z", "e" if late else "z"), ("u",))]
+        end.append(Node(lookup("Mul")(), ("u", "p" if late else "u"), ("y",)))
+        return samples([conv, *add, *end])
+
+    x = np.random.default_rng(2).standard_normal((6, 5, 7, 3)).astype(np.float32)
+    for late in (False, True):
+        model = Model(made(late))
+        plan = model.plan({"x": (6, 5, 7, 3)})
+        assert ("s" in plan.offsets) == late  # else it is memory of e or p
+        got = model.run({"x": x}, fetch=["y", "c"])
+        c = got["c"].astype(np.float64)
+        e = np.exp(c)
+        s = e + np.abs(c)
+        z = np.einsum("nchw,oc->nohw", s, made(late).constants["v"][:, :, 0, 0].astype(np.float64))
+        want = z * e * np.abs(c) if late else z**4
+        np.testing.assert_allclose(got["y"], want, rtol=1e-4, atol=1e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("op", ["Reshape", "Split", "Concat"])
+def test_what_is_not_a_values_own_memory_is_not_overwritten(op: str) -> None:
+    """An input under another name, a piece of one, and a piece of a wider value."""
+    graph = samples([])
+    graph.constants |= {"shape": np.array([6, 5, 7, 3]), "sizes": np.array([3, 2])}
+    first = {
+        "Reshape": [Node(lookup("Reshape")(), ("flat", "shape"), ("e",))],
+        "Split": [Node(lookup("Split")(axis=1), ("flat", "sizes"), ("e", "rest"))],
+        "Concat": [
+            Node(lookup("Conv")(pads=(1, 1, 1, 1)), ("flat", "w"), ("e",)),
+            Node(lookup("Concat")(axis=1), ("e", "flat"), ("wide",)),
+        ],
+    }[op]
+    shape = (6, 105) if op == "Reshape" else (6, 5, 7, 3)
+    nodes = [*first, *parts("e", "p", "Abs")]
+    for k in range(3):
+        nodes.append(Node(lookup("Slice")(), ("e", f"n{2 * k}", f"n{2 * k + 2}", "n0"), (f"a{k}",)))
+        nodes.append(Node(lookup("Add")(), (f"a{k}", f"p{k}"), (f"s{k}",)))
+    nodes.append(Node(lookup("Concat")(axis=0), ("s0", "s1", "s2"), ("s",)))
+    nodes.append(Node(lookup("Abs")(), ("s",), ("y",)))
+    if op == "Concat":
+        nodes.append(Node(lookup("Abs")(), ("wide",), ("z",)))
+    outputs = {"y": None, **({"z": None} if op == "Concat" else {})}
+    model = Model(Graph(nodes, {"flat": Spec(shape, F32)}, outputs, graph.constants))
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    kept = x.copy()
+    got = model.run({"flat": x})
+    np.testing.assert_array_equal(x, kept)
+    e = model.run({"flat": x}, fetch=["e"])["e"]
+    np.testing.assert_allclose(got["y"], np.abs(e + np.abs(e)), rtol=1e-6)
+    if op == "Concat":
+        np.testing.assert_array_equal(got["z"], np.abs(np.concatenate([e, x], axis=1)))
+
+
 def test_memory_is_used_again() -> None:
     """A chain of twenty values needs room for two."""
     nodes = [Node(lookup("Exp")(), (f"v{i}",), (f"v{i + 1}",)) for i in range(20)]

@@ -189,7 +189,7 @@ def given(p):
 
 
 def aligned(p):
-    return p is None or p.place % 4 == 0
+    return p is not None and p.place % 4 == 0
 
 
 def quotient(n, d):

@@ -59,10 +59,10 @@ def grad_sums(
 @kernel
 def grad_input(
     dy: Floats, y: Floats, x: Floats, scale: Floats, mean: Floats, var: Floats, dscale: Floats, db: Floats, dx: Floats,
-    pixels: Int, total: Int, c: Int, rectified: Int, epsilon: Float, first: Int, last: Int,
+    pixels: Int, total: Int, c: Int, count: Int, rectified: Int, epsilon: Float, first: Int, last: Int,
 ) -> None:  # fmt: skip
-    """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``total`` pixels; dy as in
-    `grad_sums`. A unit is ``pixels`` of them, W channels wide."""
+    """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``; dy as in
+    `grad_sums`. A unit is ``pixels`` of ``total``, W channels wide."""
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         part = quotient(unit, vectors)
@@ -71,8 +71,8 @@ def grad_input(
         m = get(mean, c0, cols)
         r = splat(1.0) / sqrt(get(var, c0, cols) + epsilon)
         k = get(scale, c0, cols) * r
-        a = get(db, c0, cols) / total
-        b = get(dscale, c0, cols) * r / total
+        a = get(db, c0, cols) / count
+        b = get(dscale, c0, cols) * r / count
         for p in range(part * pixels, min(total, (part + 1) * pixels)):
             d = get(dy, p * c + c0, cols)
             if rectified == 1:

@@ -205,12 +205,14 @@ class BatchNormalizationGradScale(Op):
 
 class BatchNormalizationGradInput(Op):
     """scale · r · (dy - db / N - (x - mean) · r · dscale / N), r = 1 / sqrt(var + epsilon), N elements a channel: what flows
-    to x where mean and variance are its own. ``rectified`` as in `BatchNormalizationGradScale`."""
+    to x where mean and variance are its own. ``rectified`` as in `BatchNormalizationGradScale`. ``count`` is N where x and
+    dy are some of the samples only; 0 says that they are all."""
 
     domain = "nbconv"
 
     epsilon: float = 1e-5
     rectified: int = 0
+    count: int = 0
 
     def infer(self, dy: Spec, x: Spec, scale: Spec, mean: Spec, var: Spec, dscale: Spec, db: Spec, y: Spec | None = None):
         check(dy, x, y)
@@ -222,7 +224,7 @@ class BatchNormalizationGradInput(Op):
         with np.errstate(all="ignore"):
             dy = dy if y is None else np.where(y <= 0, 0, dy)
             scale, mean, var, dscale, db = (along_channels(v, x) for v in (scale, mean, var, dscale, db))
-            n, r = x.dtype.type(x.size // max(x.shape[1], 1)), 1 / np.sqrt(var + x.dtype.type(self.epsilon))
+            n, r = x.dtype.type(self.count or x.size // max(x.shape[1], 1)), 1 / np.sqrt(var + x.dtype.type(self.epsilon))
             return scale * r * (dy - db / n - (x - mean) * r * dscale / n)
 
     def flops(self, inputs, outputs) -> int:
@@ -237,7 +239,8 @@ class BatchNormalizationGradInput(Op):
             "batch_norm.grad_input", to.finer(count, full // to.target.lanes), work=24 * total * c, dy=channels_last(to, 0),
             y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1), scale=to.input(2),
             mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
-            dx=to.output(), pixels=pixels, total=total, c=c, rectified=self.rectified, epsilon=self.epsilon,
+            dx=to.output(), pixels=pixels, total=total, c=c, count=self.count or total, rectified=self.rectified,
+            epsilon=self.epsilon,
         )  # fmt: skip
 
 

@@ -82,58 +82,76 @@ class Convolution(Op, abstract=True):
         no constants, they are packed as they are ``lying``; ``down`` and ``across`` are (kernel, stride, dilation, begin);
         ``place`` says where in y the (oh, ow) = ``size`` results go: (full h, full w, steps down and across, first row
         and column). ``image`` is what is read where it is not x; ``wide`` = (where, how many) takes that many channels,
-        the bias repeated, where the result is not y's channels."""
+        the bias repeated, where the result is not y's channels. Weights that are packed here, of one group, may be packed
+        some columns at a time, with a step each."""
         x, y = to.inputs[0], to.outputs[0]
         target, co = wide or (to.output(), y.shape[1])
-        n, g, repeats = x.shape[0], self.group, co // y.shape[1]
+        g, repeats = self.group, co // y.shape[1]
         (oh, ow), og = size, co // g
         source, h, w, ldx, cg = image or Image(to.input(0), *plane(x.shape), to.ld(0), x.shape[1] // g)
-        lanes, columns = to.target.lanes, to.columns
-        m = n * oh * ow
-        rows, panels, tap_chunk, channel_chunk, units = cut(to, m, cg, og, taps, g)
+        lanes, columns, ldy = to.target.lanes, to.columns, co if wide else to.pitch or co
+        m = x.shape[0] * oh * ow
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         if down == across == (1, 1, 1, 0) and place == (oh, ow, 1, 1, 0, 0) and (oh, ow) == (h, w):
             h, w, oh, ow, place = 1, m, 1, m, (1, m, 1, 1, 0, 0)  # one row of pixels: one sequence of addresses
-        if not lying.kh:  # no tap meets these cells
-            packed = to.constant(f"#zeros{g}x{cg}x{og}", lambda: np.zeros(g * cg * padded(og, lanes, columns), np.float32))
-        elif varies(to, 1):
-            packed = repack.panels(to, to.input(1), lying, g, og)
-        else:
-            packed = to.constant(
-                f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns, to.drop)
-            )
-        to.step(
-            "conv.conv", units, work=2 * m * co * cg * taps,
-            x=source, y=target, res=to.residual,
-            w=packed, b=self.bias(to, g, og, repeats),
-            zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-            m=m, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=co if wide else to.pitch or co,
-            ldres=to.ldres, og=og,
-            kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
-            osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
-            channel_chunk=channel_chunk, padded=padded(og, lanes, columns), **epilogue(to, g, og, lanes, columns),
-        )  # fmt: skip
+        parted = varies(to, 1) and lying.kh and g == 1 and not wide
+        for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
+            n, part = last - first, slice(first, last)
+            rows, panels, tap_chunk, channel_chunk, units = cut(to, m, cg, n, taps, g)
+            if not lying.kh:  # no tap meets these cells
+                packed = to.constant(
+                    f"#zeros{g}x{cg}x{og}", lambda: np.zeros(g * cg * padded(og, lanes, columns), np.float32)
+                )
+            elif varies(to, 1):
+                packed = repack.panels(to, to.input(1).at(first * lying.co), lying, g, n)
+            else:
+                packed = to.constant(
+                    f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns, to.drop)
+                )
+            to.step(
+                "conv.conv", units, work=2 * m * g * n * cg * taps,
+                x=source, y=target.at(first), res=to.residual and to.residual.at(first),
+                w=packed, b=self.bias(to, g, n, repeats, part if n < og else None),
+                zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
+                m=m, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=ldy,
+                ldres=to.ldres, og=n,
+                kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
+                osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
+                channel_chunk=channel_chunk, padded=padded(n, lanes, columns),
+                **epilogue(to, g, n, lanes, columns, part if n < og else None),
+            )  # fmt: skip
 
-    def bias(self, to: Lowering, g: int, og: int, repeats: int = 1) -> Ref:
-        """The bias of g groups of og channels as panels have it; y's channels so many times over."""
+    def bias(self, to: Lowering, g: int, og: int, repeats: int = 1, part: slice | None = None) -> Ref:
+        """The bias of g groups of og channels as panels have it; y's channels, or this part of them, so many times over."""
         if varies(to, 2):
-            return repack.bias(to, to.input(2), g, og // repeats, repeats)
+            return repack.bias(to, to.input(2).at(part.start if part else 0), g, og // repeats, repeats)
         name = to.node.inputs[2] if to.has(2) else ""
 
         def make() -> np.ndarray:
-            values = np.tile(to.value(2), repeats) if name else None
+            values = np.tile(to.value(2) if part is None else to.value(2)[part], repeats) if name else None
             return pad_bias(values, g, og, to.target.lanes, to.columns)
 
-        return to.constant(f"{name}#{g}x{og}", make)
+        return to.constant(f"{name}#{g}x{og}" + (f".{part.start}" if part and name else ""), make)
 
-    def lower_winograd(self, to: Lowering, tiling: winograd.Tiling, ph: int, pw: int, i: int, turned: bool = False) -> None:
-        """One step of kernels/cpu/winograd.py: group i. ``turned``: w is (ci, co, 3, 3), its taps from last to first."""
+    def lower_winograd(self, to: Lowering, size: int, ph: int, pw: int, i: int, turned: bool = False) -> None:
+        """Steps of kernels/cpu/winograd.py: group i, in tiles of ``size``. ``turned``: w is (ci, co, 3, 3), its taps from
+        last to first. Weights that are transformed here may be so some columns at a time."""
+        ci, co = to.inputs[0].shape[1] // self.group, to.outputs[0].shape[1] // self.group
+        for first, last in to.pieces(co, 4 * (size + 2) ** 2 * ci) if varies(to, 1) else [(0, co)]:
+            self._winograd(to, size, ph, pw, i, turned, first, last - first)
+
+    def _winograd(
+        self, to: Lowering, size: int, ph: int, pw: int, i: int, turned: bool, first: int, count: int
+    ) -> None:  # fmt: skip
+        """Channels ``first`` … of group i."""
         x, y = to.inputs[0], to.outputs[0]
         (n, channels, h, w), (_, out, oh, ow) = x.shape, y.shape
         ci, co, lanes, columns = channels // self.group, out // self.group, to.target.lanes, to.columns
-        points, inner = (tiling.size + 2) ** 2, ceil(ci, lanes) * lanes
+        tiling = winograd.tiling(to, size, n, oh, ow, ci, count)
+        points, inner = (size + 2) ** 2, ceil(ci, lanes) * lanes
         area = points * (tiling.tiles * (inner + tiling.columns) + 2 * winograd.SKEW)
-        name, bias, mine = to.node.inputs[1], to.node.inputs[2] if to.has(2) else "", slice(i * co, (i + 1) * co)
+        name, bias, at = to.node.inputs[1], to.node.inputs[2] if to.has(2) else "", i * co + first
+        mine = slice(at, at + count)
 
         def filters() -> np.ndarray:
             if not turned:
@@ -142,28 +160,28 @@ class Convolution(Op, abstract=True):
 
         if varies(to, 1):
             steps = (9 * co, 9) if turned else (9, 9 * ci)
-            packed = repack.winograd(to, to.input(1).at(9 * i * ci * co), tiling.size, ci, co, *steps, turned)
+            packed = repack.winograd(to, to.input(1).at(9 * i * ci * co + first * steps[1]), size, ci, count, *steps, turned)
         else:
             packed = to.constant(
-                f"{name}#winograd{tiling.size}.{i}.{self.group}{'turned' * turned}",
-                lambda: winograd.weights(filters(), tiling.size, lanes, columns),
+                f"{name}#winograd{size}.{i}.{self.group}{'turned' * turned}",
+                lambda: winograd.weights(filters(), size, lanes, columns),
             )
         if varies(to, 2):
-            b = repack.bias(to, to.input(2).at(i * co), 1, co)
+            b = repack.bias(to, to.input(2).at(at), 1, count)
         else:
             b = to.constant(
-                f"{bias}#{i}.{self.group}x{co}",
-                lambda: pad_bias(to.value(2)[mine] if bias else None, 1, co, lanes, columns),
+                f"{bias}#{i}.{self.group}x{co}" + (f".{first}" if count < co else ""),
+                lambda: pad_bias(to.value(2)[mine] if bias else None, 1, count, lanes, columns),
             )
         to.step(
-            "winograd.winograd", ceil(tiling.total, tiling.tiles) * ceil(co, tiling.group),
-            work=2 * points * tiling.total * ci * co, x=to.input(0).at(i * ci), y=to.output().at(i * co),
-            res=to.residual and to.residual.at(i * co), scratch=to.scratch_per_thread(4 * area), w=packed, b=b,
+            "winograd.winograd", ceil(tiling.total, tiling.tiles) * ceil(count, tiling.group),
+            work=2 * points * tiling.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
+            res=to.residual and to.residual.at(at), scratch=to.scratch_per_thread(4 * area), w=packed, b=b,
             zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-            n=n, h=h, width=w, ldx=to.ld(0), ci=ci, oh=oh, ow=ow, co=co, ldy=to.pitch or out,
-            ldres=to.ldres, ph=ph, pw=pw, size=tiling.size, tiles=tiling.tiles,
-            columns=tiling.columns, group=tiling.group, inner=inner, padded=padded(co, lanes, columns), area=area,
-            **epilogue(to, 1, co, lanes, columns, mine),
+            n=n, h=h, width=w, ldx=to.ld(0), ci=ci, oh=oh, ow=ow, co=count, ldy=to.pitch or out,
+            ldres=to.ldres, ph=ph, pw=pw, size=size, tiles=tiling.tiles,
+            columns=tiling.columns, group=tiling.group, inner=inner, padded=padded(count, lanes, columns), area=area,
+            **epilogue(to, 1, count, lanes, columns, mine),
         )  # fmt: skip
 
     def check(self, x: Spec, w: Spec, b: Spec | None, co: int) -> np.dtype:
@@ -234,7 +252,7 @@ class Conv(Convolution):
             tiling = winograd.choose(to, x.shape[0], *plane(y.shape), x.shape[1] // g, y.shape[1] // g)
             if tiling is not None:
                 for i in range(g):
-                    self.lower_winograd(to, tiling, down[3], across[3], i)
+                    self.lower_winograd(to, tiling.size, down[3], across[3], i)
                 return
         g, taps, size = self.group, down[0] * across[0], plane(y.shape)
 

@@ -180,7 +180,7 @@ class ConvGradWeight(Convolution):
             )
 
     def lower_product(self, to: Lowering, image: Image, down, across, kernel: tuple[int, int]) -> None:
-        """Parts of the sum, then their sum, turned to lie as w does."""
+        """Parts of the sum, then their sum, turned to lie as w does; of one group, some channels of dy at a time."""
         dy, g = to.inputs[1], self.group
         (oh, ow), co = plane(dy.shape), dy.shape[1]
         og, cg, m, count = co // g, image.cg, dy.shape[0] * oh * ow, down[0] * across[0]
@@ -194,18 +194,32 @@ class ConvGradWeight(Convolution):
         pixels = ceil(m, parts)
         chunk = ceil(pixels, ceil(pixels, chunk))
         parts = ceil(m, pixels)
-        sums = to.scratch(4 * parts * size)
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
-        to.step(
-            "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * co, x=image.ref,
-            dy=channels_last(to, 1), y=sums,
-            zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)), m=m, h=image.h, width=image.w,
-            ldx=image.ldx, cg=cg, oh=oh, ow=ow, ldy=co, og=og, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
-            groups=g, parts=parts, pixels=pixels, columns=columns, chunk=chunk, padded=full,
-        )  # fmt: skip
         # a row of the window holds kw·ci "channels", the taps outermost: as many taps of ci channels
         taps, ci = kernel[0] * kernel[1], to.inputs[0].shape[1] // g
-        self.merge(to, sums, parts, taps, ci, og, full, size, 1, taps, ci * taps, to.output(), g, og * ci * taps)
+        for first, last in self.pieces(to, og, columns, 4 * parts * count * cg) if g == 1 else [(0, og)]:
+            n = last - first
+            blocks, full = g * ceil(n, columns), ceil(padded(n, to.target.lanes, to.columns), to.columns) * to.columns
+            size = g * count * cg * full
+            sums = to.scratch(4 * parts * size)
+            to.step(
+                "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * g * n, x=image.ref,
+                dy=channels_last(to, 1).at(first), y=sums,
+                zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)), m=m, h=image.h, width=image.w,
+                ldx=image.ldx, cg=cg, oh=oh, ow=ow, ldy=co, og=n, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
+                groups=g, parts=parts, pixels=pixels, columns=min(columns, full), chunk=chunk, padded=full,
+            )  # fmt: skip
+            self.merge(
+                to, sums, parts, taps, ci, n, full, size, 1, taps, ci * taps, to.output().at(first * ci * taps), g,
+                og * ci * taps,
+            )  # fmt: skip
+
+    @staticmethod
+    def pieces(to: Lowering, n: int, columns: int, nbytes: int) -> list[tuple[int, int]]:
+        """As `Lowering.pieces`, in whole blocks of columns, so that each sum is what it is in one piece."""
+        found = to.pieces(n, nbytes)
+        step = ceil(found[0][1], columns) * columns
+        return [(i, min(n, i + step)) for i in range(0, n, step)]
 
     @staticmethod
     def merge(to, x: Ref, parts, taps, cg, og, full, step, tap, ci, co, y: Ref, groups=1, group=0) -> None:

@@ -152,7 +152,7 @@ class ConvTranspose(Convolution):
             tiling = winograd.choose(to, x.shape[0], oh, ow, x.shape[1] // g, y.shape[1] // g)
             if tiling is not None:
                 for i in range(g):
-                    self.lower_winograd(to, tiling, 2 - down[3], 2 - across[3], i, turned=True)
+                    self.lower_winograd(to, tiling.size, 2 - down[3], 2 - across[3], i, turned=True)
                 return
 
         for p in range(min(down[1], oh)):

@@ -69,7 +69,7 @@ class Gemm(Op):
         left = to.input(0)
         if self.transA:
             left = to.scratch(4 * m * k)
-            to.copy(Ref(to.node.inputs[0]), left, (m, k), (1, m), (k, 1))
+            to.copy(to.input(0), left, (m, k), (1, m), (k, 1))
         names = (*to.node.inputs, "")[:3]
 
         def weights() -> np.ndarray:

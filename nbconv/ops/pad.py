@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
+from nbconv.lowering import Lowering
 from nbconv.ops import spec as want
 from nbconv.ops.grad import Mix, transposed
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
@@ -82,7 +82,7 @@ class Pad(Op):
         target = sum(max(b, 0) * s for (b, _), s in zip(spread, there, strict=True))
         kept = tuple(d + min(b, 0) + min(a, 0) for d, (b, a) in zip(x.shape, spread, strict=True))
         if min(kept, default=1) > 0:
-            to.copy(Ref(to.node.inputs[0]).at(source), to.output().at(target), kept, here, there)
+            to.copy(to.input(0).at(source), to.output().at(target), kept, here, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         x, axes = to.inputs[0], (*to.inputs, None, None)[3]

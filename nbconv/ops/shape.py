@@ -10,7 +10,7 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref, physical
+from nbconv.lowering import Lowering, physical
 from nbconv.ops import spec as want
 from nbconv.ops.grad import SliceGrad
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
@@ -163,7 +163,7 @@ class Transpose(Op):
         if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, lying, there, strict=True)):
             to.alias()
         else:
-            to.copy(Ref(to.node.inputs[0]), to.output(), to.outputs[0].shape, lying, there)
+            to.copy(to.input(0), to.output(), to.outputs[0].shape, lying, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         order = self.order(to.inputs[0].rank)
@@ -199,7 +199,8 @@ class Concat(Op):
         for i, x in enumerate(to.inputs):
             assert x is not None
             place = to.output().at(at * there[axis])
-            if x.size and not to.lies(to.node.inputs[i], place, to.pitch or to.outputs[0].shape[1 % x.rank]):
+            pitch = 0 if axis == 0 else to.pitch or to.outputs[0].shape[1 % x.rank]
+            if x.size and not to.lies(to.node.inputs[i], place, pitch):
                 to.copy(to.input(i), place, x.shape, to.strides(i), there)
             at += x.shape[axis]
 
@@ -305,9 +306,10 @@ class Slice(Op):
         return x[self.slices(x.shape, *vectors)]
 
     def bypass(self, inputs) -> bool:
-        return all(s in (slice(None), slice(0, d, 1)) for s, d in zip(self._cuts(inputs), inputs[0].shape, strict=True))
+        return all(s in (slice(None), slice(0, d, 1)) for s, d in zip(self.cuts(inputs), inputs[0].shape, strict=True))
 
-    def _cuts(self, inputs) -> tuple[slice, ...]:
+    def cuts(self, inputs) -> tuple[slice, ...]:
+        """One slice an axis, from the Specs of the inputs."""
         given = [None if spec is None else want.integers(spec, "slice") for spec in inputs[1:]]
         return self.slices(inputs[0].shape, *given)
 
@@ -319,15 +321,17 @@ class Slice(Op):
 
     def lower(self, to: Lowering) -> None:
         x, here, offset = to.inputs[0], list(to.strides(0)), 0
-        for a, (cut, size) in enumerate(zip(self._cuts(to.inputs), x.shape, strict=True)):
+        for a, (cut, size) in enumerate(zip(self.cuts(to.inputs), x.shape, strict=True)):
             start, _, step = cut.indices(size)
             offset += start * here[a]
             here[a] *= step
+        if to.lies(to.node.outputs[0], to.input(0).at(offset), 0):
+            return
         to.copy(to.input(0).at(offset), to.output(), to.outputs[0].shape, tuple(here), to.out_strides())
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         shape = to.inputs[0].shape
-        cuts = [cut.indices(d) for cut, d in zip(self._cuts(to.inputs), shape, strict=True)]
+        cuts = [cut.indices(d) for cut, d in zip(self.cuts(to.inputs), shape, strict=True)]
         starts, steps = tuple(c[0] for c in cuts), tuple(c[2] for c in cuts)
         dx = to.add(SliceGrad(shape=shape, starts=starts, steps=steps), to.dy())
         return (dx, *[None] * (len(to.inputs) - 1))
@@ -369,7 +373,7 @@ class SpaceToDepth(Blocks):
         c //= bs * bs
         shape = (n, bs, bs, c, h, w)
         here, there = (xn, xh, xw, xc, xh * bs, xw * bs), (yn, yc * bs * c, yc * c, yc, yh, yw)
-        to.copy(Ref(to.node.inputs[0]), to.output(), shape, here, there)
+        to.copy(to.input(0), to.output(), shape, here, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(DepthToSpace(blocksize=self.blocksize), to.dy()),)
@@ -407,7 +411,7 @@ class DepthToSpace(Blocks):
         row, cell, channel = (xc * bs * c, xc * c, xc) if self.mode == "DCR" else (xc * bs, xc, xc * bs * bs)
         shape = (n, bs, bs, c, h, w)
         here, there = (xn, row, cell, channel, xh, xw), (yn, yh, yw, yc, yh * bs, yw * bs)
-        to.copy(Ref(to.node.inputs[0]), to.output(), shape, here, there)
+        to.copy(to.input(0), to.output(), shape, here, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         if self.mode == "DCR":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nbconv.graph import Graph, Node, Spec
 from nbconv.lowering import Ref, Spot
 from nbconv.ops.inner import Layout
-from nbconv.ops.op import ANY, CHANNELS_LAST
+from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY
+from nbconv.passes.overwrite import overwritten
 
 
 def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, dict[str, bool]]:
@@ -78,7 +81,8 @@ def _with_outputs(graph: Graph, nodes: list[Node], last: dict[str, bool], specs:
 
 def join(graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> dict[str, Spot]:
     """Which values lie in the middle of a wider one, so that nothing is copied: those that are written straight into the
-    channels of a Concat, and channels that a Split would cut out. All their readers must be able to read them there."""
+    channels or samples of a Concat, channels that a Split would cut out, and samples that a Slice would. All their readers
+    must be able to read them there."""
     return _Join(graph, specs, last, keep).placed
 
 
@@ -87,15 +91,24 @@ class _Join:
         self.specs, self.last, self.keep = specs, last, keep
         self.makers, self.readers = graph.producers(), graph.readers()
         self.placed: dict[str, Spot] = {}
+        for y, x in overwritten(graph, specs).items():
+            if y not in keep and self.last.get(x, False) == self.last.get(y, False):
+                self.placed[y] = self.placed.get(x, Spot(Ref(x), 0))
         for node in reversed(graph.nodes):  # a Concat that is part of another comes after it
             if self.of_channels(node, "Concat"):
                 self.concat(node)
+            elif node.op.type == "Concat" and node.op.axis == 0:  # type: ignore[attr-defined]
+                self.concat_samples(node)
         for node in graph.nodes:
+            if node.op.type == "Slice":
+                self.slice_samples(node)
             if self.of_channels(node, "Split") and node.inputs[0] not in graph.constants:
                 self.split(node, self.spot(node.inputs[0]))
 
     def spot(self, name: str) -> Spot:
-        return self.placed.get(name) or Spot(Ref(name), self.specs[name].shape[1])
+        """Where a value lies that lies channels last."""
+        ref, pitch = self.placed.get(name, Spot(Ref(name), 0))
+        return Spot(ref, pitch or self.specs[name].shape[1])
 
     def of_channels(self, node: Node, kind: str) -> bool:
         """Whether the node is an op of this type along the channels of values that lie channels last."""
@@ -127,6 +140,42 @@ class _Join:
             if self.specs[name].size and name not in self.placed and self.seen(name):
                 self.placed[name] = Spot(place.ref.at(at), place.pitch)
             at += self.specs[name].shape[1]
+
+    def concat_samples(self, node: Node) -> None:
+        place, at = self.placed.get(node.outputs[0], Spot(Ref(node.outputs[0]), 0)), 0
+        for name in node.inputs:
+            maker, size = self.makers.get(name), self.specs[name].size
+            alone = maker is not None and (len(maker.outputs) == 1 or maker.op.type == "Split")
+            free = maker is not None and alone and name not in self.placed and node.inputs.count(name) == 1
+            if free and maker is not None and size and self.runs(maker) and self.apart(name):
+                self.placed[name] = Spot(place.ref.at(at), 0)
+            at += size
+
+    def slice_samples(self, node: Node) -> None:
+        """A Slice of the outermost axis takes what lies in one piece."""
+        x, y = node.inputs[0], node.outputs[0]
+        cut, *rest = node.op.cuts(tuple(self.specs[n] if n else None for n in node.inputs))  # type: ignore[attr-defined]
+        size, *others = self.specs[x].shape
+        start, end, step = cut.indices(size)
+        whole = all(c.indices(d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
+        if not whole or step != 1 or start >= end or self.specs[x].constant or y in self.placed or not self.apart(y):
+            return
+        place = self.placed.get(x, Spot(Ref(x), 0))
+        if place.pitch == 0 and self.last.get(x, False) == self.last.get(y, False):
+            self.placed[y] = Spot(place.ref.at(start * (self.specs[x].size // size)), 0)
+
+    def apart(self, name: str) -> bool:
+        """Whether the value may lie, in one piece, at an offset of another."""
+        if name in self.keep or self.specs[name].dtype != np.float32:
+            return False
+        return all(self.runs(reader) for reader in self.readers.get(name, []))
+
+    def runs(self, node: Node) -> bool:
+        """Whether a kernel does the node, which asks where its values lie."""
+        given = tuple(self.specs[n] if n else None for n in node.inputs)
+        found = tuple(self.specs[n] for n in node.outputs if n)
+        last = tuple(self.last.get(n, False) for n in node.inputs)
+        return node.op.layout(given, found) != NUMPY or node.op.place(given, found, last) is not None
 
     def seen(self, name: str) -> bool:
         """Whether all who want the value can read it in the middle of another."""

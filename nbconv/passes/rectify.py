@@ -25,5 +25,7 @@ def rectify(graph: Graph, keep: frozenset[str]) -> Graph:
             continue
         gone.add(id(node))
         for u in users:
-            replaced[id(u)] = Node(type(u.op)(epsilon=u.op.epsilon, rectified=1), (dy, *u.inputs[1:], y), u.outputs, u.name)  # type: ignore[attr-defined]
+            replaced[id(u)] = Node(
+                type(u.op)(**{**u.op.attributes(), "rectified": 1}), (dy, *u.inputs[1:], y), u.outputs, u.name
+            )
     return graph.derive([replaced.get(id(n), n) for n in graph.nodes if id(n) not in gone])

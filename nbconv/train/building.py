@@ -18,10 +18,14 @@ from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.fold import array, fold
 from nbconv.passes.recompute import recompute, sums_early
+from nbconv.passes.rectify import rectify
+from nbconv.passes.stages import Stages
+from nbconv.train.budget import Budget
 from nbconv.train.dropout import with_dropout
+from nbconv.train.estimate import Estimate
 from nbconv.train.optimizers import Optimizer
 from nbconv.train.parameters import Parameter
-from nbconv.train.thrift import USUAL, Thrift, again, frozen, split
+from nbconv.train.thrift import USUAL, Thrift, again, depending, frozen, split
 from nbconv.weights import Weights
 
 STEP = "hyper/step"
@@ -57,6 +61,8 @@ class Built(NamedTuple):
     trained: tuple[Parameter, ...]
     classes: int
     """channels of the logits"""
+    estimate: float = 0.0
+    """bytes that it takes in stages"""
 
 
 def norms(graph: Graph, chosen: Sequence[Parameter]) -> list[Node]:
@@ -92,8 +98,9 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
 
 
 def build(
-    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], thrift: Thrift = USUAL
-) -> Built:
+    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], thrift: Thrift = USUAL,
+    threads: int = 1,
+) -> Built:  # fmt: skip
     """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
 
     ModelError says what does not fit, MissingGradients which nodes have no gradient.
@@ -110,7 +117,16 @@ def build(
     forward = to.graph((loss,))
     whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen)
     count = len(forward.nodes)
-    whole = recompute(sums_early(whole, count), specs, count, again(graph, specs, chosen, recipe.logits, thrift))
+    whole, estimate = sums_early(whole, count), 0.0
+    if thrift.most is None:
+        whole = recompute(whole, specs, count, again(graph, chosen, recipe.logits, thrift))
+    else:
+        whole = rectify(whole, frozenset(gradients.values()))
+        samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+        stages = Stages(whole, specs, count, samples)
+        budget = Budget(stages, Estimate(stages, threads, thrift.packed, thrift.at_once), depending(graph, chosen))
+        choice, estimate = budget.fit(thrift.most) if thrift.most else budget.least()
+        whole = stages.graph(choice)
     to = Builder(whole, specs, "update/")
     updates = _updated(to, recipe, gradients, held)
     updates.update(_statistics(to, graph, specs))
@@ -118,7 +134,7 @@ def build(
     result.outputs = {loss: None, **dict.fromkeys(updates.values())}
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
     shape = specs[recipe.logits].shape
-    return Built(result, loss, updates, trained, shape[1] if len(shape) > 1 else 1)
+    return Built(result, loss, updates, trained, shape[1] if len(shape) > 1 else 1, estimate)
 
 
 def _forward(

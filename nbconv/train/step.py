@@ -41,9 +41,10 @@ class TrainingStep:
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
     among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
-    `nbconv.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``drop`` gives back the
-    memory of the model's file, after weights were packed; ``packed`` is `Thrift`'s. ``memory_mb``: the most memory that
-    activations, gradients and scratch may take, ModelError says what they do take where that is more.
+    `nbconv.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for how many
+    threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were packed;
+    ``packed`` and ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and scratch may
+    take, ModelError says what they do take where that is more.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class TrainingStep:
         drop: Callable[[], None] | None = None,
         packed: tuple[int, int] = USUAL.packed,
         home: State | None = None,
+        at_once: float = USUAL.at_once,
+        slots: int = 1,
     ) -> None:
         for name, array in state.items():
             if not array.flags.c_contiguous or not array.flags.writeable:
@@ -70,8 +73,11 @@ class TrainingStep:
         graph, placed = _updates_last(graph, self.updates)
         fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
         graph = rectify(graph, frozenset(fetch))
+        outside = sum(self.state[n].nbytes for n, v in self.updates.items() if v not in placed)  # and small outputs
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, _target(home), most_packed=packed, threads=self.threads
+            graph, {**self.feeds, **held}, Weights(drop), fetch, _target(home), most_packed=packed,
+            threads=max(self.threads, slots),
+            at_once=at_once, enough=None if memory_mb is None else memory_mb * MIB - outside,
         )  # fmt: skip
         self._check_places(placed)
         self.boundary = self._boundary(placed)

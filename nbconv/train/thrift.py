@@ -8,6 +8,7 @@ and each part's forward values are computed again before its backward part (`nbc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -27,22 +28,28 @@ class Thrift(NamedTuple):
 
     parts: int = 1
     """micro-batches"""
-    segments: int = 1
-    """pieces of the forward part: above 1 only what passes from one to the next is kept, the rest is computed again"""
     packed: tuple[int, int] = (1 * MIB, 16 * MIB)
     """bytes that a convolution's weights may take for Winograd: of a frozen layer, which are kept, and others"""
+    at_once: float = inf
+    """bytes of packed weights, or of sums, that a convolution holds at a time"""
+    most: float | None = None
+    """bytes that the step may take by estimate, in stages (see `nbconv.train.budget`); 0: as few as can be found"""
 
 
 USUAL = Thrift()
+LEAST_AT_ONCE = MIB // 2
+STAGED = (0.99, 0.97, 0.95, 0.93)
+"""Shares of the memory that estimates may take: values do not fit together without gaps."""
 
 
-def levels(samples: int, divisible: bool) -> list[Thrift]:
-    """What to try, from fast to small. ``divisible``: the batch may be cut."""
+def levels(samples: int, divisible: bool, nbytes: float) -> list[Thrift]:
+    """What to try, from fast to small, for a step of so many bytes. ``divisible``: the batch may be cut."""
     small = (MIB // 4, 3 * MIB)
-    found = [USUAL, Thrift(segments=2), Thrift(segments=4), Thrift(1, 8, small)]
+    found = [USUAL, *(Thrift(at_once=max(nbytes / 32, LEAST_AT_ONCE), most=share * nbytes) for share in STAGED)]
     if divisible:
-        found += [Thrift(k, 1, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
-        found.append(Thrift(samples, 1, small))
+        found += [Thrift(k, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
+        found.append(Thrift(samples, small))
+    found.append(Thrift(at_once=LEAST_AT_ONCE, most=0.0))
     return list(dict.fromkeys(found))
 
 
@@ -112,37 +119,13 @@ def split(
     return graph.derive([*nodes, *theirs], constants), found
 
 
-def again(
-    graph: Graph, specs: Mapping[str, Spec], chosen: Iterable[str], logits: str, thrift: Thrift
-) -> Callable[[Node, Spec], bool]:
+def again(graph: Graph, chosen: Iterable[str], logits: str, thrift: Thrift) -> Callable[[Node, Spec], bool]:
     """What is computed again (see `nbconv.passes.recompute`); ``graph`` is the forward part up to ``logits``."""
     active = depending(graph, chosen)
-    if thrift.parts == 1 and thrift.segments == 1:
+    if thrift.parts == 1:
         return lambda node, spec: cheap(node, spec) and node.outputs[0] in active
     able = {node.outputs[0] for node in graph.nodes if node.outputs[0] in active} - {logits}
-    if thrift.segments > 1:
-        able -= _passing(graph, specs, thrift.segments)
     return lambda node, spec: node.outputs[0] in able and spec.nbytes >= LEAST
-
-
-def _passing(graph: Graph, specs: Mapping[str, Spec], segments: int) -> set[str]:
-    """The values that pass from one of so many segments to the next: cuts where least passes, near equal shares of all
-    bytes."""
-    ends: dict[str, int] = {}
-    for i, node in enumerate(graph.nodes):
-        ends.update(dict.fromkeys(node.inputs, i))
-    total, live, sums, passing = 0, set(), [], []
-    for i, node in enumerate(graph.nodes):
-        total += specs[node.outputs[0]].nbytes
-        live = {n for n in (*live, node.outputs[0]) if ends.get(n, 0) > i}
-        sums.append(total)
-        passing.append((sum(specs[n].nbytes for n in live), frozenset(live)))
-    kept: set[str] = set()
-    for k in range(1, segments):
-        near = [i for i, s in enumerate(sums) if abs(s - total * k / segments) <= total / segments / 2.5]
-        if near:
-            kept |= passing[min(near, key=lambda i: passing[i][0])][1]
-    return kept
 
 
 class TooLarge(ModelError):

@@ -24,13 +24,13 @@ FOLDER = Path(__file__).parent.parent / "ops"
 
 
 def calls() -> Iterator[tuple[str, Case]]:
-    """All rows of the ops' tables, and those of `LARGER`, with the file's name."""
+    """All rows of `LARGER` and of the ops' tables, with the file's name."""
+    yield from (("larger", row) for row in LARGER)
     for file in sorted(FOLDER.glob("test_*.py")):
         module = importlib.import_module(f"tests.ops.{file.stem}")
         for name, table in sorted(vars(module).items()):
             if isinstance(table, list) and name.endswith("CASES"):
                 yield from ((file.stem, row) for row in table if isinstance(row, Case))
-    yield from (("larger", row) for row in LARGER)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,7 +44,8 @@ class Program:
         self.entry = entry
         mentioned = {word for i in entry.instructions for o in i.operands for word in o.strip("[]").split("+")}
         known = {**variables, **entry.variables}
-        used = [v for name, v in known.items() if name in mentioned]
+        self.variables = {name: v for name, v in known.items() if name in mentioned}
+        used = list(self.variables.values())
         shared, self.shared_size, self.shared_state = layout([v for v in used if v.space == "shared"], 128)
         local, self.local_size, self.local_state = layout([v for v in used if v.space == "local"], 0)
         symbols = {name: ("shared", at) for name, at in shared.items()} | {name: ("local", at) for name, at in local.items()}
@@ -80,7 +82,7 @@ class Module:
 
     def __init__(self, text: str):
         self.entries, self.variables, self.programs = _parsed(text)
-        self.addresses: dict[tuple[int, str], int] = {}
+        self.addresses: WeakKeyDictionary[Interpreter, dict[str, int]] = WeakKeyDictionary()
 
     def program(self, name: str) -> Program:
         """Raises PTXError for an unknown entry or an unsupported instruction."""
@@ -90,14 +92,13 @@ class Module:
             self.programs[name] = Program(self.entries[name], self.variables)
         return self.programs[name]
 
-    def address(self, device: Interpreter, name: str) -> int:
-        """Where the module's variable lies on the device."""
-        key = (id(device), name)
-        if key not in self.addresses:
-            variable = self.variables[name]
-            self.addresses[key] = device.alloc(variable.nbytes)
-            device.upload(self.addresses[key], np.frombuffer(variable.data or bytes(variable.nbytes), np.uint8))
-        return self.addresses[key]
+    def address(self, device: Interpreter, variable: Variable) -> int:
+        """Where a variable of the module lies on the device."""
+        placed = self.addresses.setdefault(device, {})
+        if variable.name not in placed:
+            placed[variable.name] = device.alloc(variable.nbytes)
+            device.upload(placed[variable.name], np.frombuffer(variable.data or bytes(variable.nbytes), np.uint8))
+        return placed[variable.name]
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Launch:
     program: Program
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
-    parameters: bytes
+    parameters: bytearray
     start: int
     count: Array
     runs: Array
@@ -130,14 +131,14 @@ def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _pack(entry: Entry, values: Sequence[int | float]) -> bytes:
+def _pack(entry: Entry, values: Sequence[int | float]) -> bytearray:
     parameters = entry.parameters
     if len(values) != len(parameters):
         raise ValueError(f"{entry.name} has {len(parameters)} parameters, {len(values)} given")
     packed = bytearray(max((p.offset + p.nbytes for p in parameters), default=0))
     for parameter, value in zip(parameters, values):
         struct.pack_into(_format(parameter, value), packed, parameter.offset, value)
-    return bytes(packed)
+    return packed
 
 
 def _format(parameter: Parameter, value: int | float) -> str:
@@ -197,15 +198,18 @@ class Interpreter:
         limit = program.entry.maxntid
         if launch.threads > min(limit or 1024, 1024):
             raise ValueError(f"{entry}: {launch.threads} threads a block, {limit or 1024} allowed")
-        for name, variable in module.variables.items():
-            if variable.space in ("global", "const") and name in program.entry.variables:
-                module.address(self, name)
         batch = max(1, self.threads // launch.threads)
-        with np.errstate(all="ignore"):
-            for first in range(0, launch.blocks, batch):
-                machine = Machine(self, launch, first, min(batch, launch.blocks - first))
-                self._run(machine, launch)
-                self.now = machine.now
+        try:
+            with np.errstate(all="ignore"):
+                for first in range(0, launch.blocks, batch):
+                    machine = Machine(self, launch, first, min(batch, launch.blocks - first))
+                    try:
+                        self._run(machine, launch)
+                    finally:
+                        self.now = machine.now
+        except KernelFault as fault:
+            self.findings += fault.findings
+            raise
         return self._finish(launch)
 
     def _finish(self, launch: Launch) -> LaunchCount:

@@ -28,6 +28,9 @@ r = sampler(71)
 labels = np.random.default_rng(5).integers(0, 45, (37,))
 spatial = np.random.default_rng(6).integers(0, 5, (3, 9, 7))
 
+last_is_large = r(2, 7, 40)
+last_is_large[:, -1] += 200  # e to the power of that is infinite
+
 
 def positive(*shape: int) -> np.ndarray:
     return np.abs(r(*shape)) + np.float32(0.5)
@@ -62,6 +65,7 @@ LARGER = [
     case(Resize(), r(1, 40, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)),
     case(Softmax(), r(5, 300)),
     case(Softmax(axis=1), r(2, 7, 40)),
+    case(Softmax(axis=1), last_is_large),
     case(LayerNormalization(), r(5, 300), r(300), r(300)),
     case(ReduceMean(), r(3, 300), np.array([1])),
     case(SoftmaxCrossEntropyLoss(), r(37, 45), labels),

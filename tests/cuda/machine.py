@@ -35,6 +35,11 @@ def uniform(value: int, dtype: str = "u4") -> Array:
     return np.array(value, dtype).reshape(1, 1, 1)
 
 
+def contiguous(a: Array) -> Array:
+    """`a` as the compiled loops take it: one kind of array, so that they are compiled once."""
+    return a if a.flags.c_contiguous and a.flags.writeable else a.copy()
+
+
 class Machine:
     """State of the blocks first..first+count of a launch while they run; the translated code calls its methods.
 
@@ -131,7 +136,7 @@ class Machine:
         return np.frombuffer(self.launch.parameters, dtype, 1, offset).reshape(1, 1, 1)
 
     def symbol(self, name: str, offset: int) -> Array:
-        return uniform(self.launch.module.address(self.device, name) + offset, "u8")
+        return uniform(self.launch.module.address(self.device, self.launch.program.variables[name]) + offset, "u8")
 
     def in_space(self, space: str, address: Array) -> Array:
         start = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW}.get(space)
@@ -212,7 +217,7 @@ class Machine:
         self.now += 1
         self.launch.history[self.now] = site
         numbers, count = self.space[space], self.launch.count
-        base, mask = np.ascontiguousarray(base), np.ascontiguousarray(mask)
+        base, mask = contiguous(base), contiguous(mask)
         shadow = self.shadow[space]
         if loop(data, state, shadow, base, offset, mask, values, self.warp_sync, numbers, count, self.found, self.now, site):
             self._findings(space, site, values.itemsize * values.shape[0])

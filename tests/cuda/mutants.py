@@ -145,7 +145,7 @@ def load(mutant: Mutant) -> ModuleType:
     module.__file__ = str(file_of(mutant.family))
     sys.modules[name] = module
     try:
-        exec(compile(mutant.source, f"<{mutant}>", "exec"), vars(module))
+        exec(compile(mutant.source, f"<{mutant}>", "exec", dont_inherit=True), vars(module))
     finally:
         del sys.modules[name]
     return module

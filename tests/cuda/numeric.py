@@ -9,6 +9,19 @@ from numba.extending import intrinsic
 Array = np.ndarray[Any, Any]
 
 
+_compiled: list[Any] = []
+
+
+def ufunc(signatures: list[str]) -> Any:
+    """numba.vectorize without its check of each call's arguments, which takes longer than a small array."""
+
+    def compile_(function: Any) -> Any:
+        _compiled.append(vectorize(signatures, cache=True)(function))  # what the ufunc calls lives in it
+        return _compiled[-1].ufunc
+
+    return compile_
+
+
 @intrinsic
 def _fma(typing_context: Any, a: Any, b: Any, c: Any):
     def generate(context: Any, builder: Any, signature: Any, arguments: Any):
@@ -17,13 +30,13 @@ def _fma(typing_context: Any, a: Any, b: Any, c: Any):
     return a(a, b, c), generate
 
 
-@vectorize(["f4(f4,f4,f4)", "f8(f8,f8,f8)"], cache=True)
+@ufunc(["f4(f4,f4,f4)", "f8(f8,f8,f8)"])
 def fma(a, b, c):
     """a * b + c, rounded once to nearest even."""
     return _fma(a, b, c)
 
 
-@vectorize(["f4(f4,f4)", "f8(f8,f8)"], cache=True)
+@ufunc(["f4(f4,f4)", "f8(f8,f8)"])
 def minimum(a, b):
     """PTX min: the number when the other is NaN; -0 < +0."""
     if a < b or b != b:
@@ -33,7 +46,7 @@ def minimum(a, b):
     return b
 
 
-@vectorize(["f4(f4,f4)", "f8(f8,f8)"], cache=True)
+@ufunc(["f4(f4,f4)", "f8(f8,f8)"])
 def maximum(a, b):
     """PTX max: the number when the other is NaN; -0 < +0."""
     if a > b or b != b:
@@ -43,7 +56,7 @@ def maximum(a, b):
     return b
 
 
-@vectorize(["i4(i4,i4)", "i8(i8,i8)"], cache=True)
+@ufunc(["i4(i4,i4)", "i8(i8,i8)"])
 def divide(a, b):
     """Signed division that rounds to zero; 0 for division by zero, which PTX leaves open."""
     if b == 0:
@@ -56,7 +69,7 @@ def divide(a, b):
     return quotient
 
 
-@vectorize(["i4(i4,i4)", "i8(i8,i8)"], cache=True)
+@ufunc(["i4(i4,i4)", "i8(i8,i8)"])
 def remainder(a, b):
     """a - b * divide(a, b)."""
     if b == 0 or b == -1:
@@ -76,7 +89,7 @@ def _high64(a, b):
     return a1 * b1 + (middle >> half) + ((a0 * b1 + (middle & low)) >> half)
 
 
-@vectorize(["u8(u8,u8)"], cache=True)
+@ufunc(["u8(u8,u8)"])
 def multiply_high_u64(a, b):
     """The upper 64 bits of the product of two unsigned numbers."""
     return _high64(a, b)
@@ -101,7 +114,7 @@ def multiply_wide(a: Array, b: Array) -> Array:
     return a.astype(wide) * b.astype(wide)
 
 
-@vectorize(["u4(u4)", "u4(u8)"], cache=True)
+@ufunc(["u4(u4)", "u4(u8)"])
 def count_ones(a):
     rest, n = np.uint64(a), 0
     while rest:
@@ -110,7 +123,7 @@ def count_ones(a):
     return n
 
 
-@vectorize(["u4(u4)", "u4(u8)"], cache=True)
+@ufunc(["u4(u4)", "u4(u8)"])
 def bit_length(a):
     rest, n = np.uint64(a), 0
     while rest:

@@ -64,7 +64,9 @@ class LaunchCount:
     def __init__(self, entry: Entry, runs: np.ndarray, count: np.ndarray):
         """runs: (instructions,) warps that ran each; count: (instructions, 6), columns as in `loops`."""
         self.kernel = entry.name
-        self._entry, self._runs, self._count = entry, runs, count
+        self._entry, self._runs = entry, runs
+        self._accesses = np.flatnonzero(count[:, loops.WARPS])  # most instructions have none
+        self._count = count[self._accesses]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LaunchCount) and self.instructions == other.instructions
@@ -72,8 +74,12 @@ class LaunchCount:
     @property
     def instructions(self) -> list[InstructionCount]:
         names = ("accesses", "uniform", "nbytes", "sectors", "wavefronts", "ideal")
-        rows = zip(self._entry.instructions, self._runs.tolist(), self._count.tolist())
-        return [InstructionCount(i.line, i.name, warps, **dict(zip(names, row))) for i, warps, row in rows]
+        rows = dict(zip(self._accesses.tolist(), self._count.tolist()))
+        none = [0] * len(names)
+        return [
+            InstructionCount(i.line, i.name, warps, **dict(zip(names, rows.get(at, none))))
+            for at, (i, warps) in enumerate(zip(self._entry.instructions, self._runs.tolist()))
+        ]
 
     @property
     def executed(self) -> int:

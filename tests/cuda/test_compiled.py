@@ -127,3 +127,44 @@ def test_a_dropped_barrier_is_a_race(sgemm, dropped, kind):
     with pytest.raises(KernelFault) as caught:
         multiply(sgemm[:start] + sgemm[end:])
     assert kind in {f.kind for f in caught.value.findings}
+
+
+def test_divergent_control_flow(numba):
+    """Nested loops and branches that differ by thread, against Python's own run of the same function."""
+    cuda = numba.cuda
+
+    def steps(value):
+        """Collatz steps to 1, with a toll for each that is divisible by 3 on the way, at most 200."""
+        count = 0
+        while value != 1:
+            if value % 2 == 0:
+                value //= 2
+            else:
+                value = 3 * value + 1
+                for d in range(3, 12, 4):
+                    if value % d == 0:
+                        count += d
+                        break
+                    if value > 5000:
+                        continue
+                    count += 1
+            count += 1
+            if count > 200:
+                return -value
+        return count
+
+    inner = cuda.jit(device=True)(steps)
+
+    def walk(x, y, n):
+        i = cuda.grid(1)
+        if i < n:
+            y[i] = inner(x[i])
+
+    module = compiled(numba, walk, numba.Ints, numba.Ints, numba.Int)
+    device, n = Interpreter(), 300
+    x = np.arange(1, n + 1)
+    a, b = buffers(device, x, np.zeros_like(x))
+    device.launch(module, next(iter(module.entries)), 5, 64, [a, b, n])
+    y = np.zeros_like(x)
+    device.download(b, y)
+    assert y.tolist() == [steps(int(v)) for v in x]

@@ -31,10 +31,7 @@ def families() -> list[str]:
 def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) -> str | None:
     """How a mutant was found out; "" where it was not, None where no kernel of its file reaches the fault."""
 
-    try:
-        module = mutants.load(mutant)
-    except Exception as error:
-        return f"it cannot be imported: {error}"
+    module = mutants.load(mutant)
     fault = vars(module)[mutant.function]
     reached = False
     for (family, name, number), launches in kept.items():
@@ -42,8 +39,6 @@ def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) ->
             continue
         reached = True
         ptx = compiled(vars(module)[name], number)
-        if ptx is None:
-            return "it does not compile"
         for recording in launches:
             said = replay(recording, Interpreter(), ptx)
             if said:
@@ -51,15 +46,13 @@ def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) ->
     return "" if reached else None
 
 
-def compiled(function: Callable, number: int) -> str | None:
+def compiled(function: Callable, number: int) -> str:
+    """PTX of a kernel's variant."""
     from nbconv.kernels.cuda._family import variants
     from nbconv.kernels.cuda._numba import compile_kernel
 
     digits = target("cuda").cpu.removeprefix("sm_")
-    try:
-        return compile_kernel(variants(function)[1][number][1], (int(digits[:-1]), int(digits[-1])))
-    except Exception:
-        return None
+    return compile_kernel(variants(function)[1][number][1], (int(digits[:-1]), int(digits[-1])))
 
 
 def reaches(function: Callable | None, fault: Callable, seen: set[int]) -> bool:

@@ -253,7 +253,7 @@ def terms(op: Any, x: tuple, y: np.ndarray) -> Any:
             return along / np.sqrt(x[3] + attribute["epsilon"]), dy.sum(axis=over)
         case "BatchNormalizationGradInput":
             scale, mean, var, dscale, db = (v.reshape(-1, *[1] * (y.ndim - 2)) for v in (*size[2:4], x[4], *size[5:7]))
-            n, inverse = y.size // y.shape[1], 1 / np.sqrt(var + attribute["epsilon"])
+            n, inverse = attribute["count"] or y.size // y.shape[1], 1 / np.sqrt(var + attribute["epsilon"])
             return scale * inverse * (size[0] + db / n + (size[1] + mean) * inverse * dscale / n)
         case "HardSigmoid":
             return np.abs(attribute["alpha"] * x[0]) + abs(attribute["beta"])

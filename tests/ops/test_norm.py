@@ -69,6 +69,10 @@ CASES = [
     ),
     case(BatchNormalizationGradInput(), r(2, 19, 3, 5), r(2, 19, 3, 5), r(19), r(19), np.abs(r(19)) + 0.1, r(19), r(19)),
     case(
+        BatchNormalizationGradInput(count=50),
+        *(r(2, 19, 3, 5), r(2, 19, 3, 5), r(19), r(19), np.abs(r(19)) + 0.1, r(19), r(19)),
+    ),
+    case(
         BatchNormalizationGradInput(rectified=1),
         r(2, 35, 3),
         r(2, 35, 3),

@@ -1,0 +1,193 @@
+"""Gate (d) for the tiled kernels: each shape of tile on the interpreter, against float64, with the cost of its accesses."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbconv.kernels.compile import libraries
+from nbconv.kernels.target import target
+from nbconv.ops.packing import ceil, pack, pad_bias, padded
+from tests.cuda.kernels import COMPILER
+
+pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
+
+CUDA = target("cuda")
+LANES, COLUMNS = CUDA.lanes, CUDA.lanes * CUDA.vectors
+TILES = {rows: columns for rows, columns, _ in CUDA.tiles}
+ACTIVATIONS = {
+    0: lambda v: np.clip(v, -1.5, 2.5),
+    2: lambda v: v / (1 + np.exp(-v)),
+    4: lambda v: v * np.clip(0.3 * v + 0.5, 0, 1),
+    5: np.tanh,
+    7: lambda v: np.where(v < 0, 0.3 * v, v),
+}
+
+
+def rand(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape) + sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+@functools.cache
+def module(family: str, kernel: str, rows: int | None):
+    """(the interpreter's module, threads of a block) of a kernel's variant."""
+    from tests.cuda.interpreter import Module
+
+    library: Any = libraries([family], CUDA)[family]
+    launch = dict(library.launches(kernel))[rows]
+    return Module(library.text(launch)), launch.threads
+
+
+def run(family: str, kernel: str, rows: int | None, units: int, given: dict[str, Any], blocks: int = 0):
+    """Launch a kernel on arrays and numbers by name; arrays come back changed. Counts of the launch."""
+    from tests.cuda.interpreter import Interpreter
+
+    names = [name for name, _ in libraries([family], CUDA)[family].arguments(kernel)]
+    assert sorted(names) == sorted(given)
+    device, (text, threads) = Interpreter(), module(family, kernel, rows)
+    words, arrays = [], []
+    for value in (*(given[name] for name in names), units):
+        if isinstance(value, np.ndarray):
+            words.append(device.alloc(value.nbytes))
+            device.upload(words[-1], value)
+            arrays.append((words[-1], value))
+        else:
+            words.append(0 if value is None else value)
+    counts = device.launch(text, kernel, blocks or units, threads, words)
+    for address, array in arrays:
+        device.download(address, array)
+    return counts
+
+
+def finish(exact: np.ndarray, code: int, scale: np.ndarray | None, shift: np.ndarray) -> np.ndarray:
+    exact = ACTIVATIONS[code](exact)
+    return exact if scale is None else exact * scale + shift
+
+
+def close(got: np.ndarray, exact: np.ndarray) -> None:
+    assert np.abs(got - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+def gemm(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0):
+    lda, ldy, columns = lda or k, ldy or n, TILES[rows]
+    a, b, bias = rand(batch, m, lda), rand(batch, k, n), rand(n)
+    res, y = rand(m, n) if residual else None, np.full((batch, m, ldy), np.nan, np.float32)
+    scale, shift = (rand(n) + 2, -rand(n)) if affine else (None, rand(n))
+    packed = [None if v is None else pad_bias(v, 1, n, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)]
+    counts = run(
+        "gemm", "gemm", rows, batch * ceil(m, rows) * ceil(n, columns),
+        {
+            "a": a, "b": pack(b, LANES, COLUMNS), "bias": packed[0], "res": res, "y": y, "m": m, "n": n, "k": k, "lda": lda,
+            "ldy": ldy, "ldres": n if residual else 0, "batch_a": m * lda, "batch_b": k * padded(n, LANES, COLUMNS),
+            "batch_y": m * ldy, "rows": rows, "panels": ceil(columns, COLUMNS), "k_chunk": k, "low": -1.5, "high": 2.5,
+            "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
+        }, blocks,
+    )  # fmt: skip
+    exact = a[:, :, :k].astype(float) @ b.astype(float) + bias + (0 if res is None else res)
+    close(y[:, :, :n], finish(exact, code, scale, shift))
+    assert np.isnan(y[:, :, n:]).all()
+    return counts
+
+
+def conv(
+    rows, shape, og, kernel=(1, 1), s=(1, 1), d=(1, 1), pads=(0, 0, 0, 0), groups=1, ldx=0, ldy=0, residual=False, code=0,
+    affine=False, place=(1, 1, 0, 0), blocks=0,
+):  # fmt: skip
+    """``place``: steps down and across between the pixels of y that are made, and the first one's row and column."""
+    (n, h, w, cg), (kh, kw), (down, across, oy0, ox0), columns = shape, kernel, place, TILES[rows]
+    ldx, c = ldx or groups * cg, groups * og
+    oh, ow = (
+        (size + before + after - (k - 1) * step - 1) // stride + 1
+        for size, before, after, k, step, stride in zip((h, w), pads[:2], pads[2:], kernel, d, s)
+    )
+    full_h, full_w, ldy = oy0 + (oh - 1) * down + 1, ox0 + (ow - 1) * across + 1, ldy or c
+    x, weights, bias = rand(n, h, w, ldx), rand(groups, kh, kw, cg, og), rand(c)
+    res, y = rand(n, full_h, full_w, c) if residual else None, np.full((n, full_h, full_w, ldy), np.nan, np.float32)
+    scale, shift = (rand(c) + 2, -rand(c)) if affine else (None, rand(c))
+    packed = [
+        None if v is None else pad_bias(v, groups, og, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)
+    ]
+    counts = run(
+        "conv", "conv", rows, groups * ceil(n * oh * ow, rows) * ceil(og, columns),
+        {
+            "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": packed[0], "res": res, "y": y,
+            "zeros": np.zeros(cg, np.float32), "m": n * oh * ow, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh,
+            "ow": ow, "ldy": ldy, "ldres": c if residual else 0, "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1],
+            "dh": d[0], "dw": d[1], "ph": pads[0], "pw": pads[1], "full_h": full_h, "full_w": full_w, "osh": down,
+            "osw": across, "oy0": oy0, "ox0": ox0, "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw,
+            "channel_chunk": cg, "padded": padded(og, LANES, COLUMNS), "low": -1.5, "high": 2.5, "act": code, "alpha": 0.3,
+            "beta": 0.5, "scale": packed[1], "shift": packed[2],
+        }, blocks,
+    )  # fmt: skip
+    wide = np.pad(x[..., : groups * cg].astype(float), ((0, 0), pads[::2], pads[1::2], (0, 0)))
+    exact = np.zeros((n, oh, ow, groups, og))
+    for ky, kx in np.ndindex(kh, kw):
+        seen = wide[:, ky * d[0] :: s[0], kx * d[1] :: s[1]][:, :oh, :ow].reshape(n, oh, ow, groups, cg)
+        exact += np.einsum("nhwgc,gco->nhwgo", seen, weights[:, ky, kx].astype(float))
+    made = (slice(None), slice(oy0, None, down), slice(ox0, None, across), slice(c))
+    exact = exact.reshape(n, oh, ow, c) + bias + (0 if res is None else res[made])
+    close(y[made], finish(exact, code, scale, shift))
+    y[made] = np.nan
+    assert np.isnan(y).all()
+    return counts
+
+
+@pytest.mark.parametrize("rows", TILES)
+def test_hot_loops_meet_no_bank_twice_and_use_what_they_load(rows):
+    columns = TILES[rows]
+    for counts in (
+        gemm(rows, rows + 64, columns, 64),
+        conv(rows, (1, 16, 20, 32), columns, (3, 3), pads=(1, 1, 1, 1)),
+    ):
+        assert counts.conflicts <= 1.1 and counts.coalescing >= 0.9
+        assert all(i.conflicts is None or i.conflicts <= 1.1 for i in counts.instructions)
+
+
+@pytest.mark.parametrize("rows", TILES)
+def test_gemm(rows):
+    n = TILES[rows]
+    gemm(rows, rows + 2, n - 1, 37, ldy=n + 3)
+    gemm(rows, 3, min(n, 33), 5, lda=7, batch=2)
+    gemm(rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 24, residual=True, code=2, affine=True, blocks=1)
+    gemm(rows, 70, n, 20, residual=True, code=4)
+    gemm(rows, 70, n - 4, 12, code=5)
+
+
+@pytest.mark.parametrize("rows", TILES)
+def test_conv(rows):
+    few = TILES[rows] == 32
+    conv(rows, (2, 9, 7, 3), 5, (3, 3), s=(2, 2), pads=(1, 0, 2, 1))
+    conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), d=(2, 3), pads=(0, 1, 2, 3), groups=2, residual=True, code=2)
+    conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), groups=2, code=2, affine=True)
+    conv(rows, (1, 11, 10, 8), 17 if few else 33, groups=3, ldx=28, ldy=103, blocks=2)
+    conv(rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=7)
+    conv(rows, (1, 3, 3, 5), 6 if few else 65, (5, 5), pads=(4, 4, 4, 4), code=5)
+    conv(rows, (1, 1, 67, 4), 4, (1, 3), pads=(0, 1, 0, 1), code=4, ldx=6)
+
+
+@pytest.mark.parametrize("cg,og,kh,kw,groups", [(40, 128, 3, 3, 1), (5, 70, 2, 3, 2), (300, 96, 1, 1, 1), (4, 20, 1, 1, 3)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_panels(cg, og, kh, kw, groups, turned):
+    """As ONNX has the weights of Conv (output channels outermost), and those of ConvTranspose."""
+    from nbconv.ops.repack import PIECE
+
+    taps = kh * kw
+    if turned:
+        w = rand(groups, cg, og, kh, kw)
+        ci, co, matrices = og * taps, taps, w.transpose(0, 3, 4, 1, 2)
+    else:
+        w = rand(groups, og, cg, kh, kw)
+        ci, co, matrices = taps, cg * taps, w.transpose(0, 3, 4, 2, 1)
+    wanted = pack(matrices.reshape(groups, taps * cg, og) * np.float32(0.5), LANES, COLUMNS)
+    y = np.full_like(wanted, np.nan)
+    counts = run(
+        "packing", "panels", None, groups * ceil(og, COLUMNS) * ceil(taps * cg, PIECE),
+        {
+            "w": w, "y": y, "kh": kh, "kw": kw, "cg": cg, "n": og, "group": w[0].size, "ky": kw, "kx": 1, "ci": ci, "co": co,
+            "padded": padded(og, LANES, COLUMNS), "scale": 0.5,
+        },
+    )  # fmt: skip
+    assert np.array_equal(y, wanted) and counts.conflicts == 1
