@@ -1,6 +1,6 @@
 """Numba's simulator as a device: whole models in it. The process must have been started with ``NUMBA_ENABLE_CUDASIM=1``.
 
-``python -m tests.cuda.simulated`` runs LeNet-5 on small pictures and trains it three steps, held to the CPU; with the argument
+``python -m tests.cuda.simulated`` runs LeNet-5 on small pictures and trains it three steps, held to the CPU; with argument
 ``efficientnet``, EfficientNet-Lite0. A thread of the simulator is a thread of Python: LeNet-5 takes four minutes.
 """
 
