@@ -28,8 +28,8 @@ def device(monkeypatch):
     return standing
 
 
-def lenet5(seed: int = 0) -> Graph:
-    """(n, 1, 28, 28) to (n, 10), as LeCun et al. drew it in 1998, with Relu."""
+def lenet5(seed: int = 0, side: int = 28) -> Graph:
+    """(n, 1, side, side) to (n, 10), as LeCun et al. drew it in 1998, with Relu."""
     rng = np.random.default_rng(seed)
     nodes = [
         node("Conv", "x w1 b1", "c1", "conv1", pads=(2, 2, 2, 2)), node("Relu", "c1", "r1"),
@@ -40,11 +40,12 @@ def lenet5(seed: int = 0) -> Graph:
         node("Gemm", "r3 w4 b4", "g4", "fc2", transB=1), node("Relu", "g4", "r4"),
         node("Gemm", "r4 w5 b5", "y", "fc3", transB=1),
     ]  # fmt: skip
-    shapes = {"1": (6, 1, 5, 5), "2": (16, 6, 5, 5), "3": (120, 400), "4": (84, 120), "5": (10, 84)}
+    flat = 16 * ((side // 2 - 4) // 2) ** 2
+    shapes = {"1": (6, 1, 5, 5), "2": (16, 6, 5, 5), "3": (120, flat), "4": (84, 120), "5": (10, 84)}
     constants = {f"w{k}": rng.standard_normal(s) * np.sqrt(2 / np.prod(s[1:])) for k, s in shapes.items()}
     constants |= {f"b{k}": rng.standard_normal(s[0]) * 0.1 for k, s in shapes.items()}
     return Graph(
-        nodes, {"x": Spec(("n", 1, 28, 28), F32)}, {"y": Spec(("n", 10), F32)},
+        nodes, {"x": Spec(("n", 1, side, side), F32)}, {"y": Spec(("n", 10), F32)},
         {k: v.astype(np.float32) for k, v in constants.items()},
     )  # fmt: skip
 
