@@ -67,7 +67,10 @@ def tiled(threads: int, blocks_per_sm: int = 1) -> Callable[[Callable], Callable
 
 def inline(function: Callable) -> Callable:
     """A helper whose body is copied into its callers; a plain function in the simulator."""
-    return function if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
+    if SIMULATED:
+        return function
+    made: Any = cuda.jit(device=True, forceinline=True)
+    return made(function)
 
 
 def context() -> Any:
@@ -79,7 +82,8 @@ def context() -> Any:
 
 def simulate(function: Callable, grid: int, block: int, given: list[Any]) -> None:
     """Run a kernel in the simulator: its arguments (`_simulated.Pointer`, numbers), then ``units``."""
-    cuda.jit(entry(function))[grid, block](*given)
+    made: Any = cuda.jit(entry(function))
+    made[grid, block](*given)
 
 
 def shared_source(family: str) -> ModuleType:
@@ -108,8 +112,9 @@ def arguments(function: Callable) -> dict[str, types.Type]:
 
 def width(function: Callable) -> int:
     """How many threads do a unit: a block's, a warp's, or 1 where the kernel does nothing by vectors."""
-    if hasattr(function, "__tiled__"):
-        return function.__tiled__[0]
+    bounds = getattr(function, "__tiled__", None)
+    if bounds is not None:
+        return bounds[0]
     return WARP if _by_vectors(function, set()) else 1
 
 

@@ -9,11 +9,11 @@ TAPS = 25
 
 if SIMULATED:
 
-    def taps(w, n, padded):
+    def taps(w, n, padded):  # pyright: ignore[reportRedeclaration]
         """The first n taps of a channel, ``padded`` apart, as a tuple of TAPS."""
         return tuple(w[i * padded] if i < n else 0 for i in range(TAPS))
 
-    def strip(k, stride):
+    def strip(k, stride):  # pyright: ignore[reportRedeclaration]
         """The function that adds k × k taps (of `taps`, by rows) to ``a`` for the RUN pixels whose windows begin at (iy,
         ix + i·stride) of one channel of an image, x, of h × width pixels c apart. What lies outside is 0."""
 
