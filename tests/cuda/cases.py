@@ -17,14 +17,15 @@ from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
 from tests.check import Case
-from tests.cuda.larger import LARGER
+from tests.cuda.larger import LARGER, TILES
 from tests.cuda.recordings import Recorder, Recording
 
 FOLDER = Path(__file__).parent.parent / "ops"
 
 
 def calls() -> Iterator[tuple[str, Case]]:
-    """All rows of `LARGER` and of the ops' tables, with the file's name."""
+    """All rows of `TILES`, `LARGER` and the ops' tables, with the table's name."""
+    yield from (("tiles", row) for row in TILES)
     yield from (("larger", row) for row in LARGER)
     for file in sorted(FOLDER.glob("test_*.py")):
         module = importlib.import_module(f"tests.ops.{file.stem}")
@@ -56,8 +57,8 @@ def recordings() -> dict[tuple[str, str, int], list[Recording]]:
 
     device = Recorder()
     with standing_in(device):
-        for _, row in calls():
-            check_on_device(row)
+        for table, row in calls():
+            check_on_device(table, row)
     keep(device.kept)
     return device.kept
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
+from nbconv.ops import packing
 from tests.check import Case, answer
 from tests.kernels.harness import check_kernels
 
 
-def check_on_device(row: Case, device: str = "cuda:0") -> None:
-    """What `check_kernels` holds of the row's call on the CPU holds on the device."""
+def check_on_device(table: str, row: Case, device: str = "cuda:0") -> None:
+    """What `check_kernels` holds of the row's call on the CPU holds on the device; ``table``: where the row stands."""
     outputs = row.options.get("outputs", 1)
-    check_kernels(row.op, row.inputs, answer(row.op, row.inputs)[:outputs], device)
+    with pytest.MonkeyPatch.context() as patch:
+        if table == "tiles":
+            patch.setattr(packing, "PROCESSORS", 1)
+        check_kernels(row.op, row.inputs, answer(row.op, row.inputs)[:outputs], device)

@@ -74,3 +74,11 @@ LARGER = [
     case(GatherGrad(axis=0, shape=(9, 70)), r(5, 70), np.array([3, 0, 3, 8, -1])),
     case(TrainingDropout(ratio=0.3, seed=5), r(3, 333), np.array(7)),
 ]
+
+TILES = [
+    case(Gemm(), r(128, 9), r(9, 127), r(127)),
+    case(Gemm(), r(256, 9), r(9, 20), r(20)),
+    case(Conv(pads=(1, 1, 1, 1)), r(1, 8, 12, 13), r(127, 8, 3, 3), r(127)),
+    case(Conv(pads=(1, 1, 1, 1)), r(1, 8, 16, 17), r(20, 8, 3, 3), r(20)),
+]
+"""Calls that are given the largest tiles that fit, as on a GPU with one multiprocessor."""

@@ -24,17 +24,17 @@ def device():
         keep(device.kept)
 
 
-def rows() -> list[Case]:
+def rows() -> list[tuple[str, Case]]:
     if COMPILER:
         return []
     from tests.cuda.cases import calls
 
-    return [row for _, row in calls()]
+    return list(calls())
 
 
-@pytest.mark.parametrize("row", rows(), ids=[f"{i}-{row}" for i, row in enumerate(rows())])
-def test_ops(device, row):
+@pytest.mark.parametrize("table, row", rows(), ids=[f"{i}-{row}" for i, (_, row) in enumerate(rows())])
+def test_ops(device, table, row):
     from tests.cuda.harness import check_on_device
 
-    check_on_device(row)
+    check_on_device(table, row)
     device.right += 1
