@@ -28,8 +28,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from tests.cuda.machine import Machine, layout
-from tests.cuda.memory import GlobalMemory
+from tests.cuda.machine import Machine
+from tests.cuda.memory import GlobalMemory, layout
 from tests.cuda.ptx import Entry, Parameter, PTXError, Variable, parse, size_of
 from tests.cuda.report import Finding, KernelFault, LaunchCount
 from tests.cuda.translate import Translator, dtype_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.cuda import loops
-from tests.cuda.memory import ALLOCATED, BASE, FREE
+from tests.cuda.memory import BASE, FREE
 from tests.cuda.report import Finding, KernelFault
 
 if TYPE_CHECKING:
@@ -387,17 +387,3 @@ class Machine:
             else:
                 del self.groups[position]
         self.mask = mask
-
-
-def layout(variables: list[Any], gap: int) -> tuple[dict[str, int], int, Array]:
-    """Offsets of variables one after another with `gap` bytes between, the size in all and the state of each byte."""
-    offsets, size = {}, 0
-    for variable in variables:
-        size = -(-size // max(variable.align, 16)) * max(variable.align, 16)
-        offsets[variable.name] = size
-        size += variable.nbytes + gap
-    size = -(-size // 16) * 16
-    state = np.zeros(size, np.uint8)
-    for variable in variables:
-        state[offsets[variable.name] : offsets[variable.name] + variable.nbytes] = ALLOCATED
-    return offsets, size, state

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.cuda.ptx import Variable
+
 BASE = 0x5_0000_0000  # no address fits 32 bits: one that was cut faults
 ALIGNMENT = 256
 FREE, ALLOCATED, WRITTEN = 0, 1, 2
@@ -108,3 +110,17 @@ class GlobalMemory:
         if granule not in self.shadows:
             self.shadows[granule] = np.zeros((self.bytes.size >> granule, 4), np.int32)
         return self.shadows[granule]
+
+
+def layout(variables: list[Variable], gap: int) -> tuple[dict[str, int], int, np.ndarray[Any, Any]]:
+    """Offsets of variables one after another with `gap` bytes between, the size in all and the state of each byte."""
+    offsets, size = {}, 0
+    for variable in variables:
+        size = -(-size // max(variable.align, 16)) * max(variable.align, 16)
+        offsets[variable.name] = size
+        size += variable.nbytes + gap
+    size = -(-size // 16) * 16
+    state = np.zeros(size, np.uint8)
+    for variable in variables:
+        state[offsets[variable.name] : offsets[variable.name] + variable.nbytes] = ALLOCATED
+    return offsets, size, state
