@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     if not args.json:
         print(f"{args.pictures} pictures, batches of {args.batch}, {EPOCHS} epochs, {args.threads} threads; seconds a fit")
-        heads = ("nbconv", "torch", "torch, cached", "torch ÷ ours", "cached ÷ ours", "first: ours", "cached", "losses apart")
+        heads = ("nbconv", "torch", "torch, cached", "torch ÷ ours", "cached ÷ ours", "first: ours", "cached", "loss apart")
         print(f"{'':16}" + "".join(f"{head:>15}" for head in heads))
     with tempfile.TemporaryDirectory() as folder:
         for name in args.cases.split(","):
