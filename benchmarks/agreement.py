@@ -2,14 +2,16 @@
 same data, beside PyTorch in float64.
 
 The first columns are of the first step: how far its loss, and all gradients together (norm of the difference by the norm),
-are from float64's. The last three say how far apart the five losses are at most, relative."""
+are from float64's. The last three say how far apart the five losses are at most, relative. A rectifier's gradient jumps
+where its input is 0 (or 6), so that one rounding there changes a gradient by its whole size: --smooth puts SiLU in their
+place, and what is left is rounding alone."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -69,11 +71,22 @@ def off(found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> float:
     return (squares / sum(float(np.square(g).sum()) for g in true.values())) ** 0.5
 
 
-def row(name: str, rate: float, seed: int, threads: int, dynamo: bool) -> list[float]:
+def smooth(net: torch.nn.Module) -> None:
+    """SiLU in place of every rectifier."""
+    for parent in net.modules():
+        for name, layer in parent.named_children():
+            if isinstance(layer, (torch.nn.ReLU, torch.nn.ReLU6)):
+                setattr(parent, name, torch.nn.SiLU())
+
+
+def row(name: str, rate: float, seed: int, threads: int, dynamo: bool = False, silu: bool = False) -> list[float]:
     """Errors of the first loss (ours, PyTorch's), of its gradients, and how far apart the losses are: see above."""
 
-    def net() -> Any:
-        return nets.make(name, seed=seed)
+    def net() -> torch.nn.Module:
+        made = nets.make(name, seed=seed)
+        if silu:
+            smooth(made)
+        return made
 
     data = nets.batches(name, nets.SHAPES[name], 5, seed=seed + 1)
     mine = ours(nets.export(net(), nets.SHAPES[name], dynamo), data, rate, threads)
@@ -93,6 +106,7 @@ def main() -> int:
     parser.add_argument("--rates", default="0.01,0.001,0.0001", help="learning rates, separated by commas")
     parser.add_argument("--seeds", type=int, default=3, help="of weights and data, from 0 (default 3)")
     parser.add_argument("--dynamo", action="store_true", help="models from torch.export's exporter, not the older one")
+    parser.add_argument("--smooth", action="store_true", help="SiLU in place of rectifiers")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     heads = ("loss: ours", "PyTorch", "dw: ours", "PyTorch", "ours - f32", "ours - f64", "f32 - f64")
@@ -100,7 +114,7 @@ def main() -> int:
     for name in args.cases.split(","):
         for rate in map(float, args.rates.split(",")):
             for seed in range(args.seeds):
-                found = row(name, rate, seed, args.threads, args.dynamo)
+                found = row(name, rate, seed, args.threads, args.dynamo, args.smooth)
                 print(f"{name:14}{rate:8g}{seed:6}" + "".join(f"{v:12.1e}" for v in found), flush=True)
     return 0
 
