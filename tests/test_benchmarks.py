@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import latency, memory, micro, models, startup
+from benchmarks import fit, latency, memory, micro, models, startup
 
 MISSING = [name for name in ("openvino", "onnxruntime", "rapidocr_onnxruntime") if importlib.util.find_spec(name) is None]
 needs_peers = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 needs_rapidocr = pytest.mark.skipif("rapidocr_onnxruntime" in MISSING, reason="rapidocr-onnxruntime is not installed")
 needs_onnxruntime = pytest.mark.skipif("onnxruntime" in MISSING, reason="onnxruntime is not installed")
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
 
@@ -89,3 +90,23 @@ def test_startup(capsys):
     assert set(report["sides"]) == {"nbconv", "onnxruntime", "numpy alone"}
     assert report["unwanted"] == []
     assert "nbconv" in report["modules"]
+
+
+@needs_torch
+def test_fit(capsys):
+    words = ["--cases", "mobilenet_v2", "--pictures", "4", "--batch", "2", "--rounds", "1", "--json"]
+    assert fit.main(words) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert set(row["seconds"]) == set(row["first"]) == {"nbconv", "torch", "torch, cached"}
+    assert row["losses"]["torch"] == pytest.approx(row["losses"]["torch, cached"], rel=1e-4)
+    assert row["losses"]["nbconv"] == pytest.approx(row["losses"]["torch"], rel=1e-4)
+
+
+@needs_torch
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_agreement(dynamo):
+    from benchmarks import agreement
+
+    found = agreement.row("lenet5", 0.01, 0, 1, dynamo, silu=True)
+    assert len(found) == 7
+    assert max(found) < 1e-5
