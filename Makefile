@@ -9,7 +9,7 @@ FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 
 .PHONY: demo test test-targets test-aarch64 test-cuda cuda-gates cuda-ptx lint format bench kernels docs fuzz clean
 
-demo: $(VENV)/.nbconv
+demo: $(VENV)/.demo
 	@$(BIN)/nbconv demo
 
 test: $(VENV)/.test
@@ -78,6 +78,6 @@ $(VENV)/.nbconv: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.cuda-gates: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.cuda-gates: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@ $(VENV)/.nbconv

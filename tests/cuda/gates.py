@@ -31,7 +31,8 @@ GATES = (
         "d", "PTX interpreted: numbers, bounds, races, conflicts",
         (
             "test_interpreter.py", "test_instructions.py", "test_races.py", "test_compiled.py", "test_kernels.py",
-            "test_executor.py", "test_driver.py", "test_signatures.py",
+            "test_executor.py", "test_driver.py", "test_signatures.py", "test_benchmark.py",
+            "test_tiles.py",
         ),
     ),
     Gate("e", "mutants of kernels are caught", ("test_mutants.py",)),
@@ -41,7 +42,7 @@ GATES = (
 def passes(gate: Gate) -> tuple[bool, str]:
     """Whether a gate's tests pass, and pytest's closing line."""
     files = [f"tests/cuda/{name}" for name in gate.files]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short", *files]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--no-header", "--tb=short", *files]
     done = subprocess.run(command, env={**os.environ, **gate.environment}, stdout=subprocess.PIPE, text=True)
     lines = done.stdout.strip().splitlines()
     last = lines[-1] if lines else "pytest said nothing"
