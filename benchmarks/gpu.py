@@ -1,4 +1,4 @@
-"""ResNet-50's convolutions, and whole models, on a GPU beside cuDNN, which PyTorch calls (float32 without TF32, channels last).
+"""ResNet-50's convolutions on a GPU beside cuDNN, which PyTorch calls (float32 without TF32, channels last).
 
 Inputs and results stay on the GPU; a figure is the median over turns, engines alternating, of the time a run takes when many
 are queued one after another. Says why and ends with 2 where there is no GPU or no PyTorch that has one.
