@@ -199,7 +199,8 @@ class ConvGradWeight(Convolution):
         taps, ci = kernel[0] * kernel[1], to.inputs[0].shape[1] // g
         for first, last in self.pieces(to, og, columns, 4 * parts * count * cg) if g == 1 else [(0, og)]:
             n = last - first
-            blocks, full = g * ceil(n, columns), ceil(padded(n, to.target.lanes, to.columns), to.columns) * to.columns
+            blocks = to.finer(g * ceil(n, columns), ceil(count * cg, to.target.rows))
+            full = ceil(padded(n, to.target.lanes, to.columns), to.columns) * to.columns
             size = g * count * cg * full
             sums = to.scratch(4 * parts * size)
             to.step(
