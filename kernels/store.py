@@ -30,8 +30,7 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
 
-_IMPORT = rb"cpu(?:\.(\w+)|\s+import\s+(\([^)]*\)|[^\n]*))"
-_RELATIVE = rb"(?:from\s+\.|shared_source\(\")(\w+)"
+_IMPORT = rb"(?:from\s+\.|shared_source\(\")(\w+)"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o|ptx)"
 
@@ -65,15 +64,15 @@ class Sources:
     def __init__(self) -> None:
         self._digests: dict[str, str] = {}
         self._imports: dict[str, set[str]] = {}
-        self._read(["_numba.py", "elf.py", *(f"cpu/{m}.py" for m in modules())], _IMPORT)
+        self._read(["_numba.py", "elf.py", *(f"cpu/{m}.py" for m in modules())])
         self._cuda: list[str] | None = None
 
-    def _read(self, names: list[str], imports: bytes) -> None:
+    def _read(self, names: list[str]) -> None:
         for name in names:
             text = source(name)
             if text is not None:
                 self._digests[name] = sha256(text)
-                self._imports[name] = set(re.findall(r"\w+", str(re.findall(imports, text))))
+                self._imports[name] = set(re.findall(r"\w+", str(re.findall(_IMPORT, text))))
 
     def __bool__(self) -> bool:
         return "_numba.py" in self._digests
@@ -99,7 +98,7 @@ class Sources:
     def _key_of_ptx(self, family: str, goal: Target) -> str | None:
         if self._cuda is None:
             self._cuda = [f"{of}/{m}.py" for of in ("cpu", "cuda") for m in modules(of)]
-            self._read(self._cuda, _RELATIVE)
+            self._read(self._cuda)
         used: set[str] = set()
         todo = {n for n in self._cuda if n.startswith(("cpu/_", "cuda/_"))}
         todo |= {f"cpu/{family}.py", f"cuda/{family}.py"} & self._digests.keys()

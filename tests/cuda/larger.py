@@ -9,13 +9,16 @@ from nbconv.ops.conv import Conv
 from nbconv.ops.conv_grad import ConvGradInput, ConvGradWeight
 from nbconv.ops.dropout import TrainingDropout
 from nbconv.ops.gather import GatherGrad
-from nbconv.ops.linear import Gemm
-from nbconv.ops.logic import Where
+from nbconv.ops.grad import Mix, transposed
+from nbconv.ops.linear import Gemm, MatMul
+from nbconv.ops.logic import Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Where
 from nbconv.ops.loss import SoftmaxCrossEntropyLoss, SoftmaxCrossEntropyLossGrad
 from nbconv.ops.norm import LRN, LRNGrad
+from nbconv.ops.pad import Pad
 from nbconv.ops.pointwise import Add
 from nbconv.ops.pool import AveragePool, MaxPool
 from nbconv.ops.pool_grad import AveragePoolGrad, MaxPoolGrad
+from nbconv.ops.power import Pow
 from nbconv.ops.rectifier import Relu
 from nbconv.ops.reduce import ReduceMean
 from nbconv.ops.resize import Resize
@@ -36,6 +39,9 @@ def positive(*shape: int) -> np.ndarray:
     return np.abs(r(*shape)) + np.float32(0.5)
 
 
+whole = np.random.default_rng(7).integers(0, 3, (5, 9)).astype(np.float32)
+"""Numbers of which many are equal."""
+
 LARGER = [
     case(Conv(pads=(1, 1, 1, 1)), r(1, 20, 12, 13), r(72, 20, 3, 3), r(72)),
     case(Conv(pads=(1, 1, 1, 1), group=70), r(1, 70, 9, 13), r(70, 1, 3, 3), r(70)),
@@ -49,6 +55,17 @@ LARGER = [
     case(Transpose(perm=(0, 2, 1)), r(2, 37, 70)),
     case(Transpose(perm=(2, 0, 1)), r(3, 9, 300)),
     case(Add(), r(2, 300), r(2, 1)),
+    case(Conv(pads=(2, 2, 2, 2), dilations=(2, 2), group=34), r(2, 34, 7, 8), r(34, 1, 3, 3), r(34)),
+    case(MatMul(), r(2, 7, 33), r(2, 33, 70)),
+    case(Pow(), positive(3, 9), np.array(0.5, np.float32)),
+    case(Pad(), r(2, 3, 45), np.array([0, 1, 2, 0, 1, 3]), np.array(2.5, np.float32)),
+    case(GatherGrad(axis=1, shape=(3, 9, 7)), r(3, 5, 7), np.array([3, 0, 3, 8, -1])),
+    *(case(op(), whole, np.roll(whole, 1)) for op in (Greater, GreaterOrEqual, Less, LessOrEqual, Equal)),
+    case(Where(), r(3, 160, dtype=bool), r(3, 1), r(160)),
+    case(
+        Mix(axis=1, **transposed(np.array([[0, 2], [1, 3], [4, 4]]), np.array([[0.5, 2.0], [1.0, 0.3], [1.5, 0.2]]), 5)),
+        r(2, 3, 40),
+    ),
     case(Add(), r(3, 40, 160), r(40, 1)),
     case(Where(), r(3, 160, dtype=bool), r(3, 160), r(160)),
     case(Relu(), r(700)),
@@ -64,7 +81,6 @@ LARGER = [
     case(Resize(mode="linear"), r(1, 40, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)),
     case(Resize(), r(1, 40, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)),
     case(Softmax(), r(5, 300)),
-    case(Softmax(axis=1), r(2, 7, 40)),
     case(Softmax(axis=1), last_is_large),
     case(LayerNormalization(), r(5, 300), r(300), r(300)),
     case(ReduceMean(), r(3, 300), np.array([1])),
@@ -76,6 +92,7 @@ LARGER = [
 ]
 
 TILES = [
+    case(Conv(pads=(1, 1, 1, 1)), r(1, 8, 16, 8), r(127, 8, 3, 3), r(127)),
     case(Gemm(), r(128, 9), r(9, 127), r(127)),
     case(Gemm(), r(256, 9), r(9, 20), r(20)),
     case(Conv(pads=(1, 1, 1, 1)), r(1, 8, 12, 13), r(127, 8, 3, 3), r(127)),

@@ -106,7 +106,7 @@ def _floats(node: ast.Compare) -> bool:
 
 
 def _swaps(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
-    """Lines of indices that name two things or more; the first two that differ are swapped."""
+    """Lines of indices that name two things or more; the first two whose places matter are swapped."""
     k = 0
     for node in ast.walk(function):
         index: ast.expr | None = None
@@ -114,21 +114,29 @@ def _swaps(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
             index = node.slice
         elif isinstance(node, ast.Call) and (i := INDEXED.get(_name(node.func))) is not None and i < len(node.args):
             index = node.args[i]
-        names = [n for n in ast.walk(index) if isinstance(n, ast.Name)] if index is not None else []
-        other = next((n for n in names if n.id != names[0].id), None)
-        if other is None or _symmetric(index):
+        pair = _pair(index) if index is not None else None
+        if pair is None:
             continue
         if k == apply:
-            names[0].id, other.id = other.id, names[0].id
+            pair[0].id, pair[1].id = pair[1].id, pair[0].id
         yield node.lineno
         k += 1
 
 
-def _symmetric(index: ast.expr | None) -> bool:
-    """Whether an index is a plain sum or product of two names: swapping them changes nothing."""
-    return isinstance(index, ast.BinOp) and isinstance(index.left, ast.Name) and isinstance(index.right, ast.Name) and (
-        isinstance(index.op, (ast.Add, ast.Mult))
-    )  # fmt: skip
+def _pair(index: ast.expr) -> tuple[ast.Name, ast.Name] | None:
+    """Two names of an index that are not the operands of one sum or product, nor terms of the same sum."""
+    terms: list[ast.expr] = [index]
+    while any(isinstance(t, ast.BinOp) and isinstance(t.op, ast.Add) for t in terms):
+        terms = [
+            u for t in terms for u in ((t.left, t.right) if isinstance(t, ast.BinOp) and isinstance(t.op, ast.Add) else (t,))
+        ]
+    named = [[n for n in ast.walk(t) if isinstance(n, ast.Name)] for t in terms]
+    products = [names for names in named if len(names) > 1]
+    for names in products:
+        for other in (o for others in named if others is not names for o in others):
+            if other.id not in {n.id for n in names}:
+                return names[0], other
+    return None
 
 
 def _name(function: ast.expr) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from types import CodeType
 
 import pytest
 
@@ -31,6 +32,8 @@ def families() -> list[str]:
 def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) -> str | None:
     """How a mutant was found out; "" where it was not, None where no kernel of its file reaches the fault."""
 
+    from numba.core.errors import TypingError
+
     module = mutants.load(mutant)
     fault = vars(module)[mutant.function]
     reached = False
@@ -38,7 +41,10 @@ def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) ->
         if family != mutant.family or not reaches(vars(module).get(name), fault, set()):
             continue
         reached = True
-        ptx = compiled(vars(module)[name], number)
+        try:
+            ptx = compiled(vars(module)[name], number)
+        except TypingError as error:
+            return f"it does not compile: {error}"
         for recording in launches:
             said = replay(recording, Interpreter(), ptx)
             if said:
@@ -58,7 +64,7 @@ def compiled(function: Callable, number: int) -> str:
 def reaches(function: Callable | None, fault: Callable, seen: set[int]) -> bool:
     """Whether a function calls another of its file, itself or through others."""
     plain, wanted = (getattr(f, "py_func", f) for f in (function, fault))
-    if plain is wanted or function is fault:
+    if plain is wanted or function is fault or _made_by(plain, wanted):
         return True
     if not hasattr(plain, "__code__") or id(plain) in seen:
         return False
@@ -67,6 +73,16 @@ def reaches(function: Callable | None, fault: Callable, seen: set[int]) -> bool:
     inner += [cell.cell_contents for cell in plain.__closure__ or ()]
     inner += [kernel for _, kernel in (getattr(plain, "__variants__", None) or ("", []))[1]]
     return any(reaches(f, fault, seen) for f in inner if callable(f))
+
+
+def _made_by(function: Callable | None, maker: Callable) -> bool:
+    """Whether a function was defined inside another."""
+    inside, todo = set(), [maker.__code__] if hasattr(maker, "__code__") else []
+    while todo:
+        found = [c for c in todo.pop().co_consts if isinstance(c, CodeType)]
+        inside.update(found)
+        todo += found
+    return getattr(function, "__code__", None) in inside
 
 
 @pytest.mark.parametrize("family", families() if not COMPILER else [])
@@ -78,4 +94,4 @@ def test_mutants_are_caught(family):
             said = caught(mutant, kept)
             how["nobody reaches it" if said is None else "caught" if said else "not caught"].append(mutant)
     assert not how["not caught"], "\n".join(map(str, how["not caught"]))
-    assert how["caught"]
+    assert how["caught"] or not any(how.values())
