@@ -30,7 +30,7 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
 
-_IMPORT = rb"(?:from\s+\.|shared_source\(\")(\w+)"
+_IMPORT = rb"(?:from\s+\.|cpu\.|shared_source\(\")(\w+)|(?:from\s+\.|cpu)\s+import\s+(\([^)]*\)|[^\n]*)"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o|ptx)"
 

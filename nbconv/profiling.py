@@ -275,7 +275,6 @@ COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int
     "winograd.winograd": _winograd,
     "depthwise.depthwise": _depthwise,
     "gemm.gemm": _gemm,
-    "gemm.pack": lambda a, y: (0, 0, 4 * a["k"] * a["padded"]),
     "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["n3"] * a["n4"]),
     "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
 }

@@ -1,6 +1,6 @@
-"""Matrix products on packed B: `gemm`, and `pack` for a B that is computed while running."""
+"""Matrix products on packed B (see packing.py for one that is computed while running)."""
 
-from ._simd import Float, Floats, Int, W, address, at, inline, kernel, stack_ints
+from ._simd import Float, Floats, Int, address, at, kernel, stack_ints
 from ._tile import NR, block
 
 MAX_ROWS = 256
@@ -43,31 +43,3 @@ def gemm(
                 high, n0, n1, n, act, alpha, beta, scale, shift,
             )  # fmt: skip
             k0 += k_chunk
-
-
-@kernel
-def pack(
-    x: Floats, y: Floats, k: Int, n: Int, row: Int, column: Int, batch: Int, padded: Int, first: Int, last: Int
-) -> None:
-    """Pack matrices of k × n floats, element (i, j) at x[i·row + j·column], into panels; ``batch`` floats from one to the
-    next.
-
-    A unit is a panel of a matrix.
-    """
-    panels = (n + NR - 1) // NR
-    for unit in range(first, last):
-        i = unit // panels
-        n0 = (unit - i * panels) * NR
-        source = at(x, i * batch + n0 * column)
-        target = at(y, i * k * padded + n0 * k)
-        _panel(source, target, k, min(NR, n - n0), row, column)
-
-
-@inline
-def _panel(source, target, k, cols, row, column):
-    width = NR if cols > W else W
-    for kk in range(k):
-        for j in range(cols):
-            target[kk * width + j] = source[kk * row + j * column]
-        for j in range(cols, width):
-            target[kk * width + j] = 0

@@ -1,8 +1,7 @@
-"""Matrix products on packed B: `gemm`, and `pack` for a B that is computed while running."""
+"""Matrix products on packed B (see packing.py for one that is computed while running)."""
 
 from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, inline, quotient, shared_floats, tiled, unseen
 from ._tile import DEPTH, Tile, by_tile, fetch, working
-from .packing import THREADS, place_of, turn
 
 
 def product(tile: Tile):
@@ -82,16 +81,3 @@ def product(tile: Tile):
 
 
 gemm = by_tile(product)
-
-
-@tiled(THREADS)
-def pack(
-    x: Floats, y: Floats, k: Int, n: Int, row: Int, column: Int, batch: Int, padded: Int, first: Int, last: Int
-) -> None:
-    """Pack matrices of k × n floats, element (i, j) at x[i·row + j·column], into panels; ``batch`` floats from one to the
-    next. A unit is `PIECE` rows of a panel, a block's work."""
-    i, n0, piece = place_of(first, k, n)
-    turn(
-        at(x, i * batch + n0 * column), at(y, i * k * padded + n0 * k), piece, k, 1, 1, k, n - n0, 0, 0, row,
-        column, Float(1),
-    )  # fmt: skip
