@@ -53,7 +53,7 @@ class Program:
         translator = Translator(entry, symbols)
         self.functions = translator.compile()
         self.blocks = translator.blocks
-        self.registers = [np.zeros((1, 1, 1), dtype_of(kind)) for kind in entry.registers.values()]
+        self.registers = [unwritten(dtype_of(kind)) for kind in entry.registers.values()]
         self.granules = {"global": self._granule(), "shared": self._granule()}
         self.merges: dict[tuple[int, int], list[int]] = {}
 
@@ -75,6 +75,14 @@ class Program:
 def _parsed(text: str) -> tuple[dict[str, Entry], dict[str, Variable], dict[str, Program]]:
     """Entries, variables and an empty dict of programs, which all modules of one text share."""
     return *parse(text), {}
+
+
+def unwritten(dtype: Any) -> Array:
+    """What a register holds that nobody has written: never what a kernel may count on."""
+    found = np.zeros((1, 1, 1), dtype)
+    if found.dtype.kind != "b":
+        found.view(np.uint8)[:] = 0xFF  # NaN, or far from any index
+    return found
 
 
 class Module:

@@ -43,6 +43,10 @@ whole = np.random.default_rng(7).integers(0, 3, (5, 9)).astype(np.float32)
 """Numbers of which many are equal."""
 
 LARGER = [
+    case(Transpose(perm=(3, 1, 4, 0, 2)), r(2, 3, 4, 5, 6)),
+    case(Transpose(perm=(0, 2, 1)), r(2, 8, 300)),
+    case(Pad(), r(2, 3, 45), np.array([0, 1, 2, 0, 1, 3]), np.array(2.5, np.float32)),
+    case(Conv(pads=(3, 1, 3, 1), group=34), r(2, 34, 7, 8), r(34, 1, 7, 2), r(34)),
     case(Conv(pads=(1, 1, 1, 1)), r(1, 20, 12, 13), r(72, 20, 3, 3), r(72)),
     case(Conv(pads=(1, 1, 1, 1), group=70), r(1, 70, 9, 13), r(70, 1, 3, 3), r(70)),
     case(Conv(pads=(2, 2, 2, 2), strides=(2, 2), group=34), r(2, 34, 9, 11), r(34, 1, 5, 5), r(34)),
@@ -58,7 +62,6 @@ LARGER = [
     case(Conv(pads=(2, 2, 2, 2), dilations=(2, 2), group=34), r(2, 34, 7, 8), r(34, 1, 3, 3), r(34)),
     case(MatMul(), r(2, 7, 33), r(2, 33, 70)),
     case(Pow(), positive(3, 9), np.array(0.5, np.float32)),
-    case(Pad(), r(2, 3, 45), np.array([0, 1, 2, 0, 1, 3]), np.array(2.5, np.float32)),
     case(GatherGrad(axis=1, shape=(3, 9, 7)), r(3, 5, 7), np.array([3, 0, 3, 8, -1])),
     *(case(op(), whole, np.roll(whole, 1)) for op in (Greater, GreaterOrEqual, Less, LessOrEqual, Equal)),
     case(Where(), r(3, 160, dtype=bool), r(3, 1), r(160)),

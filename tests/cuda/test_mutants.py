@@ -21,8 +21,14 @@ pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 EACH = int(os.environ.get("NBCONV_MUTANTS", "1"))
 """Faults of a kind in each function."""
 
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
-"""(function, kind, line) of faults that change no result, with the reason."""
+UNWRITTEN = "what the last element of a local array is before it is written the compiler may choose, and it chooses 0"
+EQUIVALENT = {
+    ("convolution", "off by one", "for j in range(sums):"): UNWRITTEN,
+    ("product", "off by one", "for j in range(sums):"): UNWRITTEN,
+    ("conv_grad_weight", "off by one", "for i in range(SUMS):"): UNWRITTEN,
+    ("_read", "off by one", "for j in range(8):"): UNWRITTEN,
+}
+"""(function, kind, line) of faults that change nothing in the compiled code, with the reason."""
 
 
 def families() -> list[str]:
@@ -32,7 +38,7 @@ def families() -> list[str]:
 def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) -> str | None:
     """How a mutant was found out; "" where it was not, None where no kernel of its file reaches the fault."""
 
-    from numba.core.errors import TypingError
+    from numba.core.errors import NumbaError
 
     module = mutants.load(mutant)
     fault = vars(module)[mutant.function]
@@ -43,7 +49,7 @@ def caught(mutant: Mutant, kept: dict[tuple[str, str, int], list[Recording]]) ->
         reached = True
         try:
             ptx = compiled(vars(module)[name], number)
-        except TypingError as error:
+        except NumbaError as error:
             return f"it does not compile: {error}"
         for recording in launches:
             said = replay(recording, Interpreter(), ptx)
