@@ -20,7 +20,7 @@ from nbconv.ops.pool import AveragePool, MaxPool
 from nbconv.ops.pool_grad import AveragePoolGrad, MaxPoolGrad
 from nbconv.ops.power import Pow
 from nbconv.ops.rectifier import Relu
-from nbconv.ops.reduce import ReduceMean
+from nbconv.ops.reduce import ReduceMax, ReduceMean
 from nbconv.ops.resize import Resize
 from nbconv.ops.shape import Transpose
 from nbconv.ops.softmax import Softmax
@@ -87,6 +87,7 @@ LARGER = [
     case(Softmax(axis=1), last_is_large),
     case(LayerNormalization(), r(5, 300), r(300), r(300)),
     case(ReduceMean(), r(3, 300), np.array([1])),
+    case(ReduceMax(), -np.sort(-r(3, 300)), np.array([1])),
     case(SoftmaxCrossEntropyLoss(), r(37, 45), labels),
     case(SoftmaxCrossEntropyLossGrad(), r(), r(37, 45), labels),
     case(SoftmaxCrossEntropyLossGrad(reduction="sum"), r(), r(3, 5, 9, 7), spatial),

@@ -143,17 +143,31 @@ def _name(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
 
 
-def load(mutant: Mutant) -> ModuleType:
-    """The mutant's file as a module beside the families."""
+def load(mutant: Mutant, family: str = "") -> ModuleType:
+    """The mutant's file as a module beside the families; or, where it is one that families import, ``family`` with it."""
+    module = _module(mutant.family, mutant.source, str(mutant))
+    if not family:
+        return module
+    name = f"nbconv.kernels.cuda.{mutant.family}"
+    before = sys.modules[name]
+    sys.modules[name] = module
+    try:
+        return _module(family, file_of(family).read_text(), str(mutant))
+    finally:
+        sys.modules[name] = before
+
+
+def _module(family: str, source: str, about: str) -> ModuleType:
+    """A family's file, with this source, under a name of its own."""
     name = f"nbconv.kernels.cuda._mutant{next(_numbers)}"
     spec = importlib.util.spec_from_loader(name, loader=None)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__package__ = "nbconv.kernels.cuda"
-    module.__file__ = str(file_of(mutant.family))
+    module.__file__ = str(file_of(family))
     sys.modules[name] = module
     try:
-        exec(compile(mutant.source, f"<{mutant}>", "exec", dont_inherit=True), vars(module))
+        exec(compile(source, f"<{about}>", "exec", dont_inherit=True), vars(module))
     finally:
         del sys.modules[name]
     return module
