@@ -11,4 +11,5 @@ from ._numba import SIMULATED
 if SIMULATED:
     from ._simulated import *  # noqa: F403
 else:
+    from ._block import *  # noqa: F403
     from ._vector import *  # noqa: F403
