@@ -1,15 +1,11 @@
 """Dropout by the CPU's random bits: Philox 2×32, as `nbconv/random.py` has it. A thread makes its own element's word: of the
 two words that a counter gives it keeps one, and neighbours read and write side by side."""
 
-from ._simd import Float, Floats, Int, Ints, inline, kernel, spread
+from ._numba import shared_source
+from ._simd import Float, Floats, Int, Ints, kernel, spread
 
-LOW = 0xFFFFFFFF
-
-
-@inline
-def _round(a, b, k):
-    product = a * 0xD256D193  # of two words of 32 bits; the sign bit is one of its bits
-    return ((product >> 32) & LOW) ^ k ^ b, product & LOW
+_shared = shared_source("dropout")
+LOW, _round = _shared.LOW, _shared._round
 
 
 @kernel
