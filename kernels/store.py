@@ -311,10 +311,29 @@ def _manifest(kind: str, path: str, family: str, goal: Target, wanted: str | Non
             raise ValueError
         if not re.fullmatch("[0-9a-f]{64}", found["sha256"]):
             raise ValueError
+        if goal.gpu and not _launches(found):
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         say(f"the manifest {path} is damaged and not used")
         return None
     return found
+
+
+def _launches(manifest: dict) -> bool:
+    """Whether a manifest of PTX says for each kernel how to launch it (see `nbconv.kernels.ptx.Launch`)."""
+    if manifest["launch"].keys() != manifest["kernels"].keys():
+        return False
+    for kernel, found in manifest["launch"].items():
+        integers = {a for a, kind in manifest["kernels"][kernel] if kind == "int64"}
+        if found["by"] not in {"", *integers} or not found["variants"]:
+            return False
+        for value, (entry, width, threads, begin, end) in found["variants"]:
+            numbers = all(type(v) is int for v in (width, threads, begin, end)) and type(value) in (int, type(None))
+            if type(entry) is not str or not numbers or not 0 < width <= threads <= 1024 or not 0 <= begin < end:
+                return False
+            if end > manifest["size"]:
+                return False
+    return True
 
 
 def _open(kind: str, path: str, manifest: dict, goal: Target) -> Symbols | bytes:
