@@ -9,6 +9,7 @@ import numpy as np
 
 from nbconv.cuda.device import ALIGN, Device, Uploads
 from nbconv.cuda.placement import Transfers, transfers
+from nbconv.errors import ModelError
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.ptx import Launch, PtxLibrary
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from nbconv.graph import Spec
     from nbconv.plan import Plan
     from nbconv.program import Program
+
+
+BITS = frozenset(("ignore", "key", "threshold"))
+"""Integer arguments of kernels that are no sizes: kernels divide and compare sizes in 32 bits (`kernels/cuda/_tile.py`)."""
 
 
 class Start(NamedTuple):
@@ -97,6 +102,11 @@ class DeviceProgram:
             formal = library.arguments(name)
             words = program.words[begin // 8 : begin // 8 + len(formal)]
             integers = {n: int(w) for (n, kind), w in zip(formal, words, strict=True) if kind == "int64"}
+            if max(units, *(abs(v) for n, v in integers.items() if n not in BITS), 0) >= 1 << 31:
+                raise ModelError(
+                    f"step {i} ({family}.{name}) has a size of 2^31 or more, which kernels for {self.device.name} do not "
+                    "count to: run smaller batches, or on the CPU"
+                )
             launch = library.launch(name, integers)
             self._moved[begin // 8 : begin // 8 + len(formal)] = np.arange(len(new), len(new) + len(formal))
             first = len(new)

@@ -275,3 +275,18 @@ def test_doctor_lists_what_the_cpu_does(device, tmp_path, capsys):
     nbconv.save(Model(mlp()), path)
     main(["doctor", path, "--shape", "x=2,1,4,4", "--device", "cuda"])
     assert "all on kernels; 2 values (152 B) copied" in capsys.readouterr().out
+
+
+def test_sizes_that_kernels_do_not_count_to_are_refused(device):
+    """Before anything is launched: indices of 32 bits would come back around."""
+    from nbconv.cuda.device import Uploads
+    from nbconv.cuda.program import DeviceProgram
+    from nbconv.errors import ModelError
+
+    graph = Graph([node("Relu", "x", "y", "relu")], {"x": Spec((40,), np.dtype(np.float32))}, {"y": None}, {})
+    plan = Model(graph, device="cuda").plan({"x": (40,)})
+    DeviceProgram(plan.program, device, [], Uploads(device), plan.inputs, plan=plan)
+    plan.program.table[0, 2] = 1 << 31
+    with pytest.raises(ModelError, match=r"step 0 \(activation.clip\) has a size of 2\^31 or more"):
+        DeviceProgram(plan.program, device, [], Uploads(device), plan.inputs, plan=plan)
+    assert not device.launched
