@@ -12,6 +12,7 @@ from nbconv.backprop import backprop
 from nbconv.builder import Builder
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.kernels.target import Target
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
@@ -25,6 +26,7 @@ from nbconv.train.dropout import with_dropout
 from nbconv.train.estimate import Estimate
 from nbconv.train.optimizers import Optimizer
 from nbconv.train.parameters import Parameter
+from nbconv.train.step import target_of
 from nbconv.train.thrift import USUAL, Thrift, again, depending, frozen, split
 from nbconv.weights import Weights
 
@@ -99,9 +101,10 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
 
 def build(
     recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], thrift: Thrift = USUAL,
-    threads: int = 1,
+    threads: int = 1, target: Target | None = None,
 ) -> Built:  # fmt: skip
     """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
+    ``threads`` and ``target`` (default: this machine): what its memory is estimated for.
 
     ModelError says what does not fit, MissingGradients which nodes have no gradient.
     """
@@ -124,7 +127,8 @@ def build(
         whole = rectify(whole, frozenset(gradients.values()))
         samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
         stages = Stages(whole, specs, count, samples)
-        budget = Budget(stages, Estimate(stages, threads, thrift.packed, thrift.at_once), depending(graph, chosen))
+        guess = Estimate(stages, target or target_of(None), threads, thrift.packed, thrift.at_once)
+        budget = Budget(stages, guess, depending(graph, chosen))
         choice, estimate = budget.fit(thrift.most) if thrift.most else budget.least()
         whole = stages.graph(choice)
     to = Builder(whole, specs, "update/")

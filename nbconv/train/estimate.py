@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.kernels.target import Target
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.passes.overwrite import overwritten, owns
@@ -58,12 +59,12 @@ class Fragment(NamedTuple):
 
 
 class Estimate:
-    """``threads``, ``packed`` and ``at_once`` as in `Plan`."""
+    """``target``, ``threads``, ``packed`` and ``at_once`` as in `Plan`."""
 
-    def __init__(self, stages: Stages, threads: int, packed: tuple[float, float], at_once: float) -> None:
-        from nbconv.kernels.target import host
-
-        self.stages, self.target, self.threads, self.packed, self.at_once = stages, host(), threads, packed, at_once
+    def __init__(
+        self, stages: Stages, target: Target, threads: int, packed: tuple[float, float], at_once: float
+    ) -> None:  # fmt: skip
+        self.stages, self.target, self.threads, self.packed, self.at_once = stages, target, threads, packed, at_once
         self.count = 0
         """how often `memory` was asked for"""
         self._scratch: dict[Any, int] = {}

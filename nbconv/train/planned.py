@@ -12,7 +12,7 @@ from nbconv.graph import Spec
 from nbconv.runtime import available_threads
 from nbconv.train import building
 from nbconv.train.building import Built, Indivisible, Recipe
-from nbconv.train.step import TrainingStep
+from nbconv.train.step import TrainingStep, target_of
 from nbconv.train.thrift import MIB, USUAL, Thrift, TooLarge, levels
 
 SLOTS = 2
@@ -32,12 +32,13 @@ def planned(
     tries = [USUAL] if memory_mb is None else levels(samples, micro_batch_norm or not norms, memory_mb * MIB)
     least = float("inf")
     hopeless = False
+    target = target_of(options.get("home"))
     slots = max(options.get("threads") or available_threads(), SLOTS)
     for thrift in tries:
         if thrift.most and hopeless:
             continue
         try:
-            built = building.build(recipe, feeds, targets, state, thrift, slots)
+            built = building.build(recipe, feeds, targets, state, thrift, slots, target)
         except Indivisible:
             continue
         hopeless = thrift.most is not None and built.estimate > FAR * thrift.most

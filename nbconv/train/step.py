@@ -75,7 +75,7 @@ class TrainingStep:
         graph = rectify(graph, frozenset(fetch))
         outside = sum(self.state[n].nbytes for n, v in self.updates.items() if v not in placed)  # and small outputs
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, _target(home), most_packed=packed,
+            graph, {**self.feeds, **held}, Weights(drop), fetch, target_of(home), most_packed=packed,
             threads=max(self.threads, slots),
             at_once=at_once, enough=None if memory_mb is None else memory_mb * MIB - outside,
         )  # fmt: skip
@@ -235,7 +235,8 @@ class _Progress:
         return True
 
 
-def _target(home: State | None) -> Target:
+def target_of(home: State | None) -> Target:
+    """What a step's kernels are compiled for: the device that its state lives on, else this machine."""
     if home is not None:
         return home.device.target
     from nbconv.kernels.target import host
