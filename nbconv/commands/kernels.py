@@ -1,4 +1,4 @@
-"""Build, list and show kernels: the machine code that Numba compiles from nbconv/kernels/cpu, one library a family."""
+"""Build, list and show kernels: the machine code that Numba compiles from nbconv/kernels, one library a family."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ examples:
   nbconv kernels list
   nbconv kernels build
   nbconv kernels build --target aarch64 --into kernels-for-pi
+  nbconv kernels build --target cuda --into kernels-for-gpu
   nbconv kernels show pool --target x86-64-v3"""
 
 
