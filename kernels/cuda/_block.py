@@ -3,12 +3,12 @@ bits, since those of 64 take several instructions on a GPU."""
 
 from __future__ import annotations
 
-from ._numba import Floats, cgutils, cuda, intrinsic, ir, tiled, types
+from ._numba import Floats, cgutils, cuda, intrinsic, ir, on_tensor_cores, tiled, types
 from ._vector import call_ir, f32, i32, i64
 
 __all__ = [
-    "aligned", "at", "barrier", "below", "cuda", "given", "load4", "product", "quotient", "shared_floats", "short", "store4",
-    "tiled", "unseen",
+    "aligned", "at", "barrier", "below", "cuda", "given", "load2", "load4", "mma", "on_tensor_cores", "product", "quotient",
+    "shared_floats", "short", "store4", "tiled", "to_tf32", "unseen",
 ]  # fmt: skip
 
 
@@ -64,10 +64,10 @@ def barrier(tc):
     return types.void(), gen
 
 
-def _four(b, p, i):
-    """p[i:i+4] as a pointer to a vector of four floats, 16-byte aligned."""
+def _some(b, p, i, n):
+    """p[i:i+n] as a pointer to a vector of n floats, aligned as one."""
     p = b.gep(p, [i])
-    return b.bitcast(p, ir.VectorType(f32, 4).as_pointer(p.type.addrspace))
+    return b.bitcast(p, ir.VectorType(f32, n).as_pointer(p.type.addrspace))
 
 
 def _shared_pointer(ctx, b, kind, value):
@@ -81,10 +81,21 @@ def load4(tc, p, i):
 
     def gen(ctx, b, sig, args):
         base = args[0] if isinstance(kind, types.CPointer) else _shared_pointer(ctx, b, sig.args[0], args[0])
-        found = b.load(_four(b, base, args[1]), align=16)
+        found = b.load(_some(b, base, args[1], 4), align=16)
         return cgutils.pack_array(b, [b.extract_element(found, ir.Constant(i32, k)) for k in range(4)])
 
     return types.UniTuple(types.float32, 4)(p, types.uint64 if not isinstance(p, types.CPointer) else types.int64), gen
+
+
+@intrinsic
+def load2(tc, p, i):
+    """Two neighbours p[i:i+2] of shared memory; 8-byte aligned."""
+
+    def gen(ctx, b, sig, args):
+        found = b.load(_some(b, args[0], args[1], 2), align=8)
+        return cgutils.pack_array(b, [b.extract_element(found, ir.Constant(i32, k)) for k in range(2)])
+
+    return types.UniTuple(types.float32, 2)(p, types.int64), gen
 
 
 @intrinsic
@@ -97,7 +108,7 @@ def store4(tc, p, i, x, y, z, w):
         v = ir.Constant(ir.VectorType(f32, 4), ir.Undefined)
         for k in range(4):
             v = b.insert_element(v, args[2 + k], ir.Constant(i32, k))
-        b.store(v, _four(b, base, args[1]), align=16)
+        b.store(v, _some(b, base, args[1], 4), align=16)
         return ctx.get_dummy_value()
 
     index = types.uint64 if not isinstance(p, types.CPointer) else types.int64
@@ -159,3 +170,29 @@ def shared_floats(tc, n):
         return b.addrspacecast(b.gep(memory, [ir.Constant(i32, 0)] * 2), f32.as_pointer())
 
     return Floats(n), gen
+
+
+@intrinsic
+def to_tf32(tc, v):
+    """v rounded to the 10 bits of mantissa that `mma` reads, ties away from zero. (sm_80)"""
+
+    def gen(ctx, b, sig, args):
+        kind = ir.FunctionType(i32, [f32])
+        return b.bitcast(b.call(ir.InlineAsm(kind, "cvt.rna.tf32.f32 $0, $1;", "=r,f"), args), f32)
+
+    return types.float32(types.float32), gen
+
+
+@intrinsic
+def mma(tc, c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
+    """c + a·b of a warp's fragments by mma.m16n8k8, a and b as `to_tf32` rounds. Four floats. (sm_80)"""
+
+    def gen(ctx, b, sig, args):
+        four = ir.LiteralStructType([f32] * 4)
+        kind = ir.FunctionType(four, [i32] * 6 + [f32] * 4)
+        text = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+        asm = ir.InlineAsm(kind, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", side_effect=True)
+        found = b.call(asm, [*(b.bitcast(v, i32) for v in args[4:]), *args[:4]])
+        return cgutils.pack_array(b, [b.extract_value(found, k) for k in range(4)])
+
+    return types.UniTuple(types.float32, 4)(*[types.float32] * 10), gen

@@ -15,11 +15,11 @@ THREADS = 256
 
 def compile_family(family: str, goal: Target) -> tuple[bytes, dict]:
     """The PTX modules of all kernels of a family, one after another, and the manifest: arguments, and how to launch each."""
-    found = kernels_of(family)
-    if not found:
-        raise ValueError(f"the family {family} has no kernel for CUDA")
     digits = goal.cpu.removeprefix("sm_")
     capability = int(digits[:-1]), int(digits[-1])
+    found = kernels_of(family, capability)
+    if not found:
+        raise ValueError(f"the family {family} has no kernel for CUDA")
     image, formal, launches = b"", {}, {}
     for name, function in found.items():
         formal[name] = [[a, KINDS[kind]] for a, kind in arguments(function).items()]

@@ -65,6 +65,13 @@ def tiled(threads: int, blocks_per_sm: int = 1) -> Callable[[Callable], Callable
     return mark
 
 
+def on_tensor_cores(function: Callable) -> Callable:
+    """Marks a tiled kernel as the twin, of numbers rounded to TF32, of the one that has its name."""
+    function.__name__ += "_tf32"
+    function.__needs__ = (8, 0)  # type: ignore[attr-defined]
+    return function
+
+
 def inline(function: Callable) -> Callable:
     """A helper whose body is copied into its callers; a plain function in the simulator."""
     if SIMULATED:
@@ -98,10 +105,10 @@ def shared_source(family: str) -> ModuleType:
     return sys.modules[name]
 
 
-def kernels_of(family: str) -> dict[str, Callable]:
-    """The kernels of a family by name."""
-    module = importlib.import_module(f"{__package__}.{family}")
-    return {name: f for name, f in vars(module).items() if getattr(f, "__kernel__", False)}
+def kernels_of(family: str, capability: tuple[int, int] = (8, 0)) -> dict[str, Callable]:
+    """The kernels of a family by name, that GPUs of this compute capability can run."""
+    found = vars(importlib.import_module(f"{__package__}.{family}"))
+    return {n: f for n, f in found.items() if getattr(f, "__kernel__", False) and capability >= getattr(f, "__needs__", (0,))}
 
 
 def arguments(function: Callable) -> dict[str, types.Type]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ._numba import VECTOR, WARP, Bytes, Float, Floats, Int, Ints, context, inline, kernel, tiled
+from ._numba import VECTOR, WARP, Bytes, Float, Floats, Int, Ints, context, inline, kernel, on_tensor_cores, tiled
 
 __all__ = [
     "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "aligned", "at", "barrier", "below",
     "bits_exponent", "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline",
-    "kept", "kernel", "lane", "load", "load4", "load_part", "magic_round", "maximum", "minimum", "pow2", "product", "put",
-    "quotient", "scalar", "shared_floats", "short", "splat", "spread", "sqrt", "store", "store4", "store_part", "tiled",
-    "unordered", "unseen", "vec", "where",
+    "kept", "kernel", "lane", "load", "load2", "load4", "load_part", "magic_round", "maximum", "minimum", "mma", "on_tensor_cores", "pow2",
+    "product", "put", "quotient", "scalar", "shared_floats", "short", "splat", "spread", "sqrt", "store", "store4",
+    "store_part", "tiled", "to_tf32", "unordered", "unseen", "vec", "where",
 ]  # fmt: skip
 
 W = WARP
@@ -156,12 +156,13 @@ def bits_mantissa(x):
 
 def _meet(v):
     """The values of the warp's lanes, on each of them."""
-    thread = threading.current_thread()
-    held = thread._manager.__dict__.setdefault("lanes", {})  # type: ignore[attr-defined]
+    thread: Any = threading.current_thread()
+    held = thread._manager.__dict__.setdefault("lanes", {})
     barrier()
-    held[lane()] = v
+    held[thread.threadIdx.x] = v
     barrier()
-    return [held[k] for k in range(W)]
+    first = thread.threadIdx.x - lane()
+    return [held[first + k] for k in range(W)]
 
 
 @_by_warp
@@ -177,6 +178,21 @@ def hsum(v):
 def hmax(v):
     found = _meet(v)
     return F32(np.nan) if any(x != x for x in found) else max(found)
+
+
+def to_tf32(v):
+    bits = np.asarray(v, F32).view(np.uint32)
+    return v if not np.isfinite(v) else ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(F32)[()]
+
+
+def mma(c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
+    warp = np.array(_meet((a0, a1, a2, a3, b0, b1)), np.float64).reshape(8, 4, 6)  # rows r (columns of B), then q
+    a = np.empty((16, 8))
+    a[:8, :4], a[8:, :4], a[:8, 4:], a[8:, 4:] = (warp[:, :, k] for k in range(4))
+    b = np.concatenate([warp[:, :, 4], warp[:, :, 5]], axis=1).T
+    r, q = divmod(lane(), 4)
+    sums = (a @ b)[[r, r, r + 8, r + 8], [2 * q, 2 * q + 1] * 2]
+    return tuple(F32(float(c) + s) for c, s in zip((c0, c1, c2, c3), sums))
 
 
 def at(p, i):
@@ -197,6 +213,10 @@ def quotient(n, d):
 
 def barrier():
     threading.current_thread().syncthreads()  # type: ignore[attr-defined]
+
+
+def load2(p, i):
+    return p[i], p[i + 1]
 
 
 def load4(p, i):

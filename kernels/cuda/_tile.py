@@ -1,10 +1,10 @@
 """The tile of a matrix product that a block of threads computes: rows of A (channels last) × packed panels of B.
 
 A step of `DEPTH` products goes from global memory through registers into one of two halves of shared memory while the
-other half is multiplied: one barrier a step. Each thread holds `HIGH` × wide sums: quads of four rows and four columns,
-half a tile apart, so that a warp reads neighbouring 16 bytes. A comes as [row][k] and is stored as [k][row]: rows of the
-shared copy are four floats longer than the tile, which puts the two quads of k that a warp stores into different banks.
-Every sum is made in the order of k, whatever the tile's shape: the bits of a result do not depend on it.
+other half is multiplied: one barrier a step. `_products.py` says which sums a thread holds, and multiplies. A comes as
+[row][k] and is stored as [k][row]: rows of the shared copy are four floats longer than the tile, which puts the two quads of
+k that a warp stores into different banks. Every sum is made in the order of k, whatever the tile's shape: the bits of a
+result do not depend on it (on tensor cores a step's eight products are one sum).
 
 Indices are 64 bits wide, divisions 32: pixels, rows and units number fewer than 2^31.
 """
@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from ._math import activated
+from ._products import HIGH, fragments, quads
 from ._simd import (
     Float,
     Int,
@@ -30,6 +31,7 @@ from ._simd import (
     load4,
     maximum,
     minimum,
+    on_tensor_cores,
     quotient,
     scalar,
     splat,
@@ -41,8 +43,6 @@ NR = 2 * W
 """Columns of a packed panel; the last one has W where that is enough."""
 DEPTH = 8
 """Products of a step: two quads of A a row."""
-HIGH = 8
-"""Rows of a thread's sums."""
 NOTHING = 1 << 30
 """A k that no matrix has: what is read there is 0."""
 
@@ -64,50 +64,41 @@ TILES = LARGE, SMALL, NARROW = Tile(128, 128, 8, 2), Tile(64, 64, 4, 4), Tile(25
 """For large products; for those with too few tiles of that size to fill a GPU; for one narrow panel."""
 
 
-def by_tile(make: Callable[[Tile], Callable]) -> Callable:
-    """The kernel that ``make`` makes for `LARGE` tiles; its argument ``rows`` tells which of `TILES` a step wants."""
-    found = [make(tile) for tile in TILES]
+def by_tile(make: Callable[[Tile, bool], Callable], tensor: bool = False) -> Callable:
+    """The kernel that ``make`` makes for `LARGE` tiles; its argument ``rows`` tells which of `TILES` a step wants.
+    ``tensor``: it needs tensor cores for TF32, and is named so."""
+    found = [make(tile, tensor) for tile in TILES]
+    for kernel in found if tensor else []:
+        on_tensor_cores(kernel)
     found[0].__variants__ = ("rows", [(tile.rows, kernel) for tile, kernel in zip(TILES, found)])  # type: ignore
     return found[0]
 
 
-def working(tile: Tile) -> SimpleNamespace:
-    """The parts of a tile's work as functions to inline, its sizes being constants in them.
+def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
+    """The parts of a tile's work as functions to inline, its sizes being constants in them. ``tensor``: products by tensor
+    cores, of numbers rounded to TF32 (see `fragments`).
 
     ``held`` is what a thread carries from global to shared memory: its quads of A, then its quad of B. ``half`` is where the
     half of shared memory in use begins: A's rows, then B's.
     """
-    threads, columns, wide = tile.threads, tile.columns, tile.wide
-    pitch = tile.rows + 4
+    threads, columns = tile.threads, tile.columns
     a_quads = tile.rows * DEPTH // 4 // threads
     b_quads = columns * DEPTH // 4
     b_all = b_quads == threads
-    b_at = DEPTH * pitch
-    size = DEPTH * (pitch + columns)
+    lay = fragments(tile) if tensor else quads(tile)
+    place, row_of, reads, stores, multiply = lay.place, lay.row_of, lay.reads, lay.stores, lay.multiply
+    put_a, put_b, stage_row, high, size, stage_pitch = lay.put_a, lay.put_b, lay.stage_row, lay.high, lay.size, lay.stage_pitch
     both, carried = 2 * size, 4 * a_quads + 4
-    sums = HIGH * wide
+    sums = tile.rows * columns // threads
     panel = min(NR, columns)
     panel_quads, row_quads = _log2(panel * DEPTH // 4), _log2(panel // 4)
-    across = columns // 4 if wide == 4 else columns // 8
-    """threads side by side"""
-    down = threads // across
-    lanes_across = 8
-    warps_across = _log2(across // lanes_across)
-    row_step, column_step = down * 4, across * 4
-    staged = 2 if 4 * down * columns > 2 * size else 4
-    """rows of a thread that shared memory has room for when the products are done"""
-    parts, staged_bits, quads_wide = HIGH // staged, _log2(staged), _log2(columns // 4)
+    down = tile.rows // high
+    """quads of rows that are staged at a time"""
+    staged = 1 if tensor else 2 if 4 * down * stage_pitch > both else 4
+    """rows of a thread that shared memory has room for when the products are done; so many of `fragments` meet no bank twice"""
+    parts, staged_bits, quads_wide = high // staged, _log2(staged), _log2(columns // 4)
     turns = staged * down * columns // 4 // threads
-    assert staged * down * columns <= 2 * size
-
-    @inline
-    def place():
-        """(ty, tx): which quads of rows and of columns are the thread's. A warp is 4 × 8 threads."""
-        t = Int(cuda.threadIdx.x)
-        warp = t >> 5
-        ty = ((warp >> warps_across) << 2) + ((t & 31) >> 3)
-        tx = ((warp & ((1 << warps_across) - 1)) << 3) + (t & 7)
-        return ty, tx
+    assert staged * down * stage_pitch <= both
 
     @inline
     def a_row(i):
@@ -136,49 +127,19 @@ def working(tile: Tile) -> SimpleNamespace:
     def shared_places():
         """Where a thread has its quads in a half of shared memory: (A's that it reads, B's, A's that it stores, B's)."""
         t = Int(cuda.threadIdx.x)
-        ty, tx = place()
         kb = (t & ((1 << panel_quads) - 1)) >> row_quads
         column = (t >> panel_quads) * NR + (t & ((1 << row_quads) - 1)) * 4
-        reads_a, reads_b = ty * 4, b_at + tx * 4
-        stores_a, stores_b = a_k() * pitch + a_row(0), b_at + kb * columns + column
+        reads_a, reads_b = reads()
+        stores_a, stores_b = stores(a_row(0), a_k(), kb, column)
         return unseen(reads_a), unseen(reads_b), unseen(stores_a), unseen(stores_b)
 
     @inline
     def put_down(shared, to_a, to_b, held):
-        """Store what a thread holds into a half of shared memory, A turned."""
+        """Store what a thread holds into a half of shared memory."""
         for i in range(a_quads):
-            for j in range(4):
-                shared[to_a + j * pitch + i * (threads // 2)] = held[4 * i + j]
-        b = 4 * a_quads
+            put_a(shared, to_a, i, held, threads // 2)
         if b_all or Int(cuda.threadIdx.x) < b_quads:
-            store4(shared, to_b, held[b], held[b + 1], held[b + 2], held[b + 3])
-
-    @inline
-    def step(shared, ia, ib, acc, a, b):
-        """One k: the sums plus the products of a column of A and a row of B, from shared memory."""
-        for h in range(2):
-            v = load4(shared, ia + h * row_step)
-            a[4 * h], a[4 * h + 1], a[4 * h + 2], a[4 * h + 3] = v[0], v[1], v[2], v[3]
-        for h in range(wide // 4):
-            v = load4(shared, ib + h * column_step)
-            b[4 * h], b[4 * h + 1], b[4 * h + 2], b[4 * h + 3] = v[0], v[1], v[2], v[3]
-        for i in range(HIGH):
-            for j in range(wide):
-                acc[i * wide + j] = fma(a[i], b[j], acc[i * wide + j])
-
-    @inline
-    def multiply(shared, ia, ib, acc):
-        """The products of a whole step. The calls are written out: loops over k would be loops in the machine code."""
-        a = cuda.local.array(HIGH, Float)
-        b = cuda.local.array(wide, Float)
-        step(shared, ia, ib, acc, a, b)
-        step(shared, ia + pitch, ib + columns, acc, a, b)
-        step(shared, ia + 2 * pitch, ib + 2 * columns, acc, a, b)
-        step(shared, ia + 3 * pitch, ib + 3 * columns, acc, a, b)
-        step(shared, ia + 4 * pitch, ib + 4 * columns, acc, a, b)
-        step(shared, ia + 5 * pitch, ib + 5 * columns, acc, a, b)
-        step(shared, ia + 6 * pitch, ib + 6 * columns, acc, a, b)
-        step(shared, ia + 7 * pitch, ib + 7 * columns, acc, a, b)
+            put_b(shared, to_b, held, 4 * a_quads)
 
     @inline
     def stage(shared, acc, part):
@@ -188,18 +149,14 @@ def working(tile: Tile) -> SimpleNamespace:
         elif part == 1:
             stage_rows(shared, acc, staged)
         elif part == 2:
-            stage_rows(shared, acc, 2 * staged % HIGH)
+            stage_rows(shared, acc, 2 * staged % high)
         else:
-            stage_rows(shared, acc, 3 * staged % HIGH)
+            stage_rows(shared, acc, 3 * staged % high)
 
     @inline
     def stage_rows(shared, acc, r):
-        ty, tx = place()
         for i in range(staged):
-            for h in range(wide // 4):
-                s = (r + i) * wide + 4 * h
-                to = (ty * staged + i) * columns + h * column_step + tx * 4
-                store4(shared, to, acc[s], acc[s + 1], acc[s + 2], acc[s + 3])
+            stage_row(shared, acc, r + i, i, staged)
 
     @inline
     def results(
@@ -232,9 +189,9 @@ def working(tile: Tile) -> SimpleNamespace:
             for turn in range(unseen(turns)):
                 s = (t >> quads_wide) + turn * (threads >> quads_wide)
                 r = part * staged + (s & (staged - 1))
-                row = m0 + (r >> 2) * row_step + (s >> staged_bits) * 4 + (r & 3)
+                row = m0 + row_of(s >> staged_bits, r)
                 if row < m and left > 0:
-                    got = load4(shared, s * columns + column - n0)
+                    got = load4(shared, s * stage_pitch + column - n0)
                     v[0], v[1], v[2], v[3] = got[0] + add[0], got[1] + add[1], got[2] + add[2], got[3] + add[3]
                     pixel = row
                     if placed:
@@ -250,7 +207,7 @@ def working(tile: Tile) -> SimpleNamespace:
                         for j in range(4):
                             v[j] = scalar(minimum(maximum(splat(v[j]), low), high))
                     else:
-                        activate(shared, s * columns + column - n0, v, act, alpha, beta)
+                        activate(shared, s * stage_pitch + column - n0, v, act, alpha, beta)
                     if affine:
                         for j in range(4):
                             v[j] = fma(v[j], factor[j], term[j])

@@ -40,9 +40,9 @@ def inside(iy, ix, h, width):
     return below(iy, h) & below(ix, width)
 
 
-def convolution(tile: Tile):
+def convolution(tile: Tile, tensor: bool):
     """The kernel `conv` for one shape of tile."""
-    work = working(tile)
+    work = working(tile, tensor)
     tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
     two, carried, at_b = work.a_quads > 1, work.carried, 4 * work.a_quads
     a_row, a_k, b_place, shared_places = work.a_row, work.a_k, work.b_place, work.shared_places
@@ -152,3 +152,4 @@ def convolution(tile: Tile):
 
 
 conv = by_tile(convolution)
+conv_tf32 = by_tile(convolution, True)

@@ -4,9 +4,9 @@ from ._simd import Float, Floats, Int, aligned, at, barrier, below, cuda, inline
 from ._tile import DEPTH, Tile, by_tile, fetch, working
 
 
-def product(tile: Tile):
+def product(tile: Tile, tensor: bool):
     """The kernel `gemm` for one shape of tile."""
-    work = working(tile)
+    work = working(tile, tensor)
     tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
     two, carried, at_b = work.a_quads > 1, work.carried, 4 * work.a_quads
     a_row, a_k, b_place, shared_places = work.a_row, work.a_k, work.b_place, work.shared_places
@@ -81,3 +81,4 @@ def product(tile: Tile):
 
 
 gemm = by_tile(product)
+gemm_tf32 = by_tile(product, True)

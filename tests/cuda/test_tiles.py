@@ -11,6 +11,7 @@ import pytest
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.target import target
 from nbconv.ops.packing import ceil, pack, pad_bias, padded
+from tests.cuda import numeric
 from tests.cuda.kernels import COMPILER
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
@@ -71,14 +72,19 @@ def close(got: np.ndarray, exact: np.ndarray) -> None:
     assert np.abs(got - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
-def gemm(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0):
+def seen(array: np.ndarray, kernel: str) -> np.ndarray:
+    """What a kernel's products see of float32 numbers, in float64."""
+    return (numeric.to_tf32(array) if kernel.endswith("_tf32") else array).astype(float)
+
+
+def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0, kernel="gemm"):
     lda, ldy, columns = lda or k, ldy or n, TILES[rows]
     a, b, bias = rand(batch, m, lda), rand(batch, k, n), rand(n)
     res, y = rand(m, n) if residual else None, np.full((batch, m, ldy), np.nan, np.float32)
     scale, shift = (rand(n) + 2, -rand(n)) if affine else (None, rand(n))
     packed = [None if v is None else pad_bias(v, 1, n, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)]
     counts = run(
-        "gemm", "gemm", rows, batch * ceil(m, rows) * ceil(n, columns),
+        "gemm", kernel, rows, batch * ceil(m, rows) * ceil(n, columns),
         {
             "a": a, "b": pack(b, LANES, COLUMNS), "bias": packed[0], "res": res, "y": y, "m": m, "n": n, "k": k, "lda": lda,
             "ldy": ldy, "ldres": n if residual else 0, "batch_a": m * lda, "batch_b": k * padded(n, LANES, COLUMNS),
@@ -86,15 +92,15 @@ def gemm(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=Fa
             "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
         }, blocks,
     )  # fmt: skip
-    exact = a[:, :, :k].astype(float) @ b.astype(float) + bias + (0 if res is None else res)
+    exact = seen(a[:, :, :k], kernel) @ seen(b, kernel) + bias + (0 if res is None else res)
     close(y[:, :, :n], finish(exact, code, scale, shift))
     assert np.isnan(y[:, :, n:]).all()
     return counts
 
 
-def conv(
+def convolutions(
     rows, shape, og, kernel=(1, 1), s=(1, 1), d=(1, 1), pads=(0, 0, 0, 0), groups=1, ldx=0, ldy=0, residual=False, code=0,
-    affine=False, place=(1, 1, 0, 0), blocks=0,
+    affine=False, place=(1, 1, 0, 0), blocks=0, name="conv",
 ):  # fmt: skip
     """``place``: steps down and across between the pixels of y that are made, and the first one's row and column."""
     (n, h, w, cg), (kh, kw), (down, across, oy0, ox0), columns = shape, kernel, place, TILES[rows]
@@ -111,7 +117,7 @@ def conv(
         None if v is None else pad_bias(v, groups, og, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)
     ]
     counts = run(
-        "conv", "conv", rows, groups * ceil(n * oh * ow, rows) * ceil(og, columns),
+        "conv", name, rows, groups * ceil(n * oh * ow, rows) * ceil(og, columns),
         {
             "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": packed[0], "res": res, "y": y,
             "zeros": np.zeros(cg, np.float32), "m": n * oh * ow, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh,
@@ -122,11 +128,11 @@ def conv(
             "beta": 0.5, "scale": packed[1], "shift": packed[2],
         }, blocks,
     )  # fmt: skip
-    wide = np.pad(x[..., : groups * cg].astype(float), ((0, 0), pads[::2], pads[1::2], (0, 0)))
+    wide = np.pad(seen(x[..., : groups * cg], name), ((0, 0), pads[::2], pads[1::2], (0, 0)))
     exact = np.zeros((n, oh, ow, groups, og))
     for ky, kx in np.ndindex(kh, kw):
-        seen = wide[:, ky * d[0] :: s[0], kx * d[1] :: s[1]][:, :oh, :ow].reshape(n, oh, ow, groups, cg)
-        exact += np.einsum("nhwgc,gco->nhwgo", seen, weights[:, ky, kx].astype(float))
+        window = wide[:, ky * d[0] :: s[0], kx * d[1] :: s[1]][:, :oh, :ow].reshape(n, oh, ow, groups, cg)
+        exact += np.einsum("nhwgc,gco->nhwgo", window, seen(weights[:, ky, kx], name))
     made = (slice(None), slice(oy0, None, down), slice(ox0, None, across), slice(c))
     exact = exact.reshape(n, oh, ow, c) + bias + (0 if res is None else res[made])
     close(y[made], finish(exact, code, scale, shift))
@@ -135,20 +141,22 @@ def conv(
     return counts
 
 
+@pytest.mark.parametrize("tf32", ["", "_tf32"])
 @pytest.mark.parametrize("rows", TILES)
-def test_hot_loops_meet_no_bank_twice_and_use_what_they_load(rows):
+def test_hot_loops_meet_no_bank_twice_and_use_what_they_load(rows, tf32):
     columns = TILES[rows]
     for counts in (
-        gemm(rows, rows + 64, columns, 64),
-        conv(rows, (1, 16, 20, 32), columns, (3, 3), pads=(1, 1, 1, 1)),
+        products(rows, rows + 64, columns, 64, kernel="gemm" + tf32),
+        convolutions(rows, (1, 16, 20, 32), columns, (3, 3), pads=(1, 1, 1, 1), name="conv" + tf32),
     ):
         assert counts.conflicts <= 1.1 and counts.coalescing >= 0.9
         assert all(i.conflicts is None or i.conflicts <= 1.1 for i in counts.instructions)
 
 
+@pytest.mark.parametrize("tf32", ["", "_tf32"])
 @pytest.mark.parametrize("rows", TILES)
-def test_gemm(rows):
-    n = TILES[rows]
+def test_gemm(rows, tf32):
+    n, gemm = TILES[rows], functools.partial(products, kernel="gemm" + tf32)
     gemm(rows, rows + 2, n - 1, 37, ldy=n + 3)
     gemm(rows, 3, min(n, 33), 5, lda=7, batch=2)
     gemm(rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 24, residual=True, code=2, affine=True, blocks=1)
@@ -156,9 +164,10 @@ def test_gemm(rows):
     gemm(rows, 70, n - 4, 12, code=5)
 
 
+@pytest.mark.parametrize("tf32", ["", "_tf32"])
 @pytest.mark.parametrize("rows", TILES)
-def test_conv(rows):
-    few = TILES[rows] == 32
+def test_conv(rows, tf32):
+    few, conv = TILES[rows] == 32, functools.partial(convolutions, name="conv" + tf32)
     conv(rows, (2, 9, 7, 3), 5, (3, 3), s=(2, 2), pads=(1, 0, 2, 1))
     conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), d=(2, 3), pads=(0, 1, 2, 3), groups=2, residual=True, code=2)
     conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), groups=2, code=2, affine=True)
