@@ -21,7 +21,8 @@ class Target(NamedTuple):
     all of the machine finds work.
 
     On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
-    (rows, columns, multiply-adds of a main loop's instructions); ``rows`` are those of the smallest.
+    (rows, columns, multiply-adds of a main loop's instructions); ``rows`` are those of the smallest. ``tf32``: tensor cores
+    multiply, numbers rounded to TF32. That is no target of its own: the kernels for it are in the same libraries.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Target(NamedTuple):
     winograd: bool = True
     units: int = 16
     tiles: tuple[tuple[int, int, float], ...] = ()
+    tf32: bool = False
 
     @property
     def gpu(self) -> bool:

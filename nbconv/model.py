@@ -50,11 +50,12 @@ def load(
     """The model of an ONNX file, given by path or as its bytes.
 
     ``threads``: how many may work on a run (default: what affinity and the cgroup allow). ``device``: "cpu", or "cuda" or
-    "cuda:1" for an NVIDIA GPU (docs/cuda.md), DeviceError where it is not there. ``tune``: on the CPU, for each new set of
-    input shapes the candidate algorithms are timed once, and the choice is kept with the prepared model; the last bits of
-    results then depend on what was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path
-    that cannot be read, ModelError for what is no valid model, UnsupportedError (a ModelError) that names all operators,
-    attributes and types that nbconv lacks. Weights stay views of the file while they can: do not change it.
+    "cuda:1" for an NVIDIA GPU, with ":tf32" behind it for products by its tensor cores, of numbers rounded to TF32
+    (docs/cuda.md); DeviceError where it is not there. ``tune``: on the CPU, for each new set of input shapes the candidate
+    algorithms are timed once, and the choice is kept with the prepared model; the last bits of results then depend on what
+    was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path that cannot be read, ModelError
+    for what is no valid model, UnsupportedError (a ModelError) that names all operators, attributes and types that nbconv
+    lacks. Weights stay views of the file while they can: do not change it.
     """
     from nbconv.converters.weights import Source
 

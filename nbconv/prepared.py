@@ -145,7 +145,7 @@ class Prepared:
 
     def __init__(self, name: str, target: Target) -> None:
         folder = cache_folder()
-        name = sha256(f"{name} {code()} {target[:7]}".encode())[:32]
+        name = sha256(f"{name} {code()} {target[:7]} {target.tf32}".encode())[:32]
         self._folder = None if folder is None else os.path.join(folder, "prepared", name)
         self._weights: dict[str, np.ndarray] | None = None
 

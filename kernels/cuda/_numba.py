@@ -108,7 +108,9 @@ def shared_source(family: str) -> ModuleType:
 def kernels_of(family: str, capability: tuple[int, int] = (8, 0)) -> dict[str, Callable]:
     """The kernels of a family by name, that GPUs of this compute capability can run."""
     found = vars(importlib.import_module(f"{__package__}.{family}"))
-    return {n: f for n, f in found.items() if getattr(f, "__kernel__", False) and capability >= getattr(f, "__needs__", (0,))}
+    return {
+        n: f for n, f in found.items() if getattr(f, "__kernel__", False) and capability >= getattr(f, "__needs__", (0,))
+    }
 
 
 def arguments(function: Callable) -> dict[str, types.Type]:

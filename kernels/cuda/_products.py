@@ -62,6 +62,17 @@ def quads(tile: Tile) -> SimpleNamespace:
             shared[to + j * pitch + i * further] = held[4 * i + j]
 
     @inline
+    def put_turned(shared, half, quad, k, held):
+        """Four rows of A and four columns of B of one k, both the quad-th, where A comes as [k][row]."""
+        store4(shared, half + k * pitch + quad * 4, held[0], held[1], held[2], held[3])
+        store4(shared, half + size_a + k * columns + quad * 4, held[4], held[5], held[6], held[7])
+
+    @inline
+    def turned_row(row):
+        """The row of A that `put_turned` has put in the place of this one."""
+        return row
+
+    @inline
     def put_b(shared, to, held, at):
         """Four columns of a k."""
         store4(shared, to, held[at], held[at + 1], held[at + 2], held[at + 3])
@@ -177,6 +188,19 @@ def fragments(tile: Tile) -> SimpleNamespace:
             shared[to + j * (columns // 2)] = to_tf32(held[at + j])
 
     @inline
+    def put_turned(shared, half, quad, k, held):
+        """Four rows of A and four columns of B of one k, both the quad-th, where A comes as [k][row]."""
+        a = half + (k >> 1) * a_pitch + (quad >> 1) * 4 + 2 * slot(k) + (quad & 1)
+        for j in range(4):
+            shared[a + j * (tile.rows // 2)] = to_tf32(held[j])
+        put_b(shared, half + size_a + swapped(k >> 1) * b_pitch + quad * 2 + slot(k), held, 4)
+
+    @inline
+    def turned_row(row):
+        """The row of A that `put_turned` has put in the place of this one."""
+        return (row & (tile.rows // 4 - 1)) * 4 + row // (tile.rows // 4)
+
+    @inline
     def multiply(shared, ia, ib, acc):
         """The products of a whole step."""
         for i in range(2):
@@ -204,6 +228,7 @@ def fragments(tile: Tile) -> SimpleNamespace:
 
 def _shared(found: dict) -> SimpleNamespace:
     names = (
-        "place", "row_of", "reads", "stores", "put_a", "put_b", "multiply", "stage_row", "high", "size", "stage_pitch"
+        "place", "row_of", "reads", "stores", "put_a", "put_b", "put_turned", "turned_row", "multiply", "stage_row", "high",
+        "wide", "size", "stage_pitch",
     )  # fmt: skip
     return SimpleNamespace(**{name: found[name] for name in names})

@@ -87,7 +87,8 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
     b_all = b_quads == threads
     lay = fragments(tile) if tensor else quads(tile)
     place, row_of, reads, stores, multiply = lay.place, lay.row_of, lay.reads, lay.stores, lay.multiply
-    put_a, put_b, stage_row, high, size, stage_pitch = lay.put_a, lay.put_b, lay.stage_row, lay.high, lay.size, lay.stage_pitch
+    put_a, put_b, put_turned, turned_row = lay.put_a, lay.put_b, lay.put_turned, lay.turned_row
+    stage_row, high, wide, size, stage_pitch = lay.stage_row, lay.high, lay.wide, lay.size, lay.stage_pitch
     both, carried = 2 * size, 4 * a_quads + 4
     sums = tile.rows * columns // threads
     panel = min(NR, columns)

@@ -19,6 +19,7 @@ from ._simd import (
     kernel,
     load,
     load4,
+    on_tensor_cores,
     put,
     quotient,
     shared_floats,
@@ -26,14 +27,11 @@ from ._simd import (
     store,
     store4,
     tiled,
+    unseen,
 )
 from ._tile import DEPTH, SMALL, working
 
-work = working(SMALL)
-place, multiply = work.place, work.multiply
 ROWS, COLUMNS, THREADS = SMALL.rows, SMALL.columns, SMALL.threads
-HALF, BOTH, SUMS, PITCH, ROW_STEP = work.size, work.both, work.sums, work.pitch, work.row_step
-AT_B = DEPTH * PITCH
 QUADS = ROWS // 4
 OUTSIDE, LOW = 1 << 30, 0xFFFFFFFF
 """How far below an image a tap lies that there is not."""
@@ -41,120 +39,6 @@ SIDE = 32
 HELD = SIDE * (SIDE + 1)
 MERGERS = 256
 """Threads of `merge`."""
-
-
-@tiled(THREADS, SMALL.blocks)
-def conv_grad_weight(
-    x: Floats, dy: Floats, y: Floats, zeros: Floats,
-    m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, og: Int,
-    kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    groups: Int, parts: Int, pixels: Int, columns: Int, chunk: Int, padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
-    """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels`` of
-    the part, out of m = n·oh·ow.
-
-    x (n, h, width, ldx), cg channels a group; dy (n, oh, ow, ldy), og a group; ``padded`` floats a row of y. A unit is
-    (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
-    """
-    shared = shared_floats(BOTH)
-    acc = cuda.local.array(SUMS, Float)
-    for i in range(SUMS):
-        acc[i] = Float(0)
-    down = quotient(kh * kw * cg + ROWS - 1, ROWS)
-    across = quotient(og + COLUMNS - 1, COLUMNS)
-    pair = quotient(first, down * across)
-    tile = first - pair * down * across
-    r0 = quotient(tile, across) * ROWS
-    n0 = tile * COLUMNS - quotient(tile, across) * across * COLUMNS
-    part = quotient(pair, groups)
-    g = pair - part * groups
-    p0 = part * pixels
-    p1 = min(m, p0 + pixels)
-    xg = at(x, g * cg)
-    dyg = at(dy, g * og)
-    whole = cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy)
-    if whole:
-        _products(
-            True, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
-        )
-    else:
-        _products(
-            False, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
-        )
-    ty, tx = place()
-    target = at(y, pair * kh * kw * cg * padded + n0 + tx * 4)
-    for i in range(8):
-        r = r0 + i // 4 * ROW_STEP + ty * 4 + i % 4
-        if below(r, kh * kw * cg):
-            store4(target, r * padded, acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3])
-
-
-@inline
-def _products(whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw):
-    """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``: 16
-    bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading."""
-    t = Int(cuda.threadIdx.x)
-    mine = t // QUADS
-    quad = t % QUADS * 4
-    held = cuda.local.array(8, Float)
-    taps = cuda.local.array(
-        4, Int
-    )  # where a row's tap lies from the stride's corner: down in the high half, across in the low
-    shift = cuda.local.array(4, Int)
-    for j in range(4):
-        if j == 0 or not whole:
-            r = r0 + quad + j
-            tap = quotient(r, cg)
-            ky = quotient(tap, kw)
-            down = ky * dh - ph
-            across = (tap - ky * kw) * dw - pw
-            shift[j] = (down * width + across) * ldx + r - tap * cg
-            taps[j] = ((down if below(tap, kh * kw) else OUTSIDE) << 32) + (across & LOW)
-    p = p0 + mine
-    line = quotient(p, ow)
-    ix = (p - line * ow) * sw
-    n = quotient(line, oh)
-    iy = (line - n * oh) * sh
-    corner = ((n * h + iy) * width + ix) * ldx
-    skip_y = quotient(DEPTH, ow)
-    skip_x = (DEPTH - skip_y * ow) * sw
-    skip_n = quotient(skip_y, oh)
-    skip_y = (skip_y - skip_n * oh) * sh
-    skip = ((skip_n * h + skip_y) * width + skip_x) * ldx
-    wide, high = ow * sw, oh * sh
-    skip_line = (sh * width - wide) * ldx
-    skip_image = (h - high) * width * ldx
-    dy = at(dy, p * ldy + n0 + quad)
-    columns = og - n0 - quad
-    end = p1 if columns > 0 else 0
-    _read(whole, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
-    _put(shared, 0, mine, quad, held)
-    barrier()
-    half = 0
-    ty, tx = place()
-    done = p0
-    while below(done, p1):
-        done += DEPTH
-        p += DEPTH
-        dy = at(dy, DEPTH * ldy)
-        corner += skip
-        ix += skip_x
-        iy += skip_y
-        if not below(ix, wide):
-            ix -= wide
-            iy += sh
-            corner += skip_line
-        if not below(iy, high):
-            iy -= high
-            corner += skip_image
-        if whole:  # on its way while the other half is multiplied; what is read singly needs too many registers for that
-            _read(True, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
-        multiply(shared, half + ty * 4, half + AT_B + tx * 4, acc)
-        if not whole:
-            _read(False, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
-        half = HALF - half
-        _put(shared, half, mine, quad, held)
-        barrier()
 
 
 @inline
@@ -188,10 +72,182 @@ def _inside(i, n):
     return i >= 0 and i < n
 
 
-@inline
-def _put(shared, half, mine, quad, held):
-    store4(shared, half + mine * PITCH + quad, held[0], held[1], held[2], held[3])
-    store4(shared, half + AT_B + mine * COLUMNS + quad, held[4], held[5], held[6], held[7])
+def grad_weight(tensor: bool):
+    """The kernel `conv_grad_weight`; ``tensor``: on tensor cores."""
+    work = working(SMALL, tensor)
+    half_size, both, sums, high, wide = work.size, work.both, work.sums, work.high, work.wide
+    place, reads, multiply, put_turned = work.place, work.reads, work.multiply, work.put_turned
+    row_of, turned_row = work.row_of, work.turned_row
+
+    @inline
+    def products(
+        whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
+    ):
+        """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``: 16
+        bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading."""
+        t = Int(cuda.threadIdx.x)
+        mine = t // QUADS
+        quad = t % QUADS * 4
+        held = cuda.local.array(8, Float)
+        taps = cuda.local.array(
+            4, Int
+        )  # where a row's tap lies from the stride's corner: down in the high half, across in the low
+        shift = cuda.local.array(4, Int)
+        for j in range(4):
+            if j == 0 or not whole:
+                r = r0 + quad + j
+                tap = quotient(r, cg)
+                ky = quotient(tap, kw)
+                down = ky * dh - ph
+                across = (tap - ky * kw) * dw - pw
+                shift[j] = (down * width + across) * ldx + r - tap * cg
+                taps[j] = ((down if below(tap, kh * kw) else OUTSIDE) << 32) + (across & LOW)
+        p = p0 + mine
+        line = quotient(p, ow)
+        ix = (p - line * ow) * sw
+        n = quotient(line, oh)
+        iy = (line - n * oh) * sh
+        corner = ((n * h + iy) * width + ix) * ldx
+        skip_y = quotient(DEPTH, ow)
+        skip_x = (DEPTH - skip_y * ow) * sw
+        skip_n = quotient(skip_y, oh)
+        skip_y = (skip_y - skip_n * oh) * sh
+        skip = ((skip_n * h + skip_y) * width + skip_x) * ldx
+        wide, high = ow * sw, oh * sh
+        skip_line = (sh * width - wide) * ldx
+        skip_image = (h - high) * width * ldx
+        dy = at(dy, p * ldy + n0 + quad)
+        columns = og - n0 - quad
+        end = p1 if columns > 0 else 0
+        _read(whole, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
+        put_turned(shared, 0, t % QUADS, mine, held)
+        barrier()
+        half = 0
+        reads_a, reads_b = reads()
+        done = p0
+        while below(done, p1):
+            done += DEPTH
+            p += DEPTH
+            dy = at(dy, DEPTH * ldy)
+            corner += skip
+            ix += skip_x
+            iy += skip_y
+            if not below(ix, wide):
+                ix -= wide
+                iy += sh
+                corner += skip_line
+            if not below(iy, high):
+                iy -= high
+                corner += skip_image
+            if whole:  # on its way while the other half is multiplied; what is read singly needs too many registers for that
+                _read(True, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
+            multiply(shared, half + reads_a, half + reads_b, acc)
+            if not whole:
+                _read(False, held, x, dy, p, p1, end, iy, ix, corner, columns, taps, shift, h, width)
+            half = half_size - half
+            put_turned(shared, half, t % QUADS, mine, held)
+            barrier()
+
+    @tiled(THREADS, SMALL.blocks)
+    def conv_grad_weight(
+        x: Floats, dy: Floats, y: Floats, zeros: Floats,
+        m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, og: Int,
+        kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
+        groups: Int, parts: Int, pixels: Int, columns: Int, chunk: Int, padded: Int, first: Int, last: Int,
+    ) -> None:  # fmt: skip
+        """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels`` of
+        the part, out of m = n·oh·ow.
+
+        x (n, h, width, ldx), cg channels a group; dy (n, oh, ow, ldy), og a group; ``padded`` floats a row of y. A unit is
+        (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
+        """
+        shared = shared_floats(both)
+        acc = cuda.local.array(sums, Float)
+        for i in range(sums):
+            acc[i] = Float(0)
+        down = quotient(kh * kw * cg + ROWS - 1, ROWS)
+        across = quotient(og + COLUMNS - 1, COLUMNS)
+        pair = quotient(first, down * across)
+        tile = first - pair * down * across
+        r0 = quotient(tile, across) * ROWS
+        n0 = tile * COLUMNS - quotient(tile, across) * across * COLUMNS
+        part = quotient(pair, groups)
+        g = pair - part * groups
+        p0 = part * pixels
+        p1 = min(m, p0 + pixels)
+        xg = at(x, g * cg)
+        dyg = at(dy, g * og)
+        whole = cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy)
+        if whole:
+            products(
+                True,
+                shared,
+                acc,
+                xg,
+                dyg,
+                r0,
+                n0,
+                p0,
+                p1,
+                h,
+                width,
+                ldx,
+                cg,
+                oh,
+                ow,
+                ldy,
+                og,
+                kh,
+                kw,
+                sh,
+                sw,
+                dh,
+                dw,
+                ph,
+                pw,
+            )
+        else:
+            products(
+                False,
+                shared,
+                acc,
+                xg,
+                dyg,
+                r0,
+                n0,
+                p0,
+                p1,
+                h,
+                width,
+                ldx,
+                cg,
+                oh,
+                ow,
+                ldy,
+                og,
+                kh,
+                kw,
+                sh,
+                sw,
+                dh,
+                dw,
+                ph,
+                pw,
+            )
+        ty, tx = place()
+        target = at(y, pair * kh * kw * cg * padded + n0 + tx * 4)
+        for i in range(high):
+            r = r0 + turned_row(row_of(ty, i))
+            if below(r, kh * kw * cg):
+                for j in range(0, wide, 4):
+                    s = i * wide + j
+                    store4(target, r * padded + j, acc[s], acc[s + 1], acc[s + 2], acc[s + 3])
+
+    return conv_grad_weight
+
+
+conv_grad_weight = grad_weight(False)
+conv_grad_weight_tf32 = on_tensor_cores(grad_weight(True))
 
 
 @tiled(MERGERS)

@@ -18,16 +18,16 @@ _lock = threading.Lock()
 
 
 def find(name: str) -> Device:
-    """The GPU of this name: "cuda" (the first) or "cuda:1". ValueError for another name, DeviceError where it is not
-    there."""
-    found = re.fullmatch(r"cuda(?::(\d{1,4}))?", name)
+    """The GPU of this name: "cuda" (the first) or "cuda:1"; "cuda:tf32" or "cuda:1:tf32" for products of numbers rounded to
+    TF32, on tensor cores. ValueError for another name, DeviceError where it is not there or has no such tensor cores."""
+    found = re.fullmatch(r"cuda(?::(\d{1,4}))?(:tf32)?", name)
     if found is None:
-        raise ValueError(f"device {name!r} is not available, wanted 'cpu', 'cuda' or 'cuda:1'")
-    number = int(found[1] or 0)
+        raise ValueError(f"device {name!r} is not available, wanted 'cpu', 'cuda', 'cuda:1' or 'cuda:tf32'")
+    number, tf32 = int(found[1] or 0), found[2] or ""
     with _lock:
-        key = f"cuda:{number}"
+        key = f"cuda:{number}{tf32}"
         if key not in _devices:
             from nbconv.cuda.driver import Driver
 
-            _devices[key] = Driver(number)
+            _devices[key] = Driver(number, tf32=bool(tf32))
         return _devices[key]

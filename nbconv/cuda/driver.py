@@ -108,10 +108,10 @@ def open_library(name: str) -> Any:
 
 class Driver:
     """The GPU of this number, as a `nbconv.cuda.device.Device`. DeviceError where there is no driver, no such GPU, or where
-    it is older than compute capability 7.5. ``library``: the driver's, opened."""
+    it is older than compute capability 7.5, for ``tf32`` 8.0. ``library``: the driver's, opened."""
 
-    def __init__(self, number: int, library: Any = None) -> None:
-        self.name = f"cuda:{number}"
+    def __init__(self, number: int, library: Any = None, tf32: bool = False) -> None:
+        self.name = f"cuda:{number}{':tf32' * tf32}"
         self.functions: dict[Any, Any] = {}
         self._process = os.getpid()
         self._api = api = Api(library or open_library(self.name), self.name)
@@ -119,12 +119,12 @@ class Driver:
         if code:
             raise DeviceError(f"device {self.name!r} is not available: the NVIDIA driver says {api.error(code)}")
         self._device, self.model, self.capability = self._find(number)
-        if self.capability < (7, 5):
+        if self.capability < ((8, 0) if tf32 else (7, 5)):
             raise DeviceError(
                 f"device {self.name!r} ({self.model}) has compute capability {self.capability[0]}.{self.capability[1]}, "
-                "nbconv needs 7.5 or newer"
+                f"{'TF32 needs 8.0' if tf32 else 'nbconv needs 7.5'} or newer"
             )
-        self.target = target("cuda-sm_75" if self.capability < (8, 0) else "cuda")
+        self.target = target("cuda-sm_75" if self.capability < (8, 0) else "cuda")._replace(tf32=tf32)
         context = c_void_p()
         api.call("cuDevicePrimaryCtxRetain", byref(context), self._device)
         self._context = context

@@ -107,6 +107,8 @@ class DeviceProgram:
                     f"step {i} ({family}.{name}) has a size of 2^31 or more, which kernels for {self.device.name} do not "
                     "count to: run smaller batches, or on the CPU"
                 )
+            if self.device.target.tf32 and f"{name}_tf32" in library.kernels:
+                name += "_tf32"
             launch = library.launch(name, integers)
             self._moved[begin // 8 : begin // 8 + len(formal)] = np.arange(len(new), len(new) + len(formal))
             first = len(new)

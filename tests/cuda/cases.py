@@ -12,21 +12,22 @@ from hashlib import sha256
 from pathlib import Path
 
 import nbconv.cuda
-from nbconv.cuda.device import Device
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
 from tests.check import Case
-from tests.cuda.larger import LARGER, TILES
+from tests.cuda.devices import InterpreterDevice
+from tests.cuda.larger import LARGER, TF32, TILES
 from tests.cuda.recordings import Recorder, Recording
 
 FOLDER = Path(__file__).parent.parent / "ops"
 
 
 def calls() -> Iterator[tuple[str, Case]]:
-    """All rows of `LARGER`, `TILES` and the ops' tables, with the table's name."""
+    """All rows of `LARGER`, `TILES`, `TF32` and the ops' tables, with the table's name."""
     yield from (("larger", row) for row in LARGER)
     yield from (("tiles", row) for row in TILES)
+    yield from (("tf32", row) for row in TF32)
     for file in sorted(FOLDER.glob("test_*.py")):
         module = importlib.import_module(f"tests.ops.{file.stem}")
         for name, table in sorted(vars(module).items()):
@@ -35,10 +36,10 @@ def calls() -> Iterator[tuple[str, Case]]:
 
 
 @contextlib.contextmanager
-def standing_in(device: Device) -> Iterator[None]:
-    """A device that stands for "cuda:0"."""
+def standing_in(device: InterpreterDevice) -> Iterator[None]:
+    """A device that stands for "cuda:0", with tensor cores."""
     before = dict(nbconv.cuda._devices)
-    nbconv.cuda._devices["cuda:0"] = device
+    nbconv.cuda._devices |= {"cuda:0": device, "cuda:0:tf32": device.with_tf32()}
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,12 @@ class InterpreterDevice:
         self.replays = 0
         self._lock = threading.RLock()
         self._recording: dict[int, list[Callable[[], None]]] = {}
+
+    def with_tf32(self) -> InterpreterDevice:
+        """This device under its other name, by which kernels on tensor cores are chosen."""
+        found = copy.copy(self)
+        found.name, found.target = f"{self.name}:tf32", self.target._replace(tf32=True)
+        return found
 
     def enter(self) -> None:
         pass

@@ -26,6 +26,7 @@ from nbconv.ops.shape import Transpose
 from nbconv.ops.softmax import Softmax
 from nbconv.ops.standardize import LayerNormalization
 from tests.check import case, sampler
+from tests.cuda.numeric import to_tf32
 
 r = sampler(71)
 labels = np.random.default_rng(5).integers(0, 45, (37,))
@@ -105,3 +106,25 @@ TILES = [
     case(Conv(pads=(1, 1, 1, 1)), r(1, 8, 16, 17), r(20, 8, 3, 3), r(20)),
 ]
 """Calls that are given the largest tiles that fit, as on a GPU with one multiprocessor."""
+
+
+def t(*shape: int) -> np.ndarray:
+    """Numbers that TF32 has, too."""
+    return to_tf32(r(*shape))
+
+
+TF32 = [
+    case(Conv(pads=(1, 1, 1, 1)), t(1, 8, 16, 8), t(127, 8, 3, 3), r(127)),
+    case(Gemm(), t(128, 9), t(9, 127), r(127)),
+    case(Gemm(), t(256, 9), t(9, 20), r(20)),
+    case(Conv(pads=(1, 1, 1, 1)), t(1, 8, 16, 17), t(20, 8, 3, 3), r(20)),
+    case(Gemm(), t(33, 12), t(12, 40), r(40)),
+    case(MatMul(), t(2, 7, 33), t(2, 33, 70)),
+    case(Conv(strides=(2, 1), group=2), t(1, 10, 7, 9), t(66, 5, 3, 2), r(66)),
+    case(Conv(dilations=(2, 1), pads=(2, 0, 2, 0)), t(2, 5, 7, 9), t(40, 5, 3, 2)),
+    case(ConvGradInput(size=(11, 12), pads=(1, 1, 1, 1), strides=(2, 2)), t(1, 40, 6, 6), t(40, 8, 3, 3)),
+    case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), t(1, 36, 6, 7), t(1, 68, 6, 7), outputs=2),
+    case(ConvGradWeight(kernel_shape=(3, 2), strides=(2, 1), group=3), t(2, 15, 9, 9), t(2, 21, 4, 8), outputs=2),
+    case(ConvGradWeight(kernel_shape=(5, 5), pads=(2, 2, 2, 2)), t(2, 3, 20, 17), t(2, 9, 20, 17), outputs=2),
+]
+"""Calls on a device whose tensor cores multiply, of numbers that lose nothing by it; the tiles as in `TILES`."""
