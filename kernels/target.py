@@ -21,8 +21,9 @@ class Target(NamedTuple):
     all of the machine finds work.
 
     On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
-    (rows, columns, multiply-adds of a main loop's instructions); ``rows`` are those of the smallest. ``tf32``: tensor cores
-    multiply, numbers rounded to TF32. That is no target of its own: the kernels for it are in the same libraries.
+    (rows, columns, how much of its time multiplies: `tests/cuda/test_sass.py` counts); ``rows`` are those of the smallest.
+    ``tf32``: tensor cores multiply, numbers rounded to TF32. That is no target of its own: the kernels for it are in the
+    same libraries.
     """
 
     name: str
@@ -84,6 +85,13 @@ GPUS: dict[str, Target] = {
     )
 }
 """By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""
+_TF32_TILES = ((128, 128, 0.84), (64, 64, 0.51), (256, 32, 0.38))
+
+
+def with_tf32(goal: Target) -> Target:
+    """A GPU's target whose products are done by tensor cores."""
+    return goal._replace(tf32=True, tiles=_TF32_TILES)
+
 
 _detected: list[tuple[str, frozenset[str]]] = []
 

@@ -53,9 +53,9 @@ def load(
     "cuda:1" for an NVIDIA GPU, with ":tf32" behind it for products by its tensor cores, of numbers rounded to TF32
     (docs/cuda.md); DeviceError where it is not there. ``tune``: on the CPU, for each new set of input shapes the candidate
     algorithms are timed once, and the choice is kept with the prepared model; the last bits of results then depend on what
-    was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path that cannot be read, ModelError
-    for what is no valid model, UnsupportedError (a ModelError) that names all operators, attributes and types that nbconv
-    lacks. Weights stay views of the file while they can: do not change it.
+    was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path that cannot be read,
+    ModelError for what is no valid model, UnsupportedError (a ModelError) that names all operators, attributes and types
+    that nbconv lacks. Weights stay views of the file while they can: do not change it.
     """
     from nbconv.converters.weights import Source
 

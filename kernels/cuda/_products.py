@@ -124,9 +124,9 @@ def fragments(tile: Tile) -> SimpleNamespace:
     of a warp has the instruction's rows r and r + 8, column r of B, and two k: here rows 2r and 2r + 1 of 16, columns
     4r … 4r + 3 of 32, one an instruction, and k = 2q and 2q + 1. Its sums are then of columns 8q … 8q + 7.
 
-    What an instruction takes lies together, as its registers do: A as [k / 2][row / 2][k % 2][row % 2], B as [k / 2][column %
-    4][column / 4][k % 2]. From k = 4 on the two k are swapped, B's rows of k / 2 are in the order 0, 2, 1, 3, and rows are 8
-    floats longer than needed: so no two threads meet in a bank.
+    What an instruction takes lies together, as its registers do: A as [k / 2][row / 2][k % 2][row % 2], B as
+    [k / 2][column % 4][column / 4][k % 2]. From k = 4 on the two k are swapped, B's rows of k / 2 are in the order 0, 2, 1,
+    3, and rows are 8 floats longer than needed: so no two threads meet in a bank.
     """
     high, halves, columns = 4, tile.wide // 4, tile.columns
     wide = 8 * halves

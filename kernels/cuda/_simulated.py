@@ -17,9 +17,9 @@ from ._numba import VECTOR, WARP, Bytes, Float, Floats, Int, Ints, context, inli
 __all__ = [
     "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "aligned", "at", "barrier", "below",
     "bits_exponent", "bits_mantissa", "blocks", "copysign_bits", "cuda", "fma", "get", "given", "hmax", "hsum", "inline",
-    "kept", "kernel", "lane", "load", "load2", "load4", "load_part", "magic_round", "maximum", "minimum", "mma", "on_tensor_cores", "pow2",
-    "product", "put", "quotient", "scalar", "shared_floats", "short", "splat", "spread", "sqrt", "store", "store4",
-    "store_part", "tiled", "to_tf32", "unordered", "unseen", "vec", "where",
+    "kept", "kernel", "lane", "load", "load2", "load4", "load_part", "magic_round", "maximum", "minimum", "mma",
+    "on_tensor_cores", "pow2", "product", "put", "quotient", "scalar", "shared_floats", "short", "splat", "spread", "sqrt",
+    "store", "store4", "store_part", "tiled", "to_tf32", "unordered", "unseen", "vec", "where",
 ]  # fmt: skip
 
 W = WARP

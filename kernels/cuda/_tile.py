@@ -96,7 +96,7 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
     down = tile.rows // high
     """quads of rows that are staged at a time"""
     staged = 1 if tensor else 2 if 4 * down * stage_pitch > both else 4
-    """rows of a thread that shared memory has room for when the products are done; so many of `fragments` meet no bank twice"""
+    """rows of a thread that shared memory has room for when the products are done; of `fragments` more would share banks"""
     parts, staged_bits, quads_wide = high // staged, _log2(staged), _log2(columns // 4)
     turns = staged * down * columns // 4 // threads
     assert staged * down * stage_pitch <= both

@@ -44,7 +44,7 @@ def convolution(tile: Tile, tensor: bool):
     """The kernel `conv` for one shape of tile."""
     work = working(tile, tensor)
     tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
-    two, carried, at_b = work.a_quads > 1, work.carried, 4 * work.a_quads
+    two, carried, at_b = work.a_quads == 2, work.carried, 4 * work.a_quads
     a_row, a_k, b_place, shared_places = work.a_row, work.a_k, work.b_place, work.shared_places
     put_down, multiply, results = work.put_down, work.multiply, work.results
 

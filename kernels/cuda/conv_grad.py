@@ -27,7 +27,6 @@ from ._simd import (
     store,
     store4,
     tiled,
-    unseen,
 )
 from ._tile import DEPTH, SMALL, working
 
@@ -83,8 +82,9 @@ def grad_weight(tensor: bool):
     def products(
         whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
     ):
-        """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``: 16
-        bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading."""
+        """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``:
+        16 bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading.
+        """
         t = Int(cuda.threadIdx.x)
         mine = t // QUADS
         quad = t % QUADS * 4
@@ -155,8 +155,8 @@ def grad_weight(tensor: bool):
         kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
         groups: Int, parts: Int, pixels: Int, columns: Int, chunk: Int, padded: Int, first: Int, last: Int,
     ) -> None:  # fmt: skip
-        """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels`` of
-        the part, out of m = n·oh·ow.
+        """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels``
+        of the part, out of m = n·oh·ow.
 
         x (n, h, width, ldx), cg channels a group; dy (n, oh, ow, ldy), og a group; ``padded`` floats a row of y. A unit is
         (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.errors import DeviceError
-from nbconv.kernels.target import target
+from nbconv.kernels.target import target, with_tf32
 
 if TYPE_CHECKING:
     from nbconv.kernels.ptx import Launch, PtxLibrary
@@ -124,7 +124,9 @@ class Driver:
                 f"device {self.name!r} ({self.model}) has compute capability {self.capability[0]}.{self.capability[1]}, "
                 f"{'TF32 needs 8.0' if tf32 else 'nbconv needs 7.5'} or newer"
             )
-        self.target = target("cuda-sm_75" if self.capability < (8, 0) else "cuda")._replace(tf32=tf32)
+        self.target = target("cuda-sm_75" if self.capability < (8, 0) else "cuda")
+        if tf32:
+            self.target = with_tf32(self.target)
         context = c_void_p()
         api.call("cuDevicePrimaryCtxRetain", byref(context), self._device)
         self._context = context

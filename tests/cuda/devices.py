@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nbconv.kernels.ptx import Launch, PtxLibrary
-from nbconv.kernels.target import target
+from nbconv.kernels.target import target, with_tf32
 from tests.cuda.interpreter import Interpreter, Module
 
 
@@ -32,7 +32,7 @@ class InterpreterDevice:
     def with_tf32(self) -> InterpreterDevice:
         """This device under its other name, by which kernels on tensor cores are chosen."""
         found = copy.copy(self)
-        found.name, found.target = f"{self.name}:tf32", self.target._replace(tf32=True)
+        found.name, found.target = f"{self.name}:tf32", with_tf32(self.target)
         return found
 
     def enter(self) -> None:

@@ -21,6 +21,8 @@ STRICT = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 INDEXED = {"load": 1, "store": 1, "get": 1, "put": 1, "at": 1, "load_part": 1, "store_part": 1, "load4": 1, "store4": 1}
 """Functions of the kernels' language, and which argument is an index."""
 BARRIERS = ("barrier", "syncthreads", "syncwarp")
+BETWEEN = {"_products": ("_tile",)}
+"""Files that families import by way of others."""
 _numbers = itertools.count()
 
 
@@ -45,7 +47,8 @@ def file_of(family: str) -> Path:
 
 
 def mutants(family: str, each: int) -> Iterator[Mutant]:
-    """At most ``each`` faults of a kind in each function of a family's file, spread over the function."""
+    """At most ``each`` faults of a kind in each function of a family's file, those in other functions, too, spread over the
+    function. A mutant's function is the outermost."""
     text = file_of(family).read_text()
     tree = ast.parse(text)
     lines = text.splitlines()
@@ -53,9 +56,7 @@ def mutants(family: str, each: int) -> Iterator[Mutant]:
         if not isinstance(function, ast.FunctionDef):
             continue
         for kind, faults in (("barrier", _barriers), ("off by one", _bounds), ("swapped", _swaps)):
-            count = len(list(faults(copy.deepcopy(function))))
-            chosen = range(count) if count <= each else [round(k * (count - 1) / max(each - 1, 1)) for k in range(each)]
-            for k in chosen:
+            for k in _chosen(function, list(faults(copy.deepcopy(function))), each):
                 changed = copy.deepcopy(tree)
                 target = changed.body[place]
                 assert isinstance(target, ast.FunctionDef)
@@ -63,6 +64,19 @@ def mutants(family: str, each: int) -> Iterator[Mutant]:
                 yield Mutant(
                     family, function.name, kind, lines[line - 1].strip(), ast.unparse(ast.fix_missing_locations(changed))
                 )
+
+
+def _chosen(function: ast.FunctionDef, faults: list[int], each: int) -> list[int]:
+    """Numbers of the faults, of which the lines are given, that are tried: ``each`` in each innermost function."""
+    inner = [n for n in ast.walk(function) if isinstance(n, ast.FunctionDef)]
+    found: dict[int, list[int]] = {}
+    for k, line in enumerate(faults):
+        owner = max((n for n in inner if n.lineno <= line <= (n.end_lineno or 0)), key=lambda n: n.lineno)
+        found.setdefault(owner.lineno, []).append(k)
+    return [
+        numbers[round(k * (len(numbers) - 1) / max(each - 1, 1))] if len(numbers) > each else numbers[k]
+        for numbers in found.values() for k in range(min(each, len(numbers)))
+    ]  # fmt: skip
 
 
 def _barriers(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
@@ -81,7 +95,10 @@ def _barriers(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
 def _bounds(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
     """Lines of comparisons between integers' bounds, and of loops over a range, whose last turn is left out."""
     k = 0
-    values = {id(n) for w in ast.walk(function) if isinstance(w, ast.Call) and _name(w.func) == "where" for n in ast.walk(w)}
+    values = {
+        id(n) for w in ast.walk(function) for n in ast.walk(w)
+        if isinstance(w, ast.Assert) or (isinstance(w, ast.Call) and _name(w.func) == "where")
+    }  # fmt: skip
     for node in ast.walk(function):
         if id(node) in values:
             continue
@@ -148,13 +165,14 @@ def load(mutant: Mutant, family: str = "") -> ModuleType:
     module = _module(mutant.family, mutant.source, str(mutant))
     if not family:
         return module
-    name = f"nbconv.kernels.cuda.{mutant.family}"
-    before = sys.modules[name]
-    sys.modules[name] = module
+    before = dict(sys.modules)
     try:
+        sys.modules[f"nbconv.kernels.cuda.{mutant.family}"] = module
+        for between in BETWEEN.get(mutant.family, ()):
+            sys.modules[f"nbconv.kernels.cuda.{between}"] = _module(between, file_of(between).read_text(), str(mutant))
         return _module(family, file_of(family).read_text(), str(mutant))
     finally:
-        sys.modules[name] = before
+        sys.modules.update(before)
 
 
 def _module(family: str, source: str, about: str) -> ModuleType:

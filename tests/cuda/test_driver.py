@@ -50,8 +50,8 @@ def test_without_a_driver_there_is_one_clear_error(monkeypatch):
         Model(doubled(), device="cuda")
     with pytest.raises(DeviceError, match="'cuda:3'"):
         Model(doubled(), device="cuda:3")
-    for name in ("gpu", "cuda:", "cuda:x", "cuda:-1", ""):
-        with pytest.raises(ValueError, match=r"wanted 'cpu', 'cuda' or 'cuda:1'"):
+    for name in ("gpu", "cuda:", "cuda:x", "cuda:-1", "tf32", ""):
+        with pytest.raises(ValueError, match=r"wanted 'cpu', 'cuda', 'cuda:1' or 'cuda:tf32'"):
             Model(doubled(), device=name)
 
 
@@ -74,8 +74,10 @@ def test_what_the_driver_says_is_told(library):
         Driver(0)
     del library.answers["cuDevicePrimaryCtxRetain"]
     assert [Driver(0).target.name, Driver(0).model] == ["cuda-sm_75", "Fake GPU"]
+    with pytest.raises(DeviceError, match=r"'cuda:0:tf32' \(Fake GPU\) has compute capability 7.5, TF32 needs 8.0"):
+        Driver(0, tf32=True)
     library.capability = (9, 0)
-    assert Driver(0).target.name == "cuda"
+    assert [Driver(0).target.name, Driver(0).target.tf32, Driver(0, tf32=True).target.tf32] == ["cuda", False, True]
     del library.cuMemAlloc_v2
     with pytest.raises(DeviceError, match="too old, it has no cuMemAlloc_v2"):
         Driver(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import numpy as np
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER or "-")
 @pytest.fixture
 def device(monkeypatch):
     standing = InterpreterDevice()
-    monkeypatch.setattr(nbconv.cuda, "_devices", {"cuda:0": standing})
+    monkeypatch.setattr(nbconv.cuda, "_devices", {"cuda:0": standing, "cuda:0:tf32": standing.with_tf32()})
     return standing
 
 
@@ -78,6 +79,25 @@ def test_results_are_the_cpus(device, graph):
         again = gpu.run({"x": x})
         np.testing.assert_array_equal(again["y"], first["y"])
     assert device.replays == 2
+
+
+def test_tensor_cores_do_the_products(device):
+    """Of numbers rounded to 11 bits: near the CPU's results, but not as near as float32's."""
+    authored = lenet5()
+    x = np.random.default_rng(1).standard_normal((3, 1, 28, 28)).astype(np.float32)
+    want = Model(authored).run({"x": x})
+    model = Model(authored, device="cuda:tf32")
+    got = model.run({"x": x})
+    close(got, want, 2e-3)
+    assert np.abs(got["y"] - want["y"]).max() > 1e-5 * np.abs(want["y"]).max()
+    assert {"conv.conv_tf32", "gemm.gemm_tf32"} <= set(device.launched)
+    assert not {"conv.conv", "gemm.gemm"} & set(device.launched)
+    copied = copy.copy(model)
+    np.testing.assert_array_equal(copied.run({"x": x})["y"], got["y"])
+    trainer, beside = (Trainer(Model(authored, device=name), optimizer=nbconv.SGD(lr=0.01)) for name in ("cuda:tf32", "cpu"))
+    losses = [[float(t.step(x, np.arange(3))) for _ in range(2)] for t in (trainer, beside)]
+    assert np.allclose(*losses, rtol=1e-2) and losses[0] != losses[1]
+    assert "conv_grad.conv_grad_weight_tf32" in device.launched
 
 
 def test_what_crosses_over(device):

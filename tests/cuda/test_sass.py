@@ -6,6 +6,7 @@ import functools
 
 import pytest
 
+from nbconv.kernels.target import with_tf32
 from tests.cuda.kernels import COMPILER, TARGETS, Compiled, compiled
 from tests.cuda.sass import Machine, machine_code, missing
 
@@ -16,32 +17,62 @@ SHARES = {
     ("conv", 128): 0.80, ("conv", 64): 0.68, ("conv", 256): 0.68,
 }  # fmt: skip
 """Multiply-adds of all instructions that a main loop must have, by kernel and rows of its tile."""
-SUMS = {128: 64, 64: 32, 256: 32}
+TF32_SHARES = {
+    ("gemm_tf32", 128): 0.17, ("gemm_tf32", 64): 0.10, ("gemm_tf32", 256): 0.07,
+    ("conv_tf32", 128): 0.125, ("conv_tf32", 64): 0.075, ("conv_tf32", 256): 0.05, ("conv_grad_weight_tf32", None): 0.065,
+}  # fmt: skip
+"""Instructions of tensor cores of all that a main loop must have. Each multiplies for eight cycles of an A100 (its data
+sheet: 156 Tflop/s), so from 0.125 on they could be busy all the time."""
+SUMS = {128: 64, 64: 32, 256: 32, None: 32}
 """Sums of a thread; a step of a main loop is eight products of each."""
 REGISTERS = 1 << 16
 """Of an SM."""
 
 
 @functools.cache
-def machine(family: str, rows: int, architecture: str) -> tuple[Compiled, Machine]:
-    """The kernel of a family's that has tiles of so many rows, and its machine code."""
-    kernels = compiled(TARGETS[architecture], [family])
-    kernel = next(k for k in kernels if k.kernel == family and k.variant == rows)
+def machine(name: str, rows: int | None, architecture: str) -> tuple[Compiled, Machine]:
+    """The kernel that has tiles of so many rows, and its machine code."""
+    kernels = compiled(TARGETS[architecture], ["conv", "conv_grad", "gemm"])
+    kernel = next(k for k in kernels if k.kernel == name and k.variant == rows)
     digits = architecture.removeprefix("sm_")
     return kernel, machine_code(kernel.ptx, (int(digits[:-1]), int(digits[-1])))
 
 
 @pytest.mark.parametrize("architecture", sorted(TARGETS))
-@pytest.mark.parametrize("family,rows", sorted(SHARES))
-def test_main_loops(family, rows, architecture):
-    kernel, code = machine(family, rows, architecture)
+@pytest.mark.parametrize("name,rows", sorted(SHARES))
+def test_main_loops(name, rows, architecture):
+    kernel, code = machine(name, rows, architecture)
     main = code.loops[0]
     assert main.products == 8 * SUMS[rows]
-    assert main.share >= SHARES[family, rows], f"{main.share:.3f}: {main.counts}"
+    assert main.share >= SHARES[name, rows], f"{main.share:.3f}: {main.counts}"
     assert main.counts["LDG.128"] >= 2  # a quad of A and one of B
     for loop in code.loops:
         if loop.products >= main.products:  # that for rows which cannot be read 16 bytes at a time, too
             assert loop.counts["LDS.32"] == loop.counts["LDS.64"] == 0 and loop.counts["LDS.128"] > 0
+    fits(kernel, code)
+
+
+@pytest.mark.parametrize("architecture", sorted(TARGETS.keys() - {"sm_75"}))
+@pytest.mark.parametrize("name,rows", TF32_SHARES)
+def test_main_loops_of_tensor_cores(name, rows, architecture):
+    kernel, code = machine(name, rows, architecture)
+    main = max(code.loops, key=lambda loop: (loop.counts["HMMA"], -loop.counts.total()))
+    assert main.counts["HMMA"] * 16 * 8 * 8 == 32 * 8 * SUMS[rows]
+    share = main.counts["HMMA"] / main.counts.total()
+    assert share >= TF32_SHARES[name, rows], f"{share:.3f}: {main.counts}"
+    assert main.counts["LDG.128"] >= 2
+    for loop in code.loops:
+        if loop.counts["HMMA"]:
+            assert loop.counts["LDS.32"] == 0 and loop.counts["LDS.128"] == 2  # A's fragments; B's are 8 bytes
+    fits(kernel, code)
+
+
+def test_tensor_cores_are_not_asked_of_gpus_without():
+    assert not any("tf32" in k.kernel or "mma" in k.ptx for k in compiled(TARGETS["sm_75"], ["conv", "conv_grad", "gemm"]))
+
+
+def fits(kernel: Compiled, code: Machine) -> None:
+    """The kernel's blocks have their registers, and nothing lies in memory that need not."""
     assert code.spills == code.stack == code.local == code.generic == code.double == 0
     assert code.registers <= 128 and code.registers * kernel.threads * (2 if kernel.threads == 256 else 4) <= REGISTERS
 
@@ -49,7 +80,7 @@ def test_main_loops(family, rows, architecture):
 def test_tiles_are_those_that_plans_choose_from():
     from nbconv.kernels.cuda._tile import TILES
 
-    for target in TARGETS.values():
+    for target in (*TARGETS.values(), with_tf32(TARGETS["sm_80"])):
         assert [(rows, columns) for rows, columns, _ in target.tiles] == [(tile.rows, tile.columns) for tile in TILES]
 
 
