@@ -53,7 +53,7 @@ LARGER = [
     case(Conv(pads=(1, 1, 1, 1)), r(1, 20, 12, 13), r(72, 20, 3, 3), r(72)),
     case(Conv(pads=(1, 1, 1, 1), group=70), r(1, 70, 9, 13), r(70, 1, 3, 3), r(70)),
     case(Conv(pads=(2, 2, 2, 2), strides=(2, 2), group=34), r(2, 34, 9, 11), r(34, 1, 5, 5), r(34)),
-    case(Gemm(), r(70, 33), r(33, 130), r(130)),
+    case(Gemm(), r(70, 33), r(33, 160), r(160)),
     case(ConvGradInput(size=(11, 12), pads=(1, 1, 1, 1), group=40), r(1, 40, 11, 12), r(40, 1, 3, 3)),
     case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(1, 36, 6, 7), r(1, 68, 6, 7), outputs=2),
     case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(2, 12, 21, 19), r(2, 8, 21, 19), outputs=2),

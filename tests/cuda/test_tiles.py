@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from nbconv.kernels.target import target
 from nbconv.ops.packing import ceil, pack, pad_bias, padded
 from tests.cuda import numeric
 from tests.cuda.kernels import COMPILER
+from tests.cuda.recordings import Recording
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 
@@ -28,6 +31,9 @@ ACTIVATIONS = {
 }
 
 
+kept: list[Recording] | None = None
+
+
 def rand(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape) + sum(shape)).standard_normal(shape).astype(np.float32)
 
@@ -40,6 +46,17 @@ def module(family: str, kernel: str, rows: int | None):
     library: Any = libraries([family], CUDA)[family]
     launch = dict(library.launches(kernel))[rows]
     return Module(library.text(launch)), launch.threads
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Recording]]:
+    """What `run` launches meanwhile."""
+    global kept
+    kept = []
+    try:
+        yield kept
+    finally:
+        kept = None
 
 
 def run(family: str, kernel: str, rows: int | None, units: int, given: dict[str, Any], blocks: int = 0):
@@ -57,9 +74,22 @@ def run(family: str, kernel: str, rows: int | None, units: int, given: dict[str,
             arrays.append((words[-1], value))
         else:
             words.append(0 if value is None else value)
+    before = tuple(array.view(np.uint8).reshape(-1).copy() for _, array in arrays)
     counts = device.launch(text, kernel, blocks or units, threads, words)
     for address, array in arrays:
         device.download(address, array)
+    if kept is not None:
+        places = iter(range(len(arrays)))
+        library: Any = libraries([family], CUDA)[family]
+        kinds = tuple(kind for _, kind in library.arguments(kernel))
+        values = [given[name] for name in names]
+        arguments = [("at", next(places), 0) if isinstance(v, np.ndarray) else 0 if v is None else v for v in values]
+        bits = [int(np.float32(v).view(np.uint32)) if k == "float32" else v for v, k in zip(arguments, kinds, strict=True)]
+        number = [v for v, _ in library.launches(kernel)].index(rows)
+        after = tuple(array.view(np.uint8).reshape(-1).copy() for _, array in arrays)
+        kept.append(
+            Recording(family, kernel, number, blocks or units, threads, (*bits, units), (*kinds, "int64"), before, after)
+        )
     return counts
 
 
