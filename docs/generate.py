@@ -78,7 +78,6 @@ def cuda_table() -> list[str]:
 NO_TWIN = {
     "loop": "none: the run loop of CPU threads",
     "roof": "none: measures a processor",
-    "winograd": "none: `conv` does these convolutions",
 }
 """Families that a GPU has no use for, and why."""
 
