@@ -21,9 +21,11 @@ OWN, SHARED, MEMORY = 1.0, 5.0, 8.0
 SHARED_CACHE = 16 << 20
 """Bytes of weights above which they are taken to come from memory."""
 
-BYTE, LAUNCH = 12.5, 4e7
-"""What moving a byte, and one launch more, cost on a GPU: an A100 does 19.5 Tflop/s and moves 1.55 TB/s; a launch is taken
-to be 2 µs."""
+BYTE, LAUNCH = 12.5, 6e7
+"""What moving a byte, and one launch more, cost on a GPU, in flops: an A100 does 19.5 Tflop/s and moves 1.55 TB/s; a launch,
+until its blocks are at work, is taken to be 3 µs."""
+GAIN = 0.8
+"""The part of direct convolution's cost that Winograd's must stay below on a GPU: it rounds more, and costs are rough."""
 
 SKEW = 16
 """Floats behind each point's matrices, as kernels/cpu/winograd.py has it."""
@@ -72,7 +74,7 @@ def _choose_on_gpu(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, gro
     many as there are, and what Winograd's steps read and write `BYTE` each. None whose transformed tiles or products
     take more than ``to.at_once``."""
     pixels, channels = n * oh * ow, groups * (ci + co)
-    best, least = 0, busiest(to, pixels, ci, co, 9, groups)
+    best, least = 0, GAIN * busiest(to, pixels, ci, co, 9, groups)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
         filters = 4 * points * ci * co

@@ -149,7 +149,7 @@ WINOGRAD: list[Case | Net] = [
         ],
         (2, 5, 5, 6), v=r(68, 5, 1, 1), w=r(34, 34, 3, 3),
     ),
-    case(Conv(pads=(0, 1, 2, 0), group=2), r(1, 34, 5, 6), r(24, 17, 3, 3), r(24)),
+    case(Conv(pads=(0, 1, 2, 0), group=2), r(1, 34, 5, 6), r(64, 17, 3, 3), r(64)),
     case(ConvGradInput(size=(7, 6), **SAME), r(1, 20, 7, 6), r(20, 72, 3, 3)),
     case(ConvGradInput(size=(7, 6), group=2, pads=(0, 1, 1, 0)), r(1, 20, 6, 5), r(20, 16, 3, 3)),
     case(ConvTranspose(pads=(1, 1, 1, 1)), r(1, 20, 6, 5), r(20, 16, 3, 3), r(16)),

@@ -27,6 +27,8 @@ EQUIVALENT = {
     ("product", "off by one", "for j in range(sums):"): UNWRITTEN,
     ("conv_grad_weight", "off by one", "for i in range(SUMS):"): UNWRITTEN,
     ("_read", "off by one", "for j in range(8):"): "what is not zeroed is multiplied by zeros of the other side",
+    ("hold_filters", "off by one", "if cis < cos:  # the filters of a column lie side by side"): "all are read either way",
+    ("hold_filters", "off by one", "if i < rows:"): "nobody reads what is held of rows that are not there",
     ("inside", "off by one", "while k0 < k and i0 + k0 * d < 0:"): "a window outside the image is empty either way",
 }
 """(function, kind, line) of faults that change nothing in the compiled code, with the reason."""
