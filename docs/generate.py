@@ -1,4 +1,5 @@
-"""Writes the tables of operators in docs/onnx.md and kernels in docs/cuda.md: ``python -m docs.generate``, ``make docs``.
+"""Writes the tables of operators in docs/onnx.md, of kernels and of Winograd's layers in docs/cuda.md: ``python -m
+docs.generate``, ``make docs``.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
@@ -16,12 +17,14 @@ import numpy as np
 import tests.ops
 from nbconv.errors import ModelError
 from nbconv.gradcheck import Call
-from nbconv.graph import Node, Spec, spec_of
+from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.store import source
 from nbconv.kernels.target import target
+from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
+from nbconv.ops.conv import Conv
 from nbconv.ops.op import NUMPY
 from tests.check import Case, as_tuple
 from tests.gradients import arguments, aside
@@ -32,18 +35,19 @@ BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 
 
 def main() -> None:
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), "\n".join(table())), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
     if find_spec("numba_cuda"):
-        page = with_table(CUDA_PAGE.read_text(encoding="utf-8"), "\n".join(cuda_table()))
+        page = with_tables(CUDA_PAGE.read_text(encoding="utf-8"), cuda_table(), winograd_table())
         CUDA_PAGE.write_text(page, encoding="utf-8")
     else:
         print("numba-cuda is not installed: docs/cuda.md stays as it is")
 
 
-def with_table(text: str, table: str) -> str:
-    """The page with what stands between the marks replaced."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+def with_tables(text: str, *tables: list[str]) -> str:
+    """The page with what stands between its pairs of marks replaced, by lines."""
+    head, *parts = text.split(BEGIN)
+    made = ("\n".join((BEGIN, *lines, END)) + part.split(END)[1] for lines, part in zip(tables, parts, strict=True))
+    return head + "".join(made)
 
 
 def table() -> list[str]:
@@ -75,10 +79,29 @@ def cuda_table() -> list[str]:
     return rows
 
 
+LAYERS = ((56, 64), (28, 128), (14, 256), (7, 512))
+"""(pixels a side, channels) of the 3×3 convolutions of stride 1 in a ResNet-50."""
+
+
+def winograd_table() -> list[str]:
+    """The lines of the table of what plans for a GPU do with ResNet-50's 3×3 convolutions of stride 1."""
+    rows = ["| ResNet-50's 3×3 layers of stride 1 | batch of 1 | batch of 32 |", "|---|---|---|"]
+    for side, c in LAYERS:
+        weights = {"w": np.zeros((c, c, 3, 3), np.float32)}
+        how = []
+        for n in (1, 32):
+            x = Spec((n, c, side, side), np.dtype(np.float32))
+            graph = Graph([Node(Conv(pads=(1, 1, 1, 1)), ("x", "w"), ("y",))], {"x": x}, {"y": None}, weights)
+            steps = Model(graph).plan({"x": x.shape}, target=target("cuda")).steps
+            size = next((s.arguments["size"] for s in steps if s.kernel == "winograd.transform_input"), 0)
+            how.append(f"F({size}×{size})" if size else "direct")
+        rows.append(f"| {side}×{side}, {c} channels | {how[0]} | {how[1]} |")
+    return rows
+
+
 NO_TWIN = {
     "loop": "none: the run loop of CPU threads",
     "roof": "none: measures a processor",
-    "winograd": "none: `conv` does these convolutions",
 }
 """Families that a GPU has no use for, and why."""
 

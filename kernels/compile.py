@@ -81,7 +81,6 @@ def families(goal: Target | None = None) -> list[str]:
     measures a processor have no meaning."""
     names = {*store.modules(), *(store.modules("cuda") if goal is not None and goal.gpu else ())}
     left_out = {"simd", "loop", "roof"} if goal is not None and goal.gpu else {"simd"}
-    left_out |= {"winograd"} if goal is not None and not goal.winograd else set()
     return sorted(name for name in names - left_out if not name.startswith("_"))
 
 

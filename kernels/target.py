@@ -17,8 +17,8 @@ class Target(NamedTuple):
     ``lanes`` float32 values fill a vector; the GEMM micro-kernel keeps a tile of ``rows`` x (``vectors`` · ``lanes``) sums
     in registers, of which there are ``registers`` for vectors, or one of ``rows_wider`` x ((``vectors`` + 1) · ``lanes``).
     They are as high as leaves no sum in memory (tests/kernels/test_spills.py). ``chunk``: elements that a unit of an
-    elementwise kernel does. ``winograd``: whether there are kernels for it. ``units`` a step should have at least, so that
-    all of the machine finds work.
+    elementwise kernel does. ``winograd``: whether convolutions may go through Winograd's filtering. ``units`` a step should
+    have at least, so that all of the machine finds work.
 
     On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
     (rows, columns, how much of its time multiplies: `tests/cuda/test_sass.py` counts); ``rows`` are those of the smallest.
@@ -79,9 +79,9 @@ _TILES = ((128, 128, 0.84), (64, 64, 0.76), (256, 32, 0.72))
 GPUS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512, _TILES),
-        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512, _TILES),
-        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, False, 512, _TILES),
+        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
+        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
+        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
     )
 }
 """By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""
@@ -90,7 +90,7 @@ _TF32_TILES = ((128, 128, 0.84), (64, 64, 0.51), (256, 32, 0.38))
 
 def with_tf32(goal: Target) -> Target:
     """A GPU's target whose products are done by tensor cores."""
-    return goal._replace(tf32=True, tiles=_TF32_TILES)
+    return goal._replace(tf32=True, winograd=False, tiles=_TF32_TILES)
 
 
 _detected: list[tuple[str, frozenset[str]]] = []

@@ -235,12 +235,12 @@ def splat(tc, s):
 
 @intrinsic
 def where(tc, m, x, y):
-    """Lane by lane x where m, else y."""
+    """Lane by lane x where m, else y. ``m`` may be a truth value: both sides are there, and nothing branches."""
 
     def gen(ctx, b, sig, args):
         return b.select(args[0], _to_vec(b, sig.args[1], args[1]), _to_vec(b, sig.args[2], args[2]))
 
-    return vec(mask, x, y), gen
+    return vec(m if isinstance(m, types.Boolean) else mask, x, y), gen
 
 
 @intrinsic

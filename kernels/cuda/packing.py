@@ -1,7 +1,23 @@
-"""Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, into
-rows. There is no Winograd here: no GPU target plans it."""
+"""Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, through
+Winograd's transform, into rows."""
 
-from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, kernel, quotient, shared_floats, spread, tiled
+from ._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    barrier,
+    cuda,
+    inline,
+    kernel,
+    quotient,
+    scalar,
+    shared_floats,
+    splat,
+    spread,
+    tiled,
+)
 from ._tile import NR
 
 THREADS = 256
@@ -11,6 +27,11 @@ PIECE = 256
 """Rows of a panel that a block packs (nbconv/ops/repack.py counts by it)."""
 PITCH = LONG + 1
 HELD = NR * PITCH
+FILTERS = 8
+"""Input channels whose 3×3 filters a block transforms (nbconv/ops/repack.py counts by it)."""
+RUN = 9 * FILTERS
+FILTER_PITCH = RUN + 1  # 9 more than a multiple of 32: neighbours in w meet no bank twice, whichever way they lie
+FILTERS_HELD = NR * FILTER_PITCH
 
 
 @inline
@@ -87,3 +108,101 @@ def rows(x: Floats, y: Floats, n: Int, row: Int, column: Int, padded: Int, scale
         source = at(x, unit * row)
         for j in spread(padded):
             target[j] = source[j * column] * scale if j < n else Float(0)
+
+
+@inline
+def into_4(f, i, step, y):
+    """y[0:6] = G f for the three values of f from i on, ``step`` apart: tiles of 4×4 results."""
+    a, b, c = splat(f[i]), splat(f[i + step]), splat(f[i + 2 * step])
+    ac = (a + c) * (-1.0 / 6)
+    wide = a * (1.0 / 24) + c * (1.0 / 6)
+    y[0] = scalar(a * 0.25)
+    y[1] = scalar(ac - b * (1.0 / 6))
+    y[2] = scalar(ac + b * (1.0 / 6))
+    y[3] = scalar(wide + b * (1.0 / 12))
+    y[4] = scalar(wide - b * (1.0 / 12))
+    y[5] = scalar(c)
+
+
+@inline
+def into_2(f, i, step, y):
+    """As `into_4`, y[0:4] for tiles of 2×2 results."""
+    a, b, c = splat(f[i]), splat(f[i + step]), splat(f[i + 2 * step])
+    y[0] = scalar(a)
+    y[1] = scalar((a + c) * 0.5 + b * 0.5)
+    y[2] = scalar((a + c) * 0.5 - b * 0.5)
+    y[3] = scalar(c)
+
+
+@inline
+def hold_filters(held, w, rows, cols, cis, cos):
+    """The filters of a block, in w's order: held[column][row][tap], zeros for columns from ``cols`` on."""
+    for e in range(Int(cuda.threadIdx.x), NR * RUN, THREADS):
+        number = quotient(e, 9)
+        tap = e - number * 9
+        if cis < cos:  # the filters of a column lie side by side
+            j = number // FILTERS
+            i = number - j * FILTERS
+        else:
+            i = number // NR
+            j = number - i * NR
+        if i < rows:
+            held[j * FILTER_PITCH + i * 9 + tap] = w[i * cis + j * cos + tap] if j < cols else Float(0)
+
+
+def filter_transform(edge, into):
+    """The work of the kernels below for edge × edge points."""
+    thirds = 3 * edge
+
+    @inline
+    def transform(w, y, ci, co, cis, cos, turned, padded, unit):
+        held = shared_floats(FILTERS_HELD)
+        g = cuda.local.array(9, Float)
+        half = cuda.local.array(thirds, Float)
+        made = cuda.local.array(edge, Float)
+        pieces = quotient(ci + FILTERS - 1, FILTERS)
+        panel = quotient(unit, pieces)
+        i0, n0 = (unit - panel * pieces) * FILTERS, panel * NR
+        rows, cols = min(FILTERS, ci - i0), co - n0
+        wide = NR if cols > W else W
+        hold_filters(held, at(w, i0 * cis + n0 * cos), rows, cols, cis, cos)
+        barrier()
+        for e in range(Int(cuda.threadIdx.x), rows * wide, THREADS):
+            i = e // W if wide == W else e // NR
+            j = e - i * wide
+            for tap in range(9):
+                g[tap] = held[j * FILTER_PITCH + i * 9 + (8 - tap if turned == 1 else tap)]
+            for x in range(3):
+                into(g, x, 3, made)
+                for p in range(edge):
+                    half[3 * p + x] = made[p]
+            target = at(y, n0 * ci + i0 * wide + e)
+            for p in range(edge):
+                into(half, 3 * p, 1, made)
+                for q in range(edge):
+                    target[0] = made[q]
+                    target = at(target, ci * padded)
+        barrier()
+
+    return transform
+
+
+transform_4, transform_2 = filter_transform(6, into_4), filter_transform(4, into_2)
+
+
+@tiled(THREADS)
+def winograd_4(
+    w: Floats, y: Floats, ci: Int, co: Int, cis: Int, cos: Int, turned: Int, padded: Int, first: Int, last: Int
+) -> None:
+    """y[36 points][panel][ci][NR] = G g Gᵀ for 3×3 filters g and tiles of 4×4 results; filter (i, o) begins at
+    w[i·cis + o·cos], ``turned`` reads its taps from the last to the first. A unit is `FILTERS` rows of a panel, a block's
+    work."""
+    transform_4(w, y, ci, co, cis, cos, turned, padded, first)
+
+
+@tiled(THREADS)
+def winograd_2(
+    w: Floats, y: Floats, ci: Int, co: Int, cis: Int, cos: Int, turned: Int, padded: Int, first: Int, last: Int
+) -> None:
+    """As `winograd_4`, for tiles of 2×2 results: 16 points."""
+    transform_2(w, y, ci, co, cis, cos, turned, padded, first)

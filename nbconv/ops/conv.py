@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -133,12 +133,39 @@ class Convolution(Op, abstract=True):
 
         return to.constant(f"{name}#{g}x{og}" + (f".{part.start}" if part and name else ""), make)
 
-    def lower_winograd(self, to: Lowering, size: int, ph: int, pw: int, i: int, turned: bool = False) -> None:
-        """Steps of kernels/cpu/winograd.py: group i, in tiles of ``size``. ``turned``: w is (ci, co, 3, 3), its taps from
-        last to first. Weights that are transformed here may be so some columns at a time."""
+    def lower_winograd(self, to: Lowering, size: int, ph: int, pw: int, turned: bool = False) -> None:
+        """Steps of kernels/cpu/winograd.py, a group after another, in tiles of ``size``; on a GPU those of `_transformed`.
+        ``turned``: w is (ci, co, 3, 3), its taps from last to first. Weights that are transformed here may be so some
+        columns at a time."""
+        if to.target.gpu:
+            self._transformed(to, size, ph, pw, turned)
+            return
+        for i in range(self.group):
+            for first, last in self._pieces(to, size):
+                self._winograd(to, size, ph, pw, i, turned, first, last - first)
+
+    def _pieces(self, to: Lowering, size: int) -> list[tuple[int, int]]:
+        """The output channels of a group, those whose weights are transformed at a time."""
         ci, co = to.inputs[0].shape[1] // self.group, to.outputs[0].shape[1] // self.group
-        for first, last in to.pieces(co, 4 * (size + 2) ** 2 * ci) if varies(to, 1) else [(0, co)]:
-            self._winograd(to, size, ph, pw, i, turned, first, last - first)
+        return to.pieces(co, 4 * (size + 2) ** 2 * ci) if varies(to, 1) else [(0, co)]
+
+    def _filters(self, to: Lowering, size: int, i: int, turned: bool, first: int, count: int) -> Ref:
+        """The transformed weights of channels ``first`` … of group i."""
+        ci, co = to.inputs[0].shape[1] // self.group, to.outputs[0].shape[1] // self.group
+        at = i * co + first
+
+        def filters() -> np.ndarray:
+            if not turned:
+                return to.value(1)[at : at + count]
+            return to.value(1)[i * ci : (i + 1) * ci].swapaxes(0, 1)[..., ::-1, ::-1]
+
+        if varies(to, 1):
+            steps = (9 * co, 9) if turned else (9, 9 * ci)
+            return repack.winograd(to, to.input(1).at(9 * i * ci * co + first * steps[1]), size, ci, count, *steps, turned)
+        return to.constant(
+            f"{to.node.inputs[1]}#winograd{size}.{i}.{self.group}{'turned' * turned}",
+            lambda: winograd.weights(filters(), size, to.target.lanes, to.columns),
+        )
 
     def _winograd(
         self, to: Lowering, size: int, ph: int, pw: int, i: int, turned: bool, first: int, count: int
@@ -150,22 +177,9 @@ class Convolution(Op, abstract=True):
         tiling = winograd.tiling(to, size, n, oh, ow, ci, count)
         points, inner = (size + 2) ** 2, ceil(ci, lanes) * lanes
         area = points * (tiling.tiles * (inner + tiling.columns) + 2 * winograd.SKEW)
-        name, bias, at = to.node.inputs[1], to.node.inputs[2] if to.has(2) else "", i * co + first
+        bias, at = to.node.inputs[2] if to.has(2) else "", i * co + first
         mine = slice(at, at + count)
-
-        def filters() -> np.ndarray:
-            if not turned:
-                return to.value(1)[mine]
-            return to.value(1)[i * ci : (i + 1) * ci].swapaxes(0, 1)[..., ::-1, ::-1]
-
-        if varies(to, 1):
-            steps = (9 * co, 9) if turned else (9, 9 * ci)
-            packed = repack.winograd(to, to.input(1).at(9 * i * ci * co + first * steps[1]), size, ci, count, *steps, turned)
-        else:
-            packed = to.constant(
-                f"{name}#winograd{size}.{i}.{self.group}{'turned' * turned}",
-                lambda: winograd.weights(filters(), size, lanes, columns),
-            )
+        packed = self._filters(to, size, i, turned, first, count)
         if varies(to, 2):
             b = repack.bias(to, to.input(2).at(at), 1, count)
         else:
@@ -182,6 +196,38 @@ class Convolution(Op, abstract=True):
             ldres=to.ldres, ph=ph, pw=pw, size=size, tiles=tiling.tiles,
             columns=tiling.columns, group=tiling.group, inner=inner, padded=padded(count, lanes, columns), area=area,
             **epilogue(to, 1, count, lanes, columns, mine),
+        )  # fmt: skip
+
+    def _transformed(self, to: Lowering, size: int, ph: int, pw: int, turned: bool) -> None:
+        """Steps of kernels/cuda/winograd.py: all of x is transformed, multiplied by points, a group after another, and
+        transformed back."""
+        (n, channels, h, w), (_, out, oh, ow) = to.inputs[0].shape, to.outputs[0].shape
+        ci, co, lanes, columns = channels // self.group, out // self.group, to.target.lanes, to.columns
+        points, down, across = (size + 2) ** 2, ceil(oh, size), ceil(ow, size)
+        total = n * down * across
+        tiles = {"down": down, "across": across, "total": total, "size": size}
+        v, m = to.scratch(4 * points * total * channels), to.scratch(4 * points * total * out)
+        to.step(
+            "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
+            x=to.input(0), v=v, h=h, width=w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, **tiles,
+        )  # fmt: skip
+        for i in range(self.group):
+            for first, last in self._pieces(to, size):
+                count = last - first
+                full = padded(count, lanes, columns)
+                rows, panels, _, k_chunk, units = cut(to, total, ci, count, 1, points)
+                to.step(
+                    "gemm.gemm", units, work=2 * points * total * ci * count, a=v.at(i * ci),
+                    b=self._filters(to, size, i, turned, first, count),
+                    bias=to.constant(f"#zeros{full}", lambda full=full: np.zeros(full, np.float32)), res=None,
+                    y=m.at(i * co + first), m=total, n=count, k=ci, lda=channels, ldy=out, ldres=0,
+                    batch_a=total * channels, batch_b=ci * full, batch_y=total * out, rows=rows, panels=panels,
+                    k_chunk=k_chunk, low=-inf, high=inf, act=0, alpha=0.0, beta=0.0, scale=None, shift=None,
+                )  # fmt: skip
+        to.step(
+            "winograd.transform_output", total * ceil(out, lanes), work=32 * points * total * out, m=m,
+            b=self.bias(to, 1, out), res=to.residual, y=to.output(), oh=oh, ow=ow, c=out, ldy=to.pitch or out,
+            ldres=to.ldres, **tiles, **epilogue(to, 1, out, lanes, columns),
         )  # fmt: skip
 
     def check(self, x: Spec, w: Spec, b: Spec | None, co: int) -> np.dtype:
@@ -249,10 +295,9 @@ class Conv(Convolution):
             return
         if self.group <= GROUPS and down[:3] == across[:3] == (3, 1, 1) and x.rank == 4 and not self.few(x.shape, w.shape):
             g = self.group
-            tiling = winograd.choose(to, x.shape[0], *plane(y.shape), x.shape[1] // g, y.shape[1] // g)
-            if tiling is not None:
-                for i in range(g):
-                    self.lower_winograd(to, tiling.size, down[3], across[3], i)
+            side = winograd.choose(to, x.shape[0], *plane(y.shape), x.shape[1] // g, y.shape[1] // g, g)
+            if side:
+                self.lower_winograd(to, side, down[3], across[3])
                 return
         g, taps, size = self.group, down[0] * across[0], plane(y.shape)
 

@@ -149,10 +149,9 @@ class ConvTranspose(Convolution):
             self.lower_depthwise(to, down, across)
             return
         if g <= GROUPS and down[:3] == across[:3] == (3, 1, 1) and x.rank == 4:
-            tiling = winograd.choose(to, x.shape[0], oh, ow, x.shape[1] // g, y.shape[1] // g)
-            if tiling is not None:
-                for i in range(g):
-                    self.lower_winograd(to, tiling.size, 2 - down[3], 2 - across[3], i, turned=True)
+            size = winograd.choose(to, x.shape[0], oh, ow, x.shape[1] // g, y.shape[1] // g, g)
+            if size:
+                self.lower_winograd(to, size, 2 - down[3], 2 - across[3], turned=True)
                 return
 
         for p in range(min(down[1], oh)):

@@ -95,6 +95,13 @@ def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, groups: int) -> tupl
     return best[0], ceil(best[1], to.columns), taps, k, units(best)
 
 
+def busiest(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> float:
+    """The flops that a GPU could do while its busiest multiprocessor does its part of such a product, cut as `cut` says."""
+    rows, _, tap_chunk, channel_chunk, units = cut(to, m, k, n, taps, groups)
+    columns, share = next(tile[1:] for tile in to.target.tiles if tile[0] == rows)
+    return 2 * PROCESSORS * ceil(units, PROCESSORS) * rows * columns * tap_chunk * channel_chunk / share
+
+
 def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> dict[str, Any]:
     """The arguments of a kernel with a full epilogue, for ``groups`` times n channels packed in panels of ``columns``.
     ``part``: the channels of y that the kernel makes; where it makes more than y has, they are repeated."""

@@ -11,6 +11,8 @@ from nbconv.ops.packing import ceil, padded
 
 PIECE = 256
 """Rows of a panel that a unit packs on CUDA (`kernels/cuda/packing.py`)."""
+FILTERS = 8
+"""Rows of a panel that a unit transforms for Winograd on CUDA."""
 
 
 class Lying(NamedTuple):
@@ -59,8 +61,8 @@ def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: i
     full, points = padded(co, to.target.lanes, to.columns), (size + 2) ** 2
     y = to.scratch(4 * points * ci * full)
     to.step(
-        f"packing.winograd_{size}", ceil(co, to.columns), work=16 * points * ci * co, w=w, y=y, ci=ci, co=co, cis=cis,
-        cos=cos, turned=int(turned), padded=full,
+        f"packing.winograd_{size}", to.finer(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
+        w=w, y=y, ci=ci, co=co, cis=cis, cos=cos, turned=int(turned), padded=full,
     )  # fmt: skip
     return y
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.lowering import Lowering
-from nbconv.ops.packing import CACHE, ceil, pack
+from nbconv.ops.packing import CACHE, busiest, ceil, pack
 
 G = {
     4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24,
@@ -20,6 +20,12 @@ OWN, SHARED, MEMORY = 1.0, 5.0, 8.0
 """What reading a byte of weights costs, in flops of the matrix kernel: from the core's cache, the shared one, memory."""
 SHARED_CACHE = 16 << 20
 """Bytes of weights above which they are taken to come from memory."""
+
+BYTE, LAUNCH = 12.5, 6e7
+"""What moving a byte, and one launch more, cost on a GPU, in flops: an A100 does 19.5 Tflop/s and moves 1.55 TB/s; a launch,
+until its blocks are at work, is taken to be 3 µs."""
+GAIN = 0.8
+"""The part of direct convolution's cost that Winograd's must stay below on a GPU: it rounds more, and costs are rough."""
 
 SKEW = 16
 """Floats behind each point's matrices, as kernels/cpu/winograd.py has it."""
@@ -40,15 +46,18 @@ class Tiling(NamedTuple):
     """tiles in all"""
 
 
-def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling | None:
-    """The cheapest tiling for a 3×3 convolution of stride 1, or None where direct convolution is cheaper: by the cost model,
-    unless ``to.choices`` knows better; none whose weights take more than ``to.most_packed``."""
+def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int = 1) -> int:
+    """The side of the cheapest tiles for a 3×3 convolution of stride 1, ci to co channels a group, or 0 where direct
+    convolution is cheaper: by the cost model, unless ``to.choices`` knows better; none whose weights take more than
+    ``to.most_packed``."""
     if ci < 12 or co < 12 or not to.target.winograd:
-        return None
+        return 0
+    if to.target.gpu:
+        return _choose_on_gpu(to, n, oh, ow, ci, co, groups)
     chosen = to.choices.get(geometry(n, oh, ow, ci, co))
     if chosen is not None:
-        return tiling(to, chosen, n, oh, ow, ci, co) if chosen else None
-    best, least = None, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
+        return chosen
+    best, least = 0, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
         if 4 * points * ci * co > to.most_packed:
@@ -56,7 +65,26 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int) -> Tiling |
         cost = _cost(2.0 * points * total * ci * co, total, to.target.rows, 4.0 * points * ci * co)
         cost += 8.0 * total * (points * ci + (points + size * size) * co)
         if cost < least:
-            best, least = tiling(to, size, n, oh, ow, ci, co), cost
+            best, least = size, cost
+    return best
+
+
+def _choose_on_gpu(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int) -> int:
+    """As `choose`. Costs are in flops that a GPU does meanwhile: a product's those of its busiest multiprocessor times as
+    many as there are, and what Winograd's steps read and write `BYTE` each. None whose transformed tiles or products
+    take more than ``to.at_once``."""
+    pixels, channels = n * oh * ow, groups * (ci + co)
+    best, least = 0, GAIN * busiest(to, pixels, ci, co, 9, groups)
+    for size in (4, 2):
+        points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
+        filters = 4 * points * ci * co
+        moved = 4 * points * total * channels
+        if filters > to.most_packed or moved > to.at_once:
+            continue
+        cost = groups * busiest(to, total, ci, co, 1, points)
+        cost += BYTE * (2 * moved + 4 * pixels * channels + groups * filters) + (1 + groups) * LAUNCH
+        if cost < least:
+            best, least = size, cost
     return best
 
 

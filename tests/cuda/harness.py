@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from nbconv.ops import packing
+from nbconv.model import Model
+from nbconv.ops import packing, winograd
 from tests.check import Case, answer
-from tests.kernels.harness import check_kernels
+from tests.cuda.larger import Net
+from tests.kernels.harness import check_kernels, reference
 
 
-def check_on_device(table: str, row: Case, device: str = "cuda:0") -> None:
+def check_on_device(table: str, row: Case | Net, device: str = "cuda:0") -> None:
     """What `check_kernels` holds of the row's call on the CPU holds on the device; ``table``: where the row stands."""
-    outputs = row.options.get("outputs", 1)
     if table == "tf32":
         device += ":tf32"
     with pytest.MonkeyPatch.context() as patch:
         if table in ("tiles", "tf32"):
             patch.setattr(packing, "PROCESSORS", 1)
+        if table.startswith("winograd"):
+            patch.setattr(winograd, "choose", lambda *_: int(table[-1]))
+        if isinstance(row, Net):
+            check_net(row, device)
+            return
+        outputs = row.options.get("outputs", 1)
         check_kernels(row.op, row.inputs, answer(row.op, row.inputs)[:outputs], device)
+
+
+def check_net(row: Net, device: str) -> None:
+    """The graph's y on the device is the reference's in float64, within 1e-5 of its largest element."""
+    rng = np.random.default_rng(3)
+    feeds = {n: rng.standard_normal(s.shape).astype(np.float32) for n, s in row.graph.inputs.items()}
+    got, want = Model(row.graph, device=device).run(feeds)["y"], reference(row.graph, feeds)["y"]
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max(), row.name

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from nbconv.graph import Graph, Spec
 from nbconv.ops.batch_norm import BatchNormalization, BatchNormalizationGradInput, BatchNormalizationGradScale
 from nbconv.ops.conv import Conv
 from nbconv.ops.conv_grad import ConvGradInput, ConvGradWeight
+from nbconv.ops.conv_transpose import ConvTranspose
 from nbconv.ops.dropout import TrainingDropout
 from nbconv.ops.gather import GatherGrad
 from nbconv.ops.grad import Mix, transposed
@@ -25,8 +29,9 @@ from nbconv.ops.resize import Resize
 from nbconv.ops.shape import Transpose
 from nbconv.ops.softmax import Softmax
 from nbconv.ops.standardize import LayerNormalization
-from tests.check import case, sampler
+from tests.check import Case, case, sampler
 from tests.cuda.numeric import to_tf32
+from tests.train.models import node
 
 r = sampler(71)
 labels = np.random.default_rng(5).integers(0, 45, (37,))
@@ -128,3 +133,50 @@ TF32 = [
     case(ConvGradWeight(kernel_shape=(5, 5), pads=(2, 2, 2, 2)), t(2, 3, 20, 17), t(2, 9, 20, 17), outputs=2),
 ]
 """Calls on a device whose tensor cores multiply, of numbers that lose nothing by it; the tiles as in `TILES`."""
+
+
+class Net(NamedTuple):
+    """A graph, for what no call of one op has: what a kernel does for its neighbours, values in the middle of others."""
+
+    name: str
+    graph: Graph
+
+    def __str__(self) -> str:
+        return self.name
+
+
+SAME = {"pads": (1, 1, 1, 1)}
+AFFINE = {"k": r(1, 40, 1, 1), "t": r(1, 40, 1, 1)}
+
+
+def net(name: str, nodes: list, shape: tuple[int, ...], **constants: np.ndarray) -> Net:
+    """From x of this shape to y."""
+    return Net(name, Graph(nodes, {"x": Spec(shape, np.dtype(np.float32))}, {"y": None}, constants))
+
+
+WINOGRAD: list[Case | Net] = [
+    net(
+        "residual, SiLU, factor and term",
+        [
+            node("Conv", "x w b", "c", **SAME), node("Add", "c x", "d"), node("Sigmoid", "d", "e"), node("Mul", "d e", "f"),
+            node("Mul", "f k", "g"), node("Add", "g t", "y"),
+        ],
+        (1, 40, 7, 9), w=r(40, 40, 3, 3), b=r(40), **AFFINE,
+    ),
+    net(
+        "in the middle of others, clamped",
+        [
+            node("Conv", "x v", "a"), node("Relu", "a", "b"), node("Split", "b", "p q", axis=1, num_outputs=2),
+            node("Conv", "q w", "c", pads=(2, 1, 0, 1)), node("Add", "c p", "d"), node("Relu", "d", "e"),
+            node("Concat", "p e q", "y", axis=1),
+        ],
+        (2, 5, 5, 6), v=r(68, 5, 1, 1), w=r(34, 34, 3, 3),
+    ),
+    case(Conv(pads=(0, 1, 2, 0), group=2), r(1, 34, 5, 6), r(64, 17, 3, 3), r(64)),
+    case(ConvGradInput(size=(7, 6), **SAME), r(1, 20, 7, 6), r(20, 72, 3, 3)),
+    case(ConvGradInput(size=(7, 6), group=2, pads=(0, 1, 1, 0)), r(1, 20, 6, 5), r(20, 16, 3, 3)),
+    case(ConvTranspose(pads=(1, 1, 1, 1)), r(1, 20, 6, 5), r(20, 16, 3, 3), r(16)),
+    case(Conv(**SAME), r(2, 33, 9, 4), r(130, 33, 3, 3), r(130)),
+    case(Conv(**SAME), r(1, 256, 8, 8), r(32, 256, 3, 3), r(32)),
+]  # fmt: skip
+"""Calls that go through Winograd's filtering, in tiles of 4×4 and of 2×2 results, whatever the cost model says."""

@@ -10,6 +10,7 @@ import pytest
 
 from tests.check import Case
 from tests.cuda.kernels import COMPILER
+from tests.cuda.larger import Net
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 
@@ -31,7 +32,7 @@ def device():
         keep(device.kept)
 
 
-def rows() -> list[tuple[str, Case]]:
+def rows() -> list[tuple[str, Case | Net]]:
     if COMPILER:
         return []
     from tests.cuda.cases import calls

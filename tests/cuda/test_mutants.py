@@ -33,6 +33,8 @@ EQUIVALENT = {
         "staged = 1 if tensor else 2 if 4 * down * stage_pitch > both else 4",
     ): "none fills it",
     ("_read", "off by one", "for j in range(8):"): "what is not zeroed is multiplied by zeros of the other side",
+    ("hold_filters", "off by one", "if cis < cos:  # the filters of a column lie side by side"): "all are read either way",
+    ("hold_filters", "off by one", "if i < rows:"): "nobody reads what is held of rows that are not there",
     ("inside", "off by one", "while k0 < k and i0 + k0 * d < 0:"): "a window outside the image is empty either way",
 }
 """(function, kind, line) of faults that change nothing in the compiled code, with the reason."""
