@@ -259,7 +259,7 @@ class Lowering:
         chunk = self.target.chunk
         if not axes and n > chunk:
             axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
-        if self.target.gpu and len(axes) < 3 and n > chunk:
+        if len(axes) < 3 and n > self.target.line:
             more, (n, ai, bi) = _split((n, ai, bi), chunk, self.target.lanes)
             axes += more
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
@@ -286,7 +286,7 @@ class Lowering:
             (d, *steps), n = axes[0], self.target.chunk
             axes = [(-(-d // n), *(n * s for s in steps)), (n, *steps)]
         n, *inner = axes.pop()
-        if self.target.gpu and len(axes) < 3 and n > self.target.chunk and n % self.target.lanes == 0:
+        if len(axes) < 3 and n > self.target.line and n % self.target.lanes == 0:
             axes.append((n // self.target.lanes, *(self.target.lanes * s for s in inner)))
             n = self.target.lanes
         total = self.outputs[0].size
