@@ -223,9 +223,8 @@ class Lowering:
             axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
-        tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)  # as kernels/cuda/move.py has them
         self.step(
-            "move.copy", self.finer(n0 * n1 * n2, -(-n3 // tall) * -(-n4 // wide)), work=16 * n0 * n1 * n2 * n3 * n4,
+            "move.copy", self.finer(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4,
             x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
             **{f"x{i}": t[1] for i, t in enumerate(five)}, **{f"y{i}": t[2] for i, t in enumerate(five)},
         )  # fmt: skip
@@ -329,6 +328,12 @@ class Lowering:
             return
         chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
         self.steps.append(Step(self.node, kernel, units, chunk, arguments))
+
+
+def tiles(n3: int, n4: int) -> int:
+    """How many tiles `copy` of kernels/cuda/move.py cuts a plane of n3 × n4 elements into."""
+    tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)
+    return -(-n3 // tall) * -(-n4 // wide)
 
 
 def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxrunti
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="an ONNX file")
     _model.add_shape(parser)
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="plan for cpu (default), cuda or cuda:1")
+    _model.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.epilog = f"""{_model.SHAPES}
 
