@@ -35,14 +35,12 @@ class SimulatorDevice(InterpreterDevice):
         from nbconv.kernels.cuda._numba import kernels_of
 
         number = [found for _, found in library.launches(kernel)].index(launch)
-        return f"{library.family}.{kernel}", variants(kernels_of(library.family)[kernel])[1][number][1]
+        return variants(kernels_of(library.family)[kernel])[1][number][1]
 
     def launcher(
         self, function: Any, blocks: int, threads: int, words: np.ndarray, kinds: tuple[str, ...]
     ) -> Callable[[Any], None]:
         from nbconv.kernels.cuda._numba import WARP, simulate, width
-
-        name, body = function
 
         def work() -> None:
             floats = words.astype(np.uint32).view(np.float32)
@@ -50,10 +48,9 @@ class SimulatorDevice(InterpreterDevice):
                 self._pointer(int(w), TYPES[k]) if k in TYPES else f if k == "float32" else int(w)
                 for k, w, f in zip(kinds, words, floats, strict=True)
             ]
-            self.launched.append(name)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
-                simulate(body, 1, max(width(body), WARP), given)
+                simulate(function, 1, max(width(function), WARP), given)
 
         return lambda stream: self._put(stream, work)
 

@@ -9,18 +9,14 @@ from tests.cuda.kernels import COMPILER
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 
 
-def test_a_layer_runs_with_its_input_on_the_device():
+def test_a_layer_runs_with_its_input_on_the_device(device):
     from benchmarks import gpu
-    from tests.cuda.cases import standing_in
-    from tests.cuda.devices import InterpreterDevice
 
-    device = InterpreterDevice()
-    with standing_in(device):
-        graph, feeds, _ = gpu.layer(1, (8, 16, 7, 3, 2))
-        run = gpu.ours(graph, feeds)
-        sent = len(device.uploads)
-        run(3)
-        assert len(device.uploads) == sent
-        assert not device.downloads
-        assert device.launched.count("conv.conv") == 3
-        assert gpu.measure({"nbconv": run}, 2, 0.01)["nbconv"] > 0
+    graph, feeds, _ = gpu.layer(1, (8, 16, 7, 3, 2))
+    run = gpu.ours(graph, feeds)
+    sent = len(device.uploads)
+    run(3)
+    assert len(device.uploads) == sent
+    assert not device.downloads
+    assert device.launched.count("conv.conv") == 3
+    assert gpu.measure({"nbconv": run}, 2, 0.01)["nbconv"] > 0

@@ -1,4 +1,4 @@
-"""Models and training on a device: the PTX interpreter, which runs the very kernels that a GPU would."""
+"""Models and training on a device: a GPU, or the PTX interpreter, which runs the very kernels that a GPU would."""
 
 from __future__ import annotations
 
@@ -8,24 +8,15 @@ import numpy as np
 import pytest
 
 import nbconv
-import nbconv.cuda
 from nbconv import models
 from nbconv.errors import DeviceError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train.trainer import NonFiniteLoss, Trainer
-from tests.cuda.devices import InterpreterDevice
 from tests.cuda.kernels import COMPILER
 from tests.train.models import F32, batch, convolutional, mlp, node
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER or "-")
-
-
-@pytest.fixture
-def device(monkeypatch):
-    standing = InterpreterDevice()
-    monkeypatch.setattr(nbconv.cuda, "_devices", {"cuda:0": standing})
-    return standing
 
 
 def lenet5(seed: int = 0, side: int = 28) -> Graph:
@@ -154,16 +145,16 @@ def test_runs_at_once(device):
     assert max(found.values()) < 1e-5
 
 
-def test_too_little_memory_is_told(device):
+def test_too_little_memory_is_told(device, monkeypatch):
     def full(nbytes):
         raise DeviceError("device 'cuda:0' has too little memory")
 
     model = Model(mlp(), device="cuda")
     model(np.zeros((1, 1, 4, 4), np.float32))
-    device.alloc = full
+    monkeypatch.setattr(device, "alloc", full)
     with pytest.raises(DeviceError, match="too little memory"):
         model(np.zeros((500, 1, 4, 4), np.float32))
-    del device.alloc
+    monkeypatch.undo()
     model(np.zeros((500, 1, 4, 4), np.float32))
 
 
