@@ -225,4 +225,5 @@ def _print_rows(rows: list[dict[str, Any]], peer: str | None, device: str | None
     head = ("INPUT", "THREADS", "ENGINE", "MIN", "P50", "P90", "P99", "IMAGES/S", "RUNS", *(["SPEED"] if peer else []))
     table(head, cells, right=(1, 3, 4, 5, 6, 7, 8, 9), width=120)
     if peer:
-        print(style(f"(SPEED: {peer}'s median time ÷ nbconv's; above 1 nbconv is faster)", "dim"))
+        cpu, gpu = (" on the CPU", " on the GPU") if device else ("", "")
+        print(style(f"(SPEED: {peer}'s median time{cpu} ÷ nbconv's{gpu}; above 1 nbconv is faster)", "dim"))

@@ -1,22 +1,22 @@
-"""What the tests run on: the PTX interpreter, or the GPU that ``NBCONV_TEST_DEVICE`` names ("cuda", "cuda:1").
+"""What the tests run on: the GPU that ``NBCONV_TEST_DEVICE`` names ("cuda", "cuda:1"), or a stand-in for its driver that
+interprets the kernels' PTX.
 
-With a GPU only tests that a GPU makes different run: those that use one of these fixtures.
+With a GPU only tests that it makes different run: those that use one of these fixtures.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nbconv.cuda import find
+from nbconv.cuda.driver import Driver
 from nbconv.errors import DeviceError
 from tests.cuda.cases import standing_in
-from tests.cuda.devices import Counted, InterpreterDevice
-
-GPU = os.environ.get("NBCONV_TEST_DEVICE", "")
+from tests.cuda.devices import GPU, Counted
+from tests.cuda.fake_driver import FakeDriver
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,14 +42,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def gpu() -> Counted | None:
-    """The GPU, None where tests run on the interpreter."""
+    """The GPU, None where there is none."""
     return Counted(find(GPU)) if GPU else None
 
 
 @pytest.fixture
 def device(gpu: Counted | None) -> Iterator[Counted]:
     """What "cuda" is in a test."""
-    standing = gpu or Counted(InterpreterDevice())
+    standing = gpu or Counted(Driver(0, FakeDriver()))
     standing.clear()
     with standing_in(standing):
         yield standing

@@ -1,7 +1,8 @@
-"""Devices that need no GPU, for tests of what runs on one."""
+"""Devices for tests of what runs on one; none of them needs a GPU."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +13,18 @@ from nbconv.kernels.ptx import Launch, PtxLibrary
 from nbconv.kernels.target import target
 from tests.cuda.interpreter import Interpreter, Module
 
+GPU = os.environ.get("NBCONV_TEST_DEVICE", "")
+"""The GPU that tests run on, "" where there is none."""
+
 
 class InterpreterDevice:
-    """`nbconv.cuda.device.Device` on the PTX interpreter: everything is done at once, one call at a time. ``graphs``: capture
-    what is put on a stream, and do it again, as a driver's graphs do."""
+    """`nbconv.cuda.device.Device` on the PTX interpreter: everything is done at once, one call at a time."""
 
-    def __init__(self, graphs: bool = True, name: str = "cuda:0", **options: Any) -> None:
-        self.name, self.model, self.target, self.graphs = name, "PTX interpreter", target("cuda"), graphs
+    def __init__(self, **options: Any) -> None:
+        self.name, self.model, self.target = "cuda:0", "PTX interpreter", target("cuda")
         self.functions: dict[Any, Any] = {}
         self.machine = Interpreter(**{"check": False, "uninitialised": False, **options})
-        self._lock = threading.RLock()
-        self._recording: dict[int, list[Callable[[], None]]] = {}
+        self._lock = threading.RLock()  # a block may be freed by the garbage collector meanwhile
 
     def enter(self) -> None:
         pass
@@ -41,34 +43,20 @@ class InterpreterDevice:
     def stream(self) -> object:
         return object()
 
-    def _put(self, stream: object, work: Callable[[], None]) -> None:
-        with self._lock:
-            if id(stream) in self._recording:
-                self._recording[id(stream)].append(work)
-            else:
-                work()
-
     def upload(self, address: int, array: np.ndarray, stream: object) -> None:
-        def work() -> None:
+        with self._lock:
             if array.nbytes:
                 self.machine.upload(address, array)
 
-        self._put(stream, work)
-
     def download(self, array: np.ndarray, address: int, stream: object) -> None:
-        def work() -> None:
+        with self._lock:
             if array.nbytes:
                 self.machine.download(address, array)
 
-        self._put(stream, work)
-
     def copy(self, to: int, source: int, nbytes: int, stream: object) -> None:
-        def work() -> None:
-            held = np.empty(nbytes, np.uint8)
-            self.machine.download(source, held)
-            self.machine.upload(to, held)
-
-        self._put(stream, work)
+        held = np.empty(nbytes, np.uint8)
+        self.download(held, source, stream)
+        self.upload(to, held, stream)
 
     def load(self, library: PtxLibrary, kernel: str, launch: Launch) -> Any:
         return Module(library.text(launch)), launch.entry
@@ -76,31 +64,16 @@ class InterpreterDevice:
     def launcher(
         self, function: Any, blocks: int, threads: int, words: np.ndarray, kinds: tuple[str, ...]
     ) -> Callable[[Any], None]:
-        module, entry = function
-
-        def work() -> None:
+        def launch(stream: object) -> None:
             floats = words.astype(np.uint32).view(np.float32)
             given = [float(f) if k == "float32" else int(w) for k, w, f in zip(kinds, words, floats, strict=True)]
-            self.machine.launch(module, entry, blocks, threads, given)
-
-        return lambda stream: self._put(stream, work)
-
-    def capture(self, work: Callable[[], None], stream: object) -> Callable[[Any], None] | None:
-        if not self.graphs:
-            return None
-        with self._lock:
-            recorded = self._recording[id(stream)] = []
-            try:
-                work()
-            finally:
-                del self._recording[id(stream)]
-
-        def replay(stream: object) -> None:
             with self._lock:
-                for one in recorded:
-                    one()
+                self.machine.launch(*function, blocks, threads, given)
 
-        return replay
+        return launch
+
+    def capture(self, work: Callable[[], None], stream: object) -> None:
+        """There are no graphs."""
 
     def synchronize(self, stream: object) -> None:
         pass

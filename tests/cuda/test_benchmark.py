@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cuda.kernels import COMPILER
+from tests.cuda.kernels import NO_KERNELS
 
-pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
+pytestmark = pytest.mark.skipif(bool(NO_KERNELS), reason=NO_KERNELS)
 
 
 def test_a_layer_runs_with_its_input_on_the_device(device):

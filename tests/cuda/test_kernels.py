@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from tests.check import Case
-from tests.cuda.kernels import COMPILER
+from tests.cuda.kernels import NO_KERNELS
 
-pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
+pytestmark = pytest.mark.skipif(bool(NO_KERNELS), reason=NO_KERNELS)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def device(gpu):
 
 
 def rows() -> list[tuple[str, Case]]:
-    if COMPILER:
+    if NO_KERNELS:
         return []
     from tests.cuda.cases import calls
 
