@@ -436,6 +436,7 @@ class _Ready:
         return space
 
     def give_back(self, space: Workspace | DeviceWorkspace) -> None:
+        del space.arena  # it goes when a larger one takes its place
         self._spaces.append(space)
 
     def results(self, out: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
