@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from math import inf
 from typing import NamedTuple
 
 
@@ -47,6 +48,16 @@ class Target(NamedTuple):
     def gpu(self) -> bool:
         """Whether its kernels are PTX, which no processor of this machine runs."""
         return self.triple.startswith("nvptx")
+
+    @property
+    def line(self) -> float:
+        """Elements of a row that a unit of a kernel on strided rows does at most, where the row can be cut."""
+        return self.chunk if self.gpu else inf
+
+    @property
+    def sums(self) -> int:
+        """Bytes of a weight's gradient that a unit sums in its cache; 0 where it sums in registers alone."""
+        return 0 if self.gpu else 512 << 10
 
 
 # What LLVM may use for -mcpu=x86-64-v2, -v3 and -v4 beyond the baseline (x86-64 psABI, "Micro-architecture levels").

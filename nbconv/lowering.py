@@ -223,9 +223,8 @@ class Lowering:
             axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
-        tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)  # as kernels/cuda/move.py has them
         self.step(
-            "move.copy", self.finer(n0 * n1 * n2, -(-n3 // tall) * -(-n4 // wide)), work=16 * n0 * n1 * n2 * n3 * n4,
+            "move.copy", self.finer(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4,
             x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
             **{f"x{i}": t[1] for i, t in enumerate(five)}, **{f"y{i}": t[2] for i, t in enumerate(five)},
         )  # fmt: skip
@@ -259,7 +258,7 @@ class Lowering:
         chunk = self.target.chunk
         if not axes and n > chunk:
             axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
-        if self.target.gpu and len(axes) < 3 and n > chunk:
+        if len(axes) < 3 and n > self.target.line:
             more, (n, ai, bi) = _split((n, ai, bi), chunk, self.target.lanes)
             axes += more
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
@@ -286,7 +285,7 @@ class Lowering:
             (d, *steps), n = axes[0], self.target.chunk
             axes = [(-(-d // n), *(n * s for s in steps)), (n, *steps)]
         n, *inner = axes.pop()
-        if self.target.gpu and len(axes) < 3 and n > self.target.chunk and n % self.target.lanes == 0:
+        if len(axes) < 3 and n > self.target.line and n % self.target.lanes == 0:
             axes.append((n // self.target.lanes, *(self.target.lanes * s for s in inner)))
             n = self.target.lanes
         total = self.outputs[0].size
@@ -329,6 +328,12 @@ class Lowering:
             return
         chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
         self.steps.append(Step(self.node, kernel, units, chunk, arguments))
+
+
+def tiles(n3: int, n4: int) -> int:
+    """How many tiles `copy` of kernels/cuda/move.py cuts a plane of n3 × n4 elements into."""
+    tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)
+    return -(-n3 // tall) * -(-n4 // wide)
 
 
 def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:

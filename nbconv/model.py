@@ -369,10 +369,14 @@ class Model:
         if self._prepared is not None and plan.portable:
             arrays = {n: plan.arrays[n] for n in plan.program.constants}
             self._prepared.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)
+        return self.bound(plan)
+
+    def bound(self, plan: Plan) -> Program | DeviceProgram:
+        """The program of a plan (see `plan`), ready to run where this model runs."""
         if self._device is None:
             return plan.bound()
         plan.program.own = [plan.arrays[n] for n in plan.tables]
-        return self._bound(plan.program, [plan.arrays[n] for n in plan.program.constants], specs, plan)
+        return self._bound(plan.program, [plan.arrays[n] for n in plan.program.constants], plan.inputs, plan)
 
     def _bound(
         self, program: Program, arrays: list[np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
@@ -433,6 +437,7 @@ class _Ready:
         return space
 
     def give_back(self, space: Workspace | DeviceWorkspace) -> None:
+        del space.arena  # it goes when a larger one takes its place
         self._spaces.append(space)
 
     def results(self, out: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> list[np.ndarray]:

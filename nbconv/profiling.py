@@ -1,5 +1,5 @@
 """What each step of a plan costs: its work by the arguments of its kernel, its time by running it, and how close it comes
-to the machine's roofline."""
+to the roofline of the machine, where that is a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.lowering import Ref, Step
+from nbconv.lowering import Ref, Step, tiles
 from nbconv.plan import NUMPY_STEP
 from nbconv.roofline import Roofline, roofline
 from nbconv.runtime import Workspace, time_steps
@@ -40,7 +40,8 @@ class Cost(NamedTuple):
 
 class Timed(NamedTuple):
     """One step of a profile. ``bound`` is the least time that the roofline allows, ``limit`` what sets it ("compute", or the
-    level of the memory: of the weights where these take longest)."""
+    level of the memory: of the weights where these take longest), ``level`` what holds its values. None on a GPU, whose
+    roofline is not known."""
 
     number: int
     step: Step
@@ -49,22 +50,23 @@ class Timed(NamedTuple):
     algorithm: str
     seconds: float
     cost: Cost
-    bound: float
-    limit: str
-    level: str
+    bound: float | None
+    limit: str | None
+    level: str | None
 
     @property
-    def share_of_roof(self) -> float:
+    def share_of_roof(self) -> float | None:
         """The bound over the time: 1 is the best that there can be."""
-        return self.bound / self.seconds if self.seconds > 0 else 0.0
+        return share_of_roof([self], self.seconds)
 
 
 class Profile(NamedTuple):
-    """``seconds`` is the median of whole runs, which do not stop between steps."""
+    """``seconds`` is the median of whole runs, which do not stop between steps. A GPU has no ``threads`` to count, and its
+    ``roof`` is not known."""
 
     plan: Plan
-    roof: Roofline
-    threads: int
+    roof: Roofline | None
+    threads: int | None
     runs: int
     seconds: float
     steps: list[Timed]
@@ -75,8 +77,16 @@ class Profile(NamedTuple):
         return sum(s.seconds for s in self.steps)
 
 
+def share_of_roof(steps: list[Timed], seconds: float) -> float | None:
+    """The least time of these steps over the time that they took; None where it is not known."""
+    bounds = [s.bound for s in steps if s.bound is not None]
+    if len(bounds) < len(steps):
+        return None
+    return sum(bounds) / seconds if seconds > 0 else 0.0
+
+
 def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a profile as numbers, texts, lists and dicts: seconds, bytes, operations a second."""
+    """All of a profile as numbers, texts, lists and dicts: seconds, bytes, operations a second; None is not known."""
     plan, total = found.plan, found.total
     steps = []
     for s in found.steps:
@@ -98,13 +108,14 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
             seconds, flops = sum(s.seconds for s in mine), sum(s.cost.flops for s in mine)
             kinds[kind] = {
                 "steps": len(mine), "seconds": seconds, "share": seconds / total, "flops_per_second": flops / seconds,
-                "share_of_roof": sum(s.bound for s in mine) / seconds,
+                "share_of_roof": share_of_roof(mine, seconds),
             }  # fmt: skip
     return {
         "model": name, "inputs": {n: list(s) for n, s in shapes.items()}, "target": plan.target.name,
         "threads": found.threads,
         "runs": found.runs, "seconds": found.seconds, "sum_of_steps": total, "flops": sum(s.cost.flops for s in found.steps),
-        "share_of_roof": sum(s.bound for s in found.steps) / total if total else 0.0, "roofline": found.roof.as_json(),
+        "share_of_roof": share_of_roof(found.steps, total),
+        "roofline": None if found.roof is None else found.roof.as_json(),
         "memory": {"arena": plan.arena, "weights": sum(a.nbytes for a in plan.arrays.values())}, "kinds": kinds,
         "steps": steps,
     }  # fmt: skip
@@ -113,12 +124,13 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
 def profile(
     model: Model, feeds: Mapping[str, Any], *, threads: int | None = None, runs: int = 20, warmup: int = 2
 ) -> Profile:
-    """Time each step of a model's plan for these inputs, in the order in which they run, ``runs`` times: medians."""
+    """Time each step of a model's plan for these inputs, in the order in which they run, ``runs`` times: medians. On a GPU a
+    step's time holds its launch, the copies that it needs, and the wait until it is done."""
     given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
     count = model.threads if threads is None else threads
     plan = model.plan({name: array.shape for name, array in given.items()})
-    program = plan.bound()
-    space = Workspace(program)
+    program = model.bound(plan)
+    space = program.workspace()
     results = [np.empty(shape, dtype) for _, shape, dtype in program.results]
     for _ in range(warmup):
         space.run(given, results, count)
@@ -127,18 +139,24 @@ def profile(
         start = time.perf_counter()
         space.run(given, results, count)
         whole.append(time.perf_counter() - start)
-    times = np.median(time_steps(space, given, results, count, runs), 0)
-    roof = roofline(count, plan.target)
-    return Profile(plan, roof, count, runs, float(np.median(whole)), timed(plan, roof, times))
+    seconds = float(np.median(whole))
+    if isinstance(space, Workspace):
+        times = np.median(time_steps(space, given, results, count, runs), 0)
+        roof = roofline(count, plan.target)
+        return Profile(plan, roof, count, runs, seconds, timed(plan, roof, times))
+    from nbconv.cuda.workspace import time_steps as time_on_device
+
+    times = np.median(time_on_device(space, given, runs), 0)
+    return Profile(plan, None, None, runs, seconds, timed(plan, None, times))
 
 
-def timed(plan: Plan, roof: Roofline, times: np.ndarray) -> list[Timed]:
+def timed(plan: Plan, roof: Roofline | None, times: np.ndarray) -> list[Timed]:
     """The plan's steps with their seconds, costs and bounds."""
     costs = [cost(plan, step) for step in plan.steps]
     everything = sum(plan.arrays[n].nbytes for n in plan.arrays) + plan.arena
     found = []
     for i, (step, c, seconds) in enumerate(zip(plan.steps, costs, times, strict=True)):
-        bound, limit, level = bounded(c, roof, everything)
+        bound, limit, level = bounded(c, roof, everything) if roof is not None else (None, None, None)
         name = step.node.name or step.node.outputs[0]
         found.append(Timed(i, step, name, kind(step), algorithm(step), float(seconds), c, bound, limit, level))
     return found
@@ -196,6 +214,8 @@ def algorithm(step: Step) -> str:
 def cost(plan: Plan, step: Step) -> Cost:
     """What a step does, by its arguments where the kernel's work is known, else by the op and its values."""
     a: dict[str, Any] = {**step.arguments, "units": step.units}
+    if step.kernel == "move.copy" and plan.target.gpu:
+        a["units"] //= tiles(a["n3"], a["n4"])
     if step.kernel == NUMPY_STEP:
         return _numpy_cost(plan, step)
     known = COSTS.get(step.kernel)

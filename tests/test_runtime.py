@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -434,3 +435,17 @@ def test_no_network() -> None:
 def test_threads_are_daemons() -> None:
     layers(threads=2).run({"x": np.zeros((1, 24, 12, 12), F32)})
     assert all(t.daemon for t in threading.enumerate() if t.name.startswith("nbconv"))
+
+
+def test_ever_larger_inputs_hold_one_block(monkeypatch):
+    model, made = layers(threads=1, nodes=1), []
+
+    def make(nbytes):
+        block = nbconv.runtime.aligned(nbytes)
+        made.append(weakref.ref(block))
+        return block
+
+    monkeypatch.setattr(model._arenas, "_make", make)
+    for n in (1, 2, 3, 4, 2):
+        model.run({"x": np.zeros((n, 24, 12, 12), np.float32)})
+    assert [block() is not None for block in made] == [False, False, False, True]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nbconv.model import Model
 
 
 def cpu_name() -> str:
@@ -20,6 +24,12 @@ def cpu_name() -> str:
     except OSError:
         name = platform.processor()
     return f"{name or platform.machine()}, {os.cpu_count()} logical processors"
+
+
+def gpu_name(model: Model) -> str | None:
+    """The GPU that a model runs on, by number and make: "cuda:0 (NVIDIA A100)". None on the CPU."""
+    device = model._device
+    return None if device is None else f"{device.name} ({device.model})"
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

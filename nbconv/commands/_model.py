@@ -36,8 +36,12 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=positive, metavar="N", help="threads that work on a run (default: all processors allowed)"
+        "--threads", type=positive, metavar="N", help="the CPU's threads that work on a run (default: all allowed)"
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), or a GPU: cuda, cuda:1, cuda:tf32 (docs/cuda.md)")
 
 
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
@@ -92,11 +96,12 @@ def open_graph(path: str) -> Graph:
         raise type(error)(_named(path, error)) from None
 
 
-def open_model(path: str, threads: int | None = None) -> Model:
-    """Read a model to run; errors name the file."""
+def open_model(path: str, threads: int | None = None, device: str = "cpu") -> Model:
+    """Read a model to run on a device; errors name the file. DeviceError where the device is not there, ValueError for what
+    is no device's name."""
     from nbconv.model import Model
 
-    return Model(open_graph(path), threads=threads)
+    return Model(open_graph(path), threads=threads, device=device)
 
 
 def _named(path: str, error: Exception) -> str:

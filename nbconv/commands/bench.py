@@ -2,7 +2,10 @@
 
 With --compare the peer gets the same input and number of threads, and the two take turns, in short blocks that begin with
 a run that is not counted: whatever slows the machine down for a while slows both down, and the threads of one, which spin
-for a moment when they are done, do not disturb the other."""
+for a moment when they are done, do not disturb the other.
+
+On a GPU a run copies its inputs there and its results back, and waits for them. The peer runs on the CPU all the same, and
+THREADS counts the peer's."""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from nbconv.commands._text import clip, dims, dump, milliseconds, style, table
 
 if TYPE_CHECKING:
     from nbconv.graph import Graph
+    from nbconv.model import Model
 
 BLOCK = 0.1
 """Seconds of one side's turn."""
@@ -28,8 +32,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
     parser.add_argument(
-        "--threads", type=_model.positives, metavar="N[,N…]", help="numbers of threads to time (default: all allowed)"
+        "--threads",
+        type=_model.positives,
+        metavar="N[,N…]",
+        help="the CPU's threads, numbers to time (default: all allowed)",
     )
+    _model.add_device(parser)
     parser.add_argument(
         "--batch", type=_model.positives, metavar="N[,N…]", help="batch sizes to time (default 1, or --shape's)"
     )
@@ -46,7 +54,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 examples:
   nbconv bench model.onnx
   nbconv bench model.onnx --threads 1,2 --batch 1,8 --compare onnxruntime
-  nbconv bench detector.onnx --shape 1,3,640,640 --seconds 10 --json"""
+  nbconv bench detector.onnx --shape 1,3,640,640 --seconds 10 --json
+  nbconv bench model.onnx --device cuda --batch 1,32"""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
         need_onnxruntime()
     start = time.perf_counter()
-    model = _model.open_model(args.model)
+    model = _model.open_model(args.model, device=args.device)
     loading = time.perf_counter() - start
     graph, allowed = model.graph, available_threads()
     notes, cases = [], []
@@ -65,11 +74,15 @@ def run(args: argparse.Namespace) -> int:
         shapes, assumed = _model.input_shapes(graph, args.shape, batch)
         notes = notes or assumed
         cases.append((shapes, _model.random_feeds(graph, shapes)))
-    facts = machine(bool(args.compare))
+    facts = machine(model, args.compare)
+    counts: list[int | None] = [*(args.threads or [allowed])]
+    if facts["gpu"]:
+        notes = [*notes, *_about_gpu(facts, args)]
+        counts = counts if args.compare else [None]
     if not args.json:
         _print_head(args.model, loading, facts, notes)
     rows = []
-    for threads in args.threads or [allowed]:
+    for threads in counts:
         for shapes, feeds in cases:
             calls: dict[str, Callable[[], Any]] = {"nbconv": lambda f=feeds, n=threads: model.run(f, threads=n)}
             if args.compare:
@@ -80,27 +93,39 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         dump(report)
     else:
-        _print_rows(rows, args.compare)
-        if any(row["threads"] > allowed for row in rows):
+        _print_rows(rows, args.compare, facts["gpu"] and args.device)
+        if any((row["threads"] or 0) > allowed for row in rows):
             print(style(f"note: this process may use {allowed} processors", "yellow"))
     return 0
 
 
-def machine(peer: bool) -> dict[str, Any]:
-    """What the times were measured on."""
+def machine(model: Model, peer: str | None) -> dict[str, Any]:
+    """What the times were measured on; ``gpu`` is None where that is the CPU alone."""
     import platform
 
-    from nbconv.commands._machine import cpu_name, versions
-    from nbconv.kernels.target import host
+    from nbconv.commands._machine import cpu_name, gpu_name, versions
 
-    packages = ["nbconv", "numpy", *(["onnxruntime"] if peer else [])]
-    return {"cpu": cpu_name(), "target": host().name, "python": platform.python_version(), "versions": versions(packages)}
+    packages = ["nbconv", "numpy", *([peer] if peer else [])]
+    return {
+        "cpu": cpu_name(), "gpu": gpu_name(model), "target": model._target().name, "python": platform.python_version(),
+        "versions": versions(packages),
+    }  # fmt: skip
 
 
-def _peer(path: str, graph: Graph, feeds: dict[str, Any], threads: int) -> Callable[[], Any]:
+def _about_gpu(facts: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """What must be said about times on a GPU."""
+    notes = [f"nbconv runs on {facts['gpu']}: its inputs are copied there and its results back in each run"]
+    if args.compare:
+        notes.append(f"{args.compare} runs on the CPU, {facts['cpu']}; THREADS counts its")
+    elif args.threads:
+        notes.append("--threads has no effect on a GPU")
+    return notes
+
+
+def _peer(path: str, graph: Graph, feeds: dict[str, Any], threads: int | None) -> Callable[[], Any]:
     from nbconv.commands._peer import session
 
-    found, names = session(path, threads), list(graph.outputs)
+    found, names = session(path, threads or 1), list(graph.outputs)
     return lambda: found.run(names, feeds)
 
 
@@ -154,7 +179,7 @@ def _enough(times: list[float], runs: int | None, seconds: float) -> bool:
     return len(times) >= 5 and sum(times[-100000:]) >= seconds
 
 
-def _row(shapes: dict[str, tuple[int, ...]], threads: int, times: dict[str, list[float]]) -> dict[str, Any]:
+def _row(shapes: dict[str, tuple[int, ...]], threads: int | None, times: dict[str, list[float]]) -> dict[str, Any]:
     batch = next((shape[0] for shape in shapes.values() if shape), 1)
     row: dict[str, Any] = {"shapes": {n: list(s) for n, s in shapes.items()}, "batch": batch, "threads": threads}
     row.update((name, statistics(found, batch)) for name, found in times.items())
@@ -174,14 +199,16 @@ def statistics(times: list[float], batch: int) -> dict[str, float]:
 
 def _print_head(path: str, loading: float, facts: dict[str, Any], notes: list[str]) -> None:
     print(style(clip(f"{path}, loaded in {milliseconds(loading)}"), "bold"))
-    print(f"{facts['cpu']}; target {facts['target']}; " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()))
+    packages = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    print(f"{facts['gpu'] or facts['cpu']}; target {facts['target']}; {packages}")
     for note in notes:
         print(style(f"note: {note}", "yellow"))
     print()
 
 
-def _print_rows(rows: list[dict[str, Any]], peer: str | None) -> None:
+def _print_rows(rows: list[dict[str, Any]], peer: str | None, device: str | None) -> None:
     cells = []
+    where = {"nbconv": f" ({device})", peer: " (cpu)"} if device else {}
     for row in rows:
         shape = dims(next(iter(row["shapes"].values()), ()))
         for name in ("nbconv", peer) if peer else ("nbconv",):
@@ -189,10 +216,14 @@ def _print_rows(rows: list[dict[str, Any]], peer: str | None) -> None:
             figures = [milliseconds(s[k]) for k in ("min", "p50", "p90", "p99")]
             ratio = [f"{row['speedup']:.2f}×" if name == "nbconv" else ""] if peer else []
             cells.append(
-                (shape, str(row["threads"]), name, *figures, f"{s['images_per_second']:.1f}", str(s["runs"]), *ratio)
-            )
+                (
+                    shape, "" if device and name == "nbconv" else str(row["threads"]), f"{name}{where.get(name, '')}",
+                    *figures, f"{s['images_per_second']:.1f}", str(s["runs"]), *ratio,
+                )
+            )  # fmt: skip
             shape = ""
     head = ("INPUT", "THREADS", "ENGINE", "MIN", "P50", "P90", "P99", "IMAGES/S", "RUNS", *(["SPEED"] if peer else []))
     table(head, cells, right=(1, 3, 4, 5, 6, 7, 8, 9), width=120)
     if peer:
-        print(style(f"(SPEED: {peer}'s median time ÷ nbconv's; above 1 nbconv is faster)", "dim"))
+        cpu, gpu = (" on the CPU", " on the GPU") if device else ("", "")
+        print(style(f"(SPEED: {peer}'s median time{cpu} ÷ nbconv's{gpu}; above 1 nbconv is faster)", "dim"))

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from nbconv.commands import _model
+from nbconv.commands._machine import gpu_name
 from nbconv.commands._text import plural, style
 from nbconv.errors import ModelError
 
@@ -19,6 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="model", help="ONNX files")
     _model.add_shape(parser)
     _model.add_threads(parser)
+    _model.add_device(parser)
     parser.add_argument("--against", choices=["onnxruntime"], help="also compare the outputs with these")
     parser.add_argument(
         "--tolerance", type=_model.nonnegative, default=1e-4, help="as a fraction of the greatest value (default 1e-4)"
@@ -51,11 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     """Exit code and verdict."""
-    graph = _model.open_graph(path)
+    model = _model.open_model(path, args.threads, args.device)
+    graph, gpu = model.graph, gpu_name(model)
     shapes, notes = _model.input_shapes(graph, args.shape)
-    from nbconv.model import Model
-
-    model = Model(graph, threads=args.threads)
     feeds = _model.random_feeds(graph, shapes)
     try:
         plan = model.plan(shapes)
@@ -66,9 +66,10 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     if wrong:
         return 1, wrong
     numpy_steps = len(plan.numpy_steps())
-    text = f"{plural(len(graph.nodes), 'node')} in {plural(len(plan.steps), 'step')}, outputs are finite"
+    text = f"{plural(len(graph.nodes), 'node')} in {plural(len(plan.steps), 'step')}{f' on {gpu}' if gpu else ''}"
+    text += ", outputs are finite"
     if numpy_steps:
-        text += f", {numpy_steps} of them in NumPy (slow; see nbconv doctor)"
+        text += f", {numpy_steps} of them in NumPy{', on the CPU' if gpu else ''} (slow; see nbconv doctor)"
     if args.against:
         good, more = _agrees(path, graph, feeds, results, args.tolerance)
         return (0 if good else 1), f"{text}, {more}"

@@ -37,6 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--worst", type=_model.positive, default=5, metavar="N", help="how many of the worst values to print (default 5)"
     )
     _model.add_threads(parser)
+    _model.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print all differences as JSON")
     parser.epilog = f"""{_model.SHAPES}
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from nbconv.commands._peer import need_onnxruntime
 
     need_onnxruntime()
-    model = _model.open_model(args.model, args.threads)
+    model = _model.open_model(args.model, args.threads, args.device)
     graph = model.graph
     feeds = _feeds(graph, args)
     wanted, peer = every_value(args.model, graph, feeds)

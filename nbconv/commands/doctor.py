@@ -21,7 +21,7 @@ PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxrunti
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="an ONNX file")
     _model.add_shape(parser)
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="plan for cpu (default), cuda or cuda:1")
+    _model.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.epilog = f"""{_model.SHAPES}
 
@@ -70,7 +70,7 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
     from nbconv.converters.onnx import survey
     from nbconv.errors import ModelError
     from nbconv.kernels import KernelError
-    from nbconv.kernels.target import target
+    from nbconv.kernels.target import target, with_tf32
 
     try:
         problems = survey(path)
@@ -90,7 +90,10 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
     _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
     try:
         sizes, notes = _model.input_shapes(model.graph, shapes)
-        plan = model.plan(sizes, target=None if device is None else target(device["target"]))
+        goal = None if device is None else target(device["target"])
+        if goal is not None and device is not None and device["name"].endswith("tf32"):
+            goal = with_tf32(goal)
+        plan = model.plan(sizes, target=goal)
     except (ValueError, KernelError) as error:
         found["unplanned"] = "; ".join([str(error), *notes])
         return found

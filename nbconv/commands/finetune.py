@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from nbconv.commands._model import add_model, add_seed, add_threads, nonnegative, positive
+from nbconv.commands._model import add_device, add_model, add_seed, add_threads, nonnegative, positive
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", help="write the confusion matrix as a page")
     parser.add_argument("--png", metavar="FILE", help="write it as a picture")
     add_threads(parser)
+    add_device(parser)
     parser.epilog = """exit code: 0 all is well, 2 the model, the data or an option is wrong
 
 examples:
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             args.model, args.data, args.out, layers=args.layers, epochs=args.epochs, batch_size=args.batch,
             optimizer=Adam(args.lr) if args.lr is not None else None, held_out=args.held_out,
             mean=_numbers(args.mean), std=_numbers(args.std),
-            augment=Augment(flip=0.5) if args.flip else None, seed=args.seed, threads=args.threads, progress=True,
+            augment=Augment(flip=0.5) if args.flip else None, seed=args.seed, threads=args.threads, device=args.device,
+            progress=True,
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None

@@ -67,6 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--softmax", action="store_true", help="turn a classifier's scores into probabilities")
     results.add_argument("-o", "--output", metavar="FILE.npz", help="save the outputs")
     _model.add_threads(parser)
+    _model.add_device(parser)
     parser.epilog = """\
 examples:
   nbconv run classifier.onnx cat.jpg dog.jpg --mean 127,127,127 --std 128,128,128 --labels names.txt --softmax
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         check(args.output)
     labels = _labels(args.labels) if args.labels else None
-    model = _model.open_model(args.model, args.threads)
+    model = _model.open_model(args.model, args.threads, args.device)
     named = _model.named(args.input, "--input")
     for name in named:
         if name not in model.graph.inputs:

@@ -20,6 +20,9 @@ class Device(Protocol):
     DeviceErrors."""
 
     name: str
+    """as `nbconv.load` takes it, with its number"""
+    model: str
+    """what it is, as its maker calls it"""
     target: Target
     functions: dict[Any, Any]
     """kernels that were loaded (see `nbconv.cuda.program`)"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,21 @@ class DeviceWorkspace:
 
     def _address(self, place: Place) -> int:
         return place.address or self._base + place.offset
+
+
+def time_steps(space: DeviceWorkspace, feeds: dict[str, np.ndarray], runs: int) -> np.ndarray:
+    """Seconds (runs, steps) of each step alone, in the order of a run: the copies that it needs, its launch and the wait for
+    it."""
+    steps = len(space.program.program.table)
+    found = np.zeros((runs, steps))
+    for r in range(-2, runs):  # a step of several pieces is captured when it comes for the second time
+        space.place(feeds, [])
+        for i in range(steps):
+            start = time.perf_counter()
+            space.part(i, 0, 1)
+            if r >= 0:
+                found[r, i] = time.perf_counter() - start
+    return found
 
 
 class _Feeds:

@@ -25,8 +25,6 @@ from nbconv.ops.window import Window, flat, plane, resolve
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
 
-BLOCK = 512 << 10
-"""Bytes of the gradient that one unit makes: they stay in a core's cache."""
 PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""
 SIDES = 384 << 10
@@ -186,8 +184,7 @@ class ConvGradWeight(Convolution):
         og, cg, m, count = co // g, image.cg, dy.shape[0] * oh * ow, down[0] * across[0]
         full = ceil(padded(og, to.target.lanes, to.columns), to.columns) * to.columns
         size = g * count * cg * full
-        columns = max(to.columns, BLOCK // (4 * count * cg) // to.columns * to.columns)
-        columns = min(columns, full) if not to.target.gpu else to.columns
+        columns = min(full, max(to.columns, to.target.sums // (4 * count * cg) // to.columns * to.columns))
         blocks = to.finer(g * ceil(og, columns), ceil(count * cg, to.target.rows))
         chunk = max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
         parts = max(1, min(ceil(to.target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))

@@ -54,20 +54,21 @@ def finetune(
     model: str | os.PathLike | bytes | Model, data: Any, out: str | os.PathLike | None = None, *, classes: int | None = None,
     layers: str = "head", epochs: int = 10, batch_size: int = 32, optimizer: Optimizer | None = None, lr_decay: float = 1.0,
     held_out: float = 0.2, augment: Augment | None = None, size: tuple[int, int] | None = None, mean: Any = 0.0,
-    std: Any = 255.0, seed: int = 0, threads: int | None = None, progress: bool = False,
+    std: Any = 255.0, seed: int = 0, threads: int | None = None, device: str = "cpu", progress: bool = False,
 ) -> Report:  # fmt: skip
     """Teaches a classifier the classes of ``data``, writes it to ``out``, and tells how good it became.
 
     ``data``: a folder of class sub-folders, a .csv of path,label lines, an .npz with x and y, (x, y), or `Data`. The model's
     classifier is replaced by one for ``classes`` (default: those of the data). ``layers``: "head", "last:k" or "all".
     ``held_out``: the share of each class that is kept for the report. ``size``, ``mean``, ``std``: how pictures become the
-    model's input (by default its height and width, and pixel / 255). ``optimizer``: Adam by default.
+    model's input (by default its height and width, and pixel / 255). ``optimizer``: Adam by default. ``threads`` and
+    ``device``: as `nbconv.load` takes them, where ``model`` is no Model.
     ValueError says what is wrong with data or arguments; then nothing is written.
     """
     begin = time.perf_counter()
     if out is not None:
         check(out)
-    model = model if isinstance(model, Model) else load(model, threads=threads)
+    model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
     samples = read_data(data, size or _size(model), mean, std)
     count = classes or len(samples.classes) or int(samples.labels.max()) + 1
     model.replace_head(count, seed=seed)

@@ -10,13 +10,14 @@ import pickle
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import nbconv.cuda
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
 from tests.check import Case
-from tests.cuda.devices import InterpreterDevice
+from tests.cuda.devices import TensorCores
 from tests.cuda.larger import LARGER, TF32, TILES, WINOGRAD, Net
 from tests.cuda.recordings import Recorder, Recording
 
@@ -37,10 +38,10 @@ def calls() -> Iterator[tuple[str, Case | Net]]:
 
 
 @contextlib.contextmanager
-def standing_in(device: InterpreterDevice) -> Iterator[None]:
+def standing_in(device: Any) -> Iterator[None]:
     """A device that stands for "cuda:0", with tensor cores."""
     before = dict(nbconv.cuda._devices)
-    nbconv.cuda._devices |= {"cuda:0": device, "cuda:0:tf32": device.with_tf32()}
+    nbconv.cuda._devices |= {"cuda:0": device, "cuda:0:tf32": TensorCores(device)}
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""Devices that need no GPU, for tests of what runs on one."""
+"""Devices for tests of what runs on one; none of them needs a GPU."""
 
 from __future__ import annotations
 
-import copy
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,27 +13,18 @@ from nbconv.kernels.ptx import Launch, PtxLibrary
 from nbconv.kernels.target import target, with_tf32
 from tests.cuda.interpreter import Interpreter, Module
 
+GPU = os.environ.get("NBCONV_TEST_DEVICE", "")
+"""The GPU that tests run on, "" where there is none."""
+
 
 class InterpreterDevice:
-    """`nbconv.cuda.device.Device` on the PTX interpreter: everything is done at once, one call at a time. It counts what is
-    copied and launched. ``graphs``: capture what is put on a stream, and do it again, as a driver's graphs do."""
+    """`nbconv.cuda.device.Device` on the PTX interpreter: everything is done at once, one call at a time."""
 
-    def __init__(self, graphs: bool = True, name: str = "cuda:0", **options: Any) -> None:
-        self.name, self.target, self.graphs = name, target("cuda"), graphs
+    def __init__(self, **options: Any) -> None:
+        self.name, self.model, self.target = "cuda:0", "PTX interpreter", target("cuda")
         self.functions: dict[Any, Any] = {}
         self.machine = Interpreter(**{"check": False, "uninitialised": False, **options})
-        self.launched: list[str] = []
-        self.uploads: list[int] = []
-        self.downloads: list[int] = []
-        self.replays = 0
-        self._lock = threading.RLock()
-        self._recording: dict[int, list[Callable[[], None]]] = {}
-
-    def with_tf32(self) -> InterpreterDevice:
-        """This device under its other name, by which kernels on tensor cores are chosen."""
-        found = copy.copy(self)
-        found.name, found.target = f"{self.name}:tf32", with_tf32(self.target)
-        return found
+        self._lock = threading.RLock()  # a block may be freed by the garbage collector meanwhile
 
     def enter(self) -> None:
         pass
@@ -52,70 +43,127 @@ class InterpreterDevice:
     def stream(self) -> object:
         return object()
 
-    def _put(self, stream: object, work: Callable[[], None]) -> None:
-        with self._lock:
-            if id(stream) in self._recording:
-                self._recording[id(stream)].append(work)
-            else:
-                work()
-
     def upload(self, address: int, array: np.ndarray, stream: object) -> None:
-        def work() -> None:
-            self.uploads.append(array.nbytes)
+        with self._lock:
             if array.nbytes:
                 self.machine.upload(address, array)
 
-        self._put(stream, work)
-
     def download(self, array: np.ndarray, address: int, stream: object) -> None:
-        def work() -> None:
-            self.downloads.append(array.nbytes)
+        with self._lock:
             if array.nbytes:
                 self.machine.download(address, array)
 
-        self._put(stream, work)
-
     def copy(self, to: int, source: int, nbytes: int, stream: object) -> None:
-        def work() -> None:
-            held = np.empty(nbytes, np.uint8)
-            self.machine.download(source, held)
-            self.machine.upload(to, held)
-
-        self._put(stream, work)
+        held = np.empty(nbytes, np.uint8)
+        self.download(held, source, stream)
+        self.upload(to, held, stream)
 
     def load(self, library: PtxLibrary, kernel: str, launch: Launch) -> Any:
-        return f"{library.family}.{kernel}", Module(library.text(launch)), launch.entry
+        return Module(library.text(launch)), launch.entry
 
     def launcher(
         self, function: Any, blocks: int, threads: int, words: np.ndarray, kinds: tuple[str, ...]
     ) -> Callable[[Any], None]:
-        name, module, entry = function
-
-        def work() -> None:
+        def launch(stream: object) -> None:
             floats = words.astype(np.uint32).view(np.float32)
             given = [float(f) if k == "float32" else int(w) for k, w, f in zip(kinds, words, floats, strict=True)]
-            self.launched.append(name)
-            self.machine.launch(module, entry, blocks, threads, given)
-
-        return lambda stream: self._put(stream, work)
-
-    def capture(self, work: Callable[[], None], stream: object) -> Callable[[Any], None] | None:
-        if not self.graphs:
-            return None
-        with self._lock:
-            recorded = self._recording[id(stream)] = []
-            try:
-                work()
-            finally:
-                del self._recording[id(stream)]
-
-        def replay(stream: object) -> None:
             with self._lock:
-                self.replays += 1
-                for one in recorded:
-                    one()
+                self.machine.launch(*function, blocks, threads, given)
 
-        return replay
+        return launch
+
+    def capture(self, work: Callable[[], None], stream: object) -> None:
+        """There are no graphs."""
 
     def synchronize(self, stream: object) -> None:
         pass
+
+
+class TensorCores:
+    """A device under its other name, by which kernels on tensor cores are chosen."""
+
+    def __init__(self, device: Any) -> None:
+        self.device, self.name, self.target = device, f"{device.name}:tf32", with_tf32(device.target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.device, name)
+
+
+class Counted:
+    """A device, with an account of what is done on it: bytes of each copy (``uploads``, ``downloads``), the kernels
+    ``launched``, graphs replayed (``replays``; what they hold counts each time), bytes ``held`` by address."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.functions: dict[Any, Any] = {}
+        self.held: dict[int, int] = {}
+        self._captured: dict[int, list[tuple[str, Any]]] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was done."""
+        self.uploads: list[int] = []
+        self.downloads: list[int] = []
+        self.launched: list[str] = []
+        self.replays = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.device, name)
+
+    def __repr__(self) -> str:
+        return repr(self.device)
+
+    def alloc(self, nbytes: int) -> int:
+        address = self.device.alloc(nbytes)
+        self.held[address] = nbytes
+        return address
+
+    def free(self, address: int) -> None:
+        del self.held[address]
+        self.device.free(address)
+
+    def upload(self, address: int, array: np.ndarray, stream: Any) -> None:
+        self._count("uploads", array.nbytes, stream)
+        self.device.upload(address, array, stream)
+
+    def download(self, array: np.ndarray, address: int, stream: Any) -> None:
+        self._count("downloads", array.nbytes, stream)
+        self.device.download(array, address, stream)
+
+    def load(self, library: PtxLibrary, kernel: str, launch: Launch) -> Any:
+        return f"{library.family}.{kernel}", self.device.load(library, kernel, launch)
+
+    def launcher(
+        self, function: Any, blocks: int, threads: int, words: np.ndarray, kinds: tuple[str, ...]
+    ) -> Callable[[Any], None]:
+        name, inner = function
+        launch = self.device.launcher(inner, blocks, threads, words, kinds)
+
+        def go(stream: Any) -> None:
+            self._count("launched", name, stream)
+            launch(stream)
+
+        return go
+
+    def capture(self, work: Callable[[], None], stream: Any) -> Callable[[Any], None] | None:
+        done = self._captured[id(stream)] = []
+        try:
+            graph = self.device.capture(work, stream)
+        finally:
+            del self._captured[id(stream)]
+        if graph is None:
+            return None
+
+        def replay(stream: Any) -> None:
+            self.replays += 1
+            for kind, what in done:
+                self._count(kind, what, stream)
+            graph(stream)
+
+        return replay
+
+    def _count(self, kind: str, what: Any, stream: Any) -> None:
+        if id(stream) in self._captured:
+            self._captured[id(stream)].append((kind, what))
+        else:
+            getattr(self, kind).append(what)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import threading
 from ctypes import CFUNCTYPE, c_int
 from typing import Any
 
@@ -12,7 +14,7 @@ from nbconv.cuda.driver import GRAPHS, SIGNATURES
 from tests.cuda.interpreter import Interpreter, Module
 
 MEMORY = 1 << 26
-OUT_OF_MEMORY, INVALID_PTX, NOT_FOUND = 2, 218, 500
+OUT_OF_MEMORY, INVALID_PTX, NOT_FOUND, FAILED = 2, 218, 500, 719
 MESSAGES = {2: b"out of memory", 100: b"no CUDA-capable device is detected", 218: b"a PTX JIT compilation failed"}
 KINDS = {"u64": ctypes.c_int64, "b64": ctypes.c_int64, "s64": ctypes.c_int64, "f32": ctypes.c_float}
 
@@ -24,11 +26,14 @@ class FakeDriver:
     def __init__(
         self, gpus: int = 1, capability: tuple[int, int] = (8, 6), graphs: bool = True, memory: int = MEMORY
     ) -> None:
-        self.gpus, self.capability, self.memory = gpus, (8, 6), memory
+        self.gpus, self.capability, self.memory = gpus, capability, memory
         self.calls: list[str] = []
         self.answers: dict[str, int] = {}
+        self.lock = threading.RLock()  # a block may be freed by the garbage collector meanwhile
+        self.failure = b"unspecified launch failure"
         self.machine = Interpreter(check=False, uninitialised=False)
         self.held: dict[int, Any] = {}
+        self.handles = itertools.count(0x7000, 16)
         self.streams: dict[int, list[Any]] = {}
         self.recording: dict[int, list[Any]] = {}
         for name, arguments in {**SIGNATURES, **(GRAPHS if graphs else {})}.items():
@@ -41,12 +46,17 @@ class FakeDriver:
             self.calls.append(name)
             if name in self.answers:
                 return self.answers[name]
-            return function(*arguments) or 0
+            try:
+                with self.lock:
+                    return function(*arguments) or 0
+            except Exception as error:  # C has none
+                self.failure = f"{type(error).__name__}: {error}".encode()
+                return FAILED
 
         return call
 
     def _new(self, thing: Any) -> int:
-        handle = 0x7000 + 16 * len(self.held)
+        handle = next(self.handles)
         self.held[handle] = thing
         return handle
 
@@ -57,7 +67,7 @@ class FakeDriver:
         assert flags == 0
 
     def _cuGetErrorString(self, code, text):
-        text[0] = MESSAGES.get(code, b"some error")
+        text[0] = self.failure if code == FAILED else MESSAGES.get(code, b"some error")
 
     def _cuDeviceGetCount(self, count):
         count[0] = self.gpus

@@ -31,8 +31,8 @@ GATES = (
         "d", "PTX interpreted: numbers, bounds, races, conflicts",
         (
             "test_interpreter.py", "test_instructions.py", "test_races.py", "test_compiled.py", "test_kernels.py",
-            "test_executor.py", "test_driver.py", "test_signatures.py", "test_benchmark.py",
-            "test_tiles.py", "test_winograd.py", "test_ptx_manifest.py",
+            "test_executor.py", "test_commands.py", "test_gpu.py", "test_driver.py", "test_signatures.py",
+            "test_benchmark.py", "test_tiles.py", "test_winograd.py", "test_ptx_manifest.py",
         ),
     ),
     Gate("e", "mutants of kernels are caught", ("test_mutants.py",)),

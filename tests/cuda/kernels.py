@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,6 +15,8 @@ from nbconv.kernels.target import GPUS, Target
 
 COMPILER = "" if find_spec("numba_cuda") else "numba-cuda is not installed: pip install nbconv[cuda]"
 """Why kernels cannot be compiled, "" where they can."""
+NO_KERNELS = "" if os.environ.get("NBCONV_KERNELS") else COMPILER
+"""Why there are none to run, neither compiled now nor before."""
 TARGETS = {goal.cpu: goal for goal in GPUS.values()}
 """The GPUs that kernels are compiled for, by architecture."""
 

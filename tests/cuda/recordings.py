@@ -43,7 +43,7 @@ class Recorder(InterpreterDevice):
     ``right``: calls that were found right on it."""
 
     def __init__(self, each: int = 4, **options: Any) -> None:
-        super().__init__(graphs=False, **options)
+        super().__init__(**options)
         self.each, self.right = each, 0
         self.kept: dict[tuple[str, str, int], list[Recording]] = {}
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable
@@ -18,13 +17,11 @@ import numpy as np
 import nbconv
 import nbconv.cuda
 from nbconv import models
-from nbconv.graph import Graph, Spec
 from nbconv.kernels.ptx import Launch, PtxLibrary
-from nbconv.model import Model
-from nbconv.train.trainer import Trainer
 from tests.cuda.devices import InterpreterDevice
 from tests.cuda.memory import BASE
 from tests.cuda.simulator import TYPES
+from tests.cuda.whole import at_side, compared, lenet5, trained
 
 
 class SimulatorDevice(InterpreterDevice):
@@ -35,27 +32,24 @@ class SimulatorDevice(InterpreterDevice):
         from nbconv.kernels.cuda._numba import kernels_of
 
         number = [found for _, found in library.launches(kernel)].index(launch)
-        return f"{library.family}.{kernel}", variants(kernels_of(library.family)[kernel])[1][number][1]
+        return variants(kernels_of(library.family)[kernel])[1][number][1]
 
     def launcher(
         self, function: Any, blocks: int, threads: int, words: np.ndarray, kinds: tuple[str, ...]
     ) -> Callable[[Any], None]:
         from nbconv.kernels.cuda._numba import WARP, simulate, width
 
-        name, body = function
-
-        def work() -> None:
+        def launch(stream: object) -> None:
             floats = words.astype(np.uint32).view(np.float32)
             given = [
                 self._pointer(int(w), TYPES[k]) if k in TYPES else f if k == "float32" else int(w)
                 for k, w, f in zip(kinds, words, floats, strict=True)
             ]
-            self.launched.append(name)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
-                simulate(body, 1, max(width(body), WARP), given)
+                simulate(function, 1, max(width(function), WARP), given)
 
-        return lambda stream: self._put(stream, work)
+        return launch
 
     def _pointer(self, address: int, kind: Any) -> Any:
         from nbconv.kernels.cuda._simulated import Pointer
@@ -69,40 +63,8 @@ class SimulatorDevice(InterpreterDevice):
         return Pointer(held, (address - base) // dtype.itemsize)
 
 
-def at_side(graph: Graph, side: int) -> Graph:
-    """A model of pictures, for pictures of another size."""
-    inputs = {n: Spec(("n", s.shape[1], side, side), s.dtype) for n, s in graph.inputs.items()}
-    return Graph(graph.nodes, inputs, dict.fromkeys(graph.outputs), graph.constants, graph.name)
-
-
-def compared(name: str, graph: Graph, side: int, bound: float) -> None:
-    """Run a model on the device and the CPU. AssertionError where they differ."""
-    x = {
-        n: np.random.default_rng(0).standard_normal((1, s.shape[1], side, side)).astype(np.float32)
-        for n, s in graph.inputs.items()
-    }
-    start = time.perf_counter()
-    got, want = Model(graph, device="cuda").run(x), Model(graph).run(x)
-    worst = max(float(np.abs(got[n] - w).max() / np.abs(w).max()) for n, w in want.items())
-    print(f"{name} at {side}x{side}: differs by {worst:.1e} from the CPU, {time.perf_counter() - start:.0f} s", flush=True)
-    assert worst <= bound
-
-
-def trained(graph: Graph, side: int, steps: int = 3) -> None:
-    """Train on the device and the CPU. AssertionError where losses differ by more than 1e-4."""
-    x, y = np.random.default_rng(0).standard_normal((2, 1, side, side)).astype(np.float32), np.arange(2)
-    cpu, gpu = (Trainer(Model(graph, device=d), optimizer=nbconv.SGD(lr=0.05, momentum=0.9)) for d in ("cpu", "cuda"))
-    start = time.perf_counter()
-    losses = [(gpu.step(x, y), cpu.step(x, y)) for _ in range(steps)]
-    said = ", ".join(f"{a:.6f} and {b:.6f}" for a, b in losses)
-    print(f"LeNet-5 at {side}x{side}, {steps} steps: losses {said}, {time.perf_counter() - start:.0f} s", flush=True)
-    assert all(abs(a - b) <= 1e-4 for a, b in losses)
-
-
 def main() -> None:
-    from tests.cuda.test_executor import lenet5
-
-    nbconv.cuda._devices["cuda:0"] = SimulatorDevice(graphs=False)
+    nbconv.cuda._devices["cuda:0"] = SimulatorDevice()
     if sys.argv[1:] == ["efficientnet"]:  # 32 is the least that its windows allow
         compared("EfficientNet-Lite0", at_side(nbconv.load(models.path("efficientnet_lite0")).graph, 32), 32, 1e-4)
         return

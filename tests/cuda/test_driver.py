@@ -19,6 +19,7 @@ from nbconv.errors import DeviceError
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.ptx import Launch
 from nbconv.model import Model
+from nbconv.profiling import profile
 from tests.cuda.fake_driver import FakeDriver
 from tests.cuda.kernels import COMPILER
 from tests.train.models import F32, node
@@ -147,6 +148,25 @@ def test_runs(library, monkeypatch, graphs):
     del model
     gc.collect()
     assert not library.machine.memory.sizes  # all is freed
+
+
+@needs_kernels
+def test_a_profile_waits_for_each_step(library):
+    profile(Model(doubled(), device="cuda"), {"x": np.ones((3, 50), np.float32)}, runs=2)
+    calls = [name for name in library.calls if name in ("cuLaunchKernel", "cuGraphLaunch", "cuStreamSynchronize")]
+    wait = "cuStreamSynchronize"  # the first step brings the input along, in a graph
+    assert calls[-7:] == [wait, "cuGraphLaunch", wait, "cuLaunchKernel", wait, "cuLaunchKernel", wait]
+
+
+@needs_kernels
+def test_a_fault_in_a_kernel_is_told(library, monkeypatch):
+    def broken(*arguments):
+        raise IndexError("no such address")
+
+    model = Model(doubled(), device="cuda")
+    monkeypatch.setattr(library.machine, "launch", broken)
+    with pytest.raises(DeviceError, match=r"cuStreamSynchronize failed: IndexError: no such address \(CUDA error 719\)"):
+        model(np.ones((2, 50), np.float32))
 
 
 @needs_kernels

@@ -1,4 +1,5 @@
-"""Models and training on a device: the PTX interpreter, which runs the very kernels that a GPU would."""
+"""Models and training on a GPU, or on the PTX interpreter behind the driver's API: it runs the very kernels that a GPU
+would."""
 
 from __future__ import annotations
 
@@ -9,46 +10,16 @@ import numpy as np
 import pytest
 
 import nbconv
-import nbconv.cuda
 from nbconv import models
 from nbconv.errors import DeviceError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train.trainer import NonFiniteLoss, Trainer
-from tests.cuda.devices import InterpreterDevice
-from tests.cuda.kernels import COMPILER
+from tests.cuda.kernels import NO_KERNELS
+from tests.cuda.whole import lenet5
 from tests.train.models import F32, batch, convolutional, mlp, node
 
-pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER or "-")
-
-
-@pytest.fixture
-def device(monkeypatch):
-    standing = InterpreterDevice()
-    monkeypatch.setattr(nbconv.cuda, "_devices", {"cuda:0": standing, "cuda:0:tf32": standing.with_tf32()})
-    return standing
-
-
-def lenet5(seed: int = 0, side: int = 28) -> Graph:
-    """(n, 1, side, side) to (n, 10), as LeCun et al. drew it in 1998, with Relu."""
-    rng = np.random.default_rng(seed)
-    nodes = [
-        node("Conv", "x w1 b1", "c1", "conv1", pads=(2, 2, 2, 2)), node("Relu", "c1", "r1"),
-        node("MaxPool", "r1", "p1", kernel_shape=(2, 2), strides=(2, 2)),
-        node("Conv", "p1 w2 b2", "c2", "conv2"), node("Relu", "c2", "r2"),
-        node("AveragePool", "r2", "p2", kernel_shape=(2, 2), strides=(2, 2)), node("Flatten", "p2", "f"),
-        node("Gemm", "f w3 b3", "g3", "fc1", transB=1), node("Relu", "g3", "r3"),
-        node("Gemm", "r3 w4 b4", "g4", "fc2", transB=1), node("Relu", "g4", "r4"),
-        node("Gemm", "r4 w5 b5", "y", "fc3", transB=1),
-    ]  # fmt: skip
-    flat = 16 * ((side // 2 - 4) // 2) ** 2
-    shapes = {"1": (6, 1, 5, 5), "2": (16, 6, 5, 5), "3": (120, flat), "4": (84, 120), "5": (10, 84)}
-    constants = {f"w{k}": rng.standard_normal(s) * np.sqrt(2 / np.prod(s[1:])) for k, s in shapes.items()}
-    constants |= {f"b{k}": rng.standard_normal(s[0]) * 0.1 for k, s in shapes.items()}
-    return Graph(
-        nodes, {"x": Spec(("n", 1, side, side), F32)}, {"y": Spec(("n", 10), F32)},
-        {k: v.astype(np.float32) for k, v in constants.items()},
-    )  # fmt: skip
+pytestmark = pytest.mark.skipif(bool(NO_KERNELS), reason=NO_KERNELS or "-")
 
 
 def on_numpy() -> Graph:
@@ -174,16 +145,16 @@ def test_runs_at_once(device):
     assert max(found.values()) < 1e-5
 
 
-def test_too_little_memory_is_told(device):
+def test_too_little_memory_is_told(device, monkeypatch):
     def full(nbytes):
         raise DeviceError("device 'cuda:0' has too little memory")
 
     model = Model(mlp(), device="cuda")
     model(np.zeros((1, 1, 4, 4), np.float32))
-    device.alloc = full
+    monkeypatch.setattr(device, "alloc", full)
     with pytest.raises(DeviceError, match="too little memory"):
         model(np.zeros((500, 1, 4, 4), np.float32))
-    del device.alloc
+    monkeypatch.undo()
     model(np.zeros((500, 1, 4, 4), np.float32))
 
 

@@ -3,37 +3,32 @@ alignment, races, barriers and reads of unwritten memory checked."""
 
 from __future__ import annotations
 
-import os
-from types import SimpleNamespace
-
 import pytest
 
 from tests.check import Case
-from tests.cuda.kernels import COMPILER
+from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.larger import Net
 
-pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
+pytestmark = pytest.mark.skipif(bool(NO_KERNELS), reason=NO_KERNELS)
 
 
 @pytest.fixture(scope="module")
-def device():
-    """The interpreter, or with ``NBCONV_TEST_DEVICE=cuda`` the GPU that is there. What the interpreter launches serves other
-    gates, too, once all calls were right."""
-    if os.environ.get("NBCONV_TEST_DEVICE") == "cuda":
-        yield SimpleNamespace(right=0)
-        return
+def device(gpu):
+    """The GPU, or the interpreter with all that it checks. What that launches serves other gates, too, once all calls were
+    right."""
     from tests.cuda.cases import keep, standing_in
     from tests.cuda.recordings import Recorder
 
-    device = Recorder(check=True, uninitialised=True)
-    with standing_in(device):
-        yield device
-    if device.right == len(rows()):
-        keep(device.kept)
+    standing = gpu or Recorder(check=True, uninitialised=True)
+    standing.right = 0
+    with standing_in(standing):
+        yield standing
+    if gpu is None and standing.right == len(rows()):
+        keep(standing.kept)
 
 
 def rows() -> list[tuple[str, Case | Net]]:
-    if COMPILER:
+    if NO_KERNELS:
         return []
     from tests.cuda.cases import calls
 
