@@ -41,7 +41,9 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), or a GPU: cuda, cuda:1, cuda:tf32 (docs/cuda.md)")
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu (default), or a GPU: cuda, cuda:1, cuda:tf32 (docs/cuda.md)"
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:

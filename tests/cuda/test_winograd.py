@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import nbconv.cuda
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.target import GPUS, target
 from nbconv.lowering import Lowering
@@ -129,19 +128,9 @@ def layer(ci: int, co: int, n: int, side: int, w: np.ndarray | None = None) -> G
     )
 
 
-@pytest.fixture
-def device(monkeypatch):
-    """A device on which convolutions go through tiles of 4×4 results."""
-    from tests.cuda.devices import InterpreterDevice
-
-    standing = InterpreterDevice()
-    monkeypatch.setattr(nbconv.cuda, "_devices", {"cuda:0": standing})
+def test_deep_sums_of_positive_numbers_are_precise(device, monkeypatch):
+    """What comes from a Relu, in as many channels as ResNets have, in tiles of 4×4 results."""
     monkeypatch.setattr(winograd, "choose", lambda *_: 4)
-    return standing
-
-
-def test_deep_sums_of_positive_numbers_are_precise(device):
-    """What comes from a Relu, in as many channels as ResNets have."""
     graph, x = layer(512, 32, 1, 7, rand(32, 512, 3, 3)), np.abs(rand(1, 512, 7, 7))
     close(Model(graph, device="cuda").run({"x": x})["y"], reference(graph, {"x": x})["y"])
     assert "winograd.transform_output" in device.launched
@@ -149,6 +138,7 @@ def test_deep_sums_of_positive_numbers_are_precise(device):
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
 def test_weights_that_vary_may_be_transformed_in_pieces(device, monkeypatch, op):
+    monkeypatch.setattr(winograd, "choose", lambda *_: 4)
     monkeypatch.setattr(Lowering, "pieces", lambda self, n, nbytes: [(i, min(n, i + 64)) for i in range(0, n, 64)])
     feeds = {"x": rand(1, 18, 6, 5), "w": rand(70, 18, 3, 3) if op == "Conv" else rand(18, 70, 3, 3)}
     inputs = {n: Spec(a.shape, F32) for n, a in feeds.items()}
