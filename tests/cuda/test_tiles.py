@@ -71,21 +71,51 @@ def close(got: np.ndarray, exact: np.ndarray) -> None:
     assert np.abs(got - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
-def gemm(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0):
-    lda, ldy, columns = lda or k, ldy or n, TILES[rows]
+def bare(shape: tuple[int, ...], zeros: int) -> dict[str, Any]:
+    """Arguments that leave sums as they are: bias and y, the others none."""
+    nothing = {"res": None, "ldres": 0, "low": -np.inf, "high": np.inf, "act": 0, "alpha": 0.0, "beta": 0.0}
+    shared = {"bias": np.zeros(zeros, np.float32), "y": np.full(shape, np.nan, np.float32)}
+    return shared | nothing | {"scale": None, "shift": None}
+
+
+PLACE = {"oh": 1, "full_h": 1, "osh": 1, "osw": 1, "oy0": 0, "ox0": 0}
+
+
+def gemm(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0, chunk=0):
+    """``chunk``: of k, less of which than all is a part."""
+    lda, ldy, columns, chunk = lda or k, ldy or n, TILES[rows], chunk or k
+    parts, lds = ceil(k, chunk), ceil(n, 8) * 8
     a, b, bias = rand(batch, m, lda), rand(batch, k, n), rand(n)
     res, y = rand(m, n) if residual else None, np.full((batch, m, ldy), np.nan, np.float32)
     scale, shift = (rand(n) + 2, -rand(n)) if affine else (None, rand(n))
     packed = [None if v is None else pad_bias(v, 1, n, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)]
+    wanted = {
+        "bias": packed[0], "res": res, "y": y, "ldy": ldy, "ldres": n if residual else 0, "batch_y": m * ldy, "low": -1.5,
+        "high": 2.5, "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
+    }  # fmt: skip
+    found = wanted
+    if parts > 1:
+        found = bare((batch, parts, m, lds), padded(n, LANES, COLUMNS)) | {"ldy": lds, "batch_y": parts * m * lds}
     counts = run(
-        "gemm", "gemm", rows, batch * ceil(m, rows) * ceil(n, columns),
+        "gemm", "gemm", rows, batch * parts * ceil(m, rows) * ceil(n, columns),
         {
-            "a": a, "b": pack(b, LANES, COLUMNS), "bias": packed[0], "res": res, "y": y, "m": m, "n": n, "k": k, "lda": lda,
-            "ldy": ldy, "ldres": n if residual else 0, "batch_a": m * lda, "batch_b": k * padded(n, LANES, COLUMNS),
-            "batch_y": m * ldy, "rows": rows, "panels": ceil(columns, COLUMNS), "k_chunk": k, "low": -1.5, "high": 2.5,
-            "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
+            "a": a, "b": pack(b, LANES, COLUMNS), "m": m, "n": n, "k": k, "lda": lda, "batch_a": m * lda,
+            "batch_b": k * padded(n, LANES, COLUMNS), "rows": rows, "panels": ceil(columns, COLUMNS), "k_chunk": chunk,
+            **found,
         }, blocks,
     )  # fmt: skip
+    if parts > 1:
+        for part in range(parts):
+            some = slice(part * chunk, min((part + 1) * chunk, k))
+            close(found["y"][:, part, :, :n], a[:, :, some].astype(float) @ b[:, some].astype(float))
+        assert np.isnan(found["y"][..., n:]).all()
+        run(
+            "gemm", "finish", None, batch * m * ceil(n, LANES),
+            {
+                "sums": found["y"], "m": m, "n": n, "parts": parts, "lds": lds, "batch_sums": parts * m * lds,
+                "batch_bias": 0, "ow": m, "full_w": m, **PLACE, **wanted,
+            }, ceil(blocks, 8),
+        )  # fmt: skip
     exact = a[:, :, :k].astype(float) @ b.astype(float) + bias + (0 if res is None else res)
     close(y[:, :, :n], finish(exact, code, scale, shift))
     assert np.isnan(y[:, :, n:]).all()
@@ -94,11 +124,12 @@ def gemm(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=Fa
 
 def conv(
     rows, shape, og, kernel=(1, 1), s=(1, 1), d=(1, 1), pads=(0, 0, 0, 0), groups=1, ldx=0, ldy=0, residual=False, code=0,
-    affine=False, place=(1, 1, 0, 0), blocks=0,
+    affine=False, place=(1, 1, 0, 0), blocks=0, chunk=0,
 ):  # fmt: skip
-    """``place``: steps down and across between the pixels of y that are made, and the first one's row and column."""
+    """``place``: steps down and across between the pixels of y that are made, and the first one's row and column.
+    ``chunk``: of channels, less of which than all is a part."""
     (n, h, w, cg), (kh, kw), (down, across, oy0, ox0), columns = shape, kernel, place, TILES[rows]
-    ldx, c = ldx or groups * cg, groups * og
+    ldx, c, chunk = ldx or groups * cg, groups * og, chunk or cg
     oh, ow = (
         (size + before + after - (k - 1) * step - 1) // stride + 1
         for size, before, after, k, step, stride in zip((h, w), pads[:2], pads[2:], kernel, d, s)
@@ -110,18 +141,35 @@ def conv(
     packed = [
         None if v is None else pad_bias(v, groups, og, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)
     ]
+    m, all_padded, parts, lds = n * oh * ow, padded(og, LANES, COLUMNS), ceil(cg, chunk), ceil(c, 8) * 8
+    wanted = {
+        "bias": packed[0], "res": res, "y": y, "ldy": ldy, "ldres": c if residual else 0, "low": -1.5, "high": 2.5,
+        "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2], "full_h": full_h, "full_w": full_w,
+        "osh": down, "osw": across, "oy0": oy0, "ox0": ox0,
+    }  # fmt: skip
+    found = wanted
+    if parts > 1:
+        found = bare((parts, m, lds), groups * all_padded) | {"ldy": lds, **PLACE, "full_h": oh, "full_w": ow}
+        del found["oh"]
     counts = run(
-        "conv", "conv", rows, groups * ceil(n * oh * ow, rows) * ceil(og, columns),
+        "conv", "conv", rows, groups * parts * ceil(m, rows) * ceil(og, columns),
         {
-            "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": packed[0], "res": res, "y": y,
-            "zeros": np.zeros(cg, np.float32), "m": n * oh * ow, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh,
-            "ow": ow, "ldy": ldy, "ldres": c if residual else 0, "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1],
-            "dh": d[0], "dw": d[1], "ph": pads[0], "pw": pads[1], "full_h": full_h, "full_w": full_w, "osh": down,
-            "osw": across, "oy0": oy0, "ox0": ox0, "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw,
-            "channel_chunk": cg, "padded": padded(og, LANES, COLUMNS), "low": -1.5, "high": 2.5, "act": code, "alpha": 0.3,
-            "beta": 0.5, "scale": packed[1], "shift": packed[2],
+            "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": found["bias"],
+            "zeros": np.zeros(cg, np.float32), "m": m, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh, "ow": ow,
+            "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1], "dh": d[0], "dw": d[1], "ph": pads[0], "pw": pads[1],
+            "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw, "channel_chunk": chunk,
+            "padded": all_padded, **{name: value for name, value in found.items() if name != "bias"},
         }, blocks,
     )  # fmt: skip
+    if parts > 1:
+        assert np.isnan(found["y"][..., c:]).all() and not np.isnan(found["y"][..., :c]).any()
+        run(
+            "gemm", "finish", None, groups * m * ceil(og, LANES),
+            {
+                "sums": found["y"], "m": m, "n": og, "parts": parts, "lds": lds, "batch_sums": og, "batch_bias": all_padded,
+                "batch_y": og, "oh": oh, "ow": ow, **wanted,
+            }, ceil(blocks, 8),
+        )  # fmt: skip
     wide = np.pad(x[..., : groups * cg].astype(float), ((0, 0), pads[::2], pads[1::2], (0, 0)))
     exact = np.zeros((n, oh, ow, groups, og))
     for ky, kx in np.ndindex(kh, kw):
@@ -166,6 +214,43 @@ def test_conv(rows):
     conv(rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=7)
     conv(rows, (1, 3, 3, 5), 6 if few else 65, (5, 5), pads=(4, 4, 4, 4), code=5)
     conv(rows, (1, 1, 67, 4), 4, (1, 3), pads=(0, 1, 0, 1), code=4, ldx=6)
+
+
+@pytest.mark.parametrize("rows", TILES)
+def test_gemm_in_parts(rows):
+    n = TILES[rows]
+    gemm(rows, rows + 2, n - 1, 37, ldy=n + 3, chunk=16)
+    gemm(rows, 3, min(n, 33), 20, lda=23, batch=2, chunk=8, code=2)
+    gemm(rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 40, residual=True, code=7, affine=True, blocks=2, chunk=24)
+
+
+@pytest.mark.parametrize("rows", TILES)
+def test_conv_in_parts(rows):
+    few = TILES[rows] == 32
+    conv(rows, (2, 9, 7, 19), 5, (3, 3), s=(2, 2), pads=(1, 0, 2, 1), chunk=8)
+    conv(rows, (1, 11, 10, 20), 20 if few else 40, (3, 2), d=(2, 3), pads=(0, 1, 2, 3), groups=2, residual=True, chunk=16)
+    conv(rows, (1, 11, 10, 16), 17 if few else 33, groups=3, ldx=52, ldy=103, blocks=2, code=2, affine=True, chunk=8)
+    conv(
+        rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=7, chunk=8
+    )
+
+
+def test_parts_are_added_in_their_order():
+    """To the bit, by few blocks as by many."""
+    found = []
+    for blocks in (0, 3):
+        y = np.full((20, 40), np.nan, np.float32)
+        run(
+            "gemm", "finish", None, 40,
+            {
+                **bare((1,), 64), **PLACE, "y": y, "sums": rand(5, 20, 40), "m": 20, "n": 40, "parts": 5, "lds": 40,
+                "ldy": 40, "batch_sums": 0, "batch_bias": 0, "batch_y": 0, "ow": 20, "full_w": 20,
+            }, blocks,
+        )  # fmt: skip
+        found.append(y)
+    total = rand(5, 20, 40)
+    in_order = (((total[0] + total[1]) + total[2]) + total[3]) + total[4]
+    assert np.array_equal(found[0], in_order) and np.array_equal(found[1], in_order)
 
 
 @pytest.mark.parametrize("cg,og,kh,kw,groups", [(40, 128, 3, 3, 1), (5, 70, 2, 3, 2), (300, 96, 1, 1, 1), (4, 20, 1, 1, 3)])
