@@ -23,6 +23,8 @@ STEP = 8
 """Products that a GPU's tiles make at a time (`DEPTH` of kernels/cuda/_tile.py): parts of k are multiples of it."""
 MOST_PARTS, LEAST_PRODUCTS = 32, 64
 """Most parts of a product's k on a GPU, and fewest products of each."""
+WORTH = 0.9
+"""The part of the cost that a split must not exceed: the costs are not known more closely."""
 MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""
 
@@ -100,8 +102,9 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1, batch:
 
 
 def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, matrices: int) -> Cut:
-    """What `cut` says on a GPU: the tile, and the parts of k, of the least cost. That is what the busiest multiprocessor has
-    to do, times all of them, in flops; and for parts, that their sums are written and read by one launch more."""
+    """What `cut` says on a GPU: the tile of the least cost, or, where its tiles are fewer than multiprocessors, the tile and
+    the parts of k. The cost is what the busiest multiprocessor has to do, times all of them, in flops; and for parts, that
+    their sums are written, and read by one launch more."""
 
     def units(tile: tuple[int, int, float]) -> int:
         return matrices * ceil(m, tile[0]) * ceil(n, tile[1])
@@ -112,10 +115,14 @@ def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, matrices: int) -> Cu
         moved = 2 * 4 * matrices * m * n * parts
         return 2 * PROCESSORS * busiest + (LAUNCH + BYTE * moved if parts > 1 else 0)
 
-    chunks = [k, *(ceil(ceil(k, parts), STEP) * STEP for parts in range(2, MOST_PARTS + 1))]
-    chunks = [chunk for chunk in chunks if chunk == k or (chunk < k and taps * chunk >= LEAST_PRODUCTS)]
     fitting = [tile for tile in to.target.tiles if tile[1] >= min(n, to.columns)]
-    best, chunk = min(((tile, chunk) for tile in fitting for chunk in chunks), key=lambda found: cost(*found))
+    best, chunk = min(fitting, key=lambda tile: cost(tile, k)), k
+    if units(best) < PROCESSORS:
+        chunks = (ceil(ceil(k, parts), STEP) * STEP for parts in range(2, MOST_PARTS + 1))
+        cuts = [(tile, c) for c in chunks if c < k and taps * c >= LEAST_PRODUCTS for tile in fitting]
+        found = min(cuts, key=lambda both: cost(*both), default=(best, k))
+        if cost(*found) < WORTH * cost(best, k):
+            best, chunk = found
     parts = ceil(k, chunk)
     return Cut(best[0], ceil(best[1], to.columns), taps, chunk, units(best) * parts, parts)
 

@@ -17,16 +17,17 @@ from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
 from tests.check import Case
-from tests.cuda.larger import LARGER, TILES
+from tests.cuda.larger import LARGER, SPLIT, TILES
 from tests.cuda.recordings import Recorder, Recording
 
 FOLDER = Path(__file__).parent.parent / "ops"
 
 
 def calls() -> Iterator[tuple[str, Case]]:
-    """All rows of `LARGER`, `TILES` and the ops' tables, with the table's name."""
+    """All rows of `LARGER`, `TILES`, `SPLIT` and the ops' tables, with the table's name."""
     yield from (("larger", row) for row in LARGER)
     yield from (("tiles", row) for row in TILES)
+    yield from (("split", row) for row in SPLIT)
     for file in sorted(FOLDER.glob("test_*.py")):
         module = importlib.import_module(f"tests.ops.{file.stem}")
         for name, table in sorted(vars(module).items()):

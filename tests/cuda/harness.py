@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from nbconv.model import Model
 from nbconv.ops import packing
 from tests.check import Case, answer
-from tests.kernels.harness import check_kernels
+from tests.kernels.harness import check_kernels, one_node
 
 
 def check_on_device(table: str, row: Case, device: str = "cuda:0") -> None:
@@ -16,3 +17,9 @@ def check_on_device(table: str, row: Case, device: str = "cuda:0") -> None:
         if table == "tiles":
             patch.setattr(packing, "PROCESSORS", 1)
         check_kernels(row.op, row.inputs, answer(row.op, row.inputs)[:outputs], device)
+    if table == "split":
+        graph = one_node(row.op, row.inputs, outputs, (0,), False)
+        assert graph is not None and row.inputs[0] is not None
+        steps = Model(graph, device=device).plan({"x0": row.inputs[0].shape}).steps
+        kernels = [step.kernel for step in steps if step.kernel.startswith(("gemm.", "conv."))]
+        assert kernels and 2 * kernels.count("gemm.finish") == len(kernels), kernels

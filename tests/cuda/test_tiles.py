@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nbconv.kernels.compile import libraries
-from nbconv.kernels.target import target
-from nbconv.ops.packing import ceil, pack, pad_bias, padded
+from nbconv.kernels.target import TARGETS, Target, target
+from nbconv.ops.packing import Cut, ceil, cut, pack, pad_bias, padded
 from tests.cuda.kernels import COMPILER
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
@@ -251,6 +252,28 @@ def test_parts_are_added_in_their_order():
     total = rand(5, 20, 40)
     in_order = (((total[0] + total[1]) + total[2]) + total[3]) + total[4]
     assert np.array_equal(found[0], in_order) and np.array_equal(found[1], in_order)
+
+
+def cut_on(goal: Target, *shape: int, **more: int) -> Cut:
+    return cut(SimpleNamespace(target=goal, columns=goal.lanes * goal.vectors), *shape, **more)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "m,k,n,taps,batch,parts",
+    [
+        (49, 512, 512, 9, 1, 13), (196, 256, 256, 9, 1, 6), (49, 2048, 512, 1, 1, 13), (3136, 64, 64, 9, 1, 2),
+        (1, 2048, 1000, 1, 1, 20), (49, 512, 512, 1, 4, 3),
+        (12544, 64, 64, 9, 1, 1), (1568, 512, 512, 9, 1, 1), (3136, 64, 64, 1, 1, 1), (49, 64, 64, 1, 1, 1),
+        (5, 3, 7, 1, 1, 1), (49, 512, 512, 1, 36, 1),
+    ],
+)  # fmt: skip
+def test_what_is_split(m, k, n, taps, batch, parts):
+    """Few tiles with a long k, into so many parts; no others, and nothing on the CPU."""
+    how = cut_on(CUDA, m, k, n, taps, batch=batch)
+    assert how.parts == parts == ceil(k, how.channel_chunk)
+    assert how.units == parts * batch * ceil(m, how.rows) * ceil(n, TILES[how.rows])
+    assert parts == 1 or (how.channel_chunk % 8 == 0 and how.channel_chunk * taps >= 64)
+    assert all(cut_on(goal, m, k, n, taps, batch=batch).parts == 1 for goal in TARGETS.values())
 
 
 @pytest.mark.parametrize("cg,og,kh,kw,groups", [(40, 128, 3, 3, 1), (5, 70, 2, 3, 2), (300, 96, 1, 1, 1), (4, 20, 1, 1, 3)])
