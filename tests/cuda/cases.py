@@ -24,10 +24,10 @@ FOLDER = Path(__file__).parent.parent / "ops"
 
 
 def calls() -> Iterator[tuple[str, Case]]:
-    """All rows of `SPLIT`, `LARGER`, `TILES` and the ops' tables, with the table's name."""
-    yield from (("split", row) for row in SPLIT)
+    """All rows of `LARGER`, `TILES`, `SPLIT` and the ops' tables, with the table's name."""
     yield from (("larger", row) for row in LARGER)
     yield from (("tiles", row) for row in TILES)
+    yield from (("split", row) for row in SPLIT)
     for file in sorted(FOLDER.glob("test_*.py")):
         module = importlib.import_module(f"tests.ops.{file.stem}")
         for name, table in sorted(vars(module).items()):
