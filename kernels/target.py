@@ -22,7 +22,8 @@ class Target(NamedTuple):
     have at least, so that all of the machine finds work.
 
     On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
-    (rows, columns, how much of its time multiplies: `tests/cuda/test_sass.py` counts); ``rows`` are those of the smallest.
+    (rows, columns, how fast it multiplies, 1 being float32's multiply-adds and nothing else: counted in main loops by
+    `tests/cuda/test_sass.py`); ``rows`` are those of the smallest.
     ``tf32``: tensor cores multiply, numbers rounded to TF32. That is no target of its own: the kernels for it are in the
     same libraries.
     """
@@ -96,7 +97,7 @@ GPUS: dict[str, Target] = {
     )
 }
 """By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""
-_TF32_TILES = ((128, 128, 0.84), (64, 64, 0.51), (256, 32, 0.38))
+_TF32_TILES = ((128, 128, 7.4), (64, 64, 4.5), (256, 32, 2.9))
 
 
 def with_tf32(goal: Target) -> Target:

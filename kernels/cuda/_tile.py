@@ -81,8 +81,8 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
     ``held`` is what a thread carries from global to shared memory: its quads of A, then its quad of B. ``half`` is where the
     half of shared memory in use begins: A's rows, then B's.
     """
-    threads, columns = tile.threads, tile.columns
-    a_quads = tile.rows * DEPTH // 4 // threads
+    threads, tall, columns = tile.threads, tile.rows, tile.columns
+    a_quads = tall * DEPTH // 4 // threads
     b_quads = columns * DEPTH // 4
     b_all = b_quads == threads
     lay = fragments(tile) if tensor else quads(tile)
@@ -100,6 +100,18 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
     parts, staged_bits, quads_wide = high // staged, _log2(staged), _log2(columns // 4)
     turns = staged * down * columns // 4 // threads
     assert staged * down * stage_pitch <= both
+
+    @inline
+    def begin(unit, m, n, k, k_chunk):
+        """(matrix, part of its k, first row, first column) of a unit. A part is k_chunk of k, or what is left."""
+        row_blocks = quotient(m + tall - 1, tall)
+        rest = quotient(unit, row_blocks)
+        column_blocks = quotient(n + columns - 1, columns)
+        above = quotient(rest, column_blocks)
+        # with the unit in it, lest it be held for all units, which would take registers from the products
+        parts = quotient(k + k_chunk - 1 + above - unseen(above), k_chunk)
+        i = quotient(above, parts)
+        return i, above - i * parts, (unit - rest * row_blocks) * tall, (rest - above * column_blocks) * columns
 
     @inline
     def a_row(i):

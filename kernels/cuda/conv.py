@@ -3,6 +3,9 @@
 An implicit matrix product: a row of A is what an output pixel sees, k goes over taps and their channels. A step of k stays
 in one tap, so the last of a tap may be short. A thread's rows of A are those of one or two pixels, whose place it moves from
 tap to tap; a tap outside the image has no channels.
+
+Where ``channel_chunk``, a multiple of `DEPTH`, is less than a group's channels, products are made in parts, each of some
+channels of all taps: see gemm.py. Taps are not cut: the main loop would have to hold where they end.
 """
 
 from ._simd import (
@@ -43,31 +46,24 @@ def inside(iy, ix, h, width):
 def convolution(tile: Tile, tensor: bool):
     """The kernel `conv` for one shape of tile."""
     work = working(tile, tensor)
-    tall, columns, size, both, sums = tile.rows, tile.columns, work.size, work.both, work.sums
+    size, both, sums = work.size, work.both, work.sums
     two, carried, at_b = work.a_quads == 2, work.carried, 4 * work.a_quads
-    a_row, a_k, b_place, shared_places = work.a_row, work.a_k, work.b_place, work.shared_places
+    begin, a_row, a_k, b_place, shared_places = work.begin, work.a_row, work.a_k, work.b_place, work.shared_places
     put_down, multiply, results = work.put_down, work.multiply, work.results
 
     @inline
-    def begin(unit, m, og):
-        """(group, first pixel, first column) of a unit."""
-        row_blocks = quotient(m + tall - 1, tall)
-        part = quotient(unit, row_blocks)
-        column_blocks = quotient(og + columns - 1, columns)
-        g = quotient(part, column_blocks)
-        return g, (unit - part * row_blocks) * tall, (part - g * column_blocks) * columns
-
-    @inline
     def products(
-        vector, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, w, n0, og, h, width, ldx, cg, kh, kw, dh, dw,
+        vector, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, w, n0, og, h, width, ldx, cg, c0, chunk, kh, kw,
+        dh, dw,
     ):  # fmt: skip
-        """Sums over all taps and channels. The first tap of the thread's pixels is (iy, ix) of the image, ``pixel`` of x;
-        its channels begin at ``from0``. ``vector``: four channels can be read as 16 bytes."""
+        """Sums over all taps and ``chunk`` of their cg channels, from c0 on. The first tap of the thread's pixels is (iy,
+        ix) of the image, ``pixel`` of x; its channels begin at ``from0``. ``vector``: four can be read as 16 bytes."""
         held = cuda.local.array(carried, Float)
         reads_a, reads_b, stores_a, stores_b = shared_places()
         kb, skip, b_step = b_place(n0, og, kh * kw * cg)
-        ka = a_k()
-        b = at(w, skip)
+        ka = a_k() + c0
+        kb += c0
+        b = at(w, skip + c0 * b_step)
         a = at(x, product(pixel0, ldx) + from0)
         a2 = at(x, product(pixel1, ldx) + from0)
         seen, seen2 = inside(iy0, ix0, h, width), inside(iy1, ix1, h, width)
@@ -78,12 +74,12 @@ def convolution(tile: Tile, tensor: bool):
         put_down(shared, stores_a, stores_b, held)
         barrier()
         half, c, ky, kx = 0, 0, 0, 0
-        while below(c, cg):
+        while below(c, chunk):
             c += DEPTH
             a = at(a, DEPTH)
             a2 = at(a2, DEPTH)
             b = at(b, DEPTH * b_step)
-            if not below(c, cg):
+            if not below(c, chunk):
                 b = at(b, product(cg - c, b_step))
                 c = 0
                 kx += 1
@@ -118,8 +114,9 @@ def convolution(tile: Tile, tensor: bool):
     ) -> None:  # fmt: skip
         shared = shared_floats(both)
         acc = cuda.local.array(sums, Float)
-        g, m0, n0 = begin(first, m, og)
-        from0 = short(g * cg + a_k())
+        g, part, m0, n0 = begin(first, m, og, cg, channel_chunk)
+        c0 = short(part * channel_chunk)
+        from0 = short(g * cg + c0 + a_k())
         image, oy, ox = pixel_of(min(m0 + a_row(0), m - 1), oh, ow)
         iy0, ix0 = short(oy * sh - ph), short(ox * sw - pw)
         pixel0 = short((image * h + iy0) * width + ix0)
@@ -131,21 +128,22 @@ def convolution(tile: Tile, tensor: bool):
             acc[j] = Float(0)
         if (cg | ldx) & 3 == 0 and aligned(x):
             products(
-                True, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh, kw,
-                dh, dw,
+                True, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, c0,
+                channel_chunk, kh, kw, dh, dw,
             )  # fmt: skip
         else:
             products(
-                False, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, kh,
-                kw, dh, dw,
+                False, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, c0,
+                channel_chunk, kh, kw, dh, dw,
             )  # fmt: skip
-        g, m0, n0 = begin(unseen(first), m, og)  # again, which leaves registers to the products
+        g, part, m0, n0 = begin(unseen(first), m, og, cg, channel_chunk)  # again, which leaves registers to the products
         placed = osh != 1 or osw != 1 or full_h != oh or full_w != ow
         resg = at(res, g * og) if given(res) else res
         scaleg = at(scale, g * padded) if given(scale) else scale
         results(
-            shared, acc, m0, m, n0, og, placed, oh, ow, full_h, full_w, osh, osw, oy0, ox0, at(y, g * og), ldy,
-            at(b, g * padded), resg, ldres, low, high, act, alpha, beta, scaleg, at(shift, g * padded),
+            shared, acc, m0, m, n0, og, placed, oh, ow, full_h, full_w, osh, osw, oy0, ox0,
+            at(y, g * og + part * m * ldy), ldy, at(b, g * padded), resg, ldres, low, high, act, alpha, beta, scaleg,
+            at(shift, g * padded),
         )  # fmt: skip
 
     return conv

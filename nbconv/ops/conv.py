@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, prod
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
-from nbconv.ops import repack, winograd
+from nbconv.ops import repack, split_k, winograd
 from nbconv.ops import spec as want
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.packing import ceil, cut, epilogue, pack, pad_bias, padded
@@ -97,7 +97,7 @@ class Convolution(Op, abstract=True):
         parted = varies(to, 1) and lying.kh and g == 1 and not wide
         for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
             n, part = last - first, slice(first, last)
-            rows, panels, tap_chunk, channel_chunk, units = cut(to, m, cg, n, taps, g)
+            how = cut(to, m, cg, n, taps, g)
             if not lying.kh:  # no tap meets these cells
                 packed = to.constant(
                     f"#zeros{g}x{cg}x{og}", lambda: np.zeros(g * cg * padded(og, lanes, columns), np.float32)
@@ -108,18 +108,22 @@ class Convolution(Op, abstract=True):
                 packed = to.constant(
                     f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns, to.drop)
                 )
-            to.step(
-                "conv.conv", units, work=2 * m * g * n * cg * taps,
-                x=source, y=target.at(first), res=to.residual and to.residual.at(first),
-                w=packed, b=self.bias(to, g, n, repeats, part if n < og else None),
-                zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-                m=m, h=h, width=w, ldx=ldx, cg=cg, oh=oh, ow=ow, ldy=ldy,
-                ldres=to.ldres, og=n,
-                kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, full_h=place[0], full_w=place[1], osh=place[2],
-                osw=place[3], oy0=place[4], ox0=place[5], rows=rows, panels=panels, tap_chunk=tap_chunk,
-                channel_chunk=channel_chunk, padded=padded(n, lanes, columns),
-                **epilogue(to, g, n, lanes, columns, part if n < og else None),
+            wanted = split_k.Results(
+                m, n, g, True, target.at(first), ldy, n, self.bias(to, g, n, repeats, part if n < og else None),
+                to.residual and to.residual.at(first), to.ldres,
+                epilogue(to, g, n, lanes, columns, part if n < og else None), split_k.Place(oh, ow, *place),
             )  # fmt: skip
+            found = split_k.sums(to, how, wanted)
+            to.step(
+                "conv.conv", how.units, work=2 * m * g * n * cg * taps,
+                x=source, y=found.y, res=found.res, w=packed, b=found.bias,
+                zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
+                m=m, h=h, width=w, ldx=ldx, cg=cg, ldy=found.ldy, ldres=found.ldres, og=n,
+                kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=how.rows, panels=how.panels,
+                tap_chunk=how.tap_chunk, channel_chunk=how.channel_chunk, padded=padded(n, lanes, columns),
+                **found.place._asdict(), **found.epilogue,
+            )  # fmt: skip
+            split_k.finish(to, how, found, wanted)
 
     def bias(self, to: Lowering, g: int, og: int, repeats: int = 1, part: slice | None = None) -> Ref:
         """The bias of g groups of og channels as panels have it; y's channels, or this part of them, so many times over."""
@@ -215,15 +219,14 @@ class Convolution(Op, abstract=True):
             for first, last in self._pieces(to, size):
                 count = last - first
                 full = padded(count, lanes, columns)
-                rows, panels, _, k_chunk, units = cut(to, total, ci, count, 1, points)
-                to.step(
-                    "gemm.gemm", units, work=2 * points * total * ci * count, a=v.at(i * ci),
-                    b=self._filters(to, size, i, turned, first, count),
-                    bias=to.constant(f"#zeros{full}", lambda full=full: np.zeros(full, np.float32)), res=None,
-                    y=m.at(i * co + first), m=total, n=count, k=ci, lda=channels, ldy=out, ldres=0,
-                    batch_a=total * channels, batch_b=ci * full, batch_y=total * out, rows=rows, panels=panels,
-                    k_chunk=k_chunk, low=-inf, high=inf, act=0, alpha=0.0, beta=0.0, scale=None, shift=None,
+                wanted = split_k.Results(
+                    total, count, points, False, m.at(i * co + first), out, total * out,
+                    to.constant(f"#zeros{full}", lambda full=full: np.zeros(full, np.float32)), None, 0,
+                    split_k.NO_EPILOGUE, split_k.Place(1, total, 1, total),
                 )  # fmt: skip
+                packed = self._filters(to, size, i, turned, first, count)
+                how = cut(to, total, ci, count, 1, batch=points)
+                split_k.gemm(to, how, wanted, ci, v.at(i * ci), channels, total * channels, packed, ci * full)
         to.step(
             "winograd.transform_output", total * ceil(out, lanes), work=32 * points * total * out, m=m,
             b=self.bias(to, 1, out), res=to.residual, y=to.output(), oh=oh, ow=ow, c=out, ldy=to.pitch or out,

@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.lowering import Lowering, Ref
-from nbconv.ops import repack
+from nbconv.ops import repack, split_k
 from nbconv.ops import spec as want
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.packing import cut, epilogue, pack, pad_bias, padded
@@ -112,7 +112,7 @@ def lower_product(
     """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
     is packed first: its (row, column) strides are ``lying``; ``steps`` are the batch strides of both sides."""
     lanes, columns = to.target.lanes, to.columns
-    rows, panels, _, k_chunk, units = cut(to, m, k, n, 1)
+    how = cut(to, m, k, n, 1, batch=batch)
     full = padded(n, lanes, columns)
     matrices = batch if steps[1] else 1
     if constant:
@@ -123,12 +123,11 @@ def lower_product(
         shift = repack.bias(to, to.input(2), 1, n, scale=beta)
     else:
         shift = to.constant(bias_key, lambda: pad_bias(bias(), 1, n, lanes, columns))
-    to.step(
-        "gemm.gemm", units * batch, work=2 * batch * m * k * n, a=left, b=right, y=to.output(),
-        bias=shift, res=to.residual, m=m, n=n, k=k, lda=k, ldy=n,
-        ldres=0 if to.residual is None else n, batch_a=steps[0], batch_b=k * full if steps[1] else 0, batch_y=m * n,
-        rows=rows, panels=panels, k_chunk=k_chunk, **epilogue(to, 1, n, lanes, columns),
+    wanted = split_k.Results(
+        m, n, batch, False, to.output(), n, m * n, shift, to.residual, 0 if to.residual is None else n,
+        epilogue(to, 1, n, lanes, columns), split_k.Place(1, m, 1, m),
     )  # fmt: skip
+    split_k.gemm(to, how, wanted, k, left, k, steps[0], right, k * full if steps[1] else 0)
 
 
 class MatMul(Op):

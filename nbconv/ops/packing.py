@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,15 @@ DEPTH = 256
 PIECE = 32 << 20
 """Bytes of weights that are packed at a time."""
 PROCESSORS = 108
-"""Multiprocessors of a GPU, among which tiles are shared out: an A100's. Which tile is chosen does not change the result."""
+"""Multiprocessors of a GPU, among which tiles are shared out: an A100's."""
+BYTE, LAUNCH = 12.5, 4e7
+"""Flops that it could do while it moves a byte (19.5 Tflop/s, 1.55 TB/s), and while it begins one launch more (2 µs)."""
+STEP = 8
+"""Products that a GPU's tiles make at a time (`DEPTH` of kernels/cuda/_tile.py): parts of k are multiples of it."""
+MOST_PARTS, LEAST_PRODUCTS = 32, 64
+"""Most parts of a product's k on a GPU, and fewest products of each."""
+WORTH = 0.9
+"""The part of the cost that a split must not exceed: the costs are not known more closely."""
 MAX_ROWS, MAX_TABLE = 256, 4096
 """Limits of kernels/cpu/conv.py and gemm.py."""
 
@@ -61,11 +69,27 @@ def pad_bias(bias: np.ndarray | None, groups: int, n: int, lanes: int, columns: 
     return full.reshape(-1)
 
 
-def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tuple[int, int, int, int, int]:
-    """(rows and panels of a unit, taps and channels of a chunk of k, units) for an (m, k·taps) × (k·taps, n) product."""
+Tile = tuple[int, int, float]
+"""One of a target's ``tiles``."""
+
+
+class Cut(NamedTuple):
+    """How the loops of a product are cut: rows and panels of a unit, taps and channels of a chunk of k, units in all.
+    ``parts``: on a GPU, the chunks of k where each is made by units of its own (see `nbconv.ops.split_k`), else 1."""
+
+    rows: int
+    panels: int
+    tap_chunk: int
+    channel_chunk: int
+    units: int
+    parts: int
+
+
+def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut:
+    """For a convolution's ``groups``, or a ``batch``, of (m, k·taps) × (k·taps, n) products."""
     columns, tile = to.columns, to.target.rows
     if to.target.tiles:
-        return _tiles(to, m, k, n, taps, groups)
+        return _tiles(to, m, k, n, taps, groups * batch)
     tap_chunk, channel_chunk = max(1, DEPTH // k), k
     if k > DEPTH:
         tap_chunk, channel_chunk = 1, ceil(k, ceil(k, DEPTH))
@@ -78,28 +102,43 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> tup
     panels = min(all_panels, max(1, CACHE // (4 * k * taps * columns)))
     while panels > 1 and blocks * groups * ceil(all_panels, panels) < 8:
         panels = ceil(panels, 2)
-    return rows, panels, tap_chunk, channel_chunk, blocks * groups * ceil(all_panels, panels)
+    return Cut(rows, panels, tap_chunk, channel_chunk, batch * blocks * groups * ceil(all_panels, panels), 1)
 
 
-def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, groups: int) -> tuple[int, int, int, int, int]:
-    """What `cut` says on a GPU: the tile with which the busiest multiprocessor has least to do. Its k is not cut."""
+def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, matrices: int) -> Cut:
+    """What `cut` says on a GPU: the tile of the least `_cost`, or, where its tiles are fewer than multiprocessors, the tile
+    and the parts of k."""
 
-    def units(tile: tuple[int, int, float]) -> int:
-        return groups * ceil(m, tile[0]) * ceil(n, tile[1])
+    def units(tile: Tile) -> int:
+        return matrices * ceil(m, tile[0]) * ceil(n, tile[1])
 
-    def work(tile: tuple[int, int, float]) -> float:
-        return ceil(units(tile), PROCESSORS) * tile[0] * tile[1] / tile[2]
+    def cost(tile: Tile, chunk: int) -> float:
+        return _cost(tile, units(tile) * ceil(k, chunk), taps * ceil(chunk, STEP), matrices * m * n, ceil(k, chunk))
 
     fitting = [tile for tile in to.target.tiles if tile[1] >= min(n, to.columns)]
-    best = min(fitting, key=work)
-    return best[0], ceil(best[1], to.columns), taps, k, units(best)
+    best, chunk = min(fitting, key=lambda tile: cost(tile, k)), k
+    if units(best) < PROCESSORS:
+        chunks = (ceil(ceil(k, parts), STEP) * STEP for parts in range(2, MOST_PARTS + 1))
+        cuts = [(tile, c) for c in chunks if c < k and taps * c >= LEAST_PRODUCTS for tile in fitting]
+        found = min(cuts, key=lambda both: cost(*both), default=(best, k))
+        if cost(*found) < WORTH * cost(best, k):
+            best, chunk = found
+    parts = ceil(k, chunk)
+    return Cut(best[0], ceil(best[1], to.columns), taps, chunk, units(best) * parts, parts)
 
 
-def busiest(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1) -> float:
-    """The flops that a GPU could do while its busiest multiprocessor does its part of such a product, cut as `cut` says."""
-    rows, _, tap_chunk, channel_chunk, units = cut(to, m, k, n, taps, groups)
-    columns, share = next(tile[1:] for tile in to.target.tiles if tile[0] == rows)
-    return 2 * PROCESSORS * ceil(units, PROCESSORS) * rows * columns * tap_chunk * channel_chunk / share
+def _cost(tile: Tile, units: int, steps: int, results: int, parts: int) -> float:
+    """The flops that a GPU could do meanwhile: its busiest multiprocessor's, who does so many ``steps`` of a unit,
+    times all of them; and for ``parts``, that their sums are written, and read by one launch more."""
+    busiest = ceil(units, PROCESSORS) * tile[0] * tile[1] * STEP * steps / tile[2]
+    return 2 * PROCESSORS * busiest + (LAUNCH + BYTE * 8 * results * parts if parts > 1 else 0)
+
+
+def product_cost(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> float:
+    """The cost of such products on a GPU, cut as `cut` says, in flops that it could do meanwhile."""
+    how = cut(to, m, k, n, taps, groups, batch)
+    tile = next(tile for tile in to.target.tiles if tile[0] == how.rows)
+    return _cost(tile, how.units, taps * ceil(how.channel_chunk, STEP), groups * batch * m * n, how.parts)
 
 
 def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> dict[str, Any]:

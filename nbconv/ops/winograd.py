@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.lowering import Lowering
-from nbconv.ops.packing import CACHE, busiest, ceil, pack
+from nbconv.ops.packing import BYTE, CACHE, LAUNCH, ceil, pack, product_cost
 
 G = {
     4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24,
@@ -21,9 +21,6 @@ OWN, SHARED, MEMORY = 1.0, 5.0, 8.0
 SHARED_CACHE = 16 << 20
 """Bytes of weights above which they are taken to come from memory."""
 
-BYTE, LAUNCH = 12.5, 6e7
-"""What moving a byte, and one launch more, cost on a GPU, in flops: an A100 does 19.5 Tflop/s and moves 1.55 TB/s; a launch,
-until its blocks are at work, is taken to be 3 µs."""
 GAIN = 0.8
 """The part of direct convolution's cost that Winograd's must stay below on a GPU: it rounds more, and costs are rough."""
 
@@ -70,18 +67,18 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int
 
 
 def _choose_on_gpu(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int) -> int:
-    """As `choose`. Costs are in flops that a GPU does meanwhile: a product's those of its busiest multiprocessor times as
-    many as there are, and what Winograd's steps read and write `BYTE` each. None whose transformed tiles or products
+    """As `choose`. Costs are in flops that a GPU does meanwhile: of products as `product_cost` has them, and what Winograd's
+    steps read and write `BYTE` each. None whose transformed tiles or products
     take more than ``to.at_once``."""
     pixels, channels = n * oh * ow, groups * (ci + co)
-    best, least = 0, GAIN * busiest(to, pixels, ci, co, 9, groups)
+    best, least = 0, GAIN * product_cost(to, pixels, ci, co, 9, groups)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
         filters = 4 * points * ci * co
         moved = 4 * points * total * channels
         if filters > to.most_packed or moved > to.at_once:
             continue
-        cost = groups * busiest(to, total, ci, co, 1, points)
+        cost = groups * product_cost(to, total, ci, co, 1, batch=points)
         cost += BYTE * (2 * moved + 4 * pixels * channels + groups * filters) + (1 + groups) * LAUNCH
         if cost < least:
             best, least = size, cost

@@ -18,16 +18,17 @@ from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
 from tests.check import Case
 from tests.cuda.devices import TensorCores
-from tests.cuda.larger import LARGER, TF32, TILES, WINOGRAD, Net
+from tests.cuda.larger import LARGER, SPLIT, TF32, TILES, WINOGRAD, Net
 from tests.cuda.recordings import Recorder, Recording
 
 FOLDER = Path(__file__).parent.parent / "ops"
 
 
 def calls() -> Iterator[tuple[str, Case | Net]]:
-    """All rows of `LARGER`, `TILES`, `TF32`, `WINOGRAD` for both sizes and the ops' tables, with the table's name."""
+    """All rows of the tables of larger.py, of `WINOGRAD` for both sizes, and the ops' tables, with the table's name."""
     yield from (("larger", row) for row in LARGER)
     yield from (("tiles", row) for row in TILES)
+    yield from (("split", row) for row in SPLIT)
     yield from (("tf32", row) for row in TF32)
     yield from ((f"winograd {size}", row) for size in (4, 2) for row in WINOGRAD)
     for file in sorted(FOLDER.glob("test_*.py")):

@@ -9,7 +9,7 @@ from nbconv.model import Model
 from nbconv.ops import packing, winograd
 from tests.check import Case, answer
 from tests.cuda.larger import Net
-from tests.kernels.harness import check_kernels, reference
+from tests.kernels.harness import check_kernels, one_node, reference
 
 
 def check_on_device(table: str, row: Case | Net, device: str = "cuda:0") -> None:
@@ -26,6 +26,12 @@ def check_on_device(table: str, row: Case | Net, device: str = "cuda:0") -> None
             return
         outputs = row.options.get("outputs", 1)
         check_kernels(row.op, row.inputs, answer(row.op, row.inputs)[:outputs], device)
+    if table == "split":
+        graph = one_node(row.op, row.inputs, outputs, (0,), False)
+        assert graph is not None and row.inputs[0] is not None
+        steps = Model(graph, device=device).plan({"x0": row.inputs[0].shape}).steps
+        kernels = [step.kernel for step in steps if step.kernel.startswith(("gemm.", "conv."))]
+        assert kernels and 2 * kernels.count("gemm.finish") == len(kernels), kernels
 
 
 def check_net(row: Net, device: str) -> None:

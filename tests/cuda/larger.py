@@ -113,6 +113,20 @@ TILES = [
 """Calls that are given the largest tiles that fit, as on a GPU with one multiprocessor."""
 
 
+SPLIT = [
+    case(MatMul(), r(2, 7, 260), r(2, 260, 70)),
+    case(Conv(pads=(1, 0, 1, 0), strides=(2, 1), group=2), r(2, 50, 6, 3), r(34, 25, 3, 3), r(34)),
+    case(Conv(pads=(1, 1, 1, 2)), r(1, 40, 7, 6), r(70, 40, 3, 4), r(70)),
+    case(Conv(), r(3, 150, 3, 2), r(20, 150, 1, 1)),
+    case(Conv(), r(1, 3, 11, 12), r(9, 3, 11, 11), r(9)),
+    case(Gemm(transB=1, alpha=0.5), r(5, 300), r(37, 300), r(37)),
+    case(ConvTranspose(strides=(2, 3), pads=(1, 1, 1, 1)), r(1, 140, 3, 3), r(140, 20, 4, 5), r(20)),
+    case(ConvTranspose(strides=(2, 2)), r(1, 140, 3, 2), r(140, 12, 2, 2), r(12)),
+    case(ConvGradInput(size=(7, 6), strides=(2, 2), pads=(1, 1, 1, 1)), r(1, 136, 4, 3), r(136, 33, 3, 3)),
+]
+"""Products of few rows and columns and a long k, which are split along k."""
+
+
 def t(*shape: int) -> np.ndarray:
     """Numbers that TF32 has, too."""
     return to_tf32(r(*shape))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +59,8 @@ class Recorder(InterpreterDevice):
 
         def record(stream: Any) -> None:
             kept = self.kept.setdefault((family, kernel, number), [])
-            plain = tuple(int(w) for w, k in zip(words, kinds, strict=True) if not k.endswith("*"))
-            new = all(plain != tuple(a for a in r.arguments if not isinstance(a, tuple)) for r in kept)
+            plain = numbers_alone(words.tolist(), kinds)
+            new = all(plain != numbers_alone(r.arguments, kinds) for r in kept)
             if len(kept) >= self.each or not new:
                 go(stream)
                 return
@@ -90,6 +90,11 @@ class Recorder(InterpreterDevice):
         held = np.empty(self.machine.memory.sizes[base], np.uint8)
         self.machine.download(base, held)
         return held
+
+
+def numbers_alone(words: Sequence[Any], kinds: Sequence[str]) -> list[int]:
+    """A launch's arguments without addresses, of which those that are null are numbers, too."""
+    return [word for word, kind in zip(words, kinds, strict=True) if not kind.endswith("*")]
 
 
 def replay(recording: Recording, machine: Interpreter, ptx: str) -> str:

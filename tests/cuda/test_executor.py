@@ -71,6 +71,32 @@ def test_tensor_cores_do_the_products(device):
     assert "conv_grad.conv_grad_weight_tf32" in device.launched
 
 
+def split() -> Graph:
+    """Convolutions of few pixels and many channels, with all that their kernels do to results: a residual, activations, a
+    factor and a term behind one, channels of a wider value."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("Conv", "x w1 b1", "c1", "conv1", pads=(2, 0, 2, 0)), node("Sigmoid", "c1", "s1"), node("Mul", "c1 s1", "a"),
+        node("Conv", "a w2 b2", "c2", "conv2", pads=(2, 0, 2, 0)), node("Add", "c2 x", "c3"), node("Relu", "c3", "b"),
+        node("Conv", "b w3", "c4", "conv3", pads=(2, 0, 2, 1), group=2), node("Relu", "c4", "r4"), node("Mul", "r4 k", "d"),
+        node("Concat", "b d", "y", "concat", axis=1),
+    ]  # fmt: skip
+    shapes = {"w1": (44, 40, 5, 1), "b1": (44,), "w2": (40, 44, 5, 1), "b2": (40,), "w3": (36, 20, 5, 2), "k": (36, 1, 1)}
+    constants = {k: (rng.standard_normal(s) * 0.1).astype(np.float32) for k, s in shapes.items()}
+    return Graph(nodes, {"x": Spec(("n", 40, 5, 4), F32)}, {"y": None}, constants)
+
+
+def test_products_are_split_along_k(device):
+    """To the same bits each time, and what the CPU says."""
+    gpu, cpu = Model(split(), device="cuda"), Model(split())
+    x = np.random.default_rng(1).standard_normal((2, 40, 5, 4)).astype(np.float32)
+    kernels = [step.kernel for step in gpu.plan({"x": x.shape}).steps if step.kernel.startswith(("conv.", "gemm."))]
+    assert kernels == ["conv.conv", "gemm.finish"] * 3
+    first = gpu.run({"x": x})
+    close(first, cpu.run({"x": x}))
+    np.testing.assert_array_equal(gpu.run({"x": x})["y"], first["y"])
+
+
 def test_what_crosses_over(device):
     model = Model(lenet5(), device="cuda")
     x = np.zeros((2, 1, 28, 28), np.float32)

@@ -11,8 +11,9 @@ from tests.cuda.kernels import COMPILER
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 ALONE = {"winograd": {"winograd"}}
 """Kernels that the CPU has alone, beside the families of docs/generate.py's NO_TWIN: Winograd's three steps at once."""
-THEIRS = {"winograd": {"transform_input", "transform_output"}}
-"""Kernels that the GPU has alone: the steps before and behind its `gemm`."""
+THEIRS = {"winograd": {"transform_input", "transform_output"}, "gemm": {"finish"}}
+"""Kernels that the GPU has alone: the steps before and behind Winograd's `gemm`, and what adds the parts of products that
+are split along k."""
 
 
 def test_names_and_arguments_are_the_cpus():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nbconv.kernels.compile import libraries
-from nbconv.kernels.target import target
-from nbconv.ops.packing import ceil, pack, pad_bias, padded
+from nbconv.kernels.target import TARGETS, Target, target
+from nbconv.ops.packing import Cut, ceil, cut, pack, pad_bias, padded
 from tests.cuda import numeric
 from tests.cuda.kernels import COMPILER
 from tests.cuda.recordings import Recording
@@ -107,21 +108,51 @@ def seen(array: np.ndarray, kernel: str) -> np.ndarray:
     return (numeric.to_tf32(array) if kernel.endswith("_tf32") else array).astype(float)
 
 
-def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0, kernel="gemm"):
-    lda, ldy, columns = lda or k, ldy or n, TILES[rows]
+def bare(shape: tuple[int, ...], zeros: int) -> dict[str, Any]:
+    """Arguments that leave sums as they are: bias and y, the others none."""
+    nothing = {"res": None, "ldres": 0, "low": -np.inf, "high": np.inf, "act": 0, "alpha": 0.0, "beta": 0.0}
+    shared = {"bias": np.zeros(zeros, np.float32), "y": np.full(shape, np.nan, np.float32)}
+    return shared | nothing | {"scale": None, "shift": None}
+
+
+PLACE = {"oh": 1, "full_h": 1, "osh": 1, "osw": 1, "oy0": 0, "ox0": 0}
+
+
+def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0, chunk=0, kernel="gemm"):
+    """``chunk``: of k, less of which than all is a part."""
+    lda, ldy, columns, chunk = lda or k, ldy or n, TILES[rows], chunk or k
+    parts, lds = ceil(k, chunk), ceil(n, 8) * 8
     a, b, bias = rand(batch, m, lda), rand(batch, k, n), rand(n)
     res, y = rand(m, n) if residual else None, np.full((batch, m, ldy), np.nan, np.float32)
     scale, shift = (rand(n) + 2, -rand(n)) if affine else (None, rand(n))
     packed = [None if v is None else pad_bias(v, 1, n, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)]
+    wanted = {
+        "bias": packed[0], "res": res, "y": y, "ldy": ldy, "ldres": n if residual else 0, "batch_y": m * ldy, "low": -1.5,
+        "high": 2.5, "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
+    }  # fmt: skip
+    found = wanted
+    if parts > 1:
+        found = bare((batch, parts, m, lds), padded(n, LANES, COLUMNS)) | {"ldy": lds, "batch_y": parts * m * lds}
     counts = run(
-        "gemm", kernel, rows, batch * ceil(m, rows) * ceil(n, columns),
+        "gemm", kernel, rows, batch * parts * ceil(m, rows) * ceil(n, columns),
         {
-            "a": a, "b": pack(b, LANES, COLUMNS), "bias": packed[0], "res": res, "y": y, "m": m, "n": n, "k": k, "lda": lda,
-            "ldy": ldy, "ldres": n if residual else 0, "batch_a": m * lda, "batch_b": k * padded(n, LANES, COLUMNS),
-            "batch_y": m * ldy, "rows": rows, "panels": ceil(columns, COLUMNS), "k_chunk": k, "low": -1.5, "high": 2.5,
-            "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
+            "a": a, "b": pack(b, LANES, COLUMNS), "m": m, "n": n, "k": k, "lda": lda, "batch_a": m * lda,
+            "batch_b": k * padded(n, LANES, COLUMNS), "rows": rows, "panels": ceil(columns, COLUMNS), "k_chunk": chunk,
+            **found,
         }, blocks,
     )  # fmt: skip
+    if parts > 1:
+        for part in range(parts):
+            some = slice(part * chunk, min((part + 1) * chunk, k))
+            close(found["y"][:, part, :, :n], seen(a[:, :, some], kernel) @ seen(b[:, some], kernel))
+        assert np.isnan(found["y"][..., n:]).all()
+        run(
+            "gemm", "finish", None, batch * m * ceil(n, LANES),
+            {
+                "sums": found["y"], "m": m, "n": n, "parts": parts, "lds": lds, "batch_sums": parts * m * lds,
+                "batch_bias": 0, "ow": m, "full_w": m, **PLACE, **wanted,
+            }, ceil(blocks, 8),
+        )  # fmt: skip
     exact = seen(a[:, :, :k], kernel) @ seen(b, kernel) + bias + (0 if res is None else res)
     close(y[:, :, :n], finish(exact, code, scale, shift))
     assert np.isnan(y[:, :, n:]).all()
@@ -130,11 +161,12 @@ def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affin
 
 def convolutions(
     rows, shape, og, kernel=(1, 1), s=(1, 1), d=(1, 1), pads=(0, 0, 0, 0), groups=1, ldx=0, ldy=0, residual=False, code=0,
-    affine=False, place=(1, 1, 0, 0), blocks=0, name="conv",
+    affine=False, place=(1, 1, 0, 0), blocks=0, chunk=0, name="conv",
 ):  # fmt: skip
-    """``place``: steps down and across between the pixels of y that are made, and the first one's row and column."""
+    """``place``: steps down and across between the pixels of y that are made, and the first one's row and column.
+    ``chunk``: of channels, less of which than all is a part."""
     (n, h, w, cg), (kh, kw), (down, across, oy0, ox0), columns = shape, kernel, place, TILES[rows]
-    ldx, c = ldx or groups * cg, groups * og
+    ldx, c, chunk = ldx or groups * cg, groups * og, chunk or cg
     oh, ow = (
         (size + before + after - (k - 1) * step - 1) // stride + 1
         for size, before, after, k, step, stride in zip((h, w), pads[:2], pads[2:], kernel, d, s)
@@ -146,18 +178,35 @@ def convolutions(
     packed = [
         None if v is None else pad_bias(v, groups, og, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)
     ]
+    m, all_padded, parts, lds = n * oh * ow, padded(og, LANES, COLUMNS), ceil(cg, chunk), ceil(c, 8) * 8
+    wanted = {
+        "bias": packed[0], "res": res, "y": y, "ldy": ldy, "ldres": c if residual else 0, "low": -1.5, "high": 2.5,
+        "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2], "full_h": full_h, "full_w": full_w,
+        "osh": down, "osw": across, "oy0": oy0, "ox0": ox0,
+    }  # fmt: skip
+    found = wanted
+    if parts > 1:
+        found = bare((parts, m, lds), groups * all_padded) | {"ldy": lds, **PLACE, "full_h": oh, "full_w": ow}
+        del found["oh"]
     counts = run(
-        "conv", name, rows, groups * ceil(n * oh * ow, rows) * ceil(og, columns),
+        "conv", name, rows, groups * parts * ceil(m, rows) * ceil(og, columns),
         {
-            "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": packed[0], "res": res, "y": y,
-            "zeros": np.zeros(cg, np.float32), "m": n * oh * ow, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh,
-            "ow": ow, "ldy": ldy, "ldres": c if residual else 0, "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1],
-            "dh": d[0], "dw": d[1], "ph": pads[0], "pw": pads[1], "full_h": full_h, "full_w": full_w, "osh": down,
-            "osw": across, "oy0": oy0, "ox0": ox0, "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw,
-            "channel_chunk": cg, "padded": padded(og, LANES, COLUMNS), "low": -1.5, "high": 2.5, "act": code, "alpha": 0.3,
-            "beta": 0.5, "scale": packed[1], "shift": packed[2],
+            "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": found["bias"],
+            "zeros": np.zeros(cg, np.float32), "m": m, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh, "ow": ow,
+            "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1], "dh": d[0], "dw": d[1], "ph": pads[0], "pw": pads[1],
+            "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw, "channel_chunk": chunk,
+            "padded": all_padded, **{name: value for name, value in found.items() if name != "bias"},
         }, blocks,
     )  # fmt: skip
+    if parts > 1:
+        assert np.isnan(found["y"][..., c:]).all() and not np.isnan(found["y"][..., :c]).any()
+        run(
+            "gemm", "finish", None, groups * m * ceil(og, LANES),
+            {
+                "sums": found["y"], "m": m, "n": og, "parts": parts, "lds": lds, "batch_sums": og, "batch_bias": all_padded,
+                "batch_y": og, "oh": oh, "ow": ow, **wanted,
+            }, ceil(blocks, 8),
+        )  # fmt: skip
     wide = np.pad(seen(x[..., : groups * cg], name), ((0, 0), pads[::2], pads[1::2], (0, 0)))
     exact = np.zeros((n, oh, ow, groups, og))
     for ky, kx in np.ndindex(kh, kw):
@@ -205,6 +254,69 @@ def test_conv(rows, tf32):
     conv(rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=7)
     conv(rows, (1, 3, 3, 5), 6 if few else 65, (5, 5), pads=(4, 4, 4, 4), code=5)
     conv(rows, (1, 1, 67, 4), 4, (1, 3), pads=(0, 1, 0, 1), code=4, ldx=6)
+
+
+@pytest.mark.parametrize("tf32", ["", "_tf32"])
+@pytest.mark.parametrize("rows", TILES)
+def test_gemm_in_parts(rows, tf32):
+    gemm = functools.partial(products, kernel="gemm" + tf32)
+    n = TILES[rows]
+    gemm(rows, rows + 2, n - 1, 37, ldy=n + 3, chunk=16)
+    gemm(rows, 3, min(n, 33), 20, lda=23, batch=2, chunk=8, code=2)
+    gemm(rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 40, residual=True, code=7, affine=True, blocks=2, chunk=24)
+
+
+@pytest.mark.parametrize("tf32", ["", "_tf32"])
+@pytest.mark.parametrize("rows", TILES)
+def test_conv_in_parts(rows, tf32):
+    conv = functools.partial(convolutions, name="conv" + tf32)
+    few = TILES[rows] == 32
+    conv(rows, (2, 9, 7, 19), 5, (3, 3), s=(2, 2), pads=(1, 0, 2, 1), chunk=8)
+    conv(rows, (1, 11, 10, 20), 20 if few else 40, (3, 2), d=(2, 3), pads=(0, 1, 2, 3), groups=2, residual=True, chunk=16)
+    conv(rows, (1, 11, 10, 16), 17 if few else 33, groups=3, ldx=52, ldy=103, blocks=2, code=2, affine=True, chunk=8)
+    conv(
+        rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=7, chunk=8
+    )
+
+
+def test_parts_are_added_in_their_order():
+    """To the bit, by few blocks as by many."""
+    found = []
+    for blocks in (0, 3):
+        y = np.full((20, 40), np.nan, np.float32)
+        run(
+            "gemm", "finish", None, 40,
+            {
+                **bare((1,), 64), **PLACE, "y": y, "sums": rand(5, 20, 40), "m": 20, "n": 40, "parts": 5, "lds": 40,
+                "ldy": 40, "batch_sums": 0, "batch_bias": 0, "batch_y": 0, "ow": 20, "full_w": 20,
+            }, blocks,
+        )  # fmt: skip
+        found.append(y)
+    total = rand(5, 20, 40)
+    in_order = (((total[0] + total[1]) + total[2]) + total[3]) + total[4]
+    assert np.array_equal(found[0], in_order) and np.array_equal(found[1], in_order)
+
+
+def cut_on(goal: Target, *shape: int, **more: int) -> Cut:
+    return cut(SimpleNamespace(target=goal, columns=goal.lanes * goal.vectors), *shape, **more)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "m,k,n,taps,batch,parts",
+    [
+        (49, 512, 512, 9, 1, 13), (196, 256, 256, 9, 1, 6), (49, 2048, 512, 1, 1, 13), (3136, 64, 64, 9, 1, 2),
+        (1, 2048, 1000, 1, 1, 20), (49, 512, 512, 1, 4, 3),
+        (12544, 64, 64, 9, 1, 1), (1568, 512, 512, 9, 1, 1), (3136, 64, 64, 1, 1, 1), (49, 64, 64, 1, 1, 1),
+        (5, 3, 7, 1, 1, 1), (49, 512, 512, 1, 36, 1),
+    ],
+)  # fmt: skip
+def test_what_is_split(m, k, n, taps, batch, parts):
+    """Few tiles with a long k, into so many parts; no others, and nothing on the CPU."""
+    how = cut_on(CUDA, m, k, n, taps, batch=batch)
+    assert how.parts == parts == ceil(k, how.channel_chunk)
+    assert how.units == parts * batch * ceil(m, how.rows) * ceil(n, TILES[how.rows])
+    assert parts == 1 or (how.channel_chunk % 8 == 0 and how.channel_chunk * taps >= 64)
+    assert all(cut_on(goal, m, k, n, taps, batch=batch).parts == 1 for goal in TARGETS.values())
 
 
 @pytest.mark.parametrize("cg,og,kh,kw,groups", [(40, 128, 3, 3, 1), (5, 70, 2, 3, 2), (300, 96, 1, 1, 1), (4, 20, 1, 1, 3)])
