@@ -1,4 +1,5 @@
-"""ResNet-50's convolutions on a GPU beside cuDNN, which PyTorch calls (float32 without TF32, channels last).
+"""ResNet-50's convolutions on a GPU beside cuDNN, which PyTorch calls (float32, with --tf32 both by tensor cores; channels
+last).
 
 Inputs and results stay on the GPU; a figure is the median over turns, engines alternating, of the time a run takes when many
 are queued one after another. Says why and ends with 2 where there is no GPU or no PyTorch that has one.
@@ -124,15 +125,16 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="of a turn (default 0.2)")
+    parser.add_argument("--tf32", action="store_true", help="products of numbers rounded to TF32, on both sides")
     args = parser.parse_args()
     if reason := missing():
         print(reason, file=sys.stderr)
         return 2
     import torch
 
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     torch.backends.cudnn.benchmark = True
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, batch {args.batch}")
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, batch {args.batch}{', TF32' * args.tf32}")
     print(f"{'convolution':28}{'nbconv ms':>12}{'cuDNN ms':>12}{'cuDNN ÷ ours':>15}")
     ratios = []
     for shape in LAYERS:
@@ -144,7 +146,8 @@ def main() -> int:
         def convolve(x: Any, weights: Any = weights, stride: int = stride, k: int = k) -> Any:
             return torch.nn.functional.conv2d(x, weights, stride=stride, padding=k // 2)
 
-        found = measure({"nbconv": ours(graph, feeds), "cuDNN": theirs(convolve, x)}, args.rounds, args.seconds)
+        mine = ours(graph, feeds, "cuda:tf32" if args.tf32 else "cuda")
+        found = measure({"nbconv": mine, "cuDNN": theirs(convolve, x)}, args.rounds, args.seconds)
         ratios.append(found["cuDNN"] / found["nbconv"])
         name = f"{shape[0]} → {shape[1]} {k}×{k}/{stride} at {shape[2]}²"
         print(f"{name:28}{found['nbconv']:12.3f}{found['cuDNN']:12.3f}{ratios[-1]:15.2f}", flush=True)
