@@ -1,18 +1,21 @@
-"""ResNet-50's convolutions on a GPU beside cuDNN, which PyTorch calls (float32, with --tf32 both by tensor cores; channels
-last).
+"""ResNet-50's convolutions, and networks' inference and training, on a GPU beside PyTorch, which calls cuDNN (float32, with
+--tf32 both by tensor cores; channels last).
 
-Inputs and results stay on the GPU; a figure is the median over turns, engines alternating, of the time a run takes when many
-are queued one after another. Says why and ends with 2 where there is no GPU or no PyTorch that has one.
+Inputs and results stay on the GPU, but for those of training steps, which go there and bring the loss back; a figure is the
+median over turns, engines alternating, of the time a run takes when many are queued one after another. Says why and ends
+with 2 where there is no GPU or no PyTorch that has one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,10 @@ LAYERS = (
     (1024, 2048, 14, 1, 2), (2048, 512, 7, 1, 1), (512, 512, 7, 3, 1),
 )  # fmt: skip
 """Channels in and out, size of the image, kernel, stride: each of ResNet-50's convolutions once (He 2015, table 1)."""
+NETS = ("resnet18", "mobilenet_v2", "unet")
+"""Of benchmarks/nets.py."""
+GPU = "cuda"
+"""As PyTorch names it."""
 Run = Callable[[int], None]
 """Does so many runs and waits for the last."""
 
@@ -66,17 +73,26 @@ def ours(graph: Any, feeds: dict[str, Any], device: str = "cuda") -> Run:
     return run
 
 
-def theirs(function: Callable[[Any], Any], x: Any) -> Run:
+def theirs(function: Callable[[Any], Any], x: Any, learns: bool = False) -> Run:
     """Runs of a PyTorch function on the GPU."""
     import torch
 
     def run(count: int) -> None:
-        with torch.no_grad():
+        with contextlib.nullcontext() if learns else torch.no_grad():
             for _ in range(count):
                 function(x)
-        torch.cuda.synchronize()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     return run
+
+
+def there(array: Any) -> Any:
+    """An array on the GPU, channels last where it has such."""
+    import torch
+
+    found = torch.from_numpy(array).to(GPU)
+    return found.to(memory_format=torch.channels_last) if array.ndim == 4 else found
 
 
 def measure(engines: dict[str, Run], rounds: int, seconds: float) -> dict[str, float]:
@@ -111,6 +127,54 @@ def layer(batch: int, shape: tuple[int, int, int, int, int]) -> tuple[Any, dict[
     return graph, {"x": x}, w
 
 
+def convolutions(batch: int, device: str) -> Iterator[tuple[str, dict[str, Run]]]:
+    """Each of `LAYERS`."""
+    import torch
+
+    for shape in LAYERS:
+        graph, feeds, w = layer(batch, shape)
+        k, stride, weights = shape[3], shape[4], there(w)
+
+        def convolve(x: Any, weights: Any = weights, stride: int = stride, k: int = k) -> Any:
+            return torch.nn.functional.conv2d(x, weights, stride=stride, padding=k // 2)
+
+        name = f"{shape[0]} → {shape[1]} {k}×{k}/{stride} at {shape[2]}²"
+        yield name, {"nbconv": ours(graph, feeds, device), "PyTorch": theirs(convolve, there(feeds["x"]))}
+
+
+def networks(names: Sequence[str], batch: int, device: str, folder: Path) -> Iterator[tuple[str, dict[str, Run]]]:
+    """Inference of each of benchmarks/nets.py, then steps of training by SGD with momentum."""
+    import torch
+
+    import nbconv
+    from benchmarks import nets
+
+    for name in names:
+        nets.save(name, folder / f"{name}.onnx")
+        ((x, y),) = nets.batches(name, (batch, *nets.SHAPES[name][1:]), 1)
+        net = nets.make(name).to(GPU).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+        model = nbconv.load(folder / f"{name}.onnx", device=device)
+        trainer = nbconv.Trainer(model, optimizer=nbconv.SGD(lr=1e-3, momentum=0.9))
+        (given,) = model.graph.inputs
+
+        def step(x: Any, y: Any = y, net: Any = net, optimizer: Any = optimizer) -> float:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(net(there(x)), there(y))
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        def steps(count: int, x: Any = x, y: Any = y, trainer: Any = trainer) -> None:
+            for _ in range(count):
+                trainer.step(x, y)
+
+        net.eval()
+        yield f"{name}, inference", {"nbconv": ours(model.graph, {given: x}, device), "PyTorch": theirs(net, there(x))}
+        net.train()
+        yield f"{name}, training", {"nbconv": steps, "PyTorch": theirs(step, x, learns=True)}
+
+
 def missing() -> str:
     """Why nothing can be measured, "" where it can."""
     try:
@@ -118,6 +182,17 @@ def missing() -> str:
     except ImportError:
         return "PyTorch is not installed"
     return "" if torch.cuda.is_available() else "PyTorch sees no GPU"
+
+
+def table(title: str, rows: Iterator[tuple[str, dict[str, Run]]], args: argparse.Namespace) -> None:
+    """Measures and prints each row, then the geometric mean."""
+    print(f"{title:28}{'nbconv ms':>12}{'PyTorch ms':>12}{'PyTorch ÷ ours':>16}")
+    ratios = []
+    for name, engines in rows:
+        found = measure(engines, args.rounds, args.seconds)
+        ratios.append(found["PyTorch"] / found["nbconv"])
+        print(f"{name:28}{found['nbconv']:12.3f}{found['PyTorch']:12.3f}{ratios[-1]:16.2f}", flush=True)
+    print(f"{'geomean':28}{'':24}{math.exp(sum(map(math.log, ratios)) / len(ratios)):16.2f}")
 
 
 def main() -> int:
@@ -135,23 +210,10 @@ def main() -> int:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     torch.backends.cudnn.benchmark = True
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, batch {args.batch}{', TF32' * args.tf32}")
-    print(f"{'convolution':28}{'nbconv ms':>12}{'cuDNN ms':>12}{'cuDNN ÷ ours':>15}")
-    ratios = []
-    for shape in LAYERS:
-        graph, feeds, w = layer(args.batch, shape)
-        x = torch.from_numpy(feeds["x"]).cuda().to(memory_format=torch.channels_last)
-        weights = torch.from_numpy(w).cuda().to(memory_format=torch.channels_last)
-        k, stride = shape[3], shape[4]
-
-        def convolve(x: Any, weights: Any = weights, stride: int = stride, k: int = k) -> Any:
-            return torch.nn.functional.conv2d(x, weights, stride=stride, padding=k // 2)
-
-        mine = ours(graph, feeds, "cuda:tf32" if args.tf32 else "cuda")
-        found = measure({"nbconv": mine, "cuDNN": theirs(convolve, x)}, args.rounds, args.seconds)
-        ratios.append(found["cuDNN"] / found["nbconv"])
-        name = f"{shape[0]} → {shape[1]} {k}×{k}/{stride} at {shape[2]}²"
-        print(f"{name:28}{found['nbconv']:12.3f}{found['cuDNN']:12.3f}{ratios[-1]:15.2f}", flush=True)
-    print(f"{'geomean':28}{'':24}{math.exp(sum(map(math.log, ratios)) / len(ratios)):15.2f}")
+    device = "cuda:tf32" if args.tf32 else "cuda"
+    with tempfile.TemporaryDirectory() as folder:
+        table("convolution", convolutions(args.batch, device), args)
+        table("network", networks(NETS, args.batch, device, Path(folder)), args)
     return 0
 
 
