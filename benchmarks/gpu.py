@@ -142,8 +142,8 @@ def convolutions(batch: int, device: str) -> Iterator[tuple[str, dict[str, Run]]
         yield name, {"nbconv": ours(graph, feeds, device), "PyTorch": theirs(convolve, there(feeds["x"]))}
 
 
-def networks(names: Sequence[str], batch: int, device: str, folder: Path) -> Iterator[tuple[str, dict[str, Run]]]:
-    """Inference of each of benchmarks/nets.py, then steps of training by SGD with momentum."""
+def networks(names: Sequence[str], device: str, folder: Path) -> Iterator[tuple[str, dict[str, Run]]]:
+    """Inference of each of benchmarks/nets.py on its batches, then steps of training by SGD with momentum."""
     import torch
 
     import nbconv
@@ -151,7 +151,7 @@ def networks(names: Sequence[str], batch: int, device: str, folder: Path) -> Ite
 
     for name in names:
         nets.save(name, folder / f"{name}.onnx")
-        ((x, y),) = nets.batches(name, (batch, *nets.SHAPES[name][1:]), 1)
+        ((x, y),) = nets.batches(name, nets.SHAPES[name], 1)
         net = nets.make(name).to(GPU).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
         model = nbconv.load(folder / f"{name}.onnx", device=device)
@@ -170,9 +170,12 @@ def networks(names: Sequence[str], batch: int, device: str, folder: Path) -> Ite
                 trainer.step(x, y)
 
         net.eval()
-        yield f"{name}, inference", {"nbconv": ours(model.graph, {given: x}, device), "PyTorch": theirs(net, there(x))}
+        yield (
+            f"{name}, {len(x)}, inference",
+            {"nbconv": ours(model.graph, {given: x}, device), "PyTorch": theirs(net, there(x))},
+        )
         net.train()
-        yield f"{name}, training", {"nbconv": steps, "PyTorch": theirs(step, x, learns=True)}
+        yield f"{name}, {len(x)}, training", {"nbconv": steps, "PyTorch": theirs(step, x, learns=True)}
 
 
 def missing() -> str:
@@ -197,7 +200,7 @@ def table(title: str, rows: Iterator[tuple[str, dict[str, Run]]], args: argparse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="of the convolutions (default 8)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="of a turn (default 0.2)")
     parser.add_argument("--tf32", action="store_true", help="products of numbers rounded to TF32, on both sides")
@@ -213,7 +216,7 @@ def main() -> int:
     device = "cuda:tf32" if args.tf32 else "cuda"
     with tempfile.TemporaryDirectory() as folder:
         table("convolution", convolutions(args.batch, device), args)
-        table("network", networks(NETS, args.batch, device, Path(folder)), args)
+        table("network", networks(NETS, device, Path(folder)), args)
     return 0
 
 

@@ -54,7 +54,8 @@ def about(device) -> str:
 
 @pytest.mark.parametrize("command", WORDS)
 @pytest.mark.parametrize(
-    "name, says", [("cuda", "'cuda:0' is not available: there is no NVIDIA driver"), ("gpu", "wanted 'cpu', 'cuda', 'cuda:1' or")]
+    "name, says",
+    [("cuda", "'cuda:0' is not available: there is no NVIDIA driver"), ("gpu", "wanted 'cpu', 'cuda', 'cuda:1' or")],
 )
 def test_without_the_device_there_is_one_line(files, capsys, monkeypatch, command, name, says):
     def missing(name):
