@@ -93,7 +93,6 @@ GPUS: dict[str, Target] = {
     for t in (
         Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
         Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
-        Target("cuda-sm_90", _PTX, "sm_90", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
     )
 }
 """By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.lowering import Ref, Step, tiles
+from nbconv.ops.conv import Convolution
 from nbconv.plan import NUMPY_STEP
 from nbconv.roofline import Roofline, roofline
 from nbconv.runtime import Workspace, time_steps
@@ -158,7 +159,8 @@ def timed(plan: Plan, roof: Roofline | None, times: np.ndarray) -> list[Timed]:
     for i, (step, c, seconds) in enumerate(zip(plan.steps, costs, times, strict=True)):
         bound, limit, level = bounded(c, roof, everything) if roof is not None else (None, None, None)
         name = step.node.name or step.node.outputs[0]
-        found.append(Timed(i, step, name, kind(step), algorithm(step), float(seconds), c, bound, limit, level))
+        of = found[-1].kind if step.kernel == "gemm.finish" else kind(step)  # the product's, whose parts it adds
+        found.append(Timed(i, step, name, of, algorithm(step), float(seconds), c, bound, limit, level))
     return found
 
 
@@ -179,7 +181,7 @@ def kind(step: Step) -> str:
     a = step.arguments
     if step.kernel == NUMPY_STEP:
         return "numpy"
-    if step.kernel.startswith("winograd."):
+    if step.kernel.startswith("winograd.") or _by_points(step):
         return "winograd"
     if step.kernel.startswith("depthwise."):
         return "depthwise"
@@ -190,6 +192,11 @@ def kind(step: Step) -> str:
     if step.kernel == "gemm.gemm":
         return "dense" if a.get("m", 1) == 1 else "pointwise"
     return "other"
+
+
+def _by_points(step: Step) -> bool:
+    """Whether a step is the product between Winograd's transforms on a GPU."""
+    return step.kernel == "gemm.gemm" and isinstance(step.node.op, Convolution)
 
 
 def algorithm(step: Step) -> str:
@@ -205,7 +212,9 @@ def algorithm(step: Step) -> str:
         chunks = f"{a['tap_chunk']}×{a['channel_chunk']}"
         return f"conv {a['kh']}×{a['kw']}{stride}, {a['rows']} rows × {a['panels']} panels, k {chunks}"
     if step.kernel == "gemm.gemm":
-        return f"gemm, {a['rows']} rows × {a['panels']} panels, k {a['k_chunk']}"
+        return f"{'Winograd, ' * _by_points(step)}gemm, {a['rows']} rows × {a['panels']} panels, k {a['k_chunk']}"
+    if step.kernel == "gemm.finish":
+        return f"sum of {a['parts']} parts"
     if step.kernel == "depthwise.depthwise":
         return f"depthwise {a['kh']}×{a['kw']} /{a['sh']}"
     return family if family == kernel else step.kernel
@@ -218,7 +227,7 @@ def cost(plan: Plan, step: Step) -> Cost:
         a["units"] //= tiles(a["n3"], a["n4"])
     if step.kernel == NUMPY_STEP:
         return _numpy_cost(plan, step)
-    known = COSTS.get(step.kernel)
+    known = _points if _by_points(step) else COSTS.get(step.kernel)
     given = tuple(plan.specs.get(n) if n else None for n in step.node.inputs)
     made = tuple(plan.specs[n] for n in step.node.outputs if n)
     if known is not None:
@@ -232,7 +241,7 @@ def cost(plan: Plan, step: Step) -> Cost:
     most = 4 * writes if step.kernel.startswith("move.") else float("inf")
     reads = weights = 0
     for name, value in a.items():
-        if not isinstance(value, Ref) or name in ("y", "scratch", "zeros") or value.name in step.node.outputs:
+        if not isinstance(value, Ref) or name in ("y", "v", "scratch", "zeros") or value.name in step.node.outputs:
             continue
         size = _size(plan, value.name)
         if plan.root(value.name) in plan.constants:
@@ -290,11 +299,27 @@ def _gemm(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
     return flops, flops, 4 * prod(y)
 
 
+def _points(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
+    """Of the product between Winograd's transforms on a GPU, or what it does of a group or some channels."""
+    n, channels, oh, ow = y
+    size = 4 if a["m"] == n * -(-oh // 4) * -(-ow // 4) else 2
+    products = (size + 2) ** 2 * a["m"] * a["n"]
+    return 18 * prod(y) // channels * a["n"] * a["k"], 2 * products * a["k"], 4 * products
+
+
+def _finish(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
+    rows = a["units"] // -(-a["n"] // 32)
+    return 0, rows * a["n"] * a["parts"], 4 * rows * a["n"]
+
+
 COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int]]] = {
     "conv.conv": _conv,
     "winograd.winograd": _winograd,
     "depthwise.depthwise": _depthwise,
     "gemm.gemm": _gemm,
+    "gemm.finish": _finish,
+    "winograd.transform_input": lambda a, y: (0, 0, 4 * (a["size"] + 2) ** 2 * a["total"] * a["c"]),
+    "winograd.transform_output": lambda a, y: (0, 0, 4 * prod(y)),
     "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["n3"] * a["n4"]),
     "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
 }

@@ -1,10 +1,9 @@
 """The tile of a matrix product that a block of threads computes: rows of A (channels last) × packed panels of B.
 
 A step of `DEPTH` products goes from global memory through registers into one of two halves of shared memory while the
-other half is multiplied: one barrier a step. `_products.py` says which sums a thread holds, and multiplies. A comes as
-[row][k] and is stored as [k][row]: rows of the shared copy are four floats longer than the tile, which puts the two quads of
-k that a warp stores into different banks. Every sum is made in the order of k, whatever the tile's shape: the bits of a
-result do not depend on it (on tensor cores a step's eight products are one sum).
+other half is multiplied: one barrier a step. `_products.py` says how that half lies and which sums a thread holds, and
+multiplies. Every sum is made in the order of k, whatever the tile's shape: the bits of a result do not depend on it (on
+tensor cores a step's eight products are one sum).
 
 Indices are 64 bits wide, divisions 32: pixels, rows and units number fewer than 2^31.
 """

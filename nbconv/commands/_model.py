@@ -46,6 +46,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tolerance(parser: argparse.ArgumentParser, of: str) -> None:
+    parser.add_argument(
+        "--tolerance", type=nonnegative, metavar="SHARE", help=f"of {of} greatest magnitude (default 1e-4, with TF32 1e-2)"
+    )
+
+
+def tolerance(args: argparse.Namespace) -> float:
+    """What was asked for, or what a device's products are held to."""
+    return args.tolerance if args.tolerance is not None else 1e-2 if args.device.endswith("tf32") else 1e-4
+
+
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help=f"of {of} (default 0)")
 

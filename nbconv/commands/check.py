@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nbconv.commands import _model
 from nbconv.commands._machine import gpu_name
 from nbconv.commands._text import plural, style
-from nbconv.errors import ModelError
+from nbconv.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     _model.add_threads(parser)
     _model.add_device(parser)
     parser.add_argument("--against", choices=["onnxruntime"], help="also compare the outputs with these")
-    parser.add_argument(
-        "--tolerance", type=_model.nonnegative, default=1e-4, help="as a fraction of the greatest value (default 1e-4)"
-    )
+    _model.add_tolerance(parser, "an output's")
     parser.epilog = f"""{_model.SHAPES}
 
 exit code: 0 all is well, 1 a model is not, 2 a file or --shape is wrong
@@ -61,7 +59,10 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
         plan = model.plan(shapes)
     except ModelError as error:
         return (2 if notes else 1), "; ".join([str(error), *notes])
-    results = model.run(feeds)
+    try:
+        results = model.run(feeds)
+    except DeviceError as error:
+        return 1, str(error)
     wrong = _not_finite(results)
     if wrong:
         return 1, wrong
@@ -71,7 +72,7 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     if numpy_steps:
         text += f", {numpy_steps} of them in NumPy{', on the CPU' if gpu else ''} (slow; see nbconv doctor)"
     if args.against:
-        good, more = _agrees(path, graph, feeds, results, args.tolerance)
+        good, more = _agrees(path, graph, feeds, results, _model.tolerance(args))
         return (0 if good else 1), f"{text}, {more}"
     return 0, text
 

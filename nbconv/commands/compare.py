@@ -27,12 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="an input from a .npy or .npz file (default: random)",
     )
     _model.add_seed(parser, "random inputs")
-    parser.add_argument(
-        "--tolerance",
-        type=_model.nonnegative,
-        default=1e-4,
-        help="as a fraction of a value's greatest magnitude (default 1e-4)",
-    )
+    _model.add_tolerance(parser, "a value's")
     parser.add_argument(
         "--worst", type=_model.positive, default=5, metavar="N", help="how many of the worst values to print (default 5)"
     )
@@ -53,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     need_onnxruntime()
     model = _model.open_model(args.model, args.threads, args.device)
-    graph = model.graph
+    graph, args.tolerance = model.graph, _model.tolerance(args)
     feeds = _feeds(graph, args)
     wanted, peer = every_value(args.model, graph, feeds)
     ours = model.run(feeds, fetch=wanted)

@@ -119,7 +119,9 @@ def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, matrices: int) -> Cu
     best, chunk = min(fitting, key=lambda tile: cost(tile, k)), k
     if units(best) < PROCESSORS:
         chunks = (ceil(ceil(k, parts), STEP) * STEP for parts in range(2, MOST_PARTS + 1))
-        cuts = [(tile, c) for c in chunks if c < k and taps * c >= LEAST_PRODUCTS for tile in fitting]
+        held = 4 * matrices * m * n
+        chunks = (c for c in chunks if c < k and taps * c >= LEAST_PRODUCTS and held * ceil(k, c) <= to.at_once)
+        cuts = [(tile, c) for c in chunks for tile in fitting]
         found = min(cuts, key=lambda both: cost(*both), default=(best, k))
         if cost(*found) < WORTH * cost(best, k):
             best, chunk = found

@@ -17,8 +17,8 @@ COMPILER = "" if find_spec("numba_cuda") else "numba-cuda is not installed: pip 
 """Why kernels cannot be compiled, "" where they can."""
 NO_KERNELS = "" if os.environ.get("NBCONV_KERNELS") else COMPILER
 """Why there are none to run, neither compiled now nor before."""
-TARGETS = {goal.cpu: goal for goal in GPUS.values()}
-"""The GPUs that kernels are compiled for, by architecture."""
+TARGETS = {"sm_75": GPUS["cuda-sm_75"], "sm_80": GPUS["cuda"], "sm_90": GPUS["cuda"]}
+"""What a GPU's driver is given, by architecture."""
 
 
 class Compiled(NamedTuple):

@@ -12,13 +12,14 @@ import nbconv
 import nbconv.cuda
 from nbconv.cli import COMMANDS, main
 from nbconv.cuda import driver
+from nbconv.graph import Graph, Spec
 from nbconv.kernels.target import target
 from nbconv.model import Model
-from nbconv.profiling import cost
+from nbconv.profiling import cost, timed
 from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.test_executor import on_numpy
 from tests.cuda.whole import lenet5
-from tests.train.models import batch, mlp
+from tests.train.models import F32, batch, mlp, node
 
 pytestmark = pytest.mark.skipif(bool(NO_KERNELS), reason=NO_KERNELS or "-")
 WORDS = {
@@ -197,3 +198,48 @@ def test_finetune(device, files, capsys):
     assert np.abs(gpu["w1"] - mlp().constants["w1"]).max() > 1e-2
     assert learnt[1](x).shape == (24, 3)
     np.testing.assert_allclose(learnt[1](x), learnt[0](x), atol=1e-4)
+
+
+def test_operations_of_a_profile_are_those_of_the_mathematics():
+    """However products are made: in parts, or of transformed tiles."""
+
+    def layer(ci: int, co: int, n: int, side: int, k: int, **more) -> Model:
+        w = np.zeros((co, ci // more.get("group", 1), k, k), np.float32)
+        nodes = [node("Conv", "x w", "y", pads=(k // 2,) * 4, **more)]
+        return Model(Graph(nodes, {"x": Spec((n, ci, side, side), F32)}, {"y": None}, {"w": w}))
+
+    for model, kernels in (
+        (layer(1024, 256, 1, 14, 1), {"conv.conv", "gemm.finish"}),
+        (layer(64, 64, 8, 56, 3), {"winograd.transform_input", "gemm.gemm", "winograd.transform_output"}),
+        (layer(128, 128, 32, 28, 3, group=2), {"winograd.transform_input", "gemm.gemm", "winograd.transform_output"}),
+    ):
+        found = []
+        for goal in (target("cuda"), target("x86-64")):
+            plan = model.plan({"x": model.graph.inputs["x"].shape}, target=goal)
+            found.append(sum(cost(plan, step).flops for step in plan.steps))
+            if goal.gpu:
+                found_steps = timed(plan, None, np.ones(len(plan.steps)))
+                assert kernels <= {step.step.kernel for step in found_steps}
+                wanted = "winograd" if "gemm.gemm" in kernels else "pointwise"
+                assert {t.kind for t in found_steps if t.step.kernel in kernels} == {wanted}
+        assert found[0] == found[1] > 0
+
+
+def test_one_model_that_does_not_fit_does_not_end_a_check(device, files, capsys, monkeypatch):
+    def alloc(nbytes: int) -> int:
+        raise nbconv.DeviceError("too little memory")
+
+    monkeypatch.setattr(device, "alloc", alloc)
+    assert main(["check", str(files["model"]), str(files["model"]), "--device", "cuda"]) == 1
+    assert capsys.readouterr().out.count("fails: too little memory") == 2
+
+
+def test_tf32_is_not_held_to_float32(device, files, capsys):
+    """The peer computes in float32."""
+    pytest.importorskip("onnxruntime")
+    for command in ("check", "compare"):
+        against = ["--against", "onnxruntime"] if command == "check" else []
+        words = [command, str(files["model"]), *against, "--device", "cuda:tf32"]
+        assert main(words) == 0
+        assert main([*words, "--tolerance", "1e-6"]) == 1
+    capsys.readouterr()
