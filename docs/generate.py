@@ -1,4 +1,4 @@
-"""Writes the tables of operators in docs/onnx.md, of kernels and of Winograd's layers in docs/cuda.md: ``python -m
+"""Writes the tables of operators in docs/onnx.md, of kernels and of ResNet-50's layers in docs/cuda.md: ``python -m
 docs.generate``, ``make docs``.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import tests.ops
+from benchmarks.gpu import LAYERS
 from nbconv.errors import ModelError
 from nbconv.gradcheck import Call
 from nbconv.graph import Graph, Node, Spec, spec_of
@@ -26,6 +27,7 @@ from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
 from nbconv.ops.op import NUMPY
+from nbconv.plan import Plan
 from tests.check import Case, as_tuple
 from tests.gradients import arguments, aside
 
@@ -37,7 +39,7 @@ BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 def main() -> None:
     PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
     if find_spec("numba_cuda"):
-        page = with_tables(CUDA_PAGE.read_text(encoding="utf-8"), cuda_table(), winograd_table())
+        page = with_tables(CUDA_PAGE.read_text(encoding="utf-8"), cuda_table(), layers_table())
         CUDA_PAGE.write_text(page, encoding="utf-8")
     else:
         print("numba-cuda is not installed: docs/cuda.md stays as it is")
@@ -79,23 +81,18 @@ def cuda_table() -> list[str]:
     return rows
 
 
-LAYERS = ((56, 64), (28, 128), (14, 256), (7, 512))
-"""(pixels a side, channels) of the 3×3 convolutions of stride 1 in a ResNet-50."""
-
-
-def winograd_table() -> list[str]:
-    """The lines of the table of what plans for a GPU do with ResNet-50's 3×3 convolutions of stride 1."""
-    rows = ["| ResNet-50's 3×3 layers of stride 1 | batch of 1 | batch of 32 |", "|---|---|---|"]
-    for side, c in LAYERS:
-        weights = {"w": np.zeros((c, c, 3, 3), np.float32)}
+def layers_table() -> list[str]:
+    """The lines of the table of what plans for a GPU do with each of ResNet-50's convolutions."""
+    rows = ["| ResNet-50's convolution | batch of 1 | batch of 32 |", "|---|---|---|"]
+    for ci, co, side, k, stride in LAYERS:
+        weights = {"w": np.zeros((co, ci, k, k), np.float32)}
+        op = Conv(pads=(k // 2,) * 4, strides=(stride, stride))
         how = []
         for n in (1, 32):
-            x = Spec((n, c, side, side), np.dtype(np.float32))
-            graph = Graph([Node(Conv(pads=(1, 1, 1, 1)), ("x", "w"), ("y",))], {"x": x}, {"y": None}, weights)
-            steps = Model(graph).plan({"x": x.shape}, target=target("cuda")).steps
-            size = next((s.arguments["size"] for s in steps if s.kernel == "winograd.transform_input"), 0)
-            how.append(f"F({size}×{size})" if size else "direct")
-        rows.append(f"| {side}×{side}, {c} channels | {how[0]} | {how[1]} |")
+            x = Spec((n, ci, side, side), np.dtype(np.float32))
+            graph = Graph([Node(op, ("x", "w"), ("y",))], {"x": x}, {"y": None}, weights)
+            how.append(algorithm(Model(graph).plan({"x": x.shape}, target=target("cuda"))))
+        rows.append(f"| {k}×{k} {ci}→{co} at {side}²{f', stride {stride}' * (stride > 1)} | {how[0]} | {how[1]} |")
     return rows
 
 
@@ -104,6 +101,15 @@ NO_TWIN = {
     "roof": "none: measures a processor",
 }
 """Families that a GPU has no use for, and why."""
+
+
+def algorithm(plan: Plan) -> str:
+    """How a plan does a convolution: by Winograd's filtering, in parts of k, or neither; and the blocks of its product."""
+    steps = {step.kernel: step for step in plan.steps}
+    product = steps.get("gemm.gemm") or steps["conv.conv"]
+    found = [f"F({s.arguments['size']}×{s.arguments['size']})" for k, s in steps.items() if k == "winograd.transform_input"]
+    found += [f"{s.arguments['parts']} parts" for k, s in steps.items() if k == "gemm.finish"]
+    return ", ".join([*found, f"{product.units} blocks"])
 
 
 def all_cases() -> dict[str, list[Case]]:

@@ -1,4 +1,5 @@
-"""Gate (c): the machine code of the tiled kernels' main loops."""
+"""Gate (c): the machine code of the tiled kernels' main loops. ``python -m tests.cuda.test_sass`` prints their shares of
+multiplying instructions."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import pytest
 
 from nbconv.kernels.target import with_tf32
 from tests.cuda.kernels import COMPILER, TARGETS, Compiled, compiled
-from tests.cuda.sass import Machine, machine_code, missing
+from tests.cuda.sass import Loop, Machine, machine_code, missing
 
 pytestmark = pytest.mark.skipif(bool(COMPILER or missing()), reason=COMPILER or missing())
 
@@ -56,7 +57,7 @@ def test_main_loops(name, rows, architecture):
 @pytest.mark.parametrize("name,rows", TF32_SHARES)
 def test_main_loops_of_tensor_cores(name, rows, architecture):
     kernel, code = machine(name, rows, architecture)
-    main = max(code.loops, key=lambda loop: (loop.counts["HMMA"], -loop.counts.total()))
+    main = tensor_loop(code)
     assert main.counts["HMMA"] * 16 * 8 * 8 == 32 * 8 * SUMS[rows]
     share = main.counts["HMMA"] / main.counts.total()
     assert share >= TF32_SHARES[name, rows], f"{share:.3f}: {main.counts}"
@@ -69,6 +70,11 @@ def test_main_loops_of_tensor_cores(name, rows, architecture):
 
 def test_tensor_cores_are_not_asked_of_gpus_without():
     assert not any("tf32" in k.kernel or "mma" in k.ptx for k in compiled(TARGETS["sm_75"], ["conv", "conv_grad", "gemm"]))
+
+
+def tensor_loop(code: Machine) -> Loop:
+    """The loop with most instructions of tensor cores, the shortest of such."""
+    return max(code.loops, key=lambda loop: (loop.counts["HMMA"], -loop.counts.total()))
 
 
 def fits(kernel: Compiled, code: Machine) -> None:
@@ -100,3 +106,19 @@ inner: ld.global.f32 %f1, [%a1+4]; fma.rn.f32 %f0, %f0, %f1, %f0; ld.global.f32 
     code = machine_code(ptx, (8, 0))
     assert code.loops[0].counts["FADD"] == 0
     assert code.loops[0].products >= 2 and code.loops[0].counts["LDG.32"] == code.loops[0].products
+
+
+def main() -> None:
+    for name, rows in (*SHARES, *TF32_SHARES):
+        found = []
+        for architecture in sorted(TARGETS) if (name, rows) in SHARES else ("sm_80", "sm_90"):
+            code = machine(name, rows, architecture)[1]
+            loop = code.loops[0] if (name, rows) in SHARES else tensor_loop(code)
+            found.append(
+                f"{architecture} {loop.counts['FFMA' if (name, rows) in SHARES else 'HMMA'] / loop.counts.total():.3f}"
+            )
+        print(f"{name:24}{rows or '':>4}  {', '.join(found)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ def test_names_and_arguments_are_the_cpus():
 
 
 def test_the_tables_are_true():
-    from docs.generate import CUDA_PAGE, cuda_table, winograd_table, with_tables
+    from docs.generate import CUDA_PAGE, cuda_table, layers_table, with_tables
 
     text = CUDA_PAGE.read_text(encoding="utf-8")
-    assert text == with_tables(text, cuda_table(), winograd_table()), "run make docs"
+    assert text == with_tables(text, cuda_table(), layers_table()), "run make docs"
