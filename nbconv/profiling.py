@@ -222,7 +222,7 @@ def algorithm(step: Step) -> str:
 
 def cost(plan: Plan, step: Step) -> Cost:
     """What a step does, by its arguments where the kernel's work is known, else by the op and its values."""
-    a: dict[str, Any] = {**step.arguments, "units": step.units}
+    a: dict[str, Any] = {**step.arguments, "units": step.units, "lanes": plan.target.lanes}
     if step.kernel == "move.copy" and plan.target.gpu:
         a["units"] //= tiles(a["n3"], a["n4"])
     if step.kernel == NUMPY_STEP:
@@ -308,7 +308,7 @@ def _points(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _finish(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    rows = a["units"] // -(-a["n"] // 32)
+    rows = a["units"] // -(-a["n"] // a["lanes"])
     return 0, rows * a["n"] * a["parts"], 4 * rows * a["n"]
 
 
@@ -323,8 +323,8 @@ COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int
     "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["n3"] * a["n4"]),
     "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
 }
-"""(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``) and the shape of the node's first
-output."""
+"""(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``, the target's ``lanes``) and the
+shape of the node's first output."""
 
 
 class Life(NamedTuple):

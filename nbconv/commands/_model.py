@@ -52,9 +52,9 @@ def add_tolerance(parser: argparse.ArgumentParser, of: str) -> None:
     )
 
 
-def tolerance(args: argparse.Namespace) -> float:
-    """What was asked for, or what a device's products are held to."""
-    return args.tolerance if args.tolerance is not None else 1e-2 if args.device.endswith("tf32") else 1e-4
+def tolerance(args: argparse.Namespace, model: Model) -> float:
+    """What was asked for, or what the products of the model's device are held to."""
+    return args.tolerance if args.tolerance is not None else 1e-2 if model._target().tf32 else 1e-4
 
 
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:

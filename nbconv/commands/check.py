@@ -72,7 +72,7 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     if numpy_steps:
         text += f", {numpy_steps} of them in NumPy{', on the CPU' if gpu else ''} (slow; see nbconv doctor)"
     if args.against:
-        good, more = _agrees(path, graph, feeds, results, _model.tolerance(args))
+        good, more = _agrees(path, graph, feeds, results, _model.tolerance(args, model))
         return (0 if good else 1), f"{text}, {more}"
     return 0, text
 

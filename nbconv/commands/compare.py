@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     need_onnxruntime()
     model = _model.open_model(args.model, args.threads, args.device)
-    graph, args.tolerance = model.graph, _model.tolerance(args)
+    graph, args.tolerance = model.graph, _model.tolerance(args, model)
     feeds = _feeds(graph, args)
     wanted, peer = every_value(args.model, graph, feeds)
     ours = model.run(feeds, fetch=wanted)

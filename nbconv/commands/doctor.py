@@ -13,6 +13,7 @@ from nbconv.commands._text import dump, plural, size, style, table
 
 if TYPE_CHECKING:
     from nbconv.graph import Graph
+    from nbconv.kernels.target import Target
     from nbconv.plan import Plan
 
 PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxruntime")
@@ -63,6 +64,15 @@ def gpu(name: str) -> dict[str, Any]:
     return {"name": name, "found": repr(device), "missing": None, "target": device.target.name}
 
 
+def _goal(device: dict[str, Any]) -> Target:
+    """What plans for a `gpu` are made for."""
+    from nbconv.cuda import parse
+    from nbconv.kernels.target import target, with_tf32
+
+    goal = target(device["target"])
+    return with_tf32(goal) if parse(device["name"])[1] else goal
+
+
 def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) -> dict[str, Any]:
     """What is unsupported, which steps NumPy does (``copies``, for a `gpu`: values and bytes that cross over for them, for
     inputs and results), ``unplanned``: why the steps are not known, and ``training``: what has no
@@ -70,7 +80,6 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
     from nbconv.converters.onnx import survey
     from nbconv.errors import ModelError
     from nbconv.kernels import KernelError
-    from nbconv.kernels.target import target, with_tf32
 
     try:
         problems = survey(path)
@@ -90,10 +99,7 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
     _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
     try:
         sizes, notes = _model.input_shapes(model.graph, shapes)
-        goal = None if device is None else target(device["target"])
-        if goal is not None and device is not None and device["name"].endswith("tf32"):
-            goal = with_tf32(goal)
-        plan = model.plan(sizes, target=goal)
+        plan = model.plan(sizes, target=None if device is None else _goal(device))
     except (ValueError, KernelError) as error:
         found["unplanned"] = "; ".join([str(error), *notes])
         return found

@@ -17,17 +17,22 @@ _devices: dict[str, Device] = {}
 _lock = threading.Lock()
 
 
-def find(name: str) -> Device:
-    """The GPU of this name: "cuda" (the first) or "cuda:1"; "cuda:tf32" or "cuda:1:tf32" for products of numbers rounded to
-    TF32, on tensor cores. ValueError for another name, DeviceError where it is not there or has no such tensor cores."""
+def parse(name: str) -> tuple[int, bool]:
+    """(number, whether tensor cores multiply numbers rounded to TF32) of a GPU's name: "cuda" (the first), "cuda:1",
+    "cuda:tf32" or "cuda:1:tf32". ValueError for another name."""
     found = re.fullmatch(r"cuda(?::(\d{1,4}))?(:tf32)?", name)
     if found is None:
         raise ValueError(f"device {name!r} is not available, wanted 'cpu', 'cuda', 'cuda:1' or 'cuda:tf32'")
-    number, tf32 = int(found[1] or 0), found[2] or ""
+    return int(found[1] or 0), bool(found[2])
+
+
+def find(name: str) -> Device:
+    """The GPU of a name that `parse` reads. DeviceError where it is not there or has no such tensor cores."""
+    number, tf32 = parse(name)
     with _lock:
-        key = f"cuda:{number}{tf32}"
+        key = f"cuda:{number}{':tf32' * tf32}"
         if key not in _devices:
             from nbconv.cuda.driver import Driver
 
-            _devices[key] = Driver(number, tf32=bool(tf32))
+            _devices[key] = Driver(number, tf32=tf32)
         return _devices[key]

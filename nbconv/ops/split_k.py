@@ -1,4 +1,5 @@
-"""Products of a GPU that are split along k: parts of their sums in scratch memory, and a step that adds them."""
+"""Steps of matrix products. On a GPU they may be split along k: parts of the sums go to scratch memory, and a further step
+adds them."""
 
 from __future__ import annotations
 

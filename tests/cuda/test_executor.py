@@ -54,6 +54,8 @@ def test_results_are_the_cpus(device, graph):
 
 def test_tensor_cores_do_the_products(device):
     """Of numbers rounded to 11 bits: near the CPU's results, but not as near as float32's."""
+    if device.target.name == "cuda-sm_75":
+        pytest.skip("a GPU of compute capability 7.5 has no tensor cores for TF32")
     authored = lenet5()
     x = np.random.default_rng(1).standard_normal((3, 1, 28, 28)).astype(np.float32)
     want = Model(authored).run({"x": x})
