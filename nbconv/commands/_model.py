@@ -47,9 +47,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tolerance(parser: argparse.ArgumentParser, of: str) -> None:
-    parser.add_argument(
-        "--tolerance", type=nonnegative, metavar="SHARE", help=f"of {of} greatest magnitude (default 1e-4, with TF32 1e-2)"
-    )
+    allowed = f"differences allowed, as a share of {of} greatest magnitude (default 1e-4, with TF32 1e-2)"
+    parser.add_argument("--tolerance", type=nonnegative, metavar="SHARE", help=allowed)
 
 
 def tolerance(args: argparse.Namespace, model: Model) -> float:
