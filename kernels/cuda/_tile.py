@@ -205,11 +205,7 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
                 if row < m and left > 0:
                     got = load4(shared, s * stage_pitch + column - n0)
                     v[0], v[1], v[2], v[3] = got[0] + add[0], got[1] + add[1], got[2] + add[2], got[3] + add[3]
-                    pixel = row
-                    if placed:
-                        line = quotient(row, ow)
-                        image = quotient(line, oh)
-                        pixel = (image * full_h + (line - image * oh) * osh + oy0) * full_w + (row - line * ow) * osw + ox0
+                    pixel = pixel_of_result(row, oh, ow, full_h, full_w, osh, osw, oy0, ox0) if placed else row
                     if given(res):
                         had = cuda.local.array(4, Float)
                         quad(had, res, pixel * ldres + column, left, whole_res)
@@ -233,6 +229,15 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
             barrier()
 
     return SimpleNamespace(**{k: v for k, v in locals().items() if k != "tile"})
+
+
+@inline
+def pixel_of_result(row, oh, ow, full_h, full_w, osh, osw, oy0, ox0):
+    """Where in y, images of (full_h, full_w), the row-th result of a convolution goes: the (oh, ow) of an image lie osh rows
+    and osw columns apart, the first at (oy0, ox0)."""
+    line = quotient(row, ow)
+    image = quotient(line, oh)
+    return (image * full_h + (line - image * oh) * osh + oy0) * full_w + (row - line * ow) * osw + ox0
 
 
 @inline

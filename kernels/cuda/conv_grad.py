@@ -74,7 +74,7 @@ def _inside(i, n):
 def grad_weight(tensor: bool):
     """The kernel `conv_grad_weight`; ``tensor``: on tensor cores."""
     work = working(SMALL, tensor)
-    half_size, both, sums, high, wide = work.size, work.both, work.sums, work.high, work.wide
+    half_size, both, sums, rows_held, columns_held = work.size, work.both, work.sums, work.high, work.wide
     place, reads, multiply, put_turned = work.place, work.reads, work.multiply, work.put_turned
     row_of, turned_row = work.row_of, work.turned_row
 
@@ -89,9 +89,7 @@ def grad_weight(tensor: bool):
         mine = t // QUADS
         quad = t % QUADS * 4
         held = cuda.local.array(8, Float)
-        taps = cuda.local.array(
-            4, Int
-        )  # where a row's tap lies from the stride's corner: down in the high half, across in the low
+        taps = cuda.local.array(4, Int)  # a row's tap from the stride's corner: down in the high half, across in the low
         shift = cuda.local.array(4, Int)
         for j in range(4):
             if j == 0 or not whole:
@@ -180,67 +178,21 @@ def grad_weight(tensor: bool):
         whole = cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy)
         if whole:
             products(
-                True,
-                shared,
-                acc,
-                xg,
-                dyg,
-                r0,
-                n0,
-                p0,
-                p1,
-                h,
-                width,
-                ldx,
-                cg,
-                oh,
-                ow,
-                ldy,
-                og,
-                kh,
-                kw,
-                sh,
-                sw,
-                dh,
-                dw,
-                ph,
-                pw,
-            )
+                True, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
+                ph, pw,
+            )  # fmt: skip
         else:
             products(
-                False,
-                shared,
-                acc,
-                xg,
-                dyg,
-                r0,
-                n0,
-                p0,
-                p1,
-                h,
-                width,
-                ldx,
-                cg,
-                oh,
-                ow,
-                ldy,
-                og,
-                kh,
-                kw,
-                sh,
-                sw,
-                dh,
-                dw,
-                ph,
-                pw,
-            )
+                False, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
+                ph, pw,
+            )  # fmt: skip
         ty, tx = place()
         target = at(y, pair * kh * kw * cg * padded + n0 + tx * 4)
-        for i in range(high):
+        for i in range(rows_held):
             r = r0 + turned_row(row_of(ty, i))
             if below(r, kh * kw * cg):
-                for j in range(0, wide, 4):
-                    s = i * wide + j
+                for j in range(0, columns_held, 4):
+                    s = i * columns_held + j
                     store4(target, r * padded + j, acc[s], acc[s + 1], acc[s + 2], acc[s + 3])
 
     return conv_grad_weight

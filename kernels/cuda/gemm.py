@@ -29,7 +29,7 @@ from ._simd import (
     tiled,
     unseen,
 )
-from ._tile import DEPTH, NOTHING, Tile, by_tile, fetch, working
+from ._tile import DEPTH, NOTHING, Tile, by_tile, fetch, pixel_of_result, working
 
 
 def product(tile: Tile, tensor: bool):
@@ -133,11 +133,7 @@ def finish(
             v = v + get(mine, part * m * lds, cols)
         channel = i * batch_bias + c0
         v = v + get(bias, channel, cols)
-        pixel = row
-        if placed:
-            above = quotient(row, ow)
-            image = quotient(above, oh)
-            pixel = (image * full_h + (above - image * oh) * osh + oy0) * full_w + (row - above * ow) * osw + ox0
+        pixel = pixel_of_result(row, oh, ow, full_h, full_w, osh, osw, oy0, ox0) if placed else row
         if given(res):
             v = v + get(res, i * batch_y + pixel * ldres + c0, cols)
         if act == 0:
