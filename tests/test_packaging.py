@@ -135,6 +135,16 @@ def test_version() -> None:
     assert nbconv.__version__ == declared[1] == importlib.metadata.version("nbconv")
 
 
+def test_repository_is_small() -> None:
+    """What is tracked is sources and the few models and pictures that tests and the demo use."""
+    git = shutil.which("git")
+    listed = git and subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if not listed or listed.returncode:
+        pytest.skip("not a checkout, or no git")
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.split("\0") if (ROOT / name).is_file()}
+    assert sum(sizes.values()) < 16e6
+
+
 def test_wheel_contents(wheel: Path, families: set[str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
