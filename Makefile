@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3.14 python3 python
 FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 
-.PHONY: demo test test-targets test-aarch64 test-cuda cuda-gates cuda-ptx lint format bench kernels docs fuzz clean
+.PHONY: demo test test-targets test-aarch64 test-cuda cuda-gates cuda-mutants cuda-ptx lint format bench kernels docs fuzz clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/nbconv demo
@@ -24,6 +24,9 @@ test-aarch64: $(VENV)/.test  ## ops, kernels and bundled models on aarch64, whic
 
 cuda-gates: $(VENV)/.cuda-gates  ## what CUDA kernels must pass, without a GPU; a closing line says how many of five did
 	$(BIN)/python -m tests.cuda.gates
+
+cuda-mutants: $(VENV)/.cuda-gates  ## gate (e) with every fault, not one of a kind in each function; ten minutes
+	NBCONV_MUTANTS=1000 $(BIN)/python -m pytest tests/cuda/test_mutants.py tests/cuda/test_mutants_shared.py $(ARGS)
 
 cuda-ptx: $(VENV)/.cuda-gates  ## every kernel's PTX for sm_80 into DIR
 	$(BIN)/python -m tests.cuda.kernels $(or $(DIR),build/ptx)

@@ -16,8 +16,9 @@ def copy(
     """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is a tile of one (i0, i1, i2), of as
     many (i3, i4) as `Lowering.copy` says: 256×8 where n4 is at most 8, 4×256 where n3 is at most 4, else 32×32."""
     held = shared_floats(HELD)
-    tall = 256 if n4 <= 8 else 4 if n3 <= 4 else SIDE
-    wide = 8 if n4 <= 8 else 256 if n3 <= 4 else SIDE
+    narrow, flat = n4 <= 8, n3 <= 4
+    tall = 256 if narrow else 4 if flat else SIDE
+    wide = 8 if narrow else 256 if flat else SIDE
     down = (n3 + tall - 1) // tall
     across = (n4 + wide - 1) // wide
     ijk = first // (down * across)
@@ -33,11 +34,11 @@ def copy(
     rows = min(tall, n3 - r0)
     columns = min(wide, n4 - s0)
     mine = Int(cuda.threadIdx.x)
-    if n4 <= 8:
+    if narrow:
         if mine < rows:
             for s in range(columns):
                 target[mine * y3 + s * y4] = source[mine * x3 + s * x4]
-    elif n3 <= 4:
+    elif flat:
         if mine < columns:
             for r in range(rows):
                 target[r * y3 + mine * y4] = source[r * x3 + mine * x4]

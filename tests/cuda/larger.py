@@ -38,7 +38,7 @@ labels = np.random.default_rng(5).integers(0, 45, (37,))
 spatial = np.random.default_rng(6).integers(0, 5, (3, 9, 7))
 
 peaked = r(3, 300)
-peaked[:, 200] += 50
+peaked[range(3), [200, 270, 299]] += 50
 last_is_large = r(2, 7, 40)
 last_is_large[:, -1] += 200  # e to the power of that is infinite
 
@@ -52,6 +52,8 @@ whole = np.random.default_rng(7).integers(0, 3, (5, 9)).astype(np.float32)
 
 LARGER = [
     case(Transpose(perm=(3, 1, 4, 0, 2)), r(2, 3, 4, 5, 6)),
+    case(Transpose(perm=(1, 0)), r(300, 4)),
+    case(Transpose(perm=(1, 0, 2)), r(20, 3, 40)),
     case(Transpose(perm=(0, 2, 1)), r(2, 8, 300)),
     case(Pad(), r(2, 3, 45), np.array([0, 1, 2, 0, 1, 3]), np.array(2.5, np.float32)),
     case(Conv(pads=(3, 1, 3, 1), group=34), r(2, 34, 7, 8), r(34, 1, 7, 2), r(34)),
@@ -60,10 +62,11 @@ LARGER = [
     case(Conv(pads=(2, 2, 2, 2), strides=(2, 2), group=34), r(2, 34, 9, 11), r(34, 1, 5, 5), r(34)),
     case(Gemm(), r(70, 33), r(33, 160), r(160)),
     case(ConvGradInput(size=(11, 12), pads=(1, 1, 1, 1), group=40), r(1, 40, 11, 12), r(40, 1, 3, 3)),
-    case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(1, 36, 6, 7), r(1, 68, 6, 7), outputs=2),
+    case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(1, 36, 5, 7), r(1, 68, 5, 7), outputs=2),
     case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(2, 12, 21, 19), r(2, 8, 21, 19), outputs=2),
     case(ConvGradWeight(kernel_shape=(5, 5), pads=(2, 2, 2, 2)), r(2, 3, 20, 17), r(2, 9, 20, 17), outputs=2),
     case(ConvGradWeight(kernel_shape=(3, 3), group=40, pads=(1, 1, 1, 1)), r(2, 40, 9, 11), r(2, 40, 9, 11), outputs=2),
+    case(ConvGradWeight(kernel_shape=(2, 2), group=34), r(1, 34, 4, 5), r(1, 34, 3, 4), outputs=2),
     case(Transpose(perm=(0, 2, 1)), r(2, 37, 70)),
     case(Transpose(perm=(2, 0, 1)), r(3, 9, 300)),
     case(Add(), r(2, 300), r(2, 1)),
@@ -71,7 +74,11 @@ LARGER = [
     case(MatMul(), r(2, 7, 33), r(2, 33, 70)),
     case(Pow(), positive(3, 9), np.array(0.5, np.float32)),
     case(GatherGrad(axis=1, shape=(3, 9, 7)), r(3, 5, 7), np.array([3, 0, 3, 8, -1])),
-    *(case(op(), whole, np.roll(whole, 1)) for op in (Greater, GreaterOrEqual, Less, LessOrEqual, Equal)),
+    *(
+        case(op(), *pair)
+        for op in (Greater, GreaterOrEqual, Less, LessOrEqual, Equal)
+        for pair in ((whole, np.roll(whole, 1)), (whole[:, :1], whole), (whole, whole[:, :1]))
+    ),
     case(Where(), r(3, 160, dtype=bool), r(3, 1), r(160)),
     case(
         Mix(axis=1, **transposed(np.array([[0, 2], [1, 3], [4, 4]]), np.array([[0.5, 2.0], [1.0, 0.3], [1.5, 0.2]]), 5)),
@@ -84,15 +91,16 @@ LARGER = [
     case(AveragePool(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(1, 40, 9, 8)),
     case(MaxPoolGrad(kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)), r(1, 40, 5, 4), r(1, 40, 9, 8)),
     case(AveragePoolGrad(kernel_shape=(3, 3), size=(9, 8), pads=(1, 1, 1, 1)), r(1, 40, 9, 8)),
-    case(BatchNormalization(training_mode=1), r(2, 40, 21, 13), r(40), r(40), r(40), positive(40), outputs=3),
-    case(BatchNormalizationGradScale(), r(2, 40, 13, 11), r(2, 40, 13, 11), r(40), positive(40), outputs=2),
-    case(BatchNormalizationGradInput(), r(2, 40, 13, 11), r(2, 40, 13, 11), r(40), r(40), positive(40), r(40), r(40)),
+    case(BatchNormalization(training_mode=1), r(2, 40, 33, 13), r(40), r(40), r(40), positive(40), outputs=3),
+    case(BatchNormalizationGradScale(), r(2, 40, 33, 13), r(2, 40, 33, 13), r(40), positive(40), outputs=2),
+    case(BatchNormalizationGradInput(), r(2, 40, 33, 13), r(2, 40, 33, 13), r(40), r(40), positive(40), r(40), r(40)),
     case(LRN(size=5), r(2, 150, 3, 2)),
     case(LRNGrad(size=5), r(2, 150, 3, 2), r(2, 150, 3, 2)),
     case(Resize(mode="linear"), r(1, 40, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)),
     case(Resize(), r(1, 40, 5, 6), None, np.array([1, 1, 2, 1.5], np.float32)),
     case(Softmax(), r(5, 300)),
     case(Softmax(axis=1), last_is_large),
+    case(Softmax(axis=1), r(2, 7, 40)),
     case(LayerNormalization(), r(5, 300), r(300), r(300)),
     case(ReduceMean(), r(3, 300), np.array([1])),
     case(ReduceMax(), peaked, np.array([1])),

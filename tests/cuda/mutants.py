@@ -23,20 +23,24 @@ INDEXED = {"load": 1, "store": 1, "get": 1, "put": 1, "at": 1, "load_part": 1, "
 BARRIERS = ("barrier", "syncthreads", "syncwarp")
 BETWEEN = {"_products": ("_tile",)}
 """Files that families import by way of others."""
+Fault = tuple[int, str]
+"""A fault's line and what is there without it."""
 _numbers = itertools.count()
 
 
 class Mutant(NamedTuple):
-    """One fault: in which function of a family's file, of which kind, in which line, and the file's source with it."""
+    """One fault: in which function of a family's file, of which kind, at what, in which line, and the file's source
+    with it."""
 
     family: str
     function: str
     kind: str
+    place: str
     line: str
     source: str
 
     def __str__(self) -> str:
-        return f"{self.family}.{self.function}: {self.kind}: {self.line}"
+        return f"{self.family}.{self.function}: {self.kind}: {self.place}, in: {self.line}"
 
 
 def file_of(family: str) -> Path:
@@ -50,20 +54,18 @@ def mutants(family: str, each: int) -> Iterator[Mutant]:
     """At most ``each`` faults of a kind in each function of a family's file, those in other functions, too, spread over the
     function. A mutant's function is the outermost."""
     text = file_of(family).read_text()
-    tree = ast.parse(text)
-    lines = text.splitlines()
+    tree, lines = ast.parse(text), text.splitlines()
     for place, function in enumerate(tree.body):
         if not isinstance(function, ast.FunctionDef):
             continue
         for kind, faults in (("barrier", _barriers), ("off by one", _bounds), ("swapped", _swaps)):
-            for k in _chosen(function, list(faults(copy.deepcopy(function))), each):
+            for k in _chosen(function, [line for line, _ in faults(copy.deepcopy(function))], each):
                 changed = copy.deepcopy(tree)
                 target = changed.body[place]
                 assert isinstance(target, ast.FunctionDef)
-                line = list(faults(target, apply=k))[k]
-                yield Mutant(
-                    family, function.name, kind, lines[line - 1].strip(), ast.unparse(ast.fix_missing_locations(changed))
-                )
+                line, at = list(faults(target, apply=k))[k]
+                source = ast.unparse(ast.fix_missing_locations(changed))
+                yield Mutant(family, function.name, kind, at, lines[line - 1].strip(), source)
 
 
 def _chosen(function: ast.FunctionDef, faults: list[int], each: int) -> list[int]:
@@ -79,8 +81,8 @@ def _chosen(function: ast.FunctionDef, faults: list[int], each: int) -> list[int
     ]  # fmt: skip
 
 
-def _barriers(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
-    """Lines of barriers; the ``apply``-th is taken out."""
+def _barriers(function: ast.FunctionDef, apply: int = -1) -> Iterator[Fault]:
+    """Barriers; the ``apply``-th is taken out."""
     k = 0
     for node in ast.walk(function):
         for body in (getattr(node, name, None) for name in ("body", "orelse")):
@@ -88,12 +90,12 @@ def _barriers(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
                 if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call) and _name(one.value.func) in BARRIERS:
                     if k == apply:
                         body[i] = ast.Pass()
-                    yield one.lineno
+                    yield one.lineno, ast.unparse(one)
                     k += 1
 
 
-def _bounds(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
-    """Lines of comparisons between integers' bounds, and of loops over a range, whose last turn is left out."""
+def _bounds(function: ast.FunctionDef, apply: int = -1) -> Iterator[Fault]:
+    """Comparisons between integers' bounds, and loops over a range, whose last turn is left out."""
     k = 0
     values = {
         id(n) for w in ast.walk(function) for n in ast.walk(w)
@@ -103,17 +105,19 @@ def _bounds(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
         if id(node) in values:
             continue
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in STRICT and not _floats(node):
+            place = ast.unparse(node)
             if k == apply:
                 node.ops = [STRICT[type(node.ops[0])]()]
-            yield node.lineno
+            yield node.lineno, place
             k += 1
         elif isinstance(node, ast.For) and isinstance(node.iter, ast.Call) and _name(node.iter.func) == "range":
+            place = f"for {ast.unparse(node.target)} in {ast.unparse(node.iter)}"
             if k == apply:
                 arguments = node.iter.args
                 at = 0 if len(arguments) == 1 else 1
                 step = copy.deepcopy(arguments[2]) if len(arguments) == 3 else ast.Constant(1)
                 arguments[at] = ast.BinOp(arguments[at], ast.Sub(), step)
-            yield node.lineno
+            yield node.lineno, place
             k += 1
 
 
@@ -122,8 +126,8 @@ def _floats(node: ast.Compare) -> bool:
     return any(isinstance(n, ast.Constant) and isinstance(n.value, float) for n in ast.walk(node))
 
 
-def _swaps(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
-    """Lines of indices that name two things or more; the first two whose places matter are swapped."""
+def _swaps(function: ast.FunctionDef, apply: int = -1) -> Iterator[Fault]:
+    """Indices that name two things or more; the first two whose places matter are swapped."""
     k = 0
     for node in ast.walk(function):
         index: ast.expr | None = None
@@ -134,9 +138,10 @@ def _swaps(function: ast.FunctionDef, apply: int = -1) -> Iterator[int]:
         pair = _pair(index) if index is not None else None
         if pair is None:
             continue
+        place = ast.unparse(node)
         if k == apply:
             pair[0].id, pair[1].id = pair[1].id, pair[0].id
-        yield node.lineno
+        yield node.lineno, place
         k += 1
 
 

@@ -13,7 +13,7 @@ from tests.cuda.devices import InterpreterDevice
 from tests.cuda.interpreter import Interpreter, Module
 
 TOLERANCE = 1e-5
-"""Allowed difference of a float32, as a fraction of the largest finite one in its buffer."""
+"""Allowed difference of a float32, as a fraction of the largest finite one that the launch wrote into its buffer."""
 TINY = 1e-37
 """What is less is no float32 of a kernel's: integers or bytes."""
 LARGEST = 1 << 20
@@ -42,7 +42,7 @@ class Recorder(InterpreterDevice):
     """The interpreter's device, which keeps some launches of each kernel: ``each`` of them, of different arguments.
     ``right``: calls that were found right on it."""
 
-    def __init__(self, each: int = 4, **options: Any) -> None:
+    def __init__(self, each: int = 6, **options: Any) -> None:
         super().__init__(**options)
         self.each, self.right = each, 0
         self.kept: dict[tuple[str, str, int], list[Recording]] = {}
@@ -135,14 +135,15 @@ def _download(machine: Interpreter, place: int, nbytes: int) -> np.ndarray:
 
 def differs(recording: Recording, got: list[np.ndarray]) -> str:
     """Where buffers are not what was recorded; words that are equal, or as floats within `TOLERANCE`, are."""
-    for k, (mine, right) in enumerate(zip(got, recording.after, strict=True)):
+    for k, (mine, before, right) in enumerate(zip(got, recording.before, recording.after, strict=True)):
         size = right.nbytes // 4 * 4
         a, b = mine[:size].view(np.uint32), right[:size].view(np.uint32)
         apart = a != b
         if apart.any():
             x, y = a.view(np.float32)[apart].astype(float), b.view(np.float32)[apart].astype(float)
-            finite = np.abs(b.view(np.float32)[np.isfinite(b.view(np.float32))])
-            scale = float(finite.max()) if finite.size else 1.0
+            made = b.view(np.float32)[b != before[:size].view(np.uint32)]
+            finite = np.abs(made[np.isfinite(made)])
+            scale = float(finite.max()) if finite.size else 0.0
             near = (np.isnan(x) & np.isnan(y)) | (np.abs(x - y) <= TOLERANCE * scale)
             near &= ~((np.abs(x) < TINY) & (np.abs(y) < TINY))
             if not near.all():
