@@ -168,7 +168,7 @@ class Plan:
             names = (n for n in (*step.node.inputs, *step.node.outputs) if n)
         else:
             names = (v.name for v in step.arguments.values() if isinstance(v, Ref))
-        return {self.root(n) for n in names}
+        return dict.fromkeys(self.root(n) for n in names)
 
     def _assemble(self, weights: Weights) -> Program:
         """Tables: one 64-bit word an argument, and which of them are addresses of what."""

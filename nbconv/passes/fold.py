@@ -44,7 +44,7 @@ def fold(
     nodes = live(graph, keep)
     constants: dict[str, Any] = {}
     specs: dict[str, Spec] = dict(inputs)
-    for name in {n for node in nodes for n in node.inputs} | set(graph.outputs):
+    for name in dict.fromkeys((*(n for node in nodes for n in node.inputs), *graph.outputs)):
         if name in graph.constants:
             constants[name] = graph.constants[name]
             specs[name] = spec_of(graph.constants[name])

@@ -171,7 +171,7 @@ def agree(got: np.ndarray, want: np.ndarray, exact: np.ndarray, bound: np.ndarra
         return
     finite = np.isfinite(want)
     np.testing.assert_array_equal(got[~finite], want[~finite], err_msg=what)
-    error = np.abs(got.astype(np.float64) - exact)[finite]
+    error = np.abs(got[finite].astype(np.float64) - exact[finite])
     worst = np.argmax(error - bound[finite]) if error.size else 0
     assert (error <= bound[finite]).all(), (
         f"{what}: {got[finite][worst]!r}, wanted {exact[finite][worst]!r} within {bound[finite][worst]:.2g}"
