@@ -11,7 +11,7 @@ from tests.cuda.cases import recordings
 from tests.cuda.direct import direct
 from tests.cuda.kernels import COMPILER
 from tests.cuda.mutants import Mutant
-from tests.cuda.test_mutants import EACH, compiled, known, wrong
+from tests.cuda.test_mutants import EACH, EQUIVALENT, compiled, families, known, wrong
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 
@@ -31,6 +31,12 @@ def test_mutants_of_what_makes_kernels_are_caught(file):
     found = [m for m in mutants.mutants(file, EACH) if not known(m) and used(m)]
     missed = [m for m in found if not any(shown(m, family) for family in LANGUAGE[file])]
     assert not missed, "\n".join(map(str, missed))
+
+
+def test_each_fault_that_is_excused_can_be_made():
+    every = [m for name in (*families(), *LANGUAGE) if not name.startswith("_shared_") for m in mutants.mutants(name, 1000)]
+    places = {(m.function, m.place) for m in every} | {(m.function, m.place, m.line) for m in every}
+    assert set(EQUIVALENT) <= places
 
 
 def used(mutant: Mutant) -> bool:
