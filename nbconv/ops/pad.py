@@ -55,6 +55,8 @@ class Pad(Op):
         spread = self.spread(x.shape, pads.ravel(), None if axes is None else axes.ravel())
         kept = x[tuple(slice(max(-b, 0), d - max(-a, 0)) for d, (b, a) in zip(x.shape, spread, strict=True))]
         widths = [(max(b, 0), max(a, 0)) for b, a in spread]
+        if not widths:  # which NumPy refuses
+            return x.copy()
         if self.mode != "constant":
             return np.pad(kept, widths, mode=self.mode)  # pyright: ignore[reportArgumentType, reportCallIssue]
         value = 0 if constant_value is None else constant_value.reshape(())
