@@ -68,6 +68,15 @@ def mutants(family: str, each: int) -> Iterator[Mutant]:
                 yield Mutant(family, function.name, kind, at, lines[line - 1].strip(), source)
 
 
+def places(family: str) -> Iterator[tuple[str, str, str]]:
+    """(outermost function, place, line) of all bounds of a family's file that `mutants` may make off by one."""
+    text = file_of(family).read_text()
+    lines = text.splitlines()
+    for function in ast.parse(text).body:
+        if isinstance(function, ast.FunctionDef):
+            yield from ((function.name, at, lines[line - 1].strip()) for line, at in _bounds(function))
+
+
 def _chosen(function: ast.FunctionDef, faults: list[int], each: int) -> list[int]:
     """Numbers of the faults, of which the lines are given, that are tried: ``each`` in each innermost function."""
     inner = [n for n in ast.walk(function) if isinstance(n, ast.FunctionDef)]

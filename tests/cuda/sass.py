@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -10,7 +12,11 @@ import sysconfig
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from threading import get_ident
+
+from nbconv.kernels.store import cache_folder
 
 DOUBLE = {"DADD", "DFMA", "DMUL", "DSETP", "DMNMX"}
 MEMORY = {"LDS", "LDG", "STS", "STG", "LDL", "STL", "LD", "ST"}
@@ -74,7 +80,31 @@ def missing() -> str:
 
 
 def machine_code(ptx: str, capability: tuple[int, int]) -> Machine:
-    """Assemble PTX with one entry and read the result."""
+    """Assemble PTX with one entry and read the result, or what is kept of it in the cache: gates share it.
+    Raises ValueError where ptxas refuses it."""
+    folder = cache_folder()
+    if folder is None:
+        return _assembled(ptx, capability)
+    text = repr((ptx, capability, _version())).encode() + Path(__file__).read_bytes()
+    path = Path(folder, f"machine-{sha256(text).hexdigest()[:32]}.pickle")
+    if path.exists():
+        return pickle.loads(path.read_bytes())
+    made = _assembled(ptx, capability)
+    part = path.with_suffix(f".{os.getpid()}-{get_ident()}")
+    part.write_bytes(pickle.dumps(made))
+    part.replace(path)
+    return made
+
+
+@functools.cache
+def _version() -> str:
+    """What ptxas says it is."""
+    ptxas = tool("ptxas")
+    assert ptxas, "ptxas is needed"
+    return subprocess.run([ptxas, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _assembled(ptx: str, capability: tuple[int, int]) -> Machine:
     ptxas, nvdisasm = tool("ptxas"), tool("nvdisasm")
     assert ptxas and nvdisasm, "ptxas and nvdisasm are needed"
     with tempfile.TemporaryDirectory() as folder:
