@@ -56,7 +56,7 @@ bench: $(VENV)/.bench  ## beside onnxruntime and OpenVINO: ARGS are nbconv bench
 kernels: $(VENV)/.nbconv  ## kernel libraries that a wheel built from this folder carries
 	$(BIN)/nbconv kernels build --into kernels/prebuilt $(ARGS)
 
-docs: $(VENV)/.test  ## the table of operators in docs/onnx.md, from the code and the cases of its tests
+docs: $(VENV)/.test  ## the tables in docs/onnx.md and docs/cuda.md, from the code and the cases of its tests
 	$(BIN)/python -m docs.generate
 
 clean:

@@ -164,6 +164,7 @@ class Plan:
         return self._scratches.get(name) or self.specs[name].nbytes
 
     def _touched(self, step: Step) -> Iterable[str]:
+        """Values whose memory a step reads or writes, each once, in the step's order: that of a set differs by process."""
         if step.kernel == NUMPY_STEP:
             names = (n for n in (*step.node.inputs, *step.node.outputs) if n)
         else:

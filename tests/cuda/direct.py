@@ -67,20 +67,12 @@ def no_classes() -> None:
     """Of labels of which two are no classes."""
     labels, logp, y, share = np.array([2, 5, 4, -1]), rand(4, 5), np.full(4, np.nan, np.float32), np.zeros(4, np.float32)
     where = {
-        "labels": labels,
-        "n": 4,
-        "chunk": 256,
-        "classes": 5,
-        "size": 1,
-        "image": 5,
-        "pixel": 5,
-        "apart": 1,
-        "ignore": -9,
-    }
+        "labels": labels, "n": 4, "chunk": 256, "classes": 5, "size": 1, "image": 5, "pixel": 5, "apart": 1, "ignore": -9,
+    }  # fmt: skip
     plain = {"weights": None, "weighted": 0, "ignoring": 0}
-    run("loss", "pick", None, 1, {"logp": logp, "y": y, "share": share, "ignore": 0, **where, **plain})
+    run("loss", "pick", None, 1, {"logp": logp, "y": y, "share": share, **where, **plain})
     np.testing.assert_array_equal(y, [-logp[0, 2], np.nan, -logp[2, 4], np.nan])
     hot = np.full((4, 5), np.nan, np.float32)
-    run("loss", "one_hot", None, 1, {"y": hot, "on": 1.0, "off": 0.25, "ignore": -9, **where})
+    run("loss", "one_hot", None, 1, {"y": hot, "on": 1.0, "off": 0.25, **where})
     assert np.array_equal(hot[::2], np.where(labels[::2, None] == np.arange(5), np.float32(1), np.float32(0.25)))
     assert not hot[1::2].any()

@@ -55,13 +55,13 @@ def mutants(family: str, each: int) -> Iterator[Mutant]:
     function. A mutant's function is the outermost."""
     text = file_of(family).read_text()
     tree, lines = ast.parse(text), text.splitlines()
-    for place, function in enumerate(tree.body):
+    for number, function in enumerate(tree.body):
         if not isinstance(function, ast.FunctionDef):
             continue
         for kind, faults in (("barrier", _barriers), ("off by one", _bounds), ("swapped", _swaps)):
             for k in _chosen(function, [line for line, _ in faults(copy.deepcopy(function))], each):
                 changed = copy.deepcopy(tree)
-                target = changed.body[place]
+                target = changed.body[number]
                 assert isinstance(target, ast.FunctionDef)
                 line, at = list(faults(target, apply=k))[k]
                 source = ast.unparse(ast.fix_missing_locations(changed))
