@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
 import pickle
 from collections.abc import Iterator
 from hashlib import sha256
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nbconv.cuda
+from nbconv.files import replace
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
@@ -71,9 +71,7 @@ def keep(kept: dict[tuple[str, str, int], list[Recording]]) -> None:
     """Keeps launches for other processes."""
     path = _place()
     if path is not None:
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_bytes(pickle.dumps(kept))
-        part.replace(path)
+        replace(path, lambda file: pickle.dump(kept, file))
 
 
 def _place() -> Path | None:

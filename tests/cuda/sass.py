@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from threading import get_ident
 
+from nbconv.files import replace
 from nbconv.kernels.store import cache_folder
 
 DOUBLE = {"DADD", "DFMA", "DMUL", "DSETP", "DMNMX"}
@@ -90,9 +90,7 @@ def machine_code(ptx: str, capability: tuple[int, int]) -> Machine:
     if path.exists():
         return pickle.loads(path.read_bytes())
     made = _assembled(ptx, capability)
-    part = path.with_suffix(f".{os.getpid()}-{get_ident()}")
-    part.write_bytes(pickle.dumps(made))
-    part.replace(path)
+    replace(path, lambda file: pickle.dump(made, file))
     return made
 
 
