@@ -22,8 +22,8 @@ import nbconv.converters
 import nbconv.ops
 from nbconv.converters.weights import Place, Source
 from nbconv.graph import Graph, Node, Spec, sort
+from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
-from nbconv.ops.spec import DTYPES
 
 LARGEST = 8 << 20
 """Bytes of constants that an entry may hold itself; a model with more is read anew each time."""

@@ -17,7 +17,7 @@ import pytest
 
 import nbconv
 import nbconv.model
-import nbconv.runtime
+import nbconv.runtime.executor
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
 from nbconv.ops import lookup
