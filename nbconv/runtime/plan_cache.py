@@ -11,6 +11,7 @@ import contextlib
 import json
 import mmap
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -85,41 +86,66 @@ _code: list[str] = []
 
 
 def code() -> str:
-    """A digest of the sources that decide what a prepared model looks like: all of nbconv, its kernels and converters."""
+    """A digest of all code of nbconv, its kernels and converters, whatever its folder: what is prepared from a model depends
+    on it. "" where none can be read, as in an application that is compiled as a whole: nothing is kept then."""
     if not _code:
-        import nbconv
-        import nbconv.converters as converters
-        import nbconv.kernels as kernels
-
-        roots = [root for package in (nbconv, kernels, converters) for root in package.__path__]
-        files = [f for root in roots for d in ("", "ops", "passes", "cpu", "cuda") for f in _sources(os.path.join(root, d))]
-        _code.append(_remembered_code(files) or _hash_code(files))
+        try:
+            files = _code_files()
+            _code.append((_remembered_code(files) or _hash_code(files)) if files else "")
+        except OSError:
+            _code.append("")
     return _code[0]
 
 
-def _sources(folder: str) -> list[str]:
-    """The Python files of a folder."""
+def _code_files() -> list[tuple[str, str]]:
+    """(name, path) of each file of code. A package that lies in no folder is in an archive, or in the executable."""
+    import nbconv
+    import nbconv.converters as converters
+    import nbconv.kernels as kernels
+
+    packages = [(p.__name__, root) for p in (nbconv, kernels, converters) for root in p.__path__]
+    found = [file for name, root in packages for file in _sources(root, name)]
+    if not found:
+        whole = next((path for _, path in packages), "")
+        while whole and not os.path.exists(whole):
+            whole = os.path.dirname(whole)
+        if not os.path.isfile(whole):
+            whole = sys.executable if getattr(sys, "frozen", False) else ""
+        found = [("nbconv", whole)] if whole else []
+    return found
+
+
+def _sources(folder: str, package: str) -> list[tuple[str, str]]:
+    """(name, path) of the Python files of a folder and of those in it."""
     try:
-        return sorted(os.path.join(folder, n) for n in os.listdir(folder) if n.endswith(".py"))
-    except OSError:
+        names = sorted(os.listdir(folder))
+    except OSError:  # a file without suffix, or a folder that is not to be read
         return []
+    found = []
+    for name in names:
+        stem, _, suffix = name.partition(".")
+        if not stem.isidentifier() or stem == "__pycache__":
+            continue
+        path = f"{folder}{os.sep}{name}"
+        if suffix in ("py", "pyc"):
+            found.append((f"{package}/{name}", path))
+        elif not suffix:
+            found += _sources(path, f"{package}/{name}")
+    return found
 
 
-def _code_ticket(files: list[str]) -> tuple[str, int] | None:
+def _code_ticket(files: list[tuple[str, str]]) -> tuple[str, int] | None:
     """Where the digest of these files, as they stand now, is remembered; and the time of their last change."""
     folder = cache_folder()
-    if folder is None or not files:
+    if folder is None:
         return None
-    try:
-        stats = [os.stat(f) for f in files]
-    except OSError:
-        return None
-    marks = [(f, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in zip(files, stats, strict=True)]
+    stats = [os.stat(path) for _, path in files]
+    marks = [(f[1], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in zip(files, stats)]
     changed = max(max(s.st_mtime_ns, s.st_ctime_ns) for s in stats)
     return os.path.join(folder, "files", sha256(repr(marks).encode())[:32] + ".code"), changed
 
 
-def _remembered_code(files: list[str]) -> str | None:
+def _remembered_code(files: list[tuple[str, str]]) -> str | None:
     ticket = _code_ticket(files)
     try:
         found = _read(ticket[0]).decode() if ticket else ""
@@ -128,11 +154,11 @@ def _remembered_code(files: list[str]) -> str | None:
     return found if len(found) == 64 else None
 
 
-def _hash_code(files: list[str]) -> str:
+def _hash_code(files: list[tuple[str, str]]) -> str:
     parts = []
-    for file in files:
-        text = _read(file)
-        parts += [f"{os.path.basename(file)} {len(text)}\n".encode(), text]
+    for name, path in files:
+        text = _read(path)
+        parts += [f"{name} {len(text)}\n".encode(), text]
     found, ticket = sha256(b"".join(parts)), _code_ticket(files)
     if ticket and time.time_ns() - ticket[1] > 2_000_000_000:
         _write(ticket[0], found.encode())
@@ -144,8 +170,8 @@ class Prepared:
     nothing had been kept."""
 
     def __init__(self, name: str, target: Target) -> None:
-        folder = cache_folder()
-        name = sha256(f"{name} {code()} {target[:7]} {target.tf32}".encode())[:32]
+        folder = cache_folder() if code() else None
+        name = sha256(f"{name} {code()} {target.identity()}".encode())[:32]
         self._folder = None if folder is None else os.path.join(folder, "prepared", name)
         self._weights: dict[str, np.ndarray] | None = None
 
