@@ -350,7 +350,7 @@ def disable_telemetry_events() -> None:
     """Has no effect: there is no telemetry."""
 
 
-capi = types.ModuleType(f"{__name__}.capi")
+capi = types.ModuleType("nbconv.ort.capi")
 """So that ``from nbconv.ort.capi.onnxruntime_pybind11_state import InvalidArgument`` works, too."""
 capi.onnxruntime_pybind11_state = sys.modules[__name__]  # pyright: ignore[reportAttributeAccessIssue]
 sys.modules[capi.__name__] = capi

@@ -79,7 +79,7 @@ class Lowering:
         self.residual: Ref | None = None
         self.ldres = 0
         self.choices: Mapping[str, int] = {}
-        """algorithms that were found to be fastest here (see `nbconv.runtime.tuner`); what it lacks the cost models decide"""
+        """algorithms found to be fastest here (see `nbconv.runtime.tuner`); what it lacks the cost models decide"""
         self.most_packed = inf
         """bytes that transformed weights may take"""
         self.at_once = inf

@@ -41,10 +41,10 @@ class TrainingStep:
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
     among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
-    `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for how many
-    threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were packed;
-    ``packed`` and ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and scratch may
-    take, ModelError says what they do take where that is more.
+    `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
+    how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
+    packed; ``packed`` and ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and
+    scratch may take, ModelError says what they do take where that is more.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""libcuda as Python functions behind C pointers: what `nbconv.runtime.cuda.driver` calls arrives as a C library would get it."""
+"""libcuda as Python functions behind C pointers: what `nbconv.runtime.cuda.driver` calls arrives as in a C library."""
 
 from __future__ import annotations
 

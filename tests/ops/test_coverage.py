@@ -34,8 +34,8 @@ def test_every_op_has_a_case() -> None:
 
 
 def test_every_differentiable_op_has_a_gradient() -> None:
-    """Which ops are excepted says `nbconv.passes.autodiff.differentiable`. Not only must there be a method: some case must have
-    put it to the proof."""
+    """Which ops are excepted says `nbconv.passes.autodiff.differentiable`. Not only must there be a method: some case
+    must have put it to the proof."""
     needs: set[str] = set()
     proven: set[str] = set()
     for row in cases():

@@ -107,8 +107,8 @@ def open_library(name: str) -> Any:
 
 
 class Driver:
-    """The GPU of this number, as a `nbconv.runtime.cuda.device.Device`. DeviceError where there is no driver, no such GPU, or where
-    it is older than compute capability 7.5, for ``tf32`` 8.0. ``library``: the driver's, opened."""
+    """The GPU of this number, as a `nbconv.runtime.cuda.device.Device`. DeviceError where there is no driver, no such
+    GPU, or where it is older than compute capability 7.5, for ``tf32`` 8.0. ``library``: the driver's, opened."""
 
     def __init__(self, number: int, library: Any = None, tf32: bool = False) -> None:
         self.name = f"cuda:{number}{':tf32' * tf32}"
