@@ -37,8 +37,8 @@ class Operand(NamedTuple):
     strides: tuple[int, ...]
 
 
-class Spot(NamedTuple):
-    """The place of a value that lies in the middle of a wider one, ``pitch`` floats from one pixel to the next."""
+class View(NamedTuple):
+    """A strided view: a value within a wider one, ``pitch`` floats from one pixel to the next."""
 
     ref: Ref
     pitch: int
@@ -68,12 +68,12 @@ class Lowering:
     def __init__(
         self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
-        placed: dict[str, Spot],
+        views: dict[str, View],
     ) -> None:  # fmt: skip
         from nbconv.ops.op import Epilogue
 
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
-        self.target, self.threads, self.slots, self.placed = target, threads, 0, placed
+        self.target, self.threads, self.slots, self.views = target, threads, 0, views
         self.epilogue: Epilogue = Epilogue()
         self.affine: Affine | None = None
         self.residual: Ref | None = None
@@ -123,25 +123,25 @@ class Lowering:
 
     def input(self, i: int) -> Ref:
         """Where input i lies."""
-        return self._spot(self.node.inputs[i]).ref
+        return self._view(self.node.inputs[i]).ref
 
     def ld(self, i: int) -> int:
         """Floats from one pixel of input i, which lies channels last, to the next."""
         return self._pitch(self.node.inputs[i]) or self.inputs[i].shape[1]
 
-    def _spot(self, name: str) -> Spot:
-        return self.placed.get(name) or Spot(Ref(name), 0)
+    def _view(self, name: str) -> View:
+        return self.views.get(name) or View(Ref(name), 0)
 
     def _pitch(self, name: str) -> int:
-        return self._spot(name).pitch
+        return self._view(name).pitch
 
     def lies(self, name: str, ref: Ref, pitch: int) -> bool:
         """Whether a value lies there already: nothing is to be copied."""
-        return self.placed.get(name) == Spot(ref, pitch)
+        return self.views.get(name) == View(ref, pitch)
 
     def output(self, i: int = 0) -> Ref:
         """Where output i lies, counting only those that the node names."""
-        return self._spot(self._named[i]).ref
+        return self._view(self._named[i]).ref
 
     @property
     def pitch(self) -> int:
@@ -178,8 +178,8 @@ class Lowering:
         """The output is the input's memory under another shape: no step, unless one of them lies in the middle of a third
         value."""
         name, source = self.node.outputs[output], self.node.inputs[input]
-        if name in self.placed or source in self.placed:
-            self.copy(self.input(input), self._spot(name).ref, (self.inputs[input].size,), (1,), (1,))
+        if name in self.views or source in self.views:
+            self.copy(self.input(input), self._view(name).ref, (self.inputs[input].size,), (1,), (1,))
         else:
             self.aliases[name] = source
 

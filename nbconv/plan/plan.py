@@ -16,7 +16,7 @@ from nbconv.lowering.context import Lowering, Ref, Step
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
-from nbconv.passes.layout import choose, join
+from nbconv.passes.layout import choose, eliminate_concat
 from nbconv.plan.memory import place
 from nbconv.plan.program import Program, bind
 from nbconv.runtime.executor import available_threads
@@ -85,7 +85,7 @@ class Plan:
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or available_threads(), 0
         self.most_packed, self.at_once, self.enough = most_packed, at_once, enough
-        self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
+        self._views = eliminate_concat(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             self._lower(node, weights)
         self.tables = [n for n in self.constants if n not in self.graph.constants and n not in weights.arrays]
@@ -108,7 +108,7 @@ class Plan:
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
         to = Lowering(
-            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed
+            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._views
         )
         to.choices = self.choices
         to.at_once = self.at_once
@@ -127,7 +127,7 @@ class Plan:
 
     def lies_in(self, name: str) -> str:
         """The value in whose memory this one lies, in its middle maybe."""
-        return self.root(self._placed[name].ref.name if name in self._placed else name)
+        return self.root(self._views[name].ref.name if name in self._views else name)
 
     def _place(self) -> None:
         """Results first: a value that is handed out lies in the caller's array. The others get their place in the arena."""
