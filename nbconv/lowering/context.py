@@ -135,7 +135,7 @@ class Lowering:
     def _pitch(self, name: str) -> int:
         return self._view(name).pitch
 
-    def lies(self, name: str, ref: Ref, pitch: int) -> bool:
+    def is_view(self, name: str, ref: Ref, pitch: int) -> bool:
         """Whether a value lies there already: nothing is to be copied."""
         return self.views.get(name) == View(ref, pitch)
 
@@ -309,7 +309,7 @@ class Lowering:
         self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, d1=d1, d2=d2, n=n, total=total, **apart)
 
     def operand(self, i: int) -> Operand:
-        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost lying
+        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost found
         axis is not contiguous is turned first."""
         shape, spec = self.outputs[0].shape, self.inputs[i]
         ref, steps = self.input(i), self.strides(i)
@@ -343,12 +343,12 @@ def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
 
 def strides(shape: tuple[int, ...], last: bool, pitch: int = 0) -> tuple[int, ...]:
     """Element strides for each logical dimension; ``pitch``: from pixel to pixel, where that is not the channels."""
-    lying, step = [], 1
+    found, step = [], 1
     for d in reversed(physical(shape, last)):
-        lying.append(step)
-        step *= d if lying[1:] or not pitch else pitch
-    lying.reverse()
-    return (lying[0], lying[-1], *lying[1:-1]) if last else tuple(lying)
+        found.append(step)
+        step *= d if found[1:] or not pitch else pitch
+    found.reverse()
+    return (found[0], found[-1], *found[1:-1]) if last else tuple(found)
 
 
 def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

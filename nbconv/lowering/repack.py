@@ -15,7 +15,7 @@ FILTERS = 8
 """Rows of a panel that a unit transforms for Winograd on CUDA."""
 
 
-class Lying(NamedTuple):
+class WeightStrides(NamedTuple):
     """How a convolution's weights lie: element (group, y, x, i, o) at base + group·g + ky·y + kx·x + ci·i + co·o, for
     kh × kw taps of cg input channels."""
 
@@ -42,14 +42,14 @@ def channels_last(to: Lowering, i: int) -> Ref:
     return to.constant(f"{to.node.inputs[i]}#last", lambda: np.ascontiguousarray(np.moveaxis(to.value(i), 1, -1)))
 
 
-def panels(to: Lowering, w: Ref, lying: Lying, groups: int, n: int, scale: float = 1.0) -> Ref:
+def panels(to: Lowering, w: Ref, weight_strides: WeightStrides, groups: int, n: int, scale: float = 1.0) -> Ref:
     """Panels of n columns a group, as `packing.pack` makes them of constants."""
-    taps, full = lying.kh * lying.kw, padded(n, to.target.lanes, to.columns)
-    size = groups * taps * lying.cg
+    taps, full = weight_strides.kh * weight_strides.kw, padded(n, to.target.lanes, to.columns)
+    size = groups * taps * weight_strides.cg
     y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
     to.step(
-        "packing.panels", to.finer(units, ceil(taps * lying.cg, PIECE)), work=16 * size * n, w=w.at(lying.base), y=y,
-        kh=lying.kh, kw=lying.kw, cg=lying.cg, n=n, group=lying.group, ky=lying.ky, kx=lying.kx, ci=lying.ci, co=lying.co,
+        "packing.panels", to.finer(units, ceil(taps * weight_strides.cg, PIECE)), work=16 * size * n, w=w.at(weight_strides.base), y=y,
+        kh=weight_strides.kh, kw=weight_strides.kw, cg=weight_strides.cg, n=n, group=weight_strides.group, ky=weight_strides.ky, kx=weight_strides.kx, ci=weight_strides.ci, co=weight_strides.co,
         padded=full, scale=scale,
     )  # fmt: skip
     return y

@@ -125,7 +125,7 @@ class Plan:
             name = self._aliases[name]
         return name
 
-    def lies_in(self, name: str) -> str:
+    def memory_of(self, name: str) -> str:
         """The value in whose memory this one lies, in its middle maybe."""
         return self.root(self._views[name].ref.name if name in self._views else name)
 
