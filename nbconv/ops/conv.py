@@ -59,7 +59,7 @@ class Convolution(Op, abstract=True):
         served = inputs[0].rank < 5 and (weights or not inputs[0].constant)  # constants do not lie channels last
         return CHANNELS_LAST if served and inputs[0].dtype == np.float32 else NUMPY
 
-    def place(self, inputs, outputs, last) -> Any:
+    def layouts(self, inputs, outputs, last) -> Any:
         """Weights that are no constants are read as ONNX has them."""
         if not last or self.layout(inputs, outputs) == NUMPY or inputs[1].constant:
             return None
@@ -321,11 +321,11 @@ class Conv(Convolution):
         across = 1 if self.dilations is None else self.dilations[-1]
         return self.group == 1 and x[1] < FEW and w[-1] > 1 and across == 1
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         """An image of few channels is padded first, and turned with that."""
         x, w = inputs[:2]
         if not last or self.layout(inputs, outputs) == NUMPY or not self.few(x.shape, w.shape):
-            return super().place(inputs, outputs, last)
+            return super().layouts(inputs, outputs, last)
         return (last[0], *[w.constant] * (len(inputs) - 1)), (True,)
 
     def padded_image(self, to: Lowering, down, across) -> Image:

@@ -155,7 +155,7 @@ class ConvGradWeight(Convolution):
         across = 1 if self.dilations is None else self.dilations[-1]
         return self.group == 1 and c < 8 and self.kernel_shape[-1] > 1 and across == 1
 
-    def place(self, inputs, outputs, last) -> Any:
+    def layouts(self, inputs, outputs, last) -> Any:
         if not last or self.layout(inputs, outputs) == NUMPY:
             return None
         return (last[0] if self.few(inputs[0].shape[1]) else True, True), (False,) * len(outputs)

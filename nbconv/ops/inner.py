@@ -42,8 +42,8 @@ class Fused(Op):
     def layout(self, inputs, outputs) -> str:
         return self.inner.layout(self._own(inputs), outputs)
 
-    def place(self, inputs, outputs, last):
-        placed = self.inner.place(self._own(inputs), outputs, self._own(last))
+    def layouts(self, inputs, outputs, last):
+        placed = self.inner.layouts(self._own(inputs), outputs, self._own(last))
         return placed and ((*placed[0], True) if self.residual else placed[0], placed[1])
 
     def pitched(self, inputs, outputs) -> bool:

@@ -118,7 +118,7 @@ class Op:
         """Whether the first output is just the first input."""
         return False
 
-    def place(
+    def layouts(
         self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: tuple[bool, ...]
     ) -> tuple[tuple[bool, ...], tuple[bool, ...]] | None:
         """(which inputs must lie channels last, which outputs then do), for ops that `layout` cannot describe; ``last`` says

@@ -143,7 +143,7 @@ class Transpose(Op):
     def order(self, rank: int) -> tuple[int, ...]:
         return tuple(range(rank))[::-1] if self.perm is None else self.perm
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         """As x lies; the result so that nothing moves, where that is possible."""
         x, y = inputs[0], outputs[0]
         if x.dtype != np.float32 or not last:

@@ -36,7 +36,7 @@ def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, dict[str, bool]
         wide = [
             n for n, s in zip(node.inputs, given, strict=True) if s is not None and s.rank >= 3 and n not in graph.constants
         ]
-        placed = node.op.place(given, found, tuple(last.get(n, False) for n in node.inputs))
+        placed = node.op.layouts(given, found, tuple(last.get(n, False) for n in node.inputs))
         if placed is not None:
             wants, results = placed
         else:
@@ -175,7 +175,7 @@ class _Elimination:
         given = tuple(self.specs[n] if n else None for n in node.inputs)
         found = tuple(self.specs[n] for n in node.outputs if n)
         last = tuple(self.last.get(n, False) for n in node.inputs)
-        return node.op.layout(given, found) != NUMPY or node.op.place(given, found, last) is not None
+        return node.op.layout(given, found) != NUMPY or node.op.layouts(given, found, last) is not None
 
     def seen(self, name: str) -> bool:
         """Whether all who want the value can read it in the middle of another."""

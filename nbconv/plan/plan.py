@@ -17,7 +17,7 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import choose, eliminate_concat
-from nbconv.plan.memory import place
+from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Program, bind
 from nbconv.runtime.executor import available_threads
 
@@ -65,7 +65,7 @@ class Plan:
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
     intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``:
     bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``at_once``:
-    see `Lowering`; ``enough``: see `place`. ``threads``: most threads that a run may use (default: those that there are).
+    see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may use (default: those that there are).
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         last = tuple(self.last.get(n, False) for n in node.inputs)
-        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, last) is None:
+        if node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, last) is None:
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
         to = Lowering(
@@ -151,7 +151,7 @@ class Plan:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
         sizes = [self.nbytes(n) for n in names]
-        offsets, self.arena = place(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
+        offsets, self.arena = plan_memory(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
         self.offsets = dict(zip(names, offsets, strict=True))
         memory = inf if self.target.gpu else _memory()
         if self.arena > memory:
@@ -225,7 +225,7 @@ class Plan:
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
             segments=_segments(self.steps), tables=tables, foreign=foreign,
-            copies=[(k, Held(self, root)) for k, root in self.copies], slots=self.slots,
+            copies=[(k, Binding(self, root)) for k, root in self.copies], slots=self.slots,
         )  # fmt: skip
         for name in constants:
             self.array(name, weights)
@@ -255,8 +255,8 @@ class Reference:
 
     def __init__(self, plan: Plan, node: Node) -> None:
         self.node = node
-        self.inputs = [Held(plan, n) if n else None for n in node.inputs]
-        self.outputs = [Held(plan, n) if n else None for n in node.outputs]
+        self.inputs = [Binding(plan, n) if n else None for n in node.inputs]
+        self.outputs = [Binding(plan, n) if n else None for n in node.outputs]
 
     def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
         found = self.node.op.reference(*(None if held is None else held(space, feeds, results) for held in self.inputs))
@@ -265,7 +265,7 @@ class Reference:
                 np.copyto(held(space, feeds, results), value)
 
 
-class Held:
+class Binding:
     """Where the array of a value is found during a run; the value lies as ONNX has it."""
 
     def __init__(self, plan: Plan, name: str) -> None:

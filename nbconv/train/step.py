@@ -149,7 +149,7 @@ class TrainingStep:
             self.home.send()
         if budget_ms is None:
             self._progress = None
-            space.place({**arrays, **self.state}, self.results)
+            space.bind({**arrays, **self.state}, self.results)
             space.span(0, self.boundary, self.threads)
         elif not self._advance(arrays, budget_ms):
             return None
@@ -187,7 +187,7 @@ class TrainingStep:
         end = time.perf_counter() + budget_ms / 1000
         if self._progress is None:
             self._progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()}, self._rate)
-            self._space.place({**self._progress.arrays, **self.state}, self.results)
+            self._space.bind({**self._progress.arrays, **self.state}, self.results)
         waiting = self._progress.step == self.boundary
         late = end + SLACK * budget_ms / 1000
         if not self._progress.advance(self.boundary, end, late):
