@@ -80,10 +80,10 @@ class BatchNormalization(Op):
         served = all(spec.dtype == np.float32 for spec in inputs) and inputs[0].size
         return CHANNELS_LAST if served else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and not self.training_mode and self.layout(inputs, outputs) == CHANNELS_LAST
 
     def absorbs(self, inputs, outputs) -> str:

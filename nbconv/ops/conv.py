@@ -68,10 +68,10 @@ class Convolution(Op, abstract=True):
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return True
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0
 
     def lower_taps(
@@ -281,10 +281,10 @@ class Conv(Convolution):
         """Whether each channel has a filter of its own, and one only."""
         return self.group > 1 and w.shape[:2] == (self.group, 1)
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return not self.depthwise(inputs[1])
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and not self.depthwise(inputs[1])
 
     def absorbs(self, inputs, outputs) -> str:

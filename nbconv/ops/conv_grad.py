@@ -144,10 +144,10 @@ class ConvGradWeight(Convolution):
     def absorbs(self, inputs, outputs) -> str:
         return ""
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def few(self, c: int) -> bool:

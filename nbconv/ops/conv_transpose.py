@@ -105,10 +105,10 @@ class ConvTranspose(Convolution):
             return ""
         return "activation" if self.apart(inputs[0].shape, inputs[1].shape, outputs[0].shape) else "residual"
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return not self.depthwise(inputs[1]) and not self.apart(inputs[0].shape, inputs[1].shape, outputs[0].shape)
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and not self.depthwise(inputs[1])
 
     def lower_apart(self, to: Lowering, kh: int, kw: int) -> None:

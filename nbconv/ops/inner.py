@@ -46,12 +46,12 @@ class Fused(Op):
         placed = self.inner.layouts(self._own(inputs), outputs, self._own(last))
         return placed and ((*placed[0], True) if self.residual else placed[0], placed[1])
 
-    def pitched(self, inputs, outputs) -> bool:
-        return self.inner.pitched(self._own(inputs), outputs)
+    def writes_strided(self, inputs, outputs) -> bool:
+        return self.inner.writes_strided(self._own(inputs), outputs)
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         own = self._own(inputs)
-        return i >= len(own) or self.inner.reads_pitched(own, outputs, i)
+        return i >= len(own) or self.inner.reads_strided(own, outputs, i)
 
     def absorbs(self, inputs, outputs) -> str:
         can = self.inner.absorbs(self._own(inputs), outputs)
@@ -152,7 +152,7 @@ class Layout(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return not same_order(outputs[0].shape)
 
     def lower(self, to: Lowering) -> None:

@@ -59,10 +59,10 @@ class Pool(Op, abstract=True):
     def layout(self, inputs, outputs) -> str:
         return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
 

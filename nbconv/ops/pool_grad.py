@@ -65,10 +65,10 @@ class MaxPoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:
@@ -114,10 +114,10 @@ class AveragePoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:

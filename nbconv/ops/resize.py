@@ -207,10 +207,10 @@ class Resize(Op):
             return NUMPY
         return CHANNELS_LAST if all(a >= 2 for a in self._axes(inputs)) else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and self.layout(inputs, outputs) == CHANNELS_LAST
 
     def lower(self, to: Lowering) -> None:

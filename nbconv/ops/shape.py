@@ -190,7 +190,7 @@ class Concat(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if outputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return True
 
     def lower(self, to: Lowering) -> None:
@@ -252,7 +252,7 @@ class Split(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return True
 
     def lower(self, to: Lowering) -> None:
@@ -316,7 +316,7 @@ class Slice(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0
 
     def lower(self, to: Lowering) -> None:

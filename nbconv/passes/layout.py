@@ -184,7 +184,7 @@ class _Elimination:
         for reader in self.readers.get(name, []):
             given = tuple(self.specs[n] if n else None for n in reader.inputs)
             found = tuple(self.specs[n] for n in reader.outputs if n)
-            if not all(reader.op.reads_pitched(given, found, i) for i, n in enumerate(reader.inputs) if n == name):
+            if not all(reader.op.reads_strided(given, found, i) for i, n in enumerate(reader.inputs) if n == name):
                 return False
         return True
 
@@ -194,5 +194,5 @@ class _Elimination:
         if maker is None or name in self.views or len(maker.outputs) != 1 or node.inputs.count(name) > 1:
             return False
         given = tuple(self.specs[n] if n else None for n in maker.inputs)
-        made = self.of_channels(maker, "Concat") or maker.op.pitched(given, (self.specs[name],))
+        made = self.of_channels(maker, "Concat") or maker.op.writes_strided(given, (self.specs[name],))
         return made and self.specs[name].size > 0 and self.seen(name)
