@@ -80,9 +80,9 @@ class Lowering:
         self.ldres = 0
         self.choices: Mapping[str, int] = {}
         """algorithms found to be fastest here (see `nbconv.runtime.tuner`); what it lacks the cost models decide"""
-        self.most_packed = inf
+        self.packed_limit = inf
         """bytes that transformed weights may take"""
-        self.at_once = inf
+        self.scratch_limit = inf
         """bytes of packed weights, or of sums of a gradient, that are wanted at a time: more are made one after another"""
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
@@ -191,13 +191,17 @@ class Lowering:
         x, y = x or self.input(0), y or self.output()
         self.step(kernel, -(-n // chunk), work=8 * n, x=x, y=y, n=n, chunk=chunk, **parameters)
 
-    def finer(self, units: int, times: int) -> int:
+    def gpu_split(self, units: int, times: int) -> int:
         """The units of a step whose CUDA kernel cuts each of the processors' into this many."""
         return units * times if self.target.gpu else units
 
     def pieces(self, n: int, nbytes: int) -> list[tuple[int, int]]:
-        """[first, last) of n columns of so many bytes, in whole panels, of which each takes `at_once` or little more."""
-        step = int(max(1, self.at_once // max(nbytes * self.columns, 1))) * self.columns if self.at_once < inf else n
+        """[first, last) of n columns of so many bytes, in whole panels, of which each takes `scratch_limit` or little more."""
+        step = (
+            int(max(1, self.scratch_limit // max(nbytes * self.columns, 1))) * self.columns
+            if self.scratch_limit < inf
+            else n
+        )
         return [(i, min(n, i + step)) for i in range(0, n, step)]
 
     def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
@@ -224,7 +228,7 @@ class Lowering:
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         self.step(
-            "move.copy", self.finer(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4,
+            "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4,
             x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
             **{f"x{i}": t[1] for i, t in enumerate(five)}, **{f"y{i}": t[2] for i, t in enumerate(five)},
         )  # fmt: skip

@@ -48,7 +48,7 @@ def panels(to: Lowering, w: Ref, weight_strides: WeightStrides, groups: int, n: 
     size = groups * taps * weight_strides.cg
     y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
     to.step(
-        "packing.panels", to.finer(units, ceil(taps * weight_strides.cg, PIECE)), work=16 * size * n, w=w.at(weight_strides.base), y=y,
+        "packing.panels", to.gpu_split(units, ceil(taps * weight_strides.cg, PIECE)), work=16 * size * n, w=w.at(weight_strides.base), y=y,
         kh=weight_strides.kh, kw=weight_strides.kw, cg=weight_strides.cg, n=n, group=weight_strides.group, ky=weight_strides.ky, kx=weight_strides.kx, ci=weight_strides.ci, co=weight_strides.co,
         padded=full, scale=scale,
     )  # fmt: skip
@@ -61,7 +61,7 @@ def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: i
     full, points = padded(co, to.target.lanes, to.columns), (size + 2) ** 2
     y = to.scratch(4 * points * ci * full)
     to.step(
-        f"packing.winograd_{size}", to.finer(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
+        f"packing.winograd_{size}", to.gpu_split(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
         w=w, y=y, ci=ci, co=co, cis=cis, cos=cos, turned=int(turned), padded=full,
     )  # fmt: skip
     return y

@@ -185,7 +185,7 @@ class ConvTranspose(Convolution):
         taps, full = kh * kw, ceil(c, lanes) * lanes
         zeros = to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))
         to.step(
-            "conv_grad.depthwise_transposed", to.finer(y.shape[0] * h, full // lanes),
+            "conv_grad.depthwise_transposed", to.gpu_split(y.shape[0] * h, full // lanes),
             work=4 * self.flops(to.inputs, to.outputs), dy=to.input(0),
             w=repack.rows(to, to.input(1), taps, c, 1, taps, full),
             b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros, y=to.output(),

@@ -193,7 +193,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
         factor, geometry = to.scratch(4 * n), self.geometry(shape, size, last)
         fewest = 1 if geometry["apart"] == 1 else to.target.lanes
-        chunk = CHUNK // to.finer(1, CHUNK // fewest)
+        chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(
             "loss.factors", 1, work=16 * n, dy=to.input(0), labels=to.input(2),
             weights=to.input(3) if to.has(3) else to.input(0), factor=factor, n=n, classes=shape[1], weighted=int(to.has(3)),

@@ -136,7 +136,7 @@ def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **
     (h, w), window = plane(shape), op.window(shape)
     (oh, ow), ((kh, sh, dh, ph, _), (kw, sw, dw, pw, _)) = plane((n, c, *window.out)), flat(window)
     to.step(
-        kernel, to.finer(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        kernel, to.gpu_split(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
         dx=to.output(),
         h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, **more,
     )  # fmt: skip

@@ -226,7 +226,7 @@ class Resize(Op):
             arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))
             if self.mode == "linear":
                 arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights.astype(np.float32))
-        to.step(f"resize.{self.mode}", to.finer(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
+        to.step(f"resize.{self.mode}", to.gpu_split(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""

@@ -63,15 +63,15 @@ class Plan:
     """All that running a model on inputs of one set of shapes needs, but memory to run in (see `runtime.Workspace`).
 
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
-    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``:
-    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``at_once``:
+    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``packed_limit``:
+    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``scratch_limit``:
     see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may use (default: those that there are).
     """
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
-        choices: Mapping[str, int] | None = None, most_packed: tuple[float, float] = (inf, inf), threads: int | None = None,
-        at_once: float = inf, enough: float | None = None,
+        choices: Mapping[str, int] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
+        scratch_limit: float = inf, enough: float | None = None,
     ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
@@ -84,7 +84,7 @@ class Plan:
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or available_threads(), 0
-        self.most_packed, self.at_once, self.enough = most_packed, at_once, enough
+        self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
         self._views = eliminate_concat(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             self._lower(node, weights)
@@ -111,8 +111,8 @@ class Plan:
             node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._views
         )
         to.choices = self.choices
-        to.at_once = self.at_once
-        to.most_packed = self.most_packed[not (len(given) > 1 and given[1] is not None and given[1].constant)]
+        to.scratch_limit = self.scratch_limit
+        to.packed_limit = self.packed_limit[not (len(given) > 1 and given[1] is not None and given[1].constant)]
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)

@@ -127,7 +127,7 @@ def build(
         whole = rectify(whole, frozenset(gradients.values()))
         samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
         stages = Stages(whole, specs, count, samples)
-        guess = Estimate(stages, target or target_of(None), threads, thrift.packed, thrift.at_once)
+        guess = Estimate(stages, target or target_of(None), threads, thrift.packed, thrift.scratch_limit)
         budget = Budget(stages, guess, depending(graph, chosen))
         choice, estimate = budget.fit(thrift.most) if thrift.most else budget.least()
         whole = stages.graph(choice)

@@ -43,7 +43,7 @@ class TrainingStep:
     among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
     `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
     how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
-    packed; ``packed`` and ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and
+    packed; ``packed`` and ``scratch_limit`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and
     scratch may take, ModelError says what they do take where that is more.
     """
 
@@ -60,7 +60,7 @@ class TrainingStep:
         drop: Callable[[], None] | None = None,
         packed: tuple[int, int] = USUAL.packed,
         home: State | None = None,
-        at_once: float = USUAL.at_once,
+        scratch_limit: float = USUAL.scratch_limit,
         slots: int = 1,
     ) -> None:
         for name, array in state.items():
@@ -75,9 +75,9 @@ class TrainingStep:
         graph = rectify(graph, frozenset(fetch))
         outside = sum(self.state[n].nbytes for n, v in self.updates.items() if v not in placed)  # and small outputs
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, target_of(home), most_packed=packed,
+            graph, {**self.feeds, **held}, Weights(drop), fetch, target_of(home), packed_limit=packed,
             threads=max(self.threads, slots),
-            at_once=at_once, enough=None if memory_mb is None else memory_mb * MIB - outside,
+            scratch_limit=scratch_limit, enough=None if memory_mb is None else memory_mb * MIB - outside,
         )  # fmt: skip
         self._check_places(placed)
         self.boundary = self._boundary(placed)

@@ -218,7 +218,7 @@ def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPat
 )
 def test_weights_and_sums_some_columns_at_a_time(graph: Graph, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
-    for thrift in (Thrift(), Thrift(at_once=1.0)):
+    for thrift in (Thrift(), Thrift(scratch_limit=1.0)):
         monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_, chosen=thrift: [chosen])
         found[thrift] = steps(graph, data, memory_mb=1000)
     (losses, usual, whole), (pieced, state, pieces) = found.values()

@@ -59,12 +59,18 @@ class Fragment(NamedTuple):
 
 
 class Estimate:
-    """``target``, ``threads``, ``packed`` and ``at_once`` as in `Plan`."""
+    """``target``, ``threads``, ``packed`` and ``scratch_limit`` as in `Plan`."""
 
     def __init__(
-        self, stages: Stages, target: Target, threads: int, packed: tuple[float, float], at_once: float
+        self, stages: Stages, target: Target, threads: int, packed: tuple[float, float], scratch_limit: float
     ) -> None:  # fmt: skip
-        self.stages, self.target, self.threads, self.packed, self.at_once = stages, target, threads, packed, at_once
+        self.stages, self.target, self.threads, self.packed, self.scratch_limit = (
+            stages,
+            target,
+            threads,
+            packed,
+            scratch_limit,
+        )
         self.count = 0
         """how often `memory` was asked for"""
         self._scratch: dict[Any, int] = {}
@@ -184,7 +190,7 @@ class Estimate:
         if "Grad" not in node.op.type or node.op.type == "ConvGradInput":
             last[node.inputs[1]] = False
         to = Lowering(node, node.op, inputs, found, last, {}, Weights(), self.target, self.threads, {})
-        to.most_packed, to.at_once = self.packed[1], self.at_once
+        to.packed_limit, to.scratch_limit = self.packed[1], self.scratch_limit
         node.op.lower(to)
         uses = [{v.name for v in step.arguments.values() if isinstance(v, Ref)} for step in to.steps]
         ends = {n: i for i, names in enumerate(uses) for n in names}

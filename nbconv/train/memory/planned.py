@@ -47,7 +47,7 @@ def planned(
         try:
             step = TrainingStep(
                 built.graph, fed, held, built.updates, (built.loss,), memory_mb=memory_mb, packed=thrift.packed,
-                at_once=thrift.at_once, slots=1 if thrift.most is None else slots, **options,
+                scratch_limit=thrift.scratch_limit, slots=1 if thrift.most is None else slots, **options,
             )  # fmt: skip
         except TooLarge as error:
             if not thrift.most:  # the others depend on memory_mb

@@ -30,7 +30,7 @@ class Thrift(NamedTuple):
     """micro-batches"""
     packed: tuple[int, int] = (1 * MIB, 16 * MIB)
     """bytes that a convolution's weights may take for Winograd: of a frozen layer, which are kept, and others"""
-    at_once: float = inf
+    scratch_limit: float = inf
     """bytes of packed weights, or of sums, that a convolution holds at a time"""
     most: float | None = None
     """bytes that the step may take by estimate, in stages (see `nbconv.train.memory.search`); 0: as few as can be found"""
@@ -45,11 +45,11 @@ STAGED = (0.99, 0.97, 0.95, 0.93)
 def levels(samples: int, divisible: bool, nbytes: float) -> list[Thrift]:
     """What to try, from fast to small, for a step of so many bytes. ``divisible``: the batch may be cut."""
     small = (MIB // 4, 3 * MIB)
-    found = [USUAL, *(Thrift(at_once=max(nbytes / 32, LEAST_AT_ONCE), most=share * nbytes) for share in STAGED)]
+    found = [USUAL, *(Thrift(scratch_limit=max(nbytes / 32, LEAST_AT_ONCE), most=share * nbytes) for share in STAGED)]
     if divisible:
         found += [Thrift(k, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
         found.append(Thrift(samples, small))
-    found.append(Thrift(at_once=LEAST_AT_ONCE, most=0.0))
+    found.append(Thrift(scratch_limit=LEAST_AT_ONCE, most=0.0))
     return list(dict.fromkeys(found))
 
 
