@@ -18,7 +18,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.lowering.weights import Weights
-from nbconv.passes.fuse_relu_bn_grad import rectify
+from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
 from nbconv.plan.plan import Plan
 from nbconv.runtime.executor import available_threads
 from nbconv.train.memory.policy import MIB, USUAL, TooLarge
@@ -43,7 +43,7 @@ class TrainingStep:
     among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
     `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
     how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
-    packed; ``packed`` and ``scratch_limit`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and
+    packed; ``packed`` and ``scratch_limit`` are `MemoryPolicy`'s. ``memory_mb``: the most memory that activations, gradients and
     scratch may take, ModelError says what they do take where that is more.
     """
 
@@ -72,7 +72,7 @@ class TrainingStep:
         held = {name: Spec(a.shape, a.dtype) for name, a in state.items()}
         graph, placed = _updates_last(graph, self.updates)
         fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
-        graph = rectify(graph, frozenset(fetch))
+        graph = fuse_relu_bn_grad(graph, frozenset(fetch))
         outside = sum(self.state[n].nbytes for n, v in self.updates.items() if v not in placed)  # and small outputs
         self.plan = Plan(
             graph, {**self.feeds, **held}, Weights(drop), fetch, target_of(home), packed_limit=packed,
