@@ -219,7 +219,7 @@ class Trainer:
 
     # the model that has been learnt
 
-    def told(self) -> dict[str, Any]:
+    def training_metadata(self) -> dict[str, Any]:
         """What is written into a saved model's metadata."""
         return {
             "trained": [p.name for p in self.recipe.chosen if p.name in self.authored.constants], "steps": self.steps,
@@ -233,8 +233,8 @@ class Trainer:
                 self._home.fetch()
             state = self._state
             if self._back is not None:
-                return deployed(self.authored, self._authored, self._back(state), self.told())
-            return deployed(self.authored, self._authored, state, self.told())
+                return deployed(self.authored, self._authored, self._back(state), self.training_metadata())
+            return deployed(self.authored, self._authored, state, self.training_metadata())
 
     def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:
         """The model as it is now, to run; with ``feeds`` its part behind these values, of these Specs."""
