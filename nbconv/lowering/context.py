@@ -196,12 +196,10 @@ class Lowering:
         return units * times if self.target.gpu else units
 
     def pieces(self, n: int, nbytes: int) -> list[tuple[int, int]]:
-        """[first, last) of n columns of so many bytes, in whole panels, of which each takes `scratch_limit` or little more."""
-        step = (
-            int(max(1, self.scratch_limit // max(nbytes * self.columns, 1))) * self.columns
-            if self.scratch_limit < inf
-            else n
-        )
+        """[first, last) of n columns of so many bytes, in whole panels, each of `scratch_limit` or little more."""
+        step, most = n, self.scratch_limit
+        if most < inf:
+            step = int(max(1, most // max(nbytes * self.columns, 1))) * self.columns
         return [(i, min(n, i + step)) for i in range(0, n, step)]
 
     def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:

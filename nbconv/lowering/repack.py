@@ -42,14 +42,14 @@ def channels_last(to: Lowering, i: int) -> Ref:
     return to.constant(f"{to.node.inputs[i]}#last", lambda: np.ascontiguousarray(np.moveaxis(to.value(i), 1, -1)))
 
 
-def panels(to: Lowering, w: Ref, weight_strides: WeightStrides, groups: int, n: int, scale: float = 1.0) -> Ref:
+def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: float = 1.0) -> Ref:
     """Panels of n columns a group, as `packing.pack` makes them of constants."""
-    taps, full = weight_strides.kh * weight_strides.kw, padded(n, to.target.lanes, to.columns)
-    size = groups * taps * weight_strides.cg
+    taps, full = ws.kh * ws.kw, padded(n, to.target.lanes, to.columns)
+    size = groups * taps * ws.cg
     y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
     to.step(
-        "packing.panels", to.gpu_split(units, ceil(taps * weight_strides.cg, PIECE)), work=16 * size * n, w=w.at(weight_strides.base), y=y,
-        kh=weight_strides.kh, kw=weight_strides.kw, cg=weight_strides.cg, n=n, group=weight_strides.group, ky=weight_strides.ky, kx=weight_strides.kx, ci=weight_strides.ci, co=weight_strides.co,
+        "packing.panels", to.gpu_split(units, ceil(taps * ws.cg, PIECE)), work=16 * size * n, w=w.at(ws.base), y=y,
+        kh=ws.kh, kw=ws.kw, cg=ws.cg, n=n, group=ws.group, ky=ws.ky, kx=ws.kx, ci=ws.ci, co=ws.co,
         padded=full, scale=scale,
     )  # fmt: skip
     return y

@@ -191,9 +191,9 @@ class BatchNormalizationGradScale(Op):
         c, total, full, pixels, count = split(to, to.inputs[1])
         parts, made = to.scratch(8 * count * full), [Ref(n) if n else to.scratch(4 * c) for n in to.node.outputs]
         to.step(
-            "batch_norm.grad_sums", to.gpu_split(count, full // to.target.lanes), work=16 * total * c, dy=channels_last(to, 0),
-            y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1), mean=to.input(2),
-            parts=parts, pixels=pixels, total=total, c=c, padded=full,
+            "batch_norm.grad_sums", to.gpu_split(count, full // to.target.lanes), work=16 * total * c,
+            dy=channels_last(to, 0), y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1),
+            mean=to.input(2), parts=parts, pixels=pixels, total=total, c=c, padded=full,
             rectified=self.rectified,
         )  # fmt: skip
         to.step(
@@ -236,9 +236,9 @@ class BatchNormalizationGradInput(Op):
     def lower(self, to: Lowering) -> None:
         c, total, full, pixels, count = split(to, to.inputs[1])
         to.step(
-            "batch_norm.grad_input", to.gpu_split(count, full // to.target.lanes), work=24 * total * c, dy=channels_last(to, 0),
-            y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1), scale=to.input(2),
-            mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
+            "batch_norm.grad_input", to.gpu_split(count, full // to.target.lanes), work=24 * total * c,
+            dy=channels_last(to, 0), y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1),
+            scale=to.input(2), mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
             dx=to.output(), pixels=pixels, total=total, c=c, count=self.count or total, rectified=self.rectified,
             epsilon=self.epsilon,
         )  # fmt: skip

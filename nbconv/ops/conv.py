@@ -75,11 +75,11 @@ class Convolution(Op, abstract=True):
         return i == 0
 
     def lower_taps(
-        self, to: Lowering, key: str, weights, weight_strides: WeightStrides, size, taps, down, across, place, image: Image | None = None,
-        wide: tuple[Ref, int] | None = None,
+        self, to: Lowering, key: str, weights, ws: WeightStrides, size, taps, down, across, place,
+        image: Image | None = None, wide: tuple[Ref, int] | None = None,
     ) -> None:  # fmt: skip
         """One step of `conv` in kernels/cpu/conv.py. ``weights()`` gives (group, taps, cg, og) matrices, or, where they are
-        no constants, they are packed as they are ``weight_strides``; ``down`` and ``across`` are (kernel, stride, dilation, begin);
+        no constants, they are packed as they are ``ws``; ``down`` and ``across`` are (kernel, stride, dilation, begin);
         ``place`` says where in y the (oh, ow) = ``size`` results go: (full h, full w, steps down and across, first row
         and column). ``image`` is what is read where it is not x; ``wide`` = (where, how many) takes that many channels,
         the bias repeated, where the result is not y's channels. Weights that are packed here, of one group, may be packed
@@ -94,16 +94,16 @@ class Convolution(Op, abstract=True):
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         if down == across == (1, 1, 1, 0) and place == (oh, ow, 1, 1, 0, 0) and (oh, ow) == (h, w):
             h, w, oh, ow, place = 1, m, 1, m, (1, m, 1, 1, 0, 0)  # one row of pixels: one sequence of addresses
-        parted = varies(to, 1) and weight_strides.kh and g == 1 and not wide
+        parted = varies(to, 1) and ws.kh and g == 1 and not wide
         for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
             n, part = last - first, slice(first, last)
             how = cut(to, m, cg, n, taps, g)
-            if not weight_strides.kh:  # no tap meets these cells
+            if not ws.kh:  # no tap meets these cells
                 packed = to.constant(
                     f"#zeros{g}x{cg}x{og}", lambda: np.zeros(g * cg * padded(og, lanes, columns), np.float32)
                 )
             elif varies(to, 1):
-                packed = repack.panels(to, to.input(1).at(first * weight_strides.co), weight_strides, g, n)
+                packed = repack.panels(to, to.input(1).at(first * ws.co), ws, g, n)
             else:
                 packed = to.constant(
                     f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns, to.drop)
@@ -308,13 +308,13 @@ class Conv(Convolution):
             return to.value(1).reshape(g, w.shape[0] // g, w.shape[1], taps).transpose(0, 3, 2, 1)
 
         cg = w.shape[1]
-        weight_strides = WeightStrides(0, w.size // g, across[0], 1, taps, cg * taps, down[0], across[0], cg)
+        ws = WeightStrides(0, w.size // g, across[0], 1, taps, cg * taps, down[0], across[0], cg)
         if self.few(x.shape, w.shape):
             image = self.padded_image(to, down, across)
             down, across = (*down[:3], 0), (1, across[1], 1, 0)
-            self.lower_taps(to, f"conv{g}", weights, weight_strides, size, down[0], down, across, (*size, 1, 1, 0, 0), image)
+            self.lower_taps(to, f"conv{g}", weights, ws, size, down[0], down, across, (*size, 1, 1, 0, 0), image)
         else:
-            self.lower_taps(to, f"conv{g}", weights, weight_strides, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
+            self.lower_taps(to, f"conv{g}", weights, ws, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
 
     def few(self, x: tuple[int, ...], w: tuple[int, ...]) -> bool:
         """Whether rows of a window are multiplied at a time: its channels are few and all its taps neighbours."""

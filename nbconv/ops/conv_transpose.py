@@ -121,13 +121,13 @@ class ConvTranspose(Convolution):
             return to.value(1).reshape(w.shape[0], co, kh, kw).transpose(0, 2, 3, 1)
 
         one, ci = (1, 1, 1, 0), w.shape[0]
-        weight_strides = WeightStrides(0, 0, 0, 0, kh * kw * co, 1, 1, 1, ci)
+        ws = WeightStrides(0, 0, 0, 0, kh * kw * co, 1, 1, 1, ci)
         if varies(to, 1):  # as (ci, kh, kw, co) first: columns are equally spaced then
             turned = to.scratch(4 * w.size)
             to.copy(to.input(1), turned, (ci, kh * kw, co), (w.size // ci, 1, kh * kw), (w.size // ci, co, 1))
             to.node = Node(to.node.op, (to.node.inputs[0], turned.name, *to.node.inputs[2:]), to.node.outputs, to.node.name)
         self.lower_taps(
-            to, "apart", weights, weight_strides, (h, width), 1, one, one, (h, width, 1, 1, 0, 0), wide=(cells, kh * kw * co)
+            to, "apart", weights, ws, (h, width), 1, one, one, (h, width, 1, 1, 0, 0), wide=(cells, kh * kw * co)
         )
         there = to.out_strides() if y.rank == 4 else (*to.out_strides()[:2], 0, to.out_strides()[2])
         (yn, yc, yh, yw), here = there, kh * kw * co
@@ -170,8 +170,8 @@ class ConvTranspose(Convolution):
                 size = -(-(oh - p) // down[1]), -(-(ow - q) // across[1])
                 key = f"transposed{g}.{p}.{q}.{down[1:4]}.{across[1:4]}"
                 place = (oh, ow, down[1], across[1], p, q)
-                weight_strides = _lying(w.shape, g, kernel, ky, kx)
-                self.lower_taps(to, key, weights, weight_strides, size, v[0] * h[0], v, h, place)
+                ws = _lying(w.shape, g, kernel, ky, kx)
+                self.lower_taps(to, key, weights, ws, size, v[0] * h[0], v, h, place)
 
     def depthwise(self, w: Spec) -> bool:
         """Whether each channel has a filter of its own, and one only."""

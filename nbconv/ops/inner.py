@@ -137,7 +137,7 @@ class ChannelShuffle(Op):
 
 
 class Layout(Op):
-    """The same value weight_strides channels last (``last``), or as ONNX has it."""
+    """The same value ws channels last (``last``), or as ONNX has it."""
 
     domain = "nbconv"
 

@@ -106,11 +106,11 @@ class Gemm(Op):
 
 
 def lower_product(
-    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, weight_strides, steps, bias, bias_key,
+    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, ws, steps, bias, bias_key,
     alpha: float = 1.0, beta: float = 1.0,
 ) -> None:  # fmt: skip
     """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
-    is packed first: its (row, column) strides are ``weight_strides``; ``steps`` are the batch strides of both sides."""
+    is packed first: its (row, column) strides are ``ws``; ``steps`` are the batch strides of both sides."""
     lanes, columns = to.target.lanes, to.columns
     how = cut(to, m, k, n, 1, batch=batch)
     full = padded(n, lanes, columns)
@@ -121,7 +121,7 @@ def lower_product(
         right = repack.panels(
             to,
             to.input(1),
-            WeightStrides(0, steps[1], 0, 0, weight_strides[0], weight_strides[1], 1, 1, k),
+            WeightStrides(0, steps[1], 0, 0, ws[0], ws[1], 1, 1, k),
             matrices,
             n,
             alpha,

@@ -51,8 +51,9 @@ class Pool(Op, abstract=True):
         (h, w), (oh, ow) = plane(x.shape), plane(y.shape)
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = flat(self.window(x.shape))
         to.step(
-            kernel, to.gpu_split(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
-            h=h, width=w, ldx=to.ld(0), c=x.shape[1], ldy=to.pitch or x.shape[1], oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw,
+            kernel, to.gpu_split(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs),
+            x=to.input(0), y=to.output(), h=h, width=w, ldx=to.ld(0), c=x.shape[1], ldy=to.pitch or x.shape[1],
+            oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw,
             dh=dh, dw=dw, ph=ph, pw=pw, **more, **to.epilogue.clamp(),
         )  # fmt: skip
 

@@ -95,8 +95,8 @@ class Needs(NamedTuple):
 
 
 class Segments:
-    """The segments of a graph whose first ``forward`` nodes are the forward part, for batches of ``count`` samples. ``specs``
-    has all values, and gets those that `graph` adds."""
+    """The segments of a graph whose first ``forward`` nodes are the forward part, for batches of ``count`` samples.
+    ``specs`` has all values, and gets those that `graph` adds."""
 
     def __init__(self, graph: Graph, specs: dict[str, Spec], forward: int, count: int) -> None:
         self.whole, self.specs, self.forward, self.count = graph, specs, forward, count

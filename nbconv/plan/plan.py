@@ -64,8 +64,9 @@ class Plan:
 
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
     intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``packed_limit``:
-    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``scratch_limit``:
-    see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may use (default: those that there are).
+    bytes that one convolution's transformed weights may take, where these are constants and where they are not.
+    ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may use (default:
+    those that there are).
     """
 
     def __init__(

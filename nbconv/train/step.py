@@ -43,8 +43,8 @@ class TrainingStep:
     among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
     `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
     how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
-    packed; ``packed`` and ``scratch_limit`` are `MemoryPolicy`'s. ``memory_mb``: the most memory that activations, gradients and
-    scratch may take, ModelError says what they do take where that is more.
+    packed; ``packed`` and ``scratch_limit`` are `MemoryPolicy`'s. ``memory_mb``: the most memory that activations, gradients
+    and scratch may take, ModelError says what they do take where that is more.
     """
 
     def __init__(

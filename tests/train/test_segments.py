@@ -260,19 +260,19 @@ def test_the_least_that_is_said_is_enough() -> None:
 CHILD = """
 import json, sys
 import nbconv
-from tests.train import test_stages
+from tests.train import test_segments
 
 def resident(what):
     with open("/proc/self/status") as f:
         return next(int(line.split()[1]) for line in f if line.startswith(what)) / 1024
 
-graph, (x, y), _ = test_stages.LARGE[sys.argv[1]]
+graph, (x, y), _ = test_segments.LARGE[sys.argv[1]]
 limit = float(sys.argv[2]) or None
-warm = nbconv.Trainer(test_stages.model(graph), memory_mb=limit and 1000)
+warm = nbconv.Trainer(test_segments.model(graph), memory_mb=limit and 1000)
 warm.step(x[:1], y[:1])
 del warm
 before = resident("VmRSS")
-trainer = nbconv.Trainer(test_stages.model(graph), memory_mb=limit)
+trainer = nbconv.Trainer(test_segments.model(graph), memory_mb=limit)
 trainer.step(x, y)
 with open("/proc/self/clear_refs", "w") as f:
     f.write("5")  # the peak of making the plan is not asked for
