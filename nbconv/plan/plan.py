@@ -12,7 +12,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.compile import libraries
-from nbconv.lowering.context import Lowering, Ref, Step
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.step import Impl, Step
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
@@ -71,7 +72,7 @@ class Plan:
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
-        choices: Mapping[str, int] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
+        choices: Mapping[Any, str] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
         scratch_limit: float = inf, enough: float | None = None,
     ) -> None:  # fmt: skip
         self.target = target
@@ -106,7 +107,7 @@ class Plan:
             return
         last = tuple(self.last.get(n, False) for n in node.inputs)
         if node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, last) is None:
-            self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
+            self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}, Impl("numpy")))
             return
         to = Lowering(
             node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._views
