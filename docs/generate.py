@@ -18,6 +18,7 @@ import tests.ops
 from benchmarks.gpu import LAYERS
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph.op import NUMPY
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.store import source
@@ -25,7 +26,6 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
-from nbconv.ops.op import NUMPY
 from nbconv.plan.plan import Plan
 from nbconv.tools.gradcheck import Call
 from tests.check import Case, as_tuple

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from nbconv.errors import UnsupportedError
-from nbconv.ops.op import REGISTRY, Op
+from nbconv.graph.op import REGISTRY, Op
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

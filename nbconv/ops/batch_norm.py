@@ -9,13 +9,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import channels_last
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 PART = 128 << 10
 """Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""

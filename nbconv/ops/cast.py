@@ -8,11 +8,11 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 CASTS = {

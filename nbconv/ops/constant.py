@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
-from nbconv.ops.op import Op
+from nbconv.graph.op import Op
 
 
 class Constant(Op):

@@ -10,16 +10,16 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering import repack, split_k, winograd
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, cut, epilogue, pack, pad_bias, padded
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.repack import WeightStrides, varies
 from nbconv.lowering.window import Window, flat, plane, resolve
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Image(NamedTuple):

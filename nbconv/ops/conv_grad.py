@@ -11,6 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, padded
 from nbconv.lowering.patches import pad, taps
@@ -18,12 +19,11 @@ from nbconv.lowering.repack import channels_last
 from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.conv import Conv, Convolution, Image
 from nbconv.ops.conv_transpose import ConvTranspose
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Slice
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""

@@ -19,7 +19,7 @@ from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.conv import GROUPS, Convolution
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class ConvTranspose(Convolution):

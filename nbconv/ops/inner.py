@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
+from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
 from nbconv.lowering.context import Affine, Lowering
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Fused(Op):

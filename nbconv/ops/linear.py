@@ -10,14 +10,14 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering import repack, split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
 from nbconv.lowering.repack import WeightStrides, varies
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Gemm(Op):

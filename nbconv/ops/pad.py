@@ -9,13 +9,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import Mix, transposed
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.ops.shape import ALL, Reshape
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Pad(Op):

@@ -10,13 +10,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.window import Window, flat, plane, resolve
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Pool(Op, abstract=True):

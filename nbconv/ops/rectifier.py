@@ -9,14 +9,14 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
-from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 from nbconv.ops.pointwise import Binary, Min, Mul, Sub, Unary, broadcast_layout
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Relu(Unary):

@@ -11,12 +11,12 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, physical
 from nbconv.ops.grad import SliceGrad
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 ALL = "fiub"
 MAX_PIECES = 1 << 16

@@ -10,11 +10,11 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Op
 from nbconv.lowering.context import Lowering, physical
-from nbconv.ops.op import ANY, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def weight_strides(to: Lowering, axis: int) -> tuple[int, int, int]:

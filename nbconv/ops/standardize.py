@@ -10,17 +10,17 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.batch_norm import along_channels
 from nbconv.ops.cast import CastLike
 from nbconv.ops.grad import ExpandLike
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Add, Mul, Sub
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def standardize(x: np.ndarray, axes: tuple[int, ...], epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

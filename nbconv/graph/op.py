@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Spec
-
-if TYPE_CHECKING:
-    from nbconv.lowering.context import Lowering
-    from nbconv.passes.autodiff import Backward
+from nbconv.graph.spec import Spec
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
@@ -99,8 +95,9 @@ class Op:
         own dtype (float64 in, float64 out) and never writes to its inputs."""
         raise NotImplementedError(self.type)
 
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        """For each input, the value that holds its gradient: nodes are added with ``to.add(Op(), to.dy(), to.x(0))``. None
+    def gradient(self, to: Any) -> tuple[str | None, ...]:
+        """For each input, the value that holds its gradient. ``to`` is a `nbconv.graph.backward.Backward`: nodes are added
+        with ``to.add(Op(), to.dy(), to.x(0))``. None
         where no gradient flows (integers, shapes), or none is wanted (``to.wants(i)``). UnsupportedError where there is
         no gradient yet."""
         raise UnsupportedError(f"{self.type} has no gradient")
@@ -142,8 +139,9 @@ class Op:
         """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None
 
-    def lower(self, to: Lowering) -> None:
-        """Emit the kernel steps of this node: ``to.step("family.kernel", units, x=to.input(0), …)``."""
+    def lower(self, to: Any) -> None:
+        """Emit the kernel steps of this node: ``to.step("family.kernel", units, x=to.input(0), …)``, where ``to`` is a
+        `nbconv.lowering.context.Lowering`."""
         raise NotImplementedError(self.type)
 
     def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
