@@ -202,7 +202,7 @@ def sentences(reports: list[Report]) -> list[str]:
         )
     machine = f"{first['machine'].split(',')[0]}, {first['date']}"
     lines.append(f"These are geometric means over {len(first['models'])} models ({machine}).")
-    return [*lines, *([f"It was {first['note']}."] if first["note"] else [])]
+    return [*lines, *([f"Measured in {first['note']}."] if first["note"] else [])]
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+import nbconv
 from benchmarks import picture
 from nbconv.cli import COMMANDS
 from nbconv.kernels.compile import families
@@ -101,9 +104,14 @@ def test_make_targets() -> None:
         assert re.search(rf"^{name}:", read("Makefile"), re.M), name
 
 
-def test_example(capsys: pytest.CaptureFixture[str]) -> None:
-    """The example of README.md runs and prints what it says."""
-    example = re.search(r"```python\n(.*?)```", read("README.md"), re.S)
-    assert example is not None
-    exec(compile(example[1], "README.md", "exec"), {})
+def test_example(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of README.md run: the first prints what it says, the second goes on from it and writes a model."""
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(r"```python\n(.*?)```", read("README.md"), re.S)
+    names: dict[str, Any] = {}
+    exec(compile(first, "README.md", "exec"), names)
     assert capsys.readouterr().out.splitlines()[-1] == "Egyptian cat"
+    names["y"] = np.array([3])
+    exec(compile(second, "README.md", "exec"), names)
+    assert names["loss"] > 0
+    assert nbconv.load("m2.onnx")(names["x"]).shape == (1, 9)
