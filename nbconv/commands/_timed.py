@@ -54,7 +54,7 @@ def _onnxruntime(threads: int) -> Callable[[], object]:
 
 
 def _photograph() -> object:
-    from nbconv.image import load_image
+    from nbconv.base.image import load_image
     from nbconv.models import photograph
 
     return load_image(photograph(), (224, 224), mean=127, std=128)
