@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 
 WARM_UP = 5
+"""Runs of a process that are not counted."""
 ROUNDS = 2
+"""Processes of each engine, in turns."""
 
 
 def race(engines: list[str], threads: int, runs: int) -> list[float]:
