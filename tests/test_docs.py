@@ -71,6 +71,16 @@ def test_the_picture_is_well_formed() -> None:
     assert {"nbconv", "onnxruntime", "OpenVINO", "1 thread", "2 threads", "resnet50", "geometric mean"} <= set(labels)
 
 
+def test_names() -> None:
+    """What docs/architecture.md names is there: each word of a dotted name or a path is one of the sources'."""
+    files = [file for folder in ("nbconv", "kernels", "converters", "tests") for file in (ROOT / folder).rglob("*.py")]
+    words = set(re.findall(r"\w+", " ".join(file.read_text(encoding="utf-8") for file in files)))
+    words |= {part for file in files for part in (*file.relative_to(ROOT).parent.parts, file.stem)}
+    names = re.findall(r"`(_?[A-Za-z][\w.]*)(?:\.py|\(.*?\))?`", read("docs/architecture.md"))
+    assert len(names) > 100
+    assert {word for name in names for word in name.split(".")} <= words
+
+
 def test_commands() -> None:
     told = set(re.findall(r"^\| `nbconv (\w+)", read("docs/cli.md"), re.M))
     assert told == set(COMMANDS)
