@@ -21,9 +21,9 @@ import numpy as np
 import nbconv.ops
 from nbconv.converters.weights import Place, Source
 from nbconv.graph import Graph, Node, Spec, sort
+from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
-from nbconv.ops.spec import DTYPES
-from nbconv.prepared import code
+from nbconv.runtime.plan_cache import code
 
 LARGEST = 8 << 20
 """Bytes of constants that an entry may hold itself; a model with more is read anew each time."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nbconv.kernels.target import GPUS, TARGETS, host
-from nbconv.prepared import Prepared
+from nbconv.runtime.plan_cache import Prepared
 
 PARTS = ("kernels", "converters", "models")
 EDITABLE = """
@@ -29,7 +29,7 @@ class Finder:  # as setuptools makes for an editable install
 sys.meta_path.append(Finder)
 """
 ALL = "import nbconv, nbconv.kernels.store, nbconv.converters.onnx, nbconv.models"
-CODE = "from nbconv.prepared import code; print(code())"
+CODE = "from nbconv.runtime.plan_cache import code; print(code())"
 
 
 def sources(part: str) -> Path:
@@ -135,7 +135,7 @@ def test_installed(checkouts: tuple[Path, Path], tmp_path: Path) -> None:
 CHANGES = """
 import os, time
 from pathlib import Path
-from nbconv import prepared
+from nbconv.runtime import plan_cache as prepared
 def digest():
     prepared._code.clear()
     return prepared.code()

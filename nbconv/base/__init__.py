@@ -1,1 +1,1 @@
-"""What every layer may use."""
+"""What every layer may use: files, random numbers, pictures."""

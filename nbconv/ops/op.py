@@ -11,8 +11,8 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
-    from nbconv.lowering import Lowering
+    from nbconv.lowering.context import Lowering
+    from nbconv.passes.autodiff import Backward
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
