@@ -16,8 +16,8 @@ from nbconv.lowering.context import Lowering, Ref, Step
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
-from nbconv.passes.layout import choose, join
-from nbconv.plan.memory import place
+from nbconv.passes.layout import choose, eliminate_concat
+from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Program, bind
 from nbconv.runtime.executor import available_threads
 
@@ -63,15 +63,16 @@ class Plan:
     """All that running a model on inputs of one set of shapes needs, but memory to run in (see `runtime.Workspace`).
 
     ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
-    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``:
-    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``at_once``:
-    see `Lowering`; ``enough``: see `place`. ``threads``: most threads that a run may use (default: those that there are).
+    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``packed_limit``:
+    bytes that one convolution's transformed weights may take, where these are constants and where they are not.
+    ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may use (default:
+    those that there are).
     """
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
-        choices: Mapping[str, int] | None = None, most_packed: tuple[float, float] = (inf, inf), threads: int | None = None,
-        at_once: float = inf, enough: float | None = None,
+        choices: Mapping[str, int] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
+        scratch_limit: float = inf, enough: float | None = None,
     ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
@@ -84,8 +85,8 @@ class Plan:
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or available_threads(), 0
-        self.most_packed, self.at_once, self.enough = most_packed, at_once, enough
-        self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
+        self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
+        self._views = eliminate_concat(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             self._lower(node, weights)
         self.tables = [n for n in self.constants if n not in self.graph.constants and n not in weights.arrays]
@@ -104,15 +105,15 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         last = tuple(self.last.get(n, False) for n in node.inputs)
-        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, last) is None:
+        if node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, last) is None:
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
         to = Lowering(
-            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed
+            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._views
         )
         to.choices = self.choices
-        to.at_once = self.at_once
-        to.most_packed = self.most_packed[not (len(given) > 1 and given[1] is not None and given[1].constant)]
+        to.scratch_limit = self.scratch_limit
+        to.packed_limit = self.packed_limit[not (len(given) > 1 and given[1] is not None and given[1].constant)]
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)
@@ -125,9 +126,9 @@ class Plan:
             name = self._aliases[name]
         return name
 
-    def lies_in(self, name: str) -> str:
+    def memory_of(self, name: str) -> str:
         """The value in whose memory this one lies, in its middle maybe."""
-        return self.root(self._placed[name].ref.name if name in self._placed else name)
+        return self.root(self._views[name].ref.name if name in self._views else name)
 
     def _place(self) -> None:
         """Results first: a value that is handed out lies in the caller's array. The others get their place in the arena."""
@@ -151,7 +152,7 @@ class Plan:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
         sizes = [self.nbytes(n) for n in names]
-        offsets, self.arena = place(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
+        offsets, self.arena = plan_memory(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
         self.offsets = dict(zip(names, offsets, strict=True))
         memory = inf if self.target.gpu else _memory()
         if self.arena > memory:
@@ -225,7 +226,7 @@ class Plan:
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
             segments=_segments(self.steps), tables=tables, foreign=foreign,
-            copies=[(k, Held(self, root)) for k, root in self.copies], slots=self.slots,
+            copies=[(k, Binding(self, root)) for k, root in self.copies], slots=self.slots,
         )  # fmt: skip
         for name in constants:
             self.array(name, weights)
@@ -255,8 +256,8 @@ class Reference:
 
     def __init__(self, plan: Plan, node: Node) -> None:
         self.node = node
-        self.inputs = [Held(plan, n) if n else None for n in node.inputs]
-        self.outputs = [Held(plan, n) if n else None for n in node.outputs]
+        self.inputs = [Binding(plan, n) if n else None for n in node.inputs]
+        self.outputs = [Binding(plan, n) if n else None for n in node.outputs]
 
     def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
         found = self.node.op.reference(*(None if held is None else held(space, feeds, results) for held in self.inputs))
@@ -265,7 +266,7 @@ class Reference:
                 np.copyto(held(space, feeds, results), value)
 
 
-class Held:
+class Binding:
     """Where the array of a value is found during a run; the value lies as ONNX has it."""
 
     def __init__(self, plan: Plan, name: str) -> None:
