@@ -53,6 +53,27 @@ class Op:
     """Whether the result depends on the inputs alone (then constants fold through it)."""
     in_place: ClassVar[bool] = False
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
+    settings: ClassVar[tuple[int, ...]] = ()
+    """Input slots that say how it is done, arrays of floats among them (a Resize's scales)."""
+    batch_inputs: ClassVar[tuple[int, ...]] = ()
+    """Inputs that hold a batch along their first axis, where the op does one sample like another. Of elementwise ops the
+    class says it, of Concat and Split their axis."""
+    batch_sums: ClassVar[tuple[int, ...]] = ()
+    """Inputs that hold a batch along their first axis, where the op adds over samples."""
+    moves: ClassVar[bool] = False
+    """Whether it moves or makes values without arithmetic: no FLOPs."""
+    rearranges: ClassVar[bool] = False
+    """Whether the result has the same elements in another shape or order."""
+    converts: ClassVar[bool] = False
+    """Whether the result has the same values in another element type: it may stand between a stored weight and its use."""
+    keeps_classes: ClassVar[bool] = False
+    """Whether scores of classes stay scores of these classes: it may stand behind a classifier."""
+    is_cheap: ClassVar[bool] = False
+    """Whether it costs little more than reading and writing its arrays."""
+    is_layer: ClassVar[bool] = False
+    """Whether it is a product with trained weights, which counts as a layer where depth is counted."""
+    is_norm: ClassVar[bool] = False
+    """Whether it normalises."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         cls.type = cls.__name__

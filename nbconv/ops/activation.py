@@ -90,6 +90,8 @@ class CeluGrad(UnaryGrad):
 
 
 class Sigmoid(Unary):
+    is_cheap = True
+    keeps_classes = True
     kernel = "sigmoid"
 
     def formula(self, x):

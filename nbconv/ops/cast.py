@@ -28,6 +28,10 @@ class Cast(Op):
     """Floats become integers toward zero (out of range: as the machine does), anything but 0 becomes True. ``saturate``
     only concerns 8-bit floats."""
 
+    moves = True
+    converts = True
+    keeps_classes = True
+
     to: int
     saturate: int = 1
 
@@ -54,6 +58,8 @@ class Cast(Op):
 
 class CastLike(Op):
     """``x`` in the type of ``like``, as `Cast`."""
+
+    moves = True
 
     saturate: int = 1
 

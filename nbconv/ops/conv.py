@@ -249,6 +249,9 @@ class Convolution(Op, abstract=True):
 class Conv(Convolution):
     """x (n, ci, *size), w (co, ci/group, *kernel), b (co) → y (n, co, *out)."""
 
+    batch_inputs = (0,)
+    is_layer = True
+
     def window(self, x: tuple[int, ...], w: tuple[int, ...]) -> Window:
         """The geometry for inputs of these shapes."""
         return resolve(x[2:], w[2:], self.strides, self.dilations, self.pads, self.auto_pad)

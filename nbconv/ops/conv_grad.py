@@ -86,6 +86,7 @@ class ConvGradInput(ConvTranspose):
     """dy (n, co, *out), w (co, ci/group, *kernel) → dx (n, ci, *size): the transpose of the convolution whose fields these
     are, over an x of that size."""
 
+    is_layer = False
     domain = "nbconv"
 
     size: tuple[int, ...]
@@ -103,6 +104,7 @@ class ConvGradWeight(Convolution):
     """x (n, ci, *size), dy (n, co, *out) → dw (co, ci/group, *kernel) = Σ over pixels of dy times what its window saw of x,
     and db (co) = Σ dy. Windows of x beyond those that dy has count for nothing."""
 
+    batch_sums = (0, 1)
     domain = "nbconv"
     parameters = ()
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class Dropout(Op):
     """The identity, as in inference; the mask is all True."""
 
+    moves = True
+    keeps_classes = True
+
     seed: int | None = None
 
     def infer(self, x: Spec, ratio: Spec | None = None, training_mode: Spec | None = None) -> tuple[Spec, Spec]:

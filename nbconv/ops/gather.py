@@ -26,6 +26,8 @@ def check_range(indices: np.ndarray, size: int) -> None:
 class Gather(Op):
     """The slices of x along ``axis`` that ``indices`` name; the indices' axes take that axis's place."""
 
+    moves = True
+
     axis: int = 0
 
     def infer(self, x: Spec, indices: Spec) -> Spec:
@@ -94,6 +96,8 @@ class GatherGrad(Op):
 
 class GatherElements(Op):
     """y[i, j, …] is x at the same place, but with ``axis``'s coordinate from indices[i, j, …]."""
+
+    moves = True
 
     axis: int = 0
 

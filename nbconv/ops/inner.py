@@ -76,6 +76,7 @@ class Fused(Op):
 class Silu(Op):
     """x · sigmoid(x) (Elfwing 2017; Swish with β = 1): what exporters write as Sigmoid and Mul."""
 
+    is_cheap = True
     domain = "nbconv"
 
     def infer(self, x: Spec) -> Spec:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class Gemm(Op):
     """alpha · A' B' + beta · C, with A' (m, k) and B' (k, n) transposed as told; C broadcasts to (m, n)."""
 
+    is_layer = True
     parameters = (1, 2)
 
     alpha: float = 1.0
@@ -141,6 +142,7 @@ class MatMul(Op):
     """NumPy's matmul: matrices in the last two axes, the others broadcast; a vector is a row on the left, a column on the
     right, and its axis is dropped from the result."""
 
+    is_layer = True
     parameters = (1,)
 
     def infer(self, a: Spec, b: Spec) -> Spec:

@@ -139,6 +139,8 @@ class IsInf(Op):
 
 
 class Where(Op):
+    moves = True
+
     def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
         want.kind("b", condition=condition)
         dtype = want.one_type("fiub", x=x, y=y)

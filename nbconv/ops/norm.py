@@ -28,6 +28,8 @@ def lrn_layout(size: int, y: Spec) -> str:
 class LRN(Op):
     """x / (bias + alpha / size · Σx²)^beta, the sum over ``size`` channels around each, floor((size-1)/2) of them before."""
 
+    is_norm = True
+
     size: int
     alpha: float = 1e-4
     beta: float = 0.75
@@ -157,6 +159,8 @@ class LpNormalization(Op):
 
 class MeanVarianceNormalization(Op):
     """(x - mean) / (standard deviation + 1e-9) over ``axes``."""
+
+    is_norm = True
 
     axes: tuple[int, ...] = (0, 2, 3)
 

@@ -24,6 +24,8 @@ class Pad(Op):
     ``pads`` holds the begins of all (or ``axes``') axes, then the ends.
     """
 
+    moves = True
+
     mode: str = "constant"
 
     def spread(self, shape: tuple[int, ...], pads, axes=None) -> tuple[tuple[int, int], ...]:
@@ -114,6 +116,8 @@ class Pad(Op):
 class Expand(Op):
     """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
 
+    moves = True
+
     def infer(self, x: Spec, shape: Spec) -> Spec:
         want.kind(ALL, x=x)
         return want.make(want.broadcast(x.shape, want.integers(shape, "shape")), x.dtype)
@@ -136,6 +140,8 @@ class Expand(Op):
 
 
 class Tile(Op):
+    moves = True
+
     def infer(self, x: Spec, repeats: Spec) -> Spec:
         want.kind(ALL, x=x)
         times = want.integers(repeats, "repeats")

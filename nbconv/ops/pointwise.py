@@ -183,6 +183,9 @@ class Erf(Unary):
 
 
 class Identity(Unary):
+    moves = True
+    converts = True
+    keeps_classes = True
     accepts = "fiub"
 
     def bypass(self, inputs) -> bool:

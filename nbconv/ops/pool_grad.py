@@ -46,6 +46,7 @@ class MaxPoolGrad(Pool):
     """dy (n, c, *out), x (n, c, *size) → dx: each dy goes to the cell that held the maximum, the first of equals; a NaN is
     one."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     def infer(self, dy: Spec, x: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -81,6 +82,7 @@ class AveragePoolGrad(Pool):
     """dy (n, c, *out) → dx (n, c, *size): each dy, divided as `AveragePool` divides (unless ``divided`` is 0), goes to all
     cells of its window."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     size: tuple[int, ...]

@@ -73,6 +73,8 @@ class QuantizeLinear(Quantization):
 class DequantizeLinear(Quantization):
     """(x - zero_point) · scale, in the scale's type."""
 
+    converts = True
+
     def infer(self, x: Spec, scale: Spec, zero_point: Spec | None = None) -> Spec:
         want.one_type("iu", x=x, zero_point=zero_point)
         self.check(x, scale, zero_point)

@@ -152,6 +152,7 @@ def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 class ReduceSum(Reduce):
+    batch_sums = (0,)
     kernel = "sum_scaled"
 
     def formula(self, x, axes):
@@ -164,6 +165,7 @@ class ReduceSum(Reduce):
 class ReduceMean(Reduce):
     """Integers are divided toward zero."""
 
+    keeps_classes = True
     kernel = "sum_scaled"
 
     def formula(self, x, axes):

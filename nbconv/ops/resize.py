@@ -49,6 +49,8 @@ class Resize(Op):
     Coordinates are computed in float32 whatever x's type is, as other runtimes do: which cell is the nearest hangs on it.
     """
 
+    settings = (1, 2, 3)
+
     mode: str = "nearest"
     coordinate_transformation_mode: str = "half_pixel"
     nearest_mode: str = "round_prefer_floor"

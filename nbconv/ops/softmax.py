@@ -27,6 +27,8 @@ def weight_strides(to: Lowering, axis: int) -> tuple[int, int, int]:
 class Softmax(Op):
     """exp(x) / Σ exp(x) along ``axis``, without overflow."""
 
+    keeps_classes = True
+
     axis: int = -1
 
     def infer(self, x: Spec) -> Spec:
@@ -86,6 +88,8 @@ class SoftmaxGrad(Op):
 class LogSoftmax(Softmax):
     """log of `Softmax`, without overflow."""
 
+    keeps_classes = True
+
     def reference(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             z = self.shifted(x)
@@ -110,6 +114,8 @@ class LogSoftmaxGrad(SoftmaxGrad):
 
 class Hardmax(Softmax):
     """1 at the first greatest element along ``axis``, else 0."""
+
+    keeps_classes = False
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         y = np.zeros(x.shape, x.dtype)
