@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,18 +12,18 @@ import numpy as np
 from nbconv.arena import place
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.host import Binding, HostStep
 from nbconv.kernels.compile import libraries
 from nbconv.lowering import Lowering, Ref, Step
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import choose, join
-from nbconv.program import Program, bind
+from nbconv.program import CallStep, Program, bind
 from nbconv.runtime import available_threads
 from nbconv.weights import Weights
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
-    from nbconv.runtime import Workspace
 
 NUMPY_STEP = ""
 """The kernel name of a step that NumPy does."""
@@ -38,6 +38,8 @@ class Derived(NamedTuple):
     """which values lie channels last"""
     weights: Weights
     """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
+    varying: set[str]
+    """constants that input shapes decide"""
 
 
 def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...]) -> Derived:
@@ -56,7 +58,7 @@ def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, last = choose(graph, specs)
-    return Derived(graph, specs, last, weights)
+    return Derived(graph, specs, last, weights, varying)
 
 
 class Plan:
@@ -77,7 +79,8 @@ class Plan:
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        self.graph, self.specs, self.last, weights = derive(graph, inputs, weights, fetch)
+        derived = derive(graph, inputs, weights, fetch)
+        self.graph, self.specs, self.last, weights = derived.graph, derived.specs, derived.last, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}
         self.steps: list[Step] = []
@@ -92,8 +95,8 @@ class Plan:
         """names of constants that only this plan has: input shapes decide them"""
         self._place()
         self.arrays: dict[str, np.ndarray] = {}
-        self.portable = weights is shared and not self.copies and all(s.kernel != NUMPY_STEP for s in self.steps)
-        """whether the program can be kept in a file"""
+        self.own = {*self.tables, *derived.varying, *(() if weights is shared else self.constants)}
+        """names of constants that are others for other shapes: these among them"""
         self.program = self._assemble(weights)
 
     def _lower(self, node: Node, weights: Weights) -> None:
@@ -180,12 +183,16 @@ class Plan:
         fixed: list[tuple[int, int, int]] = []
         moves: dict[str, list[tuple[int, int]]] = {}
         table: list[tuple[int, int, int, int]] = []
-        foreign: dict[int, Callable] = {}
+        host_steps: dict[int, HostStep | CallStep] = {}
         used = {step.kernel.split(".")[0] for step in self.steps if step.kernel != NUMPY_STEP}
         loaded = libraries(used | {"loop"}, self.target)  # a GPU has no loop
         for number, step in enumerate(self.steps):
             if step.kernel == NUMPY_STEP:
-                foreign[number] = Reference(self, step.node)
+                inputs, outputs = (
+                    [self._binding(n, constants) if n else None for n in names]
+                    for names in (step.node.inputs, step.node.outputs)
+                )
+                host_steps[number] = HostStep(step.node.op, inputs, outputs)
                 table.append((0, 0, 1, 1))
                 continue
             family, kernel = step.kernel.split(".")
@@ -208,6 +215,7 @@ class Plan:
                 else:
                     words.append(0 if value is None else int(value))
             table.append((kernels.setdefault(step.kernel, len(kernels)), start * 8, step.units, step.chunk))
+        copies = [(k, self._binding(root, constants)) for k, root in self.copies]
         slots = np.array(words or [0], np.int64)
         if floats:
             slots[[i for i, _ in floats]] = np.array([v for _, v in floats], np.float32).view(np.uint32)
@@ -224,12 +232,31 @@ class Plan:
             arena=self.arena, kernels=list(kernels), constants=list(constants),
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
-            segments=_segments(self.steps), tables=tables, foreign=foreign,
-            copies=[(k, Held(self, root)) for k, root in self.copies], slots=self.slots,
+            segments=_segments(self.steps), tables=tables, host_steps=host_steps, copies=copies, slots=self.slots,
         )  # fmt: skip
         for name in constants:
             self.array(name, weights)
         return program
+
+    def _host_step(self, step: Step, constants: dict[str, int]) -> HostStep | CallStep:
+        """What stands in the program for a step that no kernel does."""
+        inputs, outputs = (
+            [self._binding(n, constants) if n else None for n in names] for names in (step.node.inputs, step.node.outputs)
+        )
+        return HostStep(step.node.op, inputs, outputs)
+
+    def _binding(self, name: str, constants: dict[str, int]) -> Binding:
+        """Where a step in Python finds a value; ``constants`` has the index of each that is needed so far."""
+        root, (shape, dtype, *_) = self.root(name), self.specs[name]
+        if root in self.inputs:
+            return Binding("input", root, shape, dtype, root)
+        if root in self.constants:
+            return Binding("constant", constants.setdefault(root, len(constants)), shape, dtype, root)
+        if root in self.results:
+            return Binding("result", self.results[root], shape, dtype, root)
+        if root in self.offsets:
+            return Binding("arena", self.offsets[root], shape, dtype, root)
+        return Binding("none", 0, shape, dtype, root)
 
     def array(self, name: str, weights: Weights) -> np.ndarray:
         """A constant's array as kernels read it, which the plan keeps alive."""
@@ -241,52 +268,20 @@ class Plan:
 
     def bound(self) -> Program:
         """The program, ready to run."""
-        program = bind(self.program, self.target, [self.arrays[n] for n in self.program.constants])
+        program = bind(self.program, self.target, self.arrays)
         program.own = [self.arrays[n] for n in self.tables]
         return program
+
+    @property
+    def portable(self) -> bool:
+        """Whether the program can be kept in a file. What a GPU's steps on the CPU need, only a plan knows."""
+        there = self.target.gpu and (self.program.host_steps or self.program.copies)
+        kept = (self.arrays[n].dtype.kind in "biuf" for n in self.program.constant_names())
+        return not there and self.program.portable and all(kept)
 
     def numpy_steps(self) -> list[Node]:
         """The nodes for which there is no kernel."""
         return [step.node for step in self.steps if step.kernel == NUMPY_STEP]
-
-
-class Reference:
-    """The work of a NumPy step: the op's `reference` on the values' arrays."""
-
-    def __init__(self, plan: Plan, node: Node) -> None:
-        self.node = node
-        self.inputs = [Held(plan, n) if n else None for n in node.inputs]
-        self.outputs = [Held(plan, n) if n else None for n in node.outputs]
-
-    def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
-        found = self.node.op.reference(*(None if held is None else held(space, feeds, results) for held in self.inputs))
-        for held, value in zip(self.outputs, found if isinstance(found, tuple) else (found,), strict=False):
-            if held is not None:
-                np.copyto(held(space, feeds, results), value)
-
-
-class Held:
-    """Where the array of a value is found during a run; the value lies as ONNX has it."""
-
-    def __init__(self, plan: Plan, name: str) -> None:
-        self.root = root = plan.root(name)
-        self.spec = plan.specs[name]
-        self.input = root if root in plan.inputs else None
-        self.result = plan.results.get(root)
-        self.constant = array(plan.constants[root]) if root in plan.constants else None
-        self.offset = plan.offsets.get(root)
-
-    def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> np.ndarray:
-        shape, dtype = self.spec.shape, self.spec.dtype
-        if self.input is not None:
-            return feeds[self.input].reshape(shape)
-        if self.constant is not None:
-            return self.constant.reshape(shape)
-        if self.result is not None:
-            return results[self.result].reshape(shape)
-        if self.offset is None:
-            return np.empty(shape, dtype)
-        return space.memory(self.root, self.offset, self.spec.nbytes).view(dtype).reshape(shape)
 
 
 def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
