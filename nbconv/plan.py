@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.arena import place
-from nbconv.errors import ModelError
+from nbconv.bodies import body_of, free, own_inputs
+from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.host import Binding, HostStep
 from nbconv.kernels.compile import libraries
@@ -18,7 +19,7 @@ from nbconv.lowering import Lowering, Ref, Step
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import choose, join
-from nbconv.program import CallStep, Program, bind
+from nbconv.program import Body, CallStep, Program, bind
 from nbconv.runtime import available_threads
 from nbconv.weights import Weights
 
@@ -42,15 +43,17 @@ class Derived(NamedTuple):
     """constants that input shapes decide"""
 
 
-def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...]) -> Derived:
+def derive(
+    graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], varying: frozenset[str] = frozenset()
+) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away."""
+    away; ``varying`` constants that shapes decided."""
     wanted = frozenset(fetch)
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
-    graph, specs, varying = fold(graph, inputs, weights, wanted)
-    if any(specs[name].dtype.kind == "f" for name in varying):
+    graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
+    if any(specs[name].dtype.kind == "f" for name in decided):
         weights = Weights()
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
@@ -58,45 +61,55 @@ def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, last = choose(graph, specs)
-    return Derived(graph, specs, last, weights, varying)
+    return Derived(graph, specs, last, weights, decided)
 
 
 class Plan:
     """All that running a model on inputs of one set of shapes needs, but memory to run in (see `runtime.Workspace`).
 
-    ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
-    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``most_packed``:
-    bytes that one convolution's transformed weights may take, where these are constants and where they are not. ``at_once``:
-    see `Lowering`; ``enough``: see `place`. ``threads``: most threads that a run may use (default: those that there are).
+    ``fetch`` names the results in order; ``specs`` are all Specs, those of bodies too; ``steps`` what is done; ``arena`` the
+    bytes of memory for intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values
+    went. ``most_packed``: bytes that one convolution's transformed weights may take, where these are constants and where
+    they are not. ``at_once``: see `Lowering`; ``enough``: see `place`. ``threads``: most threads that a run may use
+    (default: those that there are). ``varying``: constants of the graph that are others for other shapes.
     """
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
         choices: Mapping[str, int] | None = None, most_packed: tuple[float, float] = (inf, inf), threads: int | None = None,
-        at_once: float = inf, enough: float | None = None,
+        at_once: float = inf, enough: float | None = None, varying: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        derived = derive(graph, inputs, weights, fetch)
+        derived = derive(graph, inputs, weights, fetch, varying)
         self.graph, self.specs, self.last, weights = derived.graph, derived.specs, derived.last, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}
         self.steps: list[Step] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.own: set[str] = set()
+        """names of constants that are others for other shapes: these, or some of these"""
+        self.bodies: dict[Node, dict[str, Plan]] = {}
+        """by the nodes that hold them, and their attributes: the plans of bodies"""
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or available_threads(), 0
         self.most_packed, self.at_once, self.enough = most_packed, at_once, enough
         self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
-            self._lower(node, weights)
+            if node.op.control:
+                self._hold(node, weights, frozenset(derived.varying))
+            else:
+                self._lower(node, weights)
         self.tables = [n for n in self.constants if n not in self.graph.constants and n not in weights.arrays]
         """names of constants that only this plan has: input shapes decide them"""
         self._place()
-        self.arrays: dict[str, np.ndarray] = {}
-        self.own = {*self.tables, *derived.varying, *(() if weights is shared else self.constants)}
-        """names of constants that are others for other shapes: these among them"""
+        self.own |= {*self.tables, *derived.varying, *(() if weights is shared else self.constants)}
+        for body in self._inner():
+            self.tables += body.tables
+            self.own |= body.own
         self.program = self._assemble(weights)
 
     def _lower(self, node: Node, weights: Weights) -> None:
@@ -121,6 +134,33 @@ class Plan:
         self._scratches.update(to.scratches)
         self.slots = max(self.slots, to.slots)
         self.steps += to.steps
+
+    def _hold(self, node: Node, weights: Weights, varying: frozenset[str]) -> None:
+        """A step that runs other programs: a plan for each body of the node, all in one piece of scratch memory."""
+        if self.target.gpu:
+            raise UnsupportedError(f"{node.name} ({node.op.type}): control flow runs on the CPU alone")
+        wanted = [i for i, name in enumerate(node.outputs) if name]
+        plans = {}
+        for which in node.op.bodies():
+            body = body_of(node, which)
+            around = [n for n in free(body) if n in self.constants]
+            constants = {**body.constants, **{n: self.constants[n] for n in around}}
+            inputs = {n: Spec(self.specs[n].shape, self.specs[n].dtype) for n in free(body) if n not in constants}
+            found, graph = [*body.outputs], Graph(body.nodes, inputs, body.outputs, constants, body.name)
+            plans[which] = Plan(
+                graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.most_packed,
+                self.threads, self.at_once, varying=varying,
+            )  # fmt: skip
+            self.specs = {**plans[which].specs, **self.specs}
+        self.bodies[node] = plans
+        scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
+        self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
+        self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
+        self.steps.append(Step(node, NUMPY_STEP, 1, 1, {"scratch": scratch}))
+
+    def _inner(self) -> list[Plan]:
+        """The plans of bodies."""
+        return [plan for plans in self.bodies.values() for plan in plans.values()]
 
     def root(self, name: str) -> str:
         """The value whose memory this one shares (itself, mostly)."""
@@ -168,10 +208,8 @@ class Plan:
 
     def _touched(self, step: Step) -> Iterable[str]:
         """Values whose memory a step reads or writes, each once, in the step's order: that of a set differs by process."""
-        if step.kernel == NUMPY_STEP:
-            names = (n for n in (*step.node.inputs, *step.node.outputs) if n)
-        else:
-            names = (v.name for v in step.arguments.values() if isinstance(v, Ref))
+        names = [n for n in (*step.node.inputs, *step.node.outputs) if n] if step.kernel == NUMPY_STEP else []
+        names += [v.name for v in step.arguments.values() if isinstance(v, Ref)]
         return dict.fromkeys(self.root(n) for n in names)
 
     def _assemble(self, weights: Weights) -> Program:
@@ -188,11 +226,7 @@ class Plan:
         loaded = libraries(used | {"loop"}, self.target)  # a GPU has no loop
         for number, step in enumerate(self.steps):
             if step.kernel == NUMPY_STEP:
-                inputs, outputs = (
-                    [self._binding(n, constants) if n else None for n in names]
-                    for names in (step.node.inputs, step.node.outputs)
-                )
-                host_steps[number] = HostStep(step.node.op, inputs, outputs)
+                host_steps[number] = self._host_step(step, constants)
                 table.append((0, 0, 1, 1))
                 continue
             family, kernel = step.kernel.split(".")
@@ -236,14 +270,25 @@ class Plan:
         )  # fmt: skip
         for name in constants:
             self.array(name, weights)
+        for body in self._inner():
+            self.arrays |= body.arrays
         return program
 
     def _host_step(self, step: Step, constants: dict[str, int]) -> HostStep | CallStep:
         """What stands in the program for a step that no kernel does."""
-        inputs, outputs = (
-            [self._binding(n, constants) if n else None for n in names] for names in (step.node.inputs, step.node.outputs)
-        )
-        return HostStep(step.node.op, inputs, outputs)
+        node = step.node
+        outputs = [self._binding(n, constants) if n else None for n in node.outputs]
+        if node not in self.bodies:
+            return HostStep(node.op, [self._binding(n, constants) if n else None for n in node.inputs], outputs)
+        bodies = [
+            Body(plan.program, {n: self._binding(n, constants) for n in plan.inputs}, [b for b in outputs if b is not None])
+            for plan in self.bodies[node].values()
+        ]
+        scratch = step.arguments["scratch"]
+        assert isinstance(scratch, Ref)
+        size, offset = self._scratches[scratch.name], self.offsets[scratch.name]
+        arena = Binding("arena", offset, (size,), np.dtype(np.uint8), scratch.name)
+        return CallStep(node.op.control, bodies, [self._binding(n, constants) for n in own_inputs(node)], arena)
 
     def _binding(self, name: str, constants: dict[str, int]) -> Binding:
         """Where a step in Python finds a value; ``constants`` has the index of each that is needed so far."""
@@ -280,8 +325,9 @@ class Plan:
         return not there and self.program.portable and all(kept)
 
     def numpy_steps(self) -> list[Node]:
-        """The nodes for which there is no kernel."""
-        return [step.node for step in self.steps if step.kernel == NUMPY_STEP]
+        """The nodes for which there is no kernel, those of bodies too."""
+        mine = [step.node for step in self.steps if step.kernel == NUMPY_STEP and step.node not in self.bodies]
+        return [*mine, *(node for body in self._inner() for node in body.numpy_steps())]
 
 
 def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -180,7 +180,7 @@ class Body(NamedTuple):
 class CallStep:
     """A step that runs other programs, its bodies.
 
-    ``control``: how, the name of one of `CONTROLS`. ``operands``: the outer values that it reads itself, such as a
+    ``control``: how, the name of one of `CONTROLS`. ``operands``: the outer values that it works on itself, such as a
     condition. ``arena``: the part of the outer arena in which the bodies work, one at a time.
     """
 
@@ -188,7 +188,7 @@ class CallStep:
         self.control, self.bodies, self.operands, self.arena = control, bodies, operands, arena
 
     def run(self, space: Any, threads: int) -> None:
-        CONTROLS[self.control](Calls(self, space, threads))
+        CONTROLS[self.control].run(Calls(self, space, threads))
 
     @property
     def portable(self) -> bool:
@@ -209,7 +209,8 @@ class CallStep:
         arena = Binding.decode(kept["arena"], program)
         bodies = [_decode_body(body, program, arena, words) for body in kept["bodies"]]
         operands = [Binding.decode(b, program) for b in kept["operands"]]
-        if kept["control"] not in CONTROLS or arena.kind != "arena" or arena.dtype != np.uint8:
+        wanted = CONTROLS[kept["control"]]
+        if (len(operands), len(bodies)) != wanted[1:] or arena.kind != "arena" or arena.dtype != np.uint8:
             raise ValueError(f"control {kept['control']!r} in {kept['arena']}")
         return cls(kept["control"], bodies, operands, arena)
 
@@ -244,9 +245,10 @@ class Calls:
     ) -> None:
         """Run body k, on these arrays where they are given, such as those that a loop carries, else on the outer values."""
         body, feeds, results = self.step.bodies[k], feeds or {}, results or {}
-        given = {n: feeds[n] if n in feeds else b.array(self.space) for n, b in body.inputs.items()}
-        found = [results[i] if i in results else b.array(self.space) for i, b in enumerate(body.results)]
-        with self.space.inner((id(self.step), k), body.program, self.step.arena) as inner:
+        program, space = body.program, self.space
+        given = {n: feeds[n] if n in feeds else body.inputs[n].array(space) for n in program.inputs}
+        found = [results[i] if i in results else body.results[i].array(space) for i in range(len(program.results))]
+        with space.inner((id(self.step), k), program, self.step.arena) as inner:
             inner.run(given, found, self.threads)
 
 
@@ -255,8 +257,16 @@ def choose(calls: Calls) -> None:
     calls.run(0 if calls.operand(0).reshape(-1)[0] else 1)
 
 
-CONTROLS: dict[str, Callable[[Calls], None]] = {"if": choose}
-"""How steps run their bodies, by name."""
+class Control(NamedTuple):
+    """How a step runs its bodies, of which, and of operands, it has so many."""
+
+    run: Callable[[Calls], None]
+    operands: int
+    bodies: int
+
+
+CONTROLS = {"if": Control(choose, 1, 2)}
+"""By the names that ops and files have for them."""
 
 
 def bind(program: Program, target: Target, arrays: Mapping[str, np.ndarray]) -> Program:

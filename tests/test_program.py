@@ -150,6 +150,9 @@ def test_every_op_is_made_again_from_what_is_kept() -> None:
     assert len(rows) > 500
     for op in rows:
         family = family_of(op)
+        if op.bodies():
+            assert family is None, "a step that holds programs stands for it"
+            continue
         assert family is not None, op
         kept = json.loads(json.dumps({k: encode_attribute(v) for k, v in op.attributes().items()}))
         again = of_family(family, op.type, op.domain)(**{k: decode_attribute(v) for k, v in kept.items()})
