@@ -14,7 +14,6 @@ import onnx.inliner
 import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
-from nbconv.bodies import captured
 from nbconv.converters.guard import check_functions, graphs, texts
 from nbconv.converters.opset import OLDEST, Door, Draft, rewrite
 from nbconv.converters.proto import printable, read_note, strip
@@ -22,9 +21,10 @@ from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET, Graph, Node, Spec, sort
+from nbconv.graph.bodies import captured
+from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
 from nbconv.ops import lookup
 from nbconv.ops.op import Op
-from nbconv.ops.spec import MAX_ELEMENTS, dtype_of
 
 A = onnx.AttributeProto
 

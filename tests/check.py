@@ -168,9 +168,9 @@ def node_model(op: Op, inputs: tuple[np.ndarray | None, ...], dtypes: list[np.dt
     """A serialized ONNX model of this one node; its inputs are x0, x1 …, its outputs, of these types, y0, y1 …"""
     from onnx import helper, numpy_helper
 
-    from nbconv.bodies import captured
     from nbconv.converters.exporter import _graph
     from nbconv.graph import OPSET, Graph
+    from nbconv.graph.bodies import captured
 
     attributes: dict[str, Any] = {
         k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else _graph(v, OPSET) if isinstance(v, Graph) else v

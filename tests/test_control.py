@@ -17,17 +17,17 @@ import onnx
 import pytest
 
 import nbconv
-from nbconv.bodies import captured
 from nbconv.converters.onnx import read, survey, write
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
-from nbconv.host import Binding, HostStep
+from nbconv.graph.bodies import captured
 from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops.control import If
 from nbconv.ops.op import Op
 from nbconv.ops.pointwise import Unary
-from nbconv.program import CONTROLS, Body, Calls, CallStep, Control, bind
+from nbconv.plan.host import Binding, HostStep
+from nbconv.plan.program import CONTROLS, Body, Calls, CallStep, Control, bind
 from tests.check import sampler
 from tests.test_program import _rewritten, digest, load, node
 from tests.test_runtime import python
@@ -81,12 +81,10 @@ def test_as_onnxruntime_has_it() -> None:
     models, seen = [Model(graph, threads=2) for graph in graphs], set()
     for c, d in CHOICES:
         given = feeds(c, d)
-        want = dict(zip(("p", "y"), session.run(["p", "y"], given), strict=True))
-        for model in models:
-            got = model.run(given)
-            assert digest(got) == digest(models[0].run(given, threads=1))
-            for name, y in got.items():
-                np.testing.assert_allclose(y, want[name], rtol=0, atol=1e-5 * np.abs(want[name]).max())
+        got = models[0].run(given, threads=1)
+        for (name, y), want in zip(got.items(), session.run(["p", "y"], given), strict=True):
+            np.testing.assert_allclose(y, want, rtol=0, atol=1e-5 * np.abs(want).max(), err_msg=name)
+        assert {digest(model.run(given)) for model in models} == {digest(got)}
         seen.add(digest(got))
     assert len(seen) == 3  # the inner condition counts where the outer one does not hold
 
@@ -134,7 +132,7 @@ def test_runs_at_once() -> None:
     assert not failed
 
 
-ABSENT = ("onnx", "numba", "nbconv.passes", "nbconv.plan", "nbconv.ops.control", "nbconv.ops.conv")
+ABSENT = ("onnx", "numba", "nbconv.passes", "nbconv.plan.plan", "nbconv.ops.control", "nbconv.ops.conv")
 
 
 def test_a_program_in_a_program_is_kept(tmp_path: Path) -> None:
@@ -142,7 +140,7 @@ def test_a_program_in_a_program_is_kept(tmp_path: Path) -> None:
     model, _ = load(chosen(), tmp_path)
     want = [digest(model.run(feeds(c, d))) for c, d in CHOICES]
     for i, key in enumerate(CHOICES):
-        np.savez(tmp_path / f"{i}.npz", **feeds(*key))
+        np.savez(tmp_path / f"{i}.npz", **feeds(*key))  # pyright: ignore[reportArgumentType]
     code = f"""
     import sys, hashlib
     import numpy as np
@@ -245,7 +243,7 @@ def test_what_only_the_other_branch_reads_is_not_computed() -> None:
     ]  # fmt: skip
     graph = Graph(nodes, {"x": Spec((3,), F32)}, {"y": None}, {"c": np.array(False)})
     plan = Model(graph).plan({"x": (3,)})
-    assert [step.node.op.type for step in plan.steps] == ["Neg", "Relu"] or len(plan.steps) == 1
+    assert "Exp" not in {step.node.op.type for step in plan.steps}
     x = np.array([-1, 2, -3], np.float32)
     np.testing.assert_array_equal(Model(graph).run({"x": x})["y"], [1, 0, 3])
 
@@ -353,7 +351,7 @@ def test_interrupts_leave_the_model_usable() -> None:
         textwrap.dedent("""
         import signal
         import numpy as np
-        import nbconv.runtime
+        import nbconv.runtime.executor
         from nbconv.model import Model
         from tests.test_control import chosen, digest, feeds
         model = Model(chosen(), threads=2)
@@ -367,7 +365,7 @@ def test_interrupts_leave_the_model_usable() -> None:
             except KeyboardInterrupt:
                 pass
             assert digest(model.run(given)) == want
-        assert not nbconv.runtime._loop()._busy.locked()
+        assert not nbconv.runtime.executor._loop()._busy.locked()
         """)
     )
 

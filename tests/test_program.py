@@ -17,10 +17,10 @@ import pytest
 import nbconv
 from nbconv.converters.onnx import write
 from nbconv.graph import Graph, Node, Spec
-from nbconv.host import decode_attribute, encode_attribute
 from nbconv.model import Model
 from nbconv.ops import family_of, lookup, of_family
 from nbconv.ops.op import Op
+from nbconv.plan.host import decode_attribute, encode_attribute
 from tests.check import sampler
 from tests.ops.test_coverage import cases
 from tests.test_runtime import python
@@ -78,7 +78,7 @@ for size in (7, 6, 7):
         found = model.run({{"x": x}}, threads=threads)
         print(sha256(b"".join(repr((n, a.shape, a.dtype.str)).encode() + a.tobytes() for n, a in found.items())).hexdigest())
 print(sorted(n for n in sys.modules if n.split(".")[0] in ("onnx", "numba", "llvmlite") or n.startswith("nbconv.passes")))
-print(sorted(n for n in sys.modules if n.startswith("nbconv.ops.") or n == "nbconv.plan"))
+print(sorted(n for n in sys.modules if n.startswith("nbconv.ops.") or n == "nbconv.plan.plan"))
 """
 
 
@@ -98,7 +98,7 @@ def test_numpys_steps_start_warm(tmp_path: Path) -> None:
     assert got == want
     assert heavy == "[]"
     imported = set(eval(ops))
-    assert "nbconv.plan" not in imported and "nbconv.ops.conv" not in imported and "nbconv.ops.op" in imported
+    assert "nbconv.plan.plan" not in imported and "nbconv.ops.conv" not in imported and "nbconv.ops.op" in imported
 
 
 def test_constants_that_shapes_decide_are_the_programs_own(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def _binding(at: int, value: Any, kind: str = "arena", where: str = "inputs") ->
 
 
 def _table(field: int, word: int, value: int) -> Callable[[dict, np.ndarray], None]:
-    """Change a word of one of the tables (see `nbconv.program.FIELDS`)."""
+    """Change a word of one of the tables (see `nbconv.plan.program.FIELDS`)."""
 
     def change(head: dict, words: np.ndarray) -> None:
         words[sum(head["sizes"][:field]) + word] = value

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from nbconv import bodies
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Graph, Spec
+from nbconv.graph import Graph, Spec, bodies
+from nbconv.graph.infer import BOOL
 from nbconv.ops.op import Op
-from nbconv.ops.spec import BOOL
 
 
 class If(Op):

@@ -9,14 +9,14 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Add
 from nbconv.ops.softmax import LogSoftmaxGrad
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 CHUNK = 256
 """Positions that a unit of the kernels does."""

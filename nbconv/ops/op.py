@@ -11,8 +11,8 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Spec
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
-    from nbconv.lowering import Lowering
+    from nbconv.lowering.context import Lowering
+    from nbconv.passes.autodiff import Backward
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
@@ -56,7 +56,7 @@ class Op:
     pure: ClassVar[bool] = True
     """Whether the result depends on the inputs alone (then constants fold through it)."""
     control: ClassVar[str] = ""
-    """For an op with bodies: how a step runs them (see `nbconv.program.CONTROLS`)."""
+    """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
     in_place: ClassVar[bool] = False
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
 

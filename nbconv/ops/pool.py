@@ -9,14 +9,14 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.patches import pad, taps
-from nbconv.ops.window import Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Pool(Op, abstract=True):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.bodies import body_of, renamed
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.bodies import body_of, renamed
+from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
-from nbconv.weights import Weights
 
 SMALL = 1 << 14
 """Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""
