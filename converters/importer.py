@@ -15,7 +15,7 @@ import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
 from nbconv.converters.guard import check_functions, graphs, texts
-from nbconv.converters.opset import OLDEST, Door, Draft, rewrite
+from nbconv.converters.opset import OLDEST, Draft, OpsetContext, rewrite
 from nbconv.converters.proto import printable, read_note, strip
 from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.weights import Place, Source
@@ -93,7 +93,7 @@ def parse(source: Source) -> onnx.ModelProto:
     return model
 
 
-class Importer(Door):
+class Importer(OpsetContext):
     """One model on its way in, or a node's body. `problems` lists what nbconv lacks; `graph` is there when nothing is."""
 
     def __init__(self, source: Source, proto: onnx.GraphProto | None = None, around: Importer | None = None) -> None:
@@ -109,7 +109,7 @@ class Importer(Door):
         self._read_values()
         self.drafts = self._rewrite()
 
-    # Door
+    # OpsetContext
 
     def constant(self, hint: str, array: np.ndarray) -> str:
         name = self.unique(hint)

@@ -146,7 +146,7 @@ def where(case: Case) -> str:
         return "planning"
     if case.op.bypass(given):
         return "nothing"
-    kernel = case.op.layout(given, found) != NUMPY or case.op.place(given, found, ()) is not None
+    kernel = case.op.layout(given, found) != NUMPY or case.op.layouts(given, found, ()) is not None
     return "kernel" if kernel else "NumPy"
 
 
@@ -173,8 +173,8 @@ def in_numpy(node: Node, call: Call) -> bool:
     given, found = (tuple(call.specs[n] if n else None for n in names) for names in (node.inputs, node.outputs))
     if all(spec is None or spec.constant for spec in given) or node.op.bypass(given):
         return False
-    lying = tuple(False for _ in given)
-    return node.op.layout(given, found) == NUMPY and node.op.place(given, found, lying) is None
+    layouts = tuple(False for _ in given)
+    return node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, layouts) is None
 
 
 def summary(op: type[Op]) -> str:

@@ -53,8 +53,8 @@ def load(graph: Graph, tmp_path: Path) -> tuple[Model, Path]:
     path = tmp_path / "model.onnx"
     path.write_bytes(write(graph))
     model = nbconv.load(path)
-    assert model._prepared is not None and model._prepared._folder is not None
-    folder = Path(model._prepared._folder)
+    assert model._plan_cache is not None and model._plan_cache._folder is not None
+    folder = Path(model._plan_cache._folder)
     shutil.rmtree(folder)
     return nbconv.load(path), folder
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nbconv.kernels.target import GPUS, TARGETS, host
-from nbconv.runtime.plan_cache import Prepared
+from nbconv.runtime.plan_cache import PlanCache
 
 PARTS = ("kernels", "converters", "models")
 EDITABLE = """
@@ -133,10 +133,10 @@ def test_installed(tmp_path: Path) -> None:
 CHANGES = """
 import os, time
 from pathlib import Path
-from nbconv.runtime import plan_cache as prepared
+from nbconv.runtime import plan_cache
 def digest():
-    prepared._code.clear()
-    return prepared.code()
+    plan_cache._code.clear()
+    return plan_cache.code()
 now = time.time_ns
 time.time_ns = lambda: now() + 3_000_000_000  # files count as settled: digests are remembered
 found = [digest()]
@@ -171,5 +171,5 @@ def test_each_field_of_a_target_counts(tmp_path: Path, monkeypatch: pytest.Monke
     other = {int: 3, str: "x", bool: not goal.winograd, frozenset: frozenset("x"), tuple: ((1, 2, 3.0),)}
     changed = [goal._replace(**{field: other[type(value)]}) for field, value in goal._asdict().items() if field != "tf32"]
     goals = [*TARGETS.values(), *GPUS.values(), *changed, goal._replace(tf32=True)]
-    assert len({Prepared("model", each)._folder for each in goals}) == len(goals)
-    assert Prepared("model", goal)._folder == Prepared("model", goal._replace(needs=frozenset(sorted(goal.needs))))._folder
+    assert len({PlanCache("model", each)._folder for each in goals}) == len(goals)
+    assert PlanCache("model", goal)._folder == PlanCache("model", goal._replace(needs=frozenset(sorted(goal.needs))))._folder

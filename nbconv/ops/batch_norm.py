@@ -80,10 +80,10 @@ class BatchNormalization(Op):
         served = all(spec.dtype == np.float32 for spec in inputs) and inputs[0].size
         return CHANNELS_LAST if served else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and not self.training_mode and self.layout(inputs, outputs) == CHANNELS_LAST
 
     def absorbs(self, inputs, outputs) -> str:
@@ -119,7 +119,7 @@ class BatchNormalization(Op):
         c, total, full, pixels, count = split(to, to.inputs[0])
         parts, scale, shift = to.scratch(8 * count * full), to.scratch(4 * c), to.scratch(4 * c)
         to.step(
-            "batch_norm.moments", to.finer(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0),
+            "batch_norm.moments", to.gpu_split(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0),
             y=parts, pixels=pixels, total=total, c=c, padded=full,
         )  # fmt: skip
         names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
@@ -191,9 +191,9 @@ class BatchNormalizationGradScale(Op):
         c, total, full, pixels, count = split(to, to.inputs[1])
         parts, made = to.scratch(8 * count * full), [Ref(n) if n else to.scratch(4 * c) for n in to.node.outputs]
         to.step(
-            "batch_norm.grad_sums", to.finer(count, full // to.target.lanes), work=16 * total * c, dy=channels_last(to, 0),
-            y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1), mean=to.input(2),
-            parts=parts, pixels=pixels, total=total, c=c, padded=full,
+            "batch_norm.grad_sums", to.gpu_split(count, full // to.target.lanes), work=16 * total * c,
+            dy=channels_last(to, 0), y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1),
+            mean=to.input(2), parts=parts, pixels=pixels, total=total, c=c, padded=full,
             rectified=self.rectified,
         )  # fmt: skip
         to.step(
@@ -236,9 +236,9 @@ class BatchNormalizationGradInput(Op):
     def lower(self, to: Lowering) -> None:
         c, total, full, pixels, count = split(to, to.inputs[1])
         to.step(
-            "batch_norm.grad_input", to.finer(count, full // to.target.lanes), work=24 * total * c, dy=channels_last(to, 0),
-            y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1), scale=to.input(2),
-            mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
+            "batch_norm.grad_input", to.gpu_split(count, full // to.target.lanes), work=24 * total * c,
+            dy=channels_last(to, 0), y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1),
+            scale=to.input(2), mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
             dx=to.output(), pixels=pixels, total=total, c=c, count=self.count or total, rectified=self.rectified,
             epsilon=self.epsilon,
         )  # fmt: skip

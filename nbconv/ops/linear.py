@@ -13,7 +13,7 @@ from nbconv.graph import infer as want
 from nbconv.lowering import repack, split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
-from nbconv.lowering.repack import Lying, varies
+from nbconv.lowering.repack import WeightStrides, varies
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ class Gemm(Op):
 
 
 def lower_product(
-    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, lying, steps, bias, bias_key,
+    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, ws, steps, bias, bias_key,
     alpha: float = 1.0, beta: float = 1.0,
 ) -> None:  # fmt: skip
     """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
-    is packed first: its (row, column) strides are ``lying``; ``steps`` are the batch strides of both sides."""
+    is packed first: its (row, column) strides are ``ws``; ``steps`` are the batch strides of both sides."""
     lanes, columns = to.target.lanes, to.columns
     how = cut(to, m, k, n, 1, batch=batch)
     full = padded(n, lanes, columns)
@@ -118,7 +118,14 @@ def lower_product(
     if constant:
         right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns, to.drop))
     else:
-        right = repack.panels(to, to.input(1), Lying(0, steps[1], 0, 0, lying[0], lying[1], 1, 1, k), matrices, n, alpha)
+        right = repack.panels(
+            to,
+            to.input(1),
+            WeightStrides(0, steps[1], 0, 0, ws[0], ws[1], 1, 1, k),
+            matrices,
+            n,
+            alpha,
+        )
     if varies(to, 2):
         shift = repack.bias(to, to.input(2), 1, n, scale=beta)
     else:

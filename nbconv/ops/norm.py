@@ -212,5 +212,5 @@ def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], last: bool, scale: fl
     shape = to.inputs[0].shape
     y = to.scratch(4 * to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
     sums(to, ReduceSum.stages(shape, axes, last), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
-    lying = strides(tuple(1 if a in axes else d for a, d in enumerate(shape)), last)
-    return y, tuple(0 if a in axes else s for a, s in enumerate(lying))
+    weight_strides = strides(tuple(1 if a in axes else d for a, d in enumerate(shape)), last)
+    return y, tuple(0 if a in axes else s for a, s in enumerate(weight_strides))

@@ -128,7 +128,7 @@ class Op:
         """Whether the first output is just the first input."""
         return False
 
-    def place(
+    def layouts(
         self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: tuple[bool, ...]
     ) -> tuple[tuple[bool, ...], tuple[bool, ...]] | None:
         """(which inputs must lie channels last, which outputs then do), for ops that `layout` cannot describe; ``last`` says
@@ -140,11 +140,11 @@ class Op:
         "residual" (add an array of the result's shape first)."""
         return ""
 
-    def pitched(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
+    def writes_strided(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
         """Whether its kernel can write pixels ``to.pitch`` floats apart, into the middle of a wider value."""
         return False
 
-    def reads_pitched(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], i: int) -> bool:
+    def reads_strided(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], i: int) -> bool:
         """Whether its kernel can read input i from the middle of a wider value, pixels ``to.ld(i)`` floats apart."""
         return False
 

@@ -351,7 +351,7 @@ class Binary(Op, abstract=True):
     def absorbs(self, inputs, outputs) -> str:
         return "clamp" if self.kernel else ""
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return bool(self.kernel)
 
     def lower(self, to: Lowering) -> None:

@@ -51,18 +51,19 @@ class Pool(Op, abstract=True):
         (h, w), (oh, ow) = plane(x.shape), plane(y.shape)
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = flat(self.window(x.shape))
         to.step(
-            kernel, to.finer(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
-            h=h, width=w, ldx=to.ld(0), c=x.shape[1], ldy=to.pitch or x.shape[1], oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw,
+            kernel, to.gpu_split(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs),
+            x=to.input(0), y=to.output(), h=h, width=w, ldx=to.ld(0), c=x.shape[1], ldy=to.pitch or x.shape[1],
+            oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw,
             dh=dh, dw=dw, ph=ph, pw=pw, **more, **to.epilogue.clamp(),
         )  # fmt: skip
 
     def layout(self, inputs, outputs) -> str:
         return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
 

@@ -65,10 +65,10 @@ class MaxPoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:
@@ -114,10 +114,10 @@ class AveragePoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:
@@ -136,7 +136,7 @@ def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **
     (h, w), window = plane(shape), op.window(shape)
     (oh, ow), ((kh, sh, dh, ph, _), (kw, sw, dw, pw, _)) = plane((n, c, *window.out)), flat(window)
     to.step(
-        kernel, to.finer(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        kernel, to.gpu_split(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
         dx=to.output(),
         h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, **more,
     )  # fmt: skip

@@ -82,7 +82,7 @@ class Reduce(Op, abstract=True):
             order = order[:first] + order[end:]
         return found or [(prod(shape), 1, 1)]
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         """As x lies; without kept axes only if the result lies as ONNX has it."""
         x, over = inputs[0], self._over(inputs)
         if not last or not last[0] or not self.kernel or x.dtype != np.float32:

@@ -207,10 +207,10 @@ class Resize(Op):
             return NUMPY
         return CHANNELS_LAST if all(a >= 2 for a in self._axes(inputs)) else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and self.layout(inputs, outputs) == CHANNELS_LAST
 
     def lower(self, to: Lowering) -> None:
@@ -226,7 +226,7 @@ class Resize(Op):
             arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))
             if self.mode == "linear":
                 arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights.astype(np.float32))
-        to.step(f"resize.{self.mode}", to.finer(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
+        to.step(f"resize.{self.mode}", to.gpu_split(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""

@@ -143,14 +143,14 @@ class Transpose(Op):
     def order(self, rank: int) -> tuple[int, ...]:
         return tuple(range(rank))[::-1] if self.perm is None else self.perm
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         """As x lies; the result so that nothing moves, where that is possible."""
         x, y = inputs[0], outputs[0]
         if x.dtype != np.float32 or not last:
             return None
-        lying = [a for a in physical(tuple(range(x.rank)), last[0]) if x.shape[a] != 1]
+        weight_strides = [a for a in physical(tuple(range(x.rank)), last[0]) if x.shape[a] != 1]
         turned = [a for a in physical(self.order(x.rank), True) if x.shape[a] != 1] if y.rank >= 3 else None
-        return last, (lying == turned,)
+        return last, (weight_strides == turned,)
 
     def layout(self, inputs, outputs) -> str:
         return CANONICAL if inputs[0].dtype == np.float32 else NUMPY
@@ -158,12 +158,12 @@ class Transpose(Op):
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
         order, steps = self.order(x.rank), to.strides(0)
-        lying = tuple(steps[a] for a in order)
+        weight_strides = tuple(steps[a] for a in order)
         there = to.out_strides()
-        if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, lying, there, strict=True)):
+        if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, weight_strides, there, strict=True)):
             to.alias()
         else:
-            to.copy(to.input(0), to.output(), to.outputs[0].shape, lying, there)
+            to.copy(to.input(0), to.output(), to.outputs[0].shape, weight_strides, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         order = self.order(to.inputs[0].rank)
@@ -190,7 +190,7 @@ class Concat(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if outputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return True
 
     def lower(self, to: Lowering) -> None:
@@ -200,7 +200,7 @@ class Concat(Op):
             assert x is not None
             place = to.output().at(at * there[axis])
             pitch = 0 if axis == 0 else to.pitch or to.outputs[0].shape[1 % x.rank]
-            if x.size and not to.lies(to.node.inputs[i], place, pitch):
+            if x.size and not to.is_view(to.node.inputs[i], place, pitch):
                 to.copy(to.input(i), place, x.shape, to.strides(i), there)
             at += x.shape[axis]
 
@@ -252,7 +252,7 @@ class Split(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return True
 
     def lower(self, to: Lowering) -> None:
@@ -263,7 +263,7 @@ class Split(Op):
         for name, size in zip(to.node.outputs, sizes, strict=False):
             if name and size:
                 i, place = named.index(name), to.input(0).at(at * here[axis])
-                if x.rank < 3 or not to.lies(name, place, to.ld(0)):
+                if x.rank < 3 or not to.is_view(name, place, to.ld(0)):
                     to.copy(place, to.output(i), to.outputs[i].shape, here, to.out_strides(i))
             at += size
 
@@ -316,7 +316,7 @@ class Slice(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0
 
     def lower(self, to: Lowering) -> None:
@@ -325,7 +325,7 @@ class Slice(Op):
             start, _, step = cut.indices(size)
             offset += start * here[a]
             here[a] *= step
-        if to.lies(to.node.outputs[0], to.input(0).at(offset), 0):
+        if to.is_view(to.node.outputs[0], to.input(0).at(offset), 0):
             return
         to.copy(to.input(0).at(offset), to.output(), to.outputs[0].shape, tuple(here), to.out_strides())
 

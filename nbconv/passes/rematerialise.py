@@ -33,7 +33,7 @@ def repeatable(node: Node) -> bool:
     return not node.op.domain and node.op.pure and len(node.outputs) == 1
 
 
-def recompute(graph: Graph, specs: Mapping[str, Spec], forward: int, again: Callable[[Node, Spec], bool]) -> Graph:
+def rematerialise(graph: Graph, specs: Mapping[str, Spec], forward: int, again: Callable[[Node, Spec], bool]) -> Graph:
     """The graph, whose first ``forward`` nodes are the forward part, with clones of some of these before the backward nodes
     that read their first outputs: of those that ``again`` (node, its first output's Spec) says need not be kept."""
     makers = {

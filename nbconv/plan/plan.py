@@ -17,9 +17,9 @@ from nbconv.lowering.context import Lowering, Ref, Step
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
-from nbconv.passes.layout import choose, join
+from nbconv.passes.layout import choose, eliminate_concat
 from nbconv.plan.host import Binding, HostStep
-from nbconv.plan.memory import place
+from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Body, CallStep, Program, bind
 from nbconv.runtime.executor import available_threads
 
@@ -69,15 +69,15 @@ class Plan:
 
     ``fetch`` names the results in order; ``specs`` are all Specs, those of bodies too; ``steps`` what is done; ``arena`` the
     bytes of memory for intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values
-    went. ``most_packed``: bytes that one convolution's transformed weights may take, where these are constants and where
-    they are not. ``at_once``: see `Lowering`; ``enough``: see `place`. ``threads``: most threads that a run may use
-    (default: those that there are). ``varying``: constants of the graph that are others for other shapes.
+    went. ``packed_limit``: bytes that one convolution's transformed weights may take, where these are constants and where
+    they are not. ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may
+    use (default: those that there are). ``varying``: constants of the graph that are others for other shapes.
     """
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
-        choices: Mapping[str, int] | None = None, most_packed: tuple[float, float] = (inf, inf), threads: int | None = None,
-        at_once: float = inf, enough: float | None = None, varying: frozenset[str] = frozenset(),
+        choices: Mapping[str, int] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
+        scratch_limit: float = inf, enough: float | None = None, varying: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
@@ -96,8 +96,8 @@ class Plan:
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or available_threads(), 0
-        self.most_packed, self.at_once, self.enough = most_packed, at_once, enough
-        self._placed = join(self.graph, self.specs, self.last, frozenset(fetch))
+        self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
+        self._views = eliminate_concat(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
             if node.op.control:
                 self._hold(node, weights, frozenset(derived.varying))
@@ -120,15 +120,15 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         last = tuple(self.last.get(n, False) for n in node.inputs)
-        if node.op.layout(given, found) == NUMPY and node.op.place(given, found, last) is None:
+        if node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, last) is None:
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
         to = Lowering(
-            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._placed
+            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._views
         )
         to.choices = self.choices
-        to.at_once = self.at_once
-        to.most_packed = self.most_packed[not (len(given) > 1 and given[1] is not None and given[1].constant)]
+        to.scratch_limit = self.scratch_limit
+        to.packed_limit = self.packed_limit[not (len(given) > 1 and given[1] is not None and given[1].constant)]
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)
@@ -148,8 +148,8 @@ class Plan:
             inputs = {n: Spec(self.specs[n].shape, self.specs[n].dtype) for n in free(body) if n not in constants}
             found, graph = [*body.outputs], Graph(body.nodes, inputs, body.outputs, constants, body.name)
             plans[which] = Plan(
-                graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.most_packed,
-                self.threads, self.at_once, varying=varying,
+                graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.packed_limit,
+                self.threads, self.scratch_limit, varying=varying,
             )  # fmt: skip
             self.specs = {**plans[which].specs, **self.specs}
         self.bodies[node] = plans
@@ -168,9 +168,9 @@ class Plan:
             name = self._aliases[name]
         return name
 
-    def lies_in(self, name: str) -> str:
+    def memory_of(self, name: str) -> str:
         """The value in whose memory this one lies, in its middle maybe."""
-        return self.root(self._placed[name].ref.name if name in self._placed else name)
+        return self.root(self._views[name].ref.name if name in self._views else name)
 
     def _place(self) -> None:
         """Results first: a value that is handed out lies in the caller's array. The others get their place in the arena."""
@@ -194,7 +194,7 @@ class Plan:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
         sizes = [self.nbytes(n) for n in names]
-        offsets, self.arena = place(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
+        offsets, self.arena = plan_memory(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
         self.offsets = dict(zip(names, offsets, strict=True))
         memory = inf if self.target.gpu else _memory()
         if self.arena > memory:

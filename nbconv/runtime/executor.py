@@ -134,11 +134,11 @@ class Workspace:
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
         what is fetched."""
-        self.place(feeds, results)
+        self.bind(feeds, results)
         self.span(0, len(self.program.table), threads)
         self.copy_out(results)
 
-    def place(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+    def bind(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
         """Say where inputs and results lie for the steps to come."""
         program, words = self.program, self.words
         self.feeds, self.results = feeds, results

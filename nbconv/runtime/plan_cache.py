@@ -166,7 +166,7 @@ def _hash_code(files: list[tuple[str, str]]) -> str:
     return found
 
 
-class Prepared:
+class PlanCache:
     """What is kept of one model. Nothing here raises for a cache that is missing, damaged or full: it is then as if
     nothing had been kept."""
 

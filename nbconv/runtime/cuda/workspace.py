@@ -73,7 +73,7 @@ class DeviceWorkspace:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
         what is fetched."""
         try:
-            self.place(feeds, results)
+            self.bind(feeds, results)
             self._do(0, len(self.program.program.table), True)
             self._hand_out(results)
         except BaseException:
@@ -81,7 +81,7 @@ class DeviceWorkspace:
                 self.device.synchronize(self.stream)
             raise
 
-    def place(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+    def bind(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
         """Say what the inputs are for the steps to come; what the device reads of them is copied to pinned memory now."""
         self.device.enter()
         self.device.synchronize(self.stream)
@@ -195,7 +195,7 @@ def time_steps(space: DeviceWorkspace, feeds: dict[str, np.ndarray], runs: int) 
     steps = len(space.program.program.table)
     found = np.zeros((runs, steps))
     for r in range(-2, runs):  # a step of several pieces is captured when it comes for the second time
-        space.place(feeds, [])
+        space.bind(feeds, [])
         for i in range(steps):
             start = time.perf_counter()
             space.part(i, 0, 1)
