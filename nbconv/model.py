@@ -367,8 +367,8 @@ class Model:
         if self._tune:
             plan = self._tuned(plan)
         if self._plan_cache is not None and plan.portable:
-            arrays = {n: plan.arrays[n] for n in plan.program.constants}
-            self._plan_cache.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)
+            arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
+            self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)
         return self.bound(plan)
 
     def bound(self, plan: Plan) -> Program | DeviceProgram:
@@ -376,10 +376,10 @@ class Model:
         if self._device is None:
             return plan.bound()
         plan.program.own = [plan.arrays[n] for n in plan.tables]
-        return self._bound(plan.program, [plan.arrays[n] for n in plan.program.constants], plan.inputs, plan)
+        return self._bound(plan.program, plan.arrays, plan.inputs, plan)
 
     def _bound(
-        self, program: Program, arrays: list[np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
+        self, program: Program, arrays: Mapping[str, np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
     ) -> Program | DeviceProgram:
         """A program with what it reads, ready to run where this model runs."""
         if self._device is None:
@@ -388,7 +388,8 @@ class Model:
             return bind(program, self._target(), arrays)
         from nbconv.runtime.cuda.program import DeviceProgram
 
-        return DeviceProgram(program, self._device, arrays, self._uploads, inputs, plan=plan)
+        needed = [arrays[n] for n in program.constants]
+        return DeviceProgram(program, self._device, needed, self._uploads, inputs, plan=plan)
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:
         known = {*self.graph.values(), *self.graph.inputs, *self.graph.constants}

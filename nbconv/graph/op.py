@@ -39,8 +39,8 @@ class Op:
     A subclass gives ``infer`` and ``reference``, and ``lower`` where it has kernels. A field without a default is
     required; a base that is no operator itself says ``class Base(Op, abstract=True)``. An op with optional outputs returns
     all of them, always: the caller takes as many as the node names. Field types: int, float, str, tuple[int, ...],
-    tuple[float, ...], tuple[str, ...], np.ndarray; ``| None`` when absent by default. Inputs left out come as None
-    everywhere.
+    tuple[float, ...], tuple[str, ...], np.ndarray, Graph (a body); ``| None`` when absent by default. Inputs left out come
+    as None everywhere. What bodies read of the graph around them are the last inputs.
     """
 
     domain: ClassVar[str] = ""
@@ -51,6 +51,8 @@ class Op:
     """Input slots that hold trainable weights (a convolution's w and b)."""
     pure: ClassVar[bool] = True
     """Whether the result depends on the inputs alone (then constants fold through it)."""
+    control: ClassVar[str] = ""
+    """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
     in_place: ClassVar[bool] = False
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
     settings: ClassVar[tuple[int, ...]] = ()
@@ -104,8 +106,12 @@ class Op:
             found[name] = value
         return found
 
+    def bodies(self) -> dict[str, Any]:
+        """The graphs that it holds, by attribute."""
+        return {name: getattr(self, name) for name, kind in self.kinds.items() if kind == "Graph"}
+
     def __repr__(self) -> str:
-        return f"{self.type}({', '.join(f'{k}={v!r}' for k, v in self.attributes().items())})"
+        return f"{self.type}({', '.join(f'{k}={_shown(v)}' for k, v in self.attributes().items())})"
 
     def infer(self, *inputs: Any, **_: Any) -> Spec | tuple[Spec, ...]:
         """Specs of the outputs from Specs of the inputs (all dimensions known); ValueError says what does not fit."""
@@ -131,6 +137,10 @@ class Op:
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
         return None
+
+    def inlined(self, inputs: tuple[Any, ...]) -> str:
+        """The body (its attribute) that stands for this node, where its inputs' Specs decide that; "" otherwise."""
+        return ""
 
     def bypass(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the first output is just the first input."""
@@ -170,6 +180,16 @@ class Op:
         return sum(spec.size for spec in outputs)
 
 
+def _shown(value: Any) -> str:
+    """An attribute as text."""
+    return f"<{len(value.nodes)} nodes>" if _is_graph(value) else repr(value)
+
+
+def _is_graph(value: Any) -> bool:
+    """Whether an attribute is a body: a `nbconv.graph.graph.Graph`, which is made of ops (so this module cannot name it)."""
+    return hasattr(value, "nodes") and hasattr(value, "constants")
+
+
 def _convert(op: str, name: str, kind: str, value: Any) -> Any:
     """An attribute's value as its field's type, or a ModelError that says what came."""
     base = kind.removesuffix(" | None")
@@ -186,6 +206,8 @@ def _convert(op: str, name: str, kind: str, value: Any) -> Any:
             return value.decode() if isinstance(value, bytes) else value
         if base == "np.ndarray":
             return np.asarray(value)
+        if base == "Graph" and _is_graph(value):
+            return value
         if base.startswith("tuple["):
             item = base[6:].split(",")[0]
             return tuple(_convert(op, name, item, v) for v in value)

@@ -148,7 +148,7 @@ class DeviceWorkspace:
         for part in self._parts[key]:
             if isinstance(part, int):
                 self.device.synchronize(self.stream)
-                self.program.foreign[part](self, self.feeds, self.results)
+                self.program.host_steps[part].run(self, 1)
             else:
                 part(self)
 
@@ -162,7 +162,7 @@ class DeviceWorkspace:
             works += [self._down(name) for name in down]
             if i in self._launches:
                 works.append(self._launches[i])
-            elif i in self.program.foreign:
+            elif i in self.program.host_steps:
                 found += [_Part(works), i] if works else [i]
                 works = []
         if out:
@@ -180,8 +180,8 @@ class DeviceWorkspace:
 
     def _hand_out(self, results: list[np.ndarray]) -> None:
         self.device.synchronize(self.stream)
-        for k, held in self.program.copies:
-            np.copyto(self.results[k], held(self, self.feeds, self.results).reshape(self.program.spec(k).shape))
+        for k, binding in self.program.copies:
+            np.copyto(self.results[k], binding.array(self).reshape(self.program.spec(k).shape))
         for k in self.program.wanted:
             np.copyto(results[k], self.results[k])
 
