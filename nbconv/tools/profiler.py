@@ -13,7 +13,7 @@ import numpy as np
 from nbconv.lowering.context import Ref, Step, tiles
 from nbconv.ops.conv import Convolution
 from nbconv.plan.plan import NUMPY_STEP
-from nbconv.runtime.executor import Workspace, time_steps
+from nbconv.runtime.executor import Workspace, time_steps, workspace
 from nbconv.tools.roofline import Roofline, roofline
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def profile(
     count = model.threads if threads is None else threads
     plan = model.plan({name: array.shape for name, array in given.items()})
     program = model.bound(plan)
-    space = program.workspace()
+    space = workspace(program)
     results = [np.empty(shape, dtype) for _, shape, dtype in program.results]
     for _ in range(warmup):
         space.run(given, results, count)
