@@ -64,7 +64,7 @@ class Sources:
     def __init__(self) -> None:
         self._digests: dict[str, str] = {}
         self._imports: dict[str, set[str]] = {}
-        self._read(["_numba.py", "elf.py", *(f"cpu/{m}.py" for m in modules())])
+        self._read(["_numba.py", "elf.py", "params.py", *(f"cpu/{m}.py" for m in modules())])
         self._cuda: list[str] | None = None
 
     def _read(self, names: list[str]) -> None:
@@ -87,7 +87,7 @@ class Sources:
             return self._key_of_ptx(family, goal)
         if f"cpu/{family}.py" not in self._digests:
             return None
-        used = {"_numba.py", "elf.py"}
+        used = {"_numba.py", "elf.py", "params.py"}
         todo = {f"cpu/{family}.py", *(n for n in self._digests if n.startswith("cpu/_"))}
         while todo:
             used |= todo
@@ -108,7 +108,7 @@ class Sources:
             used |= todo
             found = {f"{of}/{m}.py" for of in ("cpu", "cuda") for name in todo for m in self._imports[name]}
             todo = (found & self._digests.keys()) - used
-        files = [(name, self._digests[name]) for name in sorted(used)]
+        files = [(name, self._digests[name]) for name in sorted({*used, "params.py"} & self._digests.keys())]
         return sha256(json.dumps([family, LOOP_ABI, goal[:9], files]).encode())[:32]
 
 

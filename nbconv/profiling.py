@@ -224,7 +224,7 @@ def cost(plan: Plan, step: Step) -> Cost:
     """What a step does, by its arguments where the kernel's work is known, else by the op and its values."""
     a: dict[str, Any] = {**step.arguments, "units": step.units, "lanes": plan.target.lanes}
     if step.kernel == "move.copy" and plan.target.gpu:
-        a["units"] //= tiles(a["n3"], a["n4"])
+        a["units"] //= tiles(a["extents.n3"], a["extents.n4"])
     if step.kernel == NUMPY_STEP:
         return _numpy_cost(plan, step)
     known = _points if _by_points(step) else COSTS.get(step.kernel)
@@ -273,9 +273,11 @@ def _size(plan: Plan, name: str) -> int:
 
 def _seen(a: dict[str, Any]) -> float:
     """The part of an image that a window with gaps between its places reads."""
-    if "kh" not in a or "sh" not in a:
+    window = "window." if "window.kh" in a else ""
+    if f"{window}kh" not in a or f"{window}sh" not in a:
         return 1.0
-    return min(1.0, a["kh"] / a["sh"]) * min(1.0, a["kw"] / a["sw"] if a["sw"] * a.get("cg", 1) else 1.0)
+    kh, kw, sh, sw = (a[window + name] for name in ("kh", "kw", "sh", "sw"))
+    return min(1.0, kh / sh) * min(1.0, kw / sw if sw * a.get("cg", 1) else 1.0)
 
 
 def _conv(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
@@ -320,7 +322,7 @@ COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int
     "gemm.finish": _finish,
     "winograd.transform_input": lambda a, y: (0, 0, 4 * (a["size"] + 2) ** 2 * a["total"] * a["c"]),
     "winograd.transform_output": lambda a, y: (0, 0, 4 * prod(y)),
-    "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["n3"] * a["n4"]),
+    "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["extents.n3"] * a["extents.n4"]),
     "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
 }
 """(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``, the target's ``lanes``) and the

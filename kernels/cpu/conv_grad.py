@@ -3,6 +3,8 @@
 Sums over pixels are split into parts that depend on shapes alone; `merge` and `merge_depthwise` add them in order.
 """
 
+from nbconv.kernels.params import Pixels
+
 from ._outer import MR, NR, outer_narrow, outer_narrow_part, outer_wide, outer_wide_part
 from ._simd import (
     Floats,
@@ -265,8 +267,9 @@ def depthwise_transposed(
 
 
 @kernel
-def channel_sums(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, c] = Σ x[p, c] over the part's ``pixels``, of ``total``; a unit is a part."""
+def channel_sums(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part."""
+    pixels, total, c = split
     for unit in range(first, last):
         mine = at(y, unit * padded)
         end = min(total, (unit + 1) * pixels)

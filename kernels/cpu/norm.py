@@ -1,5 +1,7 @@
 """Normalisations on channels-last data."""
 
+from nbconv.kernels.params import Clamp
+
 from . import _math
 from ._simd import (
     Float,
@@ -30,19 +32,10 @@ SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 
 @kernel
 def affine(
-    x: Floats,
-    scale: Floats,
-    shift: Floats,
-    y: Floats,
-    ldx: Int,
-    c: Int,
-    ldy: Int,
-    low: Float,
-    high: Float,
-    first: Int,
-    last: Int,
+    x: Floats, scale: Floats, shift: Floats, y: Floats, ldx: Int, c: Int, ldy: Int, clamp: Clamp, first: Int, last: Int
 ) -> None:
     """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
+    low, high = clamp
     for unit in range(first, last):
         xp = at(x, unit * ldx)
         yp = at(y, unit * ldy)

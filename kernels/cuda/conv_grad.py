@@ -4,6 +4,8 @@ Sums over pixels are split into parts that depend on shapes alone; `merge` adds 
 CPU's (`Lowering.finer`): a tile of the product, a vector of channels.
 """
 
+from nbconv.kernels.params import Pixels
+
 from ._simd import (
     Float,
     Floats,
@@ -321,8 +323,9 @@ def depthwise_transposed(
 
 
 @kernel
-def channel_sums(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, c] = Σ x[p, c] over the part's ``pixels``, of ``total``; a unit is a part, W channels wide."""
+def channel_sums(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part, W channels wide."""
+    pixels, total, c = split
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         part = quotient(unit, vectors)

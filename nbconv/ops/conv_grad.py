@@ -10,6 +10,7 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.kernels.params import Pixels
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops.conv import Conv, Convolution, Image
@@ -254,6 +255,6 @@ class ConvGradWeight(Convolution):
         sums = to.scratch(4 * parts * full)
         to.step(
             "conv_grad.channel_sums", to.finer(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
-            pixels=pixels, total=total, c=c, padded=full,
+            split=Pixels(pixels, total, c), padded=full,
         )  # fmt: skip
         self.merge(to, sums, parts, 1, 1, c, full, full, 0, 0, 1, to.output(1))

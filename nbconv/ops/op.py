@@ -9,6 +9,7 @@ import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
+from nbconv.kernels.params import Clamp
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
@@ -32,9 +33,9 @@ class Epilogue(NamedTuple):
     low: float = -inf
     high: float = inf
 
-    def clamp(self) -> dict[str, Any]:
-        """As the arguments of a kernel that can only clamp."""
-        return {"low": self.low, "high": self.high}
+    def clamp(self) -> Clamp:
+        """What it is to a kernel that can only clamp."""
+        return Clamp(self.low, self.high)
 
 
 class Op:

@@ -9,6 +9,7 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.kernels.params import RowAffine
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops import spec as want
 from nbconv.ops.batch_norm import along_channels
@@ -241,8 +242,9 @@ def standardized(to: Lowering, rows: int, epsilon: float, groups: int, run: int)
     scaled, shifted = run > 0, run > 0 and to.has(2)
     to.step(
         "normalize.normalize", rows, work=16 * to.outputs[0].size, x=to.input(0), mean=mean, inverse=inverse,
-        scale=to.input(1) if scaled else mean, shift=to.input(2) if shifted else mean, y=to.output(), n=n, groups=groups,
-        run=run or n, scaled=int(scaled), shifted=int(shifted),
+        affine=RowAffine(
+            to.input(1) if scaled else mean, to.input(2) if shifted else mean, groups, run or n, int(scaled), int(shifted)
+        ), y=to.output(), n=n,
     )  # fmt: skip
 
 
