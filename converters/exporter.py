@@ -15,10 +15,10 @@ import onnx.defs
 import onnx.helper
 import onnx.shape_inference
 
+from nbconv.base.files import replace
 from nbconv.errors import ModelError
-from nbconv.files import replace
 from nbconv.graph import OPSET, Graph, Node, Spec
-from nbconv.ops.spec import DTYPES
+from nbconv.graph.infer import DTYPES
 
 IR_VERSION = 10
 """ONNX's file format that goes with opset 21."""

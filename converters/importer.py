@@ -21,9 +21,9 @@ from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET, Graph, Node, Spec, sort
+from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
 from nbconv.ops import lookup
 from nbconv.ops.op import Op
-from nbconv.ops.spec import MAX_ELEMENTS, dtype_of
 
 A = onnx.AttributeProto
 

@@ -1,8 +1,8 @@
 """The structure cache: what reading a model yields, kept so that a warm load needs no onnx.
 
-An entry is JSON in the user's cache folder, named by the SHA-256 of the model's bytes and of the sources of the
-converters and ops; weights stay in the model, an entry says where. It is never trusted: a digest guards against
-damage, every field is checked while reading, and whatever does not fit is read from the model again.
+An entry is JSON in the user's cache folder, named by the SHA-256 of the model's bytes and of nbconv's code; weights
+stay in the model, an entry says where. It is never trusted: a digest guards against damage, every field is checked while
+reading, and whatever does not fit is read from the model again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-import nbconv.converters
 import nbconv.ops
 from nbconv.converters.weights import Place, Source
 from nbconv.graph import Graph, Node, Spec, sort
+from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
-from nbconv.ops.spec import DTYPES
+from nbconv.runtime.plan_cache import code
 
 LARGEST = 8 << 20
 """Bytes of constants that an entry may hold itself; a model with more is read anew each time."""
@@ -35,27 +35,12 @@ _DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
 def key(source: Source) -> str:
-    """The name of the model's entry: a digest of its bytes and of the code that reads it."""
+    """The name of the model's entry: a digest of its bytes and of nbconv's code; "" where nothing can be kept."""
+    if not code():
+        return ""
     digest = hashlib.sha256(source.data)
-    for package in (nbconv.converters, nbconv.ops):
-        for folder in package.__path__:
-            _hash_sources(folder, digest)
+    digest.update(code().encode())
     return digest.hexdigest()
-
-
-def _hash_sources(folder: str, digest: Any) -> None:
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".py"))
-        texts = [(name, Path(folder, name).read_bytes()) for name in names]
-    except OSError:  # in a zip archive
-        from importlib.resources import files
-
-        package = nbconv.ops if folder in nbconv.ops.__path__ else nbconv.converters
-        found = sorted(files(package).iterdir(), key=lambda file: file.name)
-        texts = [(file.name, file.read_bytes()) for file in found if file.name.endswith((".py", ".pyc"))]
-    for name, text in texts:
-        digest.update(f"{name} {len(text)}\n".encode())
-        digest.update(text)
 
 
 def load(source: Source, name: str) -> Graph | None:
@@ -93,7 +78,7 @@ def store(graph: Graph, places: dict[str, Place], name: str) -> None:
 
 
 def _path(name: str) -> Path | None:
-    folder = cache_dir()
+    folder = cache_dir() if name else None
     return None if folder is None else folder / "onnx" / f"{name}.json"
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import tests.ops
 from benchmarks.gpu import LAYERS
 from nbconv.errors import ModelError
-from nbconv.gradcheck import Call
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
@@ -27,7 +26,8 @@ from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
 from nbconv.ops.op import NUMPY
-from nbconv.plan import Plan
+from nbconv.plan.plan import Plan
+from nbconv.tools.gradcheck import Call
 from tests.check import Case, as_tuple
 from tests.gradients import arguments, aside
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbconv.arena import ALIGN, place
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
 from nbconv.ops import lookup
-from nbconv.plan import Plan
+from nbconv.plan.memory import ALIGN, place
+from nbconv.plan.plan import Plan
 from tests import fuzz
 from tests.check import sampler
 from tests.kernels.harness import reference

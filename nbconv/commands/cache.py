@@ -25,8 +25,8 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nbconv import prepared
     from nbconv.kernels import store
+    from nbconv.runtime import plan_cache as prepared
 
     folder = store.cache_dir()
     if folder is None:
@@ -77,8 +77,8 @@ def _structures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _clear(folder: Path, as_json: bool) -> int:
-    from nbconv import prepared
     from nbconv.kernels import store
+    from nbconv.runtime import plan_cache as prepared
 
     files, freed = (a + b for a, b in zip(store.clear(), prepared.clear(), strict=True))
     for entry in _structures(folder):

@@ -14,11 +14,11 @@ from functools import partial
 
 import numpy as np
 
+from nbconv.base.files import check
+from nbconv.base.image import load_image
 from nbconv.commands._model import add_threads, positive
 from nbconv.commands._teach import teach
 from nbconv.commands._text import plural, style
-from nbconv.files import check
-from nbconv.image import load_image
 from nbconv.kernels.target import host
 from nbconv.model import Model, load
 from nbconv.models import efficientnet_lite0, imagenet_classes, photograph

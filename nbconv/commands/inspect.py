@@ -14,7 +14,7 @@ from nbconv.commands._text import clip, count, dims, dump, plural, size, style, 
 
 if TYPE_CHECKING:
     from nbconv.graph import Graph, Node, Spec
-    from nbconv.plan import Plan
+    from nbconv.plan.plan import Plan
 
 MOVES = frozenset((
     "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather",
@@ -71,8 +71,8 @@ def authored_specs(graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list
     """The Spec of every value of the graph as it was authored. ModelError where shapes do not fit."""
     from nbconv.errors import ModelError
     from nbconv.graph import Spec
+    from nbconv.lowering.weights import Weights
     from nbconv.passes.fold import fold
-    from nbconv.weights import Weights
 
     inputs = {name: Spec(shape, graph.inputs[name].dtype) for name, shape in shapes.items()}
     try:

@@ -8,15 +8,15 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels.params import BatchNorm, Moments, Pixels, Running
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import ceil
+from nbconv.lowering.repack import channels_last
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import ceil
-from nbconv.ops.repack import channels_last
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 PART = 128 << 10
 """Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
 from nbconv.ops.op import Op
 
 

@@ -9,17 +9,17 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import repack, split_k, winograd
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering import repack, split_k, winograd
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import ceil, cut, epilogue, pack, pad_bias, padded
+from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.repack import Lying, varies
+from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import ceil, cut, epilogue, pack, pad_bias, padded
-from nbconv.ops.patches import pad, taps
-from nbconv.ops.repack import Lying, varies
-from nbconv.ops.window import Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Image(NamedTuple):

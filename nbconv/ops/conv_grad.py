@@ -10,21 +10,21 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels.params import Pixels
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import ceil, padded
+from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.repack import channels_last
+from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.conv import Conv, Convolution, Image
 from nbconv.ops.conv_transpose import ConvTranspose
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import ceil, padded
-from nbconv.ops.patches import pad, taps
 from nbconv.ops.reduce import ReduceSum
-from nbconv.ops.repack import channels_last
 from nbconv.ops.shape import Slice
-from nbconv.ops.window import Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""

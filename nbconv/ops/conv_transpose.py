@@ -9,17 +9,17 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Node, Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import repack, winograd
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering import repack, winograd
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.packing import ceil
+from nbconv.lowering.patches import reach
+from nbconv.lowering.repack import Lying, varies
+from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.conv import GROUPS, Convolution
-from nbconv.ops.packing import ceil
-from nbconv.ops.patches import reach
-from nbconv.ops.repack import Lying, varies
-from nbconv.ops.window import Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class ConvTranspose(Convolution):

@@ -9,8 +9,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, physical
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering, physical
 from nbconv.ops.op import ANY, NUMPY, Op
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
-from nbconv.lowering import Affine, Lowering
+from nbconv.lowering.context import Affine, Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Fused(Op):

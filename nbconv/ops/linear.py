@@ -9,15 +9,15 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import repack, split_k
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering import repack, split_k
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
+from nbconv.lowering.repack import Lying, varies
 from nbconv.ops.op import CANONICAL, NUMPY, Op
-from nbconv.ops.packing import cut, epilogue, pack, pad_bias, padded
-from nbconv.ops.repack import Lying, varies
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Gemm(Op):

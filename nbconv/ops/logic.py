@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Binary, Unary
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Logic(Binary, abstract=True):

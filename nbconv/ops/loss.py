@@ -9,15 +9,15 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels.params import ClassWeights, Scores
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Add
 from nbconv.ops.softmax import LogSoftmaxGrad
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 CHUNK = 256
 """Positions that a unit of the kernels does."""

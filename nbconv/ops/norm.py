@@ -9,15 +9,15 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Operand, Ref, strides
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering, Operand, Ref, strides
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.pointwise import Abs, AbsGrad, Add, Div, DivOrZero, Mul, Sqrt, Sub
 from nbconv.ops.reduce import ReduceMean, ReduceSum, sums
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 def lrn_layout(size: int, y: Spec) -> str:

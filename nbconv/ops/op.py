@@ -12,8 +12,8 @@ from nbconv.graph import Spec
 from nbconv.kernels.params import Clamp
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
-    from nbconv.lowering import Lowering
+    from nbconv.lowering.context import Lowering
+    from nbconv.passes.autodiff import Backward
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""

@@ -12,9 +12,9 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 

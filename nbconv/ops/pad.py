@@ -8,14 +8,14 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import Mix, transposed
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.ops.shape import ALL, Reshape
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Pad(Op):

@@ -9,15 +9,15 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels import params
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.window import Window, flat, plane, resolve, sliding
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.patches import pad, taps
-from nbconv.ops.window import Window, flat, plane, resolve, sliding
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Pool(Op, abstract=True):

@@ -10,18 +10,18 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels.params import DenseImage
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.patches import reach
+from nbconv.lowering.repack import channels_last
+from nbconv.lowering.window import flat, plane, sliding
 from nbconv.ops.op import CHANNELS_LAST, NUMPY
-from nbconv.ops.patches import reach
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 from nbconv.ops.pool import AveragePool, MaxPool, Pool, divisor
-from nbconv.ops.repack import channels_last
-from nbconv.ops.window import flat, plane, sliding
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 def fields(op: Pool) -> dict[str, Any]:

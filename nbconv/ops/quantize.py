@@ -8,14 +8,14 @@ import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
 from nbconv.ops.op import Op
 from nbconv.ops.pointwise import Mul
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Quantization(Op, abstract=True):

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
 from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 from nbconv.ops.pointwise import Binary, Min, Mul, Sub, Unary, broadcast_layout
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Relu(Unary):

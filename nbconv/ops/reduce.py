@@ -10,8 +10,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref, physical
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering, Ref, physical
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.logic import Same
 from nbconv.ops.op import CANONICAL, NUMPY, Op
@@ -19,7 +19,7 @@ from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Sub
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 class Reduce(Op, abstract=True):

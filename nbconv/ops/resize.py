@@ -8,15 +8,15 @@ import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels.params import Image
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.window import plane
 from nbconv.ops.grad import Mix, transposed
 from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.window import plane
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")

@@ -10,13 +10,13 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, physical
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering.context import Lowering, physical
 from nbconv.ops.grad import SliceGrad
 from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 ALL = "fiub"
 MAX_PIECES = 1 << 16

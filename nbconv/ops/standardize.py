@@ -9,9 +9,9 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph import infer as want
 from nbconv.kernels.params import RowAffine
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.batch_norm import along_channels
 from nbconv.ops.cast import CastLike
 from nbconv.ops.grad import ExpandLike
@@ -21,7 +21,7 @@ from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.passes.autodiff import Backward
 
 
 def standardize(x: np.ndarray, axes: tuple[int, ...], epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

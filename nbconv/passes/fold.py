@@ -9,7 +9,7 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
-from nbconv.weights import Weights
+from nbconv.lowering.weights import Weights
 
 SMALL = 1 << 14
 """Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
-from nbconv.lowering import Affine
+from nbconv.lowering.context import Affine
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
 from nbconv.ops.op import NUMPY, Epilogue

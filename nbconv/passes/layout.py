@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
-from nbconv.lowering import Ref, Spot
+from nbconv.lowering.context import Ref, Spot
 from nbconv.ops.inner import Layout
 from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY
-from nbconv.passes.overwrite import overwritten
+from nbconv.passes.inplace import overwritten
 
 
 def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, dict[str, bool]]:

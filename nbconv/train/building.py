@@ -8,27 +8,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.backprop import backprop
-from nbconv.builder import Builder
+from nbconv.edit.parameters import Parameter
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.builder import Builder
 from nbconv.kernels.target import Target
+from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
+from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
-from nbconv.passes.recompute import recompute, sums_early
-from nbconv.passes.rectify import rectify
-from nbconv.passes.stages import Stages
-from nbconv.train.budget import Budget
+from nbconv.passes.fuse_relu_bn_grad import rectify
+from nbconv.passes.rematerialise import recompute, sums_early
+from nbconv.passes.segments import Stages
 from nbconv.train.dropout import with_dropout
-from nbconv.train.estimate import Estimate
+from nbconv.train.memory.estimate import Estimate
+from nbconv.train.memory.policy import USUAL, Thrift, again, depending, frozen, split
+from nbconv.train.memory.search import Budget
 from nbconv.train.optimizers import Optimizer
-from nbconv.train.parameters import Parameter
 from nbconv.train.step import target_of
-from nbconv.train.thrift import USUAL, Thrift, again, depending, frozen, split
-from nbconv.weights import Weights
 
 STEP = "hyper/step"
 """The input that counts steps, int64, from 1."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbconv.files import replace
+from nbconv.base.files import replace
 from nbconv.train.schedules import Plateau
 
 if TYPE_CHECKING:

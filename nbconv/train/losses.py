@@ -1,8 +1,8 @@
 """Losses: each a function that puts nodes into a graph, and returns the name of the loss, a scalar.
 
-``to`` is what adds nodes (`nbconv.builder.Builder`, or `nbconv.backprop.Backward`): ``to.add(op, *names)``, ``to.constant``,
-``to.spec``. The other strings are names of values. ``reduction`` is "mean" or "sum" over all elements, as in PyTorch,
-whose values these have where it has the loss.
+``to`` is what adds nodes (`nbconv.graph.builder.Builder`, or `nbconv.passes.autodiff.Backward`): ``to.add(op, *names)``,
+``to.constant``, ``to.spec``. The other strings are names of values. ``reduction`` is "mean" or "sum" over all elements, as
+in PyTorch, whose values these have where it has the loss.
 """
 
 from __future__ import annotations

@@ -17,18 +17,18 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
-from nbconv.passes.rectify import rectify
-from nbconv.plan import Plan
-from nbconv.runtime import available_threads
-from nbconv.train.thrift import MIB, USUAL, TooLarge
-from nbconv.weights import Weights
+from nbconv.lowering.weights import Weights
+from nbconv.passes.fuse_relu_bn_grad import rectify
+from nbconv.plan.plan import Plan
+from nbconv.runtime.executor import available_threads
+from nbconv.train.memory.policy import MIB, USUAL, TooLarge
 
 if TYPE_CHECKING:
-    from nbconv.cuda.device import State
-    from nbconv.cuda.program import DeviceProgram
-    from nbconv.cuda.workspace import DeviceWorkspace
     from nbconv.kernels.target import Target
-    from nbconv.runtime import Workspace
+    from nbconv.runtime.cuda.device import State
+    from nbconv.runtime.cuda.program import DeviceProgram
+    from nbconv.runtime.cuda.workspace import DeviceWorkspace
+    from nbconv.runtime.executor import Workspace
 
 SLACK = 0.1
 """Share of `budget_ms` by which it may be overdrawn knowingly."""
@@ -41,10 +41,10 @@ class TrainingStep:
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
     among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
-    `nbconv.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for how many
-    threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were packed;
-    ``packed`` and ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and scratch may
-    take, ModelError says what they do take where that is more.
+    `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
+    how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
+    packed; ``packed`` and ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and
+    scratch may take, ModelError says what they do take where that is more.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class TrainingStep:
         self._commit = 0.0
 
     def _on_device(self, home: State, fetch: tuple[str, ...]) -> DeviceProgram:
-        from nbconv.cuda.device import Uploads
-        from nbconv.cuda.program import DeviceProgram
+        from nbconv.runtime.cuda.device import Uploads
+        from nbconv.runtime.cuda.program import DeviceProgram
 
         plan = self.plan
         return DeviceProgram(

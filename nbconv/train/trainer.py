@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.edit.deploy import deployed, tail
+from nbconv.edit.parameters import Parameter, master, select, stored
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model, _threads
 from nbconv.train import building, losses
 from nbconv.train.building import LABELS, Built, Recipe
-from nbconv.train.deploy import deployed, tail
+from nbconv.train.memory.planned import planned
+from nbconv.train.memory.policy import Thrift
 from nbconv.train.optimizers import SGD, Optimizer
-from nbconv.train.parameters import Parameter, master, select, stored
-from nbconv.train.planned import planned
 from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
-from nbconv.train.thrift import Thrift
 
 LOSSES: dict[str, Callable[..., str]] = {
     "cross_entropy": losses.cross_entropy, "binary_cross_entropy": losses.binary_cross_entropy, "hinge": losses.hinge,
@@ -80,7 +80,7 @@ class Trainer:
         graph, self._back = self.authored, None
         self._state = {p.value: master(p, graph) for p in chosen}
         if repair:
-            from nbconv.train.repair import repaired
+            from nbconv.edit.repair import repaired
 
             graph, extra, self._back = repaired(graph, chosen)
             self._state.update({p.value: master(p, graph) for p in extra})
@@ -94,7 +94,7 @@ class Trainer:
         self._state.update(building.initial_state(self.recipe, self._state))
         self._home = None
         if model._device is not None:
-            from nbconv.cuda.device import State
+            from nbconv.runtime.cuda.device import State
 
             self._home = State(model._device, self._state)
         self.model.weights.drop()
@@ -278,8 +278,8 @@ class Trainer:
         return lr_find(self, train, **options)
 
     def save(self, path: Any, *, fold: bool = False) -> None:
-        """Writes the model as it is now, for inference: see `nbconv.train.export.save`."""
-        from nbconv.train.export import save
+        """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""
+        from nbconv.edit.export import save
 
         save(self.graph(), path, self.model, fold)
 

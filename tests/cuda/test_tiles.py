@@ -13,7 +13,7 @@ import pytest
 
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.target import TARGETS, Target, target
-from nbconv.ops.packing import Cut, ceil, cut, pack, pad_bias, padded
+from nbconv.lowering.packing import Cut, ceil, cut, pack, pad_bias, padded
 from tests.cuda import numeric
 from tests.cuda.kernels import COMPILER
 from tests.cuda.recordings import Recording
@@ -331,7 +331,7 @@ def test_sums_of_parts_are_no_larger_than_a_limit():
 @pytest.mark.parametrize("turned", [False, True])
 def test_panels(cg, og, kh, kw, groups, turned):
     """As ONNX has the weights of Conv (output channels outermost), and those of ConvTranspose."""
-    from nbconv.ops.repack import PIECE
+    from nbconv.lowering.repack import PIECE
 
     taps = kh * kw
     if turned:

@@ -12,10 +12,10 @@ import pytest
 
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.target import GPUS, target
-from nbconv.lowering import Lowering
+from nbconv.lowering import winograd
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.packing import ceil, pad_bias
 from nbconv.model import Model
-from nbconv.ops import winograd
-from nbconv.ops.packing import ceil, pad_bias
 from tests.cuda.kernels import COMPILER
 from tests.cuda.test_tiles import COLUMNS, LANES, close, finish, rand, run
 from tests.kernels.harness import reference
@@ -105,7 +105,7 @@ def test_transforms_use_what_they_load(size, channels):
 )
 def test_filters(size, ci, co, turned, blocks):
     """As ONNX has the weights of Conv, and those of ConvTranspose, which are read backwards."""
-    from nbconv.ops.repack import FILTERS
+    from nbconv.lowering.repack import FILTERS
 
     w = rand(ci, co, 3, 3) if turned else rand(co, ci, 3, 3)
     wanted = winograd.weights(w.swapaxes(0, 1)[..., ::-1, ::-1] if turned else w, size, LANES, COLUMNS)

@@ -12,10 +12,10 @@ import pytest
 
 import nbconv
 from nbconv.graph import Graph, Spec
-from nbconv.passes.stages import AGAIN, EVER, Choice, Stages
+from nbconv.passes.segments import AGAIN, EVER, Choice, Stages
 from nbconv.train import building
-from nbconv.train.budget import Budget
-from nbconv.train.thrift import Thrift
+from nbconv.train.memory.policy import Thrift
+from nbconv.train.memory.search import Budget
 from tests.train.models import F32, batch, model, node
 from tests.train.test_thrift import SHAPE, deep, used
 
@@ -124,7 +124,7 @@ def some(stages: Stages, usual: Choice, seed: int, cut: bool = True) -> Choice:
 
 def forced(monkeypatch: pytest.MonkeyPatch, seed: int, cut: bool = True, thrift: Thrift | None = None) -> None:
     """Steps are made with a random choice from here on."""
-    monkeypatch.setattr("nbconv.train.planned.levels", lambda *_: [thrift or Thrift(most=1.0)])
+    monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_: [thrift or Thrift(most=1.0)])
     monkeypatch.setattr(Budget, "fit", lambda budget, _: (some(budget.stages, budget.usual(), seed, cut), 0.0))
 
 
@@ -219,7 +219,7 @@ def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPat
 def test_weights_and_sums_some_columns_at_a_time(graph: Graph, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
     for thrift in (Thrift(), Thrift(at_once=1.0)):
-        monkeypatch.setattr("nbconv.train.planned.levels", lambda *_, chosen=thrift: [chosen])
+        monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_, chosen=thrift: [chosen])
         found[thrift] = steps(graph, data, memory_mb=1000)
     (losses, usual, whole), (pieced, state, pieces) = found.values()
     assert plan(pieces) > plan(whole)

@@ -9,7 +9,7 @@ import nbconv
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.train import building
-from nbconv.train.thrift import MIB, Thrift
+from nbconv.train.memory.policy import MIB, Thrift
 from tests.train.models import F32, batch, model, node
 
 SHAPE = (3, 26, 22)
@@ -104,7 +104,7 @@ def test_batch_statistics_are_not_cut_unasked() -> None:
 def test_frozen_parts_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = deep(False)
     losses, usual = trained(graph, trainable="head")
-    monkeypatch.setattr("nbconv.train.thrift.FROZEN", 0)
+    monkeypatch.setattr("nbconv.train.memory.policy.FROZEN", 0)
     found, halves = trained(graph, trainable="head")
     assert used(halves) < 0.7 * used(usual)
     np.testing.assert_allclose(found, losses, rtol=1e-6)
@@ -118,7 +118,7 @@ def test_dropout_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     losses, usual = trained(graph)
     with pytest.raises(ModelError, match="MiB"):
         trained(graph, memory_mb=used(usual) / 4)
-    monkeypatch.setattr("nbconv.train.planned.levels", lambda *_: [Thrift(most=0.0)])
+    monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_: [Thrift(most=0.0)])
     found, frugal = trained(graph, memory_mb=1000)
     assert used(frugal) < used(usual)
     np.testing.assert_allclose(found, losses, rtol=1e-5)
