@@ -74,24 +74,24 @@ def less_or_equal(a, b):
 
 @_pairs(Bytes)
 @inline
-def both(a, b):
+def logical_and(a, b):
     return a & b
 
 
 @_pairs(Bytes)
 @inline
-def either(a, b):
+def logical_or(a, b):
     return a | b
 
 
 @_pairs(Bytes)
 @inline
-def different(a, b):
+def logical_xor(a, b):
     return a ^ b
 
 
 @kernel
-def choose(
+def where(
     c: Bytes, a: Floats, b: Floats, y: Floats, rows: Rows,
     c_strides: RowStrides, a_strides: RowStrides, b_strides: RowStrides, first: Int, last: Int,
 ) -> None:  # fmt: skip
@@ -110,7 +110,7 @@ def choose(
 
 
 @kernel
-def opposite(x: Bytes, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
+def logical_not(x: Bytes, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = not x; a unit is ``chunk`` elements, here and below."""
     i0 = first * chunk
     for e in spread(min(last * chunk, n) - i0):

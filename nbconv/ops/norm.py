@@ -136,7 +136,7 @@ class LpNormalization(Op):
         x, last = to.inputs[0], to.last(to.node.inputs[0])
         axis = want.axis(self.axis, x.rank)
         sized = to.scratch(x.nbytes)
-        to.unary(f"activation.{'magnitude' if self.p == 1 else 'square'}", y=sized)
+        to.unary(f"activation.{'abs' if self.p == 1 else 'square'}", y=sized)
         norm, kept = kept_sums(to, sized, (axis,), last, 1.0)
         if self.p == 2:
             to.unary("activation.square_root", x=norm, y=norm, n=x.size // x.shape[axis])
