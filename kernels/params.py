@@ -5,10 +5,30 @@ order. An ``int`` is an int64 there, a ``float`` a float32, `Floats` an address 
 """
 
 from collections.abc import Mapping
+from enum import IntEnum
+from math import inf
 from typing import Annotated, Any, NamedTuple
 
 Floats = Annotated[Any, "float32*"]
-KINDS: dict[Any, str] = {int: "int64", float: "float32", Floats: "float32*"}
+
+
+class Activation(IntEnum):
+    """The activations that an `Epilogue` can name; a clamp is none of them."""
+
+    NONE = 0
+    SIGMOID = 1
+    SILU = 2
+    HARD_SIGMOID = 3
+    """max(0, min(1, alpha·x + beta))"""
+    HARD_SWISH = 4
+    """x · HARD_SIGMOID"""
+    TANH = 5
+    GELU = 6
+    LEAKY_RELU = 7
+    """alpha·x below 0"""
+
+
+KINDS: dict[Any, str] = {int: "int64", Activation: "int64", float: "float32", Floats: "float32*"}
 """What a field may be, and what manifests call it."""
 
 
@@ -17,6 +37,32 @@ class Clamp(NamedTuple):
 
     low: float
     high: float
+
+
+class Epilogue(NamedTuple):
+    """What is done to each result before it is stored: the clamp, or the activation; then, where ``scale`` is given, a
+    factor and a term a channel."""
+
+    low: float = -inf
+    high: float = inf
+    act: Activation = Activation.NONE
+    alpha: float = 0.0
+    beta: float = 0.0
+    scale: Floats = None
+    shift: Floats = None
+
+    def clamp(self) -> Clamp:
+        """What it is to a kernel that can only clamp."""
+        return Clamp(self.low, self.high)
+
+
+class Addends(NamedTuple):
+    """What is added to sums before the epilogue: a bias a channel, and, where ``ldres`` is not 0, an array of y's shape,
+    ``ldres`` floats a pixel."""
+
+    bias: Floats
+    residual: Floats = None
+    ldres: int = 0
 
 
 class Rows(NamedTuple):
@@ -89,6 +135,143 @@ class DenseImage(NamedTuple):
     c: int
     oh: int
     ow: int
+
+
+class ConvImage(NamedTuple):
+    """Images (h, width), ``ldx`` floats a pixel and cg channels a group, from which (oh, ow) are made, m pixels in all of
+    them, ``ldy`` floats a pixel and og channels a group."""
+
+    m: int
+    h: int
+    width: int
+    ldx: int
+    cg: int
+    oh: int
+    ow: int
+    ldy: int
+    og: int
+
+
+class Scatter(NamedTuple):
+    """Where results (oy, ox) go in images of (full_h, full_w): to (oy·osh + oy0, ox·osw + ox0)."""
+
+    full_h: int
+    full_w: int
+    osh: int = 1
+    osw: int = 1
+    oy0: int = 0
+    ox0: int = 0
+
+
+class ConvBlocking(NamedTuple):
+    """How a convolution is cut: a unit has ``panels`` panels of ``rows`` pixels, k goes in chunks of taps × channels;
+    ``padded``: packed columns a group."""
+
+    rows: int
+    panels: int
+    tap_chunk: int
+    channel_chunk: int
+    padded: int
+
+
+class GradBlocking(NamedTuple):
+    """How the sums of a weight gradient are cut: ``parts`` of ``pixels``, which go ``chunk`` at a time, and units of
+    ``columns``; ``padded``: floats a row of a group's sums."""
+
+    groups: int
+    parts: int
+    pixels: int
+    columns: int
+    chunk: int
+    padded: int
+
+
+class Matrices(NamedTuple):
+    """(m, k) × (k, n) → (m, n), rows of A ``lda`` floats apart, those of y ``ldy``."""
+
+    m: int
+    n: int
+    k: int
+    lda: int
+    ldy: int
+
+
+class Batch(NamedTuple):
+    """Floats from one matrix of a batch to the next."""
+
+    a: int
+    b: int
+    y: int
+
+
+class MatrixBlocking(NamedTuple):
+    """How a product is cut: a unit has ``panels`` panels of ``rows`` rows, k goes in chunks."""
+
+    rows: int
+    panels: int
+    k_chunk: int
+
+
+class Sums(NamedTuple):
+    """``parts`` of sums (m, n), ``lds`` floats a row, which are added to results of ``ldy`` floats a row."""
+
+    m: int
+    n: int
+    parts: int
+    lds: int
+    ldy: int
+
+
+class SumsBatch(NamedTuple):
+    """Floats from one matrix of a batch, or group, to the next: of the sums, of what is given a channel, of results."""
+
+    sums: int
+    channels: int
+    y: int
+
+
+class Filtering(NamedTuple):
+    """How Winograd's filtering goes: padding, ``size`` × ``size`` results a tile, ``tiles`` tiles and ``group`` channels of
+    y a unit, ``columns`` channels at a time; ``inner``: input channels in whole vectors, ``padded``: packed columns,
+    ``area``: floats of scratch memory a thread."""
+
+    ph: int
+    pw: int
+    size: int
+    tiles: int
+    columns: int
+    group: int
+    inner: int
+    padded: int
+    area: int
+
+
+class Tiles(NamedTuple):
+    """``down`` × ``across`` tiles an image, ``total`` in all, of size × size results."""
+
+    down: int
+    across: int
+    total: int
+    size: int
+
+
+class FilterStrides(NamedTuple):
+    """Where a weight lies: element (g, y, x, i, o) at g·group + y·ky + x·kx + i·ci + o·co."""
+
+    group: int
+    ky: int
+    kx: int
+    ci: int
+    co: int
+
+
+class TapStrides(NamedTuple):
+    """Where a weight lies: element (g, t, i, o) at g·group + t·tap + i·ci + o·co."""
+
+    tap: int
+    ci: int
+    co: int
+    group: int
 
 
 class Divisor(NamedTuple):

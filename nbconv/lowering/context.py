@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.graph import Node, Spec
-from nbconv.kernels.params import Clamp, Extents, Rows, RowStrides, Strides, flat
+from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, Strides, flat
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
-    from nbconv.ops.op import Epilogue, Op
+    from nbconv.ops.op import Op
 
 WORK = 1 << 16
 """Work (about one floating-point operation, or a quarter byte moved, each) that is worth claiming at a time."""
@@ -72,8 +72,6 @@ class Lowering:
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
         placed: dict[str, Spot],
     ) -> None:  # fmt: skip
-        from nbconv.ops.op import Epilogue
-
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
         self.target, self.threads, self.slots, self.placed = target, threads, 0, placed
         self.epilogue: Epilogue = Epilogue()

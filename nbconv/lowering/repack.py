@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.kernels.params import FilterStrides
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, padded
 
@@ -49,8 +50,8 @@ def panels(to: Lowering, w: Ref, lying: Lying, groups: int, n: int, scale: float
     y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
     to.step(
         "packing.panels", to.finer(units, ceil(taps * lying.cg, PIECE)), work=16 * size * n, w=w.at(lying.base), y=y,
-        kh=lying.kh, kw=lying.kw, cg=lying.cg, n=n, group=lying.group, ky=lying.ky, kx=lying.kx, ci=lying.ci, co=lying.co,
-        padded=full, scale=scale,
+        kh=lying.kh, kw=lying.kw, cg=lying.cg, n=n,
+        strides=FilterStrides(lying.group, lying.ky, lying.kx, lying.ci, lying.co), padded=full, scale=scale,
     )  # fmt: skip
     return y
 

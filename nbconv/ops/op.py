@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.kernels.params import Clamp
+from nbconv.kernels.params import Epilogue
 
 if TYPE_CHECKING:
     from nbconv.lowering.context import Lowering
@@ -22,20 +21,6 @@ ANY, CHANNELS_LAST, CANONICAL, NUMPY = "any", "channels_last", "canonical", "num
 """Layouts an op can ask for, see `Op.layout`."""
 
 _REQUIRED: Any = object()
-
-
-class Epilogue(NamedTuple):
-    """What a kernel does to each result before it is stored: a clamp, or ``activated(code)`` of `kernels/cpu/_math.py`."""
-
-    code: int = 0
-    alpha: float = 0.0
-    beta: float = 0.0
-    low: float = -inf
-    high: float = inf
-
-    def clamp(self) -> Clamp:
-        """What it is to a kernel that can only clamp."""
-        return Clamp(self.low, self.high)
 
 
 class Op:
