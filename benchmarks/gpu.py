@@ -62,7 +62,7 @@ def ours(graph: Any, feeds: dict[str, Any], device: str = "cuda") -> Run:
         resident={name: block.address for name, block in held.items()}, wanted=set(),
     )  # fmt: skip
     space = program.workspace()
-    space.place(feeds, [])
+    space.bind(feeds, [])
 
     def run(count: int) -> None:
         for _ in range(count):

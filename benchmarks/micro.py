@@ -75,8 +75,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     space.run(feeds, results, args.threads)
     found: dict[Any, dict[str, Any]] = {}
     for i, step in enumerate(plan.steps):
-        if i in program.foreign:
-            program.foreign[i](space, feeds, results)
+        if i in program.host_steps:
+            program.host_steps[i].run(space, args.threads)
             continue
         which, numbers = kind(step), tuple((k, v) for k, v in step.arguments.items() if isinstance(v, (int, float)))
         key = (step.kernel, numbers, step.arguments.get("addends.residual") is None)

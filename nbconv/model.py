@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nbconv.runtime.cuda.device import Device
     from nbconv.runtime.cuda.program import DeviceProgram
     from nbconv.runtime.cuda.workspace import DeviceWorkspace
-    from nbconv.runtime.plan_cache import Prepared
+    from nbconv.runtime.plan_cache import PlanCache
 
 PLAN_BYTES = 16 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
@@ -87,23 +87,23 @@ class Model:
         self._set_device(device)
         self._graph: Graph | None = graph
         self._source: Source | None = None
-        self._prepared: Prepared | None = None
+        self._plan_cache: PlanCache | None = None
         self._start(graph.name, graph.inputs, graph.outputs, _threads(threads))
 
     def _open(self, source: Source, path: str | os.PathLike | None, threads: int) -> None:
         """A model in a file or in bytes: what an earlier process prepared is used, else the model is read now."""
-        from nbconv.runtime.plan_cache import Prepared, digest
+        from nbconv.runtime.plan_cache import PlanCache, digest
 
         self._graph, self._source = None, source
-        self._prepared = Prepared(digest(path, source.data), self._target())
-        card = self._prepared.card()
+        self._plan_cache = PlanCache(digest(path, source.data), self._target())
+        card = self._plan_cache.card()
         if card is None:
             graph = self.graph
             self._start(graph.name, graph.inputs, graph.outputs, threads)
             if not source.external:
-                self._prepared.keep_card(graph.name, graph.inputs, graph.outputs)
+                self._plan_cache.keep_card(graph.name, graph.inputs, graph.outputs)
             else:
-                self._prepared = None
+                self._plan_cache = None
             return
         ports = [
             {n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
@@ -307,7 +307,7 @@ class Model:
     def _replace(self, graph: Graph) -> None:
         """Another graph, for the runs that begin from here on."""
         with self._lock:
-            self._graph, self._prepared = graph, None
+            self._graph, self._plan_cache = graph, None
             self._inputs, self._outputs = graph.inputs, graph.outputs
             self.weights, self._plans = Weights(), OrderedDict()
             self._arenas = self._new_arenas()
@@ -359,16 +359,16 @@ class Model:
         if self._tune:
             key = (*key, "tuned", self.threads)
         specs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
-        if self._prepared is not None:
-            found = self._prepared.program(key, self.weights)
+        if self._plan_cache is not None:
+            found = self._plan_cache.program(key, self.weights)
             if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
                 return self._bound(found[0], found[1], specs)
         plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
         if self._tune:
             plan = self._tuned(plan)
-        if self._prepared is not None and plan.portable:
-            arrays = {n: plan.arrays[n] for n in plan.program.constants}
-            self._prepared.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)
+        if self._plan_cache is not None and plan.portable:
+            arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
+            self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)
         return self.bound(plan)
 
     def bound(self, plan: Plan) -> Program | DeviceProgram:
@@ -376,10 +376,10 @@ class Model:
         if self._device is None:
             return plan.bound()
         plan.program.own = [plan.arrays[n] for n in plan.tables]
-        return self._bound(plan.program, [plan.arrays[n] for n in plan.program.constants], plan.inputs, plan)
+        return self._bound(plan.program, plan.arrays, plan.inputs, plan)
 
     def _bound(
-        self, program: Program, arrays: list[np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
+        self, program: Program, arrays: Mapping[str, np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
     ) -> Program | DeviceProgram:
         """A program with what it reads, ready to run where this model runs."""
         if self._device is None:
@@ -388,7 +388,8 @@ class Model:
             return bind(program, self._target(), arrays)
         from nbconv.runtime.cuda.program import DeviceProgram
 
-        return DeviceProgram(program, self._device, arrays, self._uploads, inputs, plan=plan)
+        needed = [arrays[n] for n in program.constants]
+        return DeviceProgram(program, self._device, needed, self._uploads, inputs, plan=plan)
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:
         known = {*self.graph.values(), *self.graph.inputs, *self.graph.constants}

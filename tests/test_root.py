@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nbconv.kernels.target import GPUS, TARGETS, host
-from nbconv.runtime.plan_cache import Prepared
+from nbconv.runtime.plan_cache import PlanCache
 
 PARTS = ("kernels", "converters", "models")
 EDITABLE = """
@@ -110,9 +110,11 @@ def test_a_checkout_that_is_not_installed(checkouts: tuple[Path, Path]) -> None:
     assert f"pip install -e {checkouts[0]}" in said
 
 
-def test_installed(tmp_path: Path) -> None:
-    """As a wheel, and in an archive: packages fit, and the digest of the code is that of all files."""
+def test_installed(checkouts: tuple[Path, Path], tmp_path: Path) -> None:
+    """As a wheel, and in an archive: packages fit, and the digest of the code is that of all files. A checkout's is that of
+    the wheel made from it, so that a cache can be filled there."""
     site = copy(tmp_path / "site", "nbconv")
+    checkout = python(EDITABLE.format(root=str(checkouts[0])) + CODE, checkouts[0]).stdout
     archive = tmp_path / "app.zip"
     found = []
     for change in (None, "nbconv/new/deeper/__init__.py"):
@@ -126,17 +128,17 @@ def test_installed(tmp_path: Path) -> None:
             done = python(f"import sys; sys.path.insert(0, {str(where)!r})\n{ALL}\n{CODE}", tmp_path)
             assert done.returncode == 0, done.stderr
             found.append(done.stdout.strip())
-    assert len(set(found)) == 4
+    assert len(set(found)) == 4 and found[0] == checkout.strip()
     assert all(len(digest) == 64 for digest in found)
 
 
 CHANGES = """
 import os, time
 from pathlib import Path
-from nbconv.runtime import plan_cache as prepared
+from nbconv.runtime import plan_cache
 def digest():
-    prepared._code.clear()
-    return prepared.code()
+    plan_cache._code.clear()
+    return plan_cache.code()
 now = time.time_ns
 time.time_ns = lambda: now() + 3_000_000_000  # files count as settled: digests are remembered
 found = [digest()]
@@ -171,5 +173,5 @@ def test_each_field_of_a_target_counts(tmp_path: Path, monkeypatch: pytest.Monke
     other = {int: 3, str: "x", bool: not goal.winograd, frozenset: frozenset("x"), tuple: ((1, 2, 3.0),)}
     changed = [goal._replace(**{field: other[type(value)]}) for field, value in goal._asdict().items() if field != "tf32"]
     goals = [*TARGETS.values(), *GPUS.values(), *changed, goal._replace(tf32=True)]
-    assert len({Prepared("model", each)._folder for each in goals}) == len(goals)
-    assert Prepared("model", goal)._folder == Prepared("model", goal._replace(needs=frozenset(sorted(goal.needs))))._folder
+    assert len({PlanCache("model", each)._folder for each in goals}) == len(goals)
+    assert PlanCache("model", goal)._folder == PlanCache("model", goal._replace(needs=frozenset(sorted(goal.needs))))._folder

@@ -13,10 +13,10 @@ from nbconv.train.building import norms
 
 
 def deployed(
-    graph: Graph, chosen: Iterable[Parameter], state: Mapping[str, np.ndarray], told: Mapping[str, object] | None = None
+    graph: Graph, chosen: Iterable[Parameter], state: Mapping[str, np.ndarray], metadata: Mapping[str, object] | None = None
 ) -> Graph:
     """The graph with the values of ``state`` (copied) for what was trained. A weight that is stored in another type becomes
-    float32 under the same name where a Cast reads it, else under the name in which it was used. ``told`` goes into the
+    float32 under the same name where a Cast reads it, else under the name in which it was used. ``metadata`` goes into the
     metadata as JSON under "nbconv.training"."""
     chosen, made = list(chosen), graph.producers()
     constants = dict(graph.constants)
@@ -37,8 +37,8 @@ def deployed(
             gone.add(value)
     nodes = [n for n in graph.nodes if gone.isdisjoint(n.outputs)]
     result = graph.derive(nodes, constants)
-    if told:
-        result.metadata = {**graph.metadata, "nbconv.training": json.dumps(told, sort_keys=True)}
+    if metadata:
+        result.metadata = {**graph.metadata, "nbconv.training": json.dumps(metadata, sort_keys=True)}
     return result
 
 

@@ -13,8 +13,8 @@ from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, St
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
+    from nbconv.graph.op import Op
     from nbconv.kernels.target import Target
-    from nbconv.ops.op import Op
 
 WORK = 1 << 16
 """Work (about one floating-point operation, or a quarter byte moved, each) that is worth claiming at a time."""
@@ -38,8 +38,8 @@ class Operand(NamedTuple):
     strides: tuple[int, ...]
 
 
-class Spot(NamedTuple):
-    """The place of a value that lies in the middle of a wider one, ``pitch`` floats from one pixel to the next."""
+class View(NamedTuple):
+    """A strided view: a value within a wider one, ``pitch`` floats from one pixel to the next."""
 
     ref: Ref
     pitch: int
@@ -70,19 +70,19 @@ class Lowering:
     def __init__(
         self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
-        placed: dict[str, Spot],
+        views: dict[str, View],
     ) -> None:  # fmt: skip
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
-        self.target, self.threads, self.slots, self.placed = target, threads, 0, placed
+        self.target, self.threads, self.slots, self.views = target, threads, 0, views
         self.epilogue: Epilogue = Epilogue()
         self.affine: Affine | None = None
         self.residual: Ref | None = None
         self.ldres = 0
         self.choices: Mapping[str, int] = {}
         """algorithms found to be fastest here (see `nbconv.runtime.tuner`); what it lacks the cost models decide"""
-        self.most_packed = inf
+        self.packed_limit = inf
         """bytes that transformed weights may take"""
-        self.at_once = inf
+        self.scratch_limit = inf
         """bytes of packed weights, or of sums of a gradient, that are wanted at a time: more are made one after another"""
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
@@ -123,25 +123,25 @@ class Lowering:
 
     def input(self, i: int) -> Ref:
         """Where input i lies."""
-        return self._spot(self.node.inputs[i]).ref
+        return self._view(self.node.inputs[i]).ref
 
     def ld(self, i: int) -> int:
         """Floats from one pixel of input i, which lies channels last, to the next."""
         return self._pitch(self.node.inputs[i]) or self.inputs[i].shape[1]
 
-    def _spot(self, name: str) -> Spot:
-        return self.placed.get(name) or Spot(Ref(name), 0)
+    def _view(self, name: str) -> View:
+        return self.views.get(name) or View(Ref(name), 0)
 
     def _pitch(self, name: str) -> int:
-        return self._spot(name).pitch
+        return self._view(name).pitch
 
-    def lies(self, name: str, ref: Ref, pitch: int) -> bool:
+    def is_view(self, name: str, ref: Ref, pitch: int) -> bool:
         """Whether a value lies there already: nothing is to be copied."""
-        return self.placed.get(name) == Spot(ref, pitch)
+        return self.views.get(name) == View(ref, pitch)
 
     def output(self, i: int = 0) -> Ref:
         """Where output i lies, counting only those that the node names."""
-        return self._spot(self._named[i]).ref
+        return self._view(self._named[i]).ref
 
     @property
     def pitch(self) -> int:
@@ -178,8 +178,8 @@ class Lowering:
         """The output is the input's memory under another shape: no step, unless one of them lies in the middle of a third
         value."""
         name, source = self.node.outputs[output], self.node.inputs[input]
-        if name in self.placed or source in self.placed:
-            self.copy(self.input(input), self._spot(name).ref, (self.inputs[input].size,), (1,), (1,))
+        if name in self.views or source in self.views:
+            self.copy(self.input(input), self._view(name).ref, (self.inputs[input].size,), (1,), (1,))
         else:
             self.aliases[name] = source
 
@@ -191,13 +191,15 @@ class Lowering:
         x, y = x or self.input(0), y or self.output()
         self.step(kernel, -(-n // chunk), work=8 * n, x=x, y=y, n=n, chunk=chunk, **parameters)
 
-    def finer(self, units: int, times: int) -> int:
+    def gpu_split(self, units: int, times: int) -> int:
         """The units of a step whose CUDA kernel cuts each of the processors' into this many."""
         return units * times if self.target.gpu else units
 
     def pieces(self, n: int, nbytes: int) -> list[tuple[int, int]]:
-        """[first, last) of n columns of so many bytes, in whole panels, of which each takes `at_once` or little more."""
-        step = int(max(1, self.at_once // max(nbytes * self.columns, 1))) * self.columns if self.at_once < inf else n
+        """[first, last) of n columns of so many bytes, in whole panels, each of `scratch_limit` or little more."""
+        step, most = n, self.scratch_limit
+        if most < inf:
+            step = int(max(1, most // max(nbytes * self.columns, 1))) * self.columns
         return [(i, min(n, i + step)) for i in range(0, n, step)]
 
     def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
@@ -224,7 +226,7 @@ class Lowering:
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         self.step(
-            "move.copy", self.finer(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
+            "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
             extents=Extents(n1, n2, n3, n4), x_strides=Strides(*(t[1] for t in five)),
             y_strides=Strides(*(t[2] for t in five)),
         )  # fmt: skip
@@ -307,7 +309,7 @@ class Lowering:
         self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, rows=Rows(d1, d2, n, total), **apart)
 
     def operand(self, i: int) -> Operand:
-        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost lying
+        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost found
         axis is not contiguous is turned first."""
         shape, spec = self.outputs[0].shape, self.inputs[i]
         ref, steps = self.input(i), self.strides(i)
@@ -342,12 +344,12 @@ def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
 
 def strides(shape: tuple[int, ...], last: bool, pitch: int = 0) -> tuple[int, ...]:
     """Element strides for each logical dimension; ``pitch``: from pixel to pixel, where that is not the channels."""
-    lying, step = [], 1
+    found, step = [], 1
     for d in reversed(physical(shape, last)):
-        lying.append(step)
-        step *= d if lying[1:] or not pitch else pitch
-    lying.reverse()
-    return (lying[0], lying[-1], *lying[1:-1]) if last else tuple(lying)
+        found.append(step)
+        step *= d if found[1:] or not pitch else pitch
+    found.reverse()
+    return (found[0], found[-1], *found[1:-1]) if last else tuple(found)
 
 
 def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

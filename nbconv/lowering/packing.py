@@ -121,7 +121,7 @@ def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, matrices: int) -> Cu
     if units(best) < PROCESSORS:
         chunks = (ceil(ceil(k, parts), STEP) * STEP for parts in range(2, MOST_PARTS + 1))
         held = 4 * matrices * m * n
-        chunks = (c for c in chunks if c < k and taps * c >= LEAST_PRODUCTS and held * ceil(k, c) <= to.at_once)
+        chunks = (c for c in chunks if c < k and taps * c >= LEAST_PRODUCTS and held * ceil(k, c) <= to.scratch_limit)
         cuts = [(tile, c) for c in chunks for tile in fitting]
         found = min(cuts, key=lambda both: cost(*both), default=(best, k))
         if cost(*found) < WORTH * cost(best, k):

@@ -16,7 +16,7 @@ FILTERS = 8
 """Rows of a panel that a unit transforms for Winograd on CUDA."""
 
 
-class Lying(NamedTuple):
+class WeightStrides(NamedTuple):
     """How a convolution's weights lie: element (group, y, x, i, o) at base + group·g + ky·y + kx·x + ci·i + co·o, for
     kh × kw taps of cg input channels."""
 
@@ -43,15 +43,15 @@ def channels_last(to: Lowering, i: int) -> Ref:
     return to.constant(f"{to.node.inputs[i]}#last", lambda: np.ascontiguousarray(np.moveaxis(to.value(i), 1, -1)))
 
 
-def panels(to: Lowering, w: Ref, lying: Lying, groups: int, n: int, scale: float = 1.0) -> Ref:
+def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: float = 1.0) -> Ref:
     """Panels of n columns a group, as `packing.pack` makes them of constants."""
-    taps, full = lying.kh * lying.kw, padded(n, to.target.lanes, to.columns)
-    size = groups * taps * lying.cg
+    taps, full = ws.kh * ws.kw, padded(n, to.target.lanes, to.columns)
+    size = groups * taps * ws.cg
     y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
     to.step(
-        "packing.panels", to.finer(units, ceil(taps * lying.cg, PIECE)), work=16 * size * n, w=w.at(lying.base), y=y,
-        kh=lying.kh, kw=lying.kw, cg=lying.cg, n=n,
-        strides=FilterStrides(lying.group, lying.ky, lying.kx, lying.ci, lying.co), padded=full, scale=scale,
+        "packing.panels", to.gpu_split(units, ceil(taps * ws.cg, PIECE)), work=16 * size * n, w=w.at(ws.base), y=y,
+        kh=ws.kh, kw=ws.kw, cg=ws.cg, n=n,
+        strides=FilterStrides(ws.group, ws.ky, ws.kx, ws.ci, ws.co), padded=full, scale=scale,
     )  # fmt: skip
     return y
 
@@ -62,7 +62,7 @@ def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: i
     full, points = padded(co, to.target.lanes, to.columns), (size + 2) ** 2
     y = to.scratch(4 * points * ci * full)
     to.step(
-        f"packing.winograd_{size}", to.finer(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
+        f"packing.winograd_{size}", to.gpu_split(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
         w=w, y=y, ci=ci, co=co, cis=cis, cos=cos, turned=int(turned), padded=full,
     )  # fmt: skip
     return y

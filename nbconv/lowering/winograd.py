@@ -46,7 +46,7 @@ class Tiling(NamedTuple):
 def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int = 1) -> int:
     """The side of the cheapest tiles for a 3×3 convolution of stride 1, ci to co channels a group, or 0 where direct
     convolution is cheaper: by the cost model, unless ``to.choices`` knows better; none whose weights take more than
-    ``to.most_packed``."""
+    ``to.packed_limit``."""
     if ci < 12 or co < 12 or not to.target.winograd:
         return 0
     if to.target.gpu:
@@ -57,7 +57,7 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int
     best, least = 0, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
-        if 4 * points * ci * co > to.most_packed:
+        if 4 * points * ci * co > to.packed_limit:
             continue
         cost = _cost(2.0 * points * total * ci * co, total, to.target.rows, 4.0 * points * ci * co)
         cost += 8.0 * total * (points * ci + (points + size * size) * co)
@@ -69,14 +69,14 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int
 def _choose_on_gpu(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int) -> int:
     """As `choose`. Costs are in flops that a GPU does meanwhile: of products as `product_cost` has them, and what Winograd's
     steps read and write `BYTE` each. None whose transformed tiles or products
-    take more than ``to.at_once``."""
+    take more than ``to.scratch_limit``."""
     pixels, channels = n * oh * ow, groups * (ci + co)
     best, least = 0, GAIN * product_cost(to, pixels, ci, co, 9, groups)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
         filters = 4 * points * ci * co
         moved = 4 * points * total * channels
-        if filters > to.most_packed or moved > to.at_once:
+        if filters > to.packed_limit or moved > to.scratch_limit:
             continue
         cost = groups * product_cost(to, total, ci, co, 1, batch=points)
         cost += BYTE * (2 * moved + 4 * pixels * channels + groups * filters) + (1 + groups) * LAUNCH

@@ -15,7 +15,7 @@ from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.pointwise import Unary, erf
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Elu(Unary):
@@ -90,6 +90,8 @@ class CeluGrad(UnaryGrad):
 
 
 class Sigmoid(Unary):
+    is_cheap = True
+    keeps_classes = True
     kernel = "sigmoid"
 
     def formula(self, x):

@@ -10,14 +10,14 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.kernels.params import ClassWeights, Scores
 from nbconv.lowering.context import Lowering, Ref
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Add
 from nbconv.ops.softmax import LogSoftmaxGrad
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 CHUNK = 256
 """Positions that a unit of the kernels does."""
@@ -116,7 +116,7 @@ class SoftmaxCrossEntropyLoss(OfLabels):
             logp = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
         return self.picked(logp, labels, weights), logp
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not self.served(inputs[0], inputs[1]):
             return None
         return (last[0], *[False] * (len(inputs) - 1)), (False, last[0])[: len(outputs)]
@@ -152,7 +152,7 @@ class NegativeLogLikelihoodLoss(OfLabels):
     def reference(self, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return self.picked(scores, labels, weights)
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not self.served(inputs[0], inputs[1]):
             return None
         return (last[0], *[False] * (len(inputs) - 1)), (False,)
@@ -187,7 +187,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
             np.put_along_axis(dx, safe[:, None], np.take_along_axis(dx, safe[:, None], axis=1) - 1, axis=1)
             return dx * self.factors(dy, share)[:, None]
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not self.served(inputs[1], inputs[2]):
             return None
         return (False, last[1], *[False] * (len(inputs) - 2)), (last[1],)
@@ -197,7 +197,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
         factor, scores = to.scratch(4 * n), self.scores(shape, size, last)
         fewest = 1 if scores.apart == 1 else to.target.lanes
-        chunk = CHUNK // to.finer(1, CHUNK // fewest)
+        chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(
             "loss.factors", 1, work=16 * n, dy=to.input(0), labels=to.input(2), weighting=self.weighting(to, 3),
             factor=factor, n=n, classes=shape[1], mean=int(self.reduction == "mean"), each=int(self.reduction == "none"),
@@ -241,7 +241,7 @@ class OneHotLike(Op):
     def layout(self, inputs, outputs) -> str:
         return CANONICAL if OfLabels.served(inputs[1], inputs[0]) else NUMPY
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not OfLabels.served(inputs[1], inputs[0]):
             return None
         return (False, last[1]), (last[1],)

@@ -13,9 +13,9 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
 from nbconv.lowering.context import Lowering, Ref
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 
 class Update(Op, abstract=True):

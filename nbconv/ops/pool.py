@@ -10,14 +10,14 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.kernels import params
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.window import Window, flat, plane, resolve, sliding
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Pool(Op, abstract=True):
@@ -51,7 +51,8 @@ class Pool(Op, abstract=True):
         x, y = to.inputs[0], to.outputs[0]
         (oh, ow), c = plane(y.shape), x.shape[1]
         to.step(
-            kernel, to.finer(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
+            kernel, to.gpu_split(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs),
+            x=to.input(0), y=to.output(),
             image=params.Image(*plane(x.shape), to.ld(0), c, to.pitch or c, oh, ow),
             window=sliding(*flat(self.window(x.shape))), **more, clamp=to.epilogue.clamp(),
         )  # fmt: skip
@@ -59,10 +60,10 @@ class Pool(Op, abstract=True):
     def layout(self, inputs, outputs) -> str:
         return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
 
@@ -73,6 +74,7 @@ class MaxPool(Pool):
     of the window); ``storage_order=1`` numbers each plane's cells column by column.
     """
 
+    batch_inputs = (0,)
     accepts = "fiu"
     storage_order: int = 0
 
@@ -110,6 +112,9 @@ class MaxPool(Pool):
 
 class AveragePool(Pool):
     """The mean of each window: of its cells inside x, or, with ``count_include_pad``, inside x and its stated padding."""
+
+    batch_inputs = (0,)
+    keeps_classes = True
 
     count_include_pad: int = 0
 
@@ -196,6 +201,9 @@ class GlobalPool(Op, abstract=True):
 
 
 class GlobalAveragePool(GlobalPool):
+    batch_inputs = (0,)
+    keeps_classes = True
+
     def reference(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
@@ -218,6 +226,8 @@ class GlobalAveragePool(GlobalPool):
 
 class GlobalMaxPool(GlobalPool):
     """The maximum of each plane, NaN where it holds one."""
+
+    keeps_classes = True
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)

@@ -11,17 +11,17 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY
 from nbconv.kernels.params import DenseImage
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import reach
 from nbconv.lowering.repack import channels_last
 from nbconv.lowering.window import flat, plane, sliding
-from nbconv.ops.op import CHANNELS_LAST, NUMPY
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 from nbconv.ops.pool import AveragePool, MaxPool, Pool, divisor
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def fields(op: Pool) -> dict[str, Any]:
@@ -47,6 +47,7 @@ class MaxPoolGrad(Pool):
     """dy (n, c, *out), x (n, c, *size) → dx: each dy goes to the cell that held the maximum, the first of equals; a NaN is
     one."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     def infer(self, dy: Spec, x: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -66,10 +67,10 @@ class MaxPoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:
@@ -82,6 +83,7 @@ class AveragePoolGrad(Pool):
     """dy (n, c, *out) → dx (n, c, *size): each dy, divided as `AveragePool` divides (unless ``divided`` is 0), goes to all
     cells of its window."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     size: tuple[int, ...]
@@ -115,10 +117,10 @@ class AveragePoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:
@@ -141,6 +143,6 @@ def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **
     (h, w), window = plane(shape), op.window(shape)
     oh, ow = plane((n, c, *window.out))
     to.step(
-        kernel, to.finer(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        kernel, to.gpu_split(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
         dx=to.output(), image=DenseImage(h, w, c, oh, ow), window=sliding(*flat(window)), **more,
     )  # fmt: skip

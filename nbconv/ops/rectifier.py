@@ -9,20 +9,22 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Op
 from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
-from nbconv.ops.op import ANY, NUMPY, Op
 from nbconv.ops.pointwise import Binary, Min, Mul, Sub, Unary, broadcast_layout
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Relu(Unary):
     """max(x, 0); NaN stays NaN."""
 
+    is_cheap = True
+    keeps_classes = True
     accepts = "fi"
 
     def formula(self, x):
@@ -51,6 +53,7 @@ class ReluGrad(UnaryGrad):
 
 
 class LeakyRelu(Unary):
+    is_cheap = True
     kernel = "leaky_relu"
 
     alpha: float = 0.01
@@ -140,6 +143,7 @@ class ThresholdedReluGrad(UnaryGrad):
 
 
 class HardSigmoid(Unary):
+    is_cheap = True
     kernel = "hard_sigmoid"
 
     alpha: float = 0.2
@@ -171,6 +175,7 @@ class HardSigmoidGrad(UnaryGrad):
 class HardSwish(Unary):
     """x · HardSigmoid(x) with alpha 1/6 and beta 1/2."""
 
+    is_cheap = True
     kernel = "hard_swish"
 
     def formula(self, x):
@@ -194,6 +199,9 @@ class HardSwishGrad(UnaryGrad):
 
 class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
+
+    is_cheap = True
+    keeps_classes = True
 
     def infer(self, x: Spec, min: Spec | None = None, max: Spec | None = None) -> Spec:
         dtype = want.one_type("fiu", x=x, min=min, max=max)

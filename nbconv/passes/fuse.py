@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import NUMPY
 from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
-from nbconv.ops.op import NUMPY
 from nbconv.ops.rectifier import HardSwish
 from nbconv.passes.fold import Deferred, array
 

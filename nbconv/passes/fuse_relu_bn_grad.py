@@ -6,7 +6,7 @@ from nbconv.graph import Graph, Node
 from nbconv.ops.batch_norm import BatchNormalizationGradInput, BatchNormalizationGradScale
 
 
-def rectify(graph: Graph, keep: frozenset[str]) -> Graph:
+def fuse_relu_bn_grad(graph: Graph, keep: frozenset[str]) -> Graph:
     """ReluGrad(dy, y) that only the gradients of a batch normalisation read goes into these."""
     makers, readers = graph.producers(), graph.readers()
     gone: set[int] = set()

@@ -11,10 +11,6 @@ from collections.abc import Callable, Mapping
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.batch_norm import BatchNormalization
 
-CHEAP = frozenset(
-    ("BatchNormalization", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Silu", "Sigmoid", "Concat")
-)
-"""Ops that cost little more than reading and writing their arrays."""
 LEAST = 64 << 10
 """Bytes of a value that is worth it."""
 FAR = 16
@@ -23,7 +19,7 @@ FAR = 16
 
 def cheap(node: Node, spec: Spec) -> bool:
     """Whether a value is computed again in a usual plan."""
-    return node.op.type in CHEAP and spec.nbytes >= LEAST
+    return node.op.is_cheap and spec.nbytes >= LEAST
 
 
 def repeatable(node: Node) -> bool:
@@ -33,7 +29,7 @@ def repeatable(node: Node) -> bool:
     return not node.op.domain and node.op.pure and len(node.outputs) == 1
 
 
-def recompute(graph: Graph, specs: Mapping[str, Spec], forward: int, again: Callable[[Node, Spec], bool]) -> Graph:
+def rematerialise(graph: Graph, specs: Mapping[str, Spec], forward: int, again: Callable[[Node, Spec], bool]) -> Graph:
     """The graph, whose first ``forward`` nodes are the forward part, with clones of some of these before the backward nodes
     that read their first outputs: of those that ``again`` (node, its first output's Spec) says need not be kept."""
     makers = {

@@ -1,9 +1,9 @@
-"""The backward part of a training step in stages, so that little of it is in memory at a time.
+"""The backward part of a training step in segments, so that little of it is in memory at a time.
 
 What a node makes of one sample mostly depends on that sample alone. What does not, are sums over samples: gradients of
-weights and the two sums of a batch normalisation. Between such sums lie *stages*: a stage is done for some samples at a
-time, from the values that are kept, sums being added part by part. Values that pass from one stage to another are whole.
-What is kept, what is computed again, and in how many parts a stage is done, is a `Choice`: the forward part is as it was,
+weights and the two sums of a batch normalisation. Between such sums lie *segments*: a segment is done for some samples at a
+time, from the values that are kept, sums being added part by part. Values that pass from one segment to another are whole.
+What is kept, what is computed again, and in how many parts a segment is done, is a `Choice`: the forward part is as it was,
 so batch statistics are those of the whole batch, and are taken once.
 """
 
@@ -22,32 +22,20 @@ from nbconv.ops.rectifier import Clip
 from nbconv.ops.shape import Concat, Slice
 from nbconv.passes.rematerialise import repeatable
 
-SAMPLES: Mapping[str, tuple[int, ...]] = {
-    "Conv": (0,), "ConvTranspose": (0,), "ConvGradInput": (0,), "BatchNormalization": (0,), "MaxPool": (0,),
-    "BatchNormalizationGradInput": (0, 1, 7), "AveragePool": (0,), "MaxPoolGrad": (0, 1), "AveragePoolGrad": (0, 1),
-    "GlobalAveragePool": (0,),
-}  # fmt: skip
-"""Ops that do one sample like another: which inputs hold samples. Elementwise ones come on top."""
-SUMS: Mapping[str, tuple[int, ...]] = {
-    "ConvGradWeight": (0, 1), "BatchNormalizationGradScale": (0, 1, 4), "ReduceSum": (0,),
-}  # fmt: skip
-"""Ops that add over samples."""
-
-
 EVER = 1 << 30
-"""A stage after all others."""
+"""A segment after all others."""
 AGAIN = (0, EVER)
-"""How a value is held that each stage computes again that reads it."""
+"""How a value is held that each segment computes again that reads it."""
 
 
 class Choice(NamedTuple):
-    """What saves memory, by value and by stage; both may be added to."""
+    """What saves memory, by value and by segment; both may be added to."""
 
     held: dict[str, tuple[int, int]]
-    """values that are not simply kept from where they are made to where they are last read. (a, b): kept for stages before
+    """values that are not simply kept from where they are made to where they are last read. (a, b): kept for segments before
     a, computed again in each that reads it before b, and of the others by the first, from which on it is kept"""
     parts: dict[int, int]
-    """in how many parts a stage is done (default 1)"""
+    """in how many parts a segment is done (default 1)"""
 
 
 def samples_of(node: Node, specs: Mapping[str, Spec], count: int) -> tuple[int, ...] | None:
@@ -58,13 +46,13 @@ def samples_of(node: Node, specs: Mapping[str, Spec], count: int) -> tuple[int, 
     def holds(spec: Spec | None) -> bool:
         return spec is not None and spec.rank > 1 and spec.shape[0] == count and spec.value is None
 
-    sums = op.type in SUMS
+    sums = bool(op.batch_sums)
     if op.type == "ReduceSum" and (len(given) < 2 or given[1] is None or given[1].value is None or 0 not in given[1].value):
         return None
     if isinstance(op, BatchNormalization) and op.training_mode:
         return None
-    if op.type in SAMPLES or sums:
-        places = tuple(i for i in (SUMS if sums else SAMPLES)[op.type] if i < len(given) and given[i] is not None)
+    if op.batch_inputs or sums:
+        places = tuple(i for i in (op.batch_sums or op.batch_inputs) if i < len(given) and given[i] is not None)
     elif op.type in ("Concat", "Split"):
         if op.axis % specs[node.outputs[0]].rank == 0:  # type: ignore[attr-defined]
             return None
@@ -82,21 +70,21 @@ def samples_of(node: Node, specs: Mapping[str, Spec], count: int) -> tuple[int, 
 
 
 class Needs(NamedTuple):
-    """What stages read and make, by stage."""
+    """What segments read and make, by segment."""
 
     reads: list[set[str]]
     """values made before that it reads"""
     clones: list[set[str]]
     """values that it computes again"""
     later: list[set[str]]
-    """what stages after it read"""
+    """what segments after it read"""
     renamed: list[set[str]]
-    """values that it reads where an earlier stage put what it computed again"""
+    """values that it reads where an earlier segment put what it computed again"""
 
 
-class Stages:
-    """The stages of a graph whose first ``forward`` nodes are the forward part, for batches of ``count`` samples. ``specs``
-    has all values, and gets those that `graph` adds."""
+class Segments:
+    """The segments of a graph whose first ``forward`` nodes are the forward part, for batches of ``count`` samples.
+    ``specs`` has all values, and gets those that `graph` adds."""
 
     def __init__(self, graph: Graph, specs: dict[str, Spec], forward: int, count: int) -> None:
         self.whole, self.specs, self.forward, self.count = graph, specs, forward, count
@@ -105,10 +93,10 @@ class Stages:
         """each node as it is done a second time"""
         self.places = [samples_of(node, specs, count) for node in self.again]
         """the inputs of which a node reads samples; None where it cannot be done for some of them"""
-        self.stage: dict[str, int] = {}
-        """the stage in which a value of the backward part is made"""
-        self.stages: list[list[int]] = []
-        """numbers of the nodes of each stage"""
+        self.segment: dict[str, int] = {}
+        """the segment in which a value of the backward part is made"""
+        self.segments: list[list[int]] = []
+        """numbers of the nodes of each segment"""
         levels: dict[int, int] = {}
         for i, node in enumerate(graph.nodes[forward:], forward):
             level = 0
@@ -117,15 +105,15 @@ class Stages:
                 if j >= forward:
                     level = max(level, levels[j] + self._apart(name, i))
             levels[i] = level
-            while len(self.stages) <= level:
-                self.stages.append([])
-            self.stages[level].append(i)
-            self.stage.update({n: level for n in node.outputs if n})
-        for level, members in enumerate(self.stages):
-            self.stages[level] = self._sums_early(members)
+            while len(self.segments) <= level:
+                self.segments.append([])
+            self.segments[level].append(i)
+            self.segment.update({n: level for n in node.outputs if n})
+        for level, members in enumerate(self.segments):
+            self.segments[level] = self._sums_early(members)
 
     def _sums_early(self, members: list[int]) -> list[int]:
-        """A stage's nodes with each sum right behind what it adds: what else it reads may go then."""
+        """A segment's nodes with each sum right behind what it adds: what else it reads may go then."""
         here = {n: i for i in members for n in self.whole.nodes[i].outputs if n}
         place = {
             i: max((here[n] + 0.5 for n in self.whole.nodes[i].inputs if n in here), default=i) if self.sums(i) else i
@@ -134,8 +122,8 @@ class Stages:
         return sorted(members, key=lambda i: (place[i], i))
 
     def _apart(self, name: str, reader: int) -> bool:
-        """Whether the reader of a value must be in a later stage than its maker: it wants all samples, or their sum. What
-        cannot be cut is done first in a stage."""
+        """Whether the reader of a value must be in a later segment than its maker: it wants all samples, or their sum. What
+        cannot be cut is done first in a segment."""
         maker, places = self.at[name], self.places[reader] or ()
         if self.places[maker] is None:
             return False
@@ -152,21 +140,21 @@ class Stages:
 
     def sums(self, i: int) -> bool:
         """Whether node i adds over samples."""
-        return self.places[i] is not None and self.whole.nodes[i].op.type in SUMS
+        return self.places[i] is not None and bool(self.whole.nodes[i].op.batch_sums)
 
     def needs(self, choice: Choice) -> Needs:
-        """What each stage reads and makes."""
+        """What each segment reads and makes."""
         late: set[str] = set()
         reads: list[set[str]] = []
         clones: list[set[str]] = []
         renamed: list[set[str]] = []
-        for number, members in enumerate(self.stages):
+        for number, members in enumerate(self.segments):
             todo = [n for i in members for n in self.whole.nodes[i].inputs]
             seen: set[str] = set()
             mine: set[str] = set()
             while todo:
                 name = todo.pop()
-                if name in seen or name not in self.at or self.stage.get(name) == number:
+                if name in seen or name not in self.at or self.segment.get(name) == number:
                     continue
                 seen.add(name)
                 if name not in late and choice.held.get(name, (EVER, 0))[0] <= number:
@@ -176,8 +164,8 @@ class Stages:
             clones.append(mine)
             renamed.append(late & seen)
             late.update(n for n in mine if choice.held[n][1] <= number)
-        later: list[set[str]] = [set() for _ in self.stages]
-        for number in range(len(self.stages) - 1, 0, -1):
+        later: list[set[str]] = [set() for _ in self.segments]
+        for number in range(len(self.segments) - 1, 0, -1):
             later[number - 1] = later[number] | reads[number]
         return Needs(reads, clones, later, renamed)
 
@@ -186,7 +174,7 @@ class Stages:
         return _Written(self, choice, self.needs(choice)).graph()
 
     def sketch(self, number: int, choice: Choice, needs: Needs) -> tuple[list[Node], list[float]]:
-        """The nodes of one stage, and how many there are of each: where it is done in many parts three of them, a first, a
+        """The nodes of one segment, and how many there are of each: where it is done in many parts three of them, a first, a
         last and one between."""
         written = _Written(self, choice, needs, 3)
         written.names = {n: f"{n}/late" for n in needs.renamed[number]}
@@ -203,9 +191,9 @@ def _again(node: Node) -> Node:
 
 
 class _Written:
-    """A graph on the way to being written in stages. ``most``: of how many parts, where not of all."""
+    """A graph on the way to being written in segments. ``most``: of how many parts, where not of all."""
 
-    def __init__(self, of: Stages, choice: Choice, needs: Needs, most: int | None = None) -> None:
+    def __init__(self, of: Segments, choice: Choice, needs: Needs, most: int | None = None) -> None:
         self.of, self.choice, self.specs, self.most = of, choice, of.specs, most
         self.clones, self.later = needs.clones, needs.later
         self.nodes = list(of.whole.nodes[: of.forward])
@@ -217,7 +205,7 @@ class _Written:
 
     def graph(self) -> Graph:
         """The whole graph."""
-        for number in range(len(self.of.stages)):
+        for number in range(len(self.of.segments)):
             parts = self.choice.parts.get(number, 1)
             if self.of.count % parts:
                 raise AssertionError(f"{self.of.count} samples in {parts} parts")
@@ -230,8 +218,8 @@ class _Written:
         self.times.append(self.time)
 
     def write(self, number: int, parts: int) -> None:
-        """Adds a stage: what cannot be cut, then part after part, then what puts parts together."""
-        of, members = self.of, self.of.stages[number]
+        """Adds a segment: what cannot be cut, then part after part, then what puts parts together."""
+        of, members = self.of, self.of.segments[number]
         here: dict[str, str] = {}
         single = [i for i in members if parts == 1 or of.places[i] is None]
         for i in single:
@@ -259,7 +247,7 @@ class _Written:
                         pieces.setdefault(n, []).append(o)
         self.time = 1.0
         for name, found in pieces.items():
-            again = f"{name}/late" if of.stage.get(name) != number else name
+            again = f"{name}/late" if of.segment.get(name) != number else name
             if again != name:
                 self.names[name] = again
                 self.specs[again] = self.specs[name]

@@ -14,7 +14,7 @@ SPREAD = 0.2
 """Of the random factors on sizes, which these orders are of: the deviation of their logarithms."""
 
 
-def place(
+def plan_memory(
     sizes: Sequence[int], begins: Sequence[int], ends: Sequence[int], enough: float | None = None
 ) -> tuple[list[int], int]:
     """Offsets for buffers that live in steps begins[i] … ends[i] (both included), and the bytes needed in all.
@@ -24,7 +24,7 @@ def place(
     no step so many live, other orders are tried: long lives count too, and sizes are varied by seeded random factors.
     """
     wide = [-(-s // ALIGN) * ALIGN for s in sizes]
-    best = _placed(wide, begins, ends, sorted(range(len(wide)), key=lambda i: (-wide[i], i)))
+    best = _in_order(wide, begins, ends, sorted(range(len(wide)), key=lambda i: (-wide[i], i)))
     if enough is None or best[1] <= enough or _most(wide, begins, ends) > enough:
         return best
     random = Random(1)
@@ -32,7 +32,7 @@ def place(
         weights = [
             s * (e - b + 1) ** 0.2 * random.lognormvariate(0, SPREAD) for s, b, e in zip(wide, begins, ends, strict=True)
         ]
-        found = _placed(wide, begins, ends, sorted(range(len(wide)), key=lambda i: (-weights[i], i)))
+        found = _in_order(wide, begins, ends, sorted(range(len(wide)), key=lambda i: (-weights[i], i)))
         best = min(best, found, key=lambda f: f[1])
         if best[1] <= enough:
             break
@@ -48,7 +48,9 @@ def _most(sizes: Sequence[int], begins: Sequence[int], ends: Sequence[int]) -> i
     return max(accumulate(change))
 
 
-def _placed(sizes: Sequence[int], begins: Sequence[int], ends: Sequence[int], order: Sequence[int]) -> tuple[list[int], int]:
+def _in_order(
+    sizes: Sequence[int], begins: Sequence[int], ends: Sequence[int], order: Sequence[int]
+) -> tuple[list[int], int]:
     """Offsets of buffers that are placed in this order, and the bytes needed in all."""
     offsets = [0] * len(sizes)
     placed: list[tuple[int, int, int, int]] = []

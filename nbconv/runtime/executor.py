@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -15,8 +16,9 @@ from nbconv.kernels.compile import libraries
 from nbconv.plan.memory import ALIGN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from nbconv.plan.host import Binding
     from nbconv.plan.program import Program
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
@@ -98,6 +100,7 @@ class Workspace:
         self.feeds: dict[str, np.ndarray] = {}
         self.results: list[np.ndarray] = []
         self._base = 0
+        self._inner: dict[tuple[int, int], Workspace] = {}
         self.attach(aligned(program.arena) if arena is None else arena)
         self.table = program.table.copy()
         self.table[:, 1] += self.words.ctypes.data
@@ -115,14 +118,27 @@ class Workspace:
         """The bytes of an intermediate value."""
         return self.arena[offset : offset + nbytes]
 
+    @contextlib.contextmanager
+    def inner(self, key: tuple[int, int], body: Program, arena: Binding) -> Iterator[Workspace]:
+        """The workspace of a program that a step runs, in this part of the arena."""
+        memory, space = arena.array(self), self._inner.get(key)
+        if space is None:
+            space = self._inner[key] = Workspace(body, memory)
+        else:
+            space.attach(memory)
+        try:
+            yield space
+        finally:
+            del space.arena  # the block is lent for a run
+
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
         what is fetched."""
-        self.place(feeds, results)
+        self.bind(feeds, results)
         self.span(0, len(self.program.table), threads)
         self.copy_out(results)
 
-    def place(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+    def bind(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
         """Say where inputs and results lie for the steps to come."""
         program, words = self.program, self.words
         self.feeds, self.results = feeds, results
@@ -143,16 +159,16 @@ class Workspace:
             first, last = max(first, begin), min(last, end)
             if first >= last:
                 continue
-            foreign = program.foreign.get(first)
-            if foreign is None:
+            step = program.host_steps.get(first)
+            if step is None:
                 loop.run(self, first, last, threads)
             else:
-                foreign(self, self.feeds, self.results)
+                step.run(self, threads)
 
     def copy_out(self, results: list[np.ndarray]) -> None:
         """Copy the results that no step writes."""
-        for k, held in self.program.copies:
-            np.copyto(results[k], held(self, self.feeds, results).reshape(results[k].shape))
+        for k, binding in self.program.copies:
+            np.copyto(results[k], binding.array(self).reshape(results[k].shape))
 
     def keep(self, state: str, k: int) -> None:
         """Copy result k over the input ``state``."""
@@ -167,7 +183,7 @@ class Workspace:
 
     def part(self, step: int, first: int, last: int) -> None:
         """Do these units of a step, on this thread."""
-        if self.program.foreign.get(step) is not None:
+        if step in self.program.host_steps:
             self.span(step, step + 1, 1)
         else:
             _ENTRY(int(self.table[step, 0]))(int(self.table[step, 1]), first, last, 0)
@@ -184,12 +200,12 @@ def time_steps(
     idle = []
     for r in range(runs):
         for i in range(len(program.table)):
-            foreign = program.foreign.get(i)
+            host = program.host_steps.get(i)
             start = clock()
-            if foreign is None:
+            if host is None:
                 loop.run(space, i, i + 1, threads)
             else:
-                foreign(space, feeds, results)
+                host.run(space, threads)
             found[r, i] = clock() - start
             if i % 8 == 0:
                 start = clock()

@@ -325,8 +325,8 @@ def test_parts_are_added_in_their_order():
     assert np.array_equal(found[0], in_order) and np.array_equal(found[1], in_order)
 
 
-def cut_on(goal: Target, *shape: int, at_once: float = np.inf, **more: int) -> Cut:
-    return cut(SimpleNamespace(target=goal, columns=goal.lanes * goal.vectors, at_once=at_once), *shape, **more)  # pyright: ignore
+def cut_on(goal: Target, *shape: int, scratch_limit: float = np.inf, **more: int) -> Cut:
+    return cut(SimpleNamespace(target=goal, columns=goal.lanes * goal.vectors, scratch_limit=scratch_limit), *shape, **more)  # pyright: ignore
 
 
 @pytest.mark.parametrize(
@@ -351,8 +351,8 @@ def test_sums_of_parts_are_no_larger_than_a_limit():
     """As they are in training with ``memory_mb``."""
     most = 4 * 49 * 512 * 6
     assert cut_on(CUDA, 49, 512, 512, 9).parts > 6
-    assert 1 < cut_on(CUDA, 49, 512, 512, 9, at_once=most).parts <= 6
-    assert cut_on(CUDA, 49, 512, 512, 9, at_once=1).parts == 1
+    assert 1 < cut_on(CUDA, 49, 512, 512, 9, scratch_limit=most).parts <= 6
+    assert cut_on(CUDA, 49, 512, 512, 9, scratch_limit=1).parts == 1
 
 
 @pytest.mark.parametrize("cg,og,kh,kw,groups", [(40, 128, 3, 3, 1), (5, 70, 2, 3, 2), (300, 96, 1, 1, 1), (4, 20, 1, 1, 3)])

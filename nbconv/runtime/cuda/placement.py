@@ -50,7 +50,7 @@ def _touched(plan: Plan, step: Step) -> tuple[set[str], set[str]]:
     """(roots that a step only reads, roots that it may write); constants are on both sides always."""
     if step.kernel:
         names = {plan.root(v.name) for v in step.arguments.values() if isinstance(v, Ref)} - plan.constants.keys()
-        inner = {plan.lies_in(n) for n in step.node.inputs if n} - {plan.lies_in(n) for n in step.node.outputs if n}
+        inner = {plan.memory_of(n) for n in step.node.inputs if n} - {plan.memory_of(n) for n in step.node.outputs if n}
         return names & inner, names - inner
     read = {plan.root(n) for n in step.node.inputs if n} - plan.constants.keys()
     made = {plan.root(n) for n in step.node.outputs if n}

@@ -73,7 +73,7 @@ class DeviceWorkspace:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
         what is fetched."""
         try:
-            self.place(feeds, results)
+            self.bind(feeds, results)
             self._do(0, len(self.program.program.table), True)
             self._hand_out(results)
         except BaseException:
@@ -81,7 +81,7 @@ class DeviceWorkspace:
                 self.device.synchronize(self.stream)
             raise
 
-    def place(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+    def bind(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
         """Say what the inputs are for the steps to come; what the device reads of them is copied to pinned memory now."""
         self.device.enter()
         self.device.synchronize(self.stream)
@@ -148,7 +148,7 @@ class DeviceWorkspace:
         for part in self._parts[key]:
             if isinstance(part, int):
                 self.device.synchronize(self.stream)
-                self.program.foreign[part](self, self.feeds, self.results)
+                self.program.host_steps[part].run(self, 1)
             else:
                 part(self)
 
@@ -162,7 +162,7 @@ class DeviceWorkspace:
             works += [self._down(name) for name in down]
             if i in self._launches:
                 works.append(self._launches[i])
-            elif i in self.program.foreign:
+            elif i in self.program.host_steps:
                 found += [_Part(works), i] if works else [i]
                 works = []
         if out:
@@ -180,8 +180,8 @@ class DeviceWorkspace:
 
     def _hand_out(self, results: list[np.ndarray]) -> None:
         self.device.synchronize(self.stream)
-        for k, held in self.program.copies:
-            np.copyto(self.results[k], held(self, self.feeds, self.results).reshape(self.program.spec(k).shape))
+        for k, binding in self.program.copies:
+            np.copyto(self.results[k], binding.array(self).reshape(self.program.spec(k).shape))
         for k in self.program.wanted:
             np.copyto(results[k], self.results[k])
 
@@ -195,7 +195,7 @@ def time_steps(space: DeviceWorkspace, feeds: dict[str, np.ndarray], runs: int) 
     steps = len(space.program.program.table)
     found = np.zeros((runs, steps))
     for r in range(-2, runs):  # a step of several pieces is captured when it comes for the second time
-        space.place(feeds, [])
+        space.bind(feeds, [])
         for i in range(steps):
             start = time.perf_counter()
             space.part(i, 0, 1)

@@ -1,4 +1,4 @@
-"""What a training step in stages takes, by estimate: bytes by stage, and time."""
+"""What a training step in segments takes, by estimate: bytes by segment, and time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.passes.inplace import overwritten, owns
-from nbconv.passes.segments import Choice, Needs, Stages
+from nbconv.passes.segments import Choice, Needs, Segments
 
 MOVED = 32.0
 """Floating-point operations in the time of reading or writing an element."""
@@ -20,35 +20,35 @@ CALL = 3e5
 """Floating-point operations in the time that a step costs beside its work."""
 
 Place = tuple[int, int]
-"""A stage (-1: the forward part), and a node of it."""
+"""A segment (-1: the forward part), and a node of it."""
 
 
 class Memory(NamedTuple):
-    """What a graph in stages takes."""
+    """What a graph in segments takes."""
 
     peaks: dict[int, int]
-    """most bytes by stage"""
+    """most bytes by segment"""
     where: dict[int, int]
-    """at which of the stage's nodes that is"""
+    """at which of the segment's nodes that is"""
     lives: dict[str, tuple[Place, Place]]
-    """the first and the last node of each value that passes from one stage to another"""
+    """the first and the last node of each value that passes from one segment to another"""
     cost: float
     """of the backward part, in floating-point operations"""
 
     def most(self) -> int:
         return max(self.peaks.values())
 
-    def live(self, stage: int) -> list[str]:
-        """What passes through the stage where it takes most."""
-        at = stage, self.where[stage]
+    def live(self, segment: int) -> list[str]:
+        """What passes through the segment where it takes most."""
+        at = segment, self.where[segment]
         return [name for name, (begin, end) in self.lives.items() if begin <= at <= end]
 
 
 class Fragment(NamedTuple):
-    """One stage."""
+    """One segment."""
 
     profile: np.ndarray
-    """bytes at each node of scratch memory and of values that do not leave the stage"""
+    """bytes at each node of scratch memory and of values that do not leave the segment"""
     begins: dict[str, int]
     """where values are made that do"""
     ends: dict[str, int]
@@ -59,26 +59,32 @@ class Fragment(NamedTuple):
 
 
 class Estimate:
-    """``target``, ``threads``, ``packed`` and ``at_once`` as in `Plan`."""
+    """``target``, ``threads``, ``packed`` and ``scratch_limit`` as in `Plan`."""
 
     def __init__(
-        self, stages: Stages, target: Target, threads: int, packed: tuple[float, float], at_once: float
+        self, segments: Segments, target: Target, threads: int, packed: tuple[float, float], scratch_limit: float
     ) -> None:  # fmt: skip
-        self.stages, self.target, self.threads, self.packed, self.at_once = stages, target, threads, packed, at_once
+        self.segments, self.target, self.threads, self.packed, self.scratch_limit = (
+            segments,
+            target,
+            threads,
+            packed,
+            scratch_limit,
+        )
         self.count = 0
         """how often `memory` was asked for"""
         self._scratch: dict[Any, int] = {}
         self._cost: dict[Any, float] = {}
         self._fragments: dict[Any, Fragment] = {}
-        self._own = {n for node in stages.whole.nodes if owns(node) for n in node.outputs}
-        self._forward = self._fragment(stages.whole.nodes[: stages.forward], [], None)
+        self._own = {n for node in segments.whole.nodes if owns(node) for n in node.outputs}
+        self._forward = self._fragment(segments.whole.nodes[: segments.forward], [], None)
 
     def memory(self, choice: Choice) -> Memory:
         """Values from where they are made to where they are last read, and scratch memory of each node."""
         self.count += 1
-        needs = self.stages.needs(choice)
-        found = [self._forward, *(self.stage(i, choice, needs) for i in range(len(self.stages.stages)))]
-        outputs, end = self.stages.whole.outputs, (len(found) - 2, len(found[-1].profile) - 1)
+        needs = self.segments.needs(choice)
+        found = [self._forward, *(self.segment(i, choice, needs) for i in range(len(self.segments.segments)))]
+        outputs, end = self.segments.whole.outputs, (len(found) - 2, len(found[-1].profile) - 1)
         home: dict[str, str] = {}
         begins: dict[str, Place] = {}
         ends: dict[str, Place] = {}
@@ -95,7 +101,7 @@ class Estimate:
         passing = np.zeros(len(found) + 1, np.int64)
         changes = [np.zeros(len(part.profile) + 1, np.int64) for part in found]
         for name, ((i, a), (j, b)) in lives.items():
-            size = self.stages.specs[name].nbytes
+            size = self.segments.specs[name].nbytes
             changes[i + 1][a] += size
             changes[j + 1][b + 1] -= size
             if j > i:
@@ -111,23 +117,23 @@ class Estimate:
             peaks[i - 1] = int(live[where[i - 1]] + base[i]) if len(live) else 0
         return Memory(peaks, where, lives, sum(part.cost for part in found[1:]))
 
-    def stage(self, number: int, choice: Choice, needs: Needs) -> Fragment:
-        """A stage as it is chosen."""
+    def segment(self, number: int, choice: Choice, needs: Needs) -> Fragment:
+        """A segment as it is chosen."""
         late = frozenset(n for n in needs.clones[number] if choice.held[n][1] <= number)
         later = needs.later[number]
-        kept = frozenset(n for n in later if n in late or self.stages.stage.get(n) == number)
+        kept = frozenset(n for n in later if n in late or self.segments.segment.get(n) == number)
         key = (
             number, choice.parts.get(number, 1), frozenset(needs.clones[number]), late, kept,
             frozenset(needs.renamed[number]),
         )  # fmt: skip
         if key not in self._fragments:
-            nodes, times = self.stages.sketch(number, choice, needs)
+            nodes, times = self.segments.sketch(number, choice, needs)
             self._fragments[key] = self._fragment(nodes, times, {*kept, *(f"{n}/late" for n in kept)})
         return self._fragments[key]
 
     def _fragment(self, nodes: list[Node], times: list[float], kept: set[str] | None) -> Fragment:
-        """Of these nodes; ``kept`` names the values that later stages read (None: all may be)."""
-        specs, outputs, home = self.stages.specs, self.stages.whole.outputs, _homes(nodes)
+        """Of these nodes; ``kept`` names the values that later segments read (None: all may be)."""
+        specs, outputs, home = self.segments.specs, self.segments.whole.outputs, _homes(nodes)
         made = {n for node in nodes for n in node.outputs if n}
         begins: dict[str, int] = {}
         ends: dict[str, int] = {}
@@ -147,13 +153,13 @@ class Estimate:
         graph = Graph(nodes, {}, outputs, {})
         over = {y: x for y, x in overwritten(graph, specs, known).items() if y in begins and y not in mine}
         cost = sum(self.price(n) * t for n, t in zip(nodes, times, strict=True)) if times else 0.0
-        before = {n for n in ends if n in self.stages.at or n.endswith("/late")}
+        before = {n for n in ends if n in self.segments.at or n.endswith("/late")}
         passing = {n: i for n, i in ends.items() if n not in mine and (n in before or n in begins)}
         return Fragment(profile, {n: i for n, i in begins.items() if n not in mine}, passing, over, cost)
 
     def price(self, node: Node) -> float:
         """Floating-point operations in the time that a node takes."""
-        specs = self.stages.specs
+        specs = self.segments.specs
         key = (node.op.type, *[specs[n].shape for n in node.inputs if n])
         if key not in self._cost:
             given = tuple(specs[n] if n else None for n in node.inputs)
@@ -167,8 +173,8 @@ class Estimate:
         op = node.op
         if isinstance(op, BatchNormalization) or "Conv" not in op.type:
             return 0
-        specs = self.stages.specs
-        key = (id(op), *[specs[n].shape for n in node.inputs])  # these ops are the stages'
+        specs = self.segments.specs
+        key = (id(op), *[specs[n].shape for n in node.inputs])  # these ops are the segments'
         if key not in self._scratch:
             given = tuple(specs[n] if n else None for n in node.inputs)
             found = tuple(specs[n] for n in node.outputs if n)
@@ -184,7 +190,7 @@ class Estimate:
         if "Grad" not in node.op.type or node.op.type == "ConvGradInput":
             last[node.inputs[1]] = False
         to = Lowering(node, node.op, inputs, found, last, {}, Weights(), self.target, self.threads, {})
-        to.most_packed, to.at_once = self.packed[1], self.at_once
+        to.packed_limit, to.scratch_limit = self.packed[1], self.scratch_limit
         node.op.lower(to)
         uses = [{v.name for v in step.arguments.values() if isinstance(v, Ref)} for step in to.steps]
         ends = {n: i for i, names in enumerate(uses) for n in names}

@@ -12,19 +12,19 @@ from nbconv.graph import Spec
 from nbconv.runtime.executor import available_threads
 from nbconv.train import building
 from nbconv.train.building import Built, Indivisible, Recipe
-from nbconv.train.memory.policy import MIB, USUAL, Thrift, TooLarge, levels
+from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, levels
 from nbconv.train.step import TrainingStep, target_of
 
 SLOTS = 2
-"""Threads for which there is memory in a plan in stages, at least: one thread and two have the same plan."""
+"""Threads for which there is memory in a plan in segments, at least: one thread and two have the same plan."""
 FAR = 1.1
-"""How much more than it may an estimate takes where there is no use in trying other stages."""
+"""How much more than it may an estimate takes where there is no use in trying other segments."""
 
 
 def planned(
     recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], memory_mb: float | None,
     micro_batch_norm: bool, **options: Any,
-) -> tuple[Built, TrainingStep, Thrift]:  # fmt: skip
+) -> tuple[Built, TrainingStep, MemoryPolicy]:  # fmt: skip
     """The fastest step that takes no more than ``memory_mb``, and how it saves: see `building.build`. Batches are cut only
     where no batch normalisation takes statistics, unless ``micro_batch_norm``. ModelError says the least it needs."""
     norms = bool(building.norms(recipe.graph, recipe.chosen))
@@ -34,26 +34,26 @@ def planned(
     hopeless = False
     target = target_of(options.get("home"))
     slots = max(options.get("threads") or available_threads(), SLOTS)
-    for thrift in tries:
-        if thrift.most and hopeless:
+    for policy in tries:
+        if policy.most and hopeless:
             continue
         try:
-            built = building.build(recipe, feeds, targets, state, thrift, slots, target)
+            built = building.build(recipe, feeds, targets, state, policy, slots, target)
         except Indivisible:
             continue
-        hopeless = thrift.most is not None and built.estimate > FAR * thrift.most
+        hopeless = policy.most is not None and built.estimate > FAR * policy.most
         held = {n: state[n] for n in built.graph.inputs if n in state}
         fed = {n: s for n, s in built.graph.inputs.items() if n not in held}
         try:
             step = TrainingStep(
-                built.graph, fed, held, built.updates, (built.loss,), memory_mb=memory_mb, packed=thrift.packed,
-                at_once=thrift.at_once, slots=1 if thrift.most is None else slots, **options,
+                built.graph, fed, held, built.updates, (built.loss,), memory_mb=memory_mb, packed=policy.packed,
+                scratch_limit=policy.scratch_limit, slots=1 if policy.most is None else slots, **options,
             )  # fmt: skip
         except TooLarge as error:
-            if not thrift.most:  # the others depend on memory_mb
+            if not policy.most:  # the others depend on memory_mb
                 least = min(least, error.nbytes)
             continue
-        return built, step, thrift
+        return built, step, policy
     assert memory_mb is not None
     more = ", micro_batch_norm=True would cut the batch" if norms and not micro_batch_norm and samples > 1 else ""
     raise ModelError(

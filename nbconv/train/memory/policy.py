@@ -23,33 +23,33 @@ FROZEN = 4 * MIB
 """Bytes of the largest value of a frozen part that is done in halves."""
 
 
-class Thrift(NamedTuple):
+class MemoryPolicy(NamedTuple):
     """How a step saves memory."""
 
     parts: int = 1
     """micro-batches"""
     packed: tuple[int, int] = (1 * MIB, 16 * MIB)
     """bytes that a convolution's weights may take for Winograd: of a frozen layer, which are kept, and others"""
-    at_once: float = inf
+    scratch_limit: float = inf
     """bytes of packed weights, or of sums, that a convolution holds at a time"""
     most: float | None = None
-    """bytes that the step may take by estimate, in stages (see `nbconv.train.memory.search`); 0: as few as can be found"""
+    """bytes that the step may take by estimate, in segments (see `nbconv.train.memory.search`); 0: as few as can be found"""
 
 
-USUAL = Thrift()
+USUAL = MemoryPolicy()
 LEAST_AT_ONCE = MIB // 2
 STAGED = (0.99, 0.97, 0.95, 0.93)
 """Shares of the memory that estimates may take: values do not fit together without gaps."""
 
 
-def levels(samples: int, divisible: bool, nbytes: float) -> list[Thrift]:
+def levels(samples: int, divisible: bool, nbytes: float) -> list[MemoryPolicy]:
     """What to try, from fast to small, for a step of so many bytes. ``divisible``: the batch may be cut."""
     small = (MIB // 4, 3 * MIB)
-    found = [USUAL, *(Thrift(at_once=max(nbytes / 32, LEAST_AT_ONCE), most=share * nbytes) for share in STAGED)]
+    found = [USUAL, *(MemoryPolicy(scratch_limit=max(nbytes / 32, LEAST_AT_ONCE), most=share * nbytes) for share in STAGED)]
     if divisible:
-        found += [Thrift(k, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
-        found.append(Thrift(samples, small))
-    found.append(Thrift(at_once=LEAST_AT_ONCE, most=0.0))
+        found += [MemoryPolicy(k, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
+        found.append(MemoryPolicy(samples, small))
+    found.append(MemoryPolicy(scratch_limit=LEAST_AT_ONCE, most=0.0))
     return list(dict.fromkeys(found))
 
 
@@ -119,10 +119,10 @@ def split(
     return graph.derive([*nodes, *theirs], constants), found
 
 
-def again(graph: Graph, chosen: Iterable[str], logits: str, thrift: Thrift) -> Callable[[Node, Spec], bool]:
+def again(graph: Graph, chosen: Iterable[str], logits: str, policy: MemoryPolicy) -> Callable[[Node, Spec], bool]:
     """What is computed again (see `nbconv.passes.rematerialise`); ``graph`` is the forward part up to ``logits``."""
     active = depending(graph, chosen)
-    if thrift.parts == 1:
+    if policy.parts == 1:
         return lambda node, spec: cheap(node, spec) and node.outputs[0] in active
     able = {node.outputs[0] for node in graph.nodes if node.outputs[0] in active} - {logits}
     return lambda node, spec: node.outputs[0] in able and spec.nbytes >= LEAST

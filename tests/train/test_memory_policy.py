@@ -9,7 +9,7 @@ import nbconv
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.train import building
-from nbconv.train.memory.policy import MIB, Thrift
+from nbconv.train.memory.policy import MIB, MemoryPolicy
 from tests.train.models import F32, batch, model, node
 
 SHAPE = (3, 26, 22)
@@ -56,7 +56,7 @@ def used(trainer: nbconv.Trainer) -> float:
 def test_what_is_computed_again_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     again, frugal = trained(deep(True))
     with monkeypatch.context() as patch:
-        patch.setattr(building, "recompute", lambda graph, *_: graph)
+        patch.setattr(building, "rematerialise", lambda graph, *_: graph)
         plain, all_kept = trained(deep(True))
     assert again == plain
     assert used(frugal) < 0.85 * used(all_kept)
@@ -118,7 +118,7 @@ def test_dropout_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     losses, usual = trained(graph)
     with pytest.raises(ModelError, match="MiB"):
         trained(graph, memory_mb=used(usual) / 4)
-    monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_: [Thrift(most=0.0)])
+    monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_: [MemoryPolicy(most=0.0)])
     found, frugal = trained(graph, memory_mb=1000)
     assert used(frugal) < used(usual)
     np.testing.assert_allclose(found, losses, rtol=1e-5)

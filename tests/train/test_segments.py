@@ -1,4 +1,4 @@
-"""The backward part in stages: the same step, whatever is kept, computed again and done in parts."""
+"""The backward part in segments: the same step, whatever is kept, computed again and done in parts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 import nbconv
 from nbconv.graph import Graph, Spec
-from nbconv.passes.segments import AGAIN, EVER, Choice, Stages
+from nbconv.passes.segments import AGAIN, EVER, Choice, Segments
 from nbconv.train import building
-from nbconv.train.memory.policy import Thrift
+from nbconv.train.memory.policy import MemoryPolicy
 from nbconv.train.memory.search import Budget
 from tests.train.models import F32, batch, model, node
-from tests.train.test_thrift import SHAPE, deep, used
+from tests.train.test_memory_policy import SHAPE, deep, used
 
 
 def unet(channels: int = 12, classes: int = 3, size: tuple[int, int] = (24, 20)) -> Graph:
@@ -105,27 +105,27 @@ CASES: dict[str, tuple[Graph, tuple[np.ndarray, np.ndarray]]] = {
 }  # fmt: skip
 
 
-def some(stages: Stages, usual: Choice, seed: int, cut: bool = True) -> Choice:
+def some(segments: Segments, usual: Choice, seed: int, cut: bool = True) -> Choice:
     """A random choice."""
     rng = np.random.default_rng(seed)
     held, parts = dict(usual.held), {}
-    last = len(stages.stages)
-    for i, nodes in enumerate(stages.whole.nodes):
+    last = len(segments.segments)
+    for i, nodes in enumerate(segments.whole.nodes):
         y = nodes.outputs[0]
-        if y in held or not stages.able(y) or rng.random() < 0.4:
+        if y in held or not segments.able(y) or rng.random() < 0.4:
             continue
         a, b = sorted(int(v) for v in rng.integers(0, last + 1, 2))
-        held[y] = ((0, 0), AGAIN, (a, a), (a, b), (a, EVER))[rng.integers(5)] if i < stages.forward else AGAIN
+        held[y] = ((0, 0), AGAIN, (a, a), (a, b), (a, EVER))[rng.integers(5)] if i < segments.forward else AGAIN
     for number in range(last if cut else 0):
-        fits = [k for k in (1, 2, 3, 4, 8) if stages.count % k == 0]
+        fits = [k for k in (1, 2, 3, 4, 8) if segments.count % k == 0]
         parts[number] = int(rng.choice(fits))
     return Choice(held, parts)
 
 
-def forced(monkeypatch: pytest.MonkeyPatch, seed: int, cut: bool = True, thrift: Thrift | None = None) -> None:
+def forced(monkeypatch: pytest.MonkeyPatch, seed: int, cut: bool = True, policy: MemoryPolicy | None = None) -> None:
     """Steps are made with a random choice from here on."""
-    monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_: [thrift or Thrift(most=1.0)])
-    monkeypatch.setattr(Budget, "fit", lambda budget, _: (some(budget.stages, budget.usual(), seed, cut), 0.0))
+    monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_: [policy or MemoryPolicy(most=1.0)])
+    monkeypatch.setattr(Budget, "fit", lambda budget, _: (some(budget.segments, budget.usual(), seed, cut), 0.0))
 
 
 def steps(graph: Graph, data: tuple[np.ndarray, np.ndarray], **options: Any):
@@ -203,7 +203,7 @@ def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPat
     want = exact(built.graph, feeds)
     for seed in range(3):
         forced(monkeypatch, seed)
-        staged = building.build(*arguments, Thrift(most=1.0))
+        staged = building.build(*arguments, MemoryPolicy(most=1.0))
         assert len(staged.graph.nodes) > len(built.graph.nodes)
         found = exact(staged.graph, feeds)
         for state, value in built.updates.items():
@@ -218,9 +218,9 @@ def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPat
 )
 def test_weights_and_sums_some_columns_at_a_time(graph: Graph, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
-    for thrift in (Thrift(), Thrift(at_once=1.0)):
-        monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_, chosen=thrift: [chosen])
-        found[thrift] = steps(graph, data, memory_mb=1000)
+    for policy in (MemoryPolicy(), MemoryPolicy(scratch_limit=1.0)):
+        monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_, chosen=policy: [chosen])
+        found[policy] = steps(graph, data, memory_mb=1000)
     (losses, usual, whole), (pieced, state, pieces) = found.values()
     assert plan(pieces) > plan(whole)
     np.testing.assert_allclose(pieced, losses, rtol=1e-5)
@@ -260,19 +260,19 @@ def test_the_least_that_is_said_is_enough() -> None:
 CHILD = """
 import json, sys
 import nbconv
-from tests.train import test_stages
+from tests.train import test_segments
 
 def resident(what):
     with open("/proc/self/status") as f:
         return next(int(line.split()[1]) for line in f if line.startswith(what)) / 1024
 
-graph, (x, y), _ = test_stages.LARGE[sys.argv[1]]
+graph, (x, y), _ = test_segments.LARGE[sys.argv[1]]
 limit = float(sys.argv[2]) or None
-warm = nbconv.Trainer(test_stages.model(graph), memory_mb=limit and 1000)
+warm = nbconv.Trainer(test_segments.model(graph), memory_mb=limit and 1000)
 warm.step(x[:1], y[:1])
 del warm
 before = resident("VmRSS")
-trainer = nbconv.Trainer(test_stages.model(graph), memory_mb=limit)
+trainer = nbconv.Trainer(test_segments.model(graph), memory_mb=limit)
 trainer.step(x, y)
 with open("/proc/self/clear_refs", "w") as f:
     f.write("5")  # the peak of making the plan is not asked for
