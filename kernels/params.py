@@ -308,6 +308,13 @@ class Running(NamedTuple):
     momentum: float
 
 
+class ChannelAffine(NamedTuple):
+    """What each channel is multiplied with, and what is then added."""
+
+    factor: Floats
+    shift: Floats
+
+
 class BatchNorm(NamedTuple):
     """What a batch normalisation did: (x - mean) / sqrt(var + epsilon) · scale."""
 

@@ -66,9 +66,16 @@ def binary(function):
     formula = inline(function)
 
     def broadcast(
-        a: Floats, b: Floats, y: Floats, rows: Rows, a_strides: RowStrides, b_strides: RowStrides, clamp: Clamp,
-        first: Int, last: Int,
-    ) -> None:  # fmt: skip
+        a: Floats,
+        b: Floats,
+        y: Floats,
+        rows: Rows,
+        a_strides: RowStrides,
+        b_strides: RowStrides,
+        clamp: Clamp,
+        first: Int,
+        last: Int,
+    ) -> None:
         d1, d2, n, total = rows
         a0, a1, a2, ai = a_strides
         b0, b1, b2, bi = b_strides

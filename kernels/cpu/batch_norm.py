@@ -3,7 +3,7 @@
 Sums over pixels are split into parts that depend on shapes alone, and added in order.
 """
 
-from nbconv.kernels.params import BatchNorm, Moments, Pixels, Running
+from nbconv.kernels.params import BatchNorm, ChannelAffine, Moments, Pixels, Running
 
 from ._simd import (
     Float,
@@ -80,8 +80,7 @@ def statistics(
     b: Floats,
     running: Running,
     moments: Moments,
-    factor: Floats,
-    shift: Floats,
+    affine: ChannelAffine,
     count: Int,
     split: Pixels,
     padded: Int,
@@ -111,22 +110,28 @@ def statistics(
         put(moments.var, c0, v, cols)
         put(running.new_mean, c0, get(running.old_mean, c0, cols) * momentum + m * (Float(1) - momentum), cols)
         put(running.new_var, c0, get(running.old_var, c0, cols) * momentum + v * (Float(1) - momentum), cols)
-        put(factor, c0, f, cols)
-        put(shift, c0, get(b, c0, cols) - m * f, cols)
+        put(affine.factor, c0, f, cols)
+        put(affine.shift, c0, get(b, c0, cols) - m * f, cols)
 
 
 @kernel
 def factors(
-    scale: Floats, b: Floats, mean: Floats, var: Floats, factor: Floats, shift: Floats, c: Int, epsilon: Float, first: Int,
+    scale: Floats,
+    b: Floats,
+    moments: Moments,
+    affine: ChannelAffine,
+    c: Int,
+    epsilon: Float,
+    first: Int,
     last: Int,
-) -> None:  # fmt: skip
+) -> None:
     """factor = scale / sqrt(var + epsilon), shift = b - mean·factor; a unit is a vector of channels."""
     for unit in range(first, last):
         c0 = unit * W
         cols = c - c0
-        f = get(scale, c0, cols) / sqrt(get(var, c0, cols) + epsilon)
-        put(factor, c0, f, cols)
-        put(shift, c0, get(b, c0, cols) - get(mean, c0, cols) * f, cols)
+        f = get(scale, c0, cols) / sqrt(get(moments.var, c0, cols) + epsilon)
+        put(affine.factor, c0, f, cols)
+        put(affine.shift, c0, get(b, c0, cols) - get(moments.mean, c0, cols) * f, cols)
 
 
 @kernel
@@ -177,9 +182,17 @@ def grad_sums(
 
 @kernel
 def grad_merge(
-    parts: Floats, var: Floats, dscale: Floats, db: Floats, count: Int, c: Int, padded: Int, epsilon: Float, first: Int,
+    parts: Floats,
+    var: Floats,
+    dscale: Floats,
+    db: Floats,
+    count: Int,
+    c: Int,
+    padded: Int,
+    epsilon: Float,
+    first: Int,
     last: Int,
-) -> None:  # fmt: skip
+) -> None:
     """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a vector of channels."""
     for unit in range(first, last):
         c0 = unit * W

@@ -92,9 +92,17 @@ def logical_xor(a, b):
 
 @kernel
 def where(
-    c: Bytes, a: Floats, b: Floats, y: Floats, rows: Rows,
-    c_strides: RowStrides, a_strides: RowStrides, b_strides: RowStrides, first: Int, last: Int,
-) -> None:  # fmt: skip
+    c: Bytes,
+    a: Floats,
+    b: Floats,
+    y: Floats,
+    rows: Rows,
+    c_strides: RowStrides,
+    a_strides: RowStrides,
+    b_strides: RowStrides,
+    first: Int,
+    last: Int,
+) -> None:
     """y = a where c, else b."""
     ci, ai, bi = c_strides.element, a_strides.element, b_strides.element
     for unit in range(first, last):

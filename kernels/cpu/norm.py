@@ -93,9 +93,18 @@ def lrn(
 
 @kernel
 def lrn_grad(
-    dy: Floats, x: Floats, dx: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    x: Floats,
+    dx: Floats,
+    c: Int,
+    before: Int,
+    after: Int,
+    alpha: Float,
+    beta: Float,
+    bias: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
     unit is a pixel, c ≤ 4096."""
     squares = stack_floats(SQUARES)

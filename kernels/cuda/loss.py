@@ -23,7 +23,7 @@ from ._simd import (
     shared_floats,
     splat,
     tiled,
-)  # fmt: skip
+)
 
 _shared = shared_source("loss")
 _share = _shared._share

@@ -23,7 +23,7 @@ from ._simd import (
     splat,
     sqrt,
     tiled,
-)  # fmt: skip
+)
 
 MAX_CHANNELS = 4096
 """Most channels `lrn_grad` takes."""
@@ -72,9 +72,18 @@ def _squares(x, i, c, before, after):
 
 @tiled(THREADS)
 def lrn_grad(
-    dy: Floats, x: Floats, dx: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    x: Floats,
+    dx: Floats,
+    c: Int,
+    before: Int,
+    after: Int,
+    alpha: Float,
+    beta: Float,
+    bias: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
     unit is a pixel, c ≤ 4096."""
     parts = shared_floats(MAX_CHANNELS)

@@ -107,9 +107,20 @@ def panels(
     k = kh * kw * cg
     g, n0, piece = place_of(first, k, n)
     turn(
-        at(w, g * group + n0 * co), at(y, g * k * padded + n0 * k), piece, k, kh * kw, kw, cg, n - n0, ky, kx,
-        ci, co, scale,
-    )  # fmt: skip
+        at(w, g * group + n0 * co),
+        at(y, g * k * padded + n0 * k),
+        piece,
+        k,
+        kh * kw,
+        kw,
+        cg,
+        n - n0,
+        ky,
+        kx,
+        ci,
+        co,
+        scale,
+    )
 
 
 @kernel

@@ -10,7 +10,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.kernels.params import BatchNorm, Moments, Pixels, Running
+from nbconv.kernels.params import BatchNorm, ChannelAffine, Moments, Pixels, Running
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import channels_last
@@ -110,13 +110,29 @@ class BatchNormalization(Op):
         else:
             scale, shift = to.scratch(4 * c), to.scratch(4 * c)
             to.step(
-                "batch_norm.factors", vectors, work=32 * c, scale=to.input(1), b=to.input(2), mean=to.input(3),
-                var=to.input(4), factor=scale, shift=shift, c=c, epsilon=self.epsilon,
-            )  # fmt: skip
+                "batch_norm.factors",
+                vectors,
+                work=32 * c,
+                scale=to.input(1),
+                b=to.input(2),
+                moments=Moments(to.input(3), to.input(4)),
+                affine=ChannelAffine(scale, shift),
+                c=c,
+                epsilon=self.epsilon,
+            )
         to.step(
-            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=channels_last(to, 0), y=to.output(),
-            ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=scale, shift=shift, clamp=to.epilogue.clamp(),
-        )  # fmt: skip
+            "norm.affine",
+            to.outputs[0].size // c,
+            work=16 * to.outputs[0].size,
+            x=channels_last(to, 0),
+            y=to.output(),
+            ldx=to.ld(0),
+            c=c,
+            ldy=to.pitch or c,
+            scale=scale,
+            shift=shift,
+            clamp=to.epilogue.clamp(),
+        )
 
     def lower_statistics(self, to: Lowering, vectors: int) -> tuple[Ref, Ref]:
         """The steps that find x's mean and variance; where lie what x is to be multiplied with and what added."""
@@ -124,17 +140,31 @@ class BatchNormalization(Op):
         c = pixels.c
         parts, scale, shift = to.scratch(8 * count * full), to.scratch(4 * c), to.scratch(4 * c)
         to.step(
-            "batch_norm.moments", to.gpu_split(count, full // to.target.lanes), work=16 * to.inputs[0].size,
-            x=channels_last(to, 0), y=parts, split=pixels, padded=full,
-        )  # fmt: skip
+            "batch_norm.moments",
+            to.gpu_split(count, full // to.target.lanes),
+            work=16 * to.inputs[0].size,
+            x=channels_last(to, 0),
+            y=parts,
+            split=pixels,
+            padded=full,
+        )
         names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
         made = {name: Ref(names[name]) if names.get(name) else to.scratch(4 * c) for name in _STATISTICS}
         to.step(
-            "batch_norm.statistics", vectors, work=16 * count * c, parts=parts, scale=to.input(1), b=to.input(2),
+            "batch_norm.statistics",
+            vectors,
+            work=16 * count * c,
+            parts=parts,
+            scale=to.input(1),
+            b=to.input(2),
             running=Running(to.input(3), to.input(4), made["new_mean"], made["new_var"], self.momentum),
-            moments=Moments(made["mean"], made["var"]), factor=scale, shift=shift, count=count, split=pixels, padded=full,
+            moments=Moments(made["mean"], made["var"]),
+            affine=ChannelAffine(scale, shift),
+            count=count,
+            split=pixels,
+            padded=full,
             epsilon=self.epsilon,
-        )  # fmt: skip
+        )
         return scale, shift
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
@@ -199,15 +229,31 @@ class BatchNormalizationGradScale(Op):
         c = pixels.c
         parts, made = to.scratch(8 * count * full), [Ref(n) if n else to.scratch(4 * c) for n in to.node.outputs]
         to.step(
-            "batch_norm.grad_sums", to.gpu_split(count, full // to.target.lanes), work=16 * to.inputs[1].size,
-            dy=channels_last(to, 0), y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1),
-            mean=to.input(2), parts=parts, split=pixels, padded=full, rectified=self.rectified,
-        )  # fmt: skip
+            "batch_norm.grad_sums",
+            to.gpu_split(count, full // to.target.lanes),
+            work=16 * to.inputs[1].size,
+            dy=channels_last(to, 0),
+            y=channels_last(to, 4) if self.rectified else None,
+            x=channels_last(to, 1),
+            mean=to.input(2),
+            parts=parts,
+            split=pixels,
+            padded=full,
+            rectified=self.rectified,
+        )
         to.step(
-            "batch_norm.grad_merge", ceil(c, to.target.lanes), work=16 * count * c, parts=parts, var=to.input(3),
-            dscale=made[0], db=made[1] if len(made) > 1 else to.scratch(4 * c), count=count, c=c, padded=full,
+            "batch_norm.grad_merge",
+            ceil(c, to.target.lanes),
+            work=16 * count * c,
+            parts=parts,
+            var=to.input(3),
+            dscale=made[0],
+            db=made[1] if len(made) > 1 else to.scratch(4 * c),
+            count=count,
+            c=c,
+            padded=full,
             epsilon=self.epsilon,
-        )  # fmt: skip
+        )
 
 
 class BatchNormalizationGradInput(Op):
@@ -244,11 +290,20 @@ class BatchNormalizationGradInput(Op):
     def lower(self, to: Lowering) -> None:
         pixels, full, count = split(to, to.inputs[1])
         to.step(
-            "batch_norm.grad_input", to.gpu_split(count, full // to.target.lanes), work=24 * to.inputs[1].size,
-            dy=channels_last(to, 0), y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1),
-            norm=BatchNorm(to.input(2), to.input(3), to.input(4), self.epsilon), dscale=to.input(5), db=to.input(6),
-            dx=to.output(), split=pixels, count=self.count or pixels.total, rectified=self.rectified,
-        )  # fmt: skip
+            "batch_norm.grad_input",
+            to.gpu_split(count, full // to.target.lanes),
+            work=24 * to.inputs[1].size,
+            dy=channels_last(to, 0),
+            y=channels_last(to, 7) if self.rectified else None,
+            x=channels_last(to, 1),
+            norm=BatchNorm(to.input(2), to.input(3), to.input(4), self.epsilon),
+            dscale=to.input(5),
+            db=to.input(6),
+            dx=to.output(),
+            split=pixels,
+            count=self.count or pixels.total,
+            rectified=self.rectified,
+        )
 
 
 def check(dy: Spec, x: Spec, y: Spec | None) -> None:

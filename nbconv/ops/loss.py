@@ -74,9 +74,18 @@ class OfLabels(Op, abstract=True):
         share = to.scratch(4 * n)
         each = y if self.reduction == "none" else to.scratch(4 * n)
         to.step(
-            "loss.pick", -(-n // CHUNK), work=32 * n, logp=logp, labels=to.input(1), weighting=self.weighting(to, 2),
-            share=share, y=each, n=n, chunk=CHUNK, scores=self.scores(shape, size, last),
-        )  # fmt: skip
+            "loss.pick",
+            -(-n // CHUNK),
+            work=32 * n,
+            logp=logp,
+            labels=to.input(1),
+            weighting=self.weighting(to, 2),
+            share=share,
+            y=each,
+            n=n,
+            chunk=CHUNK,
+            scores=self.scores(shape, size, last),
+        )
         if self.reduction != "none":
             to.step("loss.total", 1, work=8 * n, each=each, share=share, y=y, n=n, mean=int(self.reduction == "mean"))
 
@@ -199,13 +208,31 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
         fewest = 1 if scores.apart == 1 else to.target.lanes
         chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(
-            "loss.factors", 1, work=16 * n, dy=to.input(0), labels=to.input(2), weighting=self.weighting(to, 3),
-            factor=factor, n=n, classes=shape[1], mean=int(self.reduction == "mean"), each=int(self.reduction == "none"),
-        )  # fmt: skip
+            "loss.factors",
+            1,
+            work=16 * n,
+            dy=to.input(0),
+            labels=to.input(2),
+            weighting=self.weighting(to, 3),
+            factor=factor,
+            n=n,
+            classes=shape[1],
+            mean=int(self.reduction == "mean"),
+            each=int(self.reduction == "none"),
+        )
         to.step(
-            "loss.labels_grad", -(-n // chunk), work=64 * n * shape[1], logp=to.input(1), labels=to.input(2), factor=factor,
-            dx=to.output(), n=n, chunk=chunk, scores=scores, soft=int(self.soft),
-        )  # fmt: skip
+            "loss.labels_grad",
+            -(-n // chunk),
+            work=64 * n * shape[1],
+            logp=to.input(1),
+            labels=to.input(2),
+            factor=factor,
+            dx=to.output(),
+            n=n,
+            chunk=chunk,
+            scores=scores,
+            soft=int(self.soft),
+        )
 
 
 class SoftmaxCrossEntropyLossGrad(NegativeLogLikelihoodLossGrad):
@@ -250,9 +277,18 @@ class OneHotLike(Op):
         shape = to.inputs[1].shape
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
         to.step(
-            "loss.one_hot", -(-n // CHUNK), work=8 * n * shape[1], labels=to.input(0), y=to.output(), n=n, chunk=CHUNK,
-            scores=OfLabels.scores(shape, size, to.last(to.node.inputs[1])), on=self.on, off=self.off, ignore=self.ignore,
-        )  # fmt: skip
+            "loss.one_hot",
+            -(-n // CHUNK),
+            work=8 * n * shape[1],
+            labels=to.input(0),
+            y=to.output(),
+            n=n,
+            chunk=CHUNK,
+            scores=OfLabels.scores(shape, size, to.last(to.node.inputs[1])),
+            on=self.on,
+            off=self.off,
+            ignore=self.ignore,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return None, None

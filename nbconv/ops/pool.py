@@ -51,11 +51,16 @@ class Pool(Op, abstract=True):
         x, y = to.inputs[0], to.outputs[0]
         (oh, ow), c = plane(y.shape), x.shape[1]
         to.step(
-            kernel, to.gpu_split(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs),
-            x=to.input(0), y=to.output(),
+            kernel,
+            to.gpu_split(y.shape[0] * oh, ow),
+            work=8 * self.flops(to.inputs, to.outputs),
+            x=to.input(0),
+            y=to.output(),
             image=params.Image(*plane(x.shape), to.ld(0), c, to.pitch or c, oh, ow),
-            window=sliding(*flat(self.window(x.shape))), **more, clamp=to.epilogue.clamp(),
-        )  # fmt: skip
+            window=sliding(*flat(self.window(x.shape))),
+            **more,
+            clamp=to.epilogue.clamp(),
+        )
 
     def layout(self, inputs, outputs) -> str:
         return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY

@@ -143,6 +143,11 @@ def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **
     (h, w), window = plane(shape), op.window(shape)
     oh, ow = plane((n, c, *window.out))
     to.step(
-        kernel, to.gpu_split(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
-        dx=to.output(), image=DenseImage(h, w, c, oh, ow), window=sliding(*flat(window)), **more,
-    )  # fmt: skip
+        kernel,
+        to.gpu_split(n * -(-c // to.target.lanes), h),
+        work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        dx=to.output(),
+        image=DenseImage(h, w, c, oh, ow),
+        window=sliding(*flat(window)),
+        **more,
+    )
