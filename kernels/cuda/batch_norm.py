@@ -1,17 +1,20 @@
 """Batch normalisation in training, and its gradient, on channels-last data; see `kernels/cpu/batch_norm.py`. What goes over
 pixels has units a vector of channels wide."""
 
+from nbconv.kernels.params import BatchNorm, Pixels
+
 from ._numba import shared_source
-from ._simd import Float, Floats, Int, W, get, kernel, put, quotient, splat, sqrt, store, where
+from ._simd import Floats, Int, W, get, kernel, put, quotient, splat, sqrt, store, where
 
 _shared = shared_source("batch_norm")
 statistics, factors, grad_merge = _shared.statistics, _shared.factors, _shared.grad_merge
 
 
 @kernel
-def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, 0, c] = the mean of x[p, c] over the part's ``pixels``, of ``total``; y[part, 1, c] = Σ (x - mean)².
+def moments(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, 0, c] = the mean of x[p, c] over the part's pixels; y[part, 1, c] = Σ (x - mean)².
     ``padded`` floats a row of y. A unit is a part, W channels wide."""
+    pixels, total, c = split
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         part = quotient(unit, vectors)
@@ -33,11 +36,20 @@ def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, 
 
 @kernel
 def grad_sums(
-    dy: Floats, y: Floats, x: Floats, mean: Floats, parts: Floats,
-    pixels: Int, total: Int, c: Int, padded: Int, rectified: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    y: Floats,
+    x: Floats,
+    mean: Floats,
+    parts: Floats,
+    split: Pixels,
+    padded: Int,
+    rectified: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where ``rectified`` dy counts
     for nothing where y is not positive. A unit is a part, W channels wide."""
+    pixels, total, c = split
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         part = quotient(unit, vectors)
@@ -58,19 +70,30 @@ def grad_sums(
 
 @kernel
 def grad_input(
-    dy: Floats, y: Floats, x: Floats, scale: Floats, mean: Floats, var: Floats, dscale: Floats, db: Floats, dx: Floats,
-    pixels: Int, total: Int, c: Int, count: Int, rectified: Int, epsilon: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    y: Floats,
+    x: Floats,
+    dx: Floats,
+    norm: BatchNorm,
+    dscale: Floats,
+    db: Floats,
+    split: Pixels,
+    count: Int,
+    rectified: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``; dy as in
-    `grad_sums`. A unit is ``pixels`` of ``total``, W channels wide."""
+    `grad_sums`. A unit is a part of the pixels, W channels wide."""
+    pixels, total, c = split
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         part = quotient(unit, vectors)
         c0 = (unit - part * vectors) * W
         cols = c - c0
-        m = get(mean, c0, cols)
-        r = splat(1.0) / sqrt(get(var, c0, cols) + epsilon)
-        k = get(scale, c0, cols) * r
+        m = get(norm.mean, c0, cols)
+        r = splat(1.0) / sqrt(get(norm.var, c0, cols) + norm.epsilon)
+        k = get(norm.scale, c0, cols) * r
         a = get(db, c0, cols) / count
         b = get(dscale, c0, cols) * r / count
         for p in range(part * pixels, min(total, (part + 1) * pixels)):

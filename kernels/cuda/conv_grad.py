@@ -4,6 +4,8 @@ Sums over pixels are split into parts that depend on shapes alone; `merge` adds 
 CPU's (`Lowering.finer`): a tile of the product, a vector of channels.
 """
 
+from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides, Window
+
 from ._simd import (
     Float,
     Floats,
@@ -79,12 +81,12 @@ def grad_weight(tensor: bool):
     row_of, turned_row = work.row_of, work.turned_row
 
     @inline
-    def products(
-        whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
-    ):
+    def products(whole, shared, acc, x, dy, r0, n0, p0, p1, image, window):
         """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``:
         16 bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading.
         """
+        _, h, width, ldx, cg, oh, ow, ldy, og = image
+        kh, kw, sh, sw, dh, dw, ph, pw = window
         t = Int(cuda.threadIdx.x)
         mine = t // QUADS
         quad = t % QUADS * 4
@@ -148,17 +150,22 @@ def grad_weight(tensor: bool):
 
     @tiled(THREADS, SMALL.blocks)
     def conv_grad_weight(
-        x: Floats, dy: Floats, y: Floats, zeros: Floats,
-        m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, og: Int,
-        kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-        groups: Int, parts: Int, pixels: Int, columns: Int, chunk: Int, padded: Int, first: Int, last: Int,
-    ) -> None:  # fmt: skip
+        x: Floats,
+        dy: Floats,
+        y: Floats,
+        zeros: Floats,
+        image: ConvImage,
+        window: Window,
+        blocking: GradBlocking,
+        first: Int,
+        last: Int,
+    ) -> None:
         """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels``
-        of the part, out of m = n·oh·ow.
-
-        x (n, h, width, ldx), cg channels a group; dy (n, oh, ow, ldy), og a group; ``padded`` floats a row of y. A unit is
-        (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
+        of the part. A unit is (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
         """
+        m, ldx, cg, ldy, og = image.m, image.ldx, image.cg, image.ldy, image.og
+        kh, kw = window.kh, window.kw
+        groups, pixels, padded = blocking.groups, blocking.pixels, blocking.padded
         shared = shared_floats(both)
         acc = cuda.local.array(sums, Float)
         for i in range(sums):
@@ -177,15 +184,9 @@ def grad_weight(tensor: bool):
         dyg = at(dy, g * og)
         whole = cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy)
         if whole:
-            products(
-                True, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
-                ph, pw,
-            )  # fmt: skip
+            products(True, shared, acc, xg, dyg, r0, n0, p0, p1, image, window)
         else:
-            products(
-                False, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
-                ph, pw,
-            )  # fmt: skip
+            products(False, shared, acc, xg, dyg, r0, n0, p0, p1, image, window)
         ty, tx = place()
         target = at(y, pair * kh * kw * cg * padded + n0 + tx * 4)
         for i in range(rows_held):
@@ -204,11 +205,21 @@ conv_grad_weight_tf32 = on_tensor_cores(grad_weight(True))
 
 @tiled(MERGERS)
 def merge(
-    x: Floats, y: Floats, parts: Int, taps: Int, cg: Int, og: Int, padded: Int, step: Int, tap: Int, ci: Int, co: Int,
-    group: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    parts: Int,
+    taps: Int,
+    cg: Int,
+    og: Int,
+    padded: Int,
+    step: Int,
+    strides: TapStrides,
+    first: Int,
+    last: Int,
+) -> None:
     """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a tile of 32
     outputs o of a group and 32 (i, t), which lie as near in y as the outputs do in x."""
+    tap, ci, co, group = strides
     held = shared_floats(HELD)
     rows = taps * cg
     across = quotient(og + SIDE - 1, SIDE)
@@ -238,14 +249,22 @@ def merge(
 
 @kernel
 def depthwise_grad_weight(
-    x: Floats, dy: Floats, y: Floats,
-    n: Int, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int,
-    pw: Int, rows: Int, padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    dy: Floats,
+    y: Floats,
+    n: Int,
+    image: DenseImage,
+    window: Window,
+    rows: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the part's ``rows`` of dy.
 
     y has ``padded`` floats a tap. A unit is (part, vector of channels, ky).
     """
+    c, oh, kh, kw = image.c, image.oh, window.kh, window.kw
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         pair = quotient(unit, kh)
@@ -256,21 +275,21 @@ def depthwise_grad_weight(
         line0 = part * rows
         line1 = min(line0 + rows, n * oh)
         for kx in range(0, kw, 3):
-            _taps(
-                x, dy, target, line0, line1, c0, ky, kx, min(3, kw - kx), h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded
-            )
+            _taps(x, dy, target, line0, line1, c0, ky, kx, min(3, kw - kx), image, window, padded)
 
 
 @inline
-def _taps(x, dy, y, line0, line1, c0, ky, kx, count, h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded):
+def _taps(x, dy, y, line0, line1, c0, ky, kx, count, image, window, padded):
     """Up to three taps, kx and to the right, of W channels over some rows of dy."""
+    h, width, c, oh, ow = image
+    _, _, sh, sw, dh, dw, ph, pw = window
     cols = c - c0
     a0, a1, a2 = splat(0.0), splat(0.0), splat(0.0)
     for line in range(line0, line1):
-        image = quotient(line, oh)
-        iy = (line - image * oh) * sh - ph + ky * dh
+        sample = quotient(line, oh)
+        iy = (line - sample * oh) * sh - ph + ky * dh
         if _inside(iy, h):
-            row = (image * h + iy) * width * c + c0
+            row = (sample * h + iy) * width * c + c0
             ix = kx * dw - pw
             for ox in range(ow):
                 d = get(dy, (line * ow + ox) * c + c0, cols)
@@ -290,13 +309,13 @@ def _taps(x, dy, y, line0, line1, c0, ky, kx, count, h, width, c, oh, ow, sh, sw
 
 @kernel
 def depthwise_transposed(
-    dy: Floats, w: Floats, b: Floats, y: Floats,
-    h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats, w: Floats, b: Floats, y: Floats, image: DenseImage, window: Window, padded: Int, first: Int, last: Int
+) -> None:
     """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw + kx·dw - pw = ix: the
     transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow, c); w (kh, kw, padded). A unit is a row of y,
     W channels wide."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         line = quotient(unit, vectors)
@@ -321,8 +340,9 @@ def depthwise_transposed(
 
 
 @kernel
-def channel_sums(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, c] = Σ x[p, c] over the part's ``pixels``, of ``total``; a unit is a part, W channels wide."""
+def channel_sums(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part, W channels wide."""
+    pixels, total, c = split
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         part = quotient(unit, vectors)
