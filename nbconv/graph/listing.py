@@ -70,7 +70,8 @@ def _rows(
         for which, body in bodies.items():
             results: dict[str, str] = dict(names)
             inner = _rows(body, results, known, layouts, f"{within}{i}.", f"{indent}    ")
-            gives = ", ".join(results[n] if n in results else n for n in body.outputs)
+            ends: list[str] = list(body.outputs)
+            gives = ", ".join(results.get(n, n) for n in ends)
             rows += [
                 ["", f"{indent}  {which}:", *[""] * (len(HEAD) - 2)],
                 *inner,
