@@ -21,6 +21,8 @@ PART = 128 << 10
 """Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""
 PARTS = 256
 """Most parts of a sum."""
+SPAN = 128
+"""Channels of a pixel that a unit of `affine` in kernels/cuda/norm.py does."""
 
 
 def along_channels(v: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -110,8 +112,9 @@ class BatchNormalization(Op):
                 var=to.input(4), factor=scale, shift=shift, c=c, epsilon=self.epsilon,
             )  # fmt: skip
         to.step(
-            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=channels_last(to, 0), y=to.output(),
-            ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=scale, shift=shift, **to.epilogue.clamp(),
+            "norm.affine", to.finer(to.outputs[0].size // c, ceil(c, SPAN)), work=16 * to.outputs[0].size,
+            x=channels_last(to, 0), y=to.output(), ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=scale, shift=shift,
+            **to.epilogue.clamp(),
         )  # fmt: skip
 
     def lower_statistics(self, to: Lowering, vectors: int) -> tuple[Ref, Ref]:
@@ -156,7 +159,7 @@ def split(to: Lowering, x: Spec) -> tuple[int, int, int, int, int]:
     """(channels, pixels in all, floats of a row of sums, pixels of a part, parts) of a sum over x's pixels."""
     c = x.shape[1]
     total = x.size // c
-    pixels = max(ceil(total, PARTS), min(total, max(16, PART // (4 * c))))
+    pixels = max(ceil(total, PARTS), min(total, to.target.pixels or max(16, PART // (4 * c))))
     return c, total, ceil(c, to.target.lanes) * to.target.lanes, pixels, ceil(total, pixels)
 
 
