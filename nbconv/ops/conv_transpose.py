@@ -95,9 +95,10 @@ class ConvTranspose(Convolution):
         return 2 * inputs[0].size * prod(inputs[1].shape[1:])
 
     def apart(self, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> bool:
-        """Whether the kernels that x's cells add do not overlap, and tile y."""
+        """Whether the kernels that x's cells add do not overlap, and tile y. (Kernels of one cell need no such care.)"""
         axes = flat(self.window(x, w))
         fits = all(axis[0] == axis[1] and axis[2] == 1 and axis[3] == 0 for axis in axes)
+        fits = fits and any(axis[0] > 1 for axis in axes)
         return fits and self.group == 1 and plane(y) == tuple(d * axis[0] for d, axis in zip(plane(x), axes, strict=True))
 
     def absorbs(self, inputs, outputs) -> str:
