@@ -16,7 +16,7 @@ from nbconv.ops.conv import GROUPS, Convolution
 from nbconv.ops.packing import ceil
 from nbconv.ops.patches import reach
 from nbconv.ops.repack import Lying, varies
-from nbconv.ops.window import Window, flat, plane, resolve
+from nbconv.ops.window import STRIP, Window, flat, plane, resolve
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
@@ -186,7 +186,7 @@ class ConvTranspose(Convolution):
         taps, full = kh * kw, ceil(c, lanes) * lanes
         zeros = to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))
         to.step(
-            "conv_grad.depthwise_transposed", to.finer(y.shape[0] * h, full // lanes),
+            "conv_grad.depthwise_transposed", to.finer(y.shape[0] * h, full // lanes * ceil(w, STRIP)),
             work=4 * self.flops(to.inputs, to.outputs), dy=to.input(0),
             w=repack.rows(to, to.input(1), taps, c, 1, taps, full),
             b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros, y=to.output(),

@@ -17,7 +17,7 @@ from nbconv.ops.patches import reach
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 from nbconv.ops.pool import AveragePool, MaxPool, Pool
 from nbconv.ops.repack import channels_last
-from nbconv.ops.window import flat, plane
+from nbconv.ops.window import STRIP, flat, plane
 
 if TYPE_CHECKING:
     from nbconv.backprop import Backward
@@ -131,12 +131,12 @@ class AveragePoolGrad(Pool):
 
 def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **more) -> None:
     """One step whose units are planes, a vector of channels wide: windows overlap, and a plane has one owner. (On a GPU
-    they are rows of planes, whose cells ask their windows.)"""
+    they are strips of a plane's rows, whose cells ask their windows.)"""
     n, c = shape[:2]
     (h, w), window = plane(shape), op.window(shape)
     (oh, ow), ((kh, sh, dh, ph, _), (kw, sw, dw, pw, _)) = plane((n, c, *window.out)), flat(window)
     to.step(
-        kernel, to.finer(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
-        dx=to.output(),
+        kernel, to.finer(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
+        work=16 * n * c * (oh * ow * prod(window.kernel) + h * w), dx=to.output(),
         h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, **more,
     )  # fmt: skip

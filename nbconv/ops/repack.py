@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.lowering import Lowering, Ref
 from nbconv.ops.packing import ceil, padded
 
-PIECE = 256
+PIECE = 32
 """Rows of a panel that a unit packs on CUDA (`kernels/cuda/packing.py`)."""
 FILTERS = 8
 """Rows of a panel that a unit transforms for Winograd on CUDA."""
