@@ -42,9 +42,9 @@ def ours(graph: Any, feeds: dict[str, Any], device: str = "cuda") -> Run:
     """Runs of a graph whose inputs lie on the GPU."""
     import numpy as np
 
-    from nbconv.cuda.device import Block, Uploads
-    from nbconv.cuda.program import DeviceProgram
     from nbconv.model import Model
+    from nbconv.runtime.cuda.device import Block, Uploads
+    from nbconv.runtime.cuda.program import DeviceProgram
 
     model = Model(graph, device=device)
     gpu = model._device
@@ -62,7 +62,7 @@ def ours(graph: Any, feeds: dict[str, Any], device: str = "cuda") -> Run:
         resident={name: block.address for name, block in held.items()}, wanted=set(),
     )  # fmt: skip
     space = program.workspace()
-    space.place(feeds, [])
+    space.bind(feeds, [])
 
     def run(count: int) -> None:
         for _ in range(count):

@@ -22,7 +22,7 @@ from benchmarks import engines, models
 from benchmarks.latency import about
 
 MEASURED = ("pointwise", "convolution", "winograd", "depthwise", "dense")
-"""Kinds of steps (see `nbconv.profiling.kind`) that are layers."""
+"""Kinds of steps (see `nbconv.tools.profiler.kind`) that are layers."""
 STREAMED = 1 << 20
 """Bytes of a fully connected layer's weights from which on they are read from memory."""
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--summary", action="store_true", help="print the summary only")
     parser.add_argument("--json", action="store_true", help="print as JSON: seconds, bytes, operations")
     args = parser.parse_args(argv)
-    from nbconv.roofline import roofline
+    from nbconv.tools.roofline import roofline
 
     roof = roofline(args.threads)
     report: dict[str, Any] = {**about(["nbconv"]), "roofline": roof.as_json(), "layers": []}
@@ -62,9 +62,9 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     import numpy as np
 
     import nbconv
-    from nbconv.profiling import bounded, cost, kind
-    from nbconv.roofline import roofline
-    from nbconv.runtime import Workspace, time_alone
+    from nbconv.runtime.executor import Workspace, time_alone
+    from nbconv.tools.profiler import bounded, cost, kind
+    from nbconv.tools.roofline import roofline
 
     path = models.path(name)
     shapes = models.shapes(name, path)
@@ -75,8 +75,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     space.run(feeds, results, args.threads)
     found: dict[Any, dict[str, Any]] = {}
     for i, step in enumerate(plan.steps):
-        if i in program.foreign:
-            program.foreign[i](space, feeds, results)
+        if i in program.host_steps:
+            program.host_steps[i].run(space, args.threads)
             continue
         which, numbers = kind(step), tuple((k, v) for k, v in step.arguments.items() if isinstance(v, (int, float)))
         key = (step.kernel, numbers, step.arguments.get("res") is None)
@@ -101,7 +101,7 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def describe(plan: Any, step: Any) -> str:
     """The layer's shapes and how it is done."""
-    from nbconv.profiling import algorithm
+    from nbconv.tools.profiler import algorithm
 
     ends = (step.node.inputs[0], step.node.outputs[0])
     return " → ".join("×".join(map(str, plan.specs[n].shape[1:])) for n in ends) + ", " + algorithm(step)

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 import nbconv
+from nbconv.edit.initializers import he
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops import lookup
-from nbconv.train.initializers import he
 from nbconv.train.schedules import one_cycle
 
 SEEDS = (0, 1, 2)

@@ -1,4 +1,4 @@
-"""Older (and newer) operators as those of the inner opset, rewritten at the door, node by node.
+"""Older (and newer) operators as those of the inner opset, rewritten when a model is read, node by node.
 
 Each rule is named for what it does and bound in `RULES` to the opsets it serves. What a rule gives must mean exactly
 what the original node meant at its own opset: the texts are onnx's operator changelog (docs/Changelog.md); where it is
@@ -42,7 +42,7 @@ class Draft:
         self.inputs[slot] = name
 
 
-class Door:
+class OpsetContext:
     """What rules may ask and add: constants, shapes, element types and names of the model being read."""
 
     def __init__(self, opset: int) -> None:
@@ -76,14 +76,14 @@ class Door:
         raise NotImplementedError
 
 
-Rule = Callable[[Draft, Door], "list[Draft] | None"]
+Rule = Callable[[Draft, OpsetContext], "list[Draft] | None"]
 
 
-def rewrite(draft: Draft, door: Door) -> list[Draft]:
+def rewrite(draft: Draft, context: OpsetContext) -> list[Draft]:
     """The nodes of the inner opset that mean what ``draft`` means in the model's. UnsupportedError: there are none."""
     for below, rule in RULES.get(draft.type, ()) if draft.domain == "" else ():
-        if door.opset < below:
-            replaced = rule(draft, door)
+        if context.opset < below:
+            replaced = rule(draft, context)
             if replaced is not None:
                 return replaced
     while draft.inputs and not draft.inputs[-1]:
@@ -94,107 +94,107 @@ def rewrite(draft: Draft, door: Door) -> list[Draft]:
 # Attributes that became inputs
 
 
-def _to_input(draft: Draft, door: Door, attribute: str, slot: int, dtype: Any = np.int64) -> None:
+def _to_input(draft: Draft, context: OpsetContext, attribute: str, slot: int, dtype: Any = np.int64) -> None:
     """Move an attribute, where it is given, to an input."""
     value = draft.attributes.pop(attribute, None)
     if value is not None:
-        draft.set_input(slot, door.constant(f"{draft.name}_{attribute}", np.array(value, dtype)))
+        draft.set_input(slot, context.constant(f"{draft.name}_{attribute}", np.array(value, dtype)))
 
 
-def axes_input(draft: Draft, door: Door) -> None:
+def axes_input(draft: Draft, context: OpsetContext) -> None:
     """Squeeze-13, Unsqueeze-13, ReduceSum-13, the other reductions 18: axes is an input."""
-    _to_input(draft, door, "axes", 1)
+    _to_input(draft, context, "axes", 1)
 
 
-def split_input(draft: Draft, door: Door) -> None:
+def split_input(draft: Draft, context: OpsetContext) -> None:
     """Split-13: split is an input."""
-    _to_input(draft, door, "split", 1)
+    _to_input(draft, context, "split", 1)
 
 
-def split_count(draft: Draft, door: Door) -> None:
+def split_count(draft: Draft, context: OpsetContext) -> None:
     """Split-18: where split is left out, num_outputs says that the parts are equal."""
     if not draft.input(1) and "num_outputs" not in draft.attributes:
         draft.attributes["num_outputs"] = len(draft.outputs)
 
 
-def clip_inputs(draft: Draft, door: Door) -> None:
+def clip_inputs(draft: Draft, context: OpsetContext) -> None:
     """Clip-11: min and max are inputs of x's type."""
-    dtype = door.dtype(draft.input(0))
-    _to_input(draft, door, "min", 1, dtype)
-    _to_input(draft, door, "max", 2, dtype)
+    dtype = context.dtype(draft.input(0))
+    _to_input(draft, context, "min", 1, dtype)
+    _to_input(draft, context, "max", 2, dtype)
 
 
-def pad_inputs(draft: Draft, door: Door) -> None:
+def pad_inputs(draft: Draft, context: OpsetContext) -> None:
     """Pad-11: pads and value are inputs."""
-    _to_input(draft, door, "pads", 1)
-    _to_input(draft, door, "value", 2, door.dtype(draft.input(0)))
+    _to_input(draft, context, "pads", 1)
+    _to_input(draft, context, "value", 2, context.dtype(draft.input(0)))
 
 
-def slice_inputs(draft: Draft, door: Door) -> None:
+def slice_inputs(draft: Draft, context: OpsetContext) -> None:
     """Slice-10: starts, ends and axes are inputs."""
     for slot, attribute in enumerate(("starts", "ends", "axes"), 1):
-        _to_input(draft, door, attribute, slot)
+        _to_input(draft, context, attribute, slot)
 
 
-def top_k_input(draft: Draft, door: Door) -> None:
+def top_k_input(draft: Draft, context: OpsetContext) -> None:
     """TopK-10: k is an input."""
-    draft.set_input(1, door.constant(f"{draft.name}_k", np.array([draft.attributes.pop("k")])))
+    draft.set_input(1, context.constant(f"{draft.name}_k", np.array([draft.attributes.pop("k")])))
 
 
-def dropout_input(draft: Draft, door: Door) -> None:
+def dropout_input(draft: Draft, context: OpsetContext) -> None:
     """Dropout-12: ratio is an input. What an inference's mask holds was not said before."""
-    _to_input(draft, door, "ratio", 1, np.float32)
-    _drop_outputs(draft, door, "masks")
+    _to_input(draft, context, "ratio", 1, np.float32)
+    _drop_outputs(draft, context, "masks")
 
 
-def dft_input(draft: Draft, door: Door) -> None:
+def dft_input(draft: Draft, context: OpsetContext) -> None:
     """DFT-20: axis is an input, by default -2 (before: 1)."""
     axis = draft.attributes.pop("axis", 1)
-    draft.set_input(2, door.constant(f"{draft.name}_axis", np.array(axis, np.int64)))
+    draft.set_input(2, context.constant(f"{draft.name}_axis", np.array(axis, np.int64)))
 
 
 # Changed defaults and removed attributes
 
 
-def batch_normalization(draft: Draft, door: Door) -> None:
+def batch_normalization(draft: Draft, context: OpsetContext) -> None:
     """BatchNormalization-9 drops ``spatial`` (1: one mean a channel), 14 the training outputs of inference nodes."""
     if draft.attributes.pop("spatial", 1) != 1:
         raise UnsupportedError("spatial=0 (a mean for each position) is not supported")
-    _drop_outputs(draft, door, "training outputs")
+    _drop_outputs(draft, context, "training outputs")
 
 
-def roi_align(draft: Draft, door: Door) -> None:
+def roi_align(draft: Draft, context: OpsetContext) -> None:
     """RoiAlign-16 has half-pixel offsets by default; before there were none."""
     draft.attributes.setdefault("coordinate_transformation_mode", "output_half_pixel")
 
 
-def grid_sample(draft: Draft, door: Door) -> None:
+def grid_sample(draft: Draft, context: OpsetContext) -> None:
     """GridSample-20 renames its modes."""
     mode = draft.attributes.get("mode", "bilinear")
     draft.attributes["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
 
 
-def scatter(draft: Draft, door: Door) -> None:
+def scatter(draft: Draft, context: OpsetContext) -> None:
     """Scatter is called ScatterElements from 11 on."""
     draft.type = "ScatterElements"
 
 
-def group_normalization(draft: Draft, door: Door) -> list[Draft]:
+def group_normalization(draft: Draft, context: OpsetContext) -> list[Draft]:
     """GroupNormalization-21 scales each channel, 18 each group: repeat scale and bias over a group's channels."""
     if len(draft.inputs) != 3 or not all(draft.inputs):
         raise ModelError(f"{draft.name} (GroupNormalization): wants 3 inputs, has {draft.inputs}")
-    shape = door.shape(draft.input(0))
+    shape = context.shape(draft.input(0))
     groups = draft.attributes.get("num_groups")
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int) or not groups or shape[1] % groups:
         raise UnsupportedError("at this opset the number of channels must be known")
     before = []
     for slot in (1, 2):
-        name = door.unique(f"{draft.name}_channel_{('scale', 'bias')[slot - 1]}")
-        column = door.unique(f"{name}_column")
-        tall = door.unique(f"{name}_groups")
-        axes = door.constant(f"{name}_axes", np.array([1]))
-        size = door.constant(f"{name}_size", np.array([groups, shape[1] // groups]))
-        flat = door.constant(f"{name}_flat", np.array([-1]))
+        name = context.unique(f"{draft.name}_channel_{('scale', 'bias')[slot - 1]}")
+        column = context.unique(f"{name}_column")
+        tall = context.unique(f"{name}_groups")
+        axes = context.constant(f"{name}_axes", np.array([1]))
+        size = context.constant(f"{name}_size", np.array([groups, shape[1] // groups]))
+        flat = context.constant(f"{name}_flat", np.array([-1]))
         before += [
             Draft("Unsqueeze", [draft.inputs[slot], axes], [column], {}, column),
             Draft("Expand", [column, size], [tall], {}, tall),
@@ -207,20 +207,20 @@ def group_normalization(draft: Draft, door: Door) -> list[Draft]:
 # Softmax on a matrix
 
 
-def flat_softmax(draft: Draft, door: Door) -> list[Draft] | None:
+def flat_softmax(draft: Draft, context: OpsetContext) -> list[Draft] | None:
     """Softmax-13 runs along one axis; before, over all axes from ``axis`` (by default 1) on as one.
 
     Where at most one of these is longer than 1 that axis will do; else the input becomes a matrix and back.
     """
     axis = draft.attributes.get("axis", 1)
-    shape = door.shape(draft.input(0))
+    shape = context.shape(draft.input(0))
     if shape is not None and -len(shape) <= axis < len(shape):
         long = [i for i in range(axis % len(shape), len(shape)) if shape[i] != 1]
         if len(long) <= 1:
             draft.attributes["axis"] = long[0] if long else len(shape) - 1
             return None
     x, y = draft.input(0), draft.outputs[0]
-    size, matrix, rows = (door.unique(f"{y}_{what}") for what in ("shape", "matrix", "rows"))
+    size, matrix, rows = (context.unique(f"{y}_{what}") for what in ("shape", "matrix", "rows"))
     return [
         Draft("Shape", [x], [size], {}, size),
         Draft("Flatten", [x], [matrix], {"axis": axis}, matrix),
@@ -232,21 +232,21 @@ def flat_softmax(draft: Draft, door: Door) -> list[Draft] | None:
 # Upsample and Resize
 
 
-def upsample(draft: Draft, door: Door) -> None:
+def upsample(draft: Draft, context: OpsetContext) -> None:
     """Upsample-7 (scales an attribute) and 9 (an input) → Resize, whose opset-10 form it is."""
-    if door.opset < 9:
-        _to_input(draft, door, "scales", 1, np.float32)
+    if context.opset < 9:
+        _to_input(draft, context, "scales", 1, np.float32)
     draft.type = "Resize"
-    resize_scales(draft, door)
+    resize_scales(draft, context)
 
 
-def resize_scales(draft: Draft, door: Door) -> None:
+def resize_scales(draft: Draft, context: OpsetContext) -> None:
     """Resize-11 names its rounding: 10 knows scales alone, asymmetric; enlarging it rounds down, shrinking up."""
     scales_name = draft.input(1)
     mode = draft.attributes.get("mode", "nearest")
     nearest = "floor"
     if mode == "nearest":
-        scales = door.value(scales_name)
+        scales = context.value(scales_name)
         if scales is not None and scales.min(initial=1) < 1:
             if scales.max(initial=1) > 1:
                 raise UnsupportedError("shrinks one axis and enlarges another by nearest neighbours")
@@ -256,7 +256,7 @@ def resize_scales(draft: Draft, door: Door) -> None:
     draft.inputs = [draft.input(0), "", scales_name]
 
 
-def resize_inputs(draft: Draft, door: Door) -> None:
+def resize_inputs(draft: Draft, context: OpsetContext) -> None:
     """From 13 on an input that is not used is left out; before (and in many a newer model) it is an empty tensor, or a
     region of interest that no mode but one reads."""
     mode = draft.attributes.get("coordinate_transformation_mode", "half_pixel")
@@ -266,7 +266,7 @@ def resize_inputs(draft: Draft, door: Door) -> None:
         )
     for slot in (1, 2, 3):
         name = draft.input(slot)
-        shape = door.shape(name) if name else None
+        shape = context.shape(name) if name else None
         if name and ((slot == 1 and mode != "tf_crop_and_resize") or (shape is not None and 0 in shape)):
             draft.set_input(slot, "")
 
@@ -274,10 +274,10 @@ def resize_inputs(draft: Draft, door: Door) -> None:
 # Helpers
 
 
-def _drop_outputs(draft: Draft, door: Door, what: str) -> None:
+def _drop_outputs(draft: Draft, context: OpsetContext, what: str) -> None:
     """Leave out all outputs but the first, which nobody may read."""
     for name in draft.outputs[1:]:
-        if name in door.read:
+        if name in context.read:
             raise UnsupportedError(f"its output {name!r} is read: {what} of this opset are not supported")
     draft.outputs = draft.outputs[:1]
 

@@ -1,8 +1,8 @@
 """The structure cache: what reading a model yields, kept so that a warm load needs no onnx.
 
-An entry is JSON in the user's cache folder, named by the SHA-256 of the model's bytes and of the sources of the
-converters and ops; weights stay in the model, an entry says where. It is never trusted: a digest guards against
-damage, every field is checked while reading, and whatever does not fit is read from the model again.
+An entry is JSON in the user's cache folder, named by the SHA-256 of the model's bytes and of nbconv's code; weights
+stay in the model, an entry says where. It is never trusted: a digest guards against damage, every field is checked while
+reading, and whatever does not fit is read from the model again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-import nbconv.converters
 import nbconv.ops
 from nbconv.converters.weights import Place, Source
 from nbconv.graph import Graph, Node, Spec, sort
+from nbconv.graph.bodies import free
+from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
-from nbconv.ops.spec import DTYPES
+from nbconv.runtime.plan_cache import code
 
 LARGEST = 8 << 20
 """Bytes of constants that an entry may hold itself; a model with more is read anew each time."""
@@ -35,27 +36,12 @@ _DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
 def key(source: Source) -> str:
-    """The name of the model's entry: a digest of its bytes and of the code that reads it."""
+    """The name of the model's entry: a digest of its bytes and of nbconv's code; "" where nothing can be kept."""
+    if not code():
+        return ""
     digest = hashlib.sha256(source.data)
-    for package in (nbconv.converters, nbconv.ops):
-        for folder in package.__path__:
-            _hash_sources(folder, digest)
+    digest.update(code().encode())
     return digest.hexdigest()
-
-
-def _hash_sources(folder: str, digest: Any) -> None:
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".py"))
-        texts = [(name, Path(folder, name).read_bytes()) for name in names]
-    except OSError:  # in a zip archive
-        from importlib.resources import files
-
-        package = nbconv.ops if folder in nbconv.ops.__path__ else nbconv.converters
-        found = sorted(files(package).iterdir(), key=lambda file: file.name)
-        texts = [(file.name, file.read_bytes()) for file in found if file.name.endswith((".py", ".pyc"))]
-    for name, text in texts:
-        digest.update(f"{name} {len(text)}\n".encode())
-        digest.update(text)
 
 
 def load(source: Source, name: str) -> Graph | None:
@@ -72,9 +58,9 @@ def load(source: Source, name: str) -> Graph | None:
         return None
 
 
-def store(graph: Graph, places: dict[str, Place], name: str) -> None:
+def store(graph: Graph, places: dict[int, dict[str, Place]], name: str) -> None:
     """Write the entry ``name`` aside, then rename; a folder that cannot be written is no error."""
-    inline = sum(place.nbytes for place in places.values() if place.array is not None)
+    inline = sum(p.nbytes for part in places.values() for p in part.values() if p.array is not None)
     path = _path(name)
     if path is None or inline > LARGEST:
         return
@@ -93,19 +79,19 @@ def store(graph: Graph, places: dict[str, Place], name: str) -> None:
 
 
 def _path(name: str) -> Path | None:
-    folder = cache_dir()
+    folder = cache_dir() if name else None
     return None if folder is None else folder / "onnx" / f"{name}.json"
 
 
-def encode(graph: Graph, places: dict[str, Place]) -> dict[str, Any]:
-    """The graph as JSON values; ``places`` says where its constants are."""
+def encode(graph: Graph, places: dict[int, dict[str, Place]]) -> dict[str, Any]:
+    """The graph as JSON values; ``places`` says where its constants are, and those of its bodies (by the Graph's `id`)."""
     return {
         "name": graph.name,
         "metadata": graph.metadata,
         "header": graph.header,
         "inputs": [_spec_json(name, spec) for name, spec in graph.inputs.items()],
         "outputs": [_spec_json(name, spec) for name, spec in graph.outputs.items()],
-        "constants": [_place_json(name, places[name]) for name in graph.constants],
+        "constants": [_place_json(name, places[id(graph)][name]) for name in graph.constants],
         "nodes": [
             [
                 node.op.type,
@@ -113,14 +99,14 @@ def encode(graph: Graph, places: dict[str, Place]) -> dict[str, Any]:
                 node.name,
                 list(node.inputs),
                 list(node.outputs),
-                {name: _attribute_json(value) for name, value in node.op.attributes().items()},
+                {name: _attribute_json(value, places) for name, value in node.op.attributes().items()},
             ]
             for node in graph.nodes
         ],
     }
 
 
-def decode(entry: Any, source: Source) -> Graph:
+def decode(entry: Any, source: Source, body: bool = False) -> Graph:
     """`encode` undone. Raises ValueError, TypeError or KeyError (ModelError among them) for what does not fit."""
     constants = {}
     for name, dtype, shape, kind, *rest in entry["constants"]:
@@ -137,9 +123,11 @@ def decode(entry: Any, source: Source) -> Graph:
     outputs = dict(map(_spec, entry["outputs"]))
     nodes = []
     for type, domain, name, reads, makes, attributes in entry["nodes"]:
-        op = nbconv.ops.lookup(type, domain)(**{key: _attribute(value) for key, value in attributes.items()})
+        op = nbconv.ops.lookup(type, domain)(**{key: _attribute(value, source) for key, value in attributes.items()})
         nodes.append(Node(op, tuple(map(_str, reads)), tuple(map(_str, makes)), _str(name)))
     known = set(inputs) | set(constants)
+    if body:
+        known.update(free(Graph(nodes, inputs, outputs, constants)))
     nodes = sort(nodes, known)
     made = known.union(*(node.outputs for node in nodes))
     if not made.issuperset(outputs) or len(inputs) != len(entry["inputs"]) or len(constants) != len(entry["constants"]):
@@ -168,13 +156,17 @@ def _place_json(name: str, place: Place) -> list:
     return [*head, "file", place.file, place.offset]
 
 
-def _attribute_json(value: Any) -> Any:
+def _attribute_json(value: Any, places: dict[int, dict[str, Place]]) -> Any:
+    if isinstance(value, Graph):
+        return {"body": encode(value, places)}
     if isinstance(value, np.ndarray):
         return {"dtype": value.dtype.name, "shape": list(value.shape), "data": _base64(value)}
     return list(value) if isinstance(value, tuple) else value
 
 
-def _attribute(value: Any) -> Any:
+def _attribute(value: Any, source: Source) -> Any:
+    if isinstance(value, dict) and "body" in value:
+        return decode(value["body"], source, True)
     if isinstance(value, dict):
         return _array(value["dtype"], tuple(_int(d) for d in value["shape"]), value["data"])
     return value

@@ -11,7 +11,7 @@ import onnx
 from nbconv.converters.proto import read_note
 from nbconv.converters.weights import Place
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.ops.spec import dtype_of
+from nbconv.graph.infer import dtype_of
 
 T = onnx.TensorProto
 

@@ -1,5 +1,7 @@
-"""Writes the tables of operators in docs/onnx.md, of kernels and of ResNet-50's layers in docs/cuda.md: ``python -m
-docs.generate``, ``make docs``.
+"""Writes what of the documentation comes from code and measurements: ``python -m docs.generate``, ``make docs``.
+
+Operators in docs/onnx.md; kernels and ResNet-50's layers in docs/cuda.md; latencies, of which ``benchmarks/results`` holds
+the measurements, in README.md and docs/benchmarks.md.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
@@ -15,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 import tests.ops
+from benchmarks import picture
 from benchmarks.gpu import LAYERS
 from nbconv.errors import ModelError
-from nbconv.gradcheck import Call
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph.op import NUMPY
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.store import source
@@ -26,23 +29,31 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
-from nbconv.ops.op import NUMPY
-from nbconv.plan import Plan
+from nbconv.plan.plan import Plan
+from nbconv.tools.gradcheck import Call
 from tests.check import Case, as_tuple
 from tests.gradients import arguments, aside
 
 PAGE = Path(__file__).resolve().parent / "onnx.md"
 CUDA_PAGE = PAGE.with_name("cuda.md")
+SPEED_PAGE = PAGE.with_name("benchmarks.md")
+README = PAGE.parent.parent / "README.md"
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 
 
 def main() -> None:
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
+    renew(PAGE, table())
+    reports = picture.measured()
+    renew(README, picture.sentences(reports))
+    renew(SPEED_PAGE, picture.markdown(reports))
     if find_spec("numba_cuda"):
-        page = with_tables(CUDA_PAGE.read_text(encoding="utf-8"), cuda_table(), layers_table())
-        CUDA_PAGE.write_text(page, encoding="utf-8")
+        renew(CUDA_PAGE, cuda_table(), layers_table())
     else:
         print("numba-cuda is not installed: docs/cuda.md stays as it is")
+
+
+def renew(page: Path, *tables: list[str]) -> None:
+    page.write_text(with_tables(page.read_text(encoding="utf-8"), *tables), encoding="utf-8")
 
 
 def with_tables(text: str, *tables: list[str]) -> str:
@@ -135,6 +146,8 @@ def runs_on(cases: list[Case]) -> str:
 
 def where(case: Case) -> str:
     """As `nbconv.passes.fold` and `nbconv.plan` decide it."""
+    if case.op.control:
+        return "kernel"  # what its bodies hold has a row of its own
     given = tuple(None if x is None else Spec(x.shape, x.dtype) if i == 0 else spec_of(x) for i, x in enumerate(case.inputs))
     try:
         found = as_tuple(case.op.infer(*given))[: case.options.get("outputs", 1)]
@@ -144,7 +157,7 @@ def where(case: Case) -> str:
         return "planning"
     if case.op.bypass(given):
         return "nothing"
-    kernel = case.op.layout(given, found) != NUMPY or case.op.place(given, found, ()) is not None
+    kernel = case.op.layout(given, found) != NUMPY or case.op.layouts(given, found, ()) is not None
     return "kernel" if kernel else "NumPy"
 
 
@@ -171,8 +184,8 @@ def in_numpy(node: Node, call: Call) -> bool:
     given, found = (tuple(call.specs[n] if n else None for n in names) for names in (node.inputs, node.outputs))
     if all(spec is None or spec.constant for spec in given) or node.op.bypass(given):
         return False
-    lying = tuple(False for _ in given)
-    return node.op.layout(given, found) == NUMPY and node.op.place(given, found, lying) is None
+    layouts = tuple(False for _ in given)
+    return node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, layouts) is None
 
 
 def summary(op: type[Op]) -> str:

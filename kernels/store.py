@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbconv.kernels import LOOP_ABI
 from nbconv.kernels.load import Symbols, open_image, say, sha256, write_all
-from nbconv.kernels.target import GPUS, TARGETS, Target
+from nbconv.kernels.target import GPUS, PLANNING, TARGETS, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,7 @@ LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
 
 _IMPORT = rb"(?:from\s+\.|cpu\.|shared_source\(\")(\w+)|(?:from\s+\.|cpu)\s+import\s+(\([^)]*\)|[^\n]*)"
+_ABOVE = rb"(?:from\s+\.\.|nbconv\.kernels\.)(\w+)"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o|ptx)"
 
@@ -40,14 +41,25 @@ _NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o|ptx)"
 
 def modules(of: str = "cpu") -> list[str]:
     """Names of the files in kernels/cpu (or kernels/cuda), shared ones (leading underscore) included."""
-    folder = os.path.join(FOLDER, of)
+    return [name[len(of) + 1 : -3] for name in _listing(f"{of}/") if name.count("/") == 1]
+
+
+def _listing(within: str = "") -> list[str]:
+    """Names of the package's sources, ``cpu/conv.py``, whatever their folder."""
+    folder = os.path.join(FOLDER, *within.split("/")[:-1])
     try:
-        names = [n[:-3] for n in os.listdir(folder) if n.endswith(".py")]
+        entries = [(entry.name, entry.is_dir()) for entry in os.scandir(folder)]
     except OSError:  # inside a zip
         import pkgutil
 
-        names = [m.name for m in pkgutil.iter_modules([folder])]
-    return sorted(n for n in names if n.isidentifier() and n != "__init__")
+        entries = [(m.name if m.ispkg else f"{m.name}.py", m.ispkg) for m in pkgutil.iter_modules([folder])]
+    found = []
+    for name, deeper in sorted(entries):
+        if deeper and name.isidentifier() and name != "__pycache__":
+            found += _listing(f"{within}{name}/")
+        elif not deeper and name.endswith(".py") and name[:-3].isidentifier() and name != "__init__.py":
+            found.append(within + name)
+    return found
 
 
 def source(name: str) -> bytes | None:
@@ -62,54 +74,60 @@ class Sources:
     """The package's sources as they are now: what the libraries' keys are made of. Reads each file once."""
 
     def __init__(self) -> None:
+        self._names = _listing()
         self._digests: dict[str, str] = {}
         self._imports: dict[str, set[str]] = {}
-        self._read(["_numba.py", "elf.py", *(f"cpu/{m}.py" for m in modules())])
-        self._cuda: list[str] | None = None
+        self._read([name for name in self._names if not name.startswith("cuda/")])
 
     def _read(self, names: list[str]) -> None:
         for name in names:
             text = source(name)
             if text is not None:
                 self._digests[name] = sha256(text)
-                self._imports[name] = set(re.findall(r"\w+", str(re.findall(_IMPORT, text))))
+                beside = re.findall(r"\w+", str(re.findall(_IMPORT, text)))
+                above = re.findall(r"\w+", str(re.findall(_ABOVE, text)))
+                self._imports[name] = {f"{of}{m}.py" for m in beside for of in ("cpu/", "cuda/")} | {
+                    f"{m}.py" for m in above
+                }
 
     def __bool__(self) -> bool:
         return "_numba.py" in self._digests
 
     def key(self, family: str, goal: Target) -> str | None:
-        """What a library is looked up by: 32 hex digits over everything that its code depends on but the toolchain.
-
-        That is the family's source, the shared sources, families that any of them imports, the compiler, the linker, the
-        loop's ABI and the target. None where there is no such source.
-        """
-        if goal.gpu:
-            return self._key_of_ptx(family, goal)
-        if f"cpu/{family}.py" not in self._digests:
+        """What a library is looked up by: 32 hex digits over everything that its code depends on but the toolchain: its
+        `files`, the loop's ABI and the target. None where there is no such source."""
+        files = [(name, self._digests[name]) for name in self.files(family, goal)]
+        if not files:
             return None
-        used = {"_numba.py", "elf.py"}
-        todo = {f"cpu/{family}.py", *(n for n in self._digests if n.startswith("cpu/_"))}
+        fields = [v for name, v in goal._asdict().items() if name not in PLANNING and name not in ("needs", "os")]
+        machine = [] if goal.gpu else [sorted(goal.needs), goal.os]
+        return sha256(json.dumps([family, LOOP_ABI, fields, *machine, files]).encode())[:32]
+
+    def files(self, family: str, goal: Target) -> list[str]:
+        """Names of the sources that a library's code depends on: the family's, the shared ones, those in folders that are
+        no family's, what any of them imports, and for processors the compiler and the linker. [] where there is no such
+        family."""
+        if goal.gpu and not any(name.startswith("cuda/") for name in self._digests):
+            self._read([name for name in self._names if name.startswith("cuda/")])
+        there = {name for name in self._digests if goal.gpu or not name.startswith("cuda/")}
+        there -= {"target.py"}  # its fields are in the key
+        used = {"_numba.py", "elf.py"} & there
+        if goal.gpu:  # cuda/_numba.py stands for these
+            there, used = there - used, set()
+        own = {f"{of}/{family}.py" for of in ("cpu", "cuda")} & there
+        if not own:
+            return []
+        todo = own | {name for name in there if name not in used and _shared(name)}
         while todo:
             used |= todo
-            todo = {f"cpu/{m}.py" for name in todo for m in self._imports[name]} & self._digests.keys() - used
-        files = [(name, self._digests[name]) for name in sorted(used & self._digests.keys())]
-        return sha256(json.dumps([family, LOOP_ABI, goal[:9], sorted(goal.needs), goal.os, files]).encode())[:32]
+            todo = {other for name in todo for other in self._imports[name]} & there - used
+        return sorted(used)
 
-    def _key_of_ptx(self, family: str, goal: Target) -> str | None:
-        if self._cuda is None:
-            self._cuda = [f"{of}/{m}.py" for of in ("cpu", "cuda") for m in modules(of)]
-            self._read(self._cuda)
-        used: set[str] = set()
-        todo = {n for n in self._cuda if n.startswith(("cpu/_", "cuda/_"))}
-        todo |= {f"cpu/{family}.py", f"cuda/{family}.py"} & self._digests.keys()
-        if not any(name.endswith(f"/{family}.py") for name in todo):
-            return None
-        while todo:
-            used |= todo
-            found = {f"{of}/{m}.py" for of in ("cpu", "cuda") for name in todo for m in self._imports[name]}
-            todo = (found & self._digests.keys()) - used
-        files = [(name, self._digests[name]) for name in sorted(used)]
-        return sha256(json.dumps([family, LOOP_ABI, goal[:9], files]).encode())[:32]
+
+def _shared(name: str) -> bool:
+    """Whether all families may use this source."""
+    folder, _, file = name.rpartition("/")
+    return bool(folder) and (folder not in ("cpu", "cuda") or file.startswith("_"))
 
 
 def toolchain(goal: Target | None = None) -> dict[str, str] | None:

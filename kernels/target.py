@@ -45,6 +45,10 @@ class Target(NamedTuple):
     tiles: tuple[tuple[int, int, float], ...] = ()
     tf32: bool = False
 
+    def identity(self) -> tuple[tuple[str, object], ...]:
+        """Every field with its name, written alike in every process: a part of the key of what is kept for a target."""
+        return tuple((name, sorted(v) if isinstance(v, frozenset) else v) for name, v in self._asdict().items())
+
     @property
     def gpu(self) -> bool:
         """Whether its kernels are PTX, which no processor of this machine runs."""
@@ -70,6 +74,9 @@ class Target(NamedTuple):
         """Bytes of a weight's gradient that a unit sums in its cache; 0 where it sums in registers alone."""
         return 0 if self.gpu else 512 << 10
 
+
+PLANNING = frozenset(("chunk", "winograd", "units", "tiles", "tf32"))
+"""Fields that plans depend on, and no kernel's code."""
 
 # What LLVM may use for -mcpu=x86-64-v2, -v3 and -v4 beyond the baseline (x86-64 psABI, "Micro-architecture levels").
 _V2 = frozenset(("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"))

@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nbconv.base.root import check
+
 if TYPE_CHECKING:
     import numpy as np
 
+check(__name__)
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import nbconv.base.root  # noqa: F401 - first: it checks that all packages come from one root
 from nbconv.errors import DeviceError, ModelError, UnsupportedError
 from nbconv.model import Model, load, save
 

@@ -15,21 +15,21 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
-from nbconv.runtime import Arenas, Workspace, available_threads
-from nbconv.weights import Weights
+from nbconv.lowering.weights import Weights
+from nbconv.runtime.executor import Arenas, Workspace, available_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from nbconv.converters.weights import Source
-    from nbconv.cuda.device import Device
-    from nbconv.cuda.program import DeviceProgram
-    from nbconv.cuda.workspace import DeviceWorkspace
+    from nbconv.edit.head import Head
     from nbconv.kernels.target import Target
-    from nbconv.plan import Plan
-    from nbconv.prepared import Prepared
-    from nbconv.program import Program
-    from nbconv.train.head import Head
+    from nbconv.plan.plan import Plan
+    from nbconv.plan.program import Program
+    from nbconv.runtime.cuda.device import Device
+    from nbconv.runtime.cuda.program import DeviceProgram
+    from nbconv.runtime.cuda.workspace import DeviceWorkspace
+    from nbconv.runtime.plan_cache import PlanCache
 
 PLAN_BYTES = 16 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
@@ -87,23 +87,23 @@ class Model:
         self._set_device(device)
         self._graph: Graph | None = graph
         self._source: Source | None = None
-        self._prepared: Prepared | None = None
+        self._plan_cache: PlanCache | None = None
         self._start(graph.name, graph.inputs, graph.outputs, _threads(threads))
 
     def _open(self, source: Source, path: str | os.PathLike | None, threads: int) -> None:
         """A model in a file or in bytes: what an earlier process prepared is used, else the model is read now."""
-        from nbconv.prepared import Prepared, digest
+        from nbconv.runtime.plan_cache import PlanCache, digest
 
         self._graph, self._source = None, source
-        self._prepared = Prepared(digest(path, source.data), self._target())
-        card = self._prepared.card()
+        self._plan_cache = PlanCache(digest(path, source.data), self._target())
+        card = self._plan_cache.card()
         if card is None:
             graph = self.graph
             self._start(graph.name, graph.inputs, graph.outputs, threads)
             if not source.external:
-                self._prepared.keep_card(graph.name, graph.inputs, graph.outputs)
+                self._plan_cache.keep_card(graph.name, graph.inputs, graph.outputs)
             else:
-                self._prepared = None
+                self._plan_cache = None
             return
         ports = [
             {n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
@@ -114,7 +114,7 @@ class Model:
         self.device = name
         self._device: Device | None = None
         if name != "cpu":
-            from nbconv.cuda import find
+            from nbconv.runtime.cuda import find
 
             self._device = find(name)
 
@@ -138,7 +138,7 @@ class Model:
     def _new_arenas(self) -> Arenas:
         if self._device is None:
             return Arenas()
-        from nbconv.cuda.device import Block, Uploads
+        from nbconv.runtime.cuda.device import Block, Uploads
 
         self._uploads = Uploads(self._device)
         return Arenas(partial(Block, self._device))
@@ -244,7 +244,7 @@ class Model:
     ) -> Plan:
         """The plan for inputs of these shapes (types as the model declares), to look at: what `run` would do; or what it
         would on another ``target``."""
-        from nbconv.plan import Plan
+        from nbconv.plan.plan import Plan
 
         for name, spec in self._inputs.items():
             if name not in shapes:
@@ -257,8 +257,8 @@ class Model:
 
     def _tuned(self, plan: Plan) -> Plan:
         """The plan with the algorithms that were fastest when they were tried, now."""
-        from nbconv.plan import Plan as Planned
-        from nbconv.tune import tune
+        from nbconv.plan.plan import Plan as Planned
+        from nbconv.runtime.tuner import tune
 
         choices = tune(self, plan, self.threads)
         return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
@@ -268,8 +268,8 @@ class Model:
     def replace_head(self, classes: int, *, init: Any = "xavier_uniform", seed: int = 0, output: str = "") -> Head:
         """Puts a fresh classifier for ``classes`` classes in the place of the last Gemm, MatMul or convolution before the
         output (``output`` names it where there are several); what was found there. ``init``: a name or function of
-        `nbconv.train.initializers`; biases are 0. ValueError where there is no such layer."""
-        from nbconv.train.head import replace_head
+        `nbconv.edit.initializers`; biases are 0. ValueError where there is no such layer."""
+        from nbconv.edit.head import replace_head
 
         graph, head = replace_head(self.graph, classes, init, seed, output)
         self._replace(graph)
@@ -278,7 +278,7 @@ class Model:
     def freeze(self, until: str | None = None) -> list[str]:
         """Keeps a `Trainer` from changing the parameters that ``until`` (the name of a node, value or parameter) depends on,
         its own included; None frees all. The names of those frozen."""
-        from nbconv.train.parameters import until as before
+        from nbconv.edit.parameters import until as before
 
         self.frozen = frozenset() if until is None else before(self.graph, until)
         return sorted(self.frozen)
@@ -289,7 +289,7 @@ class Model:
         if len(self._inputs) != 1:
             raise ValueError(f"the model has {len(self._inputs)} inputs: use run with fetch")
         if not layer:
-            from nbconv.train.head import find_head
+            from nbconv.edit.head import find_head
 
             layer = find_head(self.graph).input
         elif layer not in self.graph.producers():
@@ -299,15 +299,15 @@ class Model:
         return np.concatenate(parts)
 
     def save(self, path: str | os.PathLike, *, fold: bool = False) -> None:
-        """Writes the model as ONNX: see `nbconv.train.export.save`."""
-        from nbconv.train.export import save as write
+        """Writes the model as ONNX: see `nbconv.edit.export.save`."""
+        from nbconv.edit.export import save as write
 
         write(self.graph, path, self, fold)
 
     def _replace(self, graph: Graph) -> None:
         """Another graph, for the runs that begin from here on."""
         with self._lock:
-            self._graph, self._prepared = graph, None
+            self._graph, self._plan_cache = graph, None
             self._inputs, self._outputs = graph.inputs, graph.outputs
             self.weights, self._plans = Weights(), OrderedDict()
             self._arenas = self._new_arenas()
@@ -359,16 +359,16 @@ class Model:
         if self._tune:
             key = (*key, "tuned", self.threads)
         specs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
-        if self._prepared is not None:
-            found = self._prepared.program(key, self.weights)
+        if self._plan_cache is not None:
+            found = self._plan_cache.program(key, self.weights)
             if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
                 return self._bound(found[0], found[1], specs)
         plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
         if self._tune:
             plan = self._tuned(plan)
-        if self._prepared is not None and plan.portable:
-            arrays = {n: plan.arrays[n] for n in plan.program.constants}
-            self._prepared.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)
+        if self._plan_cache is not None and plan.portable:
+            arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
+            self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)
         return self.bound(plan)
 
     def bound(self, plan: Plan) -> Program | DeviceProgram:
@@ -376,19 +376,20 @@ class Model:
         if self._device is None:
             return plan.bound()
         plan.program.own = [plan.arrays[n] for n in plan.tables]
-        return self._bound(plan.program, [plan.arrays[n] for n in plan.program.constants], plan.inputs, plan)
+        return self._bound(plan.program, plan.arrays, plan.inputs, plan)
 
     def _bound(
-        self, program: Program, arrays: list[np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
+        self, program: Program, arrays: Mapping[str, np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
     ) -> Program | DeviceProgram:
         """A program with what it reads, ready to run where this model runs."""
         if self._device is None:
-            from nbconv.program import bind
+            from nbconv.plan.program import bind
 
             return bind(program, self._target(), arrays)
-        from nbconv.cuda.program import DeviceProgram
+        from nbconv.runtime.cuda.program import DeviceProgram
 
-        return DeviceProgram(program, self._device, arrays, self._uploads, inputs, plan=plan)
+        needed = [arrays[n] for n in program.constants]
+        return DeviceProgram(program, self._device, needed, self._uploads, inputs, plan=plan)
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:
         known = {*self.graph.values(), *self.graph.inputs, *self.graph.constants}

@@ -17,8 +17,8 @@ from onnx.backend.test.loader import load_model_tests
 
 import nbconv.backend
 from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph.infer import DTYPES
 from nbconv.ops import REGISTRY
-from nbconv.ops.spec import DTYPES
 from tests import models
 
 SKIPPED = {

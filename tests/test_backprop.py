@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbconv.backprop import backprop
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
 from nbconv.ops import lookup
+from nbconv.passes.autodiff import backprop
 
 F32 = np.dtype(np.float32)
 

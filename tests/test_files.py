@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nbconv
-from nbconv import files
+from nbconv.base import files
 from nbconv.cli import main
 from tests.train.models import batch, mlp
 

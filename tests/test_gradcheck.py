@@ -9,13 +9,13 @@ import pytest
 
 from nbconv.cli import main
 from nbconv.errors import UnsupportedError
-from nbconv.gradcheck import check_model
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import Op
 from nbconv.model import save
 from nbconv.ops import lookup
 from nbconv.ops.activation import Sigmoid
-from nbconv.ops.op import Op
 from nbconv.ops.rectifier import ReluGrad
+from nbconv.tools.gradcheck import check_model
 from tests import fuzz
 
 
@@ -90,9 +90,9 @@ def test_what_is_not_finite_is_said() -> None:
 
 
 def test_missing_gradients_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nbconv.backprop import backprop
+    from nbconv.lowering.weights import Weights
+    from nbconv.passes.autodiff import backprop
     from nbconv.passes.fold import fold
-    from nbconv.weights import Weights
 
     for name in ("Sigmoid", "PRelu"):
         monkeypatch.setattr(lookup(name), "gradient", Op.gradient)

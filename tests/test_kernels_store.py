@@ -318,8 +318,13 @@ def package(tmp_path, monkeypatch):
         "cpu/gemm.py": "from nbconv.kernels.cpu._simd import W\n",
         "cpu/conv.py": "from nbconv.kernels.cpu.gemm import tile\n",
         "cpu/pool.py": "from nbconv.kernels.cpu import (\n    conv,\n)\n",
-        "cpu/norm.py": "x = 1\n",
+        "cpu/norm.py": "from nbconv.kernels.window import x\n",
+        "cpu/deep/tile.py": "x = 1\n",
+        "common/window.py": "x = 1\n",
+        "window.py": "x = 1\n",
+        "compile.py": "from nbconv.kernels.cpu.gemm import tile\n",
     }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     monkeypatch.setattr(store, "FOLDER", str(folder))
     return folder
@@ -335,6 +340,11 @@ def package(tmp_path, monkeypatch):
         ("cpu/_simd.py", "conv gemm norm pool"),
         ("_numba.py", "conv gemm norm pool"),
         ("elf.py", "conv gemm norm pool"),
+        ("cpu/deep/tile.py", "conv gemm norm pool"),
+        ("cpu/deep/new.py", "conv gemm norm pool"),
+        ("common/window.py", "conv gemm norm pool"),
+        ("window.py", "norm"),
+        ("compile.py", ""),
     ],
 )
 def test_a_key_changes_with_each_source_it_depends_on(package, file, changed):
@@ -359,10 +369,26 @@ def test_a_key_changes_with_the_target_and_the_abi(package, monkeypatch):
         goal._replace(os="other"),
         goal._replace(triple="y"),
     ]
+    others += [goal._replace(registers=1, rows_wider=2), goal._replace(needs=frozenset("x"))]
     keys = [store.Sources().key("conv", t) for t in others]
+    assert {*keys} == {store.Sources().key("conv", t._replace(chunk=1, winograd=False, tf32=True)) for t in others}
     monkeypatch.setattr(store, "LOOP_ABI", store.LOOP_ABI + 1)
     keys += [store.Sources().key("conv", goal)]
     assert len(set(keys)) == len(others) + 1
+
+
+def test_keys_cover_what_families_import():
+    """Every module of the kernels that is loaded once all families are, but what only runs or describes them."""
+    code = (
+        "import sys, json; from nbconv.kernels import _numba, store, target, compile as c\n"
+        "for family in c.families(): _numba.kernels_of(family, target.host())\n"
+        "print(json.dumps([m[15:].replace('.', '/') + '.py' for m in sys.modules if m.startswith('nbconv.')]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = {name for name in json.loads(out) if name in store._listing()}
+    covered = {name for family in store.modules() for name in store.Sources().files(family, host())}
+    assert "cpu/_tile.py" in loaded
+    assert loaded - covered == {"compile.py", "load.py", "store.py", "target.py"}
 
 
 def test_toolchain_is_read_without_importing_it():

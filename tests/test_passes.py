@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.lowering.weights import Weights
 from nbconv.model import Model
 from nbconv.ops import lookup
 from nbconv.ops.inner import Fused
 from nbconv.passes.fold import Deferred, array, fold, live
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_silu
 from nbconv.passes.layout import choose
-from nbconv.weights import Weights
 from tests.check import sampler
 from tests.kernels.harness import reference
 

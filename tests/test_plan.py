@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbconv.arena import ALIGN, place
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
 from nbconv.ops import lookup
-from nbconv.plan import Plan
+from nbconv.plan.memory import ALIGN, plan_memory
+from nbconv.plan.plan import Plan
 from tests import fuzz
 from tests.check import sampler
 from tests.kernels.harness import reference
@@ -32,7 +32,7 @@ BUFFERS = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 30), st.intege
 @settings(max_examples=300, deadline=None)
 def test_buffers_that_live_together_lie_apart(rows: list[tuple[int, int, int]]) -> None:
     sizes, begins, ends = [r[0] for r in rows], [min(r[1:]) for r in rows], [max(r[1:]) for r in rows]
-    offsets, total = place(sizes, begins, ends)
+    offsets, total = plan_memory(sizes, begins, ends)
     for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
         assert offset % ALIGN == 0
         assert offset >= 0
@@ -54,11 +54,11 @@ def test_other_orders_are_tried_where_the_first_does_not_do() -> None:
     ends = [b + int(rng.integers(1, 60)) for b in begins]
     sizes = [int(v) * ALIGN for v in rng.integers(1, 400, 120)]
     most = max(sum(s for s, b, e in zip(sizes, begins, ends, strict=True) if b <= t <= e) for t in range(260))
-    _, first = place(sizes, begins, ends)
+    _, first = plan_memory(sizes, begins, ends)
     assert most < first
-    offsets, total = place(sizes, begins, ends, enough=most)
+    offsets, total = plan_memory(sizes, begins, ends, enough=most)
     assert most <= total < first
-    assert place(sizes, begins, ends, enough=most) == (offsets, total)
+    assert plan_memory(sizes, begins, ends, enough=most) == (offsets, total)
     for i in range(120):
         for j in range(i):
             alive = begins[i] <= ends[j] and begins[j] <= ends[i]

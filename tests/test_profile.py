@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import nbconv
 from nbconv.cli import main
-from nbconv.profiling import KINDS, Cost, bounded, cost, kind, lives, profile
-from nbconv.roofline import Level, Roofline, roofline
+from nbconv.tools.profiler import KINDS, Cost, bounded, cost, kind, lives, profile
+from nbconv.tools.roofline import Level, Roofline, roofline
 from tests.models import small_model
 
 

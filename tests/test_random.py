@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbconv.random import bits, integers, normal, philox, uniform
+from nbconv.base.random import bits, integers, normal, philox, uniform
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 import nbconv
 import nbconv.model
-import nbconv.runtime
+import nbconv.runtime.executor
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
 from nbconv.ops import lookup
@@ -248,7 +248,7 @@ def test_concurrent_runs(small: Model) -> None:
 @pytest.mark.parametrize("threads", [2, 4])
 def test_no_race(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many short jobs, with workers that arrive late, more of them than processors."""
-    monkeypatch.setattr(nbconv.runtime, "available_threads", lambda: threads)
+    monkeypatch.setattr(nbconv.runtime.executor, "available_threads", lambda: threads)
     model = layers(channels=5, size=5, nodes=2)
     x = sampler(0)(2, 5, 5, 5)
     want = model.run({"x": x}, threads=1)["y1"].tobytes()
@@ -386,7 +386,7 @@ def test_interrupt_leaves_the_model_usable() -> None:
                 hits += 1
             assert model.run({"x": x})["y11"].tobytes() == want
         assert hits == 40
-        assert not nbconv.runtime._loop()._busy.locked()
+        assert not nbconv.runtime.executor._loop()._busy._is_owned()
         assert len(model._plans) == 1
         """)
     )
@@ -441,7 +441,7 @@ def test_ever_larger_inputs_hold_one_block(monkeypatch):
     model, made = layers(threads=1, nodes=1), []
 
     def make(nbytes):
-        block = nbconv.runtime.aligned(nbytes)
+        block = nbconv.runtime.executor.aligned(nbytes)
         made.append(weakref.ref(block))
         return block
 

@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 
 import nbconv
-from nbconv import tune
 from nbconv.models import efficientnet_lite0
-from nbconv.plan import Plan
+from nbconv.plan.plan import Plan
+from nbconv.runtime import tuner as tune
 
 X = np.random.default_rng(0).standard_normal((1, 16, 22, 26), np.float32)
 

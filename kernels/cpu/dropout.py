@@ -1,4 +1,4 @@
-"""Dropout by random bits from counters: Philox 2×32, as `nbconv/random.py` has it."""
+"""Dropout by random bits from counters: Philox 2×32, as `nbconv/base/random.py` has it."""
 
 from ._simd import Float, Floats, Int, Ints, inline, kernel
 

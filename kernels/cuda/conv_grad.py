@@ -1,7 +1,7 @@
 """Gradients of convolutions on channels-last data: of the weights, and of what depthwise ones read.
 
 Sums over pixels are split into parts that depend on shapes alone; `merge` adds them in order. Units are smaller than the
-CPU's (`Lowering.finer`): a tile of the product, a vector of channels.
+CPU's (`Lowering.gpu_split`): a tile of the product, a vector of channels.
 """
 
 from ._simd import (

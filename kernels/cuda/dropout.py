@@ -1,5 +1,5 @@
-"""Dropout by the CPU's random bits: Philox 2×32, as `nbconv/random.py` has it. A thread makes its own element's word: of the
-two words that a counter gives it keeps one, and neighbours read and write side by side."""
+"""Dropout by the CPU's random bits: Philox 2×32, as `nbconv/base/random.py` has it. A thread makes its own element's word:
+of the two words that a counter gives it keeps one, and neighbours read and write side by side."""
 
 from ._numba import shared_source
 from ._simd import Float, Floats, Int, Ints, kernel, spread

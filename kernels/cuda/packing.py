@@ -24,11 +24,11 @@ THREADS = 256
 LONG = 32
 """Elements of a column that a block holds at a time."""
 PIECE = 32
-"""Rows of a panel that a block packs (nbconv/ops/repack.py counts by it)."""
+"""Rows of a panel that a block packs (nbconv/lowering/repack.py counts by it)."""
 PITCH = LONG + 1
 HELD = NR * PITCH
 FILTERS = 8
-"""Input channels whose 3×3 filters a block transforms (nbconv/ops/repack.py counts by it)."""
+"""Input channels whose 3×3 filters a block transforms (nbconv/lowering/repack.py counts by it)."""
 RUN = 9 * FILTERS
 FILTER_PITCH = RUN + 1  # 9 more than a multiple of 32: neighbours in w meet no bank twice, whichever way they lie
 FILTERS_HELD = NR * FILTER_PITCH

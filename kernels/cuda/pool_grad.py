@@ -5,7 +5,7 @@ from ._simd import Float, Floats, Int, W, at, below, get, inline, kernel, lane, 
 from ._window import inside
 
 STRIP = 8
-"""Cells of a strip (nbconv/ops/window.py counts by it)."""
+"""Cells of a strip (nbconv/lowering/window.py counts by it)."""
 
 
 @inline

@@ -9,8 +9,8 @@ from typing import Any
 
 
 def page(report: dict[str, Any], found: Any) -> str:
-    """The page of a `nbconv.profiling.Profile` and its JSON."""
-    from nbconv.profiling import lives
+    """The page of a `nbconv.tools.profiler.Profile` and its JSON."""
+    from nbconv.tools.profiler import lives
 
     values = [{"name": v.name, "at": v.offset, "bytes": v.nbytes, "begin": v.begin, "end": v.end} for v in lives(found.plan)]
     data = json.dumps({**report, "values": values}, allow_nan=False, ensure_ascii=False)

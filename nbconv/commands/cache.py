@@ -25,15 +25,15 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nbconv import prepared
     from nbconv.kernels import store
+    from nbconv.runtime import plan_cache
 
     folder = store.cache_dir()
     if folder is None:
         raise ValueError("there is no cache folder: set NBCONV_CACHE to a folder of your own (mode 0700)")
     if args.clear:
         return _clear(folder, args.json)
-    libraries, models, ready = _libraries(folder), _structures(folder), prepared.entries()
+    libraries, models, ready = _libraries(folder), _structures(folder), plan_cache.entries()
     if args.json:
         kept = [{"name": os.path.basename(p), "size": n, "age": round(time.time() - t)} for p, n, t in ready]
         dump({"folder": str(folder), "libraries": libraries, "models": models, "prepared": kept})
@@ -77,10 +77,10 @@ def _structures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _clear(folder: Path, as_json: bool) -> int:
-    from nbconv import prepared
     from nbconv.kernels import store
+    from nbconv.runtime import plan_cache
 
-    files, freed = (a + b for a, b in zip(store.clear(), prepared.clear(), strict=True))
+    files, freed = (a + b for a, b in zip(store.clear(), plan_cache.clear(), strict=True))
     for entry in _structures(folder):
         name = entry["name"].lstrip(".").partition(".")[0]
         if len(name) == 64 and set(name) <= set("0123456789abcdef"):  # only what nbconv wrote

@@ -14,7 +14,7 @@ from nbconv.commands._text import dump, plural, size, style, table
 if TYPE_CHECKING:
     from nbconv.graph import Graph
     from nbconv.kernels.target import Target
-    from nbconv.plan import Plan
+    from nbconv.plan.plan import Plan
 
 PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxruntime")
 
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 def gpu(name: str) -> dict[str, Any]:
     """Whether a GPU is there: what was ``found``, or why it is ``missing``, and the ``target`` that plans are made for, then
     too. ValueError for what is no device's name."""
-    from nbconv.cuda import find
     from nbconv.errors import DeviceError
+    from nbconv.runtime.cuda import find
 
     try:
         device = find(name)
@@ -66,8 +66,8 @@ def gpu(name: str) -> dict[str, Any]:
 
 def _goal(device: dict[str, Any]) -> Target:
     """What plans for a `gpu` are made for."""
-    from nbconv.cuda import parse
     from nbconv.kernels.target import target, with_tf32
+    from nbconv.runtime.cuda import parse
 
     goal = target(device["target"])
     return with_tf32(goal) if parse(device["name"])[1] else goal
@@ -115,7 +115,7 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
 
 def _copies(plan: Plan) -> dict[str, int]:
     """How many values cross over in a run on a GPU, and their bytes: inputs, results, and what steps on the CPU work on."""
-    from nbconv.cuda.placement import transfers
+    from nbconv.runtime.cuda.placement import transfers
 
     moved = transfers(plan)
     names = [name for up, down in moved.before.values() for name in (*up, *down)]
@@ -125,12 +125,12 @@ def _copies(plan: Plan) -> dict[str, int]:
 
 def _training(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """What stands in the way of training: nodes without a gradient, batch normalisation that was folded away."""
-    from nbconv.backprop import missing_gradients
+    from nbconv.edit.folded import folded_norms
+    from nbconv.edit.parameters import parameters
     from nbconv.graph import Spec
+    from nbconv.lowering.weights import Weights
+    from nbconv.passes.autodiff import missing_gradients
     from nbconv.passes.fold import fold
-    from nbconv.train.folded import folded_norms
-    from nbconv.train.parameters import parameters
-    from nbconv.weights import Weights
 
     derived, specs, _ = fold(graph, {n: Spec(sizes[n], s.dtype) for n, s in graph.inputs.items()}, Weights())
     wrt = [p.value for p in parameters(derived)]
@@ -145,7 +145,7 @@ def environment() -> dict[str, Any]:
 
     from nbconv.commands._machine import cpu_name, versions
     from nbconv.kernels.target import host
-    from nbconv.runtime import available_threads
+    from nbconv.runtime.executor import available_threads
 
     try:
         goal = host().name

@@ -35,7 +35,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nbconv.files import check, replace
+    from nbconv.base.files import check, replace
     from nbconv.train.augment import Augment
     from nbconv.train.confusion import need_pillow
     from nbconv.train.finetune import finetune

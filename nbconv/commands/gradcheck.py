@@ -12,7 +12,7 @@ from nbconv.commands import _model
 from nbconv.commands._text import dump, plural, style, table
 
 if TYPE_CHECKING:
-    from nbconv.gradcheck import Finding
+    from nbconv.tools.gradcheck import Finding
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     from nbconv.errors import ModelError
-    from nbconv.gradcheck import KERNEL_RTOL, RTOL, check_model
+    from nbconv.tools.gradcheck import KERNEL_RTOL, RTOL, check_model
 
     graph = _model.open_graph(args.model)
     shapes, notes = _model.input_shapes(graph, args.shape)

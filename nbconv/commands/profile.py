@@ -42,8 +42,8 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nbconv import profiling
-    from nbconv.files import check
+    from nbconv.base.files import check
+    from nbconv.tools import profiler as profiling
 
     for path in filter(None, (args.trace, args.html)):
         check(path)
@@ -72,7 +72,7 @@ def _machine(model: Model) -> dict[str, Any]:
 
 def write(path: str, text: str) -> None:
     """Write a file whole or not at all."""
-    from nbconv.files import replace
+    from nbconv.base.files import replace
 
     replace(path, lambda file: file.write(text.encode()))
 
@@ -80,7 +80,7 @@ def write(path: str, text: str) -> None:
 def trace(report: dict[str, Any], found: Any) -> dict[str, Any]:
     """The Trace Event Format (Chrome's, version of 2016): steps one after another at their medians, and the memory that is
     in use in each; times in microseconds."""
-    from nbconv.profiling import lives
+    from nbconv.tools.profiler import lives
 
     held = lives(found.plan)
     about = f"nbconv {os.path.basename(report['model'])}"

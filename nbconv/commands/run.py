@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from nbconv.base.files import check, replace
 from nbconv.commands import _model
 from nbconv.commands._text import clip, dims, style, table
-from nbconv.files import check, replace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +131,7 @@ def _read(path: str, name: str, graph: Graph, args: argparse.Namespace) -> np.nd
         return _model.read_array(path, name)
     import numpy as np
 
-    from nbconv.image import load_image
+    from nbconv.base.image import load_image
 
     spec = graph.inputs[name]
     settings = image_settings(spec, name, graph, args)

@@ -8,14 +8,14 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import ceil
-from nbconv.ops.repack import channels_last
+from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import ceil
+from nbconv.lowering.repack import channels_last
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 PART = 128 << 10
 """Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""
@@ -42,6 +42,9 @@ class BatchNormalization(Op):
     are the running ones, input · momentum + x's · (1 - momentum), and, beyond ONNX, x's own mean and variance.
     """
 
+    batch_inputs = (0,)
+    is_cheap = True
+    is_norm = True
     parameters = (1, 2)
 
     epsilon: float = 1e-5
@@ -82,10 +85,10 @@ class BatchNormalization(Op):
         served = all(spec.dtype == np.float32 for spec in inputs) and inputs[0].size
         return CHANNELS_LAST if served else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and not self.training_mode and self.layout(inputs, outputs) == CHANNELS_LAST
 
     def absorbs(self, inputs, outputs) -> str:
@@ -112,7 +115,7 @@ class BatchNormalization(Op):
                 var=to.input(4), factor=scale, shift=shift, c=c, epsilon=self.epsilon,
             )  # fmt: skip
         to.step(
-            "norm.affine", to.finer(to.outputs[0].size // c, ceil(c, SPAN)), work=16 * to.outputs[0].size,
+            "norm.affine", to.gpu_split(to.outputs[0].size // c, ceil(c, SPAN)), work=16 * to.outputs[0].size,
             x=channels_last(to, 0), y=to.output(), ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=scale, shift=shift,
             **to.epilogue.clamp(),
         )  # fmt: skip
@@ -122,7 +125,7 @@ class BatchNormalization(Op):
         c, total, full, pixels, count = split(to, to.inputs[0])
         parts, scale, shift = to.scratch(8 * count * full), to.scratch(4 * c), to.scratch(4 * c)
         to.step(
-            "batch_norm.moments", to.finer(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0),
+            "batch_norm.moments", to.gpu_split(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0),
             y=parts, pixels=pixels, total=total, c=c, padded=full,
         )  # fmt: skip
         names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
@@ -167,6 +170,7 @@ class BatchNormalizationGradScale(Op):
     """dy, x (n, c, …), mean, var (c) → dscale (c) = Σ dy · (x - mean) / sqrt(var + epsilon), db (c) = Σ dy. With
     ``rectified`` a sixth value y is given, and dy counts where y is positive only (the Relu behind it, undone)."""
 
+    batch_sums = (0, 1, 4)
     domain = "nbconv"
 
     epsilon: float = 1e-5
@@ -194,9 +198,9 @@ class BatchNormalizationGradScale(Op):
         c, total, full, pixels, count = split(to, to.inputs[1])
         parts, made = to.scratch(8 * count * full), [Ref(n) if n else to.scratch(4 * c) for n in to.node.outputs]
         to.step(
-            "batch_norm.grad_sums", to.finer(count, full // to.target.lanes), work=16 * total * c, dy=channels_last(to, 0),
-            y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1), mean=to.input(2),
-            parts=parts, pixels=pixels, total=total, c=c, padded=full,
+            "batch_norm.grad_sums", to.gpu_split(count, full // to.target.lanes), work=16 * total * c,
+            dy=channels_last(to, 0), y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1),
+            mean=to.input(2), parts=parts, pixels=pixels, total=total, c=c, padded=full,
             rectified=self.rectified,
         )  # fmt: skip
         to.step(
@@ -211,6 +215,7 @@ class BatchNormalizationGradInput(Op):
     to x where mean and variance are its own. ``rectified`` as in `BatchNormalizationGradScale`. ``count`` is N where x and
     dy are some of the samples only; 0 says that they are all."""
 
+    batch_inputs = (0, 1, 7)
     domain = "nbconv"
 
     epsilon: float = 1e-5
@@ -239,9 +244,9 @@ class BatchNormalizationGradInput(Op):
     def lower(self, to: Lowering) -> None:
         c, total, full, pixels, count = split(to, to.inputs[1])
         to.step(
-            "batch_norm.grad_input", to.finer(count, full // to.target.lanes), work=24 * total * c, dy=channels_last(to, 0),
-            y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1), scale=to.input(2),
-            mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
+            "batch_norm.grad_input", to.gpu_split(count, full // to.target.lanes), work=24 * total * c,
+            dy=channels_last(to, 0), y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1),
+            scale=to.input(2), mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
             dx=to.output(), pixels=pixels, total=total, c=c, count=self.count or total, rectified=self.rectified,
             epsilon=self.epsilon,
         )  # fmt: skip

@@ -9,17 +9,17 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import repack, split_k, winograd
-from nbconv.ops import spec as want
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import ceil, cut, epilogue, pack, pad_bias, padded
-from nbconv.ops.patches import pad, taps
-from nbconv.ops.repack import Lying, varies
-from nbconv.ops.window import Window, flat, plane, resolve
+from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.lowering import repack, split_k, winograd
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import ceil, cut, epilogue, pack, pad_bias, padded
+from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.repack import WeightStrides, varies
+from nbconv.lowering.window import Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Image(NamedTuple):
@@ -59,7 +59,7 @@ class Convolution(Op, abstract=True):
         served = inputs[0].rank < 5 and (weights or not inputs[0].constant)  # constants do not lie channels last
         return CHANNELS_LAST if served and inputs[0].dtype == np.float32 else NUMPY
 
-    def place(self, inputs, outputs, last) -> Any:
+    def layouts(self, inputs, outputs, last) -> Any:
         """Weights that are no constants are read as ONNX has them."""
         if not last or self.layout(inputs, outputs) == NUMPY or inputs[1].constant:
             return None
@@ -68,18 +68,18 @@ class Convolution(Op, abstract=True):
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return True
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0
 
     def lower_taps(
-        self, to: Lowering, key: str, weights, lying: Lying, size, taps, down, across, place, image: Image | None = None,
-        wide: tuple[Ref, int] | None = None,
+        self, to: Lowering, key: str, weights, ws: WeightStrides, size, taps, down, across, place,
+        image: Image | None = None, wide: tuple[Ref, int] | None = None,
     ) -> None:  # fmt: skip
         """One step of `conv` in kernels/cpu/conv.py. ``weights()`` gives (group, taps, cg, og) matrices, or, where they are
-        no constants, they are packed as they are ``lying``; ``down`` and ``across`` are (kernel, stride, dilation, begin);
+        no constants, they are packed as they are ``ws``; ``down`` and ``across`` are (kernel, stride, dilation, begin);
         ``place`` says where in y the (oh, ow) = ``size`` results go: (full h, full w, steps down and across, first row
         and column). ``image`` is what is read where it is not x; ``wide`` = (where, how many) takes that many channels,
         the bias repeated, where the result is not y's channels. Weights that are packed here, of one group, may be packed
@@ -94,16 +94,16 @@ class Convolution(Op, abstract=True):
         (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         if down == across == (1, 1, 1, 0) and place == (oh, ow, 1, 1, 0, 0) and (oh, ow) == (h, w):
             h, w, oh, ow, place = 1, m, 1, m, (1, m, 1, 1, 0, 0)  # one row of pixels: one sequence of addresses
-        parted = varies(to, 1) and lying.kh and g == 1 and not wide
+        parted = varies(to, 1) and ws.kh and g == 1 and not wide
         for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
             n, part = last - first, slice(first, last)
             how = cut(to, m, cg, n, taps, g)
-            if not lying.kh:  # no tap meets these cells
+            if not ws.kh:  # no tap meets these cells
                 packed = to.constant(
                     f"#zeros{g}x{cg}x{og}", lambda: np.zeros(g * cg * padded(og, lanes, columns), np.float32)
                 )
             elif varies(to, 1):
-                packed = repack.panels(to, to.input(1).at(first * lying.co), lying, g, n)
+                packed = repack.panels(to, to.input(1).at(first * ws.co), ws, g, n)
             else:
                 packed = to.constant(
                     f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns, to.drop)
@@ -249,6 +249,9 @@ class Convolution(Op, abstract=True):
 class Conv(Convolution):
     """x (n, ci, *size), w (co, ci/group, *kernel), b (co) → y (n, co, *out)."""
 
+    batch_inputs = (0,)
+    is_layer = True
+
     def window(self, x: tuple[int, ...], w: tuple[int, ...]) -> Window:
         """The geometry for inputs of these shapes."""
         return resolve(x[2:], w[2:], self.strides, self.dilations, self.pads, self.auto_pad)
@@ -281,10 +284,10 @@ class Conv(Convolution):
         """Whether each channel has a filter of its own, and one only."""
         return self.group > 1 and w.shape[:2] == (self.group, 1)
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return not self.depthwise(inputs[1])
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and not self.depthwise(inputs[1])
 
     def absorbs(self, inputs, outputs) -> str:
@@ -308,24 +311,24 @@ class Conv(Convolution):
             return to.value(1).reshape(g, w.shape[0] // g, w.shape[1], taps).transpose(0, 3, 2, 1)
 
         cg = w.shape[1]
-        lying = Lying(0, w.size // g, across[0], 1, taps, cg * taps, down[0], across[0], cg)
+        ws = WeightStrides(0, w.size // g, across[0], 1, taps, cg * taps, down[0], across[0], cg)
         if self.few(x.shape, w.shape):
             image = self.padded_image(to, down, across)
             down, across = (*down[:3], 0), (1, across[1], 1, 0)
-            self.lower_taps(to, f"conv{g}", weights, lying, size, down[0], down, across, (*size, 1, 1, 0, 0), image)
+            self.lower_taps(to, f"conv{g}", weights, ws, size, down[0], down, across, (*size, 1, 1, 0, 0), image)
         else:
-            self.lower_taps(to, f"conv{g}", weights, lying, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
+            self.lower_taps(to, f"conv{g}", weights, ws, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
 
     def few(self, x: tuple[int, ...], w: tuple[int, ...]) -> bool:
         """Whether rows of a window are multiplied at a time: its channels are few and all its taps neighbours."""
         across = 1 if self.dilations is None else self.dilations[-1]
         return self.group == 1 and x[1] < FEW and w[-1] > 1 and across == 1
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         """An image of few channels is padded first, and turned with that."""
         x, w = inputs[:2]
         if not last or self.layout(inputs, outputs) == NUMPY or not self.few(x.shape, w.shape):
-            return super().place(inputs, outputs, last)
+            return super().layouts(inputs, outputs, last)
         return (last[0], *[w.constant] * (len(inputs) - 1)), (True,)
 
     def padded_image(self, to: Lowering, down, across) -> Image:

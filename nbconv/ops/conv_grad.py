@@ -10,20 +10,20 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import ceil, padded
+from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.repack import channels_last
+from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.conv import Conv, Convolution, Image
 from nbconv.ops.conv_transpose import ConvTranspose
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.packing import ceil, padded
-from nbconv.ops.patches import pad, taps
 from nbconv.ops.reduce import ReduceSum
-from nbconv.ops.repack import channels_last
 from nbconv.ops.shape import Slice
-from nbconv.ops.window import Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""
@@ -88,6 +88,7 @@ class ConvGradInput(ConvTranspose):
     """dy (n, co, *out), w (co, ci/group, *kernel) → dx (n, ci, *size): the transpose of the convolution whose fields these
     are, over an x of that size."""
 
+    is_layer = False
     domain = "nbconv"
 
     size: tuple[int, ...]
@@ -105,6 +106,7 @@ class ConvGradWeight(Convolution):
     """x (n, ci, *size), dy (n, co, *out) → dw (co, ci/group, *kernel) = Σ over pixels of dy times what its window saw of x,
     and db (co) = Σ dy. Windows of x beyond those that dy has count for nothing."""
 
+    batch_sums = (0, 1)
     domain = "nbconv"
     parameters = ()
 
@@ -146,10 +148,10 @@ class ConvGradWeight(Convolution):
     def absorbs(self, inputs, outputs) -> str:
         return ""
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def few(self, c: int) -> bool:
@@ -157,7 +159,7 @@ class ConvGradWeight(Convolution):
         across = 1 if self.dilations is None else self.dilations[-1]
         return self.group == 1 and c < 8 and self.kernel_shape[-1] > 1 and across == 1
 
-    def place(self, inputs, outputs, last) -> Any:
+    def layouts(self, inputs, outputs, last) -> Any:
         if not last or self.layout(inputs, outputs) == NUMPY:
             return None
         return (last[0] if self.few(inputs[0].shape[1]) else True, True), (False,) * len(outputs)
@@ -187,7 +189,7 @@ class ConvGradWeight(Convolution):
         full = ceil(padded(og, to.target.lanes, to.columns), to.columns) * to.columns
         size = g * count * cg * full
         columns = min(full, max(to.columns, to.target.sums // (4 * count * cg) // to.columns * to.columns))
-        blocks = to.finer(g * ceil(og, columns), ceil(count * cg, to.target.rows))
+        blocks = to.gpu_split(g * ceil(og, columns), ceil(count * cg, to.target.rows))
         chunk = 2 * to.target.pixels or max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
         parts = max(1, min(ceil(to.target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
         pixels = ceil(m, parts)
@@ -198,7 +200,7 @@ class ConvGradWeight(Convolution):
         taps, ci = kernel[0] * kernel[1], to.inputs[0].shape[1] // g
         for first, last in self.pieces(to, og, columns, 4 * parts * count * cg) if g == 1 else [(0, og)]:
             n = last - first
-            blocks = to.finer(g * ceil(n, columns), ceil(count * cg, to.target.rows))
+            blocks = to.gpu_split(g * ceil(n, columns), ceil(count * cg, to.target.rows))
             full = ceil(padded(n, to.target.lanes, to.columns), to.columns) * to.columns
             size = g * count * cg * full
             sums = to.scratch(4 * parts * size)
@@ -225,7 +227,7 @@ class ConvGradWeight(Convolution):
     def merge(to, x: Ref, parts, taps, cg, og, full, step, tap, ci, co, y: Ref, groups=1, group=0) -> None:
         """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
         to.step(
-            "conv_grad.merge", to.finer(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
+            "conv_grad.merge", to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
             work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og, padded=full, step=step, tap=tap, ci=ci,
             co=co, group=group,
         )  # fmt: skip
@@ -236,11 +238,11 @@ class ConvGradWeight(Convolution):
         (h, w), (oh, ow), c, n = plane(x.shape), plane(dy.shape), x.shape[1], x.shape[0]
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
         taps, full = kh * kw, ceil(c, lanes) * lanes
-        rows = ceil(n * oh, min(ceil(2 * to.target.units, to.finer(1, 2 * full // lanes * kh)), n * oh))
+        rows = ceil(n * oh, min(ceil(2 * to.target.units, to.gpu_split(1, 2 * full // lanes * kh)), n * oh))
         parts = ceil(n * oh, rows)
         sums = to.scratch(4 * parts * taps * full)
         to.step(
-            "conv_grad.depthwise_grad_weight", to.finer(parts, full // lanes * kh), work=8 * dy.size * taps,
+            "conv_grad.depthwise_grad_weight", to.gpu_split(parts, full // lanes * kh), work=8 * dy.size * taps,
             x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
             n=n, h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=rows,
             padded=full,
@@ -251,11 +253,11 @@ class ConvGradWeight(Convolution):
         """db."""
         c, lanes = to.inputs[1].shape[1], to.target.lanes
         total, full = to.inputs[1].size // c, ceil(c, lanes) * lanes
-        pixels = ceil(total, min(ceil(2 * to.target.units, to.finer(1, 4 * full // lanes)), ceil(total, 64)))
+        pixels = ceil(total, min(ceil(2 * to.target.units, to.gpu_split(1, 4 * full // lanes)), ceil(total, 64)))
         parts = ceil(total, pixels)
         sums = to.scratch(4 * parts * full)
         to.step(
-            "conv_grad.channel_sums", to.finer(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
+            "conv_grad.channel_sums", to.gpu_split(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
             pixels=pixels, total=total, c=c, padded=full,
         )  # fmt: skip
         self.merge(to, sums, parts, 1, 1, c, full, full, 0, 0, 1, to.output(1))

@@ -9,22 +9,25 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Node, Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import repack, winograd
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.lowering import repack, winograd
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.packing import ceil
+from nbconv.lowering.patches import reach
+from nbconv.lowering.repack import WeightStrides, varies
+from nbconv.lowering.window import STRIP, Window, flat, plane, resolve
 from nbconv.ops.conv import GROUPS, Convolution
-from nbconv.ops.packing import ceil
-from nbconv.ops.patches import reach
-from nbconv.ops.repack import Lying, varies
-from nbconv.ops.window import STRIP, Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class ConvTranspose(Convolution):
     """x (n, ci, *size), w (ci, co/group, *kernel), b (co) → y (n, co, *out): every x cell adds its multiple of the kernel
     at steps of ``strides``; ``pads`` are cropped from the result."""
+
+    batch_inputs = (0,)
+    is_layer = True
 
     output_shape: tuple[int, ...] | None = None
     output_padding: tuple[int, ...] | None = None
@@ -106,10 +109,10 @@ class ConvTranspose(Convolution):
             return ""
         return "activation" if self.apart(inputs[0].shape, inputs[1].shape, outputs[0].shape) else "residual"
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return not self.depthwise(inputs[1]) and not self.apart(inputs[0].shape, inputs[1].shape, outputs[0].shape)
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and not self.depthwise(inputs[1])
 
     def lower_apart(self, to: Lowering, kh: int, kw: int) -> None:
@@ -122,13 +125,13 @@ class ConvTranspose(Convolution):
             return to.value(1).reshape(w.shape[0], co, kh, kw).transpose(0, 2, 3, 1)
 
         one, ci = (1, 1, 1, 0), w.shape[0]
-        lying = Lying(0, 0, 0, 0, kh * kw * co, 1, 1, 1, ci)
+        ws = WeightStrides(0, 0, 0, 0, kh * kw * co, 1, 1, 1, ci)
         if varies(to, 1):  # as (ci, kh, kw, co) first: columns are equally spaced then
             turned = to.scratch(4 * w.size)
             to.copy(to.input(1), turned, (ci, kh * kw, co), (w.size // ci, 1, kh * kw), (w.size // ci, co, 1))
             to.node = Node(to.node.op, (to.node.inputs[0], turned.name, *to.node.inputs[2:]), to.node.outputs, to.node.name)
         self.lower_taps(
-            to, "apart", weights, lying, (h, width), 1, one, one, (h, width, 1, 1, 0, 0), wide=(cells, kh * kw * co)
+            to, "apart", weights, ws, (h, width), 1, one, one, (h, width, 1, 1, 0, 0), wide=(cells, kh * kw * co)
         )
         there = to.out_strides() if y.rank == 4 else (*to.out_strides()[:2], 0, to.out_strides()[2])
         (yn, yc, yh, yw), here = there, kh * kw * co
@@ -171,8 +174,8 @@ class ConvTranspose(Convolution):
                 size = -(-(oh - p) // down[1]), -(-(ow - q) // across[1])
                 key = f"transposed{g}.{p}.{q}.{down[1:4]}.{across[1:4]}"
                 place = (oh, ow, down[1], across[1], p, q)
-                lying = _lying(w.shape, g, kernel, ky, kx)
-                self.lower_taps(to, key, weights, lying, size, v[0] * h[0], v, h, place)
+                ws = _lying(w.shape, g, kernel, ky, kx)
+                self.lower_taps(to, key, weights, ws, size, v[0] * h[0], v, h, place)
 
     def depthwise(self, w: Spec) -> bool:
         """Whether each channel has a filter of its own, and one only."""
@@ -186,7 +189,7 @@ class ConvTranspose(Convolution):
         taps, full = kh * kw, ceil(c, lanes) * lanes
         zeros = to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))
         to.step(
-            "conv_grad.depthwise_transposed", to.finer(y.shape[0] * h, full // lanes * ceil(w, STRIP)),
+            "conv_grad.depthwise_transposed", to.gpu_split(y.shape[0] * h, full // lanes * ceil(w, STRIP)),
             work=4 * self.flops(to.inputs, to.outputs), dy=to.input(0),
             w=repack.rows(to, to.input(1), taps, c, 1, taps, full),
             b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros, y=to.output(),
@@ -199,14 +202,14 @@ class ConvTranspose(Convolution):
         return transposed_gradient(self, to)
 
 
-def _lying(w: tuple[int, ...], g: int, kernel: tuple[int, int], ky: list[int], kx: list[int]) -> Lying:
+def _lying(w: tuple[int, ...], g: int, kernel: tuple[int, int], ky: list[int], kx: list[int]) -> WeightStrides:
     """The taps ky × kx of a transposed convolution's weights (ci, co/group, kh, kw)."""
     taps = kernel[0] * kernel[1]
     if not ky or not kx:
-        return Lying(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return WeightStrides(0, 0, 0, 0, 0, 0, 0, 0, 0)
     down, across = (v[1] - v[0] if len(v) > 1 else 1 for v in (ky, kx))
     base, cg = ky[0] * kernel[1] + kx[0], w[0] // g
-    return Lying(base, cg * w[1] * taps, down * kernel[1], across, w[1] * taps, taps, len(ky), len(kx), cg)
+    return WeightStrides(base, cg * w[1] * taps, down * kernel[1], across, w[1] * taps, taps, len(ky), len(kx), cg)
 
 
 def _phase(p: int, axis: tuple[int, int, int, int, int]) -> tuple[list[int], tuple[int, int, int, int]]:

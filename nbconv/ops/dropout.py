@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbconv.base.random import bits, stream_key
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
-from nbconv.random import bits, stream_key
+from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.lowering.context import Lowering
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Dropout(Op):
     """The identity, as in inference; the mask is all True."""
+
+    moves = True
+    keeps_classes = True
 
     seed: int | None = None
 

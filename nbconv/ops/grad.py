@@ -9,9 +9,9 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, physical
-from nbconv.ops import spec as want
-from nbconv.ops.op import ANY, NUMPY, Op
+from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.lowering.context import Lowering, physical
 
 
 class UnaryGrad(Op, abstract=True):
@@ -144,8 +144,8 @@ class Mix(Op):
     def lower(self, to: Lowering) -> None:
         shape, last = to.outputs[0].shape, to.last(to.node.outputs[0])
         at = physical(tuple(range(len(shape))), last).index(want.axis(self.axis, len(shape)))
-        lying = to.out_shape()
-        outer, out, inner = prod(lying[:at]), lying[at], prod(lying[at + 1 :])
+        weight_strides = to.out_shape()
+        outer, out, inner = prod(weight_strides[:at]), weight_strides[at], prod(weight_strides[at + 1 :])
         width = min(inner, to.target.chunk)
         to.step(
             "mix.mix", outer * out * -(-inner // width), work=8 * to.outputs[0].size, x=to.input(0), y=to.output(),

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
-from nbconv.lowering import Affine, Lowering
+from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
+from nbconv.lowering.context import Affine, Lowering
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Fused(Op):
@@ -42,16 +42,16 @@ class Fused(Op):
     def layout(self, inputs, outputs) -> str:
         return self.inner.layout(self._own(inputs), outputs)
 
-    def place(self, inputs, outputs, last):
-        placed = self.inner.place(self._own(inputs), outputs, self._own(last))
+    def layouts(self, inputs, outputs, last):
+        placed = self.inner.layouts(self._own(inputs), outputs, self._own(last))
         return placed and ((*placed[0], True) if self.residual else placed[0], placed[1])
 
-    def pitched(self, inputs, outputs) -> bool:
-        return self.inner.pitched(self._own(inputs), outputs)
+    def writes_strided(self, inputs, outputs) -> bool:
+        return self.inner.writes_strided(self._own(inputs), outputs)
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         own = self._own(inputs)
-        return i >= len(own) or self.inner.reads_pitched(own, outputs, i)
+        return i >= len(own) or self.inner.reads_strided(own, outputs, i)
 
     def absorbs(self, inputs, outputs) -> str:
         can = self.inner.absorbs(self._own(inputs), outputs)
@@ -76,6 +76,7 @@ class Fused(Op):
 class Silu(Op):
     """x · sigmoid(x) (Elfwing 2017; Swish with β = 1): what exporters write as Sigmoid and Mul."""
 
+    is_cheap = True
     domain = "nbconv"
 
     def infer(self, x: Spec) -> Spec:
@@ -137,7 +138,7 @@ class ChannelShuffle(Op):
 
 
 class Layout(Op):
-    """The same value lying channels last (``last``), or as ONNX has it."""
+    """The same value ws channels last (``last``), or as ONNX has it."""
 
     domain = "nbconv"
 
@@ -152,7 +153,7 @@ class Layout(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return not same_order(outputs[0].shape)
 
     def lower(self, to: Lowering) -> None:

@@ -9,20 +9,21 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import repack, split_k
-from nbconv.ops import spec as want
-from nbconv.ops.op import CANONICAL, NUMPY, Op
-from nbconv.ops.packing import cut, epilogue, pack, pad_bias, padded
-from nbconv.ops.repack import Lying, varies
+from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.lowering import repack, split_k
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
+from nbconv.lowering.repack import WeightStrides, varies
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Gemm(Op):
     """alpha · A' B' + beta · C, with A' (m, k) and B' (k, n) transposed as told; C broadcasts to (m, n)."""
 
+    is_layer = True
     parameters = (1, 2)
 
     alpha: float = 1.0
@@ -106,11 +107,11 @@ class Gemm(Op):
 
 
 def lower_product(
-    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, lying, steps, bias, bias_key,
+    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, ws, steps, bias, bias_key,
     alpha: float = 1.0, beta: float = 1.0,
 ) -> None:  # fmt: skip
     """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
-    is packed first: its (row, column) strides are ``lying``; ``steps`` are the batch strides of both sides."""
+    is packed first: its (row, column) strides are ``ws``; ``steps`` are the batch strides of both sides."""
     lanes, columns = to.target.lanes, to.columns
     how = cut(to, m, k, n, 1, batch=batch)
     full = padded(n, lanes, columns)
@@ -118,7 +119,14 @@ def lower_product(
     if constant:
         right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns, to.drop))
     else:
-        right = repack.panels(to, to.input(1), Lying(0, steps[1], 0, 0, lying[0], lying[1], 1, 1, k), matrices, n, alpha)
+        right = repack.panels(
+            to,
+            to.input(1),
+            WeightStrides(0, steps[1], 0, 0, ws[0], ws[1], 1, 1, k),
+            matrices,
+            n,
+            alpha,
+        )
     if varies(to, 2):
         shift = repack.bias(to, to.input(2), 1, n, scale=beta)
     else:
@@ -134,6 +142,7 @@ class MatMul(Op):
     """NumPy's matmul: matrices in the last two axes, the others broadcast; a vector is a row on the left, a column on the
     right, and its axis is dropped from the result."""
 
+    is_layer = True
     parameters = (1,)
 
     def infer(self, a: Spec, b: Spec) -> Spec:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
-from nbconv.ops.op import CANONICAL, NUMPY, Op
+from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.lowering.context import Lowering
 from nbconv.ops.pointwise import Binary, Unary
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Logic(Binary, abstract=True):
@@ -139,6 +139,8 @@ class IsInf(Op):
 
 
 class Where(Op):
+    moves = True
+
     def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
         want.kind("b", condition=condition)
         dtype = want.one_type("fiub", x=x, y=y)

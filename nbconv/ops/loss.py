@@ -9,14 +9,14 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
-from nbconv.ops.op import CANONICAL, NUMPY, Op
+from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.pointwise import Add
 from nbconv.ops.softmax import LogSoftmaxGrad
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 CHUNK = 256
 """Positions that a unit of the kernels does."""
@@ -112,7 +112,7 @@ class SoftmaxCrossEntropyLoss(OfLabels):
             logp = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
         return self.picked(logp, labels, weights), logp
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not self.served(inputs[0], inputs[1]):
             return None
         return (last[0], *[False] * (len(inputs) - 1)), (False, last[0])[: len(outputs)]
@@ -148,7 +148,7 @@ class NegativeLogLikelihoodLoss(OfLabels):
     def reference(self, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return self.picked(scores, labels, weights)
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not self.served(inputs[0], inputs[1]):
             return None
         return (last[0], *[False] * (len(inputs) - 1)), (False,)
@@ -183,7 +183,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
             np.put_along_axis(dx, safe[:, None], np.take_along_axis(dx, safe[:, None], axis=1) - 1, axis=1)
             return dx * self.factors(dy, share)[:, None]
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not self.served(inputs[1], inputs[2]):
             return None
         return (False, last[1], *[False] * (len(inputs) - 2)), (last[1],)
@@ -193,7 +193,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
         factor, geometry = to.scratch(4 * n), self.geometry(shape, size, last)
         fewest = 1 if geometry["apart"] == 1 else to.target.lanes
-        chunk = CHUNK // to.finer(1, CHUNK // fewest)
+        chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(
             "loss.factors", 1, work=16 * n, dy=to.input(0), labels=to.input(2),
             weights=to.input(3) if to.has(3) else to.input(0), factor=factor, n=n, classes=shape[1], weighted=int(to.has(3)),
@@ -239,7 +239,7 @@ class OneHotLike(Op):
     def layout(self, inputs, outputs) -> str:
         return CANONICAL if OfLabels.served(inputs[1], inputs[0]) else NUMPY
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         if not last or not OfLabels.served(inputs[1], inputs[0]):
             return None
         return (False, last[1]), (last[1],)

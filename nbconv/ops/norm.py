@@ -9,15 +9,15 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Operand, Ref, strides
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY, Op
+from nbconv.lowering.context import Lowering, Operand, Ref, strides
 from nbconv.ops.grad import ExpandLike
-from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.pointwise import Abs, AbsGrad, Add, Div, DivOrZero, Mul, Sqrt, Sub
 from nbconv.ops.reduce import ReduceMean, ReduceSum, sums
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 def lrn_layout(size: int, y: Spec) -> str:
@@ -27,6 +27,8 @@ def lrn_layout(size: int, y: Spec) -> str:
 
 class LRN(Op):
     """x / (bias + alpha / size · Σx²)^beta, the sum over ``size`` channels around each, floor((size-1)/2) of them before."""
+
+    is_norm = True
 
     size: int
     alpha: float = 1e-4
@@ -158,6 +160,8 @@ class LpNormalization(Op):
 class MeanVarianceNormalization(Op):
     """(x - mean) / (standard deviation + 1e-9) over ``axes``."""
 
+    is_norm = True
+
     axes: tuple[int, ...] = (0, 2, 3)
 
     def infer(self, x: Spec) -> Spec:
@@ -212,5 +216,5 @@ def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], last: bool, scale: fl
     shape = to.inputs[0].shape
     y = to.scratch(4 * to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
     sums(to, ReduceSum.stages(shape, axes, last), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
-    lying = strides(tuple(1 if a in axes else d for a, d in enumerate(shape)), last)
-    return y, tuple(0 if a in axes else s for a, s in enumerate(lying))
+    weight_strides = strides(tuple(1 if a in axes else d for a, d in enumerate(shape)), last)
+    return y, tuple(0 if a in axes else s for a, s in enumerate(weight_strides))

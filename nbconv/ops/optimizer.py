@@ -12,9 +12,9 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref
-from nbconv.ops import spec as want
-from nbconv.ops.op import CANONICAL, NUMPY, Op
+from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.lowering.context import Lowering, Ref
 
 
 class Update(Op, abstract=True):

@@ -9,13 +9,13 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Operand
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.lowering.context import Lowering, Operand
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Unary(Op, abstract=True):
@@ -183,6 +183,9 @@ class Erf(Unary):
 
 
 class Identity(Unary):
+    moves = True
+    converts = True
+    keeps_classes = True
     accepts = "fiub"
 
     def bypass(self, inputs) -> bool:
@@ -351,7 +354,7 @@ class Binary(Op, abstract=True):
     def absorbs(self, inputs, outputs) -> str:
         return "clamp" if self.kernel else ""
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return bool(self.kernel)
 
     def lower(self, to: Lowering) -> None:

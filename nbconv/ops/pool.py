@@ -9,14 +9,14 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.patches import pad, taps
-from nbconv.ops.window import Window, flat, plane, resolve
+from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.window import Window, flat, plane, resolve
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Pool(Op, abstract=True):
@@ -51,18 +51,19 @@ class Pool(Op, abstract=True):
         (h, w), (oh, ow) = plane(x.shape), plane(y.shape)
         (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = flat(self.window(x.shape))
         to.step(
-            kernel, to.finer(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(),
-            h=h, width=w, ldx=to.ld(0), c=x.shape[1], ldy=to.pitch or x.shape[1], oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw,
+            kernel, to.gpu_split(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs),
+            x=to.input(0), y=to.output(), h=h, width=w, ldx=to.ld(0), c=x.shape[1], ldy=to.pitch or x.shape[1],
+            oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw,
             dh=dh, dw=dw, ph=ph, pw=pw, **more, **to.epilogue.clamp(),
         )  # fmt: skip
 
     def layout(self, inputs, outputs) -> str:
         return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return self.layout(inputs, outputs) != NUMPY
 
 
@@ -73,6 +74,7 @@ class MaxPool(Pool):
     of the window); ``storage_order=1`` numbers each plane's cells column by column.
     """
 
+    batch_inputs = (0,)
     accepts = "fiu"
     storage_order: int = 0
 
@@ -110,6 +112,9 @@ class MaxPool(Pool):
 
 class AveragePool(Pool):
     """The mean of each window: of its cells inside x, or, with ``count_include_pad``, inside x and its stated padding."""
+
+    batch_inputs = (0,)
+    keeps_classes = True
 
     count_include_pad: int = 0
 
@@ -194,6 +199,9 @@ class GlobalPool(Op, abstract=True):
 
 
 class GlobalAveragePool(GlobalPool):
+    batch_inputs = (0,)
+    keeps_classes = True
+
     def reference(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
@@ -216,6 +224,8 @@ class GlobalAveragePool(GlobalPool):
 
 class GlobalMaxPool(GlobalPool):
     """The maximum of each plane, NaN where it holds one."""
+
+    keeps_classes = True
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)

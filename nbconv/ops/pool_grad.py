@@ -10,17 +10,17 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
-from nbconv.ops.op import CHANNELS_LAST, NUMPY
-from nbconv.ops.patches import reach
+from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.patches import reach
+from nbconv.lowering.repack import channels_last
+from nbconv.lowering.window import STRIP, flat, plane
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 from nbconv.ops.pool import AveragePool, MaxPool, Pool
-from nbconv.ops.repack import channels_last
-from nbconv.ops.window import STRIP, flat, plane
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 def fields(op: Pool) -> dict[str, Any]:
@@ -46,6 +46,7 @@ class MaxPoolGrad(Pool):
     """dy (n, c, *out), x (n, c, *size) → dx: each dy goes to the cell that held the maximum, the first of equals; a NaN is
     one."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     def infer(self, dy: Spec, x: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -65,10 +66,10 @@ class MaxPoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:
@@ -81,6 +82,7 @@ class AveragePoolGrad(Pool):
     """dy (n, c, *out) → dx (n, c, *size): each dy, divided as `AveragePool` divides (unless ``divided`` is 0), goes to all
     cells of its window."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     size: tuple[int, ...]
@@ -114,10 +116,10 @@ class AveragePoolGrad(Pool):
         fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
         return CHANNELS_LAST if fits else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return False
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return False
 
     def lower(self, to: Lowering) -> None:
@@ -136,7 +138,7 @@ def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **
     (h, w), window = plane(shape), op.window(shape)
     (oh, ow), ((kh, sh, dh, ph, _), (kw, sw, dw, pw, _)) = plane((n, c, *window.out)), flat(window)
     to.step(
-        kernel, to.finer(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
+        kernel, to.gpu_split(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
         work=16 * n * c * (oh * ow * prod(window.kernel) + h * w), dx=to.output(),
         h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, **more,
     )  # fmt: skip

@@ -10,16 +10,16 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, Ref, physical
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.lowering.context import Lowering, Ref, physical
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.logic import Same
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Sub
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Reduce(Op, abstract=True):
@@ -82,7 +82,7 @@ class Reduce(Op, abstract=True):
             order = order[:first] + order[end:]
         return found or [(prod(shape), 1, 1)]
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         """As x lies; without kept axes only if the result lies as ONNX has it."""
         x, over = inputs[0], self._over(inputs)
         if not last or not last[0] or not self.kernel or x.dtype != np.float32:
@@ -153,6 +153,7 @@ def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 class ReduceSum(Reduce):
+    batch_sums = (0,)
     kernel = "sum_scaled"
 
     def formula(self, x, axes):
@@ -165,6 +166,7 @@ class ReduceSum(Reduce):
 class ReduceMean(Reduce):
     """Integers are divided toward zero."""
 
+    keeps_classes = True
     kernel = "sum_scaled"
 
     def formula(self, x, axes):

@@ -8,14 +8,14 @@ import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.window import plane
 from nbconv.ops.grad import Mix, transposed
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.ops.window import plane
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -48,6 +48,8 @@ class Resize(Op):
 
     Coordinates are computed in float32 whatever x's type is, as other runtimes do: which cell is the nearest hangs on it.
     """
+
+    settings = (1, 2, 3)
 
     mode: str = "nearest"
     coordinate_transformation_mode: str = "half_pixel"
@@ -207,10 +209,10 @@ class Resize(Op):
             return NUMPY
         return CHANNELS_LAST if all(a >= 2 for a in self._axes(inputs)) else NUMPY
 
-    def pitched(self, inputs, outputs) -> bool:
+    def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and self.layout(inputs, outputs) == CHANNELS_LAST
 
     def lower(self, to: Lowering) -> None:
@@ -226,7 +228,7 @@ class Resize(Op):
             arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))
             if self.mode == "linear":
                 arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights.astype(np.float32))
-        to.step(f"resize.{self.mode}", to.finer(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
+        to.step(f"resize.{self.mode}", to.gpu_split(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""

@@ -10,13 +10,13 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, physical
-from nbconv.ops import spec as want
+from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.lowering.context import Lowering, physical
 from nbconv.ops.grad import SliceGrad
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 ALL = "fiub"
 MAX_PIECES = 1 << 16
@@ -25,6 +25,9 @@ MAX_PIECES = 1 << 16
 
 class Relabel(Op, abstract=True):
     """The same elements in the same order under another shape: nothing moves."""
+
+    moves = True
+    rearranges = True
 
     def bypass(self, inputs) -> bool:
         found = self.infer(*inputs)
@@ -43,6 +46,8 @@ class Relabel(Op, abstract=True):
 
 class Reshape(Relabel):
     """In ``shape``, 0 keeps x's dimension (unless ``allowzero``) and one -1 is what is left."""
+
+    keeps_classes = True
 
     allowzero: int = 0
 
@@ -75,6 +80,8 @@ class Reshape(Relabel):
 class Flatten(Relabel):
     """To a matrix: the axes before ``axis``, and the others."""
 
+    keeps_classes = True
+
     axis: int = 1
 
     def infer(self, x: Spec) -> Spec:
@@ -91,6 +98,8 @@ class Flatten(Relabel):
 
 class Squeeze(Relabel):
     """Drops the ``axes``, all of size 1; without them every axis of size 1."""
+
+    keeps_classes = True
 
     def infer(self, x: Spec, axes: Spec | None = None) -> Spec:
         want.kind(ALL, x=x)
@@ -128,6 +137,9 @@ class Unsqueeze(Relabel):
 class Transpose(Op):
     """``perm`` names, for each axis of the result, the axis of x; by default the reverse order."""
 
+    moves = True
+    rearranges = True
+
     perm: tuple[int, ...] | None = None
 
     def infer(self, x: Spec) -> Spec:
@@ -143,14 +155,14 @@ class Transpose(Op):
     def order(self, rank: int) -> tuple[int, ...]:
         return tuple(range(rank))[::-1] if self.perm is None else self.perm
 
-    def place(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, last):
         """As x lies; the result so that nothing moves, where that is possible."""
         x, y = inputs[0], outputs[0]
         if x.dtype != np.float32 or not last:
             return None
-        lying = [a for a in physical(tuple(range(x.rank)), last[0]) if x.shape[a] != 1]
+        weight_strides = [a for a in physical(tuple(range(x.rank)), last[0]) if x.shape[a] != 1]
         turned = [a for a in physical(self.order(x.rank), True) if x.shape[a] != 1] if y.rank >= 3 else None
-        return last, (lying == turned,)
+        return last, (weight_strides == turned,)
 
     def layout(self, inputs, outputs) -> str:
         return CANONICAL if inputs[0].dtype == np.float32 else NUMPY
@@ -158,12 +170,12 @@ class Transpose(Op):
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
         order, steps = self.order(x.rank), to.strides(0)
-        lying = tuple(steps[a] for a in order)
+        weight_strides = tuple(steps[a] for a in order)
         there = to.out_strides()
-        if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, lying, there, strict=True)):
+        if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, weight_strides, there, strict=True)):
             to.alias()
         else:
-            to.copy(to.input(0), to.output(), to.outputs[0].shape, lying, there)
+            to.copy(to.input(0), to.output(), to.outputs[0].shape, weight_strides, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         order = self.order(to.inputs[0].rank)
@@ -171,6 +183,8 @@ class Transpose(Op):
 
 
 class Concat(Op):
+    is_cheap = True
+    moves = True
     axis: int
 
     def infer(self, *inputs: Spec) -> Spec:
@@ -190,7 +204,7 @@ class Concat(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if outputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return True
 
     def lower(self, to: Lowering) -> None:
@@ -200,7 +214,7 @@ class Concat(Op):
             assert x is not None
             place = to.output().at(at * there[axis])
             pitch = 0 if axis == 0 else to.pitch or to.outputs[0].shape[1 % x.rank]
-            if x.size and not to.lies(to.node.inputs[i], place, pitch):
+            if x.size and not to.is_view(to.node.inputs[i], place, pitch):
                 to.copy(to.input(i), place, x.shape, to.strides(i), there)
             at += x.shape[axis]
 
@@ -221,6 +235,8 @@ class Concat(Op):
 
 class Split(Op):
     """Pieces along ``axis``: of the sizes in ``split``, or ``num_outputs`` equal ones of which the last may be smaller."""
+
+    moves = True
 
     axis: int = 0
     num_outputs: int | None = None
@@ -252,7 +268,7 @@ class Split(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return True
 
     def lower(self, to: Lowering) -> None:
@@ -263,7 +279,7 @@ class Split(Op):
         for name, size in zip(to.node.outputs, sizes, strict=False):
             if name and size:
                 i, place = named.index(name), to.input(0).at(at * here[axis])
-                if x.rank < 3 or not to.lies(name, place, to.ld(0)):
+                if x.rank < 3 or not to.is_view(name, place, to.ld(0)):
                     to.copy(place, to.output(i), to.outputs[i].shape, here, to.out_strides(i))
             at += size
 
@@ -275,6 +291,8 @@ class Split(Op):
 
 class Slice(Op):
     """Numpy's basic slicing along ``axes``; starts and ends count from the back when negative, and are clamped."""
+
+    moves = True
 
     def slices(self, shape: tuple[int, ...], starts, ends, axes=None, steps=None) -> tuple[slice, ...]:
         """One slice an axis, from the inputs as sequences of integers; ModelError for what does not fit."""
@@ -316,7 +334,7 @@ class Slice(Op):
     def layout(self, inputs, outputs) -> str:
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
-    def reads_pitched(self, inputs, outputs, i) -> bool:
+    def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0
 
     def lower(self, to: Lowering) -> None:
@@ -325,7 +343,7 @@ class Slice(Op):
             start, _, step = cut.indices(size)
             offset += start * here[a]
             here[a] *= step
-        if to.lies(to.node.outputs[0], to.input(0).at(offset), 0):
+        if to.is_view(to.node.outputs[0], to.input(0).at(offset), 0):
             return
         to.copy(to.input(0).at(offset), to.output(), to.outputs[0].shape, tuple(here), to.out_strides())
 
@@ -339,6 +357,8 @@ class Slice(Op):
 
 class Blocks(Op, abstract=True):
     """What SpaceToDepth and DepthToSpace share."""
+
+    moves = True
 
     blocksize: int
 

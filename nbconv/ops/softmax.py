@@ -9,15 +9,15 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.lowering import Lowering, physical
-from nbconv.ops import spec as want
-from nbconv.ops.op import ANY, NUMPY, Op
+from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.lowering.context import Lowering, physical
 
 if TYPE_CHECKING:
-    from nbconv.backprop import Backward
+    from nbconv.graph.backward import Backward
 
 
-def lying(to: Lowering, axis: int) -> tuple[int, int, int]:
+def weight_strides(to: Lowering, axis: int) -> tuple[int, int, int]:
     """(outer, n, inner) of an axis of the output, as it lies."""
     shape, sizes = to.outputs[0].shape, to.out_shape()
     at = physical(tuple(range(len(shape))), to.last(to.node.outputs[0])).index(want.axis(axis, len(shape)))
@@ -26,6 +26,8 @@ def lying(to: Lowering, axis: int) -> tuple[int, int, int]:
 
 class Softmax(Op):
     """exp(x) / Σ exp(x) along ``axis``, without overflow."""
+
+    keeps_classes = True
 
     axis: int = -1
 
@@ -50,7 +52,7 @@ class Softmax(Op):
         return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        to.columns_step("softmax.softmax", *lying(to, self.axis))
+        to.columns_step("softmax.softmax", *weight_strides(to, self.axis))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(SoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
@@ -79,12 +81,14 @@ class SoftmaxGrad(Op):
         return ANY if outputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        outer, n, inner = lying(to, self.axis)
+        outer, n, inner = weight_strides(to, self.axis)
         to.columns_step(f"softmax.{self.kernel}", outer, n, inner, x=to.operand(1).ref, dy=to.operand(0).ref)
 
 
 class LogSoftmax(Softmax):
     """log of `Softmax`, without overflow."""
+
+    keeps_classes = True
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -92,7 +96,7 @@ class LogSoftmax(Softmax):
             return z - np.log(np.exp(z).sum(axis=self.axis, keepdims=True))
 
     def lower(self, to: Lowering) -> None:
-        to.columns_step("softmax.log_softmax", *lying(to, self.axis))
+        to.columns_step("softmax.log_softmax", *weight_strides(to, self.axis))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LogSoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
@@ -110,6 +114,8 @@ class LogSoftmaxGrad(SoftmaxGrad):
 
 class Hardmax(Softmax):
     """1 at the first greatest element along ``axis``, else 0."""
+
+    keeps_classes = False
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         y = np.zeros(x.shape, x.dtype)

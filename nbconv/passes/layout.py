@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
-from nbconv.lowering import Ref, Spot
+from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY
+from nbconv.lowering.context import Ref, View
 from nbconv.ops.inner import Layout
-from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY
-from nbconv.passes.overwrite import overwritten
+from nbconv.passes.inplace import overwritten
 
 
 def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, dict[str, bool]]:
@@ -36,7 +36,7 @@ def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, dict[str, bool]
         wide = [
             n for n, s in zip(node.inputs, given, strict=True) if s is not None and s.rank >= 3 and n not in graph.constants
         ]
-        placed = node.op.place(given, found, tuple(last.get(n, False) for n in node.inputs))
+        placed = node.op.layouts(given, found, tuple(last.get(n, False) for n in node.inputs))
         if placed is not None:
             wants, results = placed
         else:
@@ -79,21 +79,21 @@ def _with_outputs(graph: Graph, nodes: list[Node], last: dict[str, bool], specs:
     return graph.derive(new)
 
 
-def join(graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> dict[str, Spot]:
+def eliminate_concat(graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> dict[str, View]:
     """Which values lie in the middle of a wider one, so that nothing is copied: those that are written straight into the
     channels or samples of a Concat, channels that a Split would cut out, and samples that a Slice would. All their readers
     must be able to read them there."""
-    return _Join(graph, specs, last, keep).placed
+    return _Elimination(graph, specs, last, keep).views
 
 
-class _Join:
+class _Elimination:
     def __init__(self, graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> None:
         self.specs, self.last, self.keep = specs, last, keep
         self.makers, self.readers = graph.producers(), graph.readers()
-        self.placed: dict[str, Spot] = {}
+        self.views: dict[str, View] = {}
         for y, x in overwritten(graph, specs).items():
             if y not in keep and self.last.get(x, False) == self.last.get(y, False):
-                self.placed[y] = self.placed.get(x, Spot(Ref(x), 0))
+                self.views[y] = self.views.get(x, View(Ref(x), 0))
         for node in reversed(graph.nodes):  # a Concat that is part of another comes after it
             if self.of_channels(node, "Concat"):
                 self.concat(node)
@@ -105,10 +105,10 @@ class _Join:
             if self.of_channels(node, "Split") and node.inputs[0] not in graph.constants:
                 self.split(node, self.spot(node.inputs[0]))
 
-    def spot(self, name: str) -> Spot:
+    def spot(self, name: str) -> View:
         """Where a value lies that lies channels last."""
-        ref, pitch = self.placed.get(name, Spot(Ref(name), 0))
-        return Spot(ref, pitch or self.specs[name].shape[1])
+        ref, pitch = self.views.get(name, View(Ref(name), 0))
+        return View(ref, pitch or self.specs[name].shape[1])
 
     def of_channels(self, node: Node, kind: str) -> bool:
         """Whether the node is an op of this type along the channels of values that lie channels last."""
@@ -125,30 +125,30 @@ class _Join:
                 pieces, whole = maker.outputs, maker.inputs[0]
                 fits = node.inputs[i : i + len(pieces)] == pieces and all(map(self.seen, pieces))
                 if fits and self.movable(whole, node):
-                    self.placed[whole] = Spot(place.ref.at(at), place.pitch)
+                    self.views[whole] = View(place.ref.at(at), place.pitch)
                     i, at = i + len(pieces), at + self.specs[whole].shape[1]
                     continue
             if self.movable(name, node):
-                self.placed[name] = Spot(place.ref.at(at), place.pitch)
+                self.views[name] = View(place.ref.at(at), place.pitch)
             i, at = i + 1, at + self.specs[name].shape[1]
 
-    def split(self, node: Node, place: Spot) -> None:
+    def split(self, node: Node, place: View) -> None:
         at = 0
         for name in node.outputs:
             if not name:
                 return  # the channels of a piece without a name are not known here
-            if self.specs[name].size and name not in self.placed and self.seen(name):
-                self.placed[name] = Spot(place.ref.at(at), place.pitch)
+            if self.specs[name].size and name not in self.views and self.seen(name):
+                self.views[name] = View(place.ref.at(at), place.pitch)
             at += self.specs[name].shape[1]
 
     def concat_samples(self, node: Node) -> None:
-        place, at = self.placed.get(node.outputs[0], Spot(Ref(node.outputs[0]), 0)), 0
+        place, at = self.views.get(node.outputs[0], View(Ref(node.outputs[0]), 0)), 0
         for name in node.inputs:
             maker, size = self.makers.get(name), self.specs[name].size
             alone = maker is not None and (len(maker.outputs) == 1 or maker.op.type == "Split")
-            free = maker is not None and alone and name not in self.placed and node.inputs.count(name) == 1
+            free = maker is not None and alone and name not in self.views and node.inputs.count(name) == 1
             if free and maker is not None and size and self.runs(maker) and self.apart(name):
-                self.placed[name] = Spot(place.ref.at(at), 0)
+                self.views[name] = View(place.ref.at(at), 0)
             at += size
 
     def slice_samples(self, node: Node) -> None:
@@ -158,11 +158,11 @@ class _Join:
         size, *others = self.specs[x].shape
         start, end, step = cut.indices(size)
         whole = all(c.indices(d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
-        if not whole or step != 1 or start >= end or self.specs[x].constant or y in self.placed or not self.apart(y):
+        if not whole or step != 1 or start >= end or self.specs[x].constant or y in self.views or not self.apart(y):
             return
-        place = self.placed.get(x, Spot(Ref(x), 0))
+        place = self.views.get(x, View(Ref(x), 0))
         if place.pitch == 0 and self.last.get(x, False) == self.last.get(y, False):
-            self.placed[y] = Spot(place.ref.at(start * (self.specs[x].size // size)), 0)
+            self.views[y] = View(place.ref.at(start * (self.specs[x].size // size)), 0)
 
     def apart(self, name: str) -> bool:
         """Whether the value may lie, in one piece, at an offset of another."""
@@ -175,7 +175,7 @@ class _Join:
         given = tuple(self.specs[n] if n else None for n in node.inputs)
         found = tuple(self.specs[n] for n in node.outputs if n)
         last = tuple(self.last.get(n, False) for n in node.inputs)
-        return node.op.layout(given, found) != NUMPY or node.op.place(given, found, last) is not None
+        return node.op.layout(given, found) != NUMPY or node.op.layouts(given, found, last) is not None
 
     def seen(self, name: str) -> bool:
         """Whether all who want the value can read it in the middle of another."""
@@ -184,15 +184,15 @@ class _Join:
         for reader in self.readers.get(name, []):
             given = tuple(self.specs[n] if n else None for n in reader.inputs)
             found = tuple(self.specs[n] for n in reader.outputs if n)
-            if not all(reader.op.reads_pitched(given, found, i) for i, n in enumerate(reader.inputs) if n == name):
+            if not all(reader.op.reads_strided(given, found, i) for i, n in enumerate(reader.inputs) if n == name):
                 return False
         return True
 
     def movable(self, name: str, node: Node) -> bool:
         """Whether the value can be made in the Concat ``node``."""
         maker = self.makers.get(name)
-        if maker is None or name in self.placed or len(maker.outputs) != 1 or node.inputs.count(name) > 1:
+        if maker is None or name in self.views or len(maker.outputs) != 1 or node.inputs.count(name) > 1:
             return False
         given = tuple(self.specs[n] if n else None for n in maker.inputs)
-        made = self.of_channels(maker, "Concat") or maker.op.pitched(given, (self.specs[name],))
+        made = self.of_channels(maker, "Concat") or maker.op.writes_strided(given, (self.specs[name],))
         return made and self.specs[name].size > 0 and self.seen(name)

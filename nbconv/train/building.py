@@ -8,27 +8,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.backprop import backprop
-from nbconv.builder import Builder
+from nbconv.edit.parameters import Parameter
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.builder import Builder
 from nbconv.kernels.target import Target
+from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
+from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
-from nbconv.passes.recompute import recompute, sums_early
-from nbconv.passes.rectify import rectify
-from nbconv.passes.stages import Stages
-from nbconv.train.budget import Budget
+from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
+from nbconv.passes.rematerialise import rematerialise, sums_early
+from nbconv.passes.segments import Segments
 from nbconv.train.dropout import with_dropout
-from nbconv.train.estimate import Estimate
+from nbconv.train.memory.estimate import Estimate
+from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, depending, frozen, split
+from nbconv.train.memory.search import Budget
 from nbconv.train.optimizers import Optimizer
-from nbconv.train.parameters import Parameter
 from nbconv.train.step import target_of
-from nbconv.train.thrift import USUAL, Thrift, again, depending, frozen, split
-from nbconv.weights import Weights
 
 STEP = "hyper/step"
 """The input that counts steps, int64, from 1."""
@@ -64,7 +64,7 @@ class Built(NamedTuple):
     classes: int
     """channels of the logits"""
     estimate: float = 0.0
-    """bytes that it takes in stages"""
+    """bytes that it takes in segments"""
 
 
 def norms(graph: Graph, chosen: Sequence[Parameter]) -> list[Node]:
@@ -100,7 +100,7 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
 
 
 def build(
-    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], thrift: Thrift = USUAL,
+    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], policy: MemoryPolicy = USUAL,
     threads: int = 1, target: Target | None = None,
 ) -> Built:  # fmt: skip
     """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
@@ -110,7 +110,7 @@ def build(
     """
     held = {n: Spec(a.shape, a.dtype) for n, a in state.items()}
     chosen = [p.value for p in recipe.chosen]
-    graph, specs = _forward(recipe, feeds, held, thrift)
+    graph, specs = _forward(recipe, feeds, held, policy)
     to = Builder(graph, specs)
     to.input(LABELS, targets)
     loss = recipe.loss(to, recipe.logits, LABELS)
@@ -121,16 +121,16 @@ def build(
     whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen)
     count = len(forward.nodes)
     whole, estimate = sums_early(whole, count), 0.0
-    if thrift.most is None:
-        whole = recompute(whole, specs, count, again(graph, chosen, recipe.logits, thrift))
+    if policy.most is None:
+        whole = rematerialise(whole, specs, count, again(graph, chosen, recipe.logits, policy))
     else:
-        whole = rectify(whole, frozenset(gradients.values()))
+        whole = fuse_relu_bn_grad(whole, frozenset(gradients.values()))
         samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
-        stages = Stages(whole, specs, count, samples)
-        guess = Estimate(stages, target or target_of(None), threads, thrift.packed, thrift.at_once)
-        budget = Budget(stages, guess, depending(graph, chosen))
-        choice, estimate = budget.fit(thrift.most) if thrift.most else budget.least()
-        whole = stages.graph(choice)
+        segments = Segments(whole, specs, count, samples)
+        guess = Estimate(segments, target or target_of(None), threads, policy.packed, policy.scratch_limit)
+        budget = Budget(segments, guess, depending(graph, chosen))
+        choice, estimate = budget.fit(policy.most) if policy.most else budget.least()
+        whole = segments.graph(choice)
     to = Builder(whole, specs, "update/")
     updates = _updated(to, recipe, gradients, held)
     updates.update(_statistics(to, graph, specs))
@@ -142,7 +142,7 @@ def build(
 
 
 def _forward(
-    recipe: Recipe, feeds: Mapping[str, Spec], held: Mapping[str, Spec], thrift: Thrift
+    recipe: Recipe, feeds: Mapping[str, Spec], held: Mapping[str, Spec], policy: MemoryPolicy
 ) -> tuple[Graph, dict[str, Spec]]:
     """The forward part up to the logits, in micro-batches, or its frozen part in halves."""
     source = _active_dropout(opened(recipe.graph, recipe), recipe)
@@ -156,13 +156,13 @@ def _forward(
 
     graph, specs = folded(0)
     inner = {n for node in graph.nodes for n in node.outputs if n}
-    parts, samples = thrift.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+    parts, samples = policy.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
     if parts == 1:
         inner, parts = frozen(graph, specs, feeds, [p.value for p in recipe.chosen]), 2
     if not inner or samples % parts or samples == 1:
         return graph, specs
     found = split(graph, specs, *folded(samples // parts), source.constants, feeds, inner, parts)
-    if found is None and thrift.parts > 1:
+    if found is None and policy.parts > 1:
         raise Indivisible("the model's values do not all have a first axis that counts samples")
     return found or (graph, specs)
 

@@ -9,7 +9,7 @@ import time
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
-from nbconv.files import replace
+from nbconv.base.files import replace
 
 if TYPE_CHECKING:
     from nbconv.train.trainer import Trainer

@@ -141,7 +141,7 @@ class Pictures(Data):
         self.classes = tuple(map(str, classes))
 
     def raw(self, numbers: np.ndarray) -> np.ndarray:
-        from nbconv.image import load_image
+        from nbconv.base.image import load_image
 
         options: dict[str, Any] = {"mean": 0.0, "std": 1.0, "channels": self.channels, "resize": self.resize}
         return np.concatenate([load_image(self.paths[i], self.size, **options) for i in numbers])

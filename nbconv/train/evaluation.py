@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbconv.builder import Builder
 from nbconv.graph import Graph, Spec
+from nbconv.graph.builder import Builder
 from nbconv.model import Model
 from nbconv.train import metrics
 from nbconv.train.data import Data, as_data

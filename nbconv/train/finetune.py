@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.files import check
+from nbconv.base.files import check
 from nbconv.model import Model, load
 from nbconv.train import confusion
 from nbconv.train.augment import Augment

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.edit.deploy import frontier, tail
 from nbconv.graph import Graph, Spec
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress
 from nbconv.train.data import Balance, Data, as_data, batches, order, prefetch
-from nbconv.train.deploy import frontier, tail
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.schedules import Plateau
 

@@ -17,18 +17,18 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
-from nbconv.passes.rectify import rectify
-from nbconv.plan import Plan
-from nbconv.runtime import available_threads
-from nbconv.train.thrift import MIB, USUAL, TooLarge
-from nbconv.weights import Weights
+from nbconv.lowering.weights import Weights
+from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
+from nbconv.plan.plan import Plan
+from nbconv.runtime.executor import available_threads
+from nbconv.train.memory.policy import MIB, USUAL, TooLarge
 
 if TYPE_CHECKING:
-    from nbconv.cuda.device import State
-    from nbconv.cuda.program import DeviceProgram
-    from nbconv.cuda.workspace import DeviceWorkspace
     from nbconv.kernels.target import Target
-    from nbconv.runtime import Workspace
+    from nbconv.runtime.cuda.device import State
+    from nbconv.runtime.cuda.program import DeviceProgram
+    from nbconv.runtime.cuda.workspace import DeviceWorkspace
+    from nbconv.runtime.executor import Workspace
 
 SLACK = 0.1
 """Share of `budget_ms` by which it may be overdrawn knowingly."""
@@ -41,10 +41,10 @@ class TrainingStep:
     C-contiguous, which the step writes to and the caller may read between runs: parameters, running statistics, slots);
     ``updates`` maps a state's name to the value that is its new content; ``outputs`` are the values to return, the loss
     among them. ``home``: where the state lives instead, on a device; the arrays are then its copies (see
-    `nbconv.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for how many
-    threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were packed;
-    ``packed`` and ``at_once`` are `Thrift`'s. ``memory_mb``: the most memory that activations, gradients and scratch may
-    take, ModelError says what they do take where that is more.
+    `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
+    how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
+    packed; ``packed`` and ``scratch_limit`` are `MemoryPolicy`'s. ``memory_mb``: the most memory that activations, gradients
+    and scratch may take, ModelError says what they do take where that is more.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TrainingStep:
         drop: Callable[[], None] | None = None,
         packed: tuple[int, int] = USUAL.packed,
         home: State | None = None,
-        at_once: float = USUAL.at_once,
+        scratch_limit: float = USUAL.scratch_limit,
         slots: int = 1,
     ) -> None:
         for name, array in state.items():
@@ -72,12 +72,12 @@ class TrainingStep:
         held = {name: Spec(a.shape, a.dtype) for name, a in state.items()}
         graph, placed = _updates_last(graph, self.updates)
         fetch = tuple(dict.fromkeys((*self.outputs, *self.updates.values())))
-        graph = rectify(graph, frozenset(fetch))
+        graph = fuse_relu_bn_grad(graph, frozenset(fetch))
         outside = sum(self.state[n].nbytes for n, v in self.updates.items() if v not in placed)  # and small outputs
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, target_of(home), most_packed=packed,
+            graph, {**self.feeds, **held}, Weights(drop), fetch, target_of(home), packed_limit=packed,
             threads=max(self.threads, slots),
-            at_once=at_once, enough=None if memory_mb is None else memory_mb * MIB - outside,
+            scratch_limit=scratch_limit, enough=None if memory_mb is None else memory_mb * MIB - outside,
         )  # fmt: skip
         self._check_places(placed)
         self.boundary = self._boundary(placed)
@@ -102,8 +102,8 @@ class TrainingStep:
         self._commit = 0.0
 
     def _on_device(self, home: State, fetch: tuple[str, ...]) -> DeviceProgram:
-        from nbconv.cuda.device import Uploads
-        from nbconv.cuda.program import DeviceProgram
+        from nbconv.runtime.cuda.device import Uploads
+        from nbconv.runtime.cuda.program import DeviceProgram
 
         plan = self.plan
         return DeviceProgram(
@@ -149,7 +149,7 @@ class TrainingStep:
             self.home.send()
         if budget_ms is None:
             self._progress = None
-            space.place({**arrays, **self.state}, self.results)
+            space.bind({**arrays, **self.state}, self.results)
             space.span(0, self.boundary, self.threads)
         elif not self._advance(arrays, budget_ms):
             return None
@@ -187,7 +187,7 @@ class TrainingStep:
         end = time.perf_counter() + budget_ms / 1000
         if self._progress is None:
             self._progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()}, self._rate)
-            self._space.place({**self._progress.arrays, **self.state}, self.results)
+            self._space.bind({**self._progress.arrays, **self.state}, self.results)
         waiting = self._progress.step == self.boundary
         late = end + SLACK * budget_ms / 1000
         if not self._progress.advance(self.boundary, end, late):

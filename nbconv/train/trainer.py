@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.edit.deploy import deployed, tail
+from nbconv.edit.parameters import Parameter, master, select, stored
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model, _threads
 from nbconv.train import building, losses
 from nbconv.train.building import LABELS, Built, Recipe
-from nbconv.train.deploy import deployed, tail
+from nbconv.train.memory.planned import planned
+from nbconv.train.memory.policy import MemoryPolicy
 from nbconv.train.optimizers import SGD, Optimizer
-from nbconv.train.parameters import Parameter, master, select, stored
-from nbconv.train.planned import planned
 from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
-from nbconv.train.thrift import Thrift
 
 LOSSES: dict[str, Callable[..., str]] = {
     "cross_entropy": losses.cross_entropy, "binary_cross_entropy": losses.binary_cross_entropy, "hinge": losses.hinge,
@@ -80,7 +80,7 @@ class Trainer:
         graph, self._back = self.authored, None
         self._state = {p.value: master(p, graph) for p in chosen}
         if repair:
-            from nbconv.train.repair import repaired
+            from nbconv.edit.repair import repaired
 
             graph, extra, self._back = repaired(graph, chosen)
             self._state.update({p.value: master(p, graph) for p in extra})
@@ -94,7 +94,7 @@ class Trainer:
         self._state.update(building.initial_state(self.recipe, self._state))
         self._home = None
         if model._device is not None:
-            from nbconv.cuda.device import State
+            from nbconv.runtime.cuda.device import State
 
             self._home = State(model._device, self._state)
         self.model.weights.drop()
@@ -186,11 +186,11 @@ class Trainer:
                 raise ValueError(f"{len(y)} targets for {samples} samples")
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
             recipe = self.recipe._replace(graph=graph)
-            built, step, thrift = planned(
+            built, step, policy = planned(
                 recipe, specs, Spec(y.shape, kind), self._state, self.memory_mb, self.micro_batch_norm,
                 threads=self.threads, drop=self.model.weights.drop, home=self._home,
             )  # fmt: skip
-            self._works[key] = _Work(step, built.loss, kind, built.classes, built, thrift)
+            self._works[key] = _Work(step, built.loss, kind, built.classes, built, policy)
             block = max((work.step.block for work in self._works.values()), key=len)
             for work in self._works.values():
                 work.step.share(block)
@@ -211,7 +211,7 @@ class Trainer:
         state = sum(a.nbytes for a in self._state.values()) / 2**20
         if found is None:
             return {"state_mb": state}
-        return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.thrift.parts}
+        return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.policy.parts}
 
     def forget(self) -> None:
         """The state was changed from outside: `current` must look again."""
@@ -219,7 +219,7 @@ class Trainer:
 
     # the model that has been learnt
 
-    def told(self) -> dict[str, Any]:
+    def training_metadata(self) -> dict[str, Any]:
         """What is written into a saved model's metadata."""
         return {
             "trained": [p.name for p in self.recipe.chosen if p.name in self.authored.constants], "steps": self.steps,
@@ -233,8 +233,8 @@ class Trainer:
                 self._home.fetch()
             state = self._state
             if self._back is not None:
-                return deployed(self.authored, self._authored, self._back(state), self.told())
-            return deployed(self.authored, self._authored, state, self.told())
+                return deployed(self.authored, self._authored, self._back(state), self.training_metadata())
+            return deployed(self.authored, self._authored, state, self.training_metadata())
 
     def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:
         """The model as it is now, to run; with ``feeds`` its part behind these values, of these Specs."""
@@ -278,8 +278,8 @@ class Trainer:
         return lr_find(self, train, **options)
 
     def save(self, path: Any, *, fold: bool = False) -> None:
-        """Writes the model as it is now, for inference: see `nbconv.train.export.save`."""
-        from nbconv.train.export import save
+        """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""
+        from nbconv.edit.export import save
 
         save(self.graph(), path, self.model, fold)
 
@@ -315,7 +315,7 @@ class _Work(NamedTuple):
     targets: np.dtype
     classes: int
     built: Built
-    thrift: Thrift
+    policy: MemoryPolicy
 
 
 def _loss(function: Callable[..., str], options: Mapping[str, Any], to: Any, logits: str, targets: str) -> str:

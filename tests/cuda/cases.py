@@ -11,8 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import nbconv.cuda
-from nbconv.files import replace
+import nbconv.runtime.cuda
+from nbconv.base.files import replace
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.store import cache_folder
 from nbconv.kernels.target import target
@@ -41,13 +41,13 @@ def calls() -> Iterator[tuple[str, Case | Net]]:
 @contextlib.contextmanager
 def standing_in(device: Any) -> Iterator[None]:
     """A device that stands for "cuda:0", with tensor cores."""
-    before = dict(nbconv.cuda._devices)
-    nbconv.cuda._devices |= {"cuda:0": device, "cuda:0:tf32": TensorCores(device)}
+    before = dict(nbconv.runtime.cuda._devices)
+    nbconv.runtime.cuda._devices |= {"cuda:0": device, "cuda:0:tf32": TensorCores(device)}
     try:
         yield
     finally:
-        nbconv.cuda._devices.clear()
-        nbconv.cuda._devices.update(before)
+        nbconv.runtime.cuda._devices.clear()
+        nbconv.runtime.cuda._devices.update(before)
 
 
 @functools.cache

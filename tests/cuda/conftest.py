@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nbconv.cuda import find
-from nbconv.cuda.driver import Driver
 from nbconv.errors import DeviceError
+from nbconv.runtime.cuda import find
+from nbconv.runtime.cuda.driver import Driver
 from tests.cuda.cases import standing_in
 from tests.cuda.devices import GPU, Counted
 from tests.cuda.fake_driver import FakeDriver

@@ -18,7 +18,7 @@ GPU = os.environ.get("NBCONV_TEST_DEVICE", "")
 
 
 class InterpreterDevice:
-    """`nbconv.cuda.device.Device` on the PTX interpreter: everything is done at once, one call at a time."""
+    """`nbconv.runtime.cuda.device.Device` on the PTX interpreter: everything is done at once, one call at a time."""
 
     def __init__(self, **options: Any) -> None:
         self.name, self.model, self.target = "cuda:0", "PTX interpreter", target("cuda")

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from nbconv.random import bits, stream_key
+from nbconv.base.random import bits, stream_key
 from tests.cuda import test_tiles, test_winograd
 from tests.cuda.recordings import Recording
 from tests.cuda.test_tiles import products, rand, run

@@ -1,4 +1,4 @@
-"""libcuda as Python functions behind C pointers: what `nbconv.cuda.driver` calls arrives as a C library would get it."""
+"""libcuda as Python functions behind C pointers: what `nbconv.runtime.cuda.driver` calls arrives as in a C library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.cuda.driver import GRAPHS, SIGNATURES
+from nbconv.runtime.cuda.driver import GRAPHS, SIGNATURES
 from tests.cuda.interpreter import Interpreter, Module
 
 MEMORY = 1 << 26

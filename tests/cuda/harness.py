@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nbconv.lowering import packing, winograd
 from nbconv.model import Model
-from nbconv.ops import packing, winograd
 from tests.check import Case, answer
 from tests.cuda.larger import Net
 from tests.kernels.harness import check_kernels, one_node, reference

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from nbconv.files import replace
+from nbconv.base.files import replace
 from nbconv.kernels.store import cache_folder
 
 DOUBLE = {"DADD", "DFMA", "DMUL", "DSETP", "DMNMX"}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import nbconv
-import nbconv.cuda
+import nbconv.runtime.cuda
 from nbconv import models
 from nbconv.kernels.ptx import Launch, PtxLibrary
 from tests.cuda.devices import InterpreterDevice
@@ -64,7 +64,7 @@ class SimulatorDevice(InterpreterDevice):
 
 
 def main() -> None:
-    nbconv.cuda._devices["cuda:0"] = SimulatorDevice()
+    nbconv.runtime.cuda._devices["cuda:0"] = SimulatorDevice()
     if sys.argv[1:] == ["efficientnet"]:  # 32 is the least that its windows allow
         compared("EfficientNet-Lite0", at_side(nbconv.load(models.path("efficientnet_lite0")).graph, 32), 32, 1e-4)
         return

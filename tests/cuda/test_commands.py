@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import nbconv
-import nbconv.cuda
+import nbconv.runtime.cuda
 from nbconv.cli import COMMANDS, main
-from nbconv.cuda import driver
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.target import target
 from nbconv.model import Model
-from nbconv.profiling import cost, timed
+from nbconv.runtime.cuda import driver
+from nbconv.tools.profiler import cost, timed
 from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.test_executor import on_numpy
 from tests.cuda.whole import lenet5
@@ -62,7 +62,7 @@ def test_without_the_device_there_is_one_line(files, capsys, monkeypatch, comman
     def missing(name):
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(nbconv.cuda, "_devices", {})
+    monkeypatch.setattr(nbconv.runtime.cuda, "_devices", {})
     monkeypatch.setattr(driver.ctypes, "CDLL", missing)
     monkeypatch.setattr(driver.ctypes, "WinDLL", missing, raising=False)
     code = main([*(word.format(**files) for word in WORDS[command]), "--device", name])

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import nbconv
-import nbconv.cuda
-from nbconv.cuda import driver
-from nbconv.cuda.driver import Driver
+import nbconv.runtime.cuda
 from nbconv.errors import DeviceError
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.ptx import Launch
 from nbconv.model import Model
-from nbconv.profiling import profile
+from nbconv.runtime.cuda import driver
+from nbconv.runtime.cuda.driver import Driver
+from nbconv.tools.profiler import profile
 from tests.cuda.fake_driver import FakeDriver
 from tests.cuda.kernels import COMPILER
 from tests.train.models import F32, node
@@ -36,7 +36,7 @@ def doubled() -> Graph:
 def library(monkeypatch):
     fake = FakeDriver(gpus=2)
     monkeypatch.setattr(driver, "open_library", lambda name: fake)
-    monkeypatch.setattr(nbconv.cuda, "_devices", {})
+    monkeypatch.setattr(nbconv.runtime.cuda, "_devices", {})
     return fake
 
 
@@ -44,7 +44,7 @@ def test_without_a_driver_there_is_one_clear_error(monkeypatch):
     def missing(name):
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(nbconv.cuda, "_devices", {})
+    monkeypatch.setattr(nbconv.runtime.cuda, "_devices", {})
     monkeypatch.setattr(driver.ctypes, "CDLL", missing)
     monkeypatch.setattr(driver.ctypes, "WinDLL", missing, raising=False)
     with pytest.raises(DeviceError, match=r"'cuda:0' is not available: there is no NVIDIA driver .*libcuda.*device='cpu'"):
@@ -228,7 +228,7 @@ def test_importing_nbconv_costs_nothing():
     """Neither CUDA packages nor this package's own part for them are imported by a model that runs on the CPU."""
     code = (
         "import sys, nbconv, nbconv.model, nbconv.train.trainer;"
-        "names = 'numba', 'nbconv.cuda', 'nbconv.kernels.cuda', 'nbconv.kernels.ptx';"
+        "names = 'numba', 'nbconv.runtime.cuda', 'nbconv.kernels.cuda', 'nbconv.kernels.ptx';"
         "print([n for n in sys.modules if n.startswith(names)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -298,9 +298,9 @@ def test_doctor_lists_what_the_cpu_does(device, tmp_path, capsys):
 
 def test_sizes_that_kernels_do_not_count_to_are_refused(device):
     """Before anything is launched: indices of 32 bits would come back around."""
-    from nbconv.cuda.device import Uploads
-    from nbconv.cuda.program import DeviceProgram
     from nbconv.errors import ModelError
+    from nbconv.runtime.cuda.device import Uploads
+    from nbconv.runtime.cuda.program import DeviceProgram
 
     graph = Graph([node("Relu", "x", "y", "relu")], {"x": Spec((40,), np.dtype(np.float32))}, {"y": None}, {})
     plan = Model(graph, device="cuda").plan({"x": (40,)})

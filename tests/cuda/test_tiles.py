@@ -13,7 +13,7 @@ import pytest
 
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.target import TARGETS, Target, target
-from nbconv.ops.packing import Cut, ceil, cut, pack, pad_bias, padded
+from nbconv.lowering.packing import Cut, ceil, cut, pack, pad_bias, padded
 from tests.cuda import numeric
 from tests.cuda.kernels import COMPILER
 from tests.cuda.recordings import Recording
@@ -297,8 +297,8 @@ def test_parts_are_added_in_their_order():
     assert np.array_equal(found[0], in_order) and np.array_equal(found[1], in_order)
 
 
-def cut_on(goal: Target, *shape: int, at_once: float = np.inf, **more: int) -> Cut:
-    return cut(SimpleNamespace(target=goal, columns=goal.lanes * goal.vectors, at_once=at_once), *shape, **more)  # pyright: ignore
+def cut_on(goal: Target, *shape: int, scratch_limit: float = np.inf, **more: int) -> Cut:
+    return cut(SimpleNamespace(target=goal, columns=goal.lanes * goal.vectors, scratch_limit=scratch_limit), *shape, **more)  # pyright: ignore
 
 
 @pytest.mark.parametrize(
@@ -323,15 +323,15 @@ def test_sums_of_parts_are_no_larger_than_a_limit():
     """As they are in training with ``memory_mb``."""
     most = 4 * 49 * 512 * 6
     assert cut_on(CUDA, 49, 512, 512, 9).parts > 6
-    assert 1 < cut_on(CUDA, 49, 512, 512, 9, at_once=most).parts <= 6
-    assert cut_on(CUDA, 49, 512, 512, 9, at_once=1).parts == 1
+    assert 1 < cut_on(CUDA, 49, 512, 512, 9, scratch_limit=most).parts <= 6
+    assert cut_on(CUDA, 49, 512, 512, 9, scratch_limit=1).parts == 1
 
 
 @pytest.mark.parametrize("cg,og,kh,kw,groups", [(40, 128, 3, 3, 1), (5, 70, 2, 3, 2), (300, 96, 1, 1, 1), (4, 20, 1, 1, 3)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_panels(cg, og, kh, kw, groups, turned):
     """As ONNX has the weights of Conv (output channels outermost), and those of ConvTranspose."""
-    from nbconv.ops.repack import PIECE
+    from nbconv.lowering.repack import PIECE
 
     taps = kh * kw
     if turned:

@@ -12,10 +12,10 @@ import pytest
 
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.target import GPUS, target
-from nbconv.lowering import Lowering
+from nbconv.lowering import winograd
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.packing import ceil, pad_bias
 from nbconv.model import Model
-from nbconv.ops import winograd
-from nbconv.ops.packing import ceil, pad_bias
 from tests.cuda.kernels import COMPILER
 from tests.cuda.test_tiles import COLUMNS, LANES, close, finish, rand, run
 from tests.kernels.harness import reference
@@ -105,7 +105,7 @@ def test_transforms_use_what_they_load(size, channels):
 )
 def test_filters(size, ci, co, turned, blocks):
     """As ONNX has the weights of Conv, and those of ConvTranspose, which are read backwards."""
-    from nbconv.ops.repack import FILTERS
+    from nbconv.lowering.repack import FILTERS
 
     w = rand(ci, co, 3, 3) if turned else rand(co, ci, 3, 3)
     wanted = winograd.weights(w.swapaxes(0, 1)[..., ::-1, ::-1] if turned else w, size, LANES, COLUMNS)
@@ -149,7 +149,7 @@ def test_weights_that_vary_may_be_transformed_in_pieces(device, monkeypatch, op)
 
 def tiles(ci: int, co: int, n: int, side: int, goal: str = "cuda", **limits: float) -> int:
     """The side of the tiles that a plan takes for a convolution."""
-    given = {"most_packed": inf, "at_once": inf, "choices": {}, **limits}
+    given = {"packed_limit": inf, "scratch_limit": inf, "choices": {}, **limits}
     to: Any = SimpleNamespace(target=target(goal), columns=COLUMNS, **given)
     return winograd.choose(to, n, side, side, ci, co)
 
@@ -165,11 +165,11 @@ def test_where_it_pays():
 
 def test_what_memory_forbids():
     filters = 4 * 36 * 64 * 64
-    assert tiles(64, 64, 32, 56, most_packed=filters) == 4
-    assert tiles(64, 64, 32, 56, most_packed=filters - 1) in (0, 2)
+    assert tiles(64, 64, 32, 56, packed_limit=filters) == 4
+    assert tiles(64, 64, 32, 56, packed_limit=filters - 1) in (0, 2)
     moved = 4 * 36 * 32 * 14 * 14 * 128
-    assert tiles(64, 64, 32, 56, at_once=moved) == 4
-    assert tiles(64, 64, 32, 56, at_once=moved - 1) == 0
+    assert tiles(64, 64, 32, 56, scratch_limit=moved) == 4
+    assert tiles(64, 64, 32, 56, scratch_limit=moved - 1) == 0
 
 
 def test_a_plan_has_three_steps():

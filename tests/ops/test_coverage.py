@@ -8,9 +8,9 @@ import pkgutil
 import numpy as np
 
 import tests.ops
-from nbconv.backprop import differentiable
 from nbconv.graph import Spec, spec_of
 from nbconv.ops import REGISTRY, Op
+from nbconv.passes.autodiff import differentiable
 from tests.check import Case
 from tests.gradients import PENDING, arguments
 
@@ -34,8 +34,8 @@ def test_every_op_has_a_case() -> None:
 
 
 def test_every_differentiable_op_has_a_gradient() -> None:
-    """Which ops are excepted says `nbconv.backprop.differentiable`. Not only must there be a method: some case must have
-    put it to the proof."""
+    """Which ops are excepted says `nbconv.passes.autodiff.differentiable`. Not only must there be a method: some case
+    must have put it to the proof."""
     needs: set[str] = set()
     proven: set[str] = set()
     for row in cases():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nbconv.edit.folded import folded_norms
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops import lookup
-from nbconv.train.folded import folded_norms
 from tests.models import asset
 
 

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from nbconv.train import augment, initializers, metrics, schedules
+from nbconv.edit import initializers
+from nbconv.train import augment, metrics, schedules
 
 
 def test_metrics() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbconv.backprop import backprop
-from nbconv.builder import Builder
 from nbconv.graph import Graph, Spec
+from nbconv.graph.builder import Builder
 from nbconv.model import Model
+from nbconv.passes.autodiff import backprop
 from nbconv.train import losses
 
 rng = np.random.default_rng(21)

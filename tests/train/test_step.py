@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbconv.backprop import backprop
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
+from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import fold
 from nbconv.train.step import TrainingStep
-from nbconv.weights import Weights
 
 F32 = np.dtype(np.float32)
 RNG = np.random.default_rng(5)

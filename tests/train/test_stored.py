@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import nbconv
-from nbconv import files, models
+from nbconv import models
+from nbconv.base import files
 from nbconv.graph import Graph, Spec
 from tests.train.models import F32, batch, convolutional, mlp, model, node
 

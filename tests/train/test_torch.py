@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbconv.backprop import backprop
 from nbconv.converters.onnx import read
+from nbconv.edit.parameters import parameters
 from nbconv.graph import Graph, Node, Spec
+from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
+from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
-from nbconv.train.parameters import parameters
 from nbconv.train.step import TrainingStep
-from nbconv.weights import Weights
 
 torch = pytest.importorskip("torch")
 

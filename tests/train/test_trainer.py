@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import nbconv
-from nbconv.train.deploy import frontier
-from nbconv.train.parameters import select
+from nbconv.edit.deploy import frontier
+from nbconv.edit.parameters import select
 from tests.train.models import batch, convolutional, mlp, model
 
 

@@ -1,0 +1,1 @@
+"""Other engines' interfaces: onnxruntime's Python names, onnx's Backend."""

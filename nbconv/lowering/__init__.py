@@ -1,0 +1,1 @@
+"""From a node to steps: kernels, their arguments, packed constants."""

@@ -1,0 +1,391 @@
+"""What an op's `lower` works with: its Specs, where its values lie, and the steps it emits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nbconv.graph import Node, Spec
+from nbconv.lowering.weights import Weights
+
+if TYPE_CHECKING:
+    from nbconv.graph.op import Epilogue, Op
+    from nbconv.kernels.target import Target
+
+WORK = 1 << 16
+"""Work (about one floating-point operation, or a quarter byte moved, each) that is worth claiming at a time."""
+
+
+class Ref(NamedTuple):
+    """An address in a plan: a value's or a constant's memory, ``offset`` bytes in."""
+
+    name: str
+    offset: int = 0
+
+    def at(self, elements: int) -> Ref:
+        """The address of the float32 that lies this many further."""
+        return Ref(self.name, self.offset + 4 * elements)
+
+
+class Operand(NamedTuple):
+    """An input broadcast to the output's shape: one element stride for each logical axis of it."""
+
+    ref: Ref
+    strides: tuple[int, ...]
+
+
+class View(NamedTuple):
+    """A strided view: a value within a wider one, ``pitch`` floats from one pixel to the next."""
+
+    ref: Ref
+    pitch: int
+
+
+class Affine(NamedTuple):
+    """A factor and a term a channel (float32), and the names of the constants they were made of."""
+
+    key: str
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+class Step(NamedTuple):
+    """One kernel call of a plan, or (``kernel`` "") one op that NumPy runs."""
+
+    node: Node
+    kernel: str
+    units: int
+    chunk: int
+    arguments: dict[str, int | float | Ref | None]
+
+
+class Lowering:
+    """One node on its way to steps. Values of rank ≥ 3 may lie channels last; `out_shape` and `strides` say how."""
+
+    def __init__(
+        self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
+        constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
+        views: dict[str, View],
+    ) -> None:  # fmt: skip
+        from nbconv.graph.op import Epilogue
+
+        self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
+        self.target, self.threads, self.slots, self.views = target, threads, 0, views
+        self.epilogue: Epilogue = Epilogue()
+        self.affine: Affine | None = None
+        self.residual: Ref | None = None
+        self.ldres = 0
+        self.choices: Mapping[str, int] = {}
+        """algorithms found to be fastest here (see `nbconv.runtime.tuner`); what it lacks the cost models decide"""
+        self.packed_limit = inf
+        """bytes that transformed weights may take"""
+        self.scratch_limit = inf
+        """bytes of packed weights, or of sums of a gradient, that are wanted at a time: more are made one after another"""
+        self.steps: list[Step] = []
+        self.aliases: dict[str, str] = {}
+        self.scratches: dict[str, int] = {}
+        self._named = [name for name in node.outputs if name]
+        self._last, self._constants, self._weights = last, constants, weights
+
+    @property
+    def columns(self) -> int:
+        """Columns of a full panel of packed weights."""
+        return self.target.lanes * self.target.vectors
+
+    def last(self, name: str) -> bool:
+        """Whether a value lies channels last."""
+        return self._last.get(name, False)
+
+    def out_shape(self, i: int = 0) -> tuple[int, ...]:
+        """Output i's dimensions in the order in which they lie."""
+        return physical(self.outputs[i].shape, self.last(self._named[i]))
+
+    def strides(self, i: int) -> tuple[int, ...]:
+        """Element strides of input i, one for each dimension of its logical shape."""
+        name = self.node.inputs[i]
+        return strides(self.inputs[i].shape, self.last(name), self._pitch(name))
+
+    def out_strides(self, i: int = 0) -> tuple[int, ...]:
+        """Element strides of output i, one for each dimension of its logical shape."""
+        name = self._named[i]
+        return strides(self.outputs[i].shape, self.last(name), self._pitch(name))
+
+    def has(self, i: int) -> bool:
+        """Whether input i was given."""
+        return i < len(self.node.inputs) and bool(self.node.inputs[i])
+
+    def value(self, i: int) -> np.ndarray:
+        """The array of input i, a constant, in its logical shape."""
+        return self._constants[self.node.inputs[i]]
+
+    def input(self, i: int) -> Ref:
+        """Where input i lies."""
+        return self._view(self.node.inputs[i]).ref
+
+    def ld(self, i: int) -> int:
+        """Floats from one pixel of input i, which lies channels last, to the next."""
+        return self._pitch(self.node.inputs[i]) or self.inputs[i].shape[1]
+
+    def _view(self, name: str) -> View:
+        return self.views.get(name) or View(Ref(name), 0)
+
+    def _pitch(self, name: str) -> int:
+        return self._view(name).pitch
+
+    def is_view(self, name: str, ref: Ref, pitch: int) -> bool:
+        """Whether a value lies there already: nothing is to be copied."""
+        return self.views.get(name) == View(ref, pitch)
+
+    def output(self, i: int = 0) -> Ref:
+        """Where output i lies, counting only those that the node names."""
+        return self._view(self._named[i]).ref
+
+    @property
+    def pitch(self) -> int:
+        """Floats from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
+        return self._pitch(self._named[0])
+
+    def constant(self, key: str, make: Callable[[], np.ndarray]) -> Ref:
+        """A constant that this op derives; ``key`` must say all that it depends on (names of constants, geometry)."""
+        self._constants[key] = self._weights.get(key, make)
+        return Ref(key)
+
+    def drop(self) -> None:
+        """Let go of the model file's pages that were read so far: they are read again where they are needed."""
+        self._weights.drop()
+
+    def table(self, name: str, values: np.ndarray) -> Ref:
+        """A constant that input shapes decide: it belongs to this plan alone."""
+        key = f"{self._named[0]}#{name}"
+        self._constants[key] = values
+        return Ref(key)
+
+    def scratch(self, nbytes: int) -> Ref:
+        """Memory for this node's steps alone."""
+        name = f"{self.node.outputs[0]}#scratch{len(self.scratches)}"
+        self.scratches[name] = nbytes
+        return Ref(name)
+
+    def scratch_per_thread(self, nbytes: int) -> Ref:
+        """Memory for each thread that works on this node, ``nbytes`` apart: a kernel finds its own by ``slot``."""
+        self.slots = self.threads
+        return self.scratch(nbytes * self.threads)
+
+    def alias(self, output: int = 0, input: int = 0) -> None:
+        """The output is the input's memory under another shape: no step, unless one of them lies in the middle of a third
+        value."""
+        name, source = self.node.outputs[output], self.node.inputs[input]
+        if name in self.views or source in self.views:
+            self.copy(self.input(input), self._view(name).ref, (self.inputs[input].size,), (1,), (1,))
+        else:
+            self.aliases[name] = source
+
+    def unary(
+        self, kernel: str, *, x: Ref | None = None, y: Ref | None = None, n: int | None = None, **parameters: float
+    ) -> None:
+        """One elementwise step from input 0 to the output, or between the arrays given, of n elements."""
+        n, chunk = self.outputs[0].size if n is None else n, self.target.chunk
+        x, y = x or self.input(0), y or self.output()
+        self.step(kernel, -(-n // chunk), work=8 * n, x=x, y=y, n=n, chunk=chunk, **parameters)
+
+    def gpu_split(self, units: int, times: int) -> int:
+        """The units of a step whose CUDA kernel cuts each of the processors' into this many."""
+        return units * times if self.target.gpu else units
+
+    def pieces(self, n: int, nbytes: int) -> list[tuple[int, int]]:
+        """[first, last) of n columns of so many bytes, in whole panels, each of `scratch_limit` or little more."""
+        step, most = n, self.scratch_limit
+        if most < inf:
+            step = int(max(1, most // max(nbytes * self.columns, 1))) * self.columns
+        return [(i, min(n, i + step)) for i in range(0, n, step)]
+
+    def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
+        """One step of a kernel over the middle axis of (outer, n, inner), as those of `kernels/cpu/reduce.py`; from input 0
+        to the output where ``more`` names no ``x`` and ``y``."""
+        units = outer if inner == 1 else outer * -(-inner // self.target.lanes)
+        arguments = {"x": self.input(0), "y": self.output(), "n": n, "inner": inner, **more}
+        self.step(kernel, units, work=8 * outer * n * inner, **arguments)
+
+    def turns(self, outer: int, n: int, inner: int) -> list[tuple[int, int, int]]:
+        """A reduction over the middle axis of (outer, n, inner) as several, one after another, where few units would each do
+        a long one."""
+        lanes, found = self.target.lanes, []
+        units, most = (outer, self.target.run * lanes) if inner == 1 else (outer * -(-inner // lanes), self.target.run)
+        while units < self.target.units and n > 2 * most:
+            part = next((k for k in range(int(most), int(most) // 4, -1) if n % k == 0), n)
+            n //= part
+            found.append((outer * n, part, inner))
+        return [*found, (outer, n, inner)] if n > 1 or not found else found
+
+    def copy(self, x: Ref, y: Ref, shape: tuple[int, ...], xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
+        """Copy float32 elements of this shape between two strided arrays (strides in elements)."""
+        axes = merge(sorted(zip(shape, xs, ys, strict=True), key=lambda t: (-t[2], -abs(t[1]))))
+        line = [axes.pop()]
+        if axes and (line[0][1:] != (1, 1) or line[0][0] < 4096):
+            line.insert(0, axes.pop())
+        if len(axes) > 3:
+            d, a, b = axes[0]
+            rest = [*axes[1:], *line]
+            for i in range(d):
+                self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
+            return
+        if not axes:
+            axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
+        five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
+        n0, n1, n2, n3, n4 = (t[0] for t in five)
+        self.step(
+            "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4,
+            x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
+            **{f"x{i}": t[1] for i, t in enumerate(five)}, **{f"y{i}": t[2] for i, t in enumerate(five)},
+        )  # fmt: skip
+
+    def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
+        """n float32 elements of one value."""
+        chunk = 4 * self.target.chunk
+        self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value)
+
+    def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
+        """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
+        shape, last = self.outputs[0].shape, self.last(self.node.outputs[0])
+        order = physical(tuple(range(len(shape))), last)
+        axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
+        limits = self.epilogue.clamp() if clamp else {"low": -inf, "high": inf}
+        axes = merge(axes)
+        if not {*axes[-1][1:]} <= {0, 1}:  # one channel in the middle of others
+            axes.append((1, 1, 1))
+        self._broadcast(kernel, a.ref, b.ref, y, axes, limits)
+
+    def _broadcast(self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], limits: dict) -> None:
+        n, ai, bi = axes.pop()
+        total = n
+        for d, _, _ in axes:
+            total *= d
+        if len(axes) > 3:
+            d, sa, sb = axes.pop(0)
+            for i in range(d):
+                self._broadcast(kernel, a.at(i * sa), b.at(i * sb), y.at(i * total // d), [*axes, (n, ai, bi)], limits)
+            return
+        chunk = self.target.chunk
+        if not axes and n > chunk:
+            axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
+        if len(axes) < 3 and n > self.target.line:
+            more, (n, ai, bi) = _split((n, ai, bi), chunk, self.target.lanes)
+            axes += more
+        (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
+        self.step(
+            kernel, d0 * d1 * d2, work=16 * total, a=a, b=b, y=y, d1=d1, d2=d2, n=n, total=total,
+            a0=a0, a1=a1, a2=a2, ai=ai, b0=b0, b1=b1, b2=b2, bi=bi, **limits,
+        )  # fmt: skip
+
+    def rows(self, kernel: str, **operands: Operand) -> None:
+        """One step of a kernel of `kernels/cpu/logic.py` from broadcast operands (by its arguments' names) to the output,
+        which lies as ONNX has it."""
+        shape, y = self.outputs[0].shape, self.output()
+        sizes = {name: self.inputs[i].dtype.itemsize for i, name in enumerate(operands)}
+        axes: list[tuple[int, ...]] = []
+        for d, *steps in zip(shape, *(o.strides for o in operands.values()), strict=True):
+            if d == 1:
+                continue
+            if axes and all(a == d * s for a, s in zip(axes[-1][1:], steps, strict=True)):
+                axes[-1] = (axes[-1][0] * d, *steps)
+            else:
+                axes.append((d, *steps))
+        axes = axes or [(1, *[0] * len(operands))]
+        if len(axes) == 1 and axes[0][0] > self.target.chunk:
+            (d, *steps), n = axes[0], self.target.chunk
+            axes = [(-(-d // n), *(n * s for s in steps)), (n, *steps)]
+        n, *inner = axes.pop()
+        if len(axes) < 3 and n > self.target.line and n % self.target.lanes == 0:
+            axes.append((n // self.target.lanes, *(self.target.lanes * s for s in inner)))
+            n = self.target.lanes
+        total = self.outputs[0].size
+        self._rows(kernel, {k: o.ref for k, o in operands.items()}, y, sizes, axes, n, inner, total)
+
+    def _rows(
+        self, kernel: str, refs: dict[str, Ref], y: Ref, sizes: dict[str, int], axes: list, n: int, inner: list, total: int
+    ) -> None:
+        if len(axes) > 3:
+            (d, *steps), rest = axes[0], axes[1:]
+            for i in range(d):
+                moved = {k: Ref(r.name, r.offset + i * s * sizes[k]) for (k, r), s in zip(refs.items(), steps, strict=True)}
+                at = Ref(y.name, y.offset + i * (total // d) * self.outputs[0].dtype.itemsize)
+                self._rows(kernel, moved, at, sizes, rest, n, inner, total // d)
+            return
+        three = [(1, *[0] * len(refs))] * (3 - len(axes)) + axes
+        apart: dict[str, int] = {}
+        for j, k in enumerate(refs):
+            apart |= {f"{k}{i}": three[i][1 + j] for i in range(3)} | {f"{k}i": inner[j]}
+        (d0, *_), (d1, *_), (d2, *_) = three
+        self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, d1=d1, d2=d2, n=n, total=total, **apart)
+
+    def operand(self, i: int) -> Operand:
+        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost found
+        axis is not contiguous is turned first."""
+        shape, spec = self.outputs[0].shape, self.inputs[i]
+        ref, steps = self.input(i), self.strides(i)
+        missing = len(shape) - spec.rank
+        full, steps = (1,) * missing + spec.shape, (0,) * missing + steps
+        last = self.last(self.node.outputs[0])
+        if last and spec.constant and full[1] > 1 and sum(d > 1 for d in full) > 1:
+            name = self.node.inputs[i]
+            ref = self.constant(f"{name}#last{len(full)}", lambda: np.moveaxis(self.value(i).reshape(full), 1, -1).copy())
+            steps = strides(full, True)
+        return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
+
+    def step(self, kernel: str, units: int, *, work: int, **arguments: int | float | Ref | None) -> None:
+        """Emit ``family.kernel`` over this many units. ``work`` is the step's in all: flops, or four a byte moved."""
+        if units <= 0:
+            return
+        chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
+        self.steps.append(Step(self.node, kernel, units, chunk, arguments))
+
+
+def tiles(n3: int, n4: int) -> int:
+    """How many tiles `copy` of kernels/cuda/move.py cuts a plane of n3 × n4 elements into."""
+    tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)
+    return -(-n3 // tall) * -(-n4 // wide)
+
+
+def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
+    """(n, c, *size) → (n, *size, c) when ``last``."""
+    return (shape[0], *shape[2:], shape[1]) if last else tuple(shape)
+
+
+def strides(shape: tuple[int, ...], last: bool, pitch: int = 0) -> tuple[int, ...]:
+    """Element strides for each logical dimension; ``pitch``: from pixel to pixel, where that is not the channels."""
+    found, step = [], 1
+    for d in reversed(physical(shape, last)):
+        found.append(step)
+        step *= d if found[1:] or not pitch else pitch
+    found.reverse()
+    return (found[0], found[-1], *found[1:-1]) if last else tuple(found)
+
+
+def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """(length, stride in one array, stride in the other) of nested axes, outermost first, with unit axes dropped and
+    neighbours that lie alike in both made one; at least one axis."""
+    merged: list[tuple[int, int, int]] = []
+    for d, a, b in axes:
+        if d == 1:
+            continue
+        if merged and merged[-1][1] == a * d and merged[-1][2] == b * d:
+            merged[-1] = (merged[-1][0] * d, a, b)
+        else:
+            merged.append((d, a, b))
+    return merged or [(1, 1, 1)]
+
+
+def _split(axis: tuple[int, int, int], most: int, lanes: int) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
+    """An axis as (outer axes, inner axis) with about ``most`` elements inside, whole vectors of ``lanes`` if it can be,
+    where its length has such a divisor."""
+    d, a, b = axis
+    most = max(1, min(most, d))
+    inner = next(k for k in range(most, 0, -1) if d % k == 0)
+    if d % lanes == 0:
+        inner = lanes * next(k for k in range(max(1, most // lanes), 0, -1) if d // lanes % k == 0)
+    if inner * 16 < most:
+        return [], axis
+    return [(d // inner, a * inner, b * inner)], (inner, a, b)

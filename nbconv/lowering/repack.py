@@ -1,0 +1,87 @@
+"""Weights that are computed while running, packed by steps of the node that reads them (`kernels/cpu/packing.py`)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.packing import ceil, padded
+
+PIECE = 32
+"""Rows of a panel that a unit packs on CUDA (`kernels/cuda/packing.py`)."""
+FILTERS = 8
+"""Rows of a panel that a unit transforms for Winograd on CUDA."""
+
+
+class WeightStrides(NamedTuple):
+    """How a convolution's weights lie: element (group, y, x, i, o) at base + group·g + ky·y + kx·x + ci·i + co·o, for
+    kh × kw taps of cg input channels."""
+
+    base: int
+    group: int
+    ky: int
+    kx: int
+    ci: int
+    co: int
+    kh: int
+    kw: int
+    cg: int
+
+
+def varies(to: Lowering, i: int) -> bool:
+    """Whether input i is given, and no constant."""
+    return to.has(i) and not to.inputs[i].constant
+
+
+def channels_last(to: Lowering, i: int) -> Ref:
+    """Input i as it lies channels last; a constant, which lies as ONNX has it, is turned."""
+    if not to.inputs[i].constant or to.inputs[i].rank < 3:
+        return to.input(i)
+    return to.constant(f"{to.node.inputs[i]}#last", lambda: np.ascontiguousarray(np.moveaxis(to.value(i), 1, -1)))
+
+
+def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: float = 1.0) -> Ref:
+    """Panels of n columns a group, as `packing.pack` makes them of constants."""
+    taps, full = ws.kh * ws.kw, padded(n, to.target.lanes, to.columns)
+    size = groups * taps * ws.cg
+    y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
+    to.step(
+        "packing.panels", to.gpu_split(units, ceil(taps * ws.cg, PIECE)), work=16 * size * n, w=w.at(ws.base), y=y,
+        kh=ws.kh, kw=ws.kw, cg=ws.cg, n=n, group=ws.group, ky=ws.ky, kx=ws.kx, ci=ws.ci, co=ws.co,
+        padded=full, scale=scale,
+    )  # fmt: skip
+    return y
+
+
+def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: int, turned: bool) -> Ref:
+    """Transformed and packed 3×3 filters, as `winograd.weights` makes them of constants; filter (i, o) begins at
+    i·cis + o·cos, and is read from its end where ``turned``."""
+    full, points = padded(co, to.target.lanes, to.columns), (size + 2) ** 2
+    y = to.scratch(4 * points * ci * full)
+    to.step(
+        f"packing.winograd_{size}", to.gpu_split(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
+        w=w, y=y, ci=ci, co=co, cis=cis, cos=cos, turned=int(turned), padded=full,
+    )  # fmt: skip
+    return y
+
+
+def rows(to: Lowering, x: Ref, count: int, n: int, row: int, column: int, full: int, scale: float = 1.0) -> Ref:
+    """``count`` rows of n elements, element (i, j) from i·row + j·column, each filled up to ``full`` with zeros."""
+    y = to.scratch(4 * count * full)
+    to.step("packing.rows", count, work=16 * count * full, x=x, y=y, n=n, row=row, column=column, padded=full, scale=scale)
+    return y
+
+
+def bias(to: Lowering, x: Ref, groups: int, n: int, repeats: int = 1, scale: float = 1.0) -> Ref:
+    """groups · n elements, in rows filled up as panels are; with one group they may be repeated side by side."""
+    if repeats == 1:
+        return rows(to, x, groups, n, n, 1, padded(n, to.target.lanes, to.columns), scale)
+    whole = padded(repeats * n, to.target.lanes, to.columns)
+    y = to.scratch(4 * whole)
+    to.copy(x, y, (repeats, n), (0, 1), (n, 1))
+    rest = whole - repeats * n
+    if rest:
+        to.fill(y.at(repeats * n), rest)
+    return y

@@ -1,0 +1,1 @@
+"""From a graph to a program: steps in order, memory, tables."""

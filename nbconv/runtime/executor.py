@@ -1,0 +1,363 @@
+"""Running a plan: a workspace of memory and tables, and the threads that share its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.kernels.compile import libraries
+from nbconv.plan.memory import ALIGN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nbconv.plan.host import Binding
+    from nbconv.plan.program import Program
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+CANCEL, LIMIT = 3 * 8, 8 * 8
+"""Words of a job, see `kernels/cpu/loop.py`."""
+PATIENCE = 4000
+"""Turns that an idle worker spins before it sleeps: some 0.1 ms."""
+
+
+def available_threads() -> int:
+    """Processors that affinity and the cgroup's quota give this process; at least 1."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, count if quota is None else min(count, int(quota + 0.5)))
+
+
+def _cgroup_quota() -> float | None:
+    """Processors that the cgroup (version 2 or 1) allows, None for no limit."""
+    for quota, period in (
+        ("/sys/fs/cgroup/cpu.max", None),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
+        try:
+            with open(quota) as f:
+                words = f.read().split()
+            if period is not None:
+                with open(period) as f:
+                    words += f.read().split()
+            if words[0] not in ("max", "-1"):
+                return int(words[0]) / int(words[1])
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            continue
+    return None
+
+
+def aligned(nbytes: int) -> np.ndarray:
+    """Uninitialised bytes whose address is a multiple of 64."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    skip = -raw.ctypes.data % ALIGN
+    return raw[skip : skip + nbytes]
+
+
+class Arenas:
+    """Blocks of memory that a model's runs lend and give back: as many as runs go on at once, each as large as the largest
+    run that needed it. Runs of other shapes share them, so varying shapes do not make memory grow. ``make`` gives a new
+    block of so many bytes, on a device maybe."""
+
+    def __init__(self, make: Callable[[int], Any] = aligned) -> None:
+        self._free: list[Any] = []
+        self._make = make
+        self._lock = threading.Lock()
+
+    def lease(self, nbytes: int) -> Any:
+        """A free block of at least this many bytes, or a new one (a free one that is too small then goes)."""
+        with self._lock:
+            self._free.sort(key=len)
+            for i, block in enumerate(self._free):
+                if len(block) >= nbytes:
+                    return self._free.pop(i)
+            if self._free:
+                self._free.pop()
+        return self._make(nbytes)
+
+    def give_back(self, block: Any) -> None:
+        with self._lock:
+            self._free.append(block)
+
+
+class Workspace:
+    """The tables of one run of a program at a time, with the addresses of its arena. Runs lease workspaces, so that as many
+    runs of one plan may go on at once as there are callers."""
+
+    def __init__(self, program: Program, arena: np.ndarray | None = None) -> None:
+        self.program = program
+        self.words = program.words.copy()
+        self.feeds: dict[str, np.ndarray] = {}
+        self.results: list[np.ndarray] = []
+        self._base = 0
+        self._inner: dict[tuple[int, int], Workspace] = {}
+        self.attach(aligned(program.arena) if arena is None else arena)
+        self.table = program.table.copy()
+        self.table[:, 1] += self.words.ctypes.data
+        self.counters = np.zeros(16 * len(self.table) + 16, np.int64)
+        self.job = np.zeros(16 * 8, np.int64)
+
+    def attach(self, arena: np.ndarray) -> None:
+        """Use this memory, of at least ``program.arena`` bytes, from now on."""
+        self.arena, base = arena, arena.ctypes.data
+        if base != self._base:
+            self.words[self.program.arena_words] = self.program.arena_offsets + base
+            self._base = base
+
+    def memory(self, root: str, offset: int, nbytes: int) -> np.ndarray:
+        """The bytes of an intermediate value."""
+        return self.arena[offset : offset + nbytes]
+
+    @contextlib.contextmanager
+    def inner(self, key: tuple[int, int], body: Program, arena: Binding) -> Iterator[Workspace]:
+        """The workspace of a program that a step runs, in this part of the arena."""
+        memory, space = arena.array(self), self._inner.get(key)
+        if space is None:
+            space = self._inner[key] = Workspace(body, memory)
+        else:
+            space.attach(memory)
+        try:
+            yield space
+        finally:
+            del space.arena  # the block is lent for a run
+
+    def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
+        """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
+        what is fetched."""
+        self.bind(feeds, results)
+        self.span(0, len(self.program.table), threads)
+        self.copy_out(results)
+
+    def bind(self, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
+        """Say where inputs and results lie for the steps to come."""
+        program, words = self.program, self.words
+        self.feeds, self.results = feeds, results
+        for name, moves in program.input_moves.items():
+            base = feeds[name].ctypes.data
+            for i, extra in moves:
+                words[i] = base + extra
+        for k, moves in program.result_moves.items():
+            base = results[k].ctypes.data
+            for i, extra in moves:
+                words[i] = base + extra
+
+    def span(self, begin: int, end: int, threads: int) -> None:
+        """Do the steps from ``begin`` to ``end``."""
+        program, loop = self.program, _loop()
+        threads = min(threads, program.slots or threads)
+        for first, last in program.segments:
+            first, last = max(first, begin), min(last, end)
+            if first >= last:
+                continue
+            step = program.host_steps.get(first)
+            if step is None:
+                loop.run(self, first, last, threads)
+            else:
+                step.run(self, threads)
+
+    def copy_out(self, results: list[np.ndarray]) -> None:
+        """Copy the results that no step writes."""
+        for k, binding in self.program.copies:
+            np.copyto(results[k], binding.array(self).reshape(results[k].shape))
+
+    def keep(self, state: str, k: int) -> None:
+        """Copy result k over the input ``state``."""
+        np.copyto(self.feeds[state], self.results[k])
+
+    def finish(self) -> None:
+        """Wait until everything is done: it is."""
+
+    def units(self, step: int) -> int:
+        """Into how many parts a step can be cut."""
+        return int(self.table[step, 2])
+
+    def part(self, step: int, first: int, last: int) -> None:
+        """Do these units of a step, on this thread."""
+        if step in self.program.host_steps:
+            self.span(step, step + 1, 1)
+        else:
+            _ENTRY(int(self.table[step, 0]))(int(self.table[step, 1]), first, last, 0)
+
+
+def time_steps(
+    space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int, runs: int
+) -> np.ndarray:
+    """Seconds (runs, steps) of each step alone, in the order of a run, less what calling the loop takes. The workspace has
+    run with these feeds and results before, which says where they lie."""
+    program, loop = space.program, _loop()
+    clock, threads = time.perf_counter, min(threads, program.slots or threads)
+    found = np.zeros((runs, len(program.table)))
+    idle = []
+    for r in range(runs):
+        for i in range(len(program.table)):
+            host = program.host_steps.get(i)
+            start = clock()
+            if host is None:
+                loop.run(space, i, i + 1, threads)
+            else:
+                host.run(space, threads)
+            found[r, i] = clock() - start
+            if i % 8 == 0:
+                start = clock()
+                loop.run(space, i, i, threads)
+                idle.append(clock() - start)
+    calling = min(idle, default=0.0)
+    return np.maximum(found - calling, 1e-8)
+
+
+def time_alone(
+    space: Workspace, step: int, threads: int, seconds: float, before: Callable[[], object] | None = None
+) -> list[float]:
+    """Seconds of each run of one step of a kernel over and over, for so many seconds, less what calling the loop takes. The
+    workspace has run before. Short steps are run many times a call. ``before`` is called before each run, say to empty the
+    caches."""
+    loop, threads, clock = _loop(), min(threads, space.program.slots or threads), time.perf_counter
+    many = Workspace.__new__(Workspace)
+    many.job = space.job
+
+    def repeat(times: int) -> None:
+        many.table = np.repeat(space.table[step : step + 1], times, 0)
+        many.counters = np.zeros(16 * times + 16, np.int64)
+
+    def once(last: int) -> float:
+        start = clock()
+        loop.run(many, 0, last, threads)
+        return clock() - start
+
+    repeat(1)
+    once(1)
+    calling = min(once(0) for _ in range(5))
+    times = 1 if before is not None else max(1, min(64, int(5e-5 / max(once(1) - calling, 1e-7))))
+    repeat(times)
+    found: list[float] = []
+    begin = clock()
+    while len(found) < 5 or clock() - begin < seconds:
+        if before is not None:
+            before()
+        found.append(max(once(times) - calling, 1e-8) / times)
+    return found
+
+
+class _Loop:
+    """The native run loop and the process's worker threads. Workers are made when a run first wants them, spin for a moment
+    when a run ends, then sleep on a lock."""
+
+    def __init__(self) -> None:
+        library = libraries(["loop"])["loop"]
+        self._run, self._lead, self._follow = (_ENTRY(library.address(n)) for n in ("run", "lead", "follow"))
+        self._job = aligned(16 * 64).view(np.int64)
+        self._job[:] = 0
+        self._job[7 * 8] = _yield_address()
+        self._busy: Any = threading.RLock()
+        """whose run the workers serve: its thread owns this"""
+        self._most = available_threads() - 1
+        self._workers: list[_Worker] = []
+
+    def run(self, space: Workspace, first: int, last: int, threads: int) -> None:
+        """Do steps from first to last, with up to ``threads`` threads (the caller is one). When the workers serve another
+        run the caller does it alone: the results are the same."""
+        if threads > 1 and not self._busy._is_owned():  # a signal handler may run a model in the middle of a run
+            # A Ctrl-C is raised when a call returns. So the lock is taken inside `try`, and given back by one call, which
+            # a thread that does not own it may make in vain.
+            try:
+                if self._busy.acquire(blocking=False):
+                    self._wake(threads - 1)
+                    self._job[LIMIT] = threads - 1
+                    words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
+                    self._lead(words.ctypes.data, first, last, 0)
+                    return
+            finally:
+                try:  # noqa: SIM105
+                    self._busy.release()
+                except RuntimeError:
+                    pass
+        words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
+        self._run(words.ctypes.data, first, last, 0)
+
+    def _wake(self, count: int) -> None:
+        count = min(count, self._most)
+        while len(self._workers) < count:
+            self._workers.append(_Worker(len(self._workers) + 1, self._job, self._follow))
+        for worker in self._workers[:count]:
+            worker.wake()
+
+    def close(self) -> None:
+        """End the workers (when Python exits)."""
+        for worker in self._workers:
+            worker.mine[1] = 1
+            worker.wake()
+        for worker in self._workers:
+            worker.thread.join(1.0)
+
+
+class _Worker:
+    """A daemon thread that sits in the native loop while there is work and sleeps on a lock when there is none."""
+
+    def __init__(self, number: int, job: np.ndarray, follow) -> None:
+        self.mine = np.zeros(16, np.int64)
+        self.mine[0], self.mine[2] = job[0], number
+        self._words = np.array([job.ctypes.data, self.mine.ctypes.data, PATIENCE], np.int64)
+        self._job, self._follow = job, follow
+        self._asleep = False
+        self._bell = threading.Semaphore(0)
+        self.thread = threading.Thread(target=self._work, name="nbconv-worker", daemon=True)
+        self.thread.start()
+
+    def wake(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._bell.release()
+
+    def _work(self) -> None:
+        address = self._words.ctypes.data
+        while not self.mine[1]:
+            self._follow(address, 0, 0, 0)
+            if self._job[0] == self.mine[0] and not self.mine[1]:
+                self._asleep = True
+                self._bell.acquire()
+
+
+def _yield_address() -> int:
+    """The address of the system's function that yields the processor."""
+    if sys.platform == "win32":
+        function = ctypes.windll.kernel32.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+_the_loop: list[_Loop] = []
+_making = threading.Lock()
+
+
+def _loop() -> _Loop:
+    if not _the_loop:
+        with _making:
+            if not _the_loop:
+                import atexit
+
+                made = _Loop()
+                atexit.register(made.close)
+                _the_loop.append(made)
+    return _the_loop[0]
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's threads, and locks that others may have held."""
+    global _making
+    _making = threading.Lock()
+    _the_loop.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

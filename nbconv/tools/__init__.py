@@ -1,0 +1,1 @@
+"""What developers look with: profiler, roofline, gradient check."""

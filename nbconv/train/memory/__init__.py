@@ -1,0 +1,1 @@
+"""Choose a memory policy for a training step."""

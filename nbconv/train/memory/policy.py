@@ -1,0 +1,139 @@
+"""Steps that need less memory: the batch in parts, and forward values computed again.
+
+The forward part of a graph is written out once a micro-batch, one after another, and their results are put together before
+the loss, which sees the whole batch: weighted losses are what they were. Backprop then adds the parts' gradients in order,
+and each part's forward values are computed again before its backward part (`nbconv.passes.rematerialise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Node, Spec
+from nbconv.ops.shape import Concat, Slice
+from nbconv.passes.rematerialise import LEAST, cheap
+
+MIB = 1 << 20
+FROZEN = 4 * MIB
+"""Bytes of the largest value of a frozen part that is done in halves."""
+
+
+class MemoryPolicy(NamedTuple):
+    """How a step saves memory."""
+
+    parts: int = 1
+    """micro-batches"""
+    packed: tuple[int, int] = (1 * MIB, 16 * MIB)
+    """bytes that a convolution's weights may take for Winograd: of a frozen layer, which are kept, and others"""
+    scratch_limit: float = inf
+    """bytes of packed weights, or of sums, that a convolution holds at a time"""
+    most: float | None = None
+    """bytes that the step may take by estimate, in segments (see `nbconv.train.memory.search`); 0: as few as can be found"""
+
+
+USUAL = MemoryPolicy()
+LEAST_AT_ONCE = MIB // 2
+STAGED = (0.99, 0.97, 0.95, 0.93)
+"""Shares of the memory that estimates may take: values do not fit together without gaps."""
+
+
+def levels(samples: int, divisible: bool, nbytes: float) -> list[MemoryPolicy]:
+    """What to try, from fast to small, for a step of so many bytes. ``divisible``: the batch may be cut."""
+    small = (MIB // 4, 3 * MIB)
+    found = [USUAL, *(MemoryPolicy(scratch_limit=max(nbytes / 32, LEAST_AT_ONCE), most=share * nbytes) for share in STAGED)]
+    if divisible:
+        found += [MemoryPolicy(k, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
+        found.append(MemoryPolicy(samples, small))
+    found.append(MemoryPolicy(scratch_limit=LEAST_AT_ONCE, most=0.0))
+    return list(dict.fromkeys(found))
+
+
+def depending(graph: Graph, names: Iterable[str]) -> set[str]:
+    """The values that depend on these, themselves included."""
+    found = set(names)
+    for node in graph.nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(n for n in node.outputs if n)
+    return found
+
+
+def frozen(graph: Graph, specs: Mapping[str, Spec], feeds: Mapping[str, Spec], chosen: Iterable[str]) -> set[str]:
+    """The values made of the feeds and of nothing that trains, where they are large."""
+    found = depending(graph, feeds) - depending(graph, chosen) - set(feeds)
+    return found if any(specs[n].nbytes >= FROZEN for n in found) else set()
+
+
+def split(
+    graph: Graph, specs: Mapping[str, Spec], part: Graph, part_specs: Mapping[str, Spec], shared: Mapping[str, object],
+    feeds: Mapping[str, Spec], inner: set[str], parts: int,
+) -> tuple[Graph, dict[str, Spec]] | None:  # fmt: skip
+    """The graph whose values ``inner`` are made in so many parts along their first axis, and its Specs; None where they
+    cannot. ``part`` is the graph for feeds of a part; ``shared`` names the constants that both have."""
+    samples = next(iter(feeds.values())).shape[0]
+    rows = samples // parts
+    mine = [n for n in part.nodes if n.outputs[0] in inner]
+    theirs = [n for n in graph.nodes if n.outputs[0] not in inner]
+    if len(mine) + len(theirs) != len(graph.nodes) or any(s.shape[:1] != (samples,) for s in feeds.values()):
+        return None
+    for node in mine:
+        y = node.outputs[0]
+        if part_specs[y].shape[:1] != (rows,) or specs[y].shape != (samples, *part_specs[y].shape[1:]) or node.op.domain:
+            return None
+    made = {name for node in mine for name in node.outputs} | set(feeds)
+    found, constants = {**specs}, dict(graph.constants)
+    nodes: list[Node] = []
+
+    def named(name: str, k: int) -> str:
+        if name in made:
+            return f"{name}/part{k}"
+        if name in part.constants and name not in shared:
+            constants[f"{name}/part"], found[f"{name}/part"] = part.constants[name], part_specs[name]
+            return f"{name}/part"
+        return name
+
+    for k in range(parts):
+        for name, spec in feeds.items():
+            bounds = []
+            for v in (k * rows, (k + 1) * rows, 0):
+                key = f"part/{v}"
+                constants[key] = np.array([v], np.int64)
+                found[key] = Spec((1,), constants[key].dtype, constants[key], True)
+                bounds.append(key)
+            nodes.append(Node(Slice(), (name, *bounds), (f"{name}/part{k}",), f"{name}/part{k}"))
+            found[f"{name}/part{k}"] = Spec((rows, *spec.shape[1:]), spec.dtype)
+        for node in mine:
+            names = tuple(named(n, k) if n else n for n in node.outputs)
+            nodes.append(Node(node.op, tuple(named(n, k) if n else n for n in node.inputs), names, f"{node.name}/part{k}"))
+            found.update({new: part_specs[old] for old, new in zip(node.outputs, names, strict=True) if old})
+    wanted = {n for node in theirs for n in node.inputs} | set(graph.outputs)
+    for node in mine:
+        for name in node.outputs[:1]:
+            if name in wanted:
+                pieces = tuple(f"{name}/part{k}" for k in range(parts))
+                nodes.append(Node(Concat(axis=0), pieces, (name,), f"{name}/parts"))
+    return graph.derive([*nodes, *theirs], constants), found
+
+
+def again(graph: Graph, chosen: Iterable[str], logits: str, policy: MemoryPolicy) -> Callable[[Node, Spec], bool]:
+    """What is computed again (see `nbconv.passes.rematerialise`); ``graph`` is the forward part up to ``logits``."""
+    active = depending(graph, chosen)
+    if policy.parts == 1:
+        return lambda node, spec: cheap(node, spec) and node.outputs[0] in active
+    able = {node.outputs[0] for node in graph.nodes if node.outputs[0] in active} - {logits}
+    return lambda node, spec: node.outputs[0] in able and spec.nbytes >= LEAST
+
+
+class TooLarge(ModelError):
+    """A step that needs more memory than it may take: ``nbytes``."""
+
+    def __init__(self, nbytes: int, memory_mb: float) -> None:
+        super().__init__(
+            f"a step on these shapes needs {nbytes / MIB:.1f} MiB for activations, gradients and scratch, "
+            f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less"
+        )
+        self.nbytes = nbytes
