@@ -6,7 +6,8 @@ Then the warps' sums are added in their order."""
 from ._numba import shared_source
 from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, quotient, scalar, shared_floats, splat, sqrt, tiled
 
-factors = shared_source("batch_norm").factors
+_shared = shared_source("batch_norm")
+factors = _shared.factors
 
 WARPS = 16
 THREADS = WARPS * W
