@@ -3,6 +3,8 @@
 What goes over pixels, or over their parts, is done by blocks: a thread has one channel, a warp every 16th pixel or part.
 Then the warps' sums are added in their order."""
 
+from nbconv.kernels.params import BatchNorm, ChannelAffine, Moments, Pixels, Running
+
 from ._numba import shared_source
 from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, quotient, scalar, shared_floats, splat, sqrt, tiled
 
@@ -66,9 +68,10 @@ def _squares(x, n, step, m):
 
 
 @tiled(THREADS)
-def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, 0, c] = the mean of x[p, c] over the part's ``pixels``, of ``total``; y[part, 1, c] = Σ (x - mean)².
+def moments(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, 0, c] = the mean of x[p, c] over the part's pixels; y[part, 1, c] = Σ (x - mean)².
     ``padded`` floats a row of y. A unit is a part, W channels wide."""
+    pixels, total, c = split
     held = shared_floats(THREADS)
     part, channel, p, n = _place(first, pixels, total, c)
     source = at(x, p * c + min(channel, c - 1))
@@ -81,12 +84,23 @@ def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, 
 
 @tiled(THREADS)
 def statistics(
-    parts: Floats, scale: Floats, b: Floats, old_mean: Floats, old_var: Floats, new_mean: Floats, new_var: Floats,
-    mean: Floats, var: Floats, factor: Floats, shift: Floats,
-    count: Int, pixels: Int, total: Int, c: Int, padded: Int, momentum: Float, epsilon: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    parts: Floats,
+    scale: Floats,
+    b: Floats,
+    running: Running,
+    moments: Moments,
+    affine: ChannelAffine,
+    count: Int,
+    split: Pixels,
+    padded: Int,
+    epsilon: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """Mean and variance of ``count`` parts of `moments`: the mean of their means, then Σ (x - mean)² of each; what x is
     multiplied with and what is added; the running statistics. A unit is a vector of channels."""
+    pixels, total, c = split
+    momentum = running.momentum
     held = shared_floats(THREADS)
     t = Int(cuda.threadIdx.x)
     channel = first * W + t % W
@@ -101,12 +115,12 @@ def statistics(
     v = _whole(held, s) / Float(total)
     if t < W and channel < c:
         f = scale[channel] / scalar(sqrt(splat(v + epsilon)))
-        mean[channel] = m
-        var[channel] = v
-        new_mean[channel] = old_mean[channel] * momentum + m * (Float(1) - momentum)
-        new_var[channel] = old_var[channel] * momentum + v * (Float(1) - momentum)
-        factor[channel] = f
-        shift[channel] = b[channel] - m * f
+        moments.mean[channel] = m
+        moments.var[channel] = v
+        running.new_mean[channel] = running.old_mean[channel] * momentum + m * (Float(1) - momentum)
+        running.new_var[channel] = running.old_var[channel] * momentum + v * (Float(1) - momentum)
+        affine.factor[channel] = f
+        affine.shift[channel] = b[channel] - m * f
 
 
 @inline
@@ -118,11 +132,20 @@ def _slope(dy, gate, i, rectified):
 
 @tiled(THREADS)
 def grad_sums(
-    dy: Floats, y: Floats, x: Floats, mean: Floats, parts: Floats,
-    pixels: Int, total: Int, c: Int, padded: Int, rectified: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    y: Floats,
+    x: Floats,
+    mean: Floats,
+    parts: Floats,
+    split: Pixels,
+    padded: Int,
+    rectified: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where ``rectified`` dy counts
     for nothing where y is not positive. A unit is a part, W channels wide."""
+    pixels, total, c = split
     held = shared_floats(THREADS)
     part, channel, p, n = _place(first, pixels, total, c)
     place, step = p * c + min(channel, c - 1), WARPS * c
@@ -150,9 +173,17 @@ def grad_sums(
 
 @tiled(THREADS)
 def grad_merge(
-    parts: Floats, var: Floats, dscale: Floats, db: Floats, count: Int, c: Int, padded: Int, epsilon: Float, first: Int,
+    parts: Floats,
+    var: Floats,
+    dscale: Floats,
+    db: Floats,
+    count: Int,
+    c: Int,
+    padded: Int,
+    epsilon: Float,
+    first: Int,
     last: Int,
-) -> None:  # fmt: skip
+) -> None:
     """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a vector of channels."""
     held = shared_floats(THREADS)
     t = Int(cuda.threadIdx.x)
@@ -168,18 +199,29 @@ def grad_merge(
 
 @tiled(THREADS)
 def grad_input(
-    dy: Floats, y: Floats, x: Floats, scale: Floats, mean: Floats, var: Floats, dscale: Floats, db: Floats, dx: Floats,
-    pixels: Int, total: Int, c: Int, count: Int, rectified: Int, epsilon: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    y: Floats,
+    x: Floats,
+    dx: Floats,
+    norm: BatchNorm,
+    dscale: Floats,
+    db: Floats,
+    split: Pixels,
+    count: Int,
+    rectified: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``; dy as in
-    `grad_sums`. A unit is ``pixels`` of ``total``, W channels wide."""
+    `grad_sums`. A unit is a part of the pixels, W channels wide."""
+    pixels, total, c = split
     _, channel, p, n = _place(first, pixels, total, c)
     if channel < c:
         place, step = p * c + channel, WARPS * c
         gate = y if rectified == 1 else dy
-        m = mean[channel]
-        r = Float(1) / scalar(sqrt(splat(var[channel] + epsilon)))
-        k = scale[channel] * r
+        m = norm.mean[channel]
+        r = Float(1) / scalar(sqrt(splat(norm.var[channel] + norm.epsilon)))
+        k = norm.scale[channel] * r
         a = db[channel] / Float(count)
         b = dscale[channel] * r / Float(count)
         for _ in range(n >> 2):

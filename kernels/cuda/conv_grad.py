@@ -4,6 +4,8 @@ Sums over pixels are split into parts that depend on shapes alone; `merge` adds 
 CPU's (`Lowering.gpu_split`): a tile of the product, a vector of channels.
 """
 
+from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides, Window
+
 from ._simd import (
     Float,
     Floats,
@@ -78,12 +80,12 @@ def grad_weight(tensor: bool):
     row_of, turned_row = work.row_of, work.turned_row
 
     @inline
-    def products(
-        whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
-    ):
+    def products(whole, shared, acc, x, dy, r0, n0, p0, p1, image, window):
         """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``:
         16 bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading.
         """
+        _, h, width, ldx, cg, oh, ow, ldy, og = image
+        kh, kw, sh, sw, dh, dw, ph, pw = window
         t = Int(cuda.threadIdx.x)
         mine = t // QUADS
         quad = t % QUADS * 4
@@ -147,17 +149,22 @@ def grad_weight(tensor: bool):
 
     @tiled(THREADS, SMALL.blocks)
     def conv_grad_weight(
-        x: Floats, dy: Floats, y: Floats, zeros: Floats,
-        m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, og: Int,
-        kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-        groups: Int, parts: Int, pixels: Int, columns: Int, chunk: Int, padded: Int, first: Int, last: Int,
-    ) -> None:  # fmt: skip
+        x: Floats,
+        dy: Floats,
+        y: Floats,
+        zeros: Floats,
+        image: ConvImage,
+        window: Window,
+        blocking: GradBlocking,
+        first: Int,
+        last: Int,
+    ) -> None:
         """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels``
-        of the part, out of m = n·oh·ow.
-
-        x (n, h, width, ldx), cg channels a group; dy (n, oh, ow, ldy), og a group; ``padded`` floats a row of y. A unit is
-        (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
+        of the part. A unit is (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
         """
+        m, ldx, cg, ldy, og = image.m, image.ldx, image.cg, image.ldy, image.og
+        kh, kw = window.kh, window.kw
+        groups, pixels, padded = blocking.groups, blocking.pixels, blocking.padded
         shared = shared_floats(both)
         acc = cuda.local.array(sums, Float)
         for i in range(sums):
@@ -176,15 +183,9 @@ def grad_weight(tensor: bool):
         dyg = at(dy, g * og)
         whole = cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy)
         if whole:
-            products(
-                True, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
-                ph, pw,
-            )  # fmt: skip
+            products(True, shared, acc, xg, dyg, r0, n0, p0, p1, image, window)
         else:
-            products(
-                False, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
-                ph, pw,
-            )  # fmt: skip
+            products(False, shared, acc, xg, dyg, r0, n0, p0, p1, image, window)
         ty, tx = place()
         target = at(y, pair * kh * kw * cg * padded + n0 + tx * 4)
         for i in range(rows_held):
@@ -203,11 +204,21 @@ conv_grad_weight_tf32 = on_tensor_cores(grad_weight(True))
 
 @tiled(MERGERS)
 def merge(
-    x: Floats, y: Floats, parts: Int, taps: Int, cg: Int, og: Int, padded: Int, step: Int, tap: Int, ci: Int, co: Int,
-    group: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    parts: Int,
+    taps: Int,
+    cg: Int,
+    og: Int,
+    padded: Int,
+    step: Int,
+    strides: TapStrides,
+    first: Int,
+    last: Int,
+) -> None:
     """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a tile of 32
     outputs o of a group and 8 (i, t), which lie as near in y as the outputs do in x."""
+    tap, ci, co, group = strides
     held = shared_floats(HELD)
     rows = taps * cg
     across = quotient(og + W - 1, W)
@@ -260,14 +271,23 @@ def _tap(x, row, ix, there, width, c, d):
 
 @tiled(SUMMERS, 2)
 def depthwise_grad_weight(
-    x: Floats, dy: Floats, y: Floats,
-    n: Int, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int,
-    pw: Int, rows: Int, padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    dy: Floats,
+    y: Floats,
+    n: Int,
+    image: DenseImage,
+    window: Window,
+    rows: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the part's ``rows`` of dy.
 
     y has ``padded`` floats a tap. A unit is (part, vector of channels, ky); a warp has every 16th pixel.
     """
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     held = shared_floats(SUMMERS)
     vectors = quotient(c + W - 1, W)
     pair = quotient(first, kh)
@@ -281,11 +301,11 @@ def depthwise_grad_weight(
         a0, a1, a2 = Float(0), Float(0), Float(0)
         for p in range(part * rows * ow + t // W, end, WARPS):
             line = quotient(p, ow)
-            image = quotient(line, oh)
-            iy = (line - image * oh) * sh - ph + ky * dh
+            sample = quotient(line, oh)
+            iy = (line - sample * oh) * sh - ph + ky * dh
             ix = (p - line * ow) * sw - pw + kx * dw
             there = below(iy, h)
-            row = (image * h + (iy if there else 0)) * width * c + mine
+            row = (sample * h + (iy if there else 0)) * width * c + mine
             d = dy[p * c + mine]
             a0 += _tap(x, row, ix, there, width, c, d)
             a1 += _tap(x, row, ix + dw, there, width, c, d)
@@ -309,13 +329,13 @@ def _met(i, s, n):
 
 @kernel
 def depthwise_transposed(
-    dy: Floats, w: Floats, b: Floats, y: Floats,
-    h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats, w: Floats, b: Floats, y: Floats, image: DenseImage, window: Window, padded: Int, first: Int, last: Int
+) -> None:
     """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw + kx·dw - pw = ix: the
     transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow, c); w (kh, kw, padded). A unit is a strip of a
     row of y, W channels wide."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     for unit in range(first, last):
         line, n, iy, ix0, c0 = strip(unit, width, h, c)
         cols = c - c0
@@ -345,9 +365,10 @@ def _back(dy, w, row, tap, across, there, sw, ow, c, padded, channel):
 
 
 @tiled(SUMMERS)
-def channel_sums(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, c] = Σ x[p, c] over the part's ``pixels``, of ``total``; a unit is a part, W channels wide, of which a warp
+def channel_sums(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part, W channels wide, of which a warp
     has every 16th pixel."""
+    pixels, total, c = split
     held = shared_floats(SUMMERS)
     vectors = quotient(c + W - 1, W)
     part = quotient(first, vectors)

@@ -1,6 +1,8 @@
 """Gradients of pooling on channels-last data. A unit is a strip of a row of dx, a vector of channels wide: each of its cells
 asks the windows that it lies in, in their order, so that nothing is added to memory that others write."""
 
+from nbconv.kernels.params import DenseImage, Divisor, Window
+
 from ._simd import Float, Floats, Int, W, at, below, get, inline, kernel, lane, put, quotient, splat
 from ._window import inside
 
@@ -28,11 +30,10 @@ def _window(i, p, k, s, d, out):
 
 
 @kernel
-def max_pool_grad(
-    dy: Floats, x: Floats, dx: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int,
-    dh: Int, dw: Int, ph: Int, pw: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+def max_pool_grad(dy: Floats, x: Floats, dx: Floats, image: DenseImage, window: Window, first: Int, last: Int) -> None:
     """Each dy is added to dx where its window of x has its maximum: the first of equals, or the first NaN."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     for unit in range(first, last):
         line, n, iy, ix0, c0 = strip(unit, width, h, c)
         cols = c - c0
@@ -82,10 +83,12 @@ def _yields(x, v, tap, row, other, ix, there, width, c):
 
 @kernel
 def average_pool_grad(
-    dy: Floats, dx: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int,
-    dh: Int, dw: Int, ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, divided: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats, dx: Floats, image: DenseImage, window: Window, divisor: Divisor, divided: Int, first: Int, last: Int
+) -> None:
     """Each dy, divided as `pool.average_pool` divides where ``divided`` is 1, is added to all cells of its window."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    padded_h, padded_w, count_pad = divisor
     for unit in range(first, last):
         line, n, iy, ix0, c0 = strip(unit, width, h, c)
         cols = c - c0
@@ -97,11 +100,11 @@ def average_pool_grad(
                     for kx in range(kw - 1, -1, -1):
                         ox = _window(ix, pw, kx, sw, dw, ow)
                         if ox >= 0:
-                            divisor = 1
+                            count = 1
                             if divided == 1:
-                                divisor = _count(oy * sh - ph, kh, dh, h, ph, padded_h, count_pad)
-                                divisor *= _count(ox * sw - pw, kw, dw, width, pw, padded_w, count_pad)
-                            total = total + get(dy, ((n * oh + oy) * ow + ox) * c + c0, cols) / divisor
+                                count = _count(oy * sh - ph, kh, dh, h, ph, padded_h, count_pad)
+                                count *= _count(ox * sw - pw, kw, dw, width, pw, padded_w, count_pad)
+                            total = total + get(dy, ((n * oh + oy) * ow + ox) * c + c0, cols) / count
             put(dx, (line * width + ix) * c + c0, total, cols)
 
 

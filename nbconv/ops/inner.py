@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
-from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
+from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine, Lowering
 from nbconv.ops.grad import UnaryGrad
 
@@ -90,7 +91,7 @@ class Silu(Op):
         return ANY if outputs[0].dtype == np.float32 else NUMPY
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=2) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.SILU) if inputs[0].dtype == np.float32 else None
 
     def lower(self, to: Lowering) -> None:
         to.unary("activation.silu")

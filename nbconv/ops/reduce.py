@@ -247,7 +247,7 @@ class ProdGrad(Op):
 
 
 class ReduceL1(Reduce):
-    kernel, before = "sum_scaled", "magnitude"
+    kernel, before = "sum_scaled", "abs"
 
     def formula(self, x, axes):
         return total(np.abs(x), axes)
