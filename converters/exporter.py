@@ -18,6 +18,7 @@ import onnx.shape_inference
 from nbconv.base.files import replace
 from nbconv.errors import ModelError
 from nbconv.graph import OPSET, Graph, Node, Spec
+from nbconv.graph.bodies import body_of, own_inputs, renamed, surroundings
 from nbconv.graph.infer import DTYPES
 
 IR_VERSION = 10
@@ -35,7 +36,7 @@ def write(graph: Graph, limit: int = LIMIT) -> bytes:
     Raises ModelError for an op of domain ``nbconv``, for constants of more than ``limit`` bytes, and where onnx finds the
     model wrong.
     """
-    size = sum(graph.constants[name].nbytes for name in _used(graph))
+    size = _size(graph)
     if size > limit:
         raise ModelError(f"the weights are {size} bytes, one ONNX file holds {limit}; save the model to a path instead")
     model = _model(graph, lambda name, array: _tensor(name, array, array.tobytes()))
@@ -49,7 +50,7 @@ def save(graph: Graph, path: str | os.PathLike, limit: int = LIMIT) -> None:
     its own. Raises as `write` does, and OSError.
     """
     path = Path(path)
-    if sum(graph.constants[name].nbytes for name in _used(graph)) <= limit:
+    if _size(graph) <= limit:
         content = write(graph, limit)
         replace(path, lambda file: file.write(content))
         return
@@ -92,18 +93,16 @@ def _used(graph: Graph) -> list[str]:
     return [name for name in graph.constants if name in read]
 
 
+def _size(graph: Graph) -> int:
+    """Bytes of the constants that are written, those of bodies too."""
+    bodies = [body for node in graph.nodes for body in node.op.bodies().values()]
+    return sum(graph.constants[name].nbytes for name in _used(graph)) + sum(map(_size, bodies))
+
+
 def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) -> onnx.ModelProto:
     """The graph as a ModelProto, whose initializers ``tensor`` makes."""
     opset = max((_opset(node) for node in graph.nodes), default=OPSET)
-    proto = onnx.GraphProto(name=graph.name or "graph")
-    taken: set[str] = set()
-    for node in graph.nodes:
-        made = _node(node, opset)
-        made.name = _unique(made.name, taken)
-        proto.node.append(made)
-    proto.initializer.extend(tensor(name, graph.constants[name]) for name in _used(graph))
-    proto.input.extend(_value_info(name, spec) for name, spec in graph.inputs.items())
-    proto.output.extend(_value_info(name, spec) for name, spec in graph.outputs.items())
+    proto = _graph(graph, opset, tensor)
     told = {"producer_name": "nbconv", **graph.header}
     proto.doc_string = str(told.pop("graph.doc_string", ""))
     model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), graph=proto, **told)  # pyright: ignore[reportArgumentType]
@@ -111,6 +110,21 @@ def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) 
     for key, value in graph.metadata.items():
         model.metadata_props.add(key=key, value=value)
     return model
+
+
+def _graph(graph: Graph, opset: int, tensor: Callable[[str, np.ndarray], onnx.TensorProto] | None = None) -> onnx.GraphProto:
+    """A graph, or a body, whose initializers always lie in the file."""
+    proto = onnx.GraphProto(name=graph.name or "graph")
+    taken: set[str] = set()
+    tensor = tensor or (lambda name, array: _tensor(name, array, array.tobytes()))
+    for node in graph.nodes:
+        made = _node(node, opset)
+        made.name = _unique(made.name, taken)
+        proto.node.append(made)
+    proto.initializer.extend(tensor(name, graph.constants[name]) for name in _used(graph))
+    proto.input.extend(_value_info(name, spec) for name, spec in graph.inputs.items())
+    proto.output.extend(_value_info(name, spec) for name, spec in graph.outputs.items())
+    return proto
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -131,7 +145,8 @@ def _opset(node: Node) -> int:
     op = node.op
     if op.domain:
         raise ModelError(f"{node.name} ({op.type}): an op of domain {op.domain!r} cannot be written as ONNX yet")
-    for opset in range(OPSET, onnx.defs.onnx_opset_version() + 1):
+    inner = max((_opset(n) for body in op.bodies().values() for n in body.nodes), default=OPSET)
+    for opset in range(inner, onnx.defs.onnx_opset_version() + 1):
         if onnx.defs.has(op.type, opset, ""):
             schema = onnx.defs.get_schema(op.type, opset, "")
             if not schema.deprecated and set(op.attributes()) <= set(schema.attributes):
@@ -141,13 +156,24 @@ def _opset(node: Node) -> int:
 
 def _node(node: Node, opset: int) -> onnx.NodeProto:
     schema = onnx.defs.get_schema(node.op.type, opset, "")
-    proto = onnx.NodeProto(op_type=node.op.type, name=node.name, input=node.inputs, output=node.outputs)
+    proto = onnx.NodeProto(op_type=node.op.type, name=node.name, input=own_inputs(node), output=node.outputs)
     for name, value in node.op.attributes().items():
+        if isinstance(value, Graph):
+            value = _graph(_body(node, name), opset)
         kind = int(schema.attributes[name].type.value)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(value, np.ndarray):
             value = _tensor("", value, value.tobytes())
         proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
     return proto
+
+
+def _body(node: Node, which: str) -> Graph:
+    """A body, with what it reads around it under the names that it has there now."""
+    body, names = node.op.bodies()[which], surroundings(node)
+    if all(old == new for old, new in names.items()):
+        return body
+    own = {*body.inputs, *body.constants, *body.values()}
+    return renamed(body, names) if own.isdisjoint(names.values()) else body_of(node, which)
 
 
 def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProto:

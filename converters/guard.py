@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -13,18 +13,33 @@ MOST_NODES = 1_000_000
 """Nodes at which a model whose functions are written out is refused."""
 
 
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all bodies of its nodes, of theirs, and so on."""
+    waiting = [graph]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        waiting += [g for node in graph.node for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+
+
 def texts(model: onnx.ModelProto) -> Iterator[Any]:
     """Every string of the model that reading it uses."""
-    graph = model.graph
-    yield graph.name
     yield from (entry.domain for entry in model.opset_import)
     for entry in model.metadata_props:
         yield from (entry.key, entry.value)
+    for graph in graphs(model.graph):
+        yield from _texts(graph, graph.node)
+    for function in model.functions:
+        yield from _texts(onnx.GraphProto(), function.node)
+
+
+def _texts(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> Iterator[Any]:
+    yield graph.name
     for info in (*graph.input, *graph.output):
         yield info.name
         yield from (d.dim_param for d in info.type.tensor_type.shape.dim)
     tensors = [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]
-    for node in (*graph.node, *(node for function in model.functions for node in function.node)):
+    for node in nodes:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         for a in node.attribute:
             yield from (a.name, a.ref_attr_name)

@@ -14,16 +14,17 @@ import onnx.inliner
 import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
-from nbconv.converters.guard import check_functions, texts
+from nbconv.converters.guard import check_functions, graphs, texts
 from nbconv.converters.opset import OLDEST, Draft, OpsetContext, rewrite
 from nbconv.converters.proto import printable, read_note, strip
 from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET, Graph, Node, Spec, sort
+from nbconv.graph.bodies import captured
 from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
+from nbconv.graph.op import Op
 from nbconv.ops import lookup
-from nbconv.ops.op import Op
 
 A = onnx.AttributeProto
 
@@ -45,11 +46,12 @@ class Problem(NamedTuple):
         return f"{self.node} ({self.op}): {self.problem}"
 
 
-def import_graph(source: Source) -> tuple[Graph, dict[str, Place]]:
-    """The Graph of a model and where its constants are. ModelError, on one line: it is none, or a broken one;
-    UnsupportedError names everything that nbconv lacks."""
+def import_graph(source: Source) -> tuple[Graph, dict[int, dict[str, Place]]]:
+    """The Graph of a model and where its constants are, and those of its bodies (by the `id` of the Graph). ModelError, on
+    one line: it is none, or a broken one; UnsupportedError names everything that nbconv lacks."""
     try:
-        return Importer(source).graph()
+        importer = Importer(source)
+        return importer.graph(), importer.found
     except ModelError as error:
         raise type(error)(printable(str(error))) from None
 
@@ -92,14 +94,16 @@ def parse(source: Source) -> onnx.ModelProto:
 
 
 class Importer(OpsetContext):
-    """One model on its way in. `problems` lists what nbconv lacks; `graph` is there when nothing is."""
+    """One model on its way in, or a node's body. `problems` lists what nbconv lacks; `graph` is there when nothing is."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.model = parse(source)
-        self.proto = self.model.graph
-        super().__init__(_opset(source, self.model))
-        self.problems: list[Problem] = []
+    def __init__(self, source: Source, proto: onnx.GraphProto | None = None, around: Importer | None = None) -> None:
+        self.source, self.around = source, around
+        self.model = around.model if around else parse(source)
+        self.proto = proto or self.model.graph
+        super().__init__(around.opset if around else _opset(source, self.model))
+        self.problems: list[Problem] = around.problems if around else []
+        self.found: dict[int, dict[str, Place]] = around.found if around else {}
+        """where constants are, by the `id` of the Graph that has them"""
         self.places: dict[str, Place] = {}
         self._types: dict[str, Any] | None = None
         self._read_values()
@@ -113,26 +117,34 @@ class Importer(OpsetContext):
         return name
 
     def value(self, name: str) -> np.ndarray | None:
+        if self.around and name not in self.defined:
+            return self.around.value(name)
         place = self.places.get(name)
         return None if place is None or place.file else self.source.view(name, place)
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         if name in self.places:
             return self.places[name].shape
+        if self.around and name not in self.defined:
+            return self.around.shape(name)
         kind = self._type(name)
         return dims_of(name, kind) if kind is not None and kind.HasField("shape") else None
 
     def dtype(self, name: str) -> np.dtype:
         if name in self.places:
             return self.places[name].dtype
+        if self.around and name not in self.defined:
+            return self.around.dtype(name)
         kind = self._type(name)
         return np.dtype(np.float32) if kind is None else dtype_of(kind.elem_type)
 
     def _type(self, name: str) -> Any:
         """A value's TypeProto.Tensor, inferred by onnx; None where it cannot tell."""
+        if self.around and name not in self.defined:
+            return self.around._type(name)
         if self._types is None:
             try:
-                proto = onnx.shape_inference.infer_shapes(self.model).graph
+                proto = self.proto if self.around else onnx.shape_inference.infer_shapes(self.model).graph
             except Exception:  # whatever onnx makes of a damaged model, the model's own declarations stay
                 proto = self.proto
             infos = (*proto.value_info, *proto.input, *proto.output)
@@ -167,11 +179,16 @@ class Importer(OpsetContext):
             if not info.name or info.name in self.outputs:
                 raise ModelError(f"the output {info.name!r} is declared twice" if info.name else "an output has no name")
             self.outputs[info.name] = self._spec(info, "output")
-        self.names = seen | constants | set(self.outputs)
-        self.read = set(self.outputs)
-        for node in proto.node:
-            self.names.update(node.input, node.output)
-            self.read.update(node.input)
+        self.defined = seen | constants | {name for node in proto.node for name in node.output}
+        """names that this graph gives a meaning to"""
+        self.names = self.around.names if self.around else set()
+        for graph in graphs(proto):
+            values = (*graph.input, *graph.initializer, *graph.output)
+            self.names.update(v.name for v in values)
+            self.read.update(v.name for v in graph.output)
+            for node in graph.node:
+                self.names.update(node.input, node.output)
+                self.read.update(node.input)
 
     def _spec(self, info: onnx.ValueInfoProto, what: str) -> Spec | None:
         """The Spec that an input or output declares; None for an output that declares none."""
@@ -235,6 +252,9 @@ class Importer(OpsetContext):
         done = []
         for draft in drafts:  # only now are all constants known
             try:
+                for name, value in draft.attributes.items():
+                    if isinstance(value, onnx.GraphProto):
+                        draft.attributes[name] = Importer(self.source, value, self)
                 done += rewrite(draft, self)
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
@@ -244,7 +264,8 @@ class Importer(OpsetContext):
         domain = _domain(proto)
         if domain or not onnx.defs.has(proto.op_type, self.opset, ""):
             raise UnsupportedError(f"operator {f'{domain}.' if domain else ''}{proto.op_type} is not supported")
-        if any(a.type in (A.GRAPH, A.GRAPHS) for a in proto.attribute):
+        held = [a for a in proto.attribute if a.type in (A.GRAPH, A.GRAPHS)]
+        if held and not all(lookup(proto.op_type).kinds.get(a.name) == "Graph" and a.type == A.GRAPH for a in held):
             raise UnsupportedError(f"operator {proto.op_type} (it has a subgraph) is not supported")
         attributes = {}
         for a in proto.attribute:
@@ -255,7 +276,7 @@ class Importer(OpsetContext):
             attributes[a.name] = self._attribute(name, a)
         try:
             if not onnx.defs.get_schema(proto.op_type, self.opset, "").deprecated:  # the checker refuses those
-                onnx.checker.check_node(proto, context)
+                onnx.checker.check_node(_hollow(proto) if held else proto, context)
         except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ModelError(f"{name} ({proto.op_type}): {_line(error)}") from None
         return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name)
@@ -266,6 +287,8 @@ class Importer(OpsetContext):
             if read_note(a.t.doc_string) is not None:
                 a.t.doc_string, a.t.raw_data = "", array.tobytes()  # for the checker
             return array
+        if a.type == A.GRAPH:
+            return a.g
         if a.type not in _VALUES:
             kind = A.AttributeType.Name(a.type) if a.type in A.AttributeType.values() else a.type
             raise UnsupportedError(f"attribute {a.name!r} of type {kind} is not supported")
@@ -296,7 +319,15 @@ class Importer(OpsetContext):
         """The nodes, not yet sorted; what cannot be one is added to `problems`."""
         nodes = []
         for draft in self.drafts:
+            held = {name: value for name, value in draft.attributes.items() if isinstance(value, Importer)}
+            for body in held.values():
+                body.ops()
+            if held and self.problems:
+                continue
             try:
+                bodies = {name: body.graph() for name, body in held.items()}
+                draft.attributes |= bodies
+                draft.inputs += captured(bodies.values())
                 op = self._op(draft)
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
@@ -317,15 +348,15 @@ class Importer(OpsetContext):
                     del draft.attributes[name]
         return op(**draft.attributes)
 
-    def graph(self) -> tuple[Graph, dict[str, Place]]:
-        """The Graph and where its constants are. UnsupportedError names everything that nbconv lacks."""
+    def graph(self) -> Graph:
+        """The Graph. UnsupportedError names everything that nbconv lacks."""
         nodes = self.ops()
         if self.problems:
             raise UnsupportedError(f"{self.source.label} uses what nbconv lacks: {summary(self.problems)}")
         clash = next((name for name in self.places if name in self.inputs), None)
         if clash is not None:
             raise ModelError(f"{clash!r} is an input and also a Constant node's output")
-        known = set(self.inputs) | set(self.places)
+        known = set(self.inputs) | set(self.places) | (self._outside() - self.defined)
         nodes = sort(nodes, known)
         made = known.union(*(node.outputs for node in nodes))
         missing = next((name for name in self.outputs if name not in made), None)
@@ -336,7 +367,17 @@ class Importer(OpsetContext):
         constants = {name: self.source.view(name, place) for name, place in places.items()}
         metadata = {entry.key: entry.value for entry in self.model.metadata_props}
         name = self.proto.name or "graph"
-        return Graph(nodes, self.inputs, self.outputs, constants, name, metadata, header=self._header()), places
+        header = {} if self.around else self._header()
+        graph = Graph(nodes, self.inputs, self.outputs, constants, name, {} if self.around else metadata, header=header)
+        self.found[id(graph)] = places
+        return graph
+
+    def _outside(self) -> set[str]:
+        """The names that a body may read around it."""
+        if self.around is None:
+            return set()
+        made = (name for draft in self.around.drafts for name in draft.outputs)
+        return {*self.around.inputs, *self.around.places, *made, *self.around._outside()}
 
     def _header(self) -> dict[str, str | int]:
         """What the file says of itself; a text that is not UTF-8 (bytes, for protobuf) keeps what can be read of it."""
@@ -368,6 +409,16 @@ def _opset(source: Source, model: onnx.ModelProto) -> int:
     if not OLDEST <= max(versions) <= newest or min(versions) != max(versions):
         raise ModelError(f"{source.label} uses opset {', '.join(map(str, versions))}; nbconv reads {OLDEST} to {newest}")
     return versions[0]
+
+
+def _hollow(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node with empty bodies: what they hold is looked at apart."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for a in copy.attribute:
+        if a.type == A.GRAPH:
+            a.g.CopyFrom(onnx.GraphProto(name="body"))
+    return copy
 
 
 def _domain(node: onnx.NodeProto) -> str:

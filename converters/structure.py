@@ -21,6 +21,7 @@ import numpy as np
 import nbconv.ops
 from nbconv.converters.weights import Place, Source
 from nbconv.graph import Graph, Node, Spec, sort
+from nbconv.graph.bodies import free
 from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
 from nbconv.runtime.plan_cache import code
@@ -57,9 +58,9 @@ def load(source: Source, name: str) -> Graph | None:
         return None
 
 
-def store(graph: Graph, places: dict[str, Place], name: str) -> None:
+def store(graph: Graph, places: dict[int, dict[str, Place]], name: str) -> None:
     """Write the entry ``name`` aside, then rename; a folder that cannot be written is no error."""
-    inline = sum(place.nbytes for place in places.values() if place.array is not None)
+    inline = sum(p.nbytes for part in places.values() for p in part.values() if p.array is not None)
     path = _path(name)
     if path is None or inline > LARGEST:
         return
@@ -82,15 +83,15 @@ def _path(name: str) -> Path | None:
     return None if folder is None else folder / "onnx" / f"{name}.json"
 
 
-def encode(graph: Graph, places: dict[str, Place]) -> dict[str, Any]:
-    """The graph as JSON values; ``places`` says where its constants are."""
+def encode(graph: Graph, places: dict[int, dict[str, Place]]) -> dict[str, Any]:
+    """The graph as JSON values; ``places`` says where its constants are, and those of its bodies (by the Graph's `id`)."""
     return {
         "name": graph.name,
         "metadata": graph.metadata,
         "header": graph.header,
         "inputs": [_spec_json(name, spec) for name, spec in graph.inputs.items()],
         "outputs": [_spec_json(name, spec) for name, spec in graph.outputs.items()],
-        "constants": [_place_json(name, places[name]) for name in graph.constants],
+        "constants": [_place_json(name, places[id(graph)][name]) for name in graph.constants],
         "nodes": [
             [
                 node.op.type,
@@ -98,14 +99,14 @@ def encode(graph: Graph, places: dict[str, Place]) -> dict[str, Any]:
                 node.name,
                 list(node.inputs),
                 list(node.outputs),
-                {name: _attribute_json(value) for name, value in node.op.attributes().items()},
+                {name: _attribute_json(value, places) for name, value in node.op.attributes().items()},
             ]
             for node in graph.nodes
         ],
     }
 
 
-def decode(entry: Any, source: Source) -> Graph:
+def decode(entry: Any, source: Source, body: bool = False) -> Graph:
     """`encode` undone. Raises ValueError, TypeError or KeyError (ModelError among them) for what does not fit."""
     constants = {}
     for name, dtype, shape, kind, *rest in entry["constants"]:
@@ -122,9 +123,11 @@ def decode(entry: Any, source: Source) -> Graph:
     outputs = dict(map(_spec, entry["outputs"]))
     nodes = []
     for type, domain, name, reads, makes, attributes in entry["nodes"]:
-        op = nbconv.ops.lookup(type, domain)(**{key: _attribute(value) for key, value in attributes.items()})
+        op = nbconv.ops.lookup(type, domain)(**{key: _attribute(value, source) for key, value in attributes.items()})
         nodes.append(Node(op, tuple(map(_str, reads)), tuple(map(_str, makes)), _str(name)))
     known = set(inputs) | set(constants)
+    if body:
+        known.update(free(Graph(nodes, inputs, outputs, constants)))
     nodes = sort(nodes, known)
     made = known.union(*(node.outputs for node in nodes))
     if not made.issuperset(outputs) or len(inputs) != len(entry["inputs"]) or len(constants) != len(entry["constants"]):
@@ -153,13 +156,17 @@ def _place_json(name: str, place: Place) -> list:
     return [*head, "file", place.file, place.offset]
 
 
-def _attribute_json(value: Any) -> Any:
+def _attribute_json(value: Any, places: dict[int, dict[str, Place]]) -> Any:
+    if isinstance(value, Graph):
+        return {"body": encode(value, places)}
     if isinstance(value, np.ndarray):
         return {"dtype": value.dtype.name, "shape": list(value.shape), "data": _base64(value)}
     return list(value) if isinstance(value, tuple) else value
 
 
-def _attribute(value: Any) -> Any:
+def _attribute(value: Any, source: Source) -> Any:
+    if isinstance(value, dict) and "body" in value:
+        return decode(value["body"], source, True)
     if isinstance(value, dict):
         return _array(value["dtype"], tuple(_int(d) for d in value["shape"]), value["data"])
     return value

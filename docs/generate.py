@@ -1,5 +1,7 @@
-"""Writes the tables of operators in docs/onnx.md, of kernels and of ResNet-50's layers in docs/cuda.md: ``python -m
-docs.generate``, ``make docs``.
+"""Writes what of the documentation comes from code and measurements: ``python -m docs.generate``, ``make docs``.
+
+Operators in docs/onnx.md; kernels and ResNet-50's layers in docs/cuda.md; latencies, of which ``benchmarks/results`` holds
+the measurements, in README.md and docs/benchmarks.md.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
@@ -15,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 import tests.ops
+from benchmarks import picture
 from benchmarks.gpu import LAYERS
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph.op import NUMPY
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.store import source
@@ -25,7 +29,6 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
-from nbconv.ops.op import NUMPY
 from nbconv.plan.plan import Plan
 from nbconv.tools.gradcheck import Call
 from tests.check import Case, as_tuple
@@ -33,16 +36,24 @@ from tests.gradients import arguments, aside
 
 PAGE = Path(__file__).resolve().parent / "onnx.md"
 CUDA_PAGE = PAGE.with_name("cuda.md")
+SPEED_PAGE = PAGE.with_name("benchmarks.md")
+README = PAGE.parent.parent / "README.md"
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 
 
 def main() -> None:
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
+    renew(PAGE, table())
+    reports = picture.measured()
+    renew(README, picture.sentences(reports))
+    renew(SPEED_PAGE, picture.markdown(reports))
     if find_spec("numba_cuda"):
-        page = with_tables(CUDA_PAGE.read_text(encoding="utf-8"), cuda_table(), layers_table())
-        CUDA_PAGE.write_text(page, encoding="utf-8")
+        renew(CUDA_PAGE, cuda_table(), layers_table())
     else:
         print("numba-cuda is not installed: docs/cuda.md stays as it is")
+
+
+def renew(page: Path, *tables: list[str]) -> None:
+    page.write_text(with_tables(page.read_text(encoding="utf-8"), *tables), encoding="utf-8")
 
 
 def with_tables(text: str, *tables: list[str]) -> str:
@@ -107,8 +118,9 @@ def algorithm(plan: Plan) -> str:
     """How a plan does a convolution: by Winograd's filtering, in parts of k, or neither; and the blocks of its product."""
     steps = {step.kernel: step for step in plan.steps}
     product = steps.get("gemm.gemm") or steps["conv.conv"]
-    found = [f"F({s.arguments['size']}×{s.arguments['size']})" for k, s in steps.items() if k == "winograd.transform_input"]
-    found += [f"{s.arguments['parts']} parts" for k, s in steps.items() if k == "gemm.finish"]
+    sizes = [s.arguments["tiles.size"] for k, s in steps.items() if k == "winograd.transform_input"]
+    found = [f"F({size}×{size})" for size in sizes]
+    found += [f"{s.arguments['parts.parts']} parts" for k, s in steps.items() if k == "gemm.finish"]
     return ", ".join([*found, f"{product.units} blocks"])
 
 
@@ -135,6 +147,8 @@ def runs_on(cases: list[Case]) -> str:
 
 def where(case: Case) -> str:
     """As `nbconv.passes.fold` and `nbconv.plan` decide it."""
+    if case.op.control:
+        return "kernel"  # what its bodies hold has a row of its own
     given = tuple(None if x is None else Spec(x.shape, x.dtype) if i == 0 else spec_of(x) for i, x in enumerate(case.inputs))
     try:
         found = as_tuple(case.op.infer(*given))[: case.options.get("outputs", 1)]

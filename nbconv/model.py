@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.lowering.weights import Weights
-from nbconv.runtime.executor import Arenas, Workspace, available_threads
+from nbconv.runtime.executor import Arenas, Workspace, workspace
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -302,7 +303,7 @@ class Model:
         """Writes the model as ONNX: see `nbconv.edit.export.save`."""
         from nbconv.edit.export import save as write
 
-        write(self.graph, path, self, fold)
+        write(self.graph, path, self._source, fold)
 
     def _replace(self, graph: Graph) -> None:
         """Another graph, for the runs that begin from here on."""
@@ -367,8 +368,8 @@ class Model:
         if self._tune:
             plan = self._tuned(plan)
         if self._plan_cache is not None and plan.portable:
-            arrays = {n: plan.arrays[n] for n in plan.program.constants}
-            self._plan_cache.keep_program(key, plan.program, arrays, set(plan.tables), plan.target)
+            arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
+            self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)
         return self.bound(plan)
 
     def bound(self, plan: Plan) -> Program | DeviceProgram:
@@ -376,10 +377,10 @@ class Model:
         if self._device is None:
             return plan.bound()
         plan.program.own = [plan.arrays[n] for n in plan.tables]
-        return self._bound(plan.program, [plan.arrays[n] for n in plan.program.constants], plan.inputs, plan)
+        return self._bound(plan.program, plan.arrays, plan.inputs, plan)
 
     def _bound(
-        self, program: Program, arrays: list[np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
+        self, program: Program, arrays: Mapping[str, np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
     ) -> Program | DeviceProgram:
         """A program with what it reads, ready to run where this model runs."""
         if self._device is None:
@@ -388,7 +389,8 @@ class Model:
             return bind(program, self._target(), arrays)
         from nbconv.runtime.cuda.program import DeviceProgram
 
-        return DeviceProgram(program, self._device, arrays, self._uploads, inputs, plan=plan)
+        needed = [arrays[n] for n in program.constants]
+        return DeviceProgram(program, self._device, needed, self._uploads, inputs, plan=plan)
 
     def _check_fetch(self, fetch: tuple[str, ...]) -> None:
         known = {*self.graph.values(), *self.graph.inputs, *self.graph.constants}
@@ -432,7 +434,7 @@ class _Ready:
         try:
             space = self._spaces.pop()
         except IndexError:
-            return self.program.workspace(arena)
+            return workspace(self.program, arena)
         space.attach(arena)
         return space
 

@@ -168,12 +168,15 @@ def node_model(op: Op, inputs: tuple[np.ndarray | None, ...], dtypes: list[np.dt
     """A serialized ONNX model of this one node; its inputs are x0, x1 …, its outputs, of these types, y0, y1 …"""
     from onnx import helper, numpy_helper
 
-    from nbconv.graph import OPSET
+    from nbconv.converters.exporter import _graph
+    from nbconv.graph import OPSET, Graph
+    from nbconv.graph.bodies import captured
 
     attributes: dict[str, Any] = {
-        k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in op.attributes().items()
+        k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else _graph(v, OPSET) if isinstance(v, Graph) else v
+        for k, v in op.attributes().items()
     }
-    names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
+    names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)][: len(inputs) - len(captured(op.bodies().values()))]
     outs = [f"y{i}" for i in range(len(dtypes))]
     kind = helper.np_dtype_to_tensor_dtype
     graph = helper.make_graph(

@@ -10,16 +10,16 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv import CONVOLUTIONS, Geometry
 from nbconv.lowering.conv.problem import geometry, problem
 from nbconv.lowering.implementation import emit
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.window import Window, resolve
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Convolution(Op, abstract=True):
@@ -80,6 +80,9 @@ class Convolution(Op, abstract=True):
 
 class Conv(Convolution):
     """x (n, ci, *size), w (co, ci/group, *kernel), b (co) → y (n, co, *out)."""
+
+    batch_inputs = (0,)
+    is_layer = True
 
     def window(self, x: tuple[int, ...], w: tuple[int, ...]) -> Window:
         """The geometry for inputs of these shapes."""

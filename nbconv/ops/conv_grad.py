@@ -11,6 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv import WEIGHT_GRADIENTS, Geometry
 from nbconv.lowering.conv.problem import geometry, problem
@@ -20,12 +21,11 @@ from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.window import Window, resolve
 from nbconv.ops.conv import Conv, Convolution
 from nbconv.ops.conv_transpose import ConvTranspose
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Slice
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def window_fields(window: Window, group: int) -> dict:
@@ -81,6 +81,7 @@ class ConvGradInput(ConvTranspose):
     """dy (n, co, *out), w (co, ci/group, *kernel) → dx (n, ci, *size): the transpose of the convolution whose fields these
     are, over an x of that size."""
 
+    is_layer = False
     domain = "nbconv"
 
     size: tuple[int, ...]
@@ -98,6 +99,7 @@ class ConvGradWeight(Convolution):
     """x (n, ci, *size), dy (n, co, *out) → dw (co, ci/group, *kernel) = Σ over pixels of dy times what its window saw of x,
     and db (co) = Σ dy. Windows of x beyond those that dy has count for nothing."""
 
+    batch_sums = (0, 1)
     domain = "nbconv"
     parameters = ()
 

@@ -10,11 +10,11 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def check_range(indices: np.ndarray, size: int) -> None:
@@ -25,6 +25,8 @@ def check_range(indices: np.ndarray, size: int) -> None:
 
 class Gather(Op):
     """The slices of x along ``axis`` that ``indices`` name; the indices' axes take that axis's place."""
+
+    moves = True
 
     axis: int = 0
 
@@ -49,9 +51,16 @@ class Gather(Op):
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         places = (to.value(1).astype(np.int64) % size).reshape(-1)
         to.step(
-            "gather.gather", outer * len(places), work=8 * to.outputs[0].size, x=to.input(0), y=to.output(),
-            places=to.table("places", places), count=len(places), size=size, inner=inner,
-        )  # fmt: skip
+            "gather.gather",
+            outer * len(places),
+            work=8 * to.outputs[0].size,
+            x=to.input(0),
+            y=to.output(),
+            places=to.table("places", places),
+            count=len(places),
+            size=size,
+            inner=inner,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         axis = want.axis(self.axis, to.inputs[0].rank)
@@ -86,14 +95,23 @@ class GatherGrad(Op):
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
         width = min(inner, 256)
         to.step(
-            "gather.gather_grad", outer * -(-inner // width), work=8 * (to.outputs[0].size + to.inputs[0].size),
-            dy=to.input(0), indices=to.input(1), dx=to.output(), count=to.inputs[1].size, size=size, inner=inner,
+            "gather.gather_grad",
+            outer * -(-inner // width),
+            work=8 * (to.outputs[0].size + to.inputs[0].size),
+            dy=to.input(0),
+            indices=to.input(1),
+            dx=to.output(),
+            count=to.inputs[1].size,
+            size=size,
+            inner=inner,
             width=width,
-        )  # fmt: skip
+        )
 
 
 class GatherElements(Op):
     """y[i, j, …] is x at the same place, but with ``axis``'s coordinate from indices[i, j, …]."""
+
+    moves = True
 
     axis: int = 0
 
@@ -147,6 +165,13 @@ class GatherElementsGrad(Op):
     def lower(self, to: Lowering) -> None:
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
         to.step(
-            "gather.gather_elements_grad", outer, work=8 * (to.outputs[0].size + to.inputs[0].size), dy=to.input(0),
-            indices=to.input(1), dx=to.output(), count=to.inputs[1].shape[self.axis], size=size, inner=inner,
-        )  # fmt: skip
+            "gather.gather_elements_grad",
+            outer,
+            work=8 * (to.outputs[0].size + to.inputs[0].size),
+            dy=to.input(0),
+            indices=to.input(1),
+            dx=to.output(),
+            count=to.inputs[1].shape[self.axis],
+            size=size,
+            inner=inner,
+        )

@@ -8,12 +8,12 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Binary, Unary
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Logic(Binary, abstract=True):
@@ -48,7 +48,7 @@ class Not(Unary):
         return CANONICAL
 
     def lower(self, to: Lowering) -> None:
-        to.unary("logic.opposite")
+        to.unary("logic.logical_not")
 
 
 class Equal(Logic):
@@ -97,21 +97,21 @@ class LessOrEqual(Logic):
 
 
 class And(Logic):
-    accepts, booleans = "b", "both"
+    accepts, booleans = "b", "logical_and"
 
     def formula(self, a, b):
         return a & b
 
 
 class Or(Logic):
-    accepts, booleans = "b", "either"
+    accepts, booleans = "b", "logical_or"
 
     def formula(self, a, b):
         return a | b
 
 
 class Xor(Logic):
-    accepts, booleans = "b", "different"
+    accepts, booleans = "b", "logical_xor"
 
     def formula(self, a, b):
         return a ^ b
@@ -139,6 +139,8 @@ class IsInf(Op):
 
 
 class Where(Op):
+    moves = True
+
     def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
         want.kind("b", condition=condition)
         dtype = want.one_type("fiub", x=x, y=y)
@@ -151,7 +153,7 @@ class Where(Op):
         return CANONICAL if outputs[0].dtype == np.float32 and outputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        to.rows("logic.choose", c=to.operand(0), a=to.operand(1), b=to.operand(2))
+        to.rows("logic.where", c=to.operand(0), a=to.operand(1), b=to.operand(2))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         dy, zero = to.dy(), to.constant(np.zeros((), to.outputs[0].dtype))

@@ -10,14 +10,14 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering, Operand, Ref, strides
 from nbconv.ops.grad import ExpandLike
-from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.pointwise import Abs, AbsGrad, Add, Div, DivOrZero, Mul, Sqrt, Sub
 from nbconv.ops.reduce import ReduceMean, ReduceSum, sums
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def lrn_layout(size: int, y: Spec) -> str:
@@ -27,6 +27,8 @@ def lrn_layout(size: int, y: Spec) -> str:
 
 class LRN(Op):
     """x / (bias + alpha / size · Σx²)^beta, the sum over ``size`` channels around each, floor((size-1)/2) of them before."""
+
+    is_norm = True
 
     size: int
     alpha: float = 1e-4
@@ -58,9 +60,18 @@ class LRN(Op):
     def lower(self, to: Lowering) -> None:
         size, c = to.outputs[0].size, to.outputs[0].shape[1]
         to.step(
-            "norm.lrn", size // c, work=100 * size, x=to.input(0), y=to.output(), c=c, before=(self.size - 1) // 2,
-            after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
-        )  # fmt: skip
+            "norm.lrn",
+            size // c,
+            work=100 * size,
+            x=to.input(0),
+            y=to.output(),
+            c=c,
+            before=(self.size - 1) // 2,
+            after=self.size // 2,
+            alpha=self.alpha / self.size,
+            beta=self.beta,
+            bias=self.bias,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LRNGrad(**self.attributes()), to.dy(), to.x()),)
@@ -104,9 +115,19 @@ class LRNGrad(Op):
     def lower(self, to: Lowering) -> None:
         size, c = to.outputs[0].size, to.outputs[0].shape[1]
         to.step(
-            "norm.lrn_grad", size // c, work=200 * size, dy=to.operand(0).ref, x=to.operand(1).ref, dx=to.output(), c=c,
-            before=(self.size - 1) // 2, after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
-        )  # fmt: skip
+            "norm.lrn_grad",
+            size // c,
+            work=200 * size,
+            dy=to.operand(0).ref,
+            x=to.operand(1).ref,
+            dx=to.output(),
+            c=c,
+            before=(self.size - 1) // 2,
+            after=self.size // 2,
+            alpha=self.alpha / self.size,
+            beta=self.beta,
+            bias=self.bias,
+        )
 
 
 class LpNormalization(Op):
@@ -136,7 +157,7 @@ class LpNormalization(Op):
         x, last = to.inputs[0], to.last(to.node.inputs[0])
         axis = want.axis(self.axis, x.rank)
         sized = to.scratch(x.nbytes)
-        to.unary(f"activation.{'magnitude' if self.p == 1 else 'square'}", y=sized)
+        to.unary(f"activation.{'abs' if self.p == 1 else 'square'}", y=sized)
         norm, kept = kept_sums(to, sized, (axis,), last, 1.0)
         if self.p == 2:
             to.unary("activation.square_root", x=norm, y=norm, n=x.size // x.shape[axis])
@@ -157,6 +178,8 @@ class LpNormalization(Op):
 
 class MeanVarianceNormalization(Op):
     """(x - mean) / (standard deviation + 1e-9) over ``axes``."""
+
+    is_norm = True
 
     axes: tuple[int, ...] = (0, 2, 3)
 

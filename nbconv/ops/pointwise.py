@@ -10,12 +10,12 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Operand
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Unary(Op, abstract=True):
@@ -46,7 +46,7 @@ class Unary(Op, abstract=True):
 
 class Abs(Unary):
     accepts = "fiu"
-    kernel = "magnitude"
+    kernel = "abs"
 
     def formula(self, x):
         return np.abs(x)
@@ -58,7 +58,7 @@ class Abs(Unary):
 class AbsGrad(UnaryGrad):
     """dy with the sign of x; 0 where x is 0."""
 
-    kernel = "magnitude_grad"
+    kernel = "abs_grad"
 
     def formula(self, dy, x):
         return dy * np.sign(x)
@@ -183,6 +183,9 @@ class Erf(Unary):
 
 
 class Identity(Unary):
+    moves = True
+    converts = True
+    keeps_classes = True
     accepts = "fiub"
 
     def bypass(self, inputs) -> bool:
@@ -257,7 +260,7 @@ class Max(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
-    kernel = "larger"
+    kernel = "max"
 
     def formula(self, a, b):
         return np.maximum(a, b)
@@ -270,7 +273,7 @@ class Min(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
-    kernel = "smaller"
+    kernel = "min"
 
     def formula(self, a, b):
         return np.minimum(a, b)

@@ -9,19 +9,22 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
-from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 from nbconv.ops.pointwise import Binary, Min, Mul, Sub, Unary, broadcast_layout
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Relu(Unary):
     """max(x, 0); NaN stays NaN."""
 
+    is_cheap = True
+    keeps_classes = True
     accepts = "fi"
 
     def formula(self, x):
@@ -50,6 +53,7 @@ class ReluGrad(UnaryGrad):
 
 
 class LeakyRelu(Unary):
+    is_cheap = True
     kernel = "leaky_relu"
 
     alpha: float = 0.01
@@ -58,7 +62,7 @@ class LeakyRelu(Unary):
         return np.where(x < 0, self.alpha * x, x)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=7, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.LEAKY_RELU, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LeakyReluGrad(alpha=self.alpha), to.dy(), to.y() if self.alpha > 0 else to.x()),)
@@ -139,6 +143,7 @@ class ThresholdedReluGrad(UnaryGrad):
 
 
 class HardSigmoid(Unary):
+    is_cheap = True
     kernel = "hard_sigmoid"
 
     alpha: float = 0.2
@@ -148,7 +153,9 @@ class HardSigmoid(Unary):
         return np.clip(self.alpha * x + self.beta, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=3, alpha=self.alpha, beta=self.beta) if inputs[0].dtype == np.float32 else None
+        if inputs[0].dtype != np.float32:
+            return None
+        return Epilogue(act=Activation.HARD_SIGMOID, alpha=self.alpha, beta=self.beta)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSigmoidGrad(alpha=self.alpha), to.dy(), to.y()),)
@@ -168,13 +175,14 @@ class HardSigmoidGrad(UnaryGrad):
 class HardSwish(Unary):
     """x · HardSigmoid(x) with alpha 1/6 and beta 1/2."""
 
+    is_cheap = True
     kernel = "hard_swish"
 
     def formula(self, x):
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=4, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.HARD_SWISH, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSwishGrad(), to.dy(), to.x()),)
@@ -191,6 +199,9 @@ class HardSwishGrad(UnaryGrad):
 
 class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
+
+    is_cheap = True
+    keeps_classes = True
 
     def infer(self, x: Spec, min: Spec | None = None, max: Spec | None = None) -> Spec:
         dtype = want.one_type("fiu", x=x, min=min, max=max)

@@ -11,15 +11,15 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref, physical
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.logic import Same
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Sub
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Reduce(Op, abstract=True):
@@ -137,6 +137,7 @@ def sums(
 ) -> None:
     """The steps of a reduction in `stages` (see `Reduce.stages`) from x to y; ``more`` gives the kernel's other arguments
     for so many elements."""
+    stages = [turn for stage in stages for turn in to.turns(*stage)]
     for k, (outer, n, inner) in enumerate(stages):
         last = k == len(stages) - 1
         target = y if last else to.scratch(4 * outer * inner)
@@ -152,6 +153,7 @@ def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 class ReduceSum(Reduce):
+    batch_sums = (0,)
     kernel = "sum_scaled"
 
     def formula(self, x, axes):
@@ -164,6 +166,7 @@ class ReduceSum(Reduce):
 class ReduceMean(Reduce):
     """Integers are divided toward zero."""
 
+    keeps_classes = True
     kernel = "sum_scaled"
 
     def formula(self, x, axes):
@@ -244,7 +247,7 @@ class ProdGrad(Op):
 
 
 class ReduceL1(Reduce):
-    kernel, before = "sum_scaled", "magnitude"
+    kernel, before = "sum_scaled", "abs"
 
     def formula(self, x, axes):
         return total(np.abs(x), axes)

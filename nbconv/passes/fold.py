@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.bodies import body_of, renamed
 from nbconv.lowering.weights import Weights
+from nbconv.ops import lookup
 
 SMALL = 1 << 14
 """Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""
@@ -32,13 +34,15 @@ def array(constant: np.ndarray | Deferred) -> np.ndarray:
 
 
 def fold(
-    graph: Graph, inputs: dict[str, Spec], weights: Weights, keep: frozenset[str] = frozenset()
-) -> tuple[Graph, dict[str, Spec], set[str]]:
+    graph: Graph, inputs: dict[str, Spec], weights: Weights, keep: frozenset[str] = frozenset(),
+    varying: frozenset[str] = frozenset(),
+) -> tuple[Graph, dict[str, Spec], set[str]]:  # fmt: skip
     """The graph for inputs of these Specs (all dimensions known), the Spec of every value in it, and which of its constants
     the inputs' shapes decide (the others may be shared by all plans).
 
     Nodes whose outputs nobody reads are dropped, those that read only constants become constants, those that compute
-    nothing (Identity, Dropout at inference, Cast to the same type …) are bypassed; ``keep`` names values to leave alone.
+    nothing (Identity, Dropout at inference, Cast to the same type …) are bypassed; where known inputs choose one of a node's
+    bodies, it stands for the node. ``keep`` names values to leave alone, ``varying`` constants that shapes decided already.
     Raises ModelError that names the node where shapes or types do not fit.
     """
     nodes = live(graph, keep)
@@ -47,17 +51,28 @@ def fold(
     for name in dict.fromkeys((*(n for node in nodes for n in node.inputs), *graph.outputs)):
         if name in graph.constants:
             constants[name] = graph.constants[name]
-            specs[name] = spec_of(graph.constants[name])
-    static = set(constants)
+            specs[name] = _spec(graph.constants[name])
+    static = set(constants) - varying
     same: dict[str, str] = {}
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs) | keep
     kept: list[Node] = []
     gone: dict[str, str] = {}
-    for node in nodes:
+    waiting = nodes[::-1]
+    while waiting:
+        node = waiting.pop()
         if any(name in same for name in node.inputs):
             node = Node(node.op, tuple(same.get(n, n) for n in node.inputs), node.outputs, node.name)
         given = tuple(specs[n] if n else None for n in node.inputs)
-        found = infer(node, given)
+        body = node.op.inlined(given)
+        if body:
+            inner = _inlined(node, body)
+            constants |= inner.constants
+            static.update(inner.constants)
+            specs |= {name: _spec(value) for name, value in inner.constants.items()}
+            read.update(name for n in inner.nodes for name in n.inputs)
+            waiting += reversed(inner.nodes)
+            continue
+        found = node.infer(given)
         values = _known(node, given, found, constants, weights if static.issuperset(n for n in node.inputs if n) else None)
         for name, spec in zip(node.outputs, found, strict=False):
             if name:
@@ -66,7 +81,7 @@ def fold(
             for name, value in zip(node.outputs, values, strict=False):
                 if name:
                     constants[name] = value
-                    specs[name] = Spec(tuple(value.shape), value.dtype, None if isinstance(value, Deferred) else value, True)
+                    specs[name] = _spec(value)
                     gone[name] = "a constant"
                     if static.issuperset(n for n in node.inputs if n):
                         static.add(name)
@@ -75,7 +90,29 @@ def fold(
             gone[node.outputs[0]] = f"the same as {node.inputs[0]}"
         else:
             kept.append(node)
-    return graph.derive(kept, constants, gone), specs, set(constants) - static
+    derived = graph.derive(kept, constants, gone)
+    if any(node.op.control for node in nodes):  # what only the other body reads
+        derived = derived.derive(live(derived, keep))
+    return derived, specs, set(constants) - static
+
+
+def _spec(constant: np.ndarray | Deferred) -> Spec:
+    """The Spec of a constant, its value included if it is known already."""
+    deferred = isinstance(constant, Deferred)
+    return Spec(tuple(constant.shape), constant.dtype, None if deferred else constant, True)
+
+
+def _inlined(node: Node, which: str) -> Graph:
+    """A body of the node as nodes that make the node's outputs."""
+    body = body_of(node, which)
+    made, names, copies = set(body.values()), {}, []
+    for name, output in zip(body.outputs, node.outputs, strict=False):
+        if output and name in made:
+            names[name] = output
+        elif output:
+            copies.append(Node(lookup("Identity")(), (name,), (output,), output))
+    inner = renamed(body, names)
+    return inner.derive([*inner.nodes, *copies])
 
 
 def _bypassed(node: Node, given: tuple[Spec | None, ...], wanted: frozenset[str], read: set[str]) -> bool:
@@ -93,19 +130,6 @@ def live(graph: Graph, keep: frozenset[str] = frozenset()) -> list[Node]:
             found.append(node)
     found.reverse()
     return found
-
-
-def infer(node: Node, given: tuple[Spec | None, ...]) -> tuple[Spec, ...]:
-    """The op's `infer`, its errors naming the node."""
-    try:
-        found = node.op.infer(*given)
-    except ModelError as error:
-        raise type(error)(f"{node.name} ({node.op.type}): {error}") from None
-    except TypeError as error:
-        raise ModelError(f"{node.name} ({node.op.type}): takes other inputs than these {len(given)} ({error})") from None
-    except (ValueError, IndexError, OverflowError) as error:
-        raise ModelError(f"{node.name} ({node.op.type}): {error}") from None
-    return (found,) if isinstance(found, Spec) else tuple(found)
 
 
 def _known(node: Node, given, found: tuple[Spec, ...], constants: dict, weights: Weights | None) -> list | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.errors import ModelError
+from nbconv.base import machine
+from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.bodies import body_of, free, own_inputs
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.step import Impl, Step
@@ -18,13 +19,12 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import choose, eliminate_concat
+from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
-from nbconv.plan.program import Program, bind
-from nbconv.runtime.executor import available_threads
+from nbconv.plan.program import Body, CallStep, Program, bind
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
-    from nbconv.runtime.executor import Workspace
 
 NUMPY_STEP = ""
 """The kernel name of a step that NumPy does."""
@@ -39,17 +39,21 @@ class Derived(NamedTuple):
     """which values lie channels last"""
     weights: Weights
     """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
+    varying: set[str]
+    """constants that input shapes decide"""
 
 
-def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...]) -> Derived:
+def derive(
+    graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], varying: frozenset[str] = frozenset()
+) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away."""
+    away; ``varying`` constants that shapes decided."""
     wanted = frozenset(fetch)
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
-    graph, specs, varying = fold(graph, inputs, weights, wanted)
-    if any(specs[name].dtype.kind == "f" for name in varying):
+    graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
+    if any(specs[name].dtype.kind == "f" for name in decided):
         weights = Weights()
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
@@ -57,51 +61,69 @@ def derive(graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, last = choose(graph, specs)
-    return Derived(graph, specs, last, weights)
+    return Derived(graph, specs, last, weights, decided)
 
 
 class Plan:
     """All that running a model on inputs of one set of shapes needs, but memory to run in (see `runtime.Workspace`).
 
-    ``fetch`` names the results in order; ``specs`` their Specs; ``steps`` what is done; ``arena`` the bytes of memory for
-    intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values went. ``packed_limit``:
-    bytes that one convolution's transformed weights may take, where these are constants and where they are not.
-    ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may use (default:
-    those that there are).
+    ``fetch`` names the results in order; ``specs`` are all Specs, those of bodies too; ``steps`` what is done; ``arena`` the
+    bytes of memory for intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values
+    went. ``packed_limit``: bytes that one convolution's transformed weights may take, where these are constants and where
+    they are not. ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may
+    use (default: those that there are). ``varying``: constants of the graph that are others for other shapes.
     """
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
         choices: Mapping[Any, str] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
-        scratch_limit: float = inf, enough: float | None = None,
+        scratch_limit: float = inf, enough: float | None = None, varying: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self.target = target
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        self.graph, self.specs, self.last, weights = derive(graph, inputs, weights, fetch)
+        derived = derive(graph, inputs, weights, fetch, varying)
+        self.graph, self.specs, self.last, weights = derived.graph, derived.specs, derived.last, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}
         self.steps: list[Step] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.own: set[str] = set()
+        """names of constants that are others for other shapes: these, or some of these"""
+        self.bodies: dict[Node, dict[str, Plan]] = {}
+        """by the nodes that hold them, and their attributes: the plans of bodies"""
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
-        self.threads, self.slots = threads or available_threads(), 0
+        self.threads, self.slots = threads or machine.available_threads(), 0
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
         self._views = eliminate_concat(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
-            self._lower(node, weights)
+            if node.op.control:
+                self._hold(node, weights, frozenset(derived.varying))
+            else:
+                self._lower(node, weights)
         self.tables = [n for n in self.constants if n not in self.graph.constants and n not in weights.arrays]
         """names of constants that only this plan has: input shapes decide them"""
         self._place()
-        self.arrays: dict[str, np.ndarray] = {}
-        self.portable = weights is shared and not self.copies and all(s.kernel != NUMPY_STEP for s in self.steps)
-        """whether the program can be kept in a file"""
+        self.own |= {*self.tables, *derived.varying, *(() if weights is shared else self.constants)}
+        for body in self._inner():
+            self.tables += body.tables
+            self.own |= body.own
         self.program = self._assemble(weights)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {self.graph.name} for {self.target.name}: {len(self.steps)} steps>"
+
+    def __str__(self) -> str:
+        from nbconv.plan.listing import listing
+
+        return listing(self)
 
     def _lower(self, node: Node, weights: Weights) -> None:
         given = tuple(self.specs[n] if n else None for n in node.inputs)
         found = tuple(self.specs[n] for n in node.outputs if n)
-        from nbconv.ops.op import NUMPY
+        from nbconv.graph.op import NUMPY
 
         if all(spec.size == 0 for spec in found):
             return
@@ -120,6 +142,33 @@ class Plan:
         self._scratches.update(to.scratches)
         self.slots = max(self.slots, to.slots)
         self.steps += to.steps
+
+    def _hold(self, node: Node, weights: Weights, varying: frozenset[str]) -> None:
+        """A step that runs other programs: a plan for each body of the node, all in one piece of scratch memory."""
+        if self.target.gpu:
+            raise UnsupportedError(f"{node.name} ({node.op.type}): control flow runs on the CPU alone")
+        wanted = [i for i, name in enumerate(node.outputs) if name]
+        plans = {}
+        for which in node.op.bodies():
+            body = body_of(node, which)
+            around = [n for n in free(body) if n in self.constants]
+            constants = {**body.constants, **{n: self.constants[n] for n in around}}
+            inputs = {n: Spec(self.specs[n].shape, self.specs[n].dtype) for n in free(body) if n not in constants}
+            found, graph = [*body.outputs], Graph(body.nodes, inputs, body.outputs, constants, body.name)
+            plans[which] = Plan(
+                graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.packed_limit,
+                self.threads, self.scratch_limit, varying=varying,
+            )  # fmt: skip
+            self.specs = {**plans[which].specs, **self.specs}
+        self.bodies[node] = plans
+        scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
+        self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
+        self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
+        self.steps.append(Step(node, NUMPY_STEP, 1, 1, {"scratch": scratch}, Impl("bodies")))
+
+    def _inner(self) -> list[Plan]:
+        """The plans of bodies."""
+        return [plan for plans in self.bodies.values() for plan in plans.values()]
 
     def root(self, name: str) -> str:
         """The value whose memory this one shares (itself, mostly)."""
@@ -155,7 +204,7 @@ class Plan:
         sizes = [self.nbytes(n) for n in names]
         offsets, self.arena = plan_memory(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
         self.offsets = dict(zip(names, offsets, strict=True))
-        memory = inf if self.target.gpu else _memory()
+        memory = inf if self.target.gpu else machine.memory()
         if self.arena > memory:
             raise ModelError(
                 f"this model needs {self.arena / 2**30:.1f} GiB for inputs of these shapes, there are {memory / 2**30:.1f}"
@@ -167,10 +216,8 @@ class Plan:
 
     def _touched(self, step: Step) -> Iterable[str]:
         """Values whose memory a step reads or writes, each once, in the step's order: that of a set differs by process."""
-        if step.kernel == NUMPY_STEP:
-            names = (n for n in (*step.node.inputs, *step.node.outputs) if n)
-        else:
-            names = (v.name for v in step.arguments.values() if isinstance(v, Ref))
+        names = [n for n in (*step.node.inputs, *step.node.outputs) if n] if step.kernel == NUMPY_STEP else []
+        names += [v.name for v in step.arguments.values() if isinstance(v, Ref)]
         return dict.fromkeys(self.root(n) for n in names)
 
     def _assemble(self, weights: Weights) -> Program:
@@ -182,12 +229,12 @@ class Plan:
         fixed: list[tuple[int, int, int]] = []
         moves: dict[str, list[tuple[int, int]]] = {}
         table: list[tuple[int, int, int, int]] = []
-        foreign: dict[int, Callable] = {}
+        host_steps: dict[int, HostStep | CallStep] = {}
         used = {step.kernel.split(".")[0] for step in self.steps if step.kernel != NUMPY_STEP}
         loaded = libraries(used | {"loop"}, self.target)  # a GPU has no loop
         for number, step in enumerate(self.steps):
             if step.kernel == NUMPY_STEP:
-                foreign[number] = Reference(self, step.node)
+                host_steps[number] = self._host_step(step, constants)
                 table.append((0, 0, 1, 1))
                 continue
             family, kernel = step.kernel.split(".")
@@ -210,6 +257,7 @@ class Plan:
                 else:
                     words.append(0 if value is None else int(value))
             table.append((kernels.setdefault(step.kernel, len(kernels)), start * 8, step.units, step.chunk))
+        copies = [(k, self._binding(root, constants)) for k, root in self.copies]
         slots = np.array(words or [0], np.int64)
         if floats:
             slots[[i for i, _ in floats]] = np.array([v for _, v in floats], np.float32).view(np.uint32)
@@ -226,12 +274,42 @@ class Plan:
             arena=self.arena, kernels=list(kernels), constants=list(constants),
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
-            segments=_segments(self.steps), tables=tables, foreign=foreign,
-            copies=[(k, Binding(self, root)) for k, root in self.copies], slots=self.slots,
+            segments=_segments(self.steps), tables=tables, host_steps=host_steps, copies=copies, slots=self.slots,
         )  # fmt: skip
         for name in constants:
             self.array(name, weights)
+        for body in self._inner():
+            self.arrays |= body.arrays
         return program
+
+    def _host_step(self, step: Step, constants: dict[str, int]) -> HostStep | CallStep:
+        """What stands in the program for a step that no kernel does."""
+        node = step.node
+        outputs = [self._binding(n, constants) if n else None for n in node.outputs]
+        if node not in self.bodies:
+            return HostStep(node.op, [self._binding(n, constants) if n else None for n in node.inputs], outputs)
+        bodies = [
+            Body(plan.program, {n: self._binding(n, constants) for n in plan.inputs}, [b for b in outputs if b is not None])
+            for plan in self.bodies[node].values()
+        ]
+        scratch = step.arguments["scratch"]
+        assert isinstance(scratch, Ref)
+        size, offset = self._scratches[scratch.name], self.offsets[scratch.name]
+        arena = Binding("arena", offset, (size,), np.dtype(np.uint8), scratch.name)
+        return CallStep(node.op.control, bodies, [self._binding(n, constants) for n in own_inputs(node)], arena)
+
+    def _binding(self, name: str, constants: dict[str, int]) -> Binding:
+        """Where a step in Python finds a value; ``constants`` has the index of each that is needed so far."""
+        root, (shape, dtype, *_) = self.root(name), self.specs[name]
+        if root in self.inputs:
+            return Binding("input", root, shape, dtype, root)
+        if root in self.constants:
+            return Binding("constant", constants.setdefault(root, len(constants)), shape, dtype, root)
+        if root in self.results:
+            return Binding("result", self.results[root], shape, dtype, root)
+        if root in self.offsets:
+            return Binding("arena", self.offsets[root], shape, dtype, root)
+        return Binding("none", 0, shape, dtype, root)
 
     def array(self, name: str, weights: Weights) -> np.ndarray:
         """A constant's array as kernels read it, which the plan keeps alive."""
@@ -243,52 +321,21 @@ class Plan:
 
     def bound(self) -> Program:
         """The program, ready to run."""
-        program = bind(self.program, self.target, [self.arrays[n] for n in self.program.constants])
+        program = bind(self.program, self.target, self.arrays)
         program.own = [self.arrays[n] for n in self.tables]
         return program
 
+    @property
+    def portable(self) -> bool:
+        """Whether the program can be kept in a file. What a GPU's steps on the CPU need, only a plan knows."""
+        there = self.target.gpu and (self.program.host_steps or self.program.copies)
+        kept = (self.arrays[n].dtype.kind in "biuf" for n in self.program.constant_names())
+        return not there and self.program.portable and all(kept)
+
     def numpy_steps(self) -> list[Node]:
-        """The nodes for which there is no kernel."""
-        return [step.node for step in self.steps if step.kernel == NUMPY_STEP]
-
-
-class Reference:
-    """The work of a NumPy step: the op's `reference` on the values' arrays."""
-
-    def __init__(self, plan: Plan, node: Node) -> None:
-        self.node = node
-        self.inputs = [Binding(plan, n) if n else None for n in node.inputs]
-        self.outputs = [Binding(plan, n) if n else None for n in node.outputs]
-
-    def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> None:
-        found = self.node.op.reference(*(None if held is None else held(space, feeds, results) for held in self.inputs))
-        for held, value in zip(self.outputs, found if isinstance(found, tuple) else (found,), strict=False):
-            if held is not None:
-                np.copyto(held(space, feeds, results), value)
-
-
-class Binding:
-    """Where the array of a value is found during a run; the value lies as ONNX has it."""
-
-    def __init__(self, plan: Plan, name: str) -> None:
-        self.root = root = plan.root(name)
-        self.spec = plan.specs[name]
-        self.input = root if root in plan.inputs else None
-        self.result = plan.results.get(root)
-        self.constant = array(plan.constants[root]) if root in plan.constants else None
-        self.offset = plan.offsets.get(root)
-
-    def __call__(self, space: Workspace, feeds: dict[str, np.ndarray], results: list[np.ndarray]) -> np.ndarray:
-        shape, dtype = self.spec.shape, self.spec.dtype
-        if self.input is not None:
-            return feeds[self.input].reshape(shape)
-        if self.constant is not None:
-            return self.constant.reshape(shape)
-        if self.result is not None:
-            return results[self.result].reshape(shape)
-        if self.offset is None:
-            return np.empty(shape, dtype)
-        return space.memory(self.root, self.offset, self.spec.nbytes).view(dtype).reshape(shape)
+        """The nodes for which there is no kernel, those of bodies too."""
+        mine = [step.node for step in self.steps if step.kernel == NUMPY_STEP and step.node not in self.bodies]
+        return [*mine, *(node for body in self._inner() for node in body.numpy_steps())]
 
 
 def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -330,11 +377,3 @@ def _segments(steps: list[Step]) -> list[tuple[int, int]]:
     if begin < len(steps):
         found.append((begin, len(steps)))
     return found
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -11,48 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
 from nbconv.kernels.compile import libraries
 from nbconv.plan.memory import ALIGN
+from nbconv.plan.program import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from nbconv.plan.program import Program
+    from nbconv.plan.host import Binding
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 CANCEL, LIMIT = 3 * 8, 8 * 8
 """Words of a job, see `kernels/cpu/loop.py`."""
 PATIENCE = 4000
 """Turns that an idle worker spins before it sleeps: some 0.1 ms."""
-
-
-def available_threads() -> int:
-    """Processors that affinity and the cgroup's quota give this process; at least 1."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, count if quota is None else min(count, int(quota + 0.5)))
-
-
-def _cgroup_quota() -> float | None:
-    """Processors that the cgroup (version 2 or 1) allows, None for no limit."""
-    for quota, period in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            with open(quota) as f:
-                words = f.read().split()
-            if period is not None:
-                with open(period) as f:
-                    words += f.read().split()
-            if words[0] not in ("max", "-1"):
-                return int(words[0]) / int(words[1])
-        except (OSError, ValueError, IndexError, ZeroDivisionError):
-            continue
-    return None
 
 
 def aligned(nbytes: int) -> np.ndarray:
@@ -98,6 +72,7 @@ class Workspace:
         self.feeds: dict[str, np.ndarray] = {}
         self.results: list[np.ndarray] = []
         self._base = 0
+        self._inner: dict[tuple[int, int], Workspace] = {}
         self.attach(aligned(program.arena) if arena is None else arena)
         self.table = program.table.copy()
         self.table[:, 1] += self.words.ctypes.data
@@ -114,6 +89,19 @@ class Workspace:
     def memory(self, root: str, offset: int, nbytes: int) -> np.ndarray:
         """The bytes of an intermediate value."""
         return self.arena[offset : offset + nbytes]
+
+    @contextlib.contextmanager
+    def inner(self, key: tuple[int, int], body: Program, arena: Binding) -> Iterator[Workspace]:
+        """The workspace of a program that a step runs, in this part of the arena."""
+        memory, space = arena.array(self), self._inner.get(key)
+        if space is None:
+            space = self._inner[key] = Workspace(body, memory)
+        else:
+            space.attach(memory)
+        try:
+            yield space
+        finally:
+            del space.arena  # the block is lent for a run
 
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
@@ -143,16 +131,16 @@ class Workspace:
             first, last = max(first, begin), min(last, end)
             if first >= last:
                 continue
-            foreign = program.foreign.get(first)
-            if foreign is None:
+            step = program.host_steps.get(first)
+            if step is None:
                 loop.run(self, first, last, threads)
             else:
-                foreign(self, self.feeds, self.results)
+                step.run(self, threads)
 
     def copy_out(self, results: list[np.ndarray]) -> None:
         """Copy the results that no step writes."""
-        for k, held in self.program.copies:
-            np.copyto(results[k], held(self, self.feeds, results).reshape(results[k].shape))
+        for k, binding in self.program.copies:
+            np.copyto(results[k], binding.array(self).reshape(results[k].shape))
 
     def keep(self, state: str, k: int) -> None:
         """Copy result k over the input ``state``."""
@@ -167,7 +155,7 @@ class Workspace:
 
     def part(self, step: int, first: int, last: int) -> None:
         """Do these units of a step, on this thread."""
-        if self.program.foreign.get(step) is not None:
+        if step in self.program.host_steps:
             self.span(step, step + 1, 1)
         else:
             _ENTRY(int(self.table[step, 0]))(int(self.table[step, 1]), first, last, 0)
@@ -184,12 +172,12 @@ def time_steps(
     idle = []
     for r in range(runs):
         for i in range(len(program.table)):
-            foreign = program.foreign.get(i)
+            host = program.host_steps.get(i)
             start = clock()
-            if foreign is None:
+            if host is None:
                 loop.run(space, i, i + 1, threads)
             else:
-                foreign(space, feeds, results)
+                host.run(space, threads)
             found[r, i] = clock() - start
             if i % 8 == 0:
                 start = clock()
@@ -232,6 +220,11 @@ def time_alone(
     return found
 
 
+def workspace(program: Any, arena: Any = None) -> Any:
+    """Memory and tables for one run at a time of a bound program; a program of a device makes its own."""
+    return Workspace(program, arena) if isinstance(program, Program) else program.workspace(arena)
+
+
 class _Loop:
     """The native run loop and the process's worker threads. Workers are made when a run first wants them, spin for a moment
     when a run ends, then sleep on a lock."""
@@ -242,24 +235,31 @@ class _Loop:
         self._job = aligned(16 * 64).view(np.int64)
         self._job[:] = 0
         self._job[7 * 8] = _yield_address()
-        self._busy = threading.Lock()
+        self._busy: Any = threading.RLock()
+        """whose run the workers serve: its thread owns this"""
         self._most = available_threads() - 1
         self._workers: list[_Worker] = []
 
     def run(self, space: Workspace, first: int, last: int, threads: int) -> None:
         """Do steps from first to last, with up to ``threads`` threads (the caller is one). When the workers serve another
         run the caller does it alone: the results are the same."""
-        if threads > 1 and self._busy.acquire(blocking=False):
+        if threads > 1 and not self._busy._is_owned():  # a signal handler may run a model in the middle of a run
+            # A Ctrl-C is raised when a call returns. So the lock is taken inside `try`, and given back by one call, which
+            # a thread that does not own it may make in vain.
             try:
-                self._wake(threads - 1)
-                self._job[LIMIT] = threads - 1
-                words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
-                self._lead(words.ctypes.data, first, last, 0)
+                if self._busy.acquire(blocking=False):
+                    self._wake(threads - 1)
+                    self._job[LIMIT] = threads - 1
+                    words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
+                    self._lead(words.ctypes.data, first, last, 0)
+                    return
             finally:
-                self._busy.release()
-        else:
-            words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
-            self._run(words.ctypes.data, first, last, 0)
+                try:  # noqa: SIM105
+                    self._busy.release()
+                except RuntimeError:
+                    pass
+        words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
+        self._run(words.ctypes.data, first, last, 0)
 
     def _wake(self, count: int) -> None:
         count = min(count, self._most)

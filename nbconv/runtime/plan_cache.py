@@ -8,6 +8,7 @@ offsets, so its checksum is verified before it runs; weights are numbers, which 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.load import sha256
 from nbconv.kernels.store import cache_folder
+from nbconv.plan.host import plain
 from nbconv.plan.program import Program
 
 if TYPE_CHECKING:
@@ -99,12 +101,11 @@ def code() -> str:
 
 def _code_files() -> list[tuple[str, str]]:
     """(name, path) of each file of code. A package that lies in no folder is in an archive, or in the executable."""
-    import nbconv
-    import nbconv.converters as converters
-    import nbconv.kernels as kernels
-
-    packages = [(p.__name__, root) for p in (nbconv, kernels, converters) for root in p.__path__]
-    found = [file for name, root in packages for file in _sources(root, name)]
+    names = ("nbconv", "nbconv.kernels", "nbconv.converters")
+    specs = [spec for name in names if (spec := importlib.util.find_spec(name)) is not None]
+    packages = [(spec.name, root) for spec in specs for root in spec.submodule_search_locations or ()]
+    apart = ("nbconv/kernels", "nbconv/converters", "nbconv/models")  # in a checkout they lie elsewhere
+    found = [file for name, root in packages for file in _sources(root, name, apart)]
     if not found:
         whole = next((path for _, path in packages), "")
         while whole and not os.path.exists(whole):
@@ -115,8 +116,8 @@ def _code_files() -> list[tuple[str, str]]:
     return found
 
 
-def _sources(folder: str, package: str) -> list[tuple[str, str]]:
-    """(name, path) of the Python files of a folder and of those in it."""
+def _sources(folder: str, package: str, apart: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """(name, path) of the Python files of a folder and of those in it, without the packages ``apart``."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:  # a file without suffix, or a folder that is not to be read
@@ -129,7 +130,7 @@ def _sources(folder: str, package: str) -> list[tuple[str, str]]:
         path = f"{folder}{os.sep}{name}"
         if suffix in ("py", "pyc"):
             found.append((f"{package}/{name}", path))
-        elif not suffix:
+        elif not suffix and f"{package}/{name}" not in apart:
             found += _sources(path, f"{package}/{name}")
     return found
 
@@ -174,6 +175,8 @@ class PlanCache:
         name = sha256(f"{name} {code()} {target.identity()}".encode())[:32]
         self._folder = None if folder is None else os.path.join(folder, "prepared", name)
         self._weights: dict[str, np.ndarray] | None = None
+        self._identity = ""
+        """of the file of packed weights, which another process may have written anew"""
 
     def card(self) -> dict[str, Any] | None:
         """What `Model` needs before a graph: {"name", "inputs", "outputs"}, see `keep_card`."""
@@ -194,8 +197,8 @@ class PlanCache:
         _write(os.path.join(self._folder, "card.json"), sha256(body).encode() + b"\n" + body)
         _trim(self._folder)
 
-    def program(self, key: Any, weights: Weights) -> tuple[Program, list[np.ndarray]] | None:
-        """The program of these shapes and results and its constants; None when it was not kept."""
+    def program(self, key: Any, weights: Weights) -> tuple[Program, dict[str, np.ndarray]] | None:
+        """The program of these shapes and results and its constants by name; None when it was not kept."""
         if self._folder is None:
             return None
         try:
@@ -205,21 +208,25 @@ class PlanCache:
                 return None
             head_size, table_size = (int(v) for v in rest[:32].split())
             head = json.loads(rest[32 : 32 + head_size])
-            extra, keys = head.pop("extra"), head.pop("keys")
+            extra, keys, own, identity = (head.pop(k) for k in ("extra", "keys", "own", "weights"))
             tables = np.frombuffer(rest, np.int64, table_size // 8, 32 + head_size)
             held = rest[32 + head_size + table_size :]
             program = Program.decode(head, tables)
             program.keys = {str(f): str(k) for f, k in keys.items()}
-            arrays = [self._array(name, extra, held, weights) for name in program.constants]
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            arrays = {}
+            for name in program.constant_names():
+                if name in extra:
+                    dtype, shape, at, size = extra[name]
+                    arrays[name] = np.frombuffer(held[at : at + size], plain(dtype)).reshape(shape)
+                elif name not in own:
+                    arrays[name] = weights.get(name, lambda name=name: self._packed()[name])
+                else:
+                    arrays[name] = self._packed()[name]
+                    if identity != self._identity:
+                        return None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
             return None
         return program, arrays
-
-    def _array(self, name: str, extra: dict[str, list], held: bytes, weights: Weights) -> np.ndarray:
-        if name in extra:
-            dtype, shape, at, size = extra[name]
-            return np.frombuffer(held[at : at + size], np.dtype(dtype)).reshape(shape)
-        return weights.get(name, lambda: self._packed()[name])
 
     def _packed(self) -> dict[str, np.ndarray]:
         """The packed weights, views of the mapped file."""
@@ -229,31 +236,35 @@ class PlanCache:
                 data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
             head_size = int(data[:16])
             start = 16 + head_size
+            head = json.loads(data[16:start])
             self._weights = {
-                name: np.frombuffer(data, np.dtype(dtype), _size(shape), start + at).reshape(shape)
-                for name, (dtype, shape, at) in json.loads(data[16:start]).items()
+                name: np.frombuffer(data, plain(dtype), _size(shape), start + at).reshape(shape)
+                for name, (dtype, shape, at) in head["arrays"].items()
             }
+            self._identity = head["identity"]
         return self._weights
 
     def keep_program(self, key: Any, program: Program, arrays: dict[str, np.ndarray], own: set[str], target: Target) -> None:
         """Keep an unbound program. The first one of a model brings its packed weights, later ones what these lack; ``own``
-        names constants that belong to this program alone."""
+        names constants that are others for other shapes."""
         if self._folder is None or sum(a.nbytes for a in arrays.values()) > MOST_BYTES:
             return
         try:
             if not os.path.exists(os.path.join(self._folder, "weights")):
-                self._keep_weights({n: a for n, a in arrays.items() if n not in own})
+                self._keep_weights({n: a for n, a in arrays.items() if n not in own or a.dtype.kind == "f"})
             packed = self._packed()
-            missing = {n: a for n, a in arrays.items() if n in own or n not in packed or packed[n].shape != a.shape}
+            missing = {n: a for n, a in arrays.items() if n not in packed or not _same(packed[n], a, n in own)}
             if sum(a.nbytes for a in missing.values()) > EXTRA or len(os.listdir(self._folder)) >= MOST_PROGRAMS:
                 return
             extra, held = {}, b""
             for name, a in missing.items():
                 extra[name] = (a.dtype.str, a.shape, len(held), a.nbytes)
                 held += a.tobytes()
-            head, tables = program.encode()
-            keys = {name: library.key for name, library in libraries(program.families, target).items()}
-            head = head[:-1] + b',"extra":' + json.dumps(extra).encode() + b',"keys":' + json.dumps(keys).encode() + b"}"
+            parts: list[np.ndarray] = []
+            encoded = program.encode(parts)
+            encoded["keys"] = {name: lib.key for name, lib in libraries(program.families, target).items()}
+            encoded |= {"extra": extra, "own": sorted(own.intersection(arrays)), "weights": self._identity}
+            head, tables = json.dumps(encoded, separators=(",", ":")).encode(), b"".join(t.tobytes() for t in parts)
             head += b" " * (-len(head) % 8)
             rest = f"{len(head)} {len(tables)}".ljust(32).encode() + head + tables + held
             _write(os.path.join(self._folder, _program_name(key)), sha256(rest).encode() + b"\n" + rest)
@@ -265,13 +276,21 @@ class PlanCache:
         for name, a in arrays.items():
             index[name] = (a.dtype.str, a.shape, at)
             at += -(-a.nbytes // 64) * 64
-        head = json.dumps(index).encode()
+        head = json.dumps({"identity": os.urandom(8).hex(), "arrays": index}).encode()
         head += b" " * (-(16 + len(head)) % 64)
         parts: list[bytes | memoryview] = [str(len(head)).ljust(16).encode(), head]
         for a in arrays.values():
             parts += [memoryview(np.ascontiguousarray(a).reshape(-1).view(np.uint8)), b"\0" * (-a.nbytes % 64)]  # pyright: ignore
         assert self._folder is not None
         _write(os.path.join(self._folder, "weights"), *parts)
+
+
+def _same(kept: np.ndarray, array: np.ndarray, closely: bool) -> bool:
+    """Whether the array that was kept will do for this one: those that all shapes share are equal if they are as large."""
+    if kept.shape != array.shape or kept.dtype != array.dtype:
+        return False
+    old, new = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (kept, array))
+    return not closely or np.array_equal(old, new)
 
 
 def _size(shape: list[int]) -> int:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
 from nbconv.kernels.target import Target, host
 from nbconv.plan.program import FIELDS, Program, bind
-from nbconv.runtime.executor import Workspace, available_threads
+from nbconv.runtime.executor import Workspace
 
 SPELL = 0.004
 """Seconds that one measurement takes at least."""
@@ -123,7 +124,7 @@ def _rate(kernel: str, floats: int, n: int, threads: int, target: Target, value:
         results=[], inputs=[], arena=4 * part * threads, kernels=[f"roof.{kernel}"], constants=[], input_moves={},
         result_moves={}, segments=[(0, 1)], tables={**tables, "table": np.array([[0, 0, units, 1]])}, slots=threads,
     )  # fmt: skip
-    space = Workspace(bind(program, target, []))
+    space = Workspace(bind(program, target, {}))
     space.arena.view(np.float32)[:] = value
     space.run({}, [], threads)
     measured = 0

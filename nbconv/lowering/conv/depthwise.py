@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbconv.kernels.params import DenseImage
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv.problem import ConvProblem
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil, epilogue, pad_bias
 from nbconv.lowering.repack import varies
+from nbconv.lowering.window import sliding
 
 BAND = 16
 """Most rows of a unit."""
@@ -22,7 +24,6 @@ def fits(p: ConvProblem) -> bool:
 def emit(to: Lowering, p: ConvProblem) -> None:
     """One step of kernels/cpu/depthwise.py."""
     g, c, lanes, units = p.geometry, p.geometry.groups, p.target.lanes, p.target.units
-    (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = g.down, g.across
     vectors = ceil(c, lanes)
     pieces = min(vectors, units // 2)
     band = min(BAND, ceil(g.oh, ceil(units // 2, pieces)))
@@ -46,8 +47,8 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     to.step(
         "depthwise.depthwise", g.n * ceil(g.oh, band) * ceil(c, piece), work=8 * size * g.taps,
         x=to.input(0), y=to.output(), w=packed, b=b,
-        h=g.h, width=g.w, c=c, oh=g.oh, ow=g.ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
-        band=band, piece=piece, **epilogue(to, 1, c, lanes, lanes),
+        image=DenseImage(g.h, g.w, c, g.oh, g.ow), window=sliding(g.down, g.across), padded=full, band=band, piece=piece,
+        epilogue=epilogue(to, 1, c, lanes, lanes),
     )  # fmt: skip
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbconv.kernels.params import DenseImage
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv.problem import ConvProblem
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil
+from nbconv.lowering.window import STRIP, sliding
 
 
 def fits(p: ConvProblem) -> bool:
@@ -18,15 +20,14 @@ def fits(p: ConvProblem) -> bool:
 def emit(to: Lowering, p: ConvProblem) -> None:
     """One step of `depthwise_transposed` in kernels/cpu/conv_grad.py, which calls x dy and y x."""
     g, c, lanes = p.geometry, p.geometry.groups, p.target.lanes
-    (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = g.down, g.across
     full = ceil(c, lanes) * lanes
     zeros = to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))
     to.step(
-        "conv_grad.depthwise_transposed", to.gpu_split(g.n * g.oh, full // lanes),
+        "conv_grad.depthwise_transposed", to.gpu_split(g.n * g.oh, full // lanes * ceil(g.ow, STRIP)),
         work=8 * g.n * c * g.h * g.w * g.taps, dy=to.input(0),
         w=repack.rows(to, to.input(1), g.taps, c, 1, g.taps, full),
         b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros, y=to.output(),
-        h=g.oh, width=g.ow, c=c, oh=g.h, ow=g.w, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
+        image=DenseImage(g.oh, g.ow, c, g.h, g.w), window=sliding(g.down, g.across), padded=full,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Scatter
 from nbconv.lowering import repack, split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import Image, bias, image
@@ -16,6 +17,7 @@ from nbconv.lowering.cost import weighted_product
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import cut, epilogue, pack, padded, product_cost
 from nbconv.lowering.repack import WeightStrides, varies
+from nbconv.lowering.window import sliding
 
 GAIN = 0.8
 """The part of its cost that a direct product counts for on a GPU: Winograd rounds more, and costs are rough."""
@@ -74,38 +76,37 @@ def weights(to: Lowering, g: Geometry) -> Weights:
 
 def taps_steps(
     to: Lowering, g: Geometry, w: Weights, size: tuple[int, int], down: tuple[int, ...], across: tuple[int, ...],
-    place: split_k.Place | None = None, source: Image | None = None, wide: Wide | None = None,
+    scatter: Scatter | None = None, source: Image | None = None, wide: Wide | None = None,
 ) -> None:  # fmt: skip
     """One step of `conv` in kernels/cpu/conv.py, of x, or of the image ``source``, to (oh, ow) = ``size`` results, which go
-    to their ``place`` in y. ``down`` and ``across`` are (kernel, stride, dilation, begin). Weights that are packed here, of
+    to y as ``scatter`` says. ``down`` and ``across`` are (kernel, stride, dilation, begin). Weights that are packed here, of
     one group, may be packed some columns at a time, with a step each."""
     y, co = wide or (to.output(), g.groups * g.co)
     repeats, og = co // (g.groups * g.co), co // g.groups
     (oh, ow), ws, (ref, h, width, ldx, cg) = size, w.strides, source or image(to, g)
-    place = place or split_k.Place(oh, ow, oh, ow)
+    scatter = scatter or Scatter(oh, ow)
     lanes, columns, ldy = to.target.lanes, to.columns, co if wide else to.pitch or co
-    (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
-    m, taps = g.n * oh * ow, kh * kw
-    if down == across == (1, 1, 1, 0) and place == split_k.Place(oh, ow, oh, ow) and (oh, ow) == (h, width):
-        h, width, place = 1, m, split_k.Place(1, m, 1, m)  # one row of pixels: one sequence of addresses
+    m, taps = g.n * oh * ow, down[0] * across[0]
+    if down == across == (1, 1, 1, 0) and scatter == Scatter(oh, ow) and (oh, ow) == (h, width):
+        h, width, oh, ow, scatter = 1, m, 1, m, Scatter(1, m)  # one row of pixels: one sequence of addresses
     parted = varies(to, 1) and ws.kh and g.groups == 1 and not wide
     for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
         n, part = last - first, slice(first, last) if last - first < og else None
         how = cut(to, m, cg, n, taps, g.groups)
         packed = packed_weights(to, g, w, taps * cg, og, first, n)
         wanted = split_k.Results(
-            m, n, g.groups, True, y.at(first), ldy, n, bias(to, g.groups, n, repeats, part),
-            to.residual and to.residual.at(first), to.ldres, epilogue(to, g.groups, n, lanes, columns, part), place,
+            m, n, g.groups, True, y.at(first), ldy, n,
+            Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres),
+            epilogue(to, g.groups, n, lanes, columns, part), (oh, ow), scatter,
         )  # fmt: skip
         found = split_k.sums(to, how, wanted)
         to.step(
             "conv.conv", how.units, work=2 * m * g.groups * n * cg * taps,
-            x=ref, y=found.y, res=found.res, w=packed, b=found.bias,
+            x=ref, y=found.y, w=packed, addends=found.addends,
             zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-            m=m, h=h, width=width, ldx=ldx, cg=cg, ldy=found.ldy, ldres=found.ldres, og=n,
-            kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=how.rows, panels=how.panels,
-            tap_chunk=how.tap_chunk, channel_chunk=how.channel_chunk, padded=padded(n, lanes, columns),
-            **found.place._asdict(), **found.epilogue,
+            image=ConvImage(m, h, width, ldx, cg, oh, ow, found.ldy, n), window=sliding(down, across),
+            scatter=found.scatter, epilogue=found.epilogue,
+            blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
         )  # fmt: skip
         split_k.finish(to, how, found, wanted)
 

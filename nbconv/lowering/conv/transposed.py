@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbconv.kernels.params import Scatter
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv.indirect_gemm import Weights, product, taps_steps
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import WeightStrides
-from nbconv.lowering.split_k import Place
 from nbconv.lowering.window import Axis
 
 
@@ -35,8 +35,8 @@ def emit(to: Lowering, p: ConvProblem) -> None:
             if not ky or not kx:  # no tap reaches these cells: a zero tap in the padding leaves the bias
                 v, h = (1, 1, 1, 1 << 30), (1, 1, 1, 0)
             size = ceil(g.oh - top, g.down.stride), ceil(g.ow - left, g.across.stride)
-            place = Place(*size, g.oh, g.ow, g.down.stride, g.across.stride, top, left)
-            taps_steps(to, g, _weights(to, g, (top, left), ky, kx), size, v, h, place)
+            scatter = Scatter(g.oh, g.ow, g.down.stride, g.across.stride, top, left)
+            taps_steps(to, g, _weights(to, g, (top, left), ky, kx), size, v, h, scatter)
 
 
 def _weights(to: Lowering, g: Geometry, phase: tuple[int, int], ky: list[int], kx: list[int]) -> Weights:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.kernels.params import Addends, ConvImage, Filtering
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv import winograd
@@ -73,12 +74,12 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
     to.step(
         "winograd.winograd", ceil(found.total, found.tiles) * ceil(count, found.group),
         work=2 * points * found.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
-        res=to.residual and to.residual.at(at), scratch=to.scratch_per_thread(4 * area), w=packed, b=b,
+        addends=Addends(b, to.residual and to.residual.at(at), to.ldres), scratch=to.scratch_per_thread(4 * area), w=packed,
         zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-        n=g.n, h=g.h, width=g.w, ldx=to.ld(0), ci=ci, oh=g.oh, ow=g.ow, co=count, ldy=to.pitch or out,
-        ldres=to.ldres, ph=ph, pw=pw, size=size, tiles=found.tiles,
-        columns=found.columns, group=found.group, inner=inner, padded=padded(count, lanes, columns), area=area,
-        **epilogue(to, 1, count, lanes, columns, mine),
+        image=ConvImage(g.n * g.oh * g.ow, g.h, g.w, to.ld(0), ci, g.oh, g.ow, to.pitch or out, count),
+        filtering=Filtering(
+            ph, pw, size, found.tiles, found.columns, found.group, inner, padded(count, lanes, columns), area
+        ), epilogue=epilogue(to, 1, count, lanes, columns, mine),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from nbconv.kernels.params import Addends, Epilogue, Scatter, Tiles
 from nbconv.lowering import split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv import winograd
@@ -40,19 +41,19 @@ def emit(to: Lowering, p: ConvProblem, size: int) -> None:
     g, lanes, columns, (ph, pw) = p.geometry, p.target.lanes, p.columns, winograd.padding(p.geometry)
     channels, out = g.groups * g.ci, g.groups * g.co
     points, total = (size + 2) ** 2, winograd.tiles(g, size)
-    shape = {"down": ceil(g.oh, size), "across": ceil(g.ow, size), "total": total, "size": size}
+    tiles = Tiles(ceil(g.oh, size), ceil(g.ow, size), total, size)
     v, m = to.scratch(4 * points * total * channels), to.scratch(4 * points * total * out)
     to.step(
         "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
-        x=to.input(0), v=v, h=g.h, width=g.w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, **shape,
+        x=to.input(0), v=v, h=g.h, width=g.w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, tiles=tiles,
     )  # fmt: skip
     for i in range(g.groups):
         for first, last in winograd.pieces(to, g, size):
             multiply(to, p, size, i, (first, last), v.at(i * g.ci), m.at(i * g.co + first))
     to.step(
         "winograd.transform_output", total * ceil(out, lanes), work=32 * points * total * out, m=m,
-        b=bias(to, 1, out), res=to.residual, y=to.output(), oh=g.oh, ow=g.ow, c=out, ldy=to.pitch or out,
-        ldres=to.ldres, **shape, **epilogue(to, 1, out, lanes, columns),
+        addends=Addends(bias(to, 1, out), to.residual, to.ldres), y=to.output(), oh=g.oh, ow=g.ow, c=out,
+        ldy=to.pitch or out, tiles=tiles, epilogue=epilogue(to, 1, out, lanes, columns),
     )  # fmt: skip
 
 
@@ -62,8 +63,8 @@ def multiply(to: Lowering, p: ConvProblem, size: int, i: int, part: tuple[int, i
     channels, out, full = g.groups * g.ci, g.groups * g.co, padded(count, p.target.lanes, p.columns)
     wanted = split_k.Results(
         total, count, points, False, m, out, total * out,
-        to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32)), None, 0,
-        split_k.NO_EPILOGUE, split_k.Place(1, total, 1, total),
+        Addends(to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))), Epilogue(),
+        (1, total), Scatter(1, total),
     )  # fmt: skip
     packed = winograd.filters(to, g, size, i, part[0], count)
     how = cut(to, total, g.ci, count, 1, batch=points)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nbconv.runtime.cuda.workspace import DeviceWorkspace
 
 
-BITS = frozenset(("ignore", "key", "threshold"))
+BITS = frozenset(("ignore", "weighting.ignore", "key", "threshold"))
 """Integer arguments of kernels that are no sizes: kernels divide and compare sizes in 32 bits (`kernels/cuda/_tile.py`)."""
 
 
@@ -56,9 +56,10 @@ class DeviceProgram:
         plan: Plan | None = None, resident: Mapping[str, int] | None = None, homes: Mapping[int, str] | None = None,
         wanted: set[int] | None = None,
     ) -> None:  # fmt: skip
-        assert plan is not None or not (program.foreign or program.copies)
+        assert plan is not None or not (program.host_steps or program.copies)
         self.program, self.device, self.arrays = program, device, arrays
-        self.foreign, self.copies, self.slots, self.results = program.foreign, program.copies, program.slots, program.results
+        self.host_steps, self.copies = program.host_steps, program.copies
+        self.slots, self.results = program.slots, program.results
         self.resident, self.homes = dict(resident or {}), dict(homes or {})
         self.wanted = set(range(len(program.results))) if wanted is None else wanted
         device.enter()
@@ -94,7 +95,7 @@ class DeviceProgram:
         new, self.starts = [], {}
         self._moved = np.zeros(len(program.words), np.int64)
         for i, (kernel, begin, units, _) in enumerate(program.table.tolist()):
-            if i in self.foreign or not program.kernels:
+            if i in self.host_steps or not program.kernels:
                 continue
             family, name = program.kernels[kernel].split(".")
             library = self._loaded[family]
@@ -175,10 +176,12 @@ class DeviceProgram:
         own = {id(a) for a in self.program.own}
         self._own = Uploads(self.device)
         stream = self.device.stream()
-        self.blocks = [(self._own if id(a) in own else uploads).block(a, stream) for a in self.arrays]
+        program = self.program
+        read = np.unique(program.constant_indices).tolist()  # others only steps on the CPU read
+        self.blocks = [(self._own if id(self.arrays[i]) in own else uploads).block(self.arrays[i], stream) for i in read]
         if self.blocks:
-            bases = np.array([b.address for b in self.blocks], np.int64)
-            program = self.program
+            bases = np.zeros(len(self.arrays), np.int64)
+            bases[read] = [b.address for b in self.blocks]
             self.words[self._moved[program.constant_words]] = bases[program.constant_indices] + program.constant_offsets
 
     def _plain(self) -> Transfers:
@@ -189,9 +192,9 @@ class DeviceProgram:
     def _downs(self) -> list[str | int]:
         """What is copied here in the end: inputs by name, results by number."""
         found: set[str | int] = {k for k in self.wanted if k in self.program.result_moves and k not in self.on_cpu}
-        for k, held in self.copies:
-            if k in self.wanted or k not in self.homes:
-                source = held.input if held.input in self.resident else held.result  # type: ignore[attr-defined]
-                if source is not None and source not in self.on_cpu:
-                    found.add(source)
+        for k, binding in self.copies:
+            source = binding.key
+            there = source not in self.on_cpu and (source in self.resident or binding.kind == "result")
+            if there and (k in self.wanted or k not in self.homes):
+                found.add(source)
         return sorted(found, key=str)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Spec
-
-if TYPE_CHECKING:
-    from nbconv.lowering.context import Lowering
-    from nbconv.passes.autodiff import Backward
+from nbconv.graph.spec import Spec
+from nbconv.kernels.params import Epilogue
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
@@ -23,28 +19,14 @@ ANY, CHANNELS_LAST, CANONICAL, NUMPY = "any", "channels_last", "canonical", "num
 _REQUIRED: Any = object()
 
 
-class Epilogue(NamedTuple):
-    """What a kernel does to each result before it is stored: a clamp, or ``activated(code)`` of `kernels/cpu/_math.py`."""
-
-    code: int = 0
-    alpha: float = 0.0
-    beta: float = 0.0
-    low: float = -inf
-    high: float = inf
-
-    def clamp(self) -> dict[str, Any]:
-        """As the arguments of a kernel that can only clamp."""
-        return {"low": self.low, "high": self.high}
-
-
 class Op:
     """One ONNX operator; its annotated fields are the attributes, with ONNX's names and defaults.
 
     A subclass gives ``infer`` and ``reference``, and ``lower`` where it has kernels. A field without a default is
     required; a base that is no operator itself says ``class Base(Op, abstract=True)``. An op with optional outputs returns
     all of them, always: the caller takes as many as the node names. Field types: int, float, str, tuple[int, ...],
-    tuple[float, ...], tuple[str, ...], np.ndarray; ``| None`` when absent by default. Inputs left out come as None
-    everywhere.
+    tuple[float, ...], tuple[str, ...], np.ndarray, Graph (a body); ``| None`` when absent by default. Inputs left out come
+    as None everywhere. What bodies read of the graph around them are the last inputs.
     """
 
     domain: ClassVar[str] = ""
@@ -55,8 +37,31 @@ class Op:
     """Input slots that hold trainable weights (a convolution's w and b)."""
     pure: ClassVar[bool] = True
     """Whether the result depends on the inputs alone (then constants fold through it)."""
+    control: ClassVar[str] = ""
+    """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
     in_place: ClassVar[bool] = False
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
+    settings: ClassVar[tuple[int, ...]] = ()
+    """Input slots that say how it is done, arrays of floats among them (a Resize's scales)."""
+    batch_inputs: ClassVar[tuple[int, ...]] = ()
+    """Inputs that hold a batch along their first axis, where the op does one sample like another. Of elementwise ops the
+    class says it, of Concat and Split their axis."""
+    batch_sums: ClassVar[tuple[int, ...]] = ()
+    """Inputs that hold a batch along their first axis, where the op adds over samples."""
+    moves: ClassVar[bool] = False
+    """Whether it moves or makes values without arithmetic: no FLOPs."""
+    rearranges: ClassVar[bool] = False
+    """Whether the result has the same elements in another shape or order."""
+    converts: ClassVar[bool] = False
+    """Whether the result has the same values in another element type: it may stand between a stored weight and its use."""
+    keeps_classes: ClassVar[bool] = False
+    """Whether scores of classes stay scores of these classes: it may stand behind a classifier."""
+    is_cheap: ClassVar[bool] = False
+    """Whether it costs little more than reading and writing its arrays."""
+    is_layer: ClassVar[bool] = False
+    """Whether it is a product with trained weights, which counts as a layer where depth is counted."""
+    is_norm: ClassVar[bool] = False
+    """Whether it normalises."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         cls.type = cls.__name__
@@ -87,8 +92,17 @@ class Op:
             found[name] = value
         return found
 
+    def bodies(self) -> dict[str, Any]:
+        """The graphs that it holds, by attribute."""
+        return {name: getattr(self, name) for name, kind in self.kinds.items() if kind == "Graph"}
+
     def __repr__(self) -> str:
-        return f"{self.type}({', '.join(f'{k}={v!r}' for k, v in self.attributes().items())})"
+        return f"{self.type}({', '.join(f'{k}={_shown(v)}' for k, v in self.attributes().items())})"
+
+    @property
+    def label(self) -> str:
+        """What listings call it."""
+        return self.type
 
     def infer(self, *inputs: Any, **_: Any) -> Spec | tuple[Spec, ...]:
         """Specs of the outputs from Specs of the inputs (all dimensions known); ValueError says what does not fit."""
@@ -99,8 +113,9 @@ class Op:
         own dtype (float64 in, float64 out) and never writes to its inputs."""
         raise NotImplementedError(self.type)
 
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        """For each input, the value that holds its gradient: nodes are added with ``to.add(Op(), to.dy(), to.x(0))``. None
+    def gradient(self, to: Any) -> tuple[str | None, ...]:
+        """For each input, the value that holds its gradient. ``to`` is a `nbconv.graph.backward.Backward`: nodes are added
+        with ``to.add(Op(), to.dy(), to.x(0))``. None
         where no gradient flows (integers, shapes), or none is wanted (``to.wants(i)``). UnsupportedError where there is
         no gradient yet."""
         raise UnsupportedError(f"{self.type} has no gradient")
@@ -113,6 +128,10 @@ class Op:
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
         return None
+
+    def inlined(self, inputs: tuple[Any, ...]) -> str:
+        """The body (its attribute) that stands for this node, where its inputs' Specs decide that; "" otherwise."""
+        return ""
 
     def bypass(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the first output is just the first input."""
@@ -142,13 +161,24 @@ class Op:
         """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None
 
-    def lower(self, to: Lowering) -> None:
-        """Emit the kernel steps of this node: ``to.step("family.kernel", units, x=to.input(0), …)``."""
+    def lower(self, to: Any) -> None:
+        """Emit the kernel steps of this node: ``to.step("family.kernel", units, x=to.input(0), …)``, where ``to`` is a
+        `nbconv.lowering.context.Lowering`."""
         raise NotImplementedError(self.type)
 
     def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
         """Floating-point operations, a multiply-add being two; by default one an output element."""
         return sum(spec.size for spec in outputs)
+
+
+def _shown(value: Any) -> str:
+    """An attribute as text."""
+    return f"<{len(value.nodes)} nodes>" if _is_graph(value) else repr(value)
+
+
+def _is_graph(value: Any) -> bool:
+    """Whether an attribute is a body: a `nbconv.graph.graph.Graph`, which is made of ops (so this module cannot name it)."""
+    return hasattr(value, "nodes") and hasattr(value, "constants")
 
 
 def _convert(op: str, name: str, kind: str, value: Any) -> Any:
@@ -167,6 +197,8 @@ def _convert(op: str, name: str, kind: str, value: Any) -> Any:
             return value.decode() if isinstance(value, bytes) else value
         if base == "np.ndarray":
             return np.asarray(value)
+        if base == "Graph" and _is_graph(value):
+            return value
         if base.startswith("tuple["):
             item = base[6:].split(",")[0]
             return tuple(_convert(op, name, item, v) for v in value)

@@ -1,0 +1,95 @@
+"""Graphs that nodes hold, the bodies of control flow.
+
+A body reads values of the graph around it by their names, as ONNX has it; a node lists these behind its own inputs
+(`captured`), so that a pass sees all that a node depends on. Passes may rename what a node reads: the order of the list says
+which is which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Node, Spec, spec_of
+
+SMALL = 1 << 14
+"""Values up to this many bytes are computed where shapes may depend on them."""
+
+
+def free(graph: Graph) -> list[str]:
+    """Names that the graph reads and does not define, in order."""
+    own = {*graph.inputs, *graph.constants, *graph.values(), ""}
+    read = [*(name for node in graph.nodes for name in node.inputs), *graph.outputs]
+    return [name for name in dict.fromkeys(read) if name not in own]
+
+
+def captured(bodies: Iterable[Graph]) -> tuple[str, ...]:
+    """Names that bodies read from the graph around them: the last inputs of the node that holds the bodies."""
+    return tuple(dict.fromkeys(name for body in bodies for name in free(body)))
+
+
+def own_inputs(node: Node) -> tuple[str, ...]:
+    """A node's inputs without those that its bodies alone read."""
+    return node.inputs[: len(node.inputs) - len(captured(node.op.bodies().values()))]
+
+
+def surroundings(node: Node) -> dict[str, str]:
+    """The names by which the node's bodies know values → those values."""
+    names = captured(node.op.bodies().values())
+    if len(names) > len(node.inputs):
+        raise ModelError(f"{node.name} ({node.op.type}): its bodies read {', '.join(names)}, which must be its last inputs")
+    return dict(zip(names, node.inputs[len(node.inputs) - len(names) :], strict=True))
+
+
+def renamed(graph: Graph, names: Mapping[str, str], prefix: str = "") -> Graph:
+    """The graph with other names for its values: those in ``names``, and before all others ``prefix``."""
+
+    def new(name: str) -> str:
+        return names.get(name, prefix + name) if name else ""
+
+    nodes = [Node(n.op, tuple(map(new, n.inputs)), tuple(map(new, n.outputs)), prefix + n.name) for n in graph.nodes]
+    inputs, outputs = {new(k): v for k, v in graph.inputs.items()}, {new(k): v for k, v in graph.outputs.items()}
+    return Graph(nodes, inputs, outputs, {new(k): v for k, v in graph.constants.items()}, graph.name)
+
+
+def body_of(node: Node, which: str) -> Graph:
+    """The node's body of this attribute with names that are unique in the graph around it: those of what it reads there,
+    and else such as begin with the node's first output."""
+    scope = next(name for name in node.outputs if name)
+    return renamed(node.op.bodies()[which], surroundings(node), f"{scope}.{which}/")
+
+
+def infer(graph: Graph, given: Mapping[str, Spec]) -> dict[str, Spec]:
+    """The Specs of a graph's values, for these of its inputs and of what it reads around it."""
+    specs = {**given, **{name: spec_of(value) for name, value in graph.constants.items()}}
+    for node in graph.nodes:
+        inputs = [specs[n] if n else None for n in node.inputs]
+        try:
+            found = node.op.infer(*inputs)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            kind = type(error) if isinstance(error, ModelError) else ModelError
+            raise kind(f"{node.name} ({node.op.type}): {error}") from None
+        found = (found,) if isinstance(found, Spec) else found
+        values = node.op.known(*inputs)
+        known = node.op.pure and all(s is None or s.value is not None for s in inputs)
+        if values is None and known and sum(s.nbytes for s in found) <= SMALL:
+            values = _outputs(node, [s and s.value for s in inputs])
+        for i, name in enumerate(node.outputs):
+            specs[name] = found[i] if values is None else spec_of(values[i])
+    return specs
+
+
+def run(graph: Graph, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """A graph's outputs as its ops' references compute them."""
+    values = {**graph.constants, **given}
+    for node in graph.nodes:
+        found = _outputs(node, [values[n] if n else None for n in node.inputs])
+        values.update(zip(node.outputs, found, strict=False))
+    return [values[name] for name in graph.outputs]
+
+
+def _outputs(node: Node, inputs: list) -> tuple[np.ndarray, ...]:
+    found = node.op.reference(*inputs)
+    return found if isinstance(found, tuple) else (found,)

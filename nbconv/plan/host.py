@@ -1,0 +1,165 @@
+"""Ops that NumPy does between a program's kernels, such that they can be kept in a file: an op by its family, type and
+attributes, its values by `Binding`."""
+
+from __future__ import annotations
+
+import binascii
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from nbconv.graph import Spec
+    from nbconv.graph.op import Op
+
+
+class Scope(Protocol):
+    """The program that bindings are about."""
+
+    inputs: list[str]
+    constants: list[str]
+    arena: int
+
+    def spec(self, k: int) -> Spec: ...
+
+
+class Binding(NamedTuple):
+    """Where the array of a value is found during a run; the value lies as ONNX has it.
+
+    ``kind`` and ``key``: "input" and its name, "result" and its number, "constant" and its index, "arena" and the offset in
+    bytes; "none" for a value without elements.
+    """
+
+    kind: str
+    key: str | int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    root: str = ""
+    """the value whose memory it is: a GPU's workspace asks"""
+
+    @property
+    def nbytes(self) -> int:
+        n = self.dtype.itemsize
+        for d in self.shape:
+            n *= d
+        return n
+
+    @property
+    def writable(self) -> bool:
+        """Whether a step may write to it."""
+        return self.kind not in ("input", "constant")
+
+    def array(self, space: Any) -> np.ndarray:
+        """The array, in the run that this workspace serves."""
+        key: Any = self.key
+        match self.kind:
+            case "arena":
+                return space.memory(self.root, key, self.nbytes).view(self.dtype).reshape(self.shape)
+            case "input":
+                return space.feeds[key].reshape(self.shape)
+            case "constant":
+                return space.program.arrays[key].reshape(self.shape)
+            case "result":
+                return space.results[key].reshape(self.shape)
+        return np.zeros(self.shape, self.dtype)
+
+    def encode(self) -> list:
+        return [self.kind, self.key, list(self.shape), self.dtype.str]
+
+    @classmethod
+    def decode(cls, kept: list, program: Scope) -> Binding:
+        """`encode` undone; ValueError or TypeError for what is not within ``program``."""
+        kind, key, shape, dtype = kept
+        found = cls(kind, key, tuple(shape), plain(dtype))
+        if any(type(d) is not int or d < 0 for d in shape):
+            raise ValueError(f"shape {shape}")
+        if kind == "input" and type(key) is str:
+            fits = key in program.inputs
+        elif kind == "none":
+            fits = key == found.nbytes == 0
+        elif type(key) is not int or key < 0:
+            fits = False
+        elif kind == "result":
+            spec = program.spec(key)
+            fits = (spec.nbytes, spec.dtype) == (found.nbytes, found.dtype)
+        elif kind == "constant":
+            fits = key < len(program.constants)
+        else:
+            fits = kind == "arena" and key + found.nbytes <= program.arena and key % found.dtype.itemsize == 0
+        if not fits:
+            raise ValueError(f"binding {kept}")
+        return found
+
+
+def plain(name: str) -> np.dtype:
+    """The type of this name, if it is one of numbers or bools; else ValueError."""
+    dtype = np.dtype(name)
+    if dtype.kind not in "biuf" or dtype.str != name:
+        raise ValueError(f"type {name!r}")
+    return dtype
+
+
+class HostStep(NamedTuple):
+    """An op that NumPy does: its `reference` on the values' arrays."""
+
+    op: Op
+    inputs: list[Binding | None]
+    outputs: list[Binding | None]
+
+    def run(self, space: Any, threads: int) -> None:
+        found = self.op.reference(*(None if b is None else b.array(space) for b in self.inputs))
+        for binding, value in zip(self.outputs, found if isinstance(found, tuple) else (found,), strict=False):
+            if binding is not None:
+                np.copyto(binding.array(space), value)
+
+    @property
+    def portable(self) -> bool:
+        """Whether another process can make the op again from its attributes."""
+        from nbconv.ops import family_of
+
+        return family_of(self.op) is not None
+
+    def encode(self) -> dict[str, Any]:
+        from nbconv.ops import family_of
+
+        return {
+            "family": family_of(self.op), "domain": self.op.domain, "type": self.op.type,
+            "attributes": {name: encode_attribute(value) for name, value in self.op.attributes().items()},
+            "inputs": [_encode(b) for b in self.inputs], "outputs": [_encode(b) for b in self.outputs],
+        }  # fmt: skip
+
+    @classmethod
+    def decode(cls, kept: dict[str, Any], program: Scope) -> HostStep:
+        from nbconv.ops import of_family
+
+        attributes = {name: decode_attribute(value) for name, value in kept["attributes"].items()}
+        op = of_family(kept["family"], kept["type"], kept["domain"])(**attributes)
+        inputs, outputs = ([b and Binding.decode(b, program) for b in kept[k]] for k in ("inputs", "outputs"))
+        if any(b and not b.writable for b in outputs):
+            raise ValueError("a step that writes to what is not its own")
+        return cls(op, inputs, outputs)
+
+
+def _encode(binding: Binding | None) -> list | None:
+    return None if binding is None else binding.encode()
+
+
+def encode_attribute(value: Any) -> Any:
+    """An attribute of an op as JSON values, bit for bit."""
+    if isinstance(value, float):
+        return {"float": np.array(value, ">f8").tobytes().hex()}
+    if isinstance(value, np.ndarray):
+        data = binascii.b2a_base64(np.ascontiguousarray(value).tobytes(), newline=False).decode()
+        return {"array": data, "dtype": value.dtype.str, "shape": list(value.shape)}
+    return [encode_attribute(v) for v in value] if isinstance(value, tuple) else value
+
+
+def decode_attribute(kept: Any) -> Any:
+    """`encode_attribute` undone; ValueError, TypeError or KeyError for what is none."""
+    if isinstance(kept, list):
+        return tuple(decode_attribute(v) for v in kept)
+    if not isinstance(kept, dict):
+        return kept
+    if "float" in kept:
+        return float(np.frombuffer(bytes.fromhex(kept["float"]), ">f8")[0])
+    return np.frombuffer(binascii.a2b_base64(kept["array"]), plain(kept["dtype"])).reshape(kept["shape"])

@@ -1,0 +1,77 @@
+"""If."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.ops import Op, lookup
+from nbconv.ops.control import If
+from tests.check import case, run_cases, sampler
+
+r = sampler(11)
+BOOL = Spec((), np.dtype(np.bool_))
+
+
+def body(nodes: list[tuple[str, str, str]], outputs: str, **constants: Any) -> Graph:
+    """A graph of (op, inputs, outputs) that reads what it lacks around it."""
+    made = [Node(lookup(op)(), tuple(inputs.split(",")), tuple(out.split(","))) for op, inputs, out in nodes]
+    return Graph(made, {}, dict.fromkeys(outputs.split(",")), {k: np.array(v, np.float32) for k, v in constants.items()})
+
+
+def branches(one: Graph, other: Graph) -> Op:
+    return If(then_branch=one, else_branch=other)
+
+
+SUM, PRODUCT = body([("Add", "x1,x2", "s")], "s"), body([("Mul", "x1,x2", "p")], "p")
+DEEP = branches(body([("Sub", "a,x3", "d")], "d"), body([("Relu", "a", "d")], "d"))
+NESTED = Graph([Node(lookup("Neg")(), ("x1",), ("a",)), Node(DEEP, ("x2", "a", "x3"), ("n",))], {}, {"n": None}, {})
+
+CASES = [
+    case(branches(SUM, PRODUCT), True, [1.0, 2.0], [3.0, -4.0], expect=[4.0, -2.0]),
+    case(branches(SUM, PRODUCT), False, [1.0, 2.0], [3.0, -4.0], expect=[3.0, -8.0]),
+    case(branches(SUM, PRODUCT), np.array([[True]]), r(2, 3, 4, 5), r(2, 3, 4, 5)),
+    case(branches(SUM, PRODUCT), False, [1, 2], [3, -4], expect=[3, -8]),
+    case(branches(NESTED, body([("Abs", "x1", "a")], "a")), True, [1.0, 2.0], True, [3.0, -4.0], expect=[-4.0, 2.0]),
+    case(branches(NESTED, body([("Abs", "x1", "a")], "a")), True, [1.0, -2.0], False, [3.0, -4.0], expect=[0.0, 2.0]),
+    case(branches(NESTED, body([("Abs", "x1", "a")], "a")), False, [1.0, -2.0], True, [3.0, -4.0], expect=[1.0, 2.0]),
+    case(branches(body([], "c", c=[1.0]), body([], "c", c=[2.0])), False, expect=[2.0]),
+]
+test_cases = run_cases(CASES)
+
+
+def test_what_does_not_fit() -> None:
+    x, y = Spec((2,), np.dtype(np.float32)), Spec((3,), np.dtype(np.float32))
+    with pytest.raises(ModelError, match=r"the condition is float32\(2\), wanted one bool"):
+        branches(SUM, PRODUCT).infer(x, x, x)
+    with pytest.raises(ModelError, match="the branches read x1, x2 around them, 1 values are given"):
+        branches(SUM, PRODUCT).infer(BOOL, x)
+    with pytest.raises(ModelError, match=r"s \(Add\): .*"):
+        branches(SUM, PRODUCT).infer(BOOL, x, y)
+    with pytest.raises(UnsupportedError, match=r"output 0 is float32\(2\) in then_branch, float32\(3\) in else_branch"):
+        branches(body([("Neg", "x1", "s")], "s"), body([("Neg", "x2", "s")], "s")).infer(BOOL, x, y)
+    with pytest.raises(ModelError, match="1 and 2 outputs"):
+        branches(body([("Neg", "x1", "s")], "s"), body([("Neg", "x1", "s")], "s,x1")).infer(BOOL, x)
+    with pytest.raises(ModelError, match="then_branch"):
+        If(then_branch=3, else_branch=SUM)
+    with pytest.raises(ModelError, match="lacks its attribute 'else_branch'"):
+        If(then_branch=SUM)
+
+
+def test_a_known_condition_decides() -> None:
+    """Then the other branch may give what it likes, or not fit at all."""
+    op = branches(SUM, body([("Neg", "x1", "s")], "s"))
+    x, y = Spec((2,), np.dtype(np.float32)), Spec((3,), np.dtype(np.float32))
+    assert op.infer(spec_of(np.array(False)), x, y) == (x,)
+    with pytest.raises(ModelError):
+        op.infer(spec_of(np.array(True)), x, y)
+
+
+def test_flops_are_those_of_the_larger_branch() -> None:
+    op = branches(SUM, Graph([*PRODUCT.nodes, Node(lookup("Neg")(), ("p",), ("q",))], {}, {"q": None}, {}))
+    x = Spec((5, 7), np.dtype(np.float32))
+    assert op.flops((BOOL, x, x), (x,)) == 70
