@@ -62,8 +62,9 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     import numpy as np
 
     import nbconv
+    from nbconv.plan.cost import cost
     from nbconv.runtime.executor import Workspace, time_alone
-    from nbconv.tools.profiler import bounded, cost, kind
+    from nbconv.tools.profiler import bounded
     from nbconv.tools.roofline import roofline
 
     path = models.path(name)
@@ -78,8 +79,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         if i in program.host_steps:
             program.host_steps[i].run(space, args.threads)
             continue
-        which, numbers = kind(step), tuple((k, v) for k, v in step.arguments.items() if isinstance(v, (int, float)))
-        key = (step.kernel, numbers, step.arguments.get("addends.residual") is None)
+        which, numbers = step.impl.kind, tuple((k, v) for k, v in step.arguments.items() if isinstance(v, (int, float)))
+        key = (step.kernel, numbers, len(step.reads))
         if which not in kinds or key in found:
             time_alone(space, i, args.threads, 0.0)  # the next step finds what it does in a run
             if which in kinds:
@@ -101,10 +102,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def describe(plan: Any, step: Any) -> str:
     """The layer's shapes and how it is done."""
-    from nbconv.tools.profiler import algorithm
-
     ends = (step.node.inputs[0], step.node.outputs[0])
-    return " → ".join("×".join(map(str, plan.specs[n].shape[1:])) for n in ends) + ", " + algorithm(step)
+    return " → ".join("×".join(map(str, plan.specs[n].shape[1:])) for n in ends) + ", " + step.impl.algorithm
 
 
 def evict() -> None:
@@ -122,10 +121,8 @@ _other: list[Any] = []
 def group(step: Any, kind: str, streams: bool) -> str:
     """Where the summary counts the layer."""
     if kind == "winograd":
-        a = step.arguments
-        m, oh, ow, ci, co = (a[f"image.{name}"] for name in ("m", "oh", "ow", "cg", "og"))
-        size, channels = a["filtering.size"], min(ci, co)
-        tiles = m // (oh * ow) * -(-oh // size) * -(-ow // size)
+        g, size = step.impl.problem.geometry, int(step.impl.name.rpartition("_")[2])
+        channels, tiles = min(g.ci, g.co), g.n * -(-g.oh // size) * -(-g.ow // size)
         if channels >= 64:
             many = "128 channels or more" if channels >= 128 else "64 channels or more"
             return f"winograd, {many}, {'49 tiles or more' if tiles >= 49 else 'fewer than 49 tiles'}"

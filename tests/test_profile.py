@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import nbconv
 from nbconv.cli import main
-from nbconv.tools.profiler import KINDS, Cost, bounded, cost, kind, lives, profile
+from nbconv.plan.cost import cost
+from nbconv.tools.profiler import KINDS, Cost, bounded, lives, profile
 from nbconv.tools.roofline import Level, Roofline, roofline
 from tests.models import small_model
 
@@ -43,7 +44,7 @@ def costs(path, which):
     """The costs of a model's steps of one kind."""
     model = nbconv.load(path.read_bytes())
     plan = model.plan({p.name: tuple(d if isinstance(d, int) else 1 for d in p.shape or ()) for p in model.inputs})
-    return [cost(plan, step) for step in plan.steps if kind(step) == which]
+    return [cost(plan, step) for step in plan.steps if step.impl.kind == which]
 
 
 def test_pointwise_cost(tmp_path):

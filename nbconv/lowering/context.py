@@ -10,7 +10,7 @@ import numpy as np
 
 from nbconv.graph import Node, Spec
 from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, Strides, flat
-from nbconv.lowering.step import Impl, Ref, Step
+from nbconv.lowering.step import Impl, Ref, Step, Work
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 WORK = 1 << 16
 """Work (about one floating-point operation, or a quarter byte moved, each) that is worth claiming at a time."""
+
+
+_UNKNOWN = Work()
 
 
 class Operand(NamedTuple):
@@ -165,7 +168,7 @@ class Lowering:
             self.aliases[name] = source
 
     def unary(
-        self, kernel: str, *, x: Ref | None = None, y: Ref | None = None, n: int | None = None, **parameters: float
+        self, kernel: str, *, x: Ref | None = None, y: Ref | None = None, n: int | None = None, **parameters: Any
     ) -> None:
         """One elementwise step from input 0 to the output, or between the arrays given, of n elements."""
         n, chunk = self.outputs[0].size if n is None else n, self.target.chunk
@@ -183,7 +186,7 @@ class Lowering:
             step = int(max(1, most // max(nbytes * self.columns, 1))) * self.columns
         return [(i, min(n, i + step)) for i in range(0, n, step)]
 
-    def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: float | Ref) -> None:
+    def columns_step(self, kernel: str, outer: int, n: int, inner: int, **more: Any) -> None:
         """One step of a kernel over the middle axis of (outer, n, inner), as those of `kernels/cpu/reduce.py`; from input 0
         to the output where ``more`` names no ``x`` and ``y``."""
         units = outer if inner == 1 else outer * -(-inner // self.target.lanes)
@@ -220,13 +223,13 @@ class Lowering:
         self.step(
             "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
             extents=Extents(n1, n2, n3, n4), x_strides=Strides(*(t[1] for t in five)),
-            y_strides=Strides(*(t[2] for t in five)),
+            y_strides=Strides(*(t[2] for t in five)), does=Work(0, 0, 4 * n0 * n1 * n2 * n3 * n4, copies=True),
         )  # fmt: skip
 
     def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
         """n float32 elements of one value."""
         chunk = 4 * self.target.chunk
-        self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value)
+        self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value, does=Work(0, 0, 4 * n))
 
     def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
         """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
@@ -296,7 +299,9 @@ class Lowering:
                 self._rows(kernel, moved, at, sizes, rest, n, inner, total // d)
             return
         three = [(1, *[0] * len(refs))] * (3 - len(axes)) + axes
-        apart = {f"{k}_strides": RowStrides(*(axis[1 + j] for axis in (*three, (n, *inner)))) for j, k in enumerate(refs)}
+        apart: dict[str, Any] = {
+            f"{k}_strides": RowStrides(*(axis[1 + j] for axis in (*three, (n, *inner)))) for j, k in enumerate(refs)
+        }
         d0, d1, d2 = (axis[0] for axis in three)
         self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, rows=Rows(d1, d2, n, total), **apart)
 
@@ -314,13 +319,39 @@ class Lowering:
             steps = strides(full, True)
         return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
 
-    def step(self, kernel: str, units: int, *, work: int, **arguments: int | float | Ref | tuple | None) -> None:
+    def step(
+        self, kernel: str, units: int, *, work: int, kind: str = "other", algorithm: str = "", does: Work = _UNKNOWN,
+        writes: tuple[str, ...] = ("y",), zeros: Ref | None = None, **arguments: int | float | Ref | tuple | None,
+    ) -> None:  # fmt: skip
         """Emit ``family.kernel`` over this many units. Arguments go by the kernel's names, NamedTuples of
-        `nbconv.kernels.params` among them. ``work`` is the step's in all: flops, or four a byte moved."""
+        `nbconv.kernels.params` among them; ``writes`` says which it writes to, and ``zeros`` is read in place of what lies
+        outside of an image. ``work`` is the step's in all: flops, or four a byte moved; ``kind``, ``algorithm`` and ``does``
+        are what a profile says of it."""
         if units <= 0:
             return
         chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
-        self.steps.append(Step(self.node, kernel, units, chunk, flat(arguments), self.impl or Impl(kernel)))
+        words = flat(arguments)
+        refs = [(name, value.name) for name, value in words.items() if isinstance(value, Ref)]
+        if zeros is not None:
+            words["zeros"] = zeros
+        impl = (self.impl or Impl(kernel))._replace(kind=kind, algorithm=algorithm or described(kernel))
+        self.steps.append(
+            Step(
+                self.node, kernel, units, chunk, words, impl, does,
+                tuple(value for name, value in refs if name not in writes),
+                tuple(value for name, value in refs if name in writes),
+            )
+        )  # fmt: skip
+
+    def zeros(self, n: int) -> Ref:
+        """A row of n zeros."""
+        return self.constant(f"#zeros{n}", lambda: np.zeros(n, np.float32))
+
+
+def described(kernel: str) -> str:
+    """A kernel's name, as a reader wants it."""
+    family, _, name = kernel.partition(".")
+    return family if family == name else kernel
 
 
 def tiles(n3: int, n4: int) -> int:

@@ -45,6 +45,6 @@ def emit(to: Lowering, rows: Sequence[Implementation], problem: Any) -> None:
     """The steps of the row that does a problem."""
     fitting = candidates(rows, problem)
     row = choose(to, fitting, problem)
-    before, to.impl = to.impl, Impl(row.name, problem, tuple(r.name for r in fitting))
+    before, to.impl = to.impl, Impl(row.name, problem=problem, candidates=tuple(r.name for r in fitting))
     row.emit(to, problem)
     to.impl = before

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from nbconv.kernels.params import Addends, Batch, Epilogue, Matrices, MatrixBlocking, Scatter, Sums, SumsBatch
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import Cut, ceil, padded
+from nbconv.lowering.step import Work
 
 SECTOR = 8
 """Floats that a GPU moves at a time."""
@@ -36,17 +35,23 @@ class Results(NamedTuple):
 
 
 def gemm(
-    to: Lowering, how: Cut, wanted: Results, k: int, a: Ref, lda: int, batch_a: int, b: Ref, batch_b: int
+    to: Lowering, how: Cut, wanted: Results, k: int, a: Ref, lda: int, batch_a: int, b: Ref, batch_b: int,
+    kind: str = "", flops: int | None = None,
 ) -> None:  # fmt: skip
-    """The steps of (m, k) × (k, n) products, a batch of them: rows of a are lda floats apart, b is packed."""
+    """The steps of (m, k) × (k, n) products, a batch of them: rows of a are lda floats apart, b is packed.
+    ``kind`` and ``flops`` are the mathematics', where they are not a product's."""
+    arithmetic, written = 2 * wanted.products * wanted.m * k * wanted.n, 4 * wanted.products * wanted.m * wanted.n
+    prefix = f"{kind.capitalize()}, " if kind else ""
+    kind = kind or ("dense" if wanted.m == 1 else "pointwise")
     found = sums(to, how, wanted)
     to.step(
-        "gemm.gemm", how.units, work=2 * wanted.products * wanted.m * k * wanted.n, a=a, b=b, y=found.y,
+        "gemm.gemm", how.units, work=arithmetic, a=a, b=b, y=found.y,
         addends=found.addends, matrices=Matrices(wanted.m, wanted.n, k, lda, found.ldy),
         batch=Batch(batch_a, batch_b, found.apart), blocking=MatrixBlocking(how.rows, how.panels, how.channel_chunk),
-        epilogue=found.epilogue,
+        epilogue=found.epilogue, kind=kind, does=Work(arithmetic if flops is None else flops, arithmetic, written),
+        algorithm=f"{prefix}gemm, {how.rows} rows × {how.panels} panels, k {how.channel_chunk}",
     )  # fmt: skip
-    finish(to, how, found, wanted)
+    finish(to, how, found, wanted, kind)
 
 
 def sums(to: Lowering, how: Cut, wanted: Results) -> Results:
@@ -59,12 +64,12 @@ def sums(to: Lowering, how: Cut, wanted: Results) -> Results:
     size = how.parts * m * ld
     return wanted._replace(
         y=to.scratch(4 * size * wanted.products // side), ldy=ld, apart=n if wanted.beside else size,
-        addends=Addends(to.constant(f"#zeros{zeros}", lambda: np.zeros(zeros, np.float32))), epilogue=Epilogue(),
+        addends=Addends(to.zeros(zeros)), epilogue=Epilogue(),
         scatter=Scatter(*wanted.size),
     )  # fmt: skip
 
 
-def finish(to: Lowering, how: Cut, found: Results, wanted: Results) -> None:
+def finish(to: Lowering, how: Cut, found: Results, wanted: Results, kind: str) -> None:
     """Where k is split, the step of kernels/cuda/gemm.py that adds the ``found`` sums and makes of them what is wanted."""
     if how.parts == 1:
         return
@@ -74,4 +79,5 @@ def finish(to: Lowering, how: Cut, found: Results, wanted: Results) -> None:
         "gemm.finish", products * m * ceil(n, to.target.lanes), work=16 * products * m * n * (how.parts + 1),
         sums=found.y, addends=wanted.addends, y=wanted.y, parts=Sums(m, n, how.parts, found.ldy, wanted.ldy),
         batch=SumsBatch(found.apart, apart, wanted.apart), oh=oh, ow=ow, scatter=wanted.scatter, epilogue=wanted.epilogue,
+        kind=kind, algorithm=f"sum of {how.parts} parts", does=Work(0, products * m * n * how.parts, 4 * products * m * n),
     )  # fmt: skip

@@ -23,10 +23,45 @@ class Impl(NamedTuple):
 
     name: str
     """of the row of an implementation list, or of the kernel"""
+    kind: str = "other"
+    """pointwise (a 1×1 convolution or a product), dense (a product with one row), winograd, convolution, depthwise, numpy or
+    other"""
+    algorithm: str = ""
+    """in a few words: the method and its blocks"""
     problem: Any = None
     """what the row was chosen for"""
     candidates: tuple[str, ...] = ()
     """the rows that fit the problem"""
+
+
+class Work(NamedTuple):
+    """What a step does, as far as its values do not say it; None: the op and its outputs do (see `nbconv.plan.cost`)."""
+
+    flops: int | None = None
+    """of the mathematics"""
+    arithmetic: int | None = None
+    """that its algorithm does instead: Winograd's products are fewer"""
+    written: int | None = None
+    """bytes"""
+    seen: float = 1.0
+    """the part of what it reads first that a window with gaps sees"""
+    copies: bool = False
+    """whether it reads no more than it writes"""
+
+
+class Cost(NamedTuple):
+    """What a step does: ``flops`` of the mathematics, ``arithmetic`` that its algorithm does instead (Winograd's products
+    are fewer), bytes of values read and written, bytes of constants read."""
+
+    flops: int
+    arithmetic: int
+    reads: int
+    writes: int
+    weights: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.reads + self.writes + self.weights
 
 
 class Step(NamedTuple):
@@ -38,3 +73,8 @@ class Step(NamedTuple):
     chunk: int
     arguments: dict[str, int | float | Ref | None]
     impl: Impl
+    work: Work
+    reads: tuple[str, ...]
+    """values, scratch memory and constants that it reads, in the arguments' order"""
+    writes: tuple[str, ...]
+    """values and scratch memory that it writes"""

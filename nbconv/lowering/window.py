@@ -113,6 +113,11 @@ def flat(window: Window) -> tuple[Axis, Axis]:
     return (axes[0], axes[1]) if len(axes) == 2 else (Axis(1, 1, 1, 0, 0), axes[0])
 
 
+def seen_by(down: tuple[int, ...], across: tuple[int, ...]) -> float:
+    """The part of an image that a window of `flat` with gaps between its places reads."""
+    return min(1.0, down[0] / down[1]) * min(1.0, across[0] / across[1])
+
+
 def sliding(down: tuple[int, ...], across: tuple[int, ...]) -> params.Window:
     """As kernels take it: a window of `flat`."""
     (kh, sh, dh, ph), (kw, sw, dw, pw) = down[:4], across[:4]

@@ -97,6 +97,7 @@ class GatherGrad(Op):
         to.step(
             "gather.gather_grad",
             outer * -(-inner // width),
+            writes=("dx",),
             work=8 * (to.outputs[0].size + to.inputs[0].size),
             dy=to.input(0),
             indices=to.input(1),
@@ -167,6 +168,7 @@ class GatherElementsGrad(Op):
         to.step(
             "gather.gather_elements_grad",
             outer,
+            writes=("dx",),
             work=8 * (to.outputs[0].size + to.inputs[0].size),
             dy=to.input(0),
             indices=to.input(1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class UnaryGrad(Op, abstract=True):
     def lower(self, to: Lowering) -> None:
         self.pair(to, self.kernel, **{name: getattr(self, name) for name in self.fields})
 
-    def pair(self, to: Lowering, kernel: str, **parameters: float) -> None:
+    def pair(self, to: Lowering, kernel: str, **parameters: Any) -> None:
         """One elementwise step of `kernels/cpu/activation_grad.py`."""
         n, chunk = to.outputs[0].size, to.target.chunk
         to.step(

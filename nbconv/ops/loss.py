@@ -76,6 +76,7 @@ class OfLabels(Op, abstract=True):
         to.step(
             "loss.pick",
             -(-n // CHUNK),
+            writes=("share", "y"),
             work=32 * n,
             logp=logp,
             labels=to.input(1),
@@ -210,6 +211,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
         to.step(
             "loss.factors",
             1,
+            writes=("factor",),
             work=16 * n,
             dy=to.input(0),
             labels=to.input(2),
@@ -223,6 +225,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
         to.step(
             "loss.labels_grad",
             -(-n // chunk),
+            writes=("dx",),
             work=64 * n * shape[1],
             logp=to.input(1),
             labels=to.input(2),

@@ -117,6 +117,7 @@ class LRNGrad(Op):
         to.step(
             "norm.lrn_grad",
             size // c,
+            writes=("dx",),
             work=200 * size,
             dy=to.operand(0).ref,
             x=to.operand(1).ref,

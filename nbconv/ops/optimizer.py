@@ -59,6 +59,7 @@ class Update(Op, abstract=True):
             f"optimizer.{self.kernel}",
             -(-n // chunk),
             work=64 * n,
+            writes=self.names[len(to.inputs) :],
             **given,
             span=Span(n, chunk),
             learning=learning,

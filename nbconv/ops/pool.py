@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.kernels import params
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, taps
-from nbconv.lowering.window import Window, flat, plane, resolve, sliding
+from nbconv.lowering.step import Work
+from nbconv.lowering.window import Window, flat, plane, resolve, seen_by, sliding
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -46,10 +47,10 @@ class Pool(Op, abstract=True):
     def flops(self, inputs, outputs) -> int:
         return outputs[0].size * prod(self.kernel_shape)
 
-    def lower_window(self, to: Lowering, kernel: str, **more: params.Divisor) -> None:
+    def lower_window(self, to: Lowering, kernel: str, **more: Any) -> None:
         """One step of a kernel of `kernels/cpu/pool.py`."""
         x, y = to.inputs[0], to.outputs[0]
-        (oh, ow), c = plane(y.shape), x.shape[1]
+        (oh, ow), c, (down, across) = plane(y.shape), x.shape[1], flat(self.window(x.shape))
         to.step(
             kernel,
             to.gpu_split(y.shape[0] * oh, ow),
@@ -57,7 +58,8 @@ class Pool(Op, abstract=True):
             x=to.input(0),
             y=to.output(),
             image=params.Image(*plane(x.shape), to.ld(0), c, to.pitch or c, oh, ow),
-            window=sliding(*flat(self.window(x.shape))),
+            window=sliding(down, across),
+            does=Work(seen=seen_by(down, across)),
             **more,
             clamp=to.epilogue.clamp(),
         )

@@ -146,6 +146,7 @@ def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **
         kernel,
         to.gpu_split(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
         work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        writes=("dx",),
         dx=to.output(),
         image=DenseImage(h, w, c, oh, ow),
         window=sliding(*flat(window)),

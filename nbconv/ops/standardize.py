@@ -224,6 +224,7 @@ class StandardizeGrad(Op):
         to.step(
             "normalize.standardize_grad",
             self.rows,
+            writes=("dx",),
             work=32 * to.inputs[1].size,
             dy=to.input(0),
             x=to.input(1),
@@ -237,7 +238,17 @@ class StandardizeGrad(Op):
 def moments(to: Lowering, x: Ref, rows: int, n: int, epsilon: float) -> tuple[Ref, Ref]:
     """A step that finds the mean and the inverse deviation of each row; where they lie."""
     mean, inverse = to.scratch(4 * rows), to.scratch(4 * rows)
-    to.step("normalize.moments", rows, work=16 * rows * n, x=x, mean=mean, inverse=inverse, n=n, epsilon=epsilon)
+    to.step(
+        "normalize.moments",
+        rows,
+        writes=("mean", "inverse"),
+        work=16 * rows * n,
+        x=x,
+        mean=mean,
+        inverse=inverse,
+        n=n,
+        epsilon=epsilon,
+    )
     return mean, inverse
 
 

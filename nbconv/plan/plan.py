@@ -14,7 +14,7 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
-from nbconv.lowering.step import Impl, Step
+from nbconv.lowering.step import Impl, Step, Work
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
@@ -129,7 +129,7 @@ class Plan:
             return
         last = tuple(self.last.get(n, False) for n in node.inputs)
         if node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, last) is None:
-            self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}, Impl("numpy")))
+            self.steps.append(_host(node))
             return
         to = Lowering(
             node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._views
@@ -164,7 +164,7 @@ class Plan:
         scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
         self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
         self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
-        self.steps.append(Step(node, NUMPY_STEP, 1, 1, {"scratch": scratch}, Impl("bodies")))
+        self.steps.append(_host(node, scratch=scratch))
 
     def _inner(self) -> list[Plan]:
         """The plans of bodies."""
@@ -216,9 +216,7 @@ class Plan:
 
     def _touched(self, step: Step) -> Iterable[str]:
         """Values whose memory a step reads or writes, each once, in the step's order: that of a set differs by process."""
-        names = [n for n in (*step.node.inputs, *step.node.outputs) if n] if step.kernel == NUMPY_STEP else []
-        names += [v.name for v in step.arguments.values() if isinstance(v, Ref)]
-        return dict.fromkeys(self.root(n) for n in names)
+        return dict.fromkeys(self.root(n) for n in (*step.reads, *step.writes))
 
     def _assemble(self, weights: Weights) -> Program:
         """Tables: one 64-bit word an argument, and which of them are addresses of what."""
@@ -336,6 +334,13 @@ class Plan:
         """The nodes for which there is no kernel, those of bodies too."""
         mine = [step.node for step in self.steps if step.kernel == NUMPY_STEP and step.node not in self.bodies]
         return [*mine, *(node for body in self._inner() for node in body.numpy_steps())]
+
+
+def _host(node: Node, **scratch: Ref) -> Step:
+    """The step of an op that no kernel does, with its ``scratch`` memory."""
+    reads, writes = (tuple(n for n in names if n) for names in (node.inputs, node.outputs))
+    writes += tuple(ref.name for ref in scratch.values())
+    return Step(node, NUMPY_STEP, 1, 1, {**scratch}, Impl("numpy", "numpy", "NumPy"), Work(), reads, writes)
 
 
 def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:

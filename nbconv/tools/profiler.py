@@ -4,15 +4,13 @@ to the roofline of the machine, where that is a CPU."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from math import prod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.lowering.context import Ref, Step, tiles
-from nbconv.ops.conv import Convolution
-from nbconv.plan.plan import NUMPY_STEP
+from nbconv.lowering.step import Cost, Step
+from nbconv.plan.cost import cost, nbytes
 from nbconv.runtime.executor import Workspace, time_steps, workspace
 from nbconv.tools.roofline import Roofline, roofline
 
@@ -21,22 +19,7 @@ if TYPE_CHECKING:
     from nbconv.plan.plan import Plan
 
 KINDS = ("pointwise", "winograd", "convolution", "depthwise", "dense", "other", "numpy")
-"""Kinds of steps, see `kind`."""
-
-
-class Cost(NamedTuple):
-    """What a step does: ``flops`` of the mathematics, ``arithmetic`` that its algorithm does instead (Winograd's products
-    are fewer), bytes of values read and written, bytes of constants read."""
-
-    flops: int
-    arithmetic: int
-    reads: int
-    writes: int
-    weights: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.reads + self.writes + self.weights
+"""Kinds of steps, see `Impl`."""
 
 
 class Timed(NamedTuple):
@@ -159,8 +142,7 @@ def timed(plan: Plan, roof: Roofline | None, times: np.ndarray) -> list[Timed]:
     for i, (step, c, seconds) in enumerate(zip(plan.steps, costs, times, strict=True)):
         bound, limit, level = bounded(c, roof, everything) if roof is not None else (None, None, None)
         name = step.node.name or step.node.outputs[0]
-        of = found[-1].kind if step.kernel == "gemm.finish" else kind(step)  # the product's, whose parts it adds
-        found.append(Timed(i, step, name, of, algorithm(step), float(seconds), c, bound, limit, level))
+        found.append(Timed(i, step, name, step.impl.kind, step.impl.algorithm, float(seconds), c, bound, limit, level))
     return found
 
 
@@ -174,165 +156,6 @@ def bounded(c: Cost, roof: Roofline, everything: float) -> tuple[float, str, str
     if computing >= moving:
         return computing, "compute", level.name
     return moving, far.name if weights > moving / 2 else level.name, level.name
-
-
-def kind(step: Step) -> str:
-    """One of `KINDS`: dense is a product with one row, pointwise a 1×1 convolution or another product."""
-    a = step.arguments
-    if step.kernel == NUMPY_STEP:
-        return "numpy"
-    if step.kernel.startswith("winograd.") or _by_points(step):
-        return "winograd"
-    if step.kernel.startswith("depthwise."):
-        return "depthwise"
-    if step.kernel == "conv.conv":
-        if a["window.kh"] == a["window.kw"] == 1 and step.node.op.type != "ConvTranspose":
-            return "dense" if a["image.m"] == 1 else "pointwise"
-        return "convolution"
-    if step.kernel == "gemm.gemm":
-        return "dense" if a["matrices.m"] == 1 else "pointwise"
-    return "other"
-
-
-def _by_points(step: Step) -> bool:
-    """Whether a step is the product between Winograd's transforms on a GPU."""
-    return step.kernel == "gemm.gemm" and isinstance(step.node.op, Convolution)
-
-
-def algorithm(step: Step) -> str:
-    """How the step does its work, in a few words: the kernel and its blocks."""
-    a: dict[str, Any] = step.arguments
-    family, _, kernel = step.kernel.partition(".")
-    if step.kernel == NUMPY_STEP:
-        return "NumPy"
-    if step.kernel == "winograd.winograd":
-        size, tiles, columns = (a[f"filtering.{name}"] for name in ("size", "tiles", "columns"))
-        return f"Winograd F({size}×{size},3×3), {tiles} tiles × {columns} columns"
-    if step.kernel in ("conv.conv", "depthwise.depthwise"):
-        kh, kw, sh, sw = (a[f"window.{name}"] for name in ("kh", "kw", "sh", "sw"))
-        if step.kernel == "depthwise.depthwise":
-            return f"depthwise {kh}×{kw} /{sh}"
-        stride = "" if sh == sw == 1 else f" /{sh}"
-        rows, panels, taps, channels = (a[f"blocking.{n}"] for n in ("rows", "panels", "tap_chunk", "channel_chunk"))
-        return f"conv {kh}×{kw}{stride}, {rows} rows × {panels} panels, k {taps}×{channels}"
-    if step.kernel == "gemm.gemm":
-        rows, panels, chunk = (a[f"blocking.{name}"] for name in ("rows", "panels", "k_chunk"))
-        return f"{'Winograd, ' * _by_points(step)}gemm, {rows} rows × {panels} panels, k {chunk}"
-    if step.kernel == "gemm.finish":
-        return f"sum of {a['parts.parts']} parts"
-    return family if family == kernel else step.kernel
-
-
-def cost(plan: Plan, step: Step) -> Cost:
-    """What a step does, by its arguments where the kernel's work is known, else by the op and its values."""
-    a: dict[str, Any] = {**step.arguments, "units": step.units, "lanes": plan.target.lanes}
-    if step.kernel == "move.copy" and plan.target.gpu:
-        a["units"] //= tiles(a["extents.n3"], a["extents.n4"])
-    if step.kernel == NUMPY_STEP:
-        return _numpy_cost(plan, step)
-    known = _points if _by_points(step) else COSTS.get(step.kernel)
-    given = tuple(plan.specs.get(n) if n else None for n in step.node.inputs)
-    made = tuple(plan.specs[n] for n in step.node.outputs if n)
-    if known is not None:
-        flops, arithmetic, writes = known(a, made[0].shape)
-    else:
-        steps = sum(s.node is step.node for s in plan.steps)
-        flops = arithmetic = (
-            0 if step.node.op.type in ("Layout", "Concat") else int(step.node.op.flops(given, made)) // steps
-        )
-        writes = sum(spec.nbytes for spec in made)
-    most = 4 * writes if step.kernel.startswith("move.") else float("inf")
-    reads = weights = 0
-    for name, value in a.items():
-        if not isinstance(value, Ref) or name in ("y", "v", "scratch", "zeros") or value.name in step.node.outputs:
-            continue
-        size = _size(plan, value.name)
-        if plan.root(value.name) in plan.constants:
-            weights += size
-        else:
-            reads += int(min(size * _seen(a) if name == "x" else size, most))
-    if step.kernel == "move.copy":
-        reads = min(reads, writes)
-    return Cost(flops, arithmetic, reads, writes, weights)
-
-
-def _numpy_cost(plan: Plan, step: Step) -> Cost:
-    given = tuple(plan.specs[n] if n else None for n in step.node.inputs)
-    made = tuple(plan.specs[n] for n in step.node.outputs if n)
-    flops = int(step.node.op.flops(given, made))
-    held = [(n in plan.constants, plan.specs[n].nbytes) for n in step.node.inputs if n]
-    reads, weights = (sum(size for constant, size in held if constant == which) for which in (False, True))
-    return Cost(flops, flops, reads, sum(spec.nbytes for spec in made), weights)
-
-
-def _size(plan: Plan, name: str) -> int:
-    """Bytes of a value, a scratch area or a constant."""
-    root = plan.root(name)
-    if root in plan.arrays:
-        return plan.arrays[root].nbytes
-    spec = plan.specs.get(name)
-    return spec.nbytes if spec is not None else plan._scratches.get(name, 0)
-
-
-def _seen(a: dict[str, Any]) -> float:
-    """The part of an image that a window with gaps between its places reads."""
-    if "window.kh" not in a:
-        return 1.0
-    kh, kw, sh, sw = (a[f"window.{name}"] for name in ("kh", "kw", "sh", "sw"))
-    return min(1.0, kh / sh) * min(1.0, kw / sw if sw * a.get("image.cg", 1) else 1.0)
-
-
-def _conv(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    flops = 2 * a["image.m"] * y[1] * a["image.cg"] * a["window.kh"] * a["window.kw"]
-    return flops, flops, 4 * a["image.m"] * y[1]
-
-
-def _winograd(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    pixels, oh, ow, ci, co = (a[f"image.{name}"] for name in ("m", "oh", "ow", "cg", "og"))
-    size = a["filtering.size"]
-    tiles = pixels // (oh * ow) * -(-oh // size) * -(-ow // size)
-    return 18 * pixels * ci * co, 2 * (size + 2) ** 2 * tiles * ci * co, 4 * pixels * co
-
-
-def _depthwise(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    size = prod(y)
-    flops = 2 * size * a["window.kh"] * a["window.kw"]
-    return flops, flops, 4 * size
-
-
-def _gemm(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    flops = 2 * prod(y) * a["matrices.k"]
-    return flops, flops, 4 * prod(y)
-
-
-def _points(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    """Of the product between Winograd's transforms on a GPU, or what it does of a group or some channels."""
-    n, channels, oh, ow = y
-    rows, columns, k = (a[f"matrices.{name}"] for name in ("m", "n", "k"))
-    size = 4 if rows == n * -(-oh // 4) * -(-ow // 4) else 2
-    products = (size + 2) ** 2 * rows * columns
-    return 18 * prod(y) // channels * columns * k, 2 * products * k, 4 * products
-
-
-def _finish(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    n = a["parts.n"]
-    rows = a["units"] // -(-n // a["lanes"])
-    return 0, rows * n * a["parts.parts"], 4 * rows * n
-
-
-COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int]]] = {
-    "conv.conv": _conv,
-    "winograd.winograd": _winograd,
-    "depthwise.depthwise": _depthwise,
-    "gemm.gemm": _gemm,
-    "gemm.finish": _finish,
-    "winograd.transform_input": lambda a, y: (0, 0, 4 * (a["tiles.size"] + 2) ** 2 * a["tiles.total"] * a["c"]),
-    "winograd.transform_output": lambda a, y: (0, 0, 4 * prod(y)),
-    "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["extents.n3"] * a["extents.n4"]),
-    "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
-}
-"""(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``, the target's ``lanes``) and the
-shape of the node's first output."""
 
 
 class Life(NamedTuple):
@@ -356,4 +179,4 @@ def lives(plan: Plan) -> list[Life]:
     for _, name in plan.copies:
         if name in ends:
             ends[name] = len(plan.steps) - 1
-    return [Life(n, at, plan._scratches.get(n) or _size(plan, n), begins[n], ends[n]) for n, at in plan.offsets.items()]
+    return [Life(n, at, plan._scratches.get(n) or nbytes(plan, n), begins[n], ends[n]) for n, at in plan.offsets.items()]

@@ -14,8 +14,9 @@ from nbconv.cli import COMMANDS, main
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.target import target
 from nbconv.model import Model
+from nbconv.plan.cost import cost
 from nbconv.runtime.cuda import driver
-from nbconv.tools.profiler import cost, timed
+from nbconv.tools.profiler import timed
 from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.test_executor import on_numpy
 from tests.cuda.whole import lenet5

@@ -12,8 +12,10 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.lowering.step import Step
 from nbconv.model import Model
 from nbconv.ops import Op, lookup
+from nbconv.plan.plan import Plan
 from tests.kernels.terms import terms
 
 EPS = float(np.finfo(np.float32).eps)
@@ -82,11 +84,22 @@ def check_served(op: Op, inputs: tuple, want: tuple, model: Model) -> None:
     """Fails for a kernel that was lost, and for an exception that is none any more."""
     if type(op).lower is Op.lower or any(x.dtype != F32 for x in (inputs[0], *want)) or not any(y.size for y in want):
         return
-    steps = model.plan({"x0": inputs[0].shape}).numpy_steps()  # pyright: ignore[reportOptionalMemberAccess]
+    plan = model.plan({"x0": inputs[0].shape})  # pyright: ignore[reportOptionalMemberAccess]
+    assert not unwritten(plan), f"a step of {op!r} does not say what it writes"
+    steps = plan.numpy_steps()
     if unserved(op, inputs):
         assert steps, f"a kernel serves {op!r} now: strike it from the table"
     else:
         assert not steps, f"NumPy runs {op!r}"
+
+
+def unwritten(plan: Plan) -> list[tuple[Step, str]]:
+    """What steps read before any step wrote it."""
+    there, found = {*plan.inputs, *plan.constants}, []
+    for step in plan.steps:
+        found += [(step, n) for n in step.reads if plan.root(n) not in there]
+        there.update(plan.root(n) for n in step.writes)
+    return found
 
 
 def unserved(op: Op, inputs: tuple[np.ndarray | None, ...]) -> bool:

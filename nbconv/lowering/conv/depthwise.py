@@ -11,7 +11,8 @@ from nbconv.lowering.conv.problem import ConvProblem
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil, epilogue, pad_bias
 from nbconv.lowering.repack import varies
-from nbconv.lowering.window import sliding
+from nbconv.lowering.step import Work
+from nbconv.lowering.window import seen_by, sliding
 
 BAND = 16
 """Most rows of a unit."""
@@ -48,7 +49,9 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         "depthwise.depthwise", g.n * ceil(g.oh, band) * ceil(c, piece), work=8 * size * g.taps,
         x=to.input(0), y=to.output(), w=packed, b=b,
         image=DenseImage(g.h, g.w, c, g.oh, g.ow), window=sliding(g.down, g.across), padded=full, band=band, piece=piece,
-        epilogue=epilogue(to, 1, c, lanes, lanes),
+        epilogue=epilogue(to, 1, c, lanes, lanes), kind="depthwise",
+        algorithm=f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
+        does=Work(2 * size * g.taps, 2 * size * g.taps, 4 * size, seen_by(g.down, g.across)),
     )  # fmt: skip
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from nbconv.kernels.params import DenseImage
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
@@ -21,7 +19,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     """One step of `depthwise_transposed` in kernels/cpu/conv_grad.py, which calls x dy and y x."""
     g, c, lanes = p.geometry, p.geometry.groups, p.target.lanes
     full = ceil(c, lanes) * lanes
-    zeros = to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))
+    zeros = to.zeros(full)
     to.step(
         "conv_grad.depthwise_transposed", to.gpu_split(g.n * g.oh, full // lanes * ceil(g.ow, STRIP)),
         work=8 * g.n * c * g.h * g.w * g.taps, dy=to.input(0),

@@ -17,7 +17,8 @@ from nbconv.lowering.cost import weighted_product
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import cut, epilogue, pack, padded, product_cost
 from nbconv.lowering.repack import WeightStrides, varies
-from nbconv.lowering.window import sliding
+from nbconv.lowering.step import Work
+from nbconv.lowering.window import seen_by, sliding
 
 GAIN = 0.8
 """The part of its cost that a direct product counts for on a GPU: Winograd rounds more, and costs are rough."""
@@ -86,7 +87,9 @@ def taps_steps(
     (oh, ow), ws, (ref, h, width, ldx, cg) = size, w.strides, source or image(to, g)
     scatter = scatter or Scatter(oh, ow)
     lanes, columns, ldy = to.target.lanes, to.columns, co if wide else to.pitch or co
-    m, taps = g.n * oh * ow, down[0] * across[0]
+    (kh, sh), (kw, sw) = down[:2], across[:2]
+    m, taps, stride = g.n * oh * ow, kh * kw, "" if sh == sw == 1 else f" /{sh}"
+    kind = "convolution" if g.taps > 1 else "dense" if m == 1 else "pointwise"
     if down == across == (1, 1, 1, 0) and scatter == Scatter(oh, ow) and (oh, ow) == (h, width):
         h, width, oh, ow, scatter = 1, m, 1, m, Scatter(1, m)  # one row of pixels: one sequence of addresses
     parted = varies(to, 1) and ws.kh and g.groups == 1 and not wide
@@ -99,16 +102,19 @@ def taps_steps(
             Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres),
             epilogue(to, g.groups, n, lanes, columns, part), (oh, ow), scatter,
         )  # fmt: skip
-        found = split_k.sums(to, how, wanted)
+        found, chunks = split_k.sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"
+        flops = 2 * m * g.groups * n * cg * taps
         to.step(
-            "conv.conv", how.units, work=2 * m * g.groups * n * cg * taps,
+            "conv.conv", how.units, work=flops,
             x=ref, y=found.y, w=packed, addends=found.addends,
-            zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
+            zeros=to.zeros(cg),
             image=ConvImage(m, h, width, ldx, cg, oh, ow, found.ldy, n), window=sliding(down, across),
-            scatter=found.scatter, epilogue=found.epilogue,
+            scatter=found.scatter, epilogue=found.epilogue, kind=kind,
+            algorithm=f"conv {kh}×{kw}{stride}, {how.rows} rows × {how.panels} panels, k {chunks}",
+            does=Work(flops, flops, 4 * m * g.groups * n, seen_by(down, across)),
             blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
         )  # fmt: skip
-        split_k.finish(to, how, found, wanted)
+        split_k.finish(to, how, found, wanted, kind)
 
 
 def packed_weights(to: Lowering, g: Geometry, w: Weights, k: int, og: int, first: int, n: int) -> Ref:

@@ -3,8 +3,6 @@ input 1 dy."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from nbconv.kernels.params import ConvImage, GradBlocking, Pixels, TapStrides
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import Image
@@ -12,7 +10,8 @@ from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil, padded
 from nbconv.lowering.repack import channels_last
-from nbconv.lowering.window import sliding
+from nbconv.lowering.step import Work
+from nbconv.lowering.window import seen_by, sliding
 
 FEW = 8
 """Input channels below which a row of the window serves as its channels."""
@@ -63,8 +62,9 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
         to.step(
             "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * groups * n, x=image.ref,
             dy=channels_last(to, 1).at(first), y=sums,
-            zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
+            zeros=to.zeros(cg),
             image=ConvImage(m, image.h, image.w, image.ldx, cg, g.oh, g.ow, groups * og, n), window=sliding(down, across),
+            does=Work(seen=seen_by(down, across)),
             blocking=GradBlocking(groups, parts, pixels, min(columns, full), chunk, full),
         )  # fmt: skip
         strides = TapStrides(1, g.taps, g.ci * g.taps, og * g.ci * g.taps)

@@ -9,7 +9,8 @@ from nbconv.lowering.conv.weight_grad import merge
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import channels_last
-from nbconv.lowering.window import sliding
+from nbconv.lowering.step import Work
+from nbconv.lowering.window import seen_by, sliding
 
 
 def fits(p: ConvProblem) -> bool:
@@ -26,6 +27,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         "conv_grad.depthwise_grad_weight", to.gpu_split(parts, full // lanes * kh), work=8 * n * c * oh * g.ow * taps,
         x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
         n=n, image=DenseImage(g.h, g.w, c, oh, g.ow), window=sliding(g.down, g.across), rows=rows, padded=full,
+        does=Work(seen=seen_by(g.down, g.across)),
     )  # fmt: skip
     merge(to, sums, parts, taps, 1, c, full, taps * full, TapStrides(1, 0, taps, 0), to.output())
 

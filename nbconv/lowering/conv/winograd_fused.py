@@ -6,8 +6,6 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from nbconv.kernels.params import Addends, ConvImage, Filtering
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
@@ -17,6 +15,7 @@ from nbconv.lowering.cost import SHARED_CACHE, weighted_product
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import CACHE, ceil, epilogue, pad_bias, padded
 from nbconv.lowering.repack import varies
+from nbconv.lowering.step import Work
 
 SKEW = 16
 """Floats behind each point's matrices, as kernels/cpu/winograd.py has it."""
@@ -59,7 +58,7 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
     g, lanes, columns = p.geometry, p.target.lanes, p.columns
     ci, out, (ph, pw) = g.ci, g.groups * g.co, winograd.padding(g)
     found = tiling(p, size, count)
-    points, inner = (size + 2) ** 2, ceil(ci, lanes) * lanes
+    pixels, points, inner = g.n * g.oh * g.ow, (size + 2) ** 2, ceil(ci, lanes) * lanes
     area = points * (found.tiles * (inner + found.columns) + 2 * SKEW)
     bias, at = to.node.inputs[2] if to.has(2) else "", i * g.co + first
     mine = slice(at, at + count)
@@ -75,11 +74,13 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
         "winograd.winograd", ceil(found.total, found.tiles) * ceil(count, found.group),
         work=2 * points * found.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
         addends=Addends(b, to.residual and to.residual.at(at), to.ldres), scratch=to.scratch_per_thread(4 * area), w=packed,
-        zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-        image=ConvImage(g.n * g.oh * g.ow, g.h, g.w, to.ld(0), ci, g.oh, g.ow, to.pitch or out, count),
+        zeros=to.zeros(ci),
+        image=ConvImage(pixels, g.h, g.w, to.ld(0), ci, g.oh, g.ow, to.pitch or out, count),
         filtering=Filtering(
             ph, pw, size, found.tiles, found.columns, found.group, inner, padded(count, lanes, columns), area
-        ), epilogue=epilogue(to, 1, count, lanes, columns, mine),
+        ), epilogue=epilogue(to, 1, count, lanes, columns, mine), writes=("y", "scratch"), kind="winograd",
+        algorithm=f"Winograd F({size}×{size},3×3), {found.tiles} tiles × {found.columns} columns",
+        does=Work(18 * pixels * ci * count, 2 * points * found.total * ci * count, 4 * pixels * count),
     )  # fmt: skip
 
 

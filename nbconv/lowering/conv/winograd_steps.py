@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
-
 from nbconv.kernels.params import Addends, Epilogue, Scatter, Tiles
 from nbconv.lowering import split_k
 from nbconv.lowering.context import Lowering, Ref
@@ -15,6 +13,7 @@ from nbconv.lowering.conv.operands import bias
 from nbconv.lowering.conv.problem import ConvProblem
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import BYTE, LAUNCH, ceil, cut, epilogue, padded, product_cost
+from nbconv.lowering.step import Work
 
 
 def fits(p: ConvProblem, size: int) -> bool:
@@ -46,6 +45,7 @@ def emit(to: Lowering, p: ConvProblem, size: int) -> None:
     to.step(
         "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
         x=to.input(0), v=v, h=g.h, width=g.w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, tiles=tiles,
+        writes=("v",), kind="winograd", does=Work(0, 0, 4 * points * total * channels),
     )  # fmt: skip
     for i in range(g.groups):
         for first, last in winograd.pieces(to, g, size):
@@ -53,7 +53,8 @@ def emit(to: Lowering, p: ConvProblem, size: int) -> None:
     to.step(
         "winograd.transform_output", total * ceil(out, lanes), work=32 * points * total * out, m=m,
         addends=Addends(bias(to, 1, out), to.residual, to.ldres), y=to.output(), oh=g.oh, ow=g.ow, c=out,
-        ldy=to.pitch or out, tiles=tiles, epilogue=epilogue(to, 1, out, lanes, columns),
+        ldy=to.pitch or out, tiles=tiles, epilogue=epilogue(to, 1, out, lanes, columns), kind="winograd",
+        does=Work(0, 0, 4 * g.n * g.oh * g.ow * out),
     )  # fmt: skip
 
 
@@ -63,12 +64,24 @@ def multiply(to: Lowering, p: ConvProblem, size: int, i: int, part: tuple[int, i
     channels, out, full = g.groups * g.ci, g.groups * g.co, padded(count, p.target.lanes, p.columns)
     wanted = split_k.Results(
         total, count, points, False, m, out, total * out,
-        Addends(to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))), Epilogue(),
+        Addends(to.zeros(full)), Epilogue(),
         (1, total), Scatter(1, total),
     )  # fmt: skip
     packed = winograd.filters(to, g, size, i, part[0], count)
     how = cut(to, total, g.ci, count, 1, batch=points)
-    split_k.gemm(to, how, wanted, g.ci, v, channels, total * channels, packed, g.ci * full)
+    split_k.gemm(
+        to,
+        how,
+        wanted,
+        g.ci,
+        v,
+        channels,
+        total * channels,
+        packed,
+        g.ci * full,
+        "winograd",
+        18 * g.n * g.oh * g.ow * count * g.ci,
+    )
 
 
 def row(size: int) -> Implementation:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbconv.lowering.context import Ref
-
 if TYPE_CHECKING:
-    from nbconv.lowering.context import Step
+    from nbconv.lowering.step import Step
     from nbconv.plan.plan import Plan
 
 
@@ -48,10 +46,5 @@ def transfers(plan: Plan, resident: frozenset[str] = frozenset()) -> Transfers:
 
 def _touched(plan: Plan, step: Step) -> tuple[set[str], set[str]]:
     """(roots that a step only reads, roots that it may write); constants are on both sides always."""
-    if step.kernel:
-        names = {plan.root(v.name) for v in step.arguments.values() if isinstance(v, Ref)} - plan.constants.keys()
-        inner = {plan.memory_of(n) for n in step.node.inputs if n} - {plan.memory_of(n) for n in step.node.outputs if n}
-        return names & inner, names - inner
-    read = {plan.root(n) for n in step.node.inputs if n} - plan.constants.keys()
-    made = {plan.root(n) for n in step.node.outputs if n}
-    return read, made
+    read, made = ({plan.root(n) for n in names} for names in (step.reads, step.writes))
+    return read - made - plan.constants.keys(), made

@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.target import Target
-from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.context import Lowering
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.passes.inplace import overwritten, owns
@@ -192,7 +192,7 @@ class Estimate:
         to = Lowering(node, node.op, inputs, found, last, {}, Weights(), self.target, self.threads, {})
         to.packed_limit, to.scratch_limit = self.packed[1], self.scratch_limit
         node.op.lower(to)
-        uses = [{v.name for v in step.arguments.values() if isinstance(v, Ref)} for step in to.steps]
+        uses = [{*step.reads, *step.writes} for step in to.steps]
         ends = {n: i for i, names in enumerate(uses) for n in names}
         begins = {n: i for i, names in reversed(list(enumerate(uses))) for n in names}
         scratches = [(n, s) for n, s in to.scratches.items() if n in begins]
