@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.edit.deploy import deployed, tail
-from nbconv.edit.parameters import Parameter, master, norms, select, stored
+from nbconv.edit.parameters import Parameter, master, norms, stored
+from nbconv.edit.selection import select
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model, _threads
 from nbconv.train import building, losses
