@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3.14 python3 python
 FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 
-.PHONY: demo test test-targets test-aarch64 test-cuda cuda-gates cuda-mutants cuda-ptx lint format bench kernels docs fuzz clean
+.PHONY: demo test test-targets test-aarch64 test-cuda cuda-gates cuda-mutants cuda-ptx lint format bench kernels docs picture fuzz clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/nbconv demo
@@ -56,7 +56,14 @@ bench: $(VENV)/.bench  ## beside onnxruntime and OpenVINO: ARGS are nbconv bench
 kernels: $(VENV)/.nbconv  ## kernel libraries that a wheel built from this folder carries
 	$(BIN)/nbconv kernels build --into kernels/prebuilt $(ARGS)
 
-docs: $(VENV)/.test  ## the tables in docs/onnx.md and docs/cuda.md, from the code and the cases of its tests
+docs: $(VENV)/.test  ## what README.md and docs/ have from code, cases of tests and benchmarks/results
+	$(BIN)/python -m docs.generate
+
+RESULTS := benchmarks/results
+picture: $(VENV)/.bench $(VENV)/.test  ## measures again what docs/latency.svg and README.md say of speed; some ten minutes
+	$(BIN)/python benchmarks/latency.py -t 1 --engines nbconv,onnxruntime,openvino --json $(RESULTS)/latency-1.json $(ARGS)
+	$(BIN)/python benchmarks/latency.py -t 2 --engines nbconv,onnxruntime,openvino --json $(RESULTS)/latency-2.json $(ARGS)
+	$(BIN)/python benchmarks/picture.py $(RESULTS)/latency-1.json $(RESULTS)/latency-2.json -o docs/latency.svg
 	$(BIN)/python -m docs.generate
 
 clean:

@@ -37,23 +37,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", default=models.available(), help="names, separated by commas (default: all)")
     parser.add_argument("--engines", default=",".join(engines.installed()), help="default: those that are installed")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="difference of outputs, of their scale (default 1e-4)")
-    parser.add_argument("--json", action="store_true", help="print as JSON, in seconds")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write as JSON, in seconds, to FILE or in place of the table"
+    )
+    parser.add_argument("--note", default="", help="what else the JSON should say of this run")
     args = parser.parse_args(argv)
     chosen = args.engines.split(",")
     report: dict[str, Any] = {"threads": args.threads, "rounds": args.rounds, **about(chosen), "models": []}
-    if not args.json:
+    report["turn_seconds"], report["note"] = args.seconds, args.note
+    if args.json != "-":
         print(f"{report['machine']}; {args.threads} thread{'s' * (args.threads > 1)}, {args.rounds} rounds")
         print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
         print(head(chosen), flush=True)
     for name in args.models.split(","):
         row = measure(name, chosen, args)
         report["models"].append(row)
-        if not args.json:
+        if args.json != "-":
             print(line(row, chosen), flush=True)
     report["geomean"] = {k: geomean([row[k] for row in report["models"] if k in row]) for k in ("best_peer", "onnxruntime")}
     if args.json:
-        print(json.dumps(report, indent=1))
-    else:
+        document = json.dumps(report, indent=1) + "\n"
+        if args.json == "-":
+            print(document, end="")
+        else:
+            Path(args.json).write_text(document, encoding="utf-8")
+    if args.json != "-":
         mean = report["geomean"]
         print(f"{'geomean':14}" + " " * 13 * len(chosen) + f"{text(mean['best_peer']):>14}{text(mean['onnxruntime']):>14}")
     return 1 if any(row["problems"] for row in report["models"]) else 0
@@ -66,7 +74,8 @@ def about(chosen: list[str]) -> dict[str, Any]:
 
     versions = {name: engines.version(name) for name in (*chosen, "numpy")}
     machine = f"{cpu_name()}, kernels for {host().name}, {platform.system()}, Python {platform.python_version()}"
-    return {"machine": machine, "versions": versions, "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None}
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    return {"machine": machine, "versions": versions, "date": time.strftime("%Y-%m-%d"), "load_average": load}
 
 
 def measure(name: str, chosen: list[str], args: argparse.Namespace) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET, Graph, Node, Spec, sort
 from nbconv.graph.bodies import captured
 from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
+from nbconv.graph.op import Op
 from nbconv.ops import lookup
-from nbconv.ops.op import Op
 
 A = onnx.AttributeProto
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from nbconv.errors import ModelError
 
+_COPY = "it may lead to another's file; put a copy there"
+
 
 class Place(NamedTuple):
     """Where a constant's bytes are: in the model (``file`` is ""), in a file beside it, or here in ``array``."""
@@ -88,32 +90,43 @@ class Source:
 
     def _file(self, name: str, location: str) -> np.ndarray:
         if location not in self._files:
-            self._files[location] = _map(self._inside(name, location), location)
+            self._files[location] = _map(self._inside(name, location), location, name)
         return self._files[location]
 
     def _inside(self, name: str, location: str) -> str:
-        """The path of an external-data file, which must lie in the model's folder, links followed."""
+        """The path of an external-data file, which must lie in the model's folder, not behind a link."""
         if self.folder is None:
             raise ModelError(f"{name}: its data is in the file {location!r}, but a model given as bytes has no folder")
-        wrong = ModelError(f"{name}: its data is in {location!r}, which is not inside the model's folder")
         parts = location.replace("\\", "/").split("/")
-        if not location or "\0" in location or ".." in parts or os.path.isabs(location) or parts[0][1:2] == ":":
-            raise wrong
-        folder = os.path.realpath(self.folder)
-        path = os.path.realpath(os.path.join(folder, location))
-        if os.path.commonpath([folder, path]) != folder or path == folder:
-            raise wrong
+        path = os.path.realpath(self.folder)
+        outside = not location or "\0" in location or ".." in parts or os.path.isabs(location) or parts[0][1:2] == ":"
+        for part in () if outside else parts:
+            path = os.path.join(path, part)
+            if os.path.islink(path):
+                raise ModelError(f"{name}: its data is in {location!r}, and {part!r} is a link: {_COPY}")
+        folder, real = os.path.realpath(self.folder), os.path.realpath(path)
+        if outside or os.path.commonpath([folder, real]) != folder or real == folder:
+            raise ModelError(f"{name}: its data is in {location!r}, which is not inside the model's folder")
         if not os.path.exists(path):
             raise ModelError(f"{name}: its data is in {location!r}, which does not exist")
         return path
 
 
-def _map(path: str, label: str) -> np.ndarray:
-    """A file's bytes, mapped read-only; ModelError unless it is a regular file with something in it."""
+def _map(path: str, label: str, tensor: str = "") -> np.ndarray:
+    """A file's bytes, mapped read-only; ModelError unless it is a regular file with something in it. For data of a
+    ``tensor`` the file must have no other name: a hard link may lead to a file that the model's sender cannot read."""
     mode = os.stat(path).st_mode  # before opening: opening a pipe would wait
     if not stat.S_ISREG(mode):
         raise ModelError(f"{label} is not a file")
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
+    with open(path, "rb", opener=_opener if tensor else None) as file:
+        found = os.fstat(file.fileno())
+        if tensor and found.st_nlink > 1:
+            raise ModelError(f"{tensor}: its data is in {label!r}, a file with {found.st_nlink} hard links: {_COPY}")
+        if found.st_size == 0:
             raise ModelError(f"{label} is empty")
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _opener(path: str, flags: int) -> int:
+    """Not through a link that was put there since it was looked for."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))

@@ -1,5 +1,7 @@
-"""Writes the tables of operators in docs/onnx.md, of kernels and of ResNet-50's layers in docs/cuda.md: ``python -m
-docs.generate``, ``make docs``.
+"""Writes what of the documentation comes from code and measurements: ``python -m docs.generate``, ``make docs``.
+
+Operators in docs/onnx.md; kernels and ResNet-50's layers in docs/cuda.md; latencies, of which ``benchmarks/results`` holds
+the measurements, in README.md and docs/benchmarks.md.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
@@ -15,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 import tests.ops
+from benchmarks import picture
 from benchmarks.gpu import LAYERS
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph.op import NUMPY
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.store import source
@@ -25,7 +29,6 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
-from nbconv.ops.op import NUMPY
 from nbconv.plan.plan import Plan
 from nbconv.tools.gradcheck import Call
 from tests.check import Case, as_tuple
@@ -33,16 +36,24 @@ from tests.gradients import arguments, aside
 
 PAGE = Path(__file__).resolve().parent / "onnx.md"
 CUDA_PAGE = PAGE.with_name("cuda.md")
+SPEED_PAGE = PAGE.with_name("benchmarks.md")
+README = PAGE.parent.parent / "README.md"
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
 
 
 def main() -> None:
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
+    renew(PAGE, table())
+    reports = picture.measured()
+    renew(README, picture.sentences(reports))
+    renew(SPEED_PAGE, picture.markdown(reports))
     if find_spec("numba_cuda"):
-        page = with_tables(CUDA_PAGE.read_text(encoding="utf-8"), cuda_table(), layers_table())
-        CUDA_PAGE.write_text(page, encoding="utf-8")
+        renew(CUDA_PAGE, cuda_table(), layers_table())
     else:
         print("numba-cuda is not installed: docs/cuda.md stays as it is")
+
+
+def renew(page: Path, *tables: list[str]) -> None:
+    page.write_text(with_tables(page.read_text(encoding="utf-8"), *tables), encoding="utf-8")
 
 
 def with_tables(text: str, *tables: list[str]) -> str:

@@ -14,10 +14,10 @@ import numpy as np
 from nbconv.edit.parameters import parameters
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph.op import Op
 from nbconv.lowering.weights import Weights
 from nbconv.model import Model
 from nbconv.ops import lookup
-from nbconv.ops.op import Op
 from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import fold
 from tests.gradients import PENDING

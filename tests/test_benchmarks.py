@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import fit, latency, memory, micro, models, startup
+from benchmarks import fit, latency, memory, micro, models, picture, startup
 
 MISSING = [name for name in ("openvino", "onnxruntime", "rapidocr_onnxruntime") if importlib.util.find_spec(name) is None]
 needs_peers = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -45,6 +45,31 @@ def test_latency(capsys):
     best = min(seconds for name, seconds in row["seconds"].items() if name != "nbconv")
     assert row["best_peer"] == report["geomean"]["best_peer"] == pytest.approx(best / row["seconds"]["nbconv"])
     assert row["problems"] == []
+
+
+@needs_peers
+def test_latency_writes_a_file_that_a_picture_is_made_of(tmp_path, capsys):
+    file, drawn = tmp_path / "latency.json", tmp_path / "latency.svg"
+    words = ["--models", "ppocr_cls", "--engines", "nbconv,onnxruntime", "--rounds", "1", "--seconds", "0"]
+    assert latency.main([*words, "--json", str(file), "--note", "a test"]) == 0
+    report = json.loads(file.read_text())
+    assert (report["threads"], report["rounds"], report["note"]) == (1, 1, "a test")
+    assert "ppocr_cls" in capsys.readouterr().out
+    assert picture.main([str(file), "-o", str(drawn)]) == 0
+    assert picture.milliseconds(report["models"][0]["seconds"]["nbconv"]) in drawn.read_text()
+
+
+def test_rows_of_the_picture():
+    models = [
+        {"name": "a", "seconds": {"onnxruntime": 0.4, "nbconv": 0.1}},
+        {"name": "b", "seconds": {"onnxruntime": 0.02, "nbconv": 0.02}},
+    ]
+    first, second, mean = picture.rows({"models": models})
+    assert first == ("a", {"nbconv": 1.0, "onnxruntime": 4.0}, {"nbconv": "100.0 ms", "onnxruntime": "400.0 ms"})
+    assert (second[0], second[1]["onnxruntime"]) == ("b", 1.0)
+    assert mean[0] == "geometric mean"
+    assert mean[1]["onnxruntime"] == pytest.approx(2.0)
+    assert mean[2]["onnxruntime"] == "2.00 ×"
 
 
 def test_difference():

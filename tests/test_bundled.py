@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import nbconv
 from nbconv import models
+from nbconv.commands import _timed
+from nbconv.commands.demo import verdict
 
 FOLDER = Path(__file__).resolve().parent.parent / "models"
 
@@ -83,13 +87,34 @@ def test_demo(tmp_path: Path) -> None:
     found = re.findall(r"^  (\w[\w ]*?) +(0\.\d{3})  [▏▎▍▌▋▊▉█]+", text, re.M)
     assert [name for name, _ in found[:3]] == ["Egyptian cat", "tiger cat", "tabby"]
     assert float(found[0][1]) == pytest.approx(0.385, abs=0.01)
-    assert re.search(r"^each image +\d+\.\d ms", text, re.M)
+    assert re.search(r"^nbconv +\d+\.\d ms   an image, on \d+ threads?$", text, re.M)
+    if importlib.util.find_spec("onnxruntime"):
+        assert re.search(r"^onnxruntime +\d+\.\d ms   an image, on \d+ threads?: (nbconv|equally)", text, re.M)
     accuracy = dict(re.findall(r"^  (a fresh head|trained) +(\d\.\d{3})  ", text, re.M))
     assert float(accuracy["a fresh head"]) < 0.4 < 0.7 < float(accuracy["trained"])
     assert re.search(r"^same logits +\d\.\de-0\d ", text, re.M)
     assert os.listdir(tmp_path) == ["nbconv-demo.onnx"]
     assert nbconv.load(tmp_path / "nbconv-demo.onnx").graph.outputs["logits"].shape[1] == 5  # pyright: ignore
     assert len(text.splitlines()) <= 24
+
+
+def test_the_demos_verdict() -> None:
+    assert verdict(1.0, 1.25) == "nbconv is 1.25 times as fast"
+    assert verdict(1.5, 1.0) == "nbconv takes 1.50 times as long"
+    assert verdict(1.0, 1.01) == verdict(1.01, 1.0) == "equally fast"
+
+
+def test_the_demo_times_each_engine_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process holds two engines, and both take turns."""
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess:
+        asked.append(command[3:])
+        return subprocess.CompletedProcess(command, 0, "[3.0, 1.0]" if command[3] == "nbconv" else "[5.0, 5.0]", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert _timed.race(["nbconv", "onnxruntime"], 2, 3) == [3.0, 5.0]
+    assert asked == [["nbconv", "2", "2"], ["onnxruntime", "2", "2"]] * 2
 
 
 def test_demo_on_a_terminal_without_unicode(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
@@ -431,6 +432,17 @@ def test_compare(cli, small):
     found = json.loads(out)
     assert [v["value"] for v in found["values"]] == ["conv", "act", "pool", "flat", "y", "y (fused)"]
     assert code == (0 if all(v["difference"] == 0 for v in found["values"]) else 1)
+
+
+def test_compare_with_data_beside_the_model(cli, small, tmp_path):
+    model = onnx.load(small)
+    for tensor in model.graph.initializer:
+        (tmp_path / f"{tensor.name}.bin").write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"{tensor.name}.bin")
+    (tmp_path / "beside.onnx").write_bytes(model.SerializeToString())
+    assert cli("compare", tmp_path / "beside.onnx")[0] == 0
 
 
 def test_compare_names_the_first_node(cli, small, monkeypatch):

@@ -21,10 +21,10 @@ from nbconv.converters.onnx import read, survey, write
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.bodies import captured
+from nbconv.graph.op import Op
 from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops.control import If
-from nbconv.ops.op import Op
 from nbconv.ops.pointwise import Unary
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.program import CONTROLS, Body, Calls, CallStep, Control, bind

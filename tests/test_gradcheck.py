@@ -10,10 +10,10 @@ import pytest
 from nbconv.cli import main
 from nbconv.errors import UnsupportedError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import Op
 from nbconv.model import save
 from nbconv.ops import lookup
 from nbconv.ops.activation import Sigmoid
-from nbconv.ops.op import Op
 from nbconv.ops.rectifier import ReluGrad
 from nbconv.tools.gradcheck import check_model
 from tests import fuzz

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from nbconv.converters.complete import _tensors, complete
 from nbconv.converters.onnx import read, survey
+from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
 from tests import models
 
@@ -169,6 +171,30 @@ def test_external_data_stays_in_the_folder(tmp_path, location):
         read(folder / "m.onnx")
 
 
+@pytest.mark.skipif(not hasattr(os, "link"), reason="no links")
+@pytest.mark.parametrize("location", ["hard.bin", "soft.bin", "linked/w.bin", "sub/hard.bin"])
+def test_external_data_behind_links(tmp_path, location):
+    """Refused inside the folder, too, as onnx does; a copy and a folder are read."""
+    (tmp_path / "sub").mkdir()
+    for name in ("w.bin", "sub/w.bin", "one.bin"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    os.link(tmp_path / "one.bin", tmp_path / "hard.bin")
+    os.link(tmp_path / "one.bin", tmp_path / "sub/hard.bin")
+    (tmp_path / "soft.bin").symlink_to("w.bin")
+    (tmp_path / "linked").symlink_to("sub")
+    file = tmp_path / "m.onnx"
+    for good in ("w.bin", "sub/w.bin"):
+        file.write_bytes(external(good))
+        assert read(file).constants["w"].shape == tuple(complete(Source(file)).graph.initializer[0].dims) == (4, 3, 3, 2)
+    file.write_bytes(external(location))
+    with pytest.raises(ModelError, match=r"(?s)^w: its data.*link.*put a copy there"):
+        read(file)
+    with pytest.raises(ModelError, match="put a copy there"):
+        complete(Source(file))
+    with pytest.raises(onnx.checker.ValidationError):
+        onnx.load(file)
+
+
 @pytest.mark.parametrize(
     "key, value",
     [("offset", v) for v in ("-8", "1000", "9" * 30, "9" * 9000, "x")] + [("length", v) for v in ("4", "-1", "1e9")],
@@ -190,6 +216,34 @@ def external(location: str, **entries: str) -> bytes:
     for key, value in {"location": location, **entries}.items():
         tensor.external_data.add(key=key, value=value)
     return model.SerializeToString()
+
+
+def test_complete_is_what_onnx_loads(tmp_path):
+    """With data in another file, of initializers, of attributes, in subgraphs and functions."""
+    tensors = [onnx.numpy_helper.from_array(np.arange(i, i + 5, dtype=np.float32), f"t{i}") for i in range(4)]
+    relu = helper.make_node("Relu", ["a"], ["b"])
+    inner = helper.make_graph([relu], "inner", [], [], [tensors[0]])
+    body = [helper.make_node("Constant", [], ["b"], value=tensors[1])]
+    model = models.small_model()
+    model.graph.node[0].attribute.append(helper.make_attribute("then", inner))
+    model.graph.node[0].attribute.append(helper.make_attribute("several", [tensors[2], tensors[3]]))
+    model.functions.append(helper.make_function("mine", "F", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
+    wanted = model.SerializeToString(deterministic=True)
+    outside = 0
+    for tensor in _tensors(model):
+        if tensor.raw_data:
+            (tmp_path / f"{outside}.bin").write_bytes(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=f"{outside}.bin")
+            outside += 1
+    assert outside >= 5
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert complete(Source(tmp_path / "m.onnx")).SerializeToString(deterministic=True) == wanted
+    with pytest.raises(ModelError, match="no folder"):
+        complete(Source(model.SerializeToString()))
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        complete(Source(b"x" * 100))
 
 
 def with_functions(bodies: dict[str, list[str]]) -> onnx.ModelProto:

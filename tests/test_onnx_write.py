@@ -13,8 +13,8 @@ from nbconv.converters import exporter
 from nbconv.converters.onnx import read, save, write
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import REGISTRY, Op
 from nbconv.ops import lookup
-from nbconv.ops.op import REGISTRY, Op
 from tests import models
 from tests.test_onnx_opset import run
 

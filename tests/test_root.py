@@ -110,9 +110,11 @@ def test_a_checkout_that_is_not_installed(checkouts: tuple[Path, Path]) -> None:
     assert f"pip install -e {checkouts[0]}" in said
 
 
-def test_installed(tmp_path: Path) -> None:
-    """As a wheel, and in an archive: packages fit, and the digest of the code is that of all files."""
+def test_installed(checkouts: tuple[Path, Path], tmp_path: Path) -> None:
+    """As a wheel, and in an archive: packages fit, and the digest of the code is that of all files. A checkout's is that of
+    the wheel made from it, so that a cache can be filled there."""
     site = copy(tmp_path / "site", "nbconv")
+    checkout = python(EDITABLE.format(root=str(checkouts[0])) + CODE, checkouts[0]).stdout
     archive = tmp_path / "app.zip"
     found = []
     for change in (None, "nbconv/new/deeper/__init__.py"):
@@ -126,7 +128,7 @@ def test_installed(tmp_path: Path) -> None:
             done = python(f"import sys; sys.path.insert(0, {str(where)!r})\n{ALL}\n{CODE}", tmp_path)
             assert done.returncode == 0, done.stderr
             found.append(done.stdout.strip())
-    assert len(set(found)) == 4
+    assert len(set(found)) == 4 and found[0] == checkout.strip()
     assert all(len(digest) == 64 for digest in found)
 
 

@@ -83,8 +83,10 @@ def every_value(path: str, graph: Graph, feeds: dict[str, np.ndarray]) -> tuple[
     import onnx
 
     from nbconv.commands._peer import session
+    from nbconv.converters.complete import complete
+    from nbconv.converters.weights import Source
 
-    proto = onnx.load(path)
+    proto = complete(Source(path))
     there = {name for node in proto.graph.node for name in node.output if name}
     wanted = [name for name in graph.values() if name in there]
     declared = {info.name for info in proto.graph.output}

@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from nbconv.graph import Graph, Node, Spec
     from nbconv.plan.plan import Plan
 
-MOVES = frozenset((
-    "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather",
-    "GatherElements", "Identity", "Pad", "Range", "Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze",
-    "Tile", "Transpose", "Unsqueeze", "Where",
-))  # fmt: skip
-"""Ops that move or make values without arithmetic: no FLOPs."""
-
-NO_PARAMETERS = frozenset(("Resize", "Pad", "Clip", "Range"))
-"""Ops whose constant inputs are arguments."""
-
 FUSED = "fused into "
 """How provenance says that another value's step makes this one on its way."""
 
@@ -90,7 +80,7 @@ def describe(graph: Graph, specs: dict[str, Spec]) -> list[dict[str, Any]]:
         given = tuple(specs[n] if n else None for n in node.inputs)
         outs = [specs[n] for n in node.outputs if n]
         constant = all(spec.constant for spec in outs)
-        own = [] if constant else [n for n in node.inputs if n and _is_parameter(node, specs[n]) and n not in counted]
+        own = [] if constant else [n for n in _parameters(node, specs) if n not in counted]
         counted.update(own)
         rows.append({
             "name": node.name,
@@ -99,15 +89,16 @@ def describe(graph: Graph, specs: dict[str, Spec]) -> list[dict[str, Any]]:
             "inputs": list(node.inputs),
             "outputs": [{"name": n, **spec_json(specs[n])} for n in node.outputs if n],
             "parameters": sum(specs[n].size for n in own),
-            "flops": 0 if constant or node.op.type in MOVES else int(node.op.flops(given, tuple(outs))),
+            "flops": 0 if constant or node.op.moves else int(node.op.flops(given, tuple(outs))),
             "memory": sum(spec.nbytes for spec in outs),
             "constant": constant,
         })  # fmt: skip
     return rows
 
 
-def _is_parameter(node: Node, spec: Spec) -> bool:
-    return spec.constant and spec.dtype.kind == "f" and spec.size > 1 and node.op.type not in NO_PARAMETERS
+def _parameters(node: Node, specs: dict[str, Spec]) -> list[str]:
+    given = [(n, specs[n]) for i, n in enumerate(node.inputs) if n and i not in node.op.settings]
+    return [n for n, spec in given if spec.constant and spec.dtype.kind == "f" and spec.size > 1]
 
 
 def _plain(value: Any) -> Any:

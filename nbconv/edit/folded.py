@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from nbconv.graph import Graph, Node
 
-NORMS = frozenset(("BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "LRN",
-                   "MeanVarianceNormalization"))  # fmt: skip
 FEWEST, SHARE = 8, 0.8
 """Fewer convolutions than this tell nothing; of more, at least this share must have a bias."""
 NAMES = re.compile(r"onnx::Conv_\d+|fused?[_.]?(conv|bn)|folded|batch_?norm|(^|[/._])bn\d*([/._]|$)", re.IGNORECASE)
@@ -35,7 +33,7 @@ def folded_norms(graph: Graph) -> FoldedNorms:
     made = graph.producers()
     convolutions = [n for n in graph.nodes if n.op.type in ("Conv", "ConvTranspose") and _stored(n.inputs[1], graph, made)]
     biased = [n for n in convolutions if len(n.inputs) > 2 and n.inputs[2]]
-    norms = sum(n.op.type in NORMS for n in graph.nodes)
+    norms = sum(n.op.is_norm for n in graph.nodes)
     evidence = tuple(sentence for sentence in (_names(biased), *_architecture(graph, biased, made)) if sentence)
     plain = norms == 0 and len(convolutions) >= FEWEST and len(biased) >= SHARE * len(convolutions)
     return FoldedNorms(plain and bool(evidence), len(convolutions), len(biased), norms, evidence)
@@ -53,7 +51,7 @@ def _names(biased: list[Node]) -> str:
 def _stored(name: str, graph: Graph, made: dict[str, Node]) -> str | None:
     """The constant that a value is, or is cast or dequantised from."""
     while name not in graph.constants:
-        if name not in made or made[name].op.type not in ("Cast", "DequantizeLinear", "Identity"):
+        if name not in made or not made[name].op.converts:
             return None
         name = made[name].inputs[0]
     return name

@@ -10,12 +10,6 @@ from nbconv.edit.initializers import INITIALIZERS, Initializer
 from nbconv.edit.parameters import master, parameters, stored
 from nbconv.graph import Graph, Node, Spec
 
-PASSED = (
-    "Softmax", "LogSoftmax", "Sigmoid", "Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Dropout", "Relu", "Clip",
-    "GlobalAveragePool", "AveragePool", "GlobalMaxPool", "ReduceMean",
-)  # fmt: skip
-"""Ops that may stand between the classifier and the output."""
-
 
 class Head(NamedTuple):
     """The classifier: its node, the names of the values it reads as weight and bias ("" where it has none), the value that
@@ -55,7 +49,7 @@ def _find(graph: Graph, output: str) -> tuple[Head, Node]:
                 add, name = node, sides[0]
                 biases = [n for n in node.inputs if n != name]
                 continue
-        if node.op.type not in PASSED:
+        if not node.op.keeps_classes:
             raise ValueError(
                 f"no classifier before output {output or next(iter(graph.outputs))!r}: {node.name} ({node.op.type}) stands "
                 "behind the last layer"

@@ -10,12 +10,6 @@ import numpy as np
 
 from nbconv.graph import Graph, Node
 
-SEEN_THROUGH = ("Cast", "DequantizeLinear", "Identity")
-"""Ops between a stored weight and the slot it is used in: training keeps their result, in float32."""
-MOVED_BY = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Ops that count as a layer where depth is counted."""
-
 
 class Parameter(NamedTuple):
     """A trainable weight: the initializer's ``name``, the ``value`` in which the graph reads it, the ``node`` that does
@@ -32,10 +26,10 @@ def stored(name: str, graph: Graph, made: dict[str, Node]) -> tuple[str, str] | 
     if name in graph.constants:
         return name, name
     node = made.get(name)
-    if node is not None and node.op.type in MOVED_BY:
+    if node is not None and node.op.rearranges:
         return stored(node.inputs[0], graph, made)
     value = name
-    while node is not None and node.op.type in SEEN_THROUGH:
+    while node is not None and node.op.converts:
         name = node.inputs[0]
         if name in graph.constants:
             return name, value
@@ -66,7 +60,7 @@ def parameters(graph: Graph) -> list[Parameter]:
 
 
 def _layer(node: Node, graph: Graph, made: dict[str, Node]) -> bool:
-    return node.op.type in LAYERS and stored(node.inputs[1], graph, made) is not None
+    return node.op.is_layer and stored(node.inputs[1], graph, made) is not None
 
 
 def _slots(node: Node, made: dict[str, Node]) -> Sequence[int]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.graph import Graph, Node, Spec, spec_of
-from nbconv.ops.op import Op
-from nbconv.passes.fold import infer
+from nbconv.graph.graph import Graph, Node
+from nbconv.graph.op import Op
+from nbconv.graph.spec import Spec, spec_of
 
 
 class Builder:
@@ -55,7 +55,7 @@ class Builder:
     def add_many(self, op: Op, count: int, *inputs: str) -> tuple[str, ...]:
         """A new node; the names of its first ``count`` outputs."""
         node = Node(op, inputs, tuple(self._name(op.type) for _ in range(count)))
-        found = infer(node, tuple(self.specs[n] if n else None for n in inputs))
+        found = node.infer(tuple(self.specs[n] if n else None for n in inputs))
         self.specs.update(zip(node.outputs, found, strict=False))
         self.nodes.append(node)
         return node.outputs

@@ -7,57 +7,15 @@ asks for a version. What ONNX lacks has domain ``nbconv``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nbconv.errors import ModelError
-
-if TYPE_CHECKING:
-    from nbconv.ops.op import Op
+from nbconv.graph.op import Op
+from nbconv.graph.spec import Spec
 
 OPSET = 21
 """The ONNX opset whose operators the inner vocabulary is."""
-
-
-class Spec(NamedTuple):
-    """What is known of a value before it is computed.
-
-    ``shape`` holds an ``int`` per known dimension; in an authored graph a dimension may also be a ``str`` (symbolic) or
-    None (unknown). In a planned graph all are ints. ``value`` is the array itself where it is known (a constant, or a
-    shape computation), else None.
-    """
-
-    shape: tuple
-    dtype: np.dtype
-    value: np.ndarray | None = None
-    constant: bool = False
-    """whether it is the same in every run (``value`` may still be None: large constants are computed when needed)"""
-
-    @property
-    def rank(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements (all dimensions must be known)."""
-        n = 1
-        for d in self.shape:
-            n *= d
-        return n
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
-
-    def __str__(self) -> str:
-        dims = ", ".join("?" if d is None else str(d) for d in self.shape)
-        return f"{self.dtype.name}({dims})"
-
-
-def spec_of(array: np.ndarray) -> Spec:
-    """The Spec of a known array, its value included."""
-    return Spec(array.shape, array.dtype, array, True)
 
 
 class Node:
@@ -70,6 +28,19 @@ class Node:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.name = name or (outputs[0] if outputs else "")
+
+    def infer(self, given: tuple[Spec | None, ...]) -> tuple[Spec, ...]:
+        """The op's `infer`, its errors naming the node."""
+        try:
+            found = self.op.infer(*given)
+        except ModelError as error:
+            raise type(error)(f"{self.name} ({self.op.type}): {error}") from None
+        except TypeError as error:
+            text = f"{self.name} ({self.op.type}): takes other inputs than these {len(given)} ({error})"
+            raise ModelError(text) from None
+        except (ValueError, IndexError, OverflowError) as error:
+            raise ModelError(f"{self.name} ({self.op.type}): {error}") from None
+        return (found,) if isinstance(found, Spec) else tuple(found)
 
     def __repr__(self) -> str:
         return f"{','.join(self.outputs)} = {self.op!r}({', '.join(self.inputs)})"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Spec
+from nbconv.graph.spec import Spec
 
 MAX_ELEMENTS = 2**40
 """A value with more elements is taken for a broken model."""

@@ -12,8 +12,8 @@ from nbconv.graph import Node, Spec
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
+    from nbconv.graph.op import Epilogue, Op
     from nbconv.kernels.target import Target
-    from nbconv.ops.op import Epilogue, Op
 
 WORK = 1 << 16
 """Work (about one floating-point operation, or a quarter byte moved, each) that is worth claiming at a time."""
@@ -70,7 +70,7 @@ class Lowering:
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
         views: dict[str, View],
     ) -> None:  # fmt: skip
-        from nbconv.ops.op import Epilogue
+        from nbconv.graph.op import Epilogue
 
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
         self.target, self.threads, self.slots, self.views = target, threads, 0, views

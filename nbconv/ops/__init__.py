@@ -10,8 +10,8 @@ import pkgutil
 from typing import Any
 
 from nbconv.errors import UnsupportedError
-from nbconv.ops import op as _op
-from nbconv.ops.op import Op
+from nbconv.graph import op as _op
+from nbconv.graph.op import Op
 
 FAMILIES = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 

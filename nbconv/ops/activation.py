@@ -9,13 +9,13 @@ import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph.op import Epilogue
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.op import Epilogue
 from nbconv.ops.pointwise import Unary, erf
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Elu(Unary):
@@ -90,6 +90,8 @@ class CeluGrad(UnaryGrad):
 
 
 class Sigmoid(Unary):
+    is_cheap = True
+    keeps_classes = True
     kernel = "sigmoid"
 
     def formula(self, x):

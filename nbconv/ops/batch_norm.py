@@ -9,13 +9,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import channels_last
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 PART = 128 << 10
 """Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""
@@ -40,6 +40,9 @@ class BatchNormalization(Op):
     are the running ones, input · momentum + x's · (1 - momentum), and, beyond ONNX, x's own mean and variance.
     """
 
+    batch_inputs = (0,)
+    is_cheap = True
+    is_norm = True
     parameters = (1, 2)
 
     epsilon: float = 1e-5
@@ -164,6 +167,7 @@ class BatchNormalizationGradScale(Op):
     """dy, x (n, c, …), mean, var (c) → dscale (c) = Σ dy · (x - mean) / sqrt(var + epsilon), db (c) = Σ dy. With
     ``rectified`` a sixth value y is given, and dy counts where y is positive only (the Relu behind it, undone)."""
 
+    batch_sums = (0, 1, 4)
     domain = "nbconv"
 
     epsilon: float = 1e-5
@@ -208,6 +212,7 @@ class BatchNormalizationGradInput(Op):
     to x where mean and variance are its own. ``rectified`` as in `BatchNormalizationGradScale`. ``count`` is N where x and
     dy are some of the samples only; 0 says that they are all."""
 
+    batch_inputs = (0, 1, 7)
     domain = "nbconv"
 
     epsilon: float = 1e-5

@@ -8,11 +8,11 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 CASTS = {
@@ -27,6 +27,10 @@ CASTS = {
 class Cast(Op):
     """Floats become integers toward zero (out of range: as the machine does), anything but 0 becomes True. ``saturate``
     only concerns 8-bit floats."""
+
+    moves = True
+    converts = True
+    keeps_classes = True
 
     to: int
     saturate: int = 1
@@ -54,6 +58,8 @@ class Cast(Op):
 
 class CastLike(Op):
     """``x`` in the type of ``like``, as `Cast`."""
+
+    moves = True
 
     saturate: int = 1
 

@@ -10,11 +10,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
-from nbconv.ops.op import Op
+from nbconv.graph.op import Op
 
 
 class Constant(Op):
     """The one attribute that is given."""
+
+    moves = True
 
     value: np.ndarray | None = None
     value_float: float | None = None
@@ -38,6 +40,8 @@ class Constant(Op):
 class ConstantOfShape(Op):
     """An array of this shape, full of ``value`` (one element; float32 0 by default)."""
 
+    moves = True
+
     value: np.ndarray | None = None
 
     def fill(self) -> np.ndarray:
@@ -56,6 +60,8 @@ class ConstantOfShape(Op):
 
 class Shape(Op):
     """x's shape from axis ``start`` up to ``end``, int64; known as soon as x's shape is."""
+
+    moves = True
 
     start: int = 0
     end: int | None = None
@@ -79,6 +85,8 @@ class Shape(Op):
 class Size(Op):
     """How many elements x has, an int64 scalar; known as soon as x's shape is."""
 
+    moves = True
+
     def infer(self, x: Spec) -> Spec:
         return spec_of(np.array(x.size, np.int64))
 
@@ -91,6 +99,8 @@ class Size(Op):
 
 class Range(Op):
     """start, start + delta, … before limit."""
+
+    moves = True
 
     def infer(self, start: Spec, limit: Spec, delta: Spec) -> Spec:
         dtype = want.one_type("fi", start=start, limit=limit, delta=delta)

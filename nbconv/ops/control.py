@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Spec, bodies
 from nbconv.graph.infer import BOOL
-from nbconv.ops.op import Op
+from nbconv.graph.op import Op
 
 
 class If(Op):

@@ -10,16 +10,16 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering import repack, split_k, winograd
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, cut, epilogue, pack, pad_bias, padded
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.repack import WeightStrides, varies
 from nbconv.lowering.window import Window, flat, plane, resolve
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Image(NamedTuple):
@@ -248,6 +248,9 @@ class Convolution(Op, abstract=True):
 
 class Conv(Convolution):
     """x (n, ci, *size), w (co, ci/group, *kernel), b (co) → y (n, co, *out)."""
+
+    batch_inputs = (0,)
+    is_layer = True
 
     def window(self, x: tuple[int, ...], w: tuple[int, ...]) -> Window:
         """The geometry for inputs of these shapes."""

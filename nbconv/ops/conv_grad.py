@@ -11,6 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, padded
 from nbconv.lowering.patches import pad, taps
@@ -18,12 +19,11 @@ from nbconv.lowering.repack import channels_last
 from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.conv import Conv, Convolution, Image
 from nbconv.ops.conv_transpose import ConvTranspose
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Slice
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""
@@ -86,6 +86,7 @@ class ConvGradInput(ConvTranspose):
     """dy (n, co, *out), w (co, ci/group, *kernel) → dx (n, ci, *size): the transpose of the convolution whose fields these
     are, over an x of that size."""
 
+    is_layer = False
     domain = "nbconv"
 
     size: tuple[int, ...]
@@ -103,6 +104,7 @@ class ConvGradWeight(Convolution):
     """x (n, ci, *size), dy (n, co, *out) → dw (co, ci/group, *kernel) = Σ over pixels of dy times what its window saw of x,
     and db (co) = Σ dy. Windows of x beyond those that dy has count for nothing."""
 
+    batch_sums = (0, 1)
     domain = "nbconv"
     parameters = ()
 

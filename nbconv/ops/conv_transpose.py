@@ -19,12 +19,15 @@ from nbconv.lowering.window import Window, flat, plane, resolve
 from nbconv.ops.conv import GROUPS, Convolution
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class ConvTranspose(Convolution):
     """x (n, ci, *size), w (ci, co/group, *kernel), b (co) → y (n, co, *out): every x cell adds its multiple of the kernel
     at steps of ``strides``; ``pads`` are cropped from the result."""
+
+    batch_inputs = (0,)
+    is_layer = True
 
     output_shape: tuple[int, ...] | None = None
     output_padding: tuple[int, ...] | None = None

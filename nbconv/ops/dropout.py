@@ -10,15 +10,18 @@ from nbconv.base.random import bits, stream_key
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Dropout(Op):
     """The identity, as in inference; the mask is all True."""
+
+    moves = True
+    keeps_classes = True
 
     seed: int | None = None
 

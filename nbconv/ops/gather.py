@@ -10,11 +10,11 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def check_range(indices: np.ndarray, size: int) -> None:
@@ -25,6 +25,8 @@ def check_range(indices: np.ndarray, size: int) -> None:
 
 class Gather(Op):
     """The slices of x along ``axis`` that ``indices`` name; the indices' axes take that axis's place."""
+
+    moves = True
 
     axis: int = 0
 
@@ -94,6 +96,8 @@ class GatherGrad(Op):
 
 class GatherElements(Op):
     """y[i, j, …] is x at the same place, but with ``axis``'s coordinate from indices[i, j, …]."""
+
+    moves = True
 
     axis: int = 0
 

@@ -10,8 +10,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Op
 from nbconv.lowering.context import Lowering, physical
-from nbconv.ops.op import ANY, NUMPY, Op
 
 
 class UnaryGrad(Op, abstract=True):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
+from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
 from nbconv.lowering.context import Affine, Lowering
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Fused(Op):
@@ -76,6 +76,7 @@ class Fused(Op):
 class Silu(Op):
     """x · sigmoid(x) (Elfwing 2017; Swish with β = 1): what exporters write as Sigmoid and Mul."""
 
+    is_cheap = True
     domain = "nbconv"
 
     def infer(self, x: Spec) -> Spec:

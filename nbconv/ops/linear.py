@@ -10,19 +10,20 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering import repack, split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
 from nbconv.lowering.repack import WeightStrides, varies
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Gemm(Op):
     """alpha · A' B' + beta · C, with A' (m, k) and B' (k, n) transposed as told; C broadcasts to (m, n)."""
 
+    is_layer = True
     parameters = (1, 2)
 
     alpha: float = 1.0
@@ -141,6 +142,7 @@ class MatMul(Op):
     """NumPy's matmul: matrices in the last two axes, the others broadcast; a vector is a row on the left, a column on the
     right, and its axis is dropped from the result."""
 
+    is_layer = True
     parameters = (1,)
 
     def infer(self, a: Spec, b: Spec) -> Spec:

@@ -8,12 +8,12 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Binary, Unary
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Logic(Binary, abstract=True):
@@ -139,6 +139,8 @@ class IsInf(Op):
 
 
 class Where(Op):
+    moves = True
+
     def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
         want.kind("b", condition=condition)
         dtype = want.one_type("fiub", x=x, y=y)

@@ -10,13 +10,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Add
 from nbconv.ops.softmax import LogSoftmaxGrad
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 CHUNK = 256
 """Positions that a unit of the kernels does."""

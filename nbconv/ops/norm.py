@@ -10,14 +10,14 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering, Operand, Ref, strides
 from nbconv.ops.grad import ExpandLike
-from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY, Op
 from nbconv.ops.pointwise import Abs, AbsGrad, Add, Div, DivOrZero, Mul, Sqrt, Sub
 from nbconv.ops.reduce import ReduceMean, ReduceSum, sums
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def lrn_layout(size: int, y: Spec) -> str:
@@ -27,6 +27,8 @@ def lrn_layout(size: int, y: Spec) -> str:
 
 class LRN(Op):
     """x / (bias + alpha / size · Σx²)^beta, the sum over ``size`` channels around each, floor((size-1)/2) of them before."""
+
+    is_norm = True
 
     size: int
     alpha: float = 1e-4
@@ -157,6 +159,8 @@ class LpNormalization(Op):
 
 class MeanVarianceNormalization(Op):
     """(x - mean) / (standard deviation + 1e-9) over ``axes``."""
+
+    is_norm = True
 
     axes: tuple[int, ...] = (0, 2, 3)
 

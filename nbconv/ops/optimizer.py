@@ -13,8 +13,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 
 
 class Update(Op, abstract=True):

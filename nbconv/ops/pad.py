@@ -9,13 +9,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import Mix, transposed
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.ops.shape import ALL, Reshape
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Pad(Op):
@@ -23,6 +23,8 @@ class Pad(Op):
 
     ``pads`` holds the begins of all (or ``axes``') axes, then the ends.
     """
+
+    moves = True
 
     mode: str = "constant"
 
@@ -114,6 +116,8 @@ class Pad(Op):
 class Expand(Op):
     """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
 
+    moves = True
+
     def infer(self, x: Spec, shape: Spec) -> Spec:
         want.kind(ALL, x=x)
         return want.make(want.broadcast(x.shape, want.integers(shape, "shape")), x.dtype)
@@ -136,6 +140,8 @@ class Expand(Op):
 
 
 class Tile(Op):
+    moves = True
+
     def infer(self, x: Spec, repeats: Spec) -> Spec:
         want.kind(ALL, x=x)
         times = want.integers(repeats, "repeats")

@@ -10,12 +10,12 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Operand
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Unary(Op, abstract=True):
@@ -183,6 +183,9 @@ class Erf(Unary):
 
 
 class Identity(Unary):
+    moves = True
+    converts = True
+    keeps_classes = True
     accepts = "fiub"
 
     def bypass(self, inputs) -> bool:

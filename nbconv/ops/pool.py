@@ -10,13 +10,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.window import Window, flat, plane, resolve
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Pool(Op, abstract=True):
@@ -74,6 +74,7 @@ class MaxPool(Pool):
     of the window); ``storage_order=1`` numbers each plane's cells column by column.
     """
 
+    batch_inputs = (0,)
     accepts = "fiu"
     storage_order: int = 0
 
@@ -111,6 +112,9 @@ class MaxPool(Pool):
 
 class AveragePool(Pool):
     """The mean of each window: of its cells inside x, or, with ``count_include_pad``, inside x and its stated padding."""
+
+    batch_inputs = (0,)
+    keeps_classes = True
 
     count_include_pad: int = 0
 
@@ -195,6 +199,9 @@ class GlobalPool(Op, abstract=True):
 
 
 class GlobalAveragePool(GlobalPool):
+    batch_inputs = (0,)
+    keeps_classes = True
+
     def reference(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
@@ -217,6 +224,8 @@ class GlobalAveragePool(GlobalPool):
 
 class GlobalMaxPool(GlobalPool):
     """The maximum of each plane, NaN where it holds one."""
+
+    keeps_classes = True
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)

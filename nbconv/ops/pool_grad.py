@@ -11,16 +11,16 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import reach
 from nbconv.lowering.repack import channels_last
 from nbconv.lowering.window import flat, plane
-from nbconv.ops.op import CHANNELS_LAST, NUMPY
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 from nbconv.ops.pool import AveragePool, MaxPool, Pool
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def fields(op: Pool) -> dict[str, Any]:
@@ -46,6 +46,7 @@ class MaxPoolGrad(Pool):
     """dy (n, c, *out), x (n, c, *size) → dx: each dy goes to the cell that held the maximum, the first of equals; a NaN is
     one."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     def infer(self, dy: Spec, x: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -81,6 +82,7 @@ class AveragePoolGrad(Pool):
     """dy (n, c, *out) → dx (n, c, *size): each dy, divided as `AveragePool` divides (unless ``divided`` is 0), goes to all
     cells of its window."""
 
+    batch_inputs = (0, 1)
     domain = "nbconv"
 
     size: tuple[int, ...]

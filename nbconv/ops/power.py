@@ -8,13 +8,13 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY
 from nbconv.lowering.context import Lowering
 from nbconv.ops.cast import CastLike
-from nbconv.ops.op import ANY
 from nbconv.ops.pointwise import Binary, Mul, broadcast_layout
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Pow(Binary):

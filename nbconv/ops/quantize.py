@@ -9,13 +9,13 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.ops.op import Op
+from nbconv.graph.op import Op
 from nbconv.ops.pointwise import Mul
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Quantization(Op, abstract=True):
@@ -72,6 +72,8 @@ class QuantizeLinear(Quantization):
 
 class DequantizeLinear(Quantization):
     """(x - zero_point) · scale, in the scale's type."""
+
+    converts = True
 
     def infer(self, x: Spec, scale: Spec, zero_point: Spec | None = None) -> Spec:
         want.one_type("iu", x=x, zero_point=zero_point)

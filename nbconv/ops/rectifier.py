@@ -9,19 +9,21 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
-from nbconv.ops.op import ANY, NUMPY, Epilogue, Op
 from nbconv.ops.pointwise import Binary, Min, Mul, Sub, Unary, broadcast_layout
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Relu(Unary):
     """max(x, 0); NaN stays NaN."""
 
+    is_cheap = True
+    keeps_classes = True
     accepts = "fi"
 
     def formula(self, x):
@@ -50,6 +52,7 @@ class ReluGrad(UnaryGrad):
 
 
 class LeakyRelu(Unary):
+    is_cheap = True
     kernel = "leaky_relu"
 
     alpha: float = 0.01
@@ -139,6 +142,7 @@ class ThresholdedReluGrad(UnaryGrad):
 
 
 class HardSigmoid(Unary):
+    is_cheap = True
     kernel = "hard_sigmoid"
 
     alpha: float = 0.2
@@ -168,6 +172,7 @@ class HardSigmoidGrad(UnaryGrad):
 class HardSwish(Unary):
     """x · HardSigmoid(x) with alpha 1/6 and beta 1/2."""
 
+    is_cheap = True
     kernel = "hard_swish"
 
     def formula(self, x):
@@ -191,6 +196,9 @@ class HardSwishGrad(UnaryGrad):
 
 class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
+
+    is_cheap = True
+    keeps_classes = True
 
     def infer(self, x: Spec, min: Spec | None = None, max: Spec | None = None) -> Spec:
         dtype = want.one_type("fiu", x=x, min=min, max=max)

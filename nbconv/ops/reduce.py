@@ -11,15 +11,15 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref, physical
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.logic import Same
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Sub
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 class Reduce(Op, abstract=True):
@@ -152,6 +152,7 @@ def total(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 class ReduceSum(Reduce):
+    batch_sums = (0,)
     kernel = "sum_scaled"
 
     def formula(self, x, axes):
@@ -164,6 +165,7 @@ class ReduceSum(Reduce):
 class ReduceMean(Reduce):
     """Integers are divided toward zero."""
 
+    keeps_classes = True
     kernel = "sum_scaled"
 
     def formula(self, x, axes):

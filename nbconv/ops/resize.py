@@ -9,13 +9,13 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.window import plane
 from nbconv.ops.grad import Mix, transposed
-from nbconv.ops.op import CHANNELS_LAST, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 MODES = ("nearest", "linear", "cubic")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -48,6 +48,8 @@ class Resize(Op):
 
     Coordinates are computed in float32 whatever x's type is, as other runtimes do: which cell is the nearest hangs on it.
     """
+
+    settings = (1, 2, 3)
 
     mode: str = "nearest"
     coordinate_transformation_mode: str = "half_pixel"

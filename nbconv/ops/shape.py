@@ -11,12 +11,12 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, physical
 from nbconv.ops.grad import SliceGrad
-from nbconv.ops.op import ANY, CANONICAL, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 ALL = "fiub"
 MAX_PIECES = 1 << 16
@@ -25,6 +25,9 @@ MAX_PIECES = 1 << 16
 
 class Relabel(Op, abstract=True):
     """The same elements in the same order under another shape: nothing moves."""
+
+    moves = True
+    rearranges = True
 
     def bypass(self, inputs) -> bool:
         found = self.infer(*inputs)
@@ -43,6 +46,8 @@ class Relabel(Op, abstract=True):
 
 class Reshape(Relabel):
     """In ``shape``, 0 keeps x's dimension (unless ``allowzero``) and one -1 is what is left."""
+
+    keeps_classes = True
 
     allowzero: int = 0
 
@@ -75,6 +80,8 @@ class Reshape(Relabel):
 class Flatten(Relabel):
     """To a matrix: the axes before ``axis``, and the others."""
 
+    keeps_classes = True
+
     axis: int = 1
 
     def infer(self, x: Spec) -> Spec:
@@ -91,6 +98,8 @@ class Flatten(Relabel):
 
 class Squeeze(Relabel):
     """Drops the ``axes``, all of size 1; without them every axis of size 1."""
+
+    keeps_classes = True
 
     def infer(self, x: Spec, axes: Spec | None = None) -> Spec:
         want.kind(ALL, x=x)
@@ -127,6 +136,9 @@ class Unsqueeze(Relabel):
 
 class Transpose(Op):
     """``perm`` names, for each axis of the result, the axis of x; by default the reverse order."""
+
+    moves = True
+    rearranges = True
 
     perm: tuple[int, ...] | None = None
 
@@ -171,6 +183,8 @@ class Transpose(Op):
 
 
 class Concat(Op):
+    is_cheap = True
+    moves = True
     axis: int
 
     def infer(self, *inputs: Spec) -> Spec:
@@ -221,6 +235,8 @@ class Concat(Op):
 
 class Split(Op):
     """Pieces along ``axis``: of the sizes in ``split``, or ``num_outputs`` equal ones of which the last may be smaller."""
+
+    moves = True
 
     axis: int = 0
     num_outputs: int | None = None
@@ -275,6 +291,8 @@ class Split(Op):
 
 class Slice(Op):
     """Numpy's basic slicing along ``axes``; starts and ends count from the back when negative, and are clamped."""
+
+    moves = True
 
     def slices(self, shape: tuple[int, ...], starts, ends, axes=None, steps=None) -> tuple[slice, ...]:
         """One slice an axis, from the inputs as sequences of integers; ModelError for what does not fit."""
@@ -339,6 +357,8 @@ class Slice(Op):
 
 class Blocks(Op, abstract=True):
     """What SpaceToDepth and DepthToSpace share."""
+
+    moves = True
 
     blocksize: int
 

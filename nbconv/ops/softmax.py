@@ -10,11 +10,11 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import ANY, NUMPY, Op
 from nbconv.lowering.context import Lowering, physical
-from nbconv.ops.op import ANY, NUMPY, Op
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def weight_strides(to: Lowering, axis: int) -> tuple[int, int, int]:
@@ -26,6 +26,8 @@ def weight_strides(to: Lowering, axis: int) -> tuple[int, int, int]:
 
 class Softmax(Op):
     """exp(x) / Σ exp(x) along ``axis``, without overflow."""
+
+    keeps_classes = True
 
     axis: int = -1
 
@@ -86,6 +88,8 @@ class SoftmaxGrad(Op):
 class LogSoftmax(Softmax):
     """log of `Softmax`, without overflow."""
 
+    keeps_classes = True
+
     def reference(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             z = self.shifted(x)
@@ -110,6 +114,8 @@ class LogSoftmaxGrad(SoftmaxGrad):
 
 class Hardmax(Softmax):
     """1 at the first greatest element along ``axis``, else 0."""
+
+    keeps_classes = False
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         y = np.zeros(x.shape, x.dtype)

@@ -10,17 +10,17 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
+from nbconv.graph.op import CANONICAL, NUMPY, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.batch_norm import along_channels
 from nbconv.ops.cast import CastLike
 from nbconv.ops.grad import ExpandLike
-from nbconv.ops.op import CANONICAL, NUMPY, Op
 from nbconv.ops.pointwise import Add, Mul, Sub
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
-    from nbconv.passes.autodiff import Backward
+    from nbconv.graph.backward import Backward
 
 
 def standardize(x: np.ndarray, axes: tuple[int, ...], epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,6 +44,7 @@ def stash_dtype(op: Op, number: int) -> np.dtype:
 class InstanceNormalization(Op):
     """Each plane of x (n, c, …) standardised by itself, times scale (c), plus b (c)."""
 
+    is_norm = True
     parameters = (1, 2)
 
     epsilon: float = 1e-5
@@ -78,6 +79,7 @@ class LayerNormalization(Op):
     """x standardised over its axes from ``axis`` on, times scale, plus b (both broadcast to x). Also gives the mean and
     the inverse of the standard deviation, of type ``stash_type``, which is the least the statistics are computed in."""
 
+    is_norm = True
     parameters = (1, 2)
 
     axis: int = -1
@@ -129,6 +131,7 @@ class LayerNormalization(Op):
 class GroupNormalization(Op):
     """Channels of x (n, c, …) in ``num_groups`` groups, each standardised by itself, times scale (c), plus b (c)."""
 
+    is_norm = True
     parameters = (1, 2)
 
     num_groups: int

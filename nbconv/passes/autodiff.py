@@ -14,8 +14,7 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.builder import Builder
-from nbconv.ops.op import Op
-from nbconv.passes.fold import infer
+from nbconv.graph.op import Op
 
 
 class MissingGradients(UnsupportedError):
@@ -26,9 +25,8 @@ class MissingGradients(UnsupportedError):
         self.nodes = nodes
 
 
-class Backward:
-    """What an op's `gradient` works with: its Specs, the names of its values and of their gradients, and a place to put
-    nodes. ``inputs`` and ``outputs`` are Specs (None for an input left out)."""
+class _Backward:
+    """`nbconv.graph.backward.Backward` for one node."""
 
     def __init__(self, node: Node, build: _Build) -> None:
         self.node, self._build = node, build
@@ -36,43 +34,33 @@ class Backward:
         self.outputs: tuple[Any, ...] = tuple(build.specs[n] if n else None for n in node.outputs)
 
     def has(self, i: int) -> bool:
-        """Whether input i was given."""
         return i < len(self.node.inputs) and bool(self.node.inputs[i])
 
     def wants(self, i: int) -> bool:
-        """Whether somebody needs the gradient of input i."""
         return self.has(i) and self.node.inputs[i] in self._build.active
 
     def x(self, i: int = 0) -> str:
-        """The name of input i."""
         return self.node.inputs[i]
 
     def y(self, i: int = 0) -> str:
-        """The name of output i (made up where the node left it out, and then computed)."""
         return self._build.output(self.node, i)
 
     def dy(self, i: int = 0) -> Any:
-        """The name of the gradient of output i; None where nothing depends on it (never so for an op's one output)."""
         return self._build.total(self.node.outputs[i]) if i < len(self.node.outputs) and self.node.outputs[i] else None
 
     def spec(self, name: str) -> Spec:
-        """The Spec of a value of the graph, or of one that `add` made."""
         return self._build.specs[name]
 
     def add(self, op: Op, *inputs: str) -> str:
-        """A new node; the name of its first output. An input "" is left out."""
         return self._build.add(op, *inputs)
 
     def add_many(self, op: Op, count: int, *inputs: str) -> tuple[str, ...]:
-        """A new node; the names of its first ``count`` outputs."""
         return self._build.add_many(op, count, *inputs)
 
     def constant(self, value: Any) -> str:
-        """The name of a constant with this value (given its dtype)."""
         return self._build.constant(value)
 
     def reduced(self, dy: str, i: int) -> str:
-        """``dy``, of the output's shape, summed over the axes along which input i was broadcast."""
         from nbconv.ops.reduce import ReduceSum
         from nbconv.ops.shape import Reshape
 
@@ -109,7 +97,7 @@ class _Build(Builder):
             return current.outputs[i]
         names = [*current.outputs, *[""] * (i + 1 - len(current.outputs))]
         names[i] = self._name(f"{names[0]}/{i}")
-        specs = infer(current, tuple(self.specs[n] if n else None for n in current.inputs))
+        specs = current.infer(tuple(self.specs[n] if n else None for n in current.inputs))
         self.specs[names[i]] = specs[i]
         self.nodes[place] = Node(current.op, current.inputs, tuple(names), current.name)
         return names[i]
@@ -148,7 +136,7 @@ def backprop(
         if not any(n and (n in build.parts) for n in node.outputs) or not any(n in build.active for n in node.inputs if n):
             continue
         try:
-            found = node.op.gradient(Backward(node, build))
+            found = node.op.gradient(_Backward(node, build))
         except UnsupportedError as error:
             missing.append((node.name, node.op.type, str(error)))
             for name in filter(build.active.__contains__, node.inputs):  # go on, to find the others

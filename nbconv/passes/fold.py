@@ -72,7 +72,7 @@ def fold(
             read.update(name for n in inner.nodes for name in n.inputs)
             waiting += reversed(inner.nodes)
             continue
-        found = infer(node, given)
+        found = node.infer(given)
         values = _known(node, given, found, constants, weights if static.issuperset(n for n in node.inputs if n) else None)
         for name, spec in zip(node.outputs, found, strict=False):
             if name:
@@ -130,19 +130,6 @@ def live(graph: Graph, keep: frozenset[str] = frozenset()) -> list[Node]:
             found.append(node)
     found.reverse()
     return found
-
-
-def infer(node: Node, given: tuple[Spec | None, ...]) -> tuple[Spec, ...]:
-    """The op's `infer`, its errors naming the node."""
-    try:
-        found = node.op.infer(*given)
-    except ModelError as error:
-        raise type(error)(f"{node.name} ({node.op.type}): {error}") from None
-    except TypeError as error:
-        raise ModelError(f"{node.name} ({node.op.type}): takes other inputs than these {len(given)} ({error})") from None
-    except (ValueError, IndexError, OverflowError) as error:
-        raise ModelError(f"{node.name} ({node.op.type}): {error}") from None
-    return (found,) if isinstance(found, Spec) else tuple(found)
 
 
 def _known(node: Node, given, found: tuple[Spec, ...], constants: dict, weights: Weights | None) -> list | None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import NUMPY, Epilogue
 from nbconv.lowering.context import Affine
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
-from nbconv.ops.op import NUMPY, Epilogue
 from nbconv.ops.rectifier import HardSwish
 from nbconv.passes.fold import Deferred, array
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.ops.conv import Convolution
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.pointwise import Add, Binary
-from nbconv.passes.segments import SAMPLES, samples_of
+from nbconv.passes.segments import samples_of
 
 
 def overwritten(graph: Graph, specs: Mapping[str, Spec], known: Container[str] = ()) -> dict[str, str]:
@@ -38,7 +39,7 @@ def owns(node: Node) -> bool:
     """Whether what the node makes has memory of its own: it is no other name for what it reads, or a piece of that."""
     if node.op.type == "Concat":
         return node.op.axis == 0  # type: ignore[attr-defined]
-    return node.op.type in SAMPLES or isinstance(node.op, (UnaryGrad, Binary))
+    return bool(node.op.batch_inputs) or isinstance(node.op, (UnaryGrad, Binary))
 
 
 def _source(
@@ -55,7 +56,7 @@ def _source(
         if part is None or part.op.type != "Slice" or _rows(part, specs) != (row, row + rows):
             return None
         others = [graph.nodes[at[n]] for i, n in enumerate(node.inputs) if i != slot and n in at]
-        if any("Conv" in other.op.type or specs[other.outputs[0]].shape != specs[name].shape for other in others):
+        if any(isinstance(other.op, Convolution) or specs[other.outputs[0]].shape != specs[name].shape for other in others):
             return None  # a convolution that adds: it writes what it has before it reads the other
         if part.inputs[0] != (source or part.inputs[0]) or specs[part.inputs[0]].shape != specs[whole.outputs[0]].shape:
             return None

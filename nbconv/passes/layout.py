@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY
 from nbconv.lowering.context import Ref, View
 from nbconv.ops.inner import Layout
-from nbconv.ops.op import ANY, CHANNELS_LAST, NUMPY
 from nbconv.passes.inplace import overwritten
 
 

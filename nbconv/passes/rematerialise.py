@@ -11,10 +11,6 @@ from collections.abc import Callable, Mapping
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.batch_norm import BatchNormalization
 
-CHEAP = frozenset(
-    ("BatchNormalization", "Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Silu", "Sigmoid", "Concat")
-)
-"""Ops that cost little more than reading and writing their arrays."""
 LEAST = 64 << 10
 """Bytes of a value that is worth it."""
 FAR = 16
@@ -23,7 +19,7 @@ FAR = 16
 
 def cheap(node: Node, spec: Spec) -> bool:
     """Whether a value is computed again in a usual plan."""
-    return node.op.type in CHEAP and spec.nbytes >= LEAST
+    return node.op.is_cheap and spec.nbytes >= LEAST
 
 
 def repeatable(node: Node) -> bool:

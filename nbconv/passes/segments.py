@@ -22,18 +22,6 @@ from nbconv.ops.rectifier import Clip
 from nbconv.ops.shape import Concat, Slice
 from nbconv.passes.rematerialise import repeatable
 
-SAMPLES: Mapping[str, tuple[int, ...]] = {
-    "Conv": (0,), "ConvTranspose": (0,), "ConvGradInput": (0,), "BatchNormalization": (0,), "MaxPool": (0,),
-    "BatchNormalizationGradInput": (0, 1, 7), "AveragePool": (0,), "MaxPoolGrad": (0, 1), "AveragePoolGrad": (0, 1),
-    "GlobalAveragePool": (0,),
-}  # fmt: skip
-"""Ops that do one sample like another: which inputs hold samples. Elementwise ones come on top."""
-SUMS: Mapping[str, tuple[int, ...]] = {
-    "ConvGradWeight": (0, 1), "BatchNormalizationGradScale": (0, 1, 4), "ReduceSum": (0,),
-}  # fmt: skip
-"""Ops that add over samples."""
-
-
 EVER = 1 << 30
 """A segment after all others."""
 AGAIN = (0, EVER)
@@ -58,13 +46,13 @@ def samples_of(node: Node, specs: Mapping[str, Spec], count: int) -> tuple[int, 
     def holds(spec: Spec | None) -> bool:
         return spec is not None and spec.rank > 1 and spec.shape[0] == count and spec.value is None
 
-    sums = op.type in SUMS
+    sums = bool(op.batch_sums)
     if op.type == "ReduceSum" and (len(given) < 2 or given[1] is None or given[1].value is None or 0 not in given[1].value):
         return None
     if isinstance(op, BatchNormalization) and op.training_mode:
         return None
-    if op.type in SAMPLES or sums:
-        places = tuple(i for i in (SUMS if sums else SAMPLES)[op.type] if i < len(given) and given[i] is not None)
+    if op.batch_inputs or sums:
+        places = tuple(i for i in (op.batch_sums or op.batch_inputs) if i < len(given) and given[i] is not None)
     elif op.type in ("Concat", "Split"):
         if op.axis % specs[node.outputs[0]].rank == 0:  # type: ignore[attr-defined]
             return None
@@ -152,7 +140,7 @@ class Segments:
 
     def sums(self, i: int) -> bool:
         """Whether node i adds over samples."""
-        return self.places[i] is not None and self.whole.nodes[i].op.type in SUMS
+        return self.places[i] is not None and bool(self.whole.nodes[i].op.batch_sums)
 
     def needs(self, choice: Choice) -> Needs:
         """What each segment reads and makes."""

@@ -10,7 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from nbconv.graph import Spec
-    from nbconv.ops.op import Op
+    from nbconv.graph.op import Op
 
 
 class Scope(Protocol):

@@ -115,7 +115,7 @@ class Plan:
     def _lower(self, node: Node, weights: Weights) -> None:
         given = tuple(self.specs[n] if n else None for n in node.inputs)
         found = tuple(self.specs[n] for n in node.outputs if n)
-        from nbconv.ops.op import NUMPY
+        from nbconv.graph.op import NUMPY
 
         if all(spec.size == 0 for spec in found):
             return

@@ -105,7 +105,8 @@ def _code_files() -> list[tuple[str, str]]:
     import nbconv.kernels as kernels
 
     packages = [(p.__name__, root) for p in (nbconv, kernels, converters) for root in p.__path__]
-    found = [file for name, root in packages for file in _sources(root, name)]
+    apart = ("nbconv/kernels", "nbconv/converters", "nbconv/models")  # in a checkout they lie elsewhere
+    found = [file for name, root in packages for file in _sources(root, name, apart)]
     if not found:
         whole = next((path for _, path in packages), "")
         while whole and not os.path.exists(whole):
@@ -116,8 +117,8 @@ def _code_files() -> list[tuple[str, str]]:
     return found
 
 
-def _sources(folder: str, package: str) -> list[tuple[str, str]]:
-    """(name, path) of the Python files of a folder and of those in it."""
+def _sources(folder: str, package: str, apart: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """(name, path) of the Python files of a folder and of those in it, without the packages ``apart``."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:  # a file without suffix, or a folder that is not to be read
@@ -130,7 +131,7 @@ def _sources(folder: str, package: str) -> list[tuple[str, str]]:
         path = f"{folder}{os.sep}{name}"
         if suffix in ("py", "pyc"):
             found.append((f"{package}/{name}", path))
-        elif not suffix:
+        elif not suffix and f"{package}/{name}" not in apart:
             found += _sources(path, f"{package}/{name}")
     return found
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from nbconv.errors import UnsupportedError
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph.op import Op
 from nbconv.lowering.weights import Weights
 from nbconv.model import Model
-from nbconv.ops.op import Op
 from nbconv.passes.autodiff import backprop, differentiable
-from nbconv.passes.fold import array, fold, infer
+from nbconv.passes.fold import array, fold
 
 F32 = np.dtype(np.float32)
 STEP = 1e-4
@@ -46,7 +46,7 @@ class Call:
         known = {f"x{i}": x for i, x in enumerate(inputs) if x is not None and i not in wrt}
         fed = {f"x{i}": Spec(inputs[i].shape, inputs[i].dtype) for i in wrt}  # pyright: ignore[reportOptionalMemberAccess]
         specs = {**fed, **{name: spec_of(x) for name, x in known.items()}}
-        made = dict(zip(node.outputs, infer(node, tuple(specs[n] if n else None for n in node.inputs)), strict=False))
+        made = dict(zip(node.outputs, node.infer(tuple(specs[n] if n else None for n in node.inputs)), strict=False))
         through = through or tuple(range(outputs))
         self.dy = {f"dy{i}": made[f"y{i}"] for i in through if made[f"y{i}"].dtype.kind == "f"}
         graph = Graph([node], {**fed, **self.dy}, dict.fromkeys(made), known)

@@ -87,22 +87,35 @@ def write_tensors(file: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(arrays, metadata) of a file that `write_tensors` wrote. ValueError for another, or one cut short."""
+    """(arrays, metadata) of a safetensors file of float32 arrays, whoever wrote it. ValueError for another, or for one that
+    is damaged: the arrays must fill it, one behind the other."""
     content = Path(path).read_bytes()
     try:
         size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])
+        header = json.loads(content[8 : 8 + size].decode(), object_pairs_hook=_distinct)
         metadata = header.pop("__metadata__", {})
-        body, arrays = memoryview(content)[8 + size :], {}
-        end = 0
-        for name, told in header.items():
+        body, arrays, end = memoryview(content)[8 + size :], {}, 0
+        for name, told in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             first, last = told["data_offsets"]
-            if told["dtype"] != "F32" or not 0 <= first <= last <= len(body):
+            if told["dtype"] != "F32" or first != end or not first <= last <= len(body):
                 raise ValueError
-            arrays[name] = np.frombuffer(body[first:last], "<f4").astype(np.float32).reshape(told["shape"])
-            end = max(end, last)
-        if end != len(body):
+            arrays[name] = np.frombuffer(body[first:last], "<f4").astype(np.float32).reshape(_dims(told["shape"]))
+            end = last
+        if end != len(body) or any(type(text) is not str for text in metadata.values()):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ValueError(f"{path} is no whole safetensors file of float32 arrays") from None
     return arrays, metadata
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _dims(shape: list[int]) -> list[int]:
+    if any(type(d) is not int or d < 0 for d in shape):
+        raise ValueError(shape)
+    return shape

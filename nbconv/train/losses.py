@@ -1,6 +1,6 @@
 """Losses: each a function that puts nodes into a graph, and returns the name of the loss, a scalar.
 
-``to`` is what adds nodes (`nbconv.graph.builder.Builder`, or `nbconv.passes.autodiff.Backward`): ``to.add(op, *names)``,
+``to`` is what adds nodes (`nbconv.graph.builder.Builder`, or `nbconv.graph.backward.Backward`): ``to.add(op, *names)``,
 ``to.constant``, ``to.spec``. The other strings are names of values. ``reduction`` is "mean" or "sum" over all elements, as
 in PyTorch, whose values these have where it has the loss.
 """
@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from nbconv.graph import Spec
+from nbconv.graph.op import Op
 from nbconv.ops.activation import Sigmoid, Softplus
 from nbconv.ops.loss import OneHotLike, SoftmaxCrossEntropyLoss
-from nbconv.ops.op import Op
 from nbconv.ops.pointwise import Abs, Add, Div, Mul, Neg, Sub
 from nbconv.ops.rectifier import Clip, Relu
 from nbconv.ops.reduce import ReduceMean, ReduceSum

@@ -7,8 +7,6 @@ make the values lie channels last. Each runs on one and on two threads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +14,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.model import Model
 from nbconv.ops import Op, lookup
-from nbconv.ops.standardize import standardize
+from tests.kernels.terms import terms
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
@@ -54,12 +52,6 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     ),
 }
 """Calls of float32, weights constant, for which an op that has kernels has none."""
-
-
-LINEAR = frozenset(("Add", "Sum", "Mean", "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool",
-                    "ReduceSum", "ReduceMean", "Resize", "ConvGradInput", "ConvGradWeight", "AveragePoolGrad",
-                    "GatherGrad", "GatherElementsGrad"))  # fmt: skip
-"""Ops whose error is bounded by the same op on absolute values."""
 
 
 def crossing(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
@@ -202,124 +194,6 @@ def factor(op: Op, inputs: tuple) -> float:
     Accuracy of Winograd Convolution", 2020) lose about a digit more than the sum itself."""
     filtered = op.type in ("Conv", "ConvTranspose", "ConvGradInput") and inputs[1].shape[2:] == (3, 3)
     return 40 if filtered and op.attributes().get("strides", (1, 1)) == (1, 1) else 8
-
-
-def terms(op: Any, x: tuple, y: np.ndarray) -> Any:
-    """Σ|terms| of each output element; the answer's size where nothing is summed."""
-    size = tuple(np.abs(v) if v is not None and v.dtype == np.float64 else v for v in x)
-    attribute = {**op.fields, **op.attributes()}
-    match op.type:
-        case "Gemm":
-            return type(op)(
-                **{**op.attributes(), "alpha": abs(attribute["alpha"]), "beta": abs(attribute["beta"])}
-            ).reference(*size)
-        case name if name in LINEAR and attribute.get("mode") != "cubic":
-            return op.reference(*size)
-        case "Sub":
-            return size[0] + size[1]
-        case "Pow" | "PowSlope" | "PowLog":
-            return np.abs(y) * (2 + np.abs((size[1] + 1) * np.log(size[0])))
-        case "InstanceNormalization" | "GroupNormalization" | "LayerNormalization" | "Standardize":
-            return standard_terms(op, x, y)
-        case "StandardizeGrad":
-            s, _, inverse = standardize(x[1].reshape(op.rows, -1), (1,), op.epsilon)
-            d, s = size[0].reshape(s.shape), np.abs(s)
-            whole = d + d.mean(axis=1, keepdims=True) + (1 + s) * (d * (1 + s)).mean(axis=1, keepdims=True)
-            return ((1 + inverse * size[1].reshape(s.shape).max(axis=1, keepdims=True)) * inverse * whole).reshape(y.shape)
-        case "LRNGrad":
-            return 4 * (2 * size[0] * attribute["bias"] ** -attribute["beta"] - op.reference(size[0], size[1]))
-        case "BatchNormalization":
-            mean, var = size[3], x[4]
-            if attribute["training_mode"]:
-                over = (0, *range(2, x[0].ndim))
-                mean, var = size[0].mean(axis=over), x[0].var(axis=over)
-            spread = [np.reshape(v, (-1, *[1] * (x[0].ndim - 2))) for v in (*size[1:3], mean, var)]
-            factor = spread[0] / np.sqrt(spread[3] + attribute["epsilon"])
-            first, m = (size[0] + spread[2]) * factor + spread[1], attribute["momentum"]
-            running = size[3] * m + mean * (1 - m), x[4] * m + 4 * var * (1 - m)
-            return (first, *running, mean, 4 * var) if attribute["training_mode"] else first
-        case "MaxPoolGrad":
-            return op.reference(size[0], x[1])
-        case "BatchNormalizationGradScale":
-            dy = size[0] if len(x) < 5 else np.where(x[4] <= 0, 0, size[0])
-            over, mean = (0, *range(2, dy.ndim)), size[2].reshape(-1, *[1] * (dy.ndim - 2))
-            along = (dy * (size[1] + mean)).sum(axis=over)
-            return along / np.sqrt(x[3] + attribute["epsilon"]), dy.sum(axis=over)
-        case "BatchNormalizationGradInput":
-            scale, mean, var, dscale, db = (v.reshape(-1, *[1] * (y.ndim - 2)) for v in (*size[2:4], x[4], *size[5:7]))
-            n, inverse = attribute["count"] or y.size // y.shape[1], 1 / np.sqrt(var + attribute["epsilon"])
-            return scale * inverse * (size[0] + db / n + (size[1] + mean) * inverse * dscale / n)
-        case "HardSigmoid":
-            return np.abs(attribute["alpha"] * x[0]) + abs(attribute["beta"])
-        case "HardSwish":
-            return size[0] * (size[0] / 6 + 0.5)
-        case "Gelu":
-            return size[0]
-        case "CeluGrad":
-            return np.abs(y) * (1 + size[1] / attribute["alpha"])
-        case "HardSwishGrad":
-            return size[0] * (size[1] / 3 + 0.5)
-        case "SiluGrad" | "MishGrad":
-            return size[0] * np.exp(np.minimum(x[1], 0)) * (1 + size[1])
-        case "GeluGrad":
-            return size[0] * (1 + size[1])
-        case "TanhGrad":
-            return size[0]
-        case "SigmoidGrad":
-            return size[0] * size[1]
-        case "Mod":
-            return size[0] + size[1]
-        case "ReduceLogSum":
-            return np.maximum(np.abs(y), 1)
-        case "MeanVarianceNormalization":
-            middle, axes = size[0].mean(axis=op.axes, keepdims=True), op.axes
-            return (size[0] + middle) / (x[0].std(axis=axes, keepdims=True) + 1e-9) * (1 + np.abs(y))
-        case "Erf" | "Tanh" | "Sigmoid" | "Softplus" | "Elu" | "Selu" | "Celu":
-            return np.maximum(np.abs(y), attribute.get("alpha", 1))
-        case "SoftmaxGrad":
-            return size[1] * (size[0] + (size[0] * size[1]).sum(axis=attribute["axis"], keepdims=True))
-        case "LogSoftmaxGrad":
-            spread = (1 + size[1]) * np.exp(x[1])
-            return size[0] + spread * size[0].sum(axis=attribute["axis"], keepdims=True)
-        case "LogSoftmax":
-            return 1 + np.abs(x[0]) + np.abs(x[0].max(axis=attribute["axis"], keepdims=True, initial=-np.inf))
-        case "Mix":
-            return type(op)(**{**op.attributes(), "weights": np.abs(attribute["weights"])}).reference(size[0])
-        case "SoftmaxCrossEntropyLoss" | "NegativeLogLikelihoodLoss":
-            if y.shape == x[0].shape:  # log_prob
-                return 1 + size[0] + size[0].max(axis=1, keepdims=True)
-            _, share = op.shares(x[0].shape[1], x[1], (*x, None)[2], x[0].dtype)
-            each = (1 + size[0].max(axis=1)) * share
-            return each if y.shape else each.sum() / (share.sum() if op.reduction == "mean" else 1)
-        case "SoftmaxCrossEntropyLossGrad" | "NegativeLogLikelihoodLossGrad":
-            _, share = op.shares(y.shape[1], x[2], (*x, None)[3], x[1].dtype)
-            return (1 + size[1]) * np.abs(op.factors(size[0], share))[:, None]
-        case "Softmax":
-            return y * (1 + np.abs(x[0] - x[0].max(axis=attribute["axis"], keepdims=True, initial=-np.inf)))
-        case "LRN":
-            return 2 * np.abs(y)
-        case _:
-            return np.abs(y)
-
-
-def standard_terms(op: Any, x: tuple, y: np.ndarray) -> np.ndarray:
-    """`terms` of what standardises rows: the mean takes from each element, and the deviation is a sum, too."""
-    shape, lead = x[0].shape, {"InstanceNormalization": 2, "LayerNormalization": getattr(op, "axis", 0) % x[0].ndim}
-    if x[0].size == 0:
-        return np.zeros(y.shape)
-    groups = shape[0] * getattr(op, "num_groups", 1)
-    rows = getattr(op, "rows", groups if op.type == "GroupNormalization" else prod(shape[: lead.get(op.type, 1)]))
-    flat = np.abs(x[0]).reshape(rows, -1)
-    if y.shape != shape:
-        return np.maximum(np.abs(y), flat.mean(axis=1).reshape(y.shape))
-    s, _, inverse = standardize(x[0].reshape(rows, -1), (1,), op.epsilon)
-    size = ((flat + flat.mean(axis=1, keepdims=True)) * inverse + np.abs(s)).reshape(shape)
-    if len(x) == 1:
-        return size
-    scale, shift = (np.zeros(1) if v is None else np.abs(v) for v in (*x[1:], None)[:2])
-    if op.type != "LayerNormalization":
-        scale, shift = (v.reshape(-1, *[1] * (len(shape) - 2)) for v in (scale, shift))
-    return size * scale + shift
 
 
 def reference(graph: Graph, feeds: dict[str, np.ndarray], dtype: type = np.float64) -> dict[str, np.ndarray]:

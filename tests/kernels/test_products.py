@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import Op
 from nbconv.model import Model
 from nbconv.ops import lookup
-from nbconv.ops.op import Op
 from tests.check import sampler
 from tests.kernels.harness import check_kernels, one_node, reference
 

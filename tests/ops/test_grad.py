@@ -7,6 +7,7 @@ import pytest
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.graph.op import Op
 from nbconv.ops.activation import (
     CeluGrad,
     EluGrad,
@@ -23,7 +24,6 @@ from nbconv.ops.grad import ExpandLike, Mix, SliceGrad, transposed
 from nbconv.ops.inner import ChannelShuffle, Silu, SiluGrad
 from nbconv.ops.logic import Same
 from nbconv.ops.norm import LRNGrad
-from nbconv.ops.op import Op
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Max, Min
 from nbconv.ops.power import PowLog, PowSlope
 from nbconv.ops.rectifier import (

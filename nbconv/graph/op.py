@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Graph, Spec
-
-if TYPE_CHECKING:
-    from nbconv.lowering.context import Lowering
-    from nbconv.passes.autodiff import Backward
+from nbconv.graph.spec import Spec
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
@@ -59,6 +55,27 @@ class Op:
     """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
     in_place: ClassVar[bool] = False
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
+    settings: ClassVar[tuple[int, ...]] = ()
+    """Input slots that say how it is done, arrays of floats among them (a Resize's scales)."""
+    batch_inputs: ClassVar[tuple[int, ...]] = ()
+    """Inputs that hold a batch along their first axis, where the op does one sample like another. Of elementwise ops the
+    class says it, of Concat and Split their axis."""
+    batch_sums: ClassVar[tuple[int, ...]] = ()
+    """Inputs that hold a batch along their first axis, where the op adds over samples."""
+    moves: ClassVar[bool] = False
+    """Whether it moves or makes values without arithmetic: no FLOPs."""
+    rearranges: ClassVar[bool] = False
+    """Whether the result has the same elements in another shape or order."""
+    converts: ClassVar[bool] = False
+    """Whether the result has the same values in another element type: it may stand between a stored weight and its use."""
+    keeps_classes: ClassVar[bool] = False
+    """Whether scores of classes stay scores of these classes: it may stand behind a classifier."""
+    is_cheap: ClassVar[bool] = False
+    """Whether it costs little more than reading and writing its arrays."""
+    is_layer: ClassVar[bool] = False
+    """Whether it is a product with trained weights, which counts as a layer where depth is counted."""
+    is_norm: ClassVar[bool] = False
+    """Whether it normalises."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         cls.type = cls.__name__
@@ -89,8 +106,8 @@ class Op:
             found[name] = value
         return found
 
-    def bodies(self) -> dict[str, Graph]:
-        """The graphs that it holds, by attribute."""
+    def bodies(self) -> dict[str, Any]:
+        """The Graphs that it holds, by attribute."""
         return {name: getattr(self, name) for name, kind in self.kinds.items() if kind == "Graph"}
 
     def __repr__(self) -> str:
@@ -105,8 +122,9 @@ class Op:
         own dtype (float64 in, float64 out) and never writes to its inputs."""
         raise NotImplementedError(self.type)
 
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        """For each input, the value that holds its gradient: nodes are added with ``to.add(Op(), to.dy(), to.x(0))``. None
+    def gradient(self, to: Any) -> tuple[str | None, ...]:
+        """For each input, the value that holds its gradient. ``to`` is a `nbconv.graph.backward.Backward`: nodes are added
+        with ``to.add(Op(), to.dy(), to.x(0))``. None
         where no gradient flows (integers, shapes), or none is wanted (``to.wants(i)``). UnsupportedError where there is
         no gradient yet."""
         raise UnsupportedError(f"{self.type} has no gradient")
@@ -152,8 +170,9 @@ class Op:
         """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None
 
-    def lower(self, to: Lowering) -> None:
-        """Emit the kernel steps of this node: ``to.step("family.kernel", units, x=to.input(0), …)``."""
+    def lower(self, to: Any) -> None:
+        """Emit the kernel steps of this node: ``to.step("family.kernel", units, x=to.input(0), …)``, where ``to`` is a
+        `nbconv.lowering.context.Lowering`."""
         raise NotImplementedError(self.type)
 
     def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
@@ -163,7 +182,7 @@ class Op:
 
 def _shown(value: Any) -> str:
     """An attribute as text."""
-    return f"<{len(value.nodes)} nodes>" if isinstance(value, Graph) else repr(value)
+    return f"<{len(value.nodes)} nodes>" if hasattr(value, "nodes") else repr(value)
 
 
 def _convert(op: str, name: str, kind: str, value: Any) -> Any:
@@ -182,7 +201,7 @@ def _convert(op: str, name: str, kind: str, value: Any) -> Any:
             return value.decode() if isinstance(value, bytes) else value
         if base == "np.ndarray":
             return np.asarray(value)
-        if base == "Graph" and isinstance(value, Graph):
+        if base == "Graph" and hasattr(value, "nodes"):  # a class that stands above this one
             return value
         if base.startswith("tuple["):
             item = base[6:].split(",")[0]

@@ -1,0 +1,58 @@
+"""What an op's `gradient` works with; `nbconv.passes.autodiff` makes one a node."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from nbconv.graph.graph import Node
+from nbconv.graph.op import Op
+from nbconv.graph.spec import Spec
+
+
+class Backward(Protocol):
+    """An op's Specs, the names of its values and of their gradients, and a place to put nodes. ``inputs`` and ``outputs``
+    are Specs (None for an input left out)."""
+
+    node: Node
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+    def has(self, i: int) -> bool:
+        """Whether input i was given."""
+        ...
+
+    def wants(self, i: int) -> bool:
+        """Whether somebody needs the gradient of input i."""
+        ...
+
+    def x(self, i: int = 0) -> str:
+        """The name of input i."""
+        ...
+
+    def y(self, i: int = 0) -> str:
+        """The name of output i (made up where the node left it out, and then computed)."""
+        ...
+
+    def dy(self, i: int = 0) -> Any:
+        """The name of the gradient of output i; None where nothing depends on it (never so for an op's one output)."""
+        ...
+
+    def spec(self, name: str) -> Spec:
+        """The Spec of a value of the graph, or of one that `add` made."""
+        ...
+
+    def add(self, op: Op, *inputs: str) -> str:
+        """A new node; the name of its first output. An input "" is left out."""
+        ...
+
+    def add_many(self, op: Op, count: int, *inputs: str) -> tuple[str, ...]:
+        """A new node; the names of its first ``count`` outputs."""
+        ...
+
+    def constant(self, value: Any) -> str:
+        """The name of a constant with this value (given its dtype)."""
+        ...
+
+    def reduced(self, dy: str, i: int) -> str:
+        """``dy``, of the output's shape, summed over the axes along which input i was broadcast."""
+        ...
