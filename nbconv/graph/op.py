@@ -107,7 +107,7 @@ class Op:
         return found
 
     def bodies(self) -> dict[str, Any]:
-        """The Graphs that it holds, by attribute."""
+        """The graphs that it holds, by attribute."""
         return {name: getattr(self, name) for name, kind in self.kinds.items() if kind == "Graph"}
 
     def __repr__(self) -> str:
@@ -182,7 +182,12 @@ class Op:
 
 def _shown(value: Any) -> str:
     """An attribute as text."""
-    return f"<{len(value.nodes)} nodes>" if hasattr(value, "nodes") else repr(value)
+    return f"<{len(value.nodes)} nodes>" if _is_graph(value) else repr(value)
+
+
+def _is_graph(value: Any) -> bool:
+    """Whether an attribute is a body: a `nbconv.graph.graph.Graph`, which is made of ops (so this module cannot name it)."""
+    return hasattr(value, "nodes") and hasattr(value, "constants")
 
 
 def _convert(op: str, name: str, kind: str, value: Any) -> Any:
@@ -201,7 +206,7 @@ def _convert(op: str, name: str, kind: str, value: Any) -> Any:
             return value.decode() if isinstance(value, bytes) else value
         if base == "np.ndarray":
             return np.asarray(value)
-        if base == "Graph" and hasattr(value, "nodes"):  # a class that stands above this one
+        if base == "Graph" and _is_graph(value):
             return value
         if base.startswith("tuple["):
             item = base[6:].split(",")[0]
