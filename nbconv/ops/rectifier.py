@@ -9,7 +9,8 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
+from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
@@ -61,7 +62,7 @@ class LeakyRelu(Unary):
         return np.where(x < 0, self.alpha * x, x)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=7, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.LEAKY_RELU, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LeakyReluGrad(alpha=self.alpha), to.dy(), to.y() if self.alpha > 0 else to.x()),)
@@ -152,7 +153,9 @@ class HardSigmoid(Unary):
         return np.clip(self.alpha * x + self.beta, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=3, alpha=self.alpha, beta=self.beta) if inputs[0].dtype == np.float32 else None
+        if inputs[0].dtype != np.float32:
+            return None
+        return Epilogue(act=Activation.HARD_SIGMOID, alpha=self.alpha, beta=self.beta)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSigmoidGrad(alpha=self.alpha), to.dy(), to.y()),)
@@ -179,7 +182,7 @@ class HardSwish(Unary):
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=4, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.HARD_SWISH, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSwishGrad(), to.dy(), to.x()),)

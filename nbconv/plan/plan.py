@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbconv.base import machine
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
@@ -21,7 +21,6 @@ from nbconv.passes.layout import choose, eliminate_concat
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Body, CallStep, Program, bind
-from nbconv.runtime.executor import available_threads
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
@@ -95,7 +94,7 @@ class Plan:
         """by the nodes that hold them, and their attributes: the plans of bodies"""
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
-        self.threads, self.slots = threads or available_threads(), 0
+        self.threads, self.slots = threads or machine.available_threads(), 0
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
         self._views = eliminate_concat(self.graph, self.specs, self.last, frozenset(fetch))
         for node in self.graph.nodes:
@@ -111,6 +110,14 @@ class Plan:
             self.tables += body.tables
             self.own |= body.own
         self.program = self._assemble(weights)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {self.graph.name} for {self.target.name}: {len(self.steps)} steps>"
+
+    def __str__(self) -> str:
+        from nbconv.plan.listing import listing
+
+        return listing(self)
 
     def _lower(self, node: Node, weights: Weights) -> None:
         given = tuple(self.specs[n] if n else None for n in node.inputs)
@@ -196,7 +203,7 @@ class Plan:
         sizes = [self.nbytes(n) for n in names]
         offsets, self.arena = plan_memory(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
         self.offsets = dict(zip(names, offsets, strict=True))
-        memory = inf if self.target.gpu else _memory()
+        memory = inf if self.target.gpu else machine.memory()
         if self.arena > memory:
             raise ModelError(
                 f"this model needs {self.arena / 2**30:.1f} GiB for inputs of these shapes, there are {memory / 2**30:.1f}"
@@ -369,11 +376,3 @@ def _segments(steps: list[Step]) -> list[tuple[int, int]]:
     if begin < len(steps):
         found.append((begin, len(steps)))
     return found
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 40
