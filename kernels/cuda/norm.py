@@ -18,6 +18,7 @@ from ._simd import (
     maximum,
     minimum,
     put,
+    quotient,
     scalar,
     shared_floats,
     splat,
@@ -28,19 +29,24 @@ from ._simd import (
 MAX_CHANNELS = 4096
 """Most channels `lrn_grad` takes."""
 THREADS = 128
+SPAN = 128
+"""Channels of a unit of `affine` (nbconv/ops/batch_norm.py counts by it)."""
 
 
 @kernel
 def affine(
     x: Floats, scale: Floats, shift: Floats, y: Floats, ldx: Int, c: Int, ldy: Int, clamp: Clamp, first: Int, last: Int
 ) -> None:
-    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
+    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is `SPAN` channels of a pixel: batch normalisation at inference."""
     low, high = clamp
+    spans = quotient(c + SPAN - 1, SPAN)
     for unit in range(first, last):
-        for c0 in range(0, c, W):
+        p = quotient(unit, spans)
+        begin = (unit - p * spans) * SPAN
+        for c0 in range(begin, min(begin + SPAN, c), W):
             cols = c - c0
-            v = get(x, unit * ldx + c0, cols) * get(scale, c0, cols) + get(shift, c0, cols)
-            put(y, unit * ldy + c0, minimum(maximum(v, low), high), cols)
+            v = get(x, p * ldx + c0, cols) * get(scale, c0, cols) + get(shift, c0, cols)
+            put(y, p * ldy + c0, minimum(maximum(v, low), high), cols)
 
 
 @kernel

@@ -25,7 +25,7 @@ from ._tile import NR
 THREADS = 256
 LONG = 32
 """Elements of a column that a block holds at a time."""
-PIECE = 256
+PIECE = 32
 """Rows of a panel that a block packs (nbconv/lowering/repack.py counts by it)."""
 PITCH = LONG + 1
 HELD = NR * PITCH

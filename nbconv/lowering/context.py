@@ -209,6 +209,17 @@ class Lowering:
         arguments = {"x": self.input(0), "y": self.output(), "n": n, "inner": inner, **more}
         self.step(kernel, units, work=8 * outer * n * inner, **arguments)
 
+    def turns(self, outer: int, n: int, inner: int) -> list[tuple[int, int, int]]:
+        """A reduction over the middle axis of (outer, n, inner) as several, one after another, where few units would each do
+        a long one."""
+        lanes, found = self.target.lanes, []
+        units, most = (outer, self.target.run * lanes) if inner == 1 else (outer * -(-inner // lanes), self.target.run)
+        while units < self.target.units and n > 2 * most:
+            part = next((k for k in range(int(most), int(most) // 4, -1) if n % k == 0), n)
+            n //= part
+            found.append((outer * n, part, inner))
+        return [*found, (outer, n, inner)] if n > 1 or not found else found
+
     def copy(self, x: Ref, y: Ref, shape: tuple[int, ...], xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
         """Copy float32 elements of this shape between two strided arrays (strides in elements)."""
         axes = merge(sorted(zip(shape, xs, ys, strict=True), key=lambda t: (-t[2], -abs(t[1]))))

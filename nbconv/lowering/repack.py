@@ -10,7 +10,7 @@ from nbconv.kernels.params import FilterStrides
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, padded
 
-PIECE = 256
+PIECE = 32
 """Rows of a panel that a unit packs on CUDA (`kernels/cuda/packing.py`)."""
 FILTERS = 8
 """Rows of a panel that a unit transforms for Winograd on CUDA."""

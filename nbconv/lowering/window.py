@@ -7,6 +7,9 @@ from typing import NamedTuple
 from nbconv.errors import ModelError
 from nbconv.kernels import params
 
+STRIP = 8
+"""Cells of a row that a unit of kernels/cuda/pool_grad.py and of its neighbour for depthwise convolutions does."""
+
 
 class Window(NamedTuple):
     """A window over the spatial axes, resolved: every tuple has one entry a spatial axis."""

@@ -22,6 +22,8 @@ PART = 128 << 10
 """Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""
 PARTS = 256
 """Most parts of a sum."""
+SPAN = 128
+"""Channels of a pixel that a unit of `affine` in kernels/cuda/norm.py does."""
 
 
 def along_channels(v: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -122,7 +124,7 @@ class BatchNormalization(Op):
             )
         to.step(
             "norm.affine",
-            to.outputs[0].size // c,
+            to.gpu_split(to.outputs[0].size // c, ceil(c, SPAN)),
             work=16 * to.outputs[0].size,
             x=channels_last(to, 0),
             y=to.output(),
@@ -192,7 +194,7 @@ def split(to: Lowering, x: Spec) -> tuple[Pixels, int, int]:
     """(how x's pixels are split, floats of a row of sums, parts) of a sum over x's pixels."""
     c = x.shape[1]
     total = x.size // c
-    pixels = max(ceil(total, PARTS), min(total, max(16, PART // (4 * c))))
+    pixels = max(ceil(total, PARTS), min(total, to.target.pixels or max(16, PART // (4 * c))))
     return Pixels(pixels, total, c), ceil(c, to.target.lanes) * to.target.lanes, ceil(total, pixels)
 
 

@@ -30,6 +30,8 @@ PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""
 SIDES = 384 << 10
 """Bytes of a chunk of pixels, of both sides."""
+MERGED = 8
+"""Rows that a unit of `merge` in kernels/cuda/conv_grad.py adds."""
 MAX_PIXELS = 512
 """Limit of kernels/cpu/conv_grad.py."""
 
@@ -189,7 +191,7 @@ class ConvGradWeight(Convolution):
         size = g * count * cg * full
         columns = min(full, max(to.columns, to.target.sums // (4 * count * cg) // to.columns * to.columns))
         blocks = to.gpu_split(g * ceil(og, columns), ceil(count * cg, to.target.rows))
-        chunk = max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
+        chunk = 2 * to.target.pixels or max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
         parts = max(1, min(ceil(to.target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
         pixels = ceil(m, parts)
         chunk = ceil(pixels, ceil(pixels, chunk))
@@ -223,7 +225,7 @@ class ConvGradWeight(Convolution):
     def merge(to, x: Ref, parts, taps, cg, og, full, step, strides: TapStrides, y: Ref, groups=1) -> None:
         """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
         to.step(
-            "conv_grad.merge", to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, to.target.lanes)),
+            "conv_grad.merge", to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
             work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og, padded=full, step=step,
             strides=strides,
         )  # fmt: skip
@@ -233,7 +235,7 @@ class ConvGradWeight(Convolution):
         x, dy, lanes = to.inputs[0], to.inputs[1], to.target.lanes
         (h, w), (oh, ow), c, n = plane(x.shape), plane(dy.shape), x.shape[1], x.shape[0]
         kh, taps, full = down[0], down[0] * across[0], ceil(c, lanes) * lanes
-        rows = ceil(n * oh, min(ceil(2 * to.target.units, to.gpu_split(1, full // lanes * kh)), n * oh))
+        rows = ceil(n * oh, min(ceil(2 * to.target.units, to.gpu_split(1, 2 * full // lanes * kh)), n * oh))
         parts = ceil(n * oh, rows)
         sums = to.scratch(4 * parts * taps * full)
         to.step(
@@ -247,7 +249,7 @@ class ConvGradWeight(Convolution):
         """db."""
         c, lanes = to.inputs[1].shape[1], to.target.lanes
         total, full = to.inputs[1].size // c, ceil(c, lanes) * lanes
-        pixels = ceil(total, min(ceil(2 * to.target.units, to.gpu_split(1, full // lanes)), ceil(total, 64)))
+        pixels = ceil(total, min(ceil(2 * to.target.units, to.gpu_split(1, 4 * full // lanes)), ceil(total, 64)))
         parts = ceil(total, pixels)
         sums = to.scratch(4 * parts * full)
         to.step(

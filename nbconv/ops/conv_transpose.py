@@ -16,7 +16,7 @@ from nbconv.lowering.context import Lowering
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.patches import reach
 from nbconv.lowering.repack import WeightStrides, varies
-from nbconv.lowering.window import Window, flat, plane, resolve, sliding
+from nbconv.lowering.window import STRIP, Window, flat, plane, resolve, sliding
 from nbconv.ops.conv import GROUPS, Convolution
 
 if TYPE_CHECKING:
@@ -99,9 +99,10 @@ class ConvTranspose(Convolution):
         return 2 * inputs[0].size * prod(inputs[1].shape[1:])
 
     def apart(self, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> bool:
-        """Whether the kernels that x's cells add do not overlap, and tile y."""
+        """Whether the kernels that x's cells add do not overlap, and tile y. (Kernels of one cell need no such care.)"""
         axes = flat(self.window(x, w))
         fits = all(axis[0] == axis[1] and axis[2] == 1 and axis[3] == 0 for axis in axes)
+        fits = fits and any(axis[0] > 1 for axis in axes)
         return fits and self.group == 1 and plane(y) == tuple(d * axis[0] for d, axis in zip(plane(x), axes, strict=True))
 
     def absorbs(self, inputs, outputs) -> str:
@@ -186,7 +187,7 @@ class ConvTranspose(Convolution):
         taps, full = down[0] * across[0], ceil(c, lanes) * lanes
         zeros = to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))
         to.step(
-            "conv_grad.depthwise_transposed", to.gpu_split(y.shape[0] * h, full // lanes),
+            "conv_grad.depthwise_transposed", to.gpu_split(y.shape[0] * h, full // lanes * ceil(w, STRIP)),
             work=4 * self.flops(to.inputs, to.outputs), dy=to.input(0),
             w=repack.rows(to, to.input(1), taps, c, 1, taps, full),
             b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros, y=to.output(),

@@ -16,7 +16,7 @@ from nbconv.kernels.params import DenseImage
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import reach
 from nbconv.lowering.repack import channels_last
-from nbconv.lowering.window import flat, plane, sliding
+from nbconv.lowering.window import STRIP, flat, plane, sliding
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 from nbconv.ops.pool import AveragePool, MaxPool, Pool, divisor
 
@@ -138,13 +138,13 @@ class AveragePoolGrad(Pool):
 
 def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **more) -> None:
     """One step whose units are planes, a vector of channels wide: windows overlap, and a plane has one owner. (On a GPU
-    they are rows of planes, whose cells ask their windows.)"""
+    they are strips of a plane's rows, whose cells ask their windows.)"""
     n, c = shape[:2]
     (h, w), window = plane(shape), op.window(shape)
     oh, ow = plane((n, c, *window.out))
     to.step(
         kernel,
-        to.gpu_split(n * -(-c // to.target.lanes), h),
+        to.gpu_split(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
         work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
         dx=to.output(),
         image=DenseImage(h, w, c, oh, ow),

@@ -137,6 +137,7 @@ def sums(
 ) -> None:
     """The steps of a reduction in `stages` (see `Reduce.stages`) from x to y; ``more`` gives the kernel's other arguments
     for so many elements."""
+    stages = [turn for stage in stages for turn in to.turns(*stage)]
     for k, (outer, n, inner) in enumerate(stages):
         last = k == len(stages) - 1
         target = y if last else to.scratch(4 * outer * inner)

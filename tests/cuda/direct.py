@@ -27,6 +27,7 @@ def direct() -> dict[tuple[str, str, int], list[Recording]]:
             test_winograd.test_filters(size, 9, 20, True, 0)
         test_tiles.test_panels(5, 70, 2, 3, 2, False)
         rows()
+        merged()
         turned(20, 40, 2)
         turned(300, 8, 2)
         dropout()
@@ -41,6 +42,14 @@ def rows() -> None:
     x, y = rand(9, 34), np.full((9, 64), np.nan, np.float32)
     run("packing", "rows", None, 9, {"x": x, "y": y, "n": 34, "row": 34, "column": 1, "padded": 64, "scale": 1.0})
     assert np.array_equal(y, np.pad(x, ((0, 0), (0, 30))))
+
+
+def merged() -> None:
+    """Nine rows: the second unit has one, the last of the array."""
+    x, y = rand(2, 9, 32), np.full((5, 9), np.nan, np.float32)
+    sizes = {"parts": 2, "taps": 9, "cg": 1, "og": 5, "padded": 32, "step": 9 * 32}
+    run("conv_grad", "merge", None, 2, {"x": x, "y": y, **sizes, "tap": 1, "ci": 0, "co": 9, "group": 0})
+    assert np.array_equal(y, (x[0] + x[1]).T[:5])
 
 
 def turned(n: int, m: int, units: int) -> None:

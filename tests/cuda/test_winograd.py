@@ -17,12 +17,12 @@ from nbconv.lowering import winograd
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.packing import ceil, pad_bias
 from nbconv.model import Model
-from tests.cuda.kernels import COMPILER
+from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.test_tiles import COLUMNS, LANES, NONE, SILU, TANH, close, finish, rand, run, tail
 from tests.kernels.harness import reference
 from tests.train.models import F32, node
 
-pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
+pytestmark = pytest.mark.skipif(bool(NO_KERNELS), reason=NO_KERNELS)
 
 INTO: dict[int, Any] = {
     4: [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
