@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from nbconv.base.text import aligned, clip, dims, filled, plural, size
-
-if TYPE_CHECKING:
-    from nbconv.graph.graph import Graph, Spec
+from nbconv.graph.spec import Spec
 
 WIDTH = 140
 HEAD = ("#", "OP", "INPUTS", "OUTPUT", "LAYOUT", "ATTRIBUTES", "NODE")
@@ -18,6 +16,16 @@ MOST = 8
 """Lines that inputs take, and that outputs take."""
 NEUTRAL = {"strides": 1, "dilations": 1, "pads": 0}
 """What an attribute is everywhere where it says nothing."""
+
+
+class Graph(Protocol):
+    """What is read of a graph, which prints itself by this module."""
+
+    name: str
+    nodes: list[Any]
+    inputs: dict[str, Spec]
+    outputs: dict[str, Spec | None]
+    constants: dict[str, Any]
 
 
 def listing(
@@ -50,7 +58,8 @@ def _rows(
     rows = []
     for i, node in enumerate(graph.nodes):
         bodies = node.op.bodies()
-        reads = ", ".join(names.get(n, n) if n else "-" for n in node.inputs)
+        given: tuple[str, ...] = node.inputs
+        reads = ", ".join(names.get(n, n) if n else "-" for n in given)
         made = [n for n in node.outputs if n]
         if (
             node.inputs

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
+
+import numpy as np
 
 from nbconv.base.text import aligned, count, dims, filled, plural, size
+from nbconv.graph import Node, Spec
 from nbconv.graph.listing import WIDTH, described, ports
-
-if TYPE_CHECKING:
-    from nbconv.graph import Node, Spec
-    from nbconv.lowering.context import Step
-    from nbconv.plan.plan import Plan
+from nbconv.lowering.context import Step
 
 HEAD = ("#", "OP", "KERNEL", "INPUTS", "WEIGHTS", "OUTPUT", "LAYOUT", "BYTES", "NODE")
 AXES = {3: ("NCW", "NWC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
 """How values lie, by rank: as ONNX has them, and channels last."""
+
+
+class Plan(Protocol):
+    """What is read of a plan, which prints itself by this module."""
+
+    graph: Any
+    target: Any
+    inputs: dict[str, Spec]
+    fetch: tuple[str, ...]
+    steps: list[Step]
+    bodies: dict[Node, dict[str, Any]]
+    specs: dict[str, Spec]
+    last: dict[str, bool]
+    constants: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    arena: int
+
+    def numpy_steps(self) -> list[Node]: ...
 
 
 def listing(plan: Plan, width: int = WIDTH) -> str:
