@@ -99,6 +99,11 @@ class Op:
     def __repr__(self) -> str:
         return f"{self.type}({', '.join(f'{k}={_shown(v)}' for k, v in self.attributes().items())})"
 
+    @property
+    def label(self) -> str:
+        """What listings call it."""
+        return self.type
+
     def infer(self, *inputs: Any, **_: Any) -> Spec | tuple[Spec, ...]:
         """Specs of the outputs from Specs of the inputs (all dimensions known); ValueError says what does not fit."""
         raise NotImplementedError(self.type)

@@ -31,6 +31,10 @@ class Fused(Op):
         super().__init__()
         self.inner, self.tail, self.fused, self.residual, self.affine = inner, tail, epilogue, residual, affine
 
+    @property
+    def label(self) -> str:
+        return "+".join([self.inner.label, *(op.label for op in self.tail), *["Affine"] * (self.affine is not None)])
+
     def __repr__(self) -> str:
         return "+".join([repr(self.inner), *(op.type for op in self.tail)])
 
@@ -114,6 +118,7 @@ class ChannelShuffle(Op):
     """Channels of ``group`` groups dealt in turn (Zhang 2017, ShuffleNet): what exporters write as Reshape, Transpose,
     Reshape."""
 
+    moves = True
     domain = "nbconv"
 
     group: int
@@ -141,6 +146,7 @@ class ChannelShuffle(Op):
 class Layout(Op):
     """The same value ws channels last (``last``), or as ONNX has it."""
 
+    moves = True
     domain = "nbconv"
 
     last: int

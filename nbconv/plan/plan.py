@@ -111,6 +111,14 @@ class Plan:
             self.own |= body.own
         self.program = self._assemble(weights)
 
+    def __repr__(self) -> str:
+        return f"<Plan of {self.graph.name} for {self.target.name}: {len(self.steps)} steps>"
+
+    def __str__(self) -> str:
+        from nbconv.plan.listing import listing
+
+        return listing(self)
+
     def _lower(self, node: Node, weights: Weights) -> None:
         given = tuple(self.specs[n] if n else None for n in node.inputs)
         found = tuple(self.specs[n] for n in node.outputs if n)
