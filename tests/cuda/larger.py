@@ -20,8 +20,7 @@ from nbconv.ops.loss import SoftmaxCrossEntropyLoss, SoftmaxCrossEntropyLossGrad
 from nbconv.ops.norm import LRN, LRNGrad
 from nbconv.ops.pad import Pad
 from nbconv.ops.pointwise import Add
-from nbconv.ops.pool import AveragePool, MaxPool
-from nbconv.ops.pool_grad import AveragePoolGrad, MaxPoolGrad
+from nbconv.ops.pool import AveragePool, AveragePoolGrad, MaxPool, MaxPoolGrad
 from nbconv.ops.power import Pow
 from nbconv.ops.rectifier import Relu
 from nbconv.ops.reduce import ReduceMax, ReduceMean
