@@ -254,7 +254,7 @@ class Model:
         from nbconv.plan.plan import Plan as Planned
         from nbconv.runtime.tuner import tune
 
-        choices = tune(self, plan, self.threads)
+        choices = tune(self.graph, self.weights, plan, self.threads)
         return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
 
     # training (nbconv.train)

@@ -81,10 +81,10 @@ def test_a_choice_must_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
     said(monkeypatch, 2.0, 1.99, 2.0, 3.0)
     model = nbconv.load(convolutions())
     plan = model.plan({"x0": X.shape})
-    assert tune.tune(model, plan, 1) == {}
+    assert tune.tune(model.graph, model.weights, plan, 1) == {}
 
 
 def test_without_candidates() -> None:
     model = nbconv.load(efficientnet_lite0())
     plan = model.plan({"input": (1, 3, 224, 224)})
-    assert tune.tune(model, plan, 1) == {}
+    assert tune.tune(model.graph, model.weights, plan, 1) == {}

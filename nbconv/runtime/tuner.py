@@ -10,8 +10,9 @@ from nbconv.plan.plan import Plan
 from nbconv.runtime.executor import Workspace, time_steps
 
 if TYPE_CHECKING:
+    from nbconv.graph import Graph
     from nbconv.lowering.step import Impl
-    from nbconv.model import Model
+    from nbconv.lowering.weights import Weights
 
 RUNS = 7
 """Runs of each plan that are timed; the median counts."""
@@ -22,16 +23,17 @@ Times = dict[Any, float]
 """Seconds by problem."""
 
 
-def tune(model: Model, plain: Plan, threads: int) -> dict[Any, str]:
-    """The choices by which a plan for the inputs of ``plain``, the cost model's plan, is fastest on this machine now: by
-    problem that several implementations fit, the name of one. ``plain`` is bound and run. Takes some ten runs of the model
-    a candidate. Results may differ in their last bits from those of the cost model's plan, and from one tuning to another.
+def tune(graph: Graph, weights: Weights, plain: Plan, threads: int) -> dict[Any, str]:
+    """The choices by which a plan of ``graph`` for the inputs of ``plain``, the cost model's plan, is fastest here and now:
+    by problem that several implementations fit, the name of one. ``plain`` is bound and run. Takes some ten runs of the
+    model a candidate. Results may differ in their last bits from those of the cost model's plan, and from one tuning to
+    another.
     """
     default = _chosen(plain)
     found: dict[str, Times] = {"": _times(plain, threads)}
     for name in dict.fromkeys(n for impl in default.values() for n in impl.candidates):
         choices = {problem: name for problem, impl in default.items() if name in impl.candidates}
-        plan = Plan(model.graph, plain.inputs, model.weights, plain.fetch, plain.target, choices)
+        plan = Plan(graph, plain.inputs, weights, plain.fetch, plain.target, choices)
         found[name] = _times(plan, threads)
     choices = {}
     for problem, impl in default.items():
