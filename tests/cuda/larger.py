@@ -8,9 +8,7 @@ import numpy as np
 
 from nbconv.graph import Graph, Spec
 from nbconv.ops.batch_norm import BatchNormalization, BatchNormalizationGradInput, BatchNormalizationGradScale
-from nbconv.ops.conv import Conv
-from nbconv.ops.conv_grad import ConvGradInput, ConvGradWeight
-from nbconv.ops.conv_transpose import ConvTranspose
+from nbconv.ops.conv import Conv, ConvGradInput, ConvGradWeight, ConvTranspose
 from nbconv.ops.dropout import TrainingDropout
 from nbconv.ops.gather import GatherGrad
 from nbconv.ops.grad import Mix, transposed
