@@ -14,7 +14,7 @@ from nbconv.kernels import store
 from nbconv.kernels.target import target
 from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS
 from nbconv.model import Model
-from nbconv.ops import conv, conv_grad, lookup
+from nbconv.ops import conv, lookup
 from nbconv.plan.plan import Plan
 from tests.kernels.harness import reference, unwritten
 
@@ -49,7 +49,7 @@ def rand(*shape: int) -> np.ndarray:
 def only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Leaves one row in the lists."""
     monkeypatch.setattr(conv, "CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == name])
-    monkeypatch.setattr(conv_grad, "WEIGHT_GRADIENTS", [row for row in WEIGHT_GRADIENTS if row.name == name])
+    monkeypatch.setattr(conv, "WEIGHT_GRADIENTS", [row for row in WEIGHT_GRADIENTS if row.name == name])
 
 
 @pytest.mark.parametrize("row,domain,op,x,w,fields", CASES)

@@ -1,4 +1,5 @@
-"""Convolutions over one, two or three spatial axes."""
+"""Convolutions over one, two or three spatial axes, transposed ones, and their gradients. What flows to x is a transposed
+convolution (a convolution, for a transposed one); what flows to w is a product over pixels, `ConvGradWeight`."""
 
 from __future__ import annotations
 
@@ -12,11 +13,14 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.context import Lowering
-from nbconv.lowering.conv import CONVOLUTIONS, Geometry
+from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS, Geometry
 from nbconv.lowering.conv.problem import geometry, problem
+from nbconv.lowering.conv.weight_grad import channel_sums, small_channels
 from nbconv.lowering.implementation import emit
-from nbconv.lowering.patches import pad, taps
+from nbconv.lowering.patches import pad, reach, taps
 from nbconv.lowering.window import Window, resolve
+from nbconv.ops.reduce import ReduceSum
+from nbconv.ops.shape import Slice
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -132,6 +136,236 @@ class Conv(Convolution):
         return (last[0], *[w.constant] * (len(inputs) - 1)), (True,)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        from nbconv.ops.conv_grad import conv_gradient
-
         return conv_gradient(self, to)
+
+
+def conv_gradient(op: Conv, to: Backward) -> tuple[str | None, ...]:
+    """For x, w and b of a Conv."""
+    x, w, dy = to.inputs[0], to.inputs[1], to.dy()
+    fields = window_fields(op.window(x.shape, w.shape), op.group)
+    dx = to.add(ConvGradInput(size=x.shape[2:], **fields), dy, to.x(1)) if to.wants(0) else None
+    dw = db = None
+    if to.wants(1):
+        grad = ConvGradWeight(kernel_shape=w.shape[2:], **fields)
+        dw, db = (*to.add_many(grad, 1 + to.wants(2), to.x(0), dy), None)[:2]
+    elif to.wants(2):
+        db = channel_sum(to, dy)
+    return (dx, dw, db)[: len(to.inputs)]
+
+
+def window_fields(window: Window, group: int) -> dict:
+    """A window as the fields of a convolution."""
+    return {"strides": window.strides, "dilations": window.dilations, "pads": (*window.begin, *window.end), "group": group}
+
+
+def channel_sum(to: Backward, dy: str) -> str:
+    """dy summed over all but its channels."""
+    axes = [i for i in range(to.spec(dy).rank) if i != 1]
+    return to.add(ReduceSum(keepdims=0), dy, to.constant(np.array(axes, np.int64)))
+
+
+class ConvGradWeight(Convolution):
+    """x (n, ci, *size), dy (n, co, *out) → dw (co, ci/group, *kernel) = Σ over pixels of dy times what its window saw of x,
+    and db (co) = Σ dy. Windows of x beyond those that dy has count for nothing."""
+
+    batch_sums = (0, 1)
+    domain = "nbconv"
+    parameters = ()
+
+    kernel_shape: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def window(self, x: tuple[int, ...], dy: tuple[int, ...]) -> Window:
+        """The geometry, of as many outputs as dy has."""
+        found = resolve(x[2:], self.kernel_shape, self.strides, self.dilations, self.pads, self.auto_pad)
+        return found._replace(out=tuple(dy[2:]))
+
+    def infer(self, x: Spec, dy: Spec) -> tuple[Spec, Spec]:
+        dtype = want.one_type("f", x=x, dy=dy)
+        want.rank(x, 3, 5)
+        window = resolve(x.shape[2:], self.kernel_shape, self.strides, self.dilations, self.pads, self.auto_pad)
+        fits = dy.rank == x.rank and dy.shape[0] == x.shape[0] and all(a <= b for a, b in zip(dy.shape[2:], window.out))
+        if not fits or x.shape[1] % self.group or dy.shape[1] % self.group:
+            raise ModelError(
+                f"dy is {dy}, of x {x} its windows are {[x.shape[0], '…', *window.out]} in {self.group} group(s)"
+            )
+        return want.make((dy.shape[1], x.shape[1] // self.group, *self.kernel_shape), dtype), Spec((dy.shape[1],), dtype)
+
+    def reference(self, x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        window, g = self.window(x.shape, dy.shape), self.group
+        n, ci, co, cells = x.shape[0], x.shape[1] // g, dy.shape[1] // g, prod(dy.shape[2:])
+        dw = np.zeros((g, co, ci, *self.kernel_shape), x.dtype)
+        slopes = dy.reshape(n, g, co, cells)
+        with np.errstate(all="ignore"):
+            for tap, seen in taps(pad(x, window), window):
+                dw[(..., *tap)] = np.matmul(slopes, seen.reshape(n, g, ci, cells).swapaxes(2, 3)).sum(axis=0)
+            return dw.reshape(g * co, ci, *self.kernel_shape), dy.sum(axis=(0, *range(2, dy.ndim)))
+
+    def layout(self, inputs, outputs) -> str:
+        served = inputs[0].rank < 5 and inputs[0].dtype == np.float32 and inputs[0].size and inputs[1].size
+        return CHANNELS_LAST if served else NUMPY
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * inputs[1].size * prod(outputs[0].shape[1:])
+
+    def absorbs(self, inputs, outputs) -> str:
+        return ""
+
+    def writes_strided(self, inputs, outputs) -> bool:
+        return False
+
+    def reads_strided(self, inputs, outputs, i) -> bool:
+        return False
+
+    def geometry(self, x: tuple[int, ...], w: tuple[int, ...]) -> Geometry:
+        """``w``: dy's shape."""
+        return geometry(x, x[1] // self.group, w[1] // self.group, self.window(x, w), self.group)
+
+    def layouts(self, inputs, outputs, last) -> Any:
+        if not last or self.layout(inputs, outputs) == NUMPY:
+            return None
+        small = small_channels(self.geometry(inputs[0].shape, inputs[1].shape))
+        return (last[0] if small else True, True), (False,) * len(outputs)
+
+    def lower(self, to: Lowering) -> None:
+        if len(to.outputs) > 1:
+            channel_sums(to)
+        emit(to, WEIGHT_GRADIENTS, problem(to, self.geometry(to.inputs[0].shape, to.inputs[1].shape)))
+
+
+class ConvTranspose(Convolution):
+    """x (n, ci, *size), w (ci, co/group, *kernel), b (co) → y (n, co, *out): every x cell adds its multiple of the kernel
+    at steps of ``strides``; ``pads`` are cropped from the result."""
+
+    batch_inputs = (0,)
+    is_layer = True
+
+    output_shape: tuple[int, ...] | None = None
+    output_padding: tuple[int, ...] | None = None
+
+    def window(self, x: tuple[int, ...], w: tuple[int, ...]) -> Window:
+        """The geometry for inputs of these shapes; ``begin`` and ``end`` are what is cropped (negative never: a larger
+        ``output_shape`` than the kernel reaches is filled with b at the end), ``out`` the output's size."""
+        n = len(x) - 2
+        strides, dilations = self.strides or (1,) * n, self.dilations or (1,) * n
+        pads, extra = self.pads or (0,) * (2 * n), self.output_padding or (0,) * n
+        # Only the attributes' lengths and signs matter here: the window slides over a size that always fits.
+        resolve((1 << 40,) * n, w[2:], strides, dilations, pads, self.auto_pad)
+        if len(extra) != n or min(extra) < 0:
+            raise ModelError(f"output_padding {list(extra)} wants {n} entries, none negative")
+        natural = tuple(
+            (size - 1) * s + d * (k - 1) + 1 + e
+            for size, k, s, d, e in zip(x[2:], w[2:], strides, dilations, extra, strict=True)
+        )
+        same = self.auto_pad in ("SAME_UPPER", "SAME_LOWER")
+        if self.output_shape is not None:
+            out = self.output_shape[-n:]
+            if len(self.output_shape) not in (n, n + 2) or min(out) < 1:
+                raise ModelError(f"output_shape {list(self.output_shape)} wants {n} entries, all positive")
+        elif same:
+            out = tuple(size * s for size, s in zip(x[2:], strides, strict=True))
+        else:
+            pads = (0,) * (2 * n) if self.auto_pad == "VALID" else pads
+            out = tuple(a - b - e for a, b, e in zip(natural, pads[:n], pads[n:], strict=True))
+            if min(out) < 1:
+                raise ModelError(f"pads {list(pads)} leave nothing of an output of size {list(natural)}")
+            return Window(w[2:], tuple(strides), tuple(dilations), pads[:n], pads[n:], out)
+        total = tuple(max(a - o, 0) for a, o in zip(natural, out, strict=True))
+        half, rest = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        begin, end = (half, rest) if self.auto_pad == "SAME_UPPER" else (rest, half)
+        return Window(w[2:], tuple(strides), tuple(dilations), begin, end, out)
+
+    def infer(self, x: Spec, w: Spec, b: Spec | None = None) -> Spec:
+        co = w.shape[1] * self.group if w.rank > 1 else 0
+        dtype = self.check(x, w, b, co)
+        if x.shape[1] != w.shape[0]:
+            raise ModelError(f"x has {x.shape[1]} channels, w wants {w.shape[0]}")
+        if x.shape[1] % self.group:
+            raise ModelError(f"x has {x.shape[1]} channels, not a multiple of {self.group} groups")
+        if 0 in x.shape[2:]:
+            raise ModelError(f"x is {x}: a spatial axis is empty")
+        return want.make((x.shape[0], co, *self.window(x.shape, w.shape).out), dtype)
+
+    def reference(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+        window, g = self.window(x.shape, w.shape), self.group
+        n, ci, co, size = x.shape[0], x.shape[1] // g, w.shape[1], x.shape[2:]
+        # The whole canvas: what the kernel reaches, and what is cropped or filled up to `out`.
+        span = tuple(
+            max((i - 1) * s + d * (k - 1) + 1, b + o)
+            for i, k, s, d, b, o in zip(size, window.kernel, window.strides, window.dilations, window.begin, window.out)
+        )
+        y = np.zeros((n, g * co, *span), x.dtype)
+        kernel = w.reshape(g, ci, *w.shape[1:]).swapaxes(1, 2)
+        columns = x.reshape(n, g, ci, prod(size))
+        spread = window._replace(out=size)
+        with np.errstate(all="ignore"):
+            for tap in np.ndindex(*window.kernel):
+                part = kernel[(..., *tap)] @ columns
+                y[(slice(None), slice(None), *reach(tap, spread))] += part.reshape(n, g * co, *size)
+            y = y[(slice(None), slice(None), *(slice(b, b + o) for b, o in zip(window.begin, window.out, strict=True)))]
+            return y + (0 if b is None else b.reshape(-1, *[1] * len(size)))
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * inputs[0].size * prod(inputs[1].shape[1:])
+
+    def geometry(self, x: tuple[int, ...], w: tuple[int, ...]) -> Geometry:
+        return geometry(x, w[0] // self.group, w[1], self.window(x, w), self.group, transposed=True)
+
+    def disjoint(self, inputs) -> bool:
+        """Whether the kernels that x's cells add do not overlap, and tile y."""
+        return self.geometry(inputs[0].shape, inputs[1].shape).disjoint
+
+    def absorbs(self, inputs, outputs) -> str:
+        if self.depthwise(inputs[1]):
+            return ""
+        return "activation" if self.disjoint(inputs) else "residual"
+
+    def writes_strided(self, inputs, outputs) -> bool:
+        return not self.depthwise(inputs[1]) and not self.disjoint(inputs)
+
+    def reads_strided(self, inputs, outputs, i) -> bool:
+        return i == 0 and not self.depthwise(inputs[1])
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return transposed_gradient(self, to)
+
+
+def transposed_gradient(op: ConvTranspose, to: Backward) -> tuple[str | None, ...]:
+    """For x, w and b of a ConvTranspose: each cell of x met the cells of y that a window of its convolution meets."""
+    x, w, dy = to.inputs[0], to.inputs[1], to.dy()
+    window = op.window(x.shape, w.shape)
+    end = tuple(
+        max((size - 1) * s + d * (k - 1) + 1 - out - b, 0)
+        for size, k, s, d, b, out in zip(
+            x.shape[2:], window.kernel, window.strides, window.dilations, window.begin, window.out, strict=True
+        )
+    )
+    back = window._replace(end=end)
+    fields = window_fields(back, op.group)
+    dx = dw = None
+    if to.wants(0):
+        dx = to.add(Conv(**fields), dy, to.x(1))
+        if to.spec(dx).shape != x.shape:  # y reaches further than the kernel
+            n = len(back.kernel)
+            bounds = (to.constant(np.array(v, np.int64)) for v in ([0] * n, x.shape[2:], range(2, 2 + n)))
+            dx = to.add(Slice(), dx, *bounds)
+    if to.wants(1):
+        dw = to.add(ConvGradWeight(kernel_shape=w.shape[2:], **fields), dy, to.x(0))
+    return (dx, dw, channel_sum(to, dy) if to.wants(2) else None)[: len(to.inputs)]
+
+
+class ConvGradInput(ConvTranspose):
+    """dy (n, co, *out), w (co, ci/group, *kernel) → dx (n, ci, *size): the transpose of the convolution whose fields these
+    are, over an x of that size."""
+
+    is_layer = False
+    domain = "nbconv"
+
+    size: tuple[int, ...]
+
+    def window(self, x: tuple[int, ...], w: tuple[int, ...]) -> Window:
+        n = len(self.size)
+        pads = self.pads or (0,) * (2 * n)
+        ones = (1,) * n
+        return Window(w[2:], self.strides or ones, self.dilations or ones, pads[:n], pads[n:], self.size)
+
+    gradient = Op.gradient

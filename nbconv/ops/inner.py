@@ -144,7 +144,7 @@ class ChannelShuffle(Op):
 
 
 class Layout(Op):
-    """The same value ws channels last (``last``), or as ONNX has it."""
+    """The same value, channels last (``last``), or as ONNX has it."""
 
     moves = True
     domain = "nbconv"

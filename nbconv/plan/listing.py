@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from nbconv.base.text import aligned, count, dims, filled, plural, size
 from nbconv.graph.listing import WIDTH, described, ports
 
 if TYPE_CHECKING:
-    from nbconv.graph import Node, Spec
+    from nbconv.graph import Graph, Node, Spec
+    from nbconv.kernels.target import Target
     from nbconv.lowering.context import Step
-    from nbconv.plan.plan import Plan
 
 HEAD = ("#", "OP", "KERNEL", "INPUTS", "WEIGHTS", "OUTPUT", "LAYOUT", "BYTES", "NODE")
 AXES = {3: ("NCW", "NWC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
 """How values lie, by rank: as ONNX has them, and channels last."""
 
 
-def listing(plan: Plan, width: int = WIDTH) -> str:
+class Listed(Protocol):
+    """What is shown of a `Plan`, which stands above this module."""
+
+    target: Target
+    graph: Graph
+    inputs: dict[str, Spec]
+    fetch: tuple[str, ...]
+    specs: dict[str, Spec]
+    last: dict[str, bool]
+    constants: dict[str, Any]
+    steps: list[Step]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def arena(self) -> int: ...
+    @property
+    def bodies(self) -> Mapping[Node, Mapping[str, Listed]]: ...
+    def numpy_steps(self) -> list[Node]: ...
+
+
+def listing(plan: Listed, width: int = WIDTH) -> str:
     """Steps in order: the op with what was fused into it, what does it, the shapes of what it reads and makes, how the
     result lies, and its bytes. Of constants, those of rank 2 and more are shown. Where a node takes several steps, the first
     shows what it reads, and the last its result. Steps of bodies stand behind the step that runs them, as 3.0, 3.1. The
@@ -29,7 +52,7 @@ def listing(plan: Plan, width: int = WIDTH) -> str:
     return "\n".join([*lines, totals(plan)])
 
 
-def totals(plan: Plan) -> str:
+def totals(plan: Listed) -> str:
     """One line: steps, operations, memory."""
     plans = _whole(plan)
     numpy = len(plan.numpy_steps())
@@ -40,7 +63,7 @@ def totals(plan: Plan) -> str:
     return f"{plan.target.name}: {steps}, {count(flops(plan))} FLOPs, {memory}"
 
 
-def flops(plan: Plan) -> int:
+def flops(plan: Listed) -> int:
     """Floating-point operations of all nodes that steps do."""
     done = {n for step in plan.steps for n in step.node.outputs if n}
     nodes = [node for node in plan.graph.nodes if done & set(node.outputs) and not node.op.moves]
@@ -48,7 +71,7 @@ def flops(plan: Plan) -> int:
     return sum(int(n.op.flops(given[id(n)], tuple(plan.specs[o] for o in n.outputs if o))) for n in nodes)
 
 
-def _whole(plan: Plan) -> list[Plan]:
+def _whole(plan: Listed) -> list[Listed]:
     """The plan and those of bodies in it."""
     inner = [body for bodies in plan.bodies.values() for body in bodies.values()]
     return [plan, *(p for body in inner for p in _whole(body))]
@@ -66,7 +89,7 @@ def layout(spec: Spec, channels_last: bool) -> str:
     return axes[channels_last] if axes else ""
 
 
-def _rows(plan: Plan, within: str = "", indent: str = "") -> list[list[str]]:
+def _rows(plan: Listed, within: str = "", indent: str = "") -> list[list[str]]:
     makers, keys = plan.graph.producers(), [next(filter(None, step.node.outputs)) for step in plan.steps]
     last = {key: i for i, key in enumerate(keys)}
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
@@ -81,7 +104,7 @@ def _rows(plan: Plan, within: str = "", indent: str = "") -> list[list[str]]:
     return rows
 
 
-def _row(plan: Plan, node: Node, step: Step, first: bool, last: bool) -> list[str]:
+def _row(plan: Listed, node: Node, step: Step, first: bool, last: bool) -> list[str]:
     """What does a step, and what it reads and makes."""
     given = [(n, plan.specs[n]) for n in node.inputs if n]
     reads = ", ".join(described(spec) for n, spec in given if n not in plan.constants)

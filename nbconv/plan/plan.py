@@ -340,7 +340,8 @@ def _host(node: Node, **scratch: Ref) -> Step:
     """The step of an op that no kernel does, with its ``scratch`` memory."""
     reads, writes = (tuple(n for n in names if n) for names in (node.inputs, node.outputs))
     writes += tuple(ref.name for ref in scratch.values())
-    return Step(node, NUMPY_STEP, 1, 1, {**scratch}, Impl("numpy", "numpy", "NumPy"), Work(), reads, writes)
+    impl = Impl("programs", "other", "programs") if node.op.control else Impl("numpy", "numpy", "NumPy")
+    return Step(node, NUMPY_STEP, 1, 1, {**scratch}, impl, Work(), reads, writes)
 
 
 def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -24,10 +24,10 @@ Times = dict[Any, float]
 
 
 def tune(graph: Graph, weights: Weights, plain: Plan, threads: int) -> dict[Any, str]:
-    """The choices by which a plan of this graph for the inputs of ``plain``, the cost model's plan, is fastest on this
-    machine now: by problem that several implementations fit, the name of one. ``plain`` is bound and run. Takes some ten
-    runs of the model a candidate. Results may differ in their last bits from those of the cost model's plan, and from one
-    tuning to another.
+    """The choices by which a plan of ``graph`` for the inputs of ``plain``, the cost model's plan, is fastest here and now:
+    by problem that several implementations fit, the name of one. ``plain`` is bound and run. Takes some ten runs of the
+    model a candidate. Results may differ in their last bits from those of the cost model's plan, and from one tuning to
+    another.
     """
     default = _chosen(plain)
     found: dict[str, Times] = {"": _times(plain, threads)}

@@ -110,7 +110,7 @@ def profile(
 ) -> Profile:
     """Time each step of a model's plan for these inputs, in the order in which they run, ``runs`` times: medians. On a GPU a
     step's time holds its launch, the copies that it needs, and the wait until it is done."""
-    given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    given = {name: np.require(array, requirements="C") for name, array in feeds.items()}
     count = model.threads if threads is None else threads
     plan = model.plan({name: array.shape for name, array in given.items()})
     program = model.bound(plan)
