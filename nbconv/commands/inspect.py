@@ -164,13 +164,13 @@ def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
             "step": i,
             "value": name,
             "node": step.node.name or name,
-            "ops": [step.node.op.type] if step.node.op.type == "Layout" else done.get(own, [step.node.op.type]),
+            "ops": [step.node.op.type] if step.node.op.type == "Reorder" else done.get(own, [step.node.op.type]),
             "kernel": step.kernel or "numpy",
             "units": step.units,
             **spec_json(plan.specs[name]),
             "bytes": plan.specs[name].nbytes,
             "offset": plan.offsets.get(plan.root(name)),
-            "channels_last": bool(plan.last.get(name)),
+            "channels_last": plan.layouts.get(name) == "channels_last",
         })  # fmt: skip
     return found
 

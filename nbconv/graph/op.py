@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph.spec import Spec
+from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Spec
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
 
-ANY, CHANNELS_LAST, CANONICAL, NUMPY = "any", "channels_last", "canonical", "numpy"
-"""Layouts an op can ask for, see `Op.layout`."""
+ANY, NUMPY = "any", "numpy"
+"""What an op can ask for beside a `Layout`, see `Op.layout`."""
+ONLY_FLOAT32 = frozenset((FLOAT32,))
 
 _REQUIRED: Any = object()
 
@@ -53,6 +54,10 @@ class Op:
     """Whether the result depends on the inputs alone (then constants fold through it)."""
     control: ClassVar[str] = ""
     """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
+    kernel_dtypes: ClassVar[frozenset[np.dtype]] = frozenset()
+    """Element types of its first input that its kernels take; none where NumPy does it."""
+    kernel_layout: ClassVar[str] = ANY
+    """What its kernels ask for, see `layout`."""
     in_place: ClassVar[bool] = False
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
     settings: ClassVar[tuple[int, ...]] = ()
@@ -130,9 +135,13 @@ class Op:
         raise UnsupportedError(f"{self.type} has no gradient")
 
     def layout(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> str:
-        """How this op's kernels want rank ≥ 3 values: CHANNELS_LAST, CANONICAL, ANY (all in the same layout, whichever),
-        or NUMPY when no kernel serves these Specs and ``reference`` must run."""
-        return NUMPY
+        """How this op's kernels want rank ≥ 3 values: CHANNELS_LAST, CHANNELS_FIRST, ANY (all in the same layout,
+        whichever), or NUMPY when no kernel serves these Specs and ``reference`` must run."""
+        return self.kernel_layout if self.has_kernel(inputs, outputs) else NUMPY
+
+    def has_kernel(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
+        """Whether a kernel serves these Specs, where it always asks for `kernel_layout`."""
+        return bool(self.kernel_dtypes) and inputs[0].dtype in self.kernel_dtypes
 
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
@@ -147,11 +156,19 @@ class Op:
         return False
 
     def layouts(
-        self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: tuple[bool, ...]
-    ) -> tuple[tuple[bool, ...], tuple[bool, ...]] | None:
-        """(which inputs must lie channels last, which outputs then do), for ops that `layout` cannot describe; ``last`` says
-        how the inputs lie now."""
-        return None
+        self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], given: tuple[Layout, ...]
+    ) -> tuple[tuple[Layout, ...], tuple[Layout, ...]] | None:
+        """(the layouts that the inputs must have, those that the outputs then have), where the inputs have ``given`` now;
+        None where NumPy runs. By default as `layout` says; constants lie as ONNX has them."""
+        wanted = self.layout(inputs, outputs)
+        if wanted == NUMPY:
+            return None
+        wide = [s is not None and s.rank >= 3 and not s.constant for s in inputs]
+        if wanted == ANY:
+            last = any(w and g is CHANNELS_LAST for w, g in zip(wide, given, strict=True))
+            wanted = CHANNELS_LAST if last else CHANNELS_FIRST
+        asked = tuple(Layout(wanted) if w else CHANNELS_FIRST for w in wide)
+        return asked, tuple(Layout(wanted) if s.rank >= 3 else CHANNELS_FIRST for s in outputs)
 
     def absorbs(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> str:
         """What this op's kernel can do to its result on the way out: "" nothing, "clamp", "activation" (any Epilogue), or
@@ -167,7 +184,7 @@ class Op:
         return False
 
     def epilogue(self, inputs: tuple[Any, ...]) -> Epilogue | None:
-        """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
+        """This op on float32 as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None
 
     def lower(self, to: Any) -> None:
@@ -188,6 +205,11 @@ def _shown(value: Any) -> str:
 def _is_graph(value: Any) -> bool:
     """Whether an attribute is a body: a `nbconv.graph.graph.Graph`, which is made of ops (so this module cannot name it)."""
     return hasattr(value, "nodes") and hasattr(value, "constants")
+
+
+def same_dtype(specs: tuple[Any, ...]) -> bool:
+    """Whether all inputs that are given have one element type."""
+    return len({s.dtype for s in specs if s is not None}) <= 1
 
 
 def _convert(op: str, name: str, kind: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.graph import Node, Spec
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, Layout, Node, Spec
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Step(NamedTuple):
 
 
 class Lowering:
-    """One node on its way to steps. Values of rank ≥ 3 may lie channels last; `out_shape` and `strides` say how."""
+    """One node on its way to steps. `layout` says how a value lies, `out_shape` and `strides` what that means."""
 
     def __init__(
-        self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
+        self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], layouts: Mapping[str, Layout],
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
         views: dict[str, View],
     ) -> None:  # fmt: skip
@@ -88,30 +88,30 @@ class Lowering:
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
         self._named = [name for name in node.outputs if name]
-        self._last, self._constants, self._weights = last, constants, weights
+        self._layouts, self._constants, self._weights = layouts, constants, weights
 
     @property
     def columns(self) -> int:
         """Columns of a full panel of packed weights."""
         return self.target.lanes * self.target.vectors
 
-    def last(self, name: str) -> bool:
-        """Whether a value lies channels last."""
-        return self._last.get(name, False)
+    def layout(self, name: str) -> Layout:
+        """How a value lies."""
+        return self._layouts.get(name, CHANNELS_FIRST)
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
         """Output i's dimensions in the order in which they lie."""
-        return physical(self.outputs[i].shape, self.last(self._named[i]))
+        return self.layout(self._named[i]).physical(self.outputs[i].shape)
 
     def strides(self, i: int) -> tuple[int, ...]:
         """Element strides of input i, one for each dimension of its logical shape."""
         name = self.node.inputs[i]
-        return strides(self.inputs[i].shape, self.last(name), self._pitch(name))
+        return self.layout(name).strides(self.inputs[i].shape, self._pitch(name))
 
     def out_strides(self, i: int = 0) -> tuple[int, ...]:
         """Element strides of output i, one for each dimension of its logical shape."""
         name = self._named[i]
-        return strides(self.outputs[i].shape, self.last(name), self._pitch(name))
+        return self.layout(name).strides(self.outputs[i].shape, self._pitch(name))
 
     def has(self, i: int) -> bool:
         """Whether input i was given."""
@@ -238,8 +238,8 @@ class Lowering:
 
     def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
         """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
-        shape, last = self.outputs[0].shape, self.last(self.node.outputs[0])
-        order = physical(tuple(range(len(shape))), last)
+        shape = self.outputs[0].shape
+        order = self.layout(self.node.outputs[0]).order(len(shape))
         axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
         limits = self.epilogue.clamp() if clamp else {"low": -inf, "high": inf}
         axes = merge(axes)
@@ -317,11 +317,11 @@ class Lowering:
         ref, steps = self.input(i), self.strides(i)
         missing = len(shape) - spec.rank
         full, steps = (1,) * missing + spec.shape, (0,) * missing + steps
-        last = self.last(self.node.outputs[0])
+        last = self.layout(self.node.outputs[0]) is CHANNELS_LAST
         if last and spec.constant and full[1] > 1 and sum(d > 1 for d in full) > 1:
             name = self.node.inputs[i]
             ref = self.constant(f"{name}#last{len(full)}", lambda: np.moveaxis(self.value(i).reshape(full), 1, -1).copy())
-            steps = strides(full, True)
+            steps = CHANNELS_LAST.strides(full)
         return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
 
     def step(self, kernel: str, units: int, *, work: int, **arguments: int | float | Ref | None) -> None:
@@ -336,21 +336,6 @@ def tiles(n3: int, n4: int) -> int:
     """How many tiles `copy` of kernels/cuda/move.py cuts a plane of n3 × n4 elements into."""
     tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)
     return -(-n3 // tall) * -(-n4 // wide)
-
-
-def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
-    """(n, c, *size) → (n, *size, c) when ``last``."""
-    return (shape[0], *shape[2:], shape[1]) if last else tuple(shape)
-
-
-def strides(shape: tuple[int, ...], last: bool, pitch: int = 0) -> tuple[int, ...]:
-    """Element strides for each logical dimension; ``pitch``: from pixel to pixel, where that is not the channels."""
-    found, step = [], 1
-    for d in reversed(physical(shape, last)):
-        found.append(step)
-        step *= d if found[1:] or not pitch else pitch
-    found.reverse()
-    return (found[0], found[-1], *found[1:-1]) if last else tuple(found)
 
 
 def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op, same_dtype
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import channels_last
@@ -79,9 +79,10 @@ class BatchNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return (8 if self.training_mode else 2) * outputs[0].size
 
-    def layout(self, inputs, outputs) -> str:
-        served = all(spec.dtype == np.float32 for spec in inputs) and inputs[0].size
-        return CHANNELS_LAST if served else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return same_dtype(inputs) and super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
@@ -259,5 +260,5 @@ def check(dy: Spec, x: Spec, y: Spec | None) -> None:
 
 def served(inputs) -> str:
     """The layout of the gradients' kernels."""
-    fits = all(s is None or s.dtype == np.float32 for s in inputs) and inputs[0].size
+    fits = same_dtype(inputs) and inputs[0].dtype in ONLY_FLOAT32 and inputs[0].size
     return CHANNELS_LAST if fits else NUMPY

@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering import repack, split_k, winograd
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, cut, epilogue, pack, pad_bias, padded
@@ -46,6 +46,7 @@ class Convolution(Op, abstract=True):
     """What Conv and ConvTranspose share: the attributes, and checks on x, w and b."""
 
     parameters = (1, 2)
+    kernel_dtypes = ONLY_FLOAT32
 
     kernel_shape: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
@@ -57,13 +58,13 @@ class Convolution(Op, abstract=True):
     def layout(self, inputs, outputs) -> str:
         weights = all(spec is None or spec.constant for spec in inputs[1:3])
         served = inputs[0].rank < 5 and (weights or not inputs[0].constant)  # constants do not lie channels last
-        return CHANNELS_LAST if served and inputs[0].dtype == np.float32 else NUMPY
+        return CHANNELS_LAST if served and inputs[0].dtype in self.kernel_dtypes else NUMPY
 
-    def layouts(self, inputs, outputs, last) -> Any:
+    def layouts(self, inputs, outputs, given) -> Any:
         """Weights that are no constants are read as ONNX has them."""
-        if not last or self.layout(inputs, outputs) == NUMPY or inputs[1].constant:
+        if self.layout(inputs, outputs) == NUMPY:
             return None
-        return (True, *[False] * (len(inputs) - 1)), (True,)
+        return (CHANNELS_LAST, *[CHANNELS_FIRST] * (len(inputs) - 1)), (CHANNELS_LAST,)
 
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
@@ -324,12 +325,12 @@ class Conv(Convolution):
         across = 1 if self.dilations is None else self.dilations[-1]
         return self.group == 1 and x[1] < FEW and w[-1] > 1 and across == 1
 
-    def layouts(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, given):
         """An image of few channels is padded first, and turned with that."""
-        x, w = inputs[:2]
-        if not last or self.layout(inputs, outputs) == NUMPY or not self.few(x.shape, w.shape):
-            return super().layouts(inputs, outputs, last)
-        return (last[0], *[w.constant] * (len(inputs) - 1)), (True,)
+        found = super().layouts(inputs, outputs, given)
+        if found is None or not self.few(inputs[0].shape, inputs[1].shape):
+            return found
+        return (given[0], *found[0][1:]), found[1]
 
     def padded_image(self, to: Lowering, down, across) -> Image:
         """Steps that copy x into a zero-filled image with room for the padding, channels last."""

@@ -11,7 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, padded
 from nbconv.lowering.patches import pad, taps
@@ -137,7 +137,7 @@ class ConvGradWeight(Convolution):
             return dw.reshape(g * co, ci, *self.kernel_shape), dy.sum(axis=(0, *range(2, dy.ndim)))
 
     def layout(self, inputs, outputs) -> str:
-        served = inputs[0].rank < 5 and inputs[0].dtype == np.float32 and inputs[0].size and inputs[1].size
+        served = inputs[0].rank < 5 and inputs[0].dtype in ONLY_FLOAT32 and inputs[0].size and inputs[1].size
         return CHANNELS_LAST if served else NUMPY
 
     def flops(self, inputs, outputs) -> int:
@@ -157,10 +157,11 @@ class ConvGradWeight(Convolution):
         across = 1 if self.dilations is None else self.dilations[-1]
         return self.group == 1 and c < 8 and self.kernel_shape[-1] > 1 and across == 1
 
-    def layouts(self, inputs, outputs, last) -> Any:
-        if not last or self.layout(inputs, outputs) == NUMPY:
+    def layouts(self, inputs, outputs, given) -> Any:
+        if self.layout(inputs, outputs) == NUMPY:
             return None
-        return (last[0] if self.few(inputs[0].shape[1]) else True, True), (False,) * len(outputs)
+        image = given[0] if self.few(inputs[0].shape[1]) else CHANNELS_LAST
+        return (image, CHANNELS_LAST), (CHANNELS_FIRST,) * len(outputs)
 
     def lower(self, to: Lowering) -> None:
         x, dy = to.inputs

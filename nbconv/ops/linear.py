@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering import repack, split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
@@ -56,10 +56,10 @@ class Gemm(Op):
 
     def layout(self, inputs, outputs) -> str:
         a, c = inputs[0], inputs[2] if len(inputs) > 2 else None
-        if a.dtype != np.float32 or 0 in a.shape:
+        if a.dtype not in ONLY_FLOAT32 or 0 in a.shape:
             return NUMPY
         per_column = c is None or (c.size == c.shape[-1:][0] and (c.constant or c.size > 1) if c.shape else c.constant)
-        return CANONICAL if per_column else NUMPY
+        return CHANNELS_FIRST if per_column else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
@@ -178,7 +178,7 @@ class MatMul(Op):
 
     def layout(self, inputs, outputs) -> str:
         a, b = inputs[:2]
-        return CANONICAL if a.dtype == np.float32 and a.size and self.matrices(a, b) is not None else NUMPY
+        return CHANNELS_FIRST if a.dtype in ONLY_FLOAT32 and a.size and self.matrices(a, b) is not None else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
         found = self.matrices(*inputs[:2])

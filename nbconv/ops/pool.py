@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.window import Window, flat, plane, resolve
@@ -23,6 +23,7 @@ class Pool(Op, abstract=True):
     """x (n, c, *size) → (n, c, *out), a channel at a time; attributes as in ONNX."""
 
     accepts: ClassVar[str] = "f"
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
 
     kernel_shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
@@ -57,8 +58,8 @@ class Pool(Op, abstract=True):
             dh=dh, dw=dw, ph=ph, pw=pw, **more, **to.epilogue.clamp(),
         )  # fmt: skip
 
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].rank < 5 and len(outputs) == 1
 
     def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) != NUMPY
@@ -207,8 +208,10 @@ class GlobalAveragePool(GlobalPool):
             total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
             return total / x.dtype.type(prod(x.shape[2:]))
 
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape
@@ -230,8 +233,10 @@ class GlobalMaxPool(GlobalPool):
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)
 
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape

@@ -11,7 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY
+from nbconv.graph.op import ONLY_FLOAT32
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import reach
 from nbconv.lowering.repack import channels_last
@@ -62,9 +62,10 @@ class MaxPoolGrad(Pool):
         np.add.at(dx, place.ravel(), dy.ravel())
         return dx.reshape(x.shape)
 
-    def layout(self, inputs, outputs) -> str:
-        fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
-        return CHANNELS_LAST if fits else NUMPY
+    kernel_dtypes = ONLY_FLOAT32
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return False
@@ -112,9 +113,10 @@ class AveragePoolGrad(Pool):
                 wide[(slice(None), slice(None), *reach(tap, window))] += dy
         return wide[(slice(None), slice(None), *(slice(b, b + n) for b, n in zip(window.begin, self.size)))]
 
-    def layout(self, inputs, outputs) -> str:
-        fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
-        return CHANNELS_LAST if fits else NUMPY
+    kernel_dtypes = ONLY_FLOAT32
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return False

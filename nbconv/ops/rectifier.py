@@ -9,7 +9,7 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, NUMPY, Epilogue, Op
+from nbconv.graph.op import ONLY_FLOAT32, Epilogue, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
@@ -25,15 +25,13 @@ class Relu(Unary):
     is_cheap = True
     keeps_classes = True
     accepts = "fi"
+    kernel = "clip"
 
     def formula(self, x):
         return np.maximum(x, 0)
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(low=0.0) if inputs[0].dtype == np.float32 else None
+        return Epilogue(low=0.0)
 
     def lower(self, to: Lowering) -> None:
         to.unary("activation.clip", low=0.0, high=math.inf)
@@ -61,7 +59,7 @@ class LeakyRelu(Unary):
         return np.where(x < 0, self.alpha * x, x)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=7, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
+        return Epilogue(code=7, alpha=self.alpha)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LeakyReluGrad(alpha=self.alpha), to.dy(), to.y() if self.alpha > 0 else to.x()),)
@@ -152,7 +150,7 @@ class HardSigmoid(Unary):
         return np.clip(self.alpha * x + self.beta, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=3, alpha=self.alpha, beta=self.beta) if inputs[0].dtype == np.float32 else None
+        return Epilogue(code=3, alpha=self.alpha, beta=self.beta)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSigmoidGrad(alpha=self.alpha), to.dy(), to.y()),)
@@ -179,7 +177,7 @@ class HardSwish(Unary):
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=4, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
+        return Epilogue(code=4, alpha=1 / 6, beta=0.5)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSwishGrad(), to.dy(), to.x()),)
@@ -196,6 +194,8 @@ class HardSwishGrad(UnaryGrad):
 
 class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
+
+    kernel_dtypes = ONLY_FLOAT32
 
     is_cheap = True
     keeps_classes = True
@@ -224,12 +224,12 @@ class Clip(Op):
                 found[i] = float(spec.value.reshape(()))
         return found[0], found[1]
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 and self.limits(inputs) is not None else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and self.limits(inputs) is not None
 
     def epilogue(self, inputs) -> Epilogue | None:
         limits = self.limits(inputs)
-        return Epilogue(low=limits[0], high=limits[1]) if limits and inputs[0].dtype == np.float32 else None
+        return Epilogue(low=limits[0], high=limits[1]) if limits else None
 
     def lower(self, to: Lowering) -> None:
         low, high = self.limits(to.inputs) or (-math.inf, math.inf)

@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.window import plane
 from nbconv.ops.grad import Mix, transposed
@@ -203,7 +203,7 @@ class Resize(Op):
 
     def layout(self, inputs, outputs) -> str:
         x = inputs[0]
-        if x.dtype != np.float32 or x.rank not in (3, 4) or self.mode == "cubic" or outputs[0].size == 0:
+        if x.dtype not in ONLY_FLOAT32 or x.rank not in (3, 4) or self.mode == "cubic" or outputs[0].size == 0:
             return NUMPY
         if self.coordinate_transformation_mode == "tf_crop_and_resize" or self.antialias:
             return NUMPY
