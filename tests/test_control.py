@@ -365,7 +365,7 @@ def test_interrupts_leave_the_model_usable() -> None:
             except KeyboardInterrupt:
                 pass
             assert digest(model.run(given)) == want
-        assert not nbconv.runtime.executor._loop()._busy.locked()
+        assert not nbconv.runtime.executor._loop()._busy._is_owned()
         """)
     )
 

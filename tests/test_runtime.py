@@ -386,7 +386,7 @@ def test_interrupt_leaves_the_model_usable() -> None:
                 hits += 1
             assert model.run({"x": x})["y11"].tobytes() == want
         assert hits == 40
-        assert not nbconv.runtime.executor._loop()._busy.locked()
+        assert not nbconv.runtime.executor._loop()._busy._is_owned()
         assert len(model._plans) == 1
         """)
     )

@@ -258,24 +258,31 @@ class _Loop:
         self._job = aligned(16 * 64).view(np.int64)
         self._job[:] = 0
         self._job[7 * 8] = _yield_address()
-        self._busy = threading.Lock()
+        self._busy: Any = threading.RLock()
+        """whose run the workers serve: its thread owns this"""
         self._most = available_threads() - 1
         self._workers: list[_Worker] = []
 
     def run(self, space: Workspace, first: int, last: int, threads: int) -> None:
         """Do steps from first to last, with up to ``threads`` threads (the caller is one). When the workers serve another
         run the caller does it alone: the results are the same."""
-        if threads > 1 and self._busy.acquire(blocking=False):
+        if threads > 1 and not self._busy._is_owned():  # a signal handler may run a model in the middle of a run
+            # A Ctrl-C is raised when a call returns. So the lock is taken inside `try`, and given back by one call, which
+            # a thread that does not own it may make in vain.
             try:
-                self._wake(threads - 1)
-                self._job[LIMIT] = threads - 1
-                words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
-                self._lead(words.ctypes.data, first, last, 0)
+                if self._busy.acquire(blocking=False):
+                    self._wake(threads - 1)
+                    self._job[LIMIT] = threads - 1
+                    words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
+                    self._lead(words.ctypes.data, first, last, 0)
+                    return
             finally:
-                self._busy.release()
-        else:
-            words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
-            self._run(words.ctypes.data, first, last, 0)
+                try:  # noqa: SIM105
+                    self._busy.release()
+                except RuntimeError:
+                    pass
+        words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
+        self._run(words.ctypes.data, first, last, 0)
 
     def _wake(self, count: int) -> None:
         count = min(count, self._most)
