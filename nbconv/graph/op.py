@@ -176,11 +176,11 @@ class Op:
         return ""
 
     def writes_strided(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
-        """Whether its kernel can write pixels ``to.pitch`` floats apart, into the middle of a wider value."""
+        """Whether its kernel can write pixels ``to.pitch`` elements apart, into the middle of a wider value."""
         return False
 
     def reads_strided(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], i: int) -> bool:
-        """Whether its kernel can read input i from the middle of a wider value, pixels ``to.ld(i)`` floats apart."""
+        """Whether its kernel can read input i from the middle of a wider value, pixels ``to.ld(i)`` elements apart."""
         return False
 
     def epilogue(self, inputs: tuple[Any, ...]) -> Epilogue | None:

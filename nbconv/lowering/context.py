@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, Layout, Node, Spec
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Node, Spec
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
@@ -20,14 +20,15 @@ WORK = 1 << 16
 
 
 class Ref(NamedTuple):
-    """An address in a plan: a value's or a constant's memory, ``offset`` bytes in."""
+    """An address in a plan: a value's or a constant's memory, ``offset`` bytes in, where elements of this type lie."""
 
     name: str
     offset: int = 0
+    dtype: np.dtype = FLOAT32
 
     def at(self, elements: int) -> Ref:
-        """The address of the float32 that lies this many further."""
-        return Ref(self.name, self.offset + 4 * elements)
+        """The address of the element that lies this many further."""
+        return Ref(self.name, self.offset + self.dtype.itemsize * elements, self.dtype)
 
 
 class Operand(NamedTuple):
@@ -38,7 +39,7 @@ class Operand(NamedTuple):
 
 
 class View(NamedTuple):
-    """A strided view: a value within a wider one, ``pitch`` floats from one pixel to the next."""
+    """A strided view: a value within a wider one, ``pitch`` elements from one pixel to the next."""
 
     ref: Ref
     pitch: int
@@ -93,7 +94,7 @@ class Lowering:
     @property
     def columns(self) -> int:
         """Columns of a full panel of packed weights."""
-        return self.target.lanes * self.target.vectors
+        return self.target.lanes * self.target.tile().vectors
 
     def layout(self, name: str) -> Layout:
         """How a value lies."""
@@ -123,17 +124,17 @@ class Lowering:
 
     def input(self, i: int) -> Ref:
         """Where input i lies."""
-        return self._view(self.node.inputs[i]).ref
+        return self._view(self.node.inputs[i], self.inputs[i].dtype).ref
 
     def ld(self, i: int) -> int:
-        """Floats from one pixel of input i, which lies channels last, to the next."""
+        """Elements from one pixel of input i, which lies channels last, to the next."""
         return self._pitch(self.node.inputs[i]) or self.inputs[i].shape[1]
 
-    def _view(self, name: str) -> View:
-        return self.views.get(name) or View(Ref(name), 0)
+    def _view(self, name: str, dtype: np.dtype) -> View:
+        return self.views.get(name) or View(Ref(name, 0, dtype), 0)
 
     def _pitch(self, name: str) -> int:
-        return self._view(name).pitch
+        return self.views[name].pitch if name in self.views else 0
 
     def is_view(self, name: str, ref: Ref, pitch: int) -> bool:
         """Whether a value lies there already: nothing is to be copied."""
@@ -141,17 +142,17 @@ class Lowering:
 
     def output(self, i: int = 0) -> Ref:
         """Where output i lies, counting only those that the node names."""
-        return self._view(self._named[i]).ref
+        return self._view(self._named[i], self.outputs[i].dtype).ref
 
     @property
     def pitch(self) -> int:
-        """Floats from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
+        """Elements from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
         return self._pitch(self._named[0])
 
     def constant(self, key: str, make: Callable[[], np.ndarray]) -> Ref:
         """A constant that this op derives; ``key`` must say all that it depends on (names of constants, geometry)."""
-        self._constants[key] = self._weights.get(key, make)
-        return Ref(key)
+        self._constants[key] = found = self._weights.get(key, make)
+        return Ref(key, 0, found.dtype)
 
     def drop(self) -> None:
         """Let go of the model file's pages that were read so far: they are read again where they are needed."""
@@ -161,25 +162,29 @@ class Lowering:
         """A constant that input shapes decide: it belongs to this plan alone."""
         key = f"{self._named[0]}#{name}"
         self._constants[key] = values
-        return Ref(key)
+        return Ref(key, 0, values.dtype)
 
-    def scratch(self, nbytes: int) -> Ref:
-        """Memory for this node's steps alone."""
+    def scratch(self, dtype: np.dtype, n: int) -> Ref:
+        """Memory of n elements for this node's steps alone."""
         name = f"{self.node.outputs[0]}#scratch{len(self.scratches)}"
-        self.scratches[name] = nbytes
-        return Ref(name)
+        self.scratches[name] = n * dtype.itemsize
+        return Ref(name, 0, dtype)
 
-    def scratch_per_thread(self, nbytes: int) -> Ref:
-        """Memory for each thread that works on this node, ``nbytes`` apart: a kernel finds its own by ``slot``."""
+    def floats(self, n: int) -> Ref:
+        """Memory of n float32 for this node's steps alone."""
+        return self.scratch(FLOAT32, n)
+
+    def floats_per_thread(self, n: int) -> Ref:
+        """Memory of n float32 for each thread that works on this node: a kernel finds its own by ``slot``."""
         self.slots = self.threads
-        return self.scratch(nbytes * self.threads)
+        return self.floats(n * self.threads)
 
     def alias(self, output: int = 0, input: int = 0) -> None:
         """The output is the input's memory under another shape: no step, unless one of them lies in the middle of a third
         value."""
         name, source = self.node.outputs[output], self.node.inputs[input]
         if name in self.views or source in self.views:
-            self.copy(self.input(input), self._view(name).ref, (self.inputs[input].size,), (1,), (1,))
+            self.copy(self.input(input), self.output(self._named.index(name)), (self.inputs[input].size,), (1,), (1,))
         else:
             self.aliases[name] = source
 
@@ -273,7 +278,6 @@ class Lowering:
         """One step of a kernel of `kernels/cpu/logic.py` from broadcast operands (by its arguments' names) to the output,
         which lies as ONNX has it."""
         shape, y = self.outputs[0].shape, self.output()
-        sizes = {name: self.inputs[i].dtype.itemsize for i, name in enumerate(operands)}
         axes: list[tuple[int, ...]] = []
         for d, *steps in zip(shape, *(o.strides for o in operands.values()), strict=True):
             if d == 1:
@@ -291,17 +295,14 @@ class Lowering:
             axes.append((n // self.target.lanes, *(self.target.lanes * s for s in inner)))
             n = self.target.lanes
         total = self.outputs[0].size
-        self._rows(kernel, {k: o.ref for k, o in operands.items()}, y, sizes, axes, n, inner, total)
+        self._rows(kernel, {k: o.ref for k, o in operands.items()}, y, axes, n, inner, total)
 
-    def _rows(
-        self, kernel: str, refs: dict[str, Ref], y: Ref, sizes: dict[str, int], axes: list, n: int, inner: list, total: int
-    ) -> None:
+    def _rows(self, kernel: str, refs: dict[str, Ref], y: Ref, axes: list, n: int, inner: list, total: int) -> None:
         if len(axes) > 3:
             (d, *steps), rest = axes[0], axes[1:]
             for i in range(d):
-                moved = {k: Ref(r.name, r.offset + i * s * sizes[k]) for (k, r), s in zip(refs.items(), steps, strict=True)}
-                at = Ref(y.name, y.offset + i * (total // d) * self.outputs[0].dtype.itemsize)
-                self._rows(kernel, moved, at, sizes, rest, n, inner, total // d)
+                moved = {k: r.at(i * s) for (k, r), s in zip(refs.items(), steps, strict=True)}
+                self._rows(kernel, moved, y.at(i * (total // d)), rest, n, inner, total // d)
             return
         three = [(1, *[0] * len(refs))] * (3 - len(axes)) + axes
         apart: dict[str, int] = {}

@@ -54,12 +54,12 @@ def choose(to: Lowering, n: int, oh: int, ow: int, ci: int, co: int, groups: int
     chosen = to.choices.get(geometry(n, oh, ow, ci, co))
     if chosen is not None:
         return chosen
-    best, least = 0, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.rows, 36.0 * ci * co)
+    best, least = 0, _cost(18.0 * n * oh * ow * ci * co, n * oh * ow, to.target.tile().rows, 36.0 * ci * co)
     for size in (4, 2):
         points, total = (size + 2) ** 2, n * ceil(oh, size) * ceil(ow, size)
         if 4 * points * ci * co > to.packed_limit:
             continue
-        cost = _cost(2.0 * points * total * ci * co, total, to.target.rows, 4.0 * points * ci * co)
+        cost = _cost(2.0 * points * total * ci * co, total, to.target.tile().rows, 4.0 * points * ci * co)
         cost += 8.0 * total * (points * ci + (points + size * size) * co)
         if cost < least:
             best, least = size, cost
@@ -109,7 +109,7 @@ def _blocks(to: Lowering, points: int, total: int, ci: int, co: int) -> tuple[in
     Weights that fit a core's cache stay there while units of tiles go by. Larger ones are read once where that is possible:
     then units are groups of output channels, each for many tiles, whose transform is repeated.
     """
-    rows, lanes = to.target.rows, to.target.lanes
+    rows, lanes = to.target.tile().rows, to.target.lanes
     inner, all_columns = ceil(ci, lanes) * lanes, ceil(co, to.columns) * to.columns
     columns = min(all_columns, 2 * to.columns)
     tiles = int(0.75 * CACHE) // (4 * points * (inner + columns)) // rows * rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import FLOAT32, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op, same_dtype
 from nbconv.lowering.context import Lowering, Ref
@@ -108,7 +108,7 @@ class BatchNormalization(Op):
             scale = to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: known()[0])
             shift = to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#shift", lambda: known()[1])
         else:
-            scale, shift = to.scratch(4 * c), to.scratch(4 * c)
+            scale, shift = to.floats(c), to.floats(c)
             to.step(
                 "batch_norm.factors", vectors, work=32 * c, scale=to.input(1), b=to.input(2), mean=to.input(3),
                 var=to.input(4), factor=scale, shift=shift, c=c, epsilon=self.epsilon,
@@ -121,13 +121,13 @@ class BatchNormalization(Op):
     def lower_statistics(self, to: Lowering, vectors: int) -> tuple[Ref, Ref]:
         """The steps that find x's mean and variance; where lie what x is to be multiplied with and what added."""
         c, total, full, pixels, count = split(to, to.inputs[0])
-        parts, scale, shift = to.scratch(8 * count * full), to.scratch(4 * c), to.scratch(4 * c)
+        parts, scale, shift = to.floats(2 * count * full), to.floats(c), to.floats(c)
         to.step(
             "batch_norm.moments", to.gpu_split(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0),
             y=parts, pixels=pixels, total=total, c=c, padded=full,
         )  # fmt: skip
         names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
-        made = {name: Ref(names[name]) if names.get(name) else to.scratch(4 * c) for name in _STATISTICS}
+        made = {name: Ref(names[name]) if names.get(name) else to.floats(c) for name in _STATISTICS}
         to.step(
             "batch_norm.statistics", vectors, work=16 * count * c, parts=parts, scale=to.input(1), b=to.input(2),
             old_mean=to.input(3), old_var=to.input(4), **made, factor=scale, shift=shift, count=count, pixels=pixels,
@@ -160,7 +160,7 @@ def split(to: Lowering, x: Spec) -> tuple[int, int, int, int, int]:
     """(channels, pixels in all, floats of a row of sums, pixels of a part, parts) of a sum over x's pixels."""
     c = x.shape[1]
     total = x.size // c
-    pixels = max(ceil(total, PARTS), min(total, max(16, PART // (4 * c))))
+    pixels = max(ceil(total, PARTS), min(total, max(16, PART // (FLOAT32.itemsize * c))))
     return c, total, ceil(c, to.target.lanes) * to.target.lanes, pixels, ceil(total, pixels)
 
 
@@ -194,7 +194,7 @@ class BatchNormalizationGradScale(Op):
 
     def lower(self, to: Lowering) -> None:
         c, total, full, pixels, count = split(to, to.inputs[1])
-        parts, made = to.scratch(8 * count * full), [Ref(n) if n else to.scratch(4 * c) for n in to.node.outputs]
+        parts, made = to.floats(2 * count * full), [Ref(n) if n else to.floats(c) for n in to.node.outputs]
         to.step(
             "batch_norm.grad_sums", to.gpu_split(count, full // to.target.lanes), work=16 * total * c,
             dy=channels_last(to, 0), y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1),
@@ -203,7 +203,7 @@ class BatchNormalizationGradScale(Op):
         )  # fmt: skip
         to.step(
             "batch_norm.grad_merge", ceil(c, to.target.lanes), work=16 * count * c, parts=parts, var=to.input(3),
-            dscale=made[0], db=made[1] if len(made) > 1 else to.scratch(4 * c), count=count, c=c, padded=full,
+            dscale=made[0], db=made[1] if len(made) > 1 else to.floats(c), count=count, c=c, padded=full,
             epsilon=self.epsilon,
         )  # fmt: skip
 

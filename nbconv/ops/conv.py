@@ -195,7 +195,7 @@ class Convolution(Op, abstract=True):
         to.step(
             "winograd.winograd", ceil(tiling.total, tiling.tiles) * ceil(count, tiling.group),
             work=2 * points * tiling.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
-            res=to.residual and to.residual.at(at), scratch=to.scratch_per_thread(4 * area), w=packed, b=b,
+            res=to.residual and to.residual.at(at), scratch=to.floats_per_thread(area), w=packed, b=b,
             zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
             n=n, h=h, width=w, ldx=to.ld(0), ci=ci, oh=oh, ow=ow, co=count, ldy=to.pitch or out,
             ldres=to.ldres, ph=ph, pw=pw, size=size, tiles=tiling.tiles,
@@ -211,7 +211,7 @@ class Convolution(Op, abstract=True):
         points, down, across = (size + 2) ** 2, ceil(oh, size), ceil(ow, size)
         total = n * down * across
         tiles = {"down": down, "across": across, "total": total, "size": size}
-        v, m = to.scratch(4 * points * total * channels), to.scratch(4 * points * total * out)
+        v, m = to.floats(points * total * channels), to.floats(points * total * out)
         to.step(
             "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
             x=to.input(0), v=v, h=h, width=w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, **tiles,
@@ -338,7 +338,7 @@ class Conv(Convolution):
         (n, c), (h, w) = x.shape[:2], plane(x.shape)
         hp, wp = h + down[3] + down[4], w + across[3] + across[4]
         size = n * hp * wp * c
-        image = to.scratch(4 * size)
+        image = to.floats(size)
         to.fill(image, size)
         here = to.strides(0)
         here = here if x.rank == 4 else (*here[:2], 0, here[2])

@@ -188,7 +188,7 @@ class ConvGradWeight(Convolution):
         full = ceil(padded(og, to.target.lanes, to.columns), to.columns) * to.columns
         size = g * count * cg * full
         columns = min(full, max(to.columns, to.target.sums // (4 * count * cg) // to.columns * to.columns))
-        blocks = to.gpu_split(g * ceil(og, columns), ceil(count * cg, to.target.rows))
+        blocks = to.gpu_split(g * ceil(og, columns), ceil(count * cg, to.target.tile().rows))
         chunk = max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
         parts = max(1, min(ceil(to.target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
         pixels = ceil(m, parts)
@@ -199,10 +199,10 @@ class ConvGradWeight(Convolution):
         taps, ci = kernel[0] * kernel[1], to.inputs[0].shape[1] // g
         for first, last in self.pieces(to, og, columns, 4 * parts * count * cg) if g == 1 else [(0, og)]:
             n = last - first
-            blocks = to.gpu_split(g * ceil(n, columns), ceil(count * cg, to.target.rows))
+            blocks = to.gpu_split(g * ceil(n, columns), ceil(count * cg, to.target.tile().rows))
             full = ceil(padded(n, to.target.lanes, to.columns), to.columns) * to.columns
             size = g * count * cg * full
-            sums = to.scratch(4 * parts * size)
+            sums = to.floats(parts * size)
             to.step(
                 "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * g * n, x=image.ref,
                 dy=channels_last(to, 1).at(first), y=sums,
@@ -239,7 +239,7 @@ class ConvGradWeight(Convolution):
         taps, full = kh * kw, ceil(c, lanes) * lanes
         rows = ceil(n * oh, min(ceil(2 * to.target.units, to.gpu_split(1, full // lanes * kh)), n * oh))
         parts = ceil(n * oh, rows)
-        sums = to.scratch(4 * parts * taps * full)
+        sums = to.floats(parts * taps * full)
         to.step(
             "conv_grad.depthwise_grad_weight", to.gpu_split(parts, full // lanes * kh), work=8 * dy.size * taps,
             x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
@@ -254,7 +254,7 @@ class ConvGradWeight(Convolution):
         total, full = to.inputs[1].size // c, ceil(c, lanes) * lanes
         pixels = ceil(total, min(ceil(2 * to.target.units, to.gpu_split(1, full // lanes)), ceil(total, 64)))
         parts = ceil(total, pixels)
-        sums = to.scratch(4 * parts * full)
+        sums = to.floats(parts * full)
         to.step(
             "conv_grad.channel_sums", to.gpu_split(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
             pixels=pixels, total=total, c=c, padded=full,

@@ -118,7 +118,7 @@ class ConvTranspose(Convolution):
         """One product that makes all cells of every kernel, which are then put in their places."""
         x, w, y = to.inputs[0], to.inputs[1], to.outputs[0]
         n, (h, width), co = x.shape[0], plane(x.shape), y.shape[1]
-        cells = to.scratch(4 * n * h * width * kh * kw * co)
+        cells = to.floats(n * h * width * kh * kw * co)
 
         def weights() -> np.ndarray:
             return to.value(1).reshape(w.shape[0], co, kh, kw).transpose(0, 2, 3, 1)
@@ -126,7 +126,7 @@ class ConvTranspose(Convolution):
         one, ci = (1, 1, 1, 0), w.shape[0]
         ws = WeightStrides(0, 0, 0, 0, kh * kw * co, 1, 1, 1, ci)
         if varies(to, 1):  # as (ci, kh, kw, co) first: columns are equally spaced then
-            turned = to.scratch(4 * w.size)
+            turned = to.floats(w.size)
             to.copy(to.input(1), turned, (ci, kh * kw, co), (w.size // ci, 1, kh * kw), (w.size // ci, co, 1))
             to.node = Node(to.node.op, (to.node.inputs[0], turned.name, *to.node.inputs[2:]), to.node.outputs, to.node.name)
         self.lower_taps(

@@ -69,7 +69,7 @@ class Gemm(Op):
         k = a.shape[0] if self.transA else a.shape[1]
         left = to.input(0)
         if self.transA:
-            left = to.scratch(4 * m * k)
+            left = to.floats(m * k)
             to.copy(to.input(0), left, (m, k), (1, m), (k, 1))
         names = (*to.node.inputs, "")[:3]
 

@@ -70,8 +70,8 @@ class OfLabels(Op, abstract=True):
         """The kernels that make ``y`` of log-probabilities."""
         shape = to.inputs[0].shape
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
-        share = to.scratch(4 * n)
-        each = y if self.reduction == "none" else to.scratch(4 * n)
+        share = to.floats(n)
+        each = y if self.reduction == "none" else to.floats(n)
         weights = to.input(2) if to.has(2) else logp
         to.step(
             "loss.pick", -(-n // CHUNK), work=32 * n, logp=logp, labels=to.input(1), weights=weights,
@@ -120,7 +120,7 @@ class SoftmaxCrossEntropyLoss(OfLabels):
     def lower(self, to: Lowering) -> None:
         shape, lies = to.inputs[0].shape, to.layout(to.node.inputs[0])
         named = [bool(name) for name in (*to.node.outputs, "")[:2]]
-        logp = Ref(to.node.outputs[1]) if named[1] else to.scratch(4 * prod(shape))
+        logp = Ref(to.node.outputs[1]) if named[1] else to.floats(prod(shape))
         size = prod(shape[2:])
         outer, inner = (shape[0] * size, 1) if lies is CHANNELS_LAST else (shape[0], size)
         to.columns_step("softmax.log_softmax", outer, shape[1], inner, y=logp)
@@ -191,7 +191,7 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
     def lower(self, to: Lowering) -> None:
         shape, lies = to.inputs[1].shape, to.layout(to.node.inputs[1])
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
-        factor, geometry = to.scratch(4 * n), self.geometry(shape, size, lies)
+        factor, geometry = to.floats(n), self.geometry(shape, size, lies)
         fewest = 1 if geometry["apart"] == 1 else to.target.lanes
         chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(

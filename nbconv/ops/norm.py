@@ -139,7 +139,7 @@ class LpNormalization(Op):
     def lower(self, to: Lowering) -> None:
         x, lies = to.inputs[0], to.layout(to.node.inputs[0])
         axis = want.axis(self.axis, x.rank)
-        sized = to.scratch(x.nbytes)
+        sized = to.floats(x.size)
         to.unary(f"activation.{'magnitude' if self.p == 1 else 'square'}", y=sized)
         norm, kept = kept_sums(to, sized, (axis,), lies, 1.0)
         if self.p == 2:
@@ -190,7 +190,7 @@ class MeanVarianceNormalization(Op):
         mean, kept = kept_sums(to, to.input(0), axes, lies, 1 / count)
         centred = Operand(to.output(), to.out_strides())
         to.broadcast("arithmetic.sub", Operand(to.input(0), to.strides(0)), Operand(mean, kept), to.output())
-        squares = to.scratch(x.nbytes)
+        squares = to.floats(x.size)
         to.unary("activation.square", x=to.output(), y=squares)
         deviation, _ = kept_sums(to, squares, axes, lies, 1 / count)
         rows = x.size // count
@@ -218,7 +218,7 @@ def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], lies: Layout, scale: 
     """The steps that sum an array of input 0's shape, times ``scale``: where the sums lie, and their element strides when
     broadcast to that shape."""
     shape = to.inputs[0].shape
-    y = to.scratch(4 * to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
+    y = to.floats(to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
     sums(to, ReduceSum.stages(shape, axes, lies), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
     weight_strides = lies.strides(tuple(1 if a in axes else d for a, d in enumerate(shape)))
     return y, tuple(0 if a in axes else s for a, s in enumerate(weight_strides))

@@ -52,7 +52,7 @@ class Update(Op, abstract=True):
     def lower(self, to: Lowering) -> None:
         n, chunk = to.outputs[0].size, to.target.chunk
         refs = [*(to.input(i) for i in range(len(to.inputs))), *map(Ref, to.node.outputs)]
-        refs += [to.scratch(4 * n) for _ in range(len(self.names) - len(refs))]  # what nobody reads
+        refs += [to.floats(n) for _ in range(len(self.names) - len(refs))]  # what nobody reads
         to.step(
             f"optimizer.{self.kernel}", -(-n // chunk), work=64 * n, **dict(zip(self.names, refs, strict=True)), n=n,
             chunk=chunk, rate=self.rate, decay=self.weight_decay, l1=self.l1, **self.factors(),

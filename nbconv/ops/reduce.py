@@ -102,7 +102,7 @@ class Reduce(Op, abstract=True):
         x, over = to.inputs[0], self._over(to.inputs)
         source = to.input(0)
         if self.before:
-            whole = to.scratch(x.nbytes)
+            whole = to.floats(x.size)
             to.unary(f"activation.{self.before}", x=source, y=whole, n=x.size)
             source = whole
         sums(to, self.stages(x.shape, over, to.layout(to.node.inputs[0])), source, to.output(), self.kernel, self.scaling)
@@ -142,7 +142,7 @@ def sums(
     for so many elements."""
     for k, (outer, n, inner) in enumerate(stages):
         last = k == len(stages) - 1
-        target = y if last else to.scratch(4 * outer * inner)
+        target = y if last else to.floats(outer * inner)
         to.columns_step(
             f"reduce.{kernel}", outer, n, inner, x=x, y=target, **more(prod(s[1] for s in stages) if last else 1)
         )

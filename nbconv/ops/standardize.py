@@ -237,7 +237,7 @@ class StandardizeGrad(Op):
 
 def moments(to: Lowering, x: Ref, rows: int, n: int, epsilon: float) -> tuple[Ref, Ref]:
     """A step that finds the mean and the inverse deviation of each row; where they lie."""
-    mean, inverse = to.scratch(4 * rows), to.scratch(4 * rows)
+    mean, inverse = to.floats(rows), to.floats(rows)
     to.step("normalize.moments", rows, work=16 * rows * n, x=x, mean=mean, inverse=inverse, n=n, epsilon=epsilon)
     return mean, inverse
 

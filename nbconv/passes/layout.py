@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Graph, Layout, Node, Spec
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Layout, Node, Spec
 from nbconv.lowering.context import Ref, View
 from nbconv.ops.inner import Reorder
 from nbconv.passes.inplace import overwritten
@@ -100,7 +100,7 @@ class _Elimination:
         self.views: dict[str, View] = {}
         for y, x in overwritten(graph, specs).items():
             if y not in keep and self.layout(x) is self.layout(y):
-                self.views[y] = self.views.get(x, View(Ref(x), 0))
+                self.views[y] = self.view(x)
         for node in reversed(graph.nodes):  # a Concat that is part of another comes after it
             if self.of_channels(node, "Concat"):
                 self.concat(node)
@@ -115,9 +115,13 @@ class _Elimination:
     def layout(self, name: str) -> Layout:
         return self.layouts.get(name, CHANNELS_FIRST)
 
+    def view(self, name: str) -> View:
+        """Where a value lies: in itself, unless it was found to lie in another."""
+        return self.views.get(name) or View(Ref(name, 0, self.specs[name].dtype), 0)
+
     def spot(self, name: str) -> View:
         """Where a value lies that lies channels last."""
-        ref, pitch = self.views.get(name, View(Ref(name), 0))
+        ref, pitch = self.view(name)
         return View(ref, pitch or self.specs[name].shape[1])
 
     def of_channels(self, node: Node, kind: str) -> bool:
@@ -152,7 +156,7 @@ class _Elimination:
             at += self.specs[name].shape[1]
 
     def concat_samples(self, node: Node) -> None:
-        place, at = self.views.get(node.outputs[0], View(Ref(node.outputs[0]), 0)), 0
+        place, at = self.view(node.outputs[0]), 0
         for name in node.inputs:
             maker, size = self.makers.get(name), self.specs[name].size
             alone = maker is not None and (len(maker.outputs) == 1 or maker.op.type == "Split")
@@ -170,15 +174,13 @@ class _Elimination:
         whole = all(c.indices(d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
         if not whole or step != 1 or start >= end or self.specs[x].constant or y in self.views or not self.apart(y):
             return
-        place = self.views.get(x, View(Ref(x), 0))
+        place = self.view(x)
         if place.pitch == 0 and self.layout(x) is self.layout(y):
             self.views[y] = View(place.ref.at(start * (self.specs[x].size // size)), 0)
 
     def apart(self, name: str) -> bool:
         """Whether the value may lie, in one piece, at an offset of another."""
-        if name in self.keep or self.specs[name].dtype != FLOAT32:
-            return False
-        return all(self.runs(reader) for reader in self.readers.get(name, []))
+        return name not in self.keep and all(self.runs(reader) for reader in self.readers.get(name, []))
 
     def runs(self, node: Node) -> bool:
         """Whether a kernel does the node, which asks where its values lie."""
