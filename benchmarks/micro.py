@@ -79,7 +79,7 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             program.host_steps[i].run(space, args.threads)
             continue
         which, numbers = kind(step), tuple((k, v) for k, v in step.arguments.items() if isinstance(v, (int, float)))
-        key = (step.kernel, numbers, step.arguments.get("res") is None)
+        key = (step.kernel, numbers, step.arguments.get("addends.residual") is None)
         if which not in kinds or key in found:
             time_alone(space, i, args.threads, 0.0)  # the next step finds what it does in a run
             if which in kinds:
@@ -123,7 +123,9 @@ def group(step: Any, kind: str, streams: bool) -> str:
     """Where the summary counts the layer."""
     if kind == "winograd":
         a = step.arguments
-        channels, tiles = min(a["ci"], a["co"]), a["n"] * -(-a["oh"] // a["size"]) * -(-a["ow"] // a["size"])
+        m, oh, ow, ci, co = (a[f"image.{name}"] for name in ("m", "oh", "ow", "cg", "og"))
+        size, channels = a["filtering.size"], min(ci, co)
+        tiles = m // (oh * ow) * -(-oh // size) * -(-ow // size)
         if channels >= 64:
             many = "128 channels or more" if channels >= 128 else "64 channels or more"
             return f"winograd, {many}, {'49 tiles or more' if tiles >= 49 else 'fewer than 49 tiles'}"

@@ -118,8 +118,9 @@ def algorithm(plan: Plan) -> str:
     """How a plan does a convolution: by Winograd's filtering, in parts of k, or neither; and the blocks of its product."""
     steps = {step.kernel: step for step in plan.steps}
     product = steps.get("gemm.gemm") or steps["conv.conv"]
-    found = [f"F({s.arguments['size']}×{s.arguments['size']})" for k, s in steps.items() if k == "winograd.transform_input"]
-    found += [f"{s.arguments['parts']} parts" for k, s in steps.items() if k == "gemm.finish"]
+    sizes = [s.arguments["tiles.size"] for k, s in steps.items() if k == "winograd.transform_input"]
+    found = [f"F({size}×{size})" for size in sizes]
+    found += [f"{s.arguments['parts.parts']} parts" for k, s in steps.items() if k == "gemm.finish"]
     return ", ".join([*found, f"{product.units} blocks"])
 
 

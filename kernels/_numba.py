@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -23,6 +24,7 @@ from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
+from nbconv.kernels.params import fields, is_group
 from nbconv.kernels.target import Target
 
 llvm.initialize_all_targets()
@@ -35,6 +37,7 @@ Int = types.int64
 Float = types.float32
 KINDS = {Ints: "int64*", Floats: "float32*", Bytes: "uint8*", Int: "int64", Float: "float32"}
 """Types a kernel's arguments may have, and what the manifest calls them."""
+TYPES = {name: kind for kind, name in KINDS.items()}
 
 UNDEFINED: frozenset[str] = frozenset()
 """Symbols that an object may leave undefined: none, a library must need nothing."""
@@ -69,15 +72,31 @@ def kernel(function: Callable) -> Callable:
     return function
 
 
+def _parameters(function: Callable) -> dict[str, Any]:
+    """A kernel's parameters and their types, in order; a NamedTuple of `nbconv.kernels.params` is one, which Numba passes
+    field by field."""
+    return {
+        name: types.BaseTuple.from_types([TYPES[k] for k in fields(name, kind).values()], kind) if is_group(kind) else kind
+        for name, kind in inspect.get_annotations(function).items()
+        if name != "return"
+    }
+
+
 def _arguments(function: Callable) -> dict[str, types.Type]:
-    """A kernel's arguments and their types, in order."""
-    return {name: kind for name, kind in inspect.get_annotations(function).items() if name != "return"}
+    """A kernel's arguments, a word each, and their types, in order."""
+    found: dict[str, types.Type] = {}
+    for name, kind in inspect.get_annotations(function).items():
+        if is_group(kind):
+            found |= {field: TYPES[k] for field, k in fields(name, kind).items()}
+        elif name != "return":
+            found[name] = kind
+    return found
 
 
 @global_compiler_lock
 def _kernel_ir(function: Callable, symbol: str) -> str:
     """Target-neutral IR text that defines ``symbol`` as void(i64*, i64, i64, i64) around the typed kernel."""
-    argument_types = tuple(_arguments(function).values())
+    arguments = _arguments(function)
     typing_context = cpu_target.typing_context
     cpu_target.target_context.refresh()
     typing_context.refresh()
@@ -88,14 +107,15 @@ def _kernel_ir(function: Callable, symbol: str) -> str:
     flags.no_cfunc_wrapper = True
     flags.error_model = "numpy"
     library = context.codegen().create_library(symbol)
-    result = compile_extra(typing_context, context, function, argument_types, types.void, flags, locals={}, library=library)
+    taken = tuple(_parameters(function).values())
+    result = compile_extra(typing_context, context, function, taken, types.void, flags, locals={}, library=library)
     inner = result.fndesc.llvm_func_name
     library.finalize()
     module = library._final_module
     for f in module.functions:
         if not f.is_declaration:
             f.linkage = "internal"
-    return _neutral(str(module)) + _entry_ir(symbol, inner, argument_types, list(_arguments(function)).index("first"))
+    return _neutral(str(module)) + _entry_ir(symbol, inner, tuple(arguments.values()), list(arguments).index("first"))
 
 
 def _neutral(text: str) -> str:

@@ -74,6 +74,16 @@ class Target(NamedTuple):
         return self.chunk if self.gpu else inf
 
     @property
+    def run(self) -> float:
+        """Vectors that a unit of a reduction does one after another at most, where there are few units."""
+        return 32 if self.gpu else inf
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a part of a sum over an image, at least; 0 where what a core's cache holds decides."""
+        return 64 if self.gpu else 0
+
+    @property
     def sums(self) -> int:
         """Bytes of a weight's gradient that a unit sums in its cache; 0 where it sums in registers alone."""
         return 0 if self.gpu else 512 << 10

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.lowering.weights import Weights
-from nbconv.runtime.executor import Arenas, Workspace, available_threads
+from nbconv.runtime.executor import Arenas, Workspace, workspace
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -302,7 +303,7 @@ class Model:
         """Writes the model as ONNX: see `nbconv.edit.export.save`."""
         from nbconv.edit.export import save as write
 
-        write(self.graph, path, self, fold)
+        write(self.graph, path, self._source, fold)
 
     def _replace(self, graph: Graph) -> None:
         """Another graph, for the runs that begin from here on."""
@@ -433,7 +434,7 @@ class _Ready:
         try:
             space = self._spaces.pop()
         except IndexError:
-            return self.program.workspace(arena)
+            return workspace(self.program, arena)
         space.attach(arena)
         return space
 

@@ -190,7 +190,7 @@ def test_inspect(cli, small):
 
 
 def test_inspect_json(cli, small):
-    code, out, _ = cli("inspect", small, "--shape", "2,3,9,7", "--json", "--plan")
+    code, out, _ = cli("inspect", small, "--shape", "2,3,9,7", "--json", "--stage", "plan")
     found = json.loads(out)
     assert code == 0
     # Conv 3x2 over 3 channels to 4x5x7; GlobalAveragePool and Relu one each; Gemm 4 to 5
@@ -209,10 +209,25 @@ def test_inspect_json(cli, small):
 
 
 def test_inspect_plan(cli, small):
-    code, out, _ = cli("inspect", small, "--plan")
+    code, out, _ = cli("inspect", small, "--stage", "plan")
     assert code == 0
-    assert "Conv+Relu" in out
-    assert "WHERE IT WENT" in out
+    table = out[out.index(" OP ") : out.rindex("output  y: ")]
+    steps = [line.split() for line in table.splitlines()[1:]]
+    assert list(dict.fromkeys(words[1] for words in steps)) == ["Conv+Relu", "GlobalAveragePool", "Gemm"]
+    assert steps[-1][1:] == ["Gemm", "gemm", "1×4", "4×5", "1×5", "20", "B", "gemm1"]
+    assert "fused into act" in out and "WHERE IT WENT" in out
+
+
+def test_inspect_optimised(cli, small):
+    code, out, _ = cli("inspect", small, "--stage", "optimised")
+    assert code == 0
+    node = next(line for line in out.splitlines() if line.startswith("%0"))
+    assert node.split()[:6] == ["%0", "Conv+Relu", "x,", "[4×3×3×2],", "[4]", "1×4×5×7"]
+    assert "fused into act" in out and "step" not in out
+    found = json.loads(cli("inspect", small, "--stage", "optimised", "--json")[1])
+    assert "plan" not in found
+    assert found["optimised"]["nodes"][0]["op"] == "Conv+Relu"
+    assert found["optimised"]["values"]["conv"] == "fused into act"
 
 
 @pytest.mark.parametrize(

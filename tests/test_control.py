@@ -28,6 +28,7 @@ from nbconv.ops.control import If
 from nbconv.ops.pointwise import Unary
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.program import CONTROLS, Body, Calls, CallStep, Control, bind
+from nbconv.runtime.executor import Workspace
 from tests.check import sampler
 from tests.test_program import _rewritten, digest, load, node
 from tests.test_runtime import python
@@ -426,7 +427,7 @@ def test_values_that_calls_carry(monkeypatch: pytest.MonkeyPatch) -> None:
         tops.append(state.max())
     seen = set()
     for threads in (1, 2, 1):
-        space = bound.workspace()
+        space = Workspace(bound)
         results = [np.empty((40, 64), F32), np.empty(5, F32)]
         space.run({"x": x}, results, threads)
         np.testing.assert_allclose(results[0], np.maximum(state, 0), atol=1e-4)

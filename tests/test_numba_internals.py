@@ -127,14 +127,19 @@ def undefined(image: bytes) -> set[str]:
 
 def test_manifest_is_what_the_source_says(compiled: tuple) -> None:
     """Every marked function, its arguments in order, by name and kind."""
-    from nbconv.kernels import _numba
+    from nbconv.kernels import _numba, params
 
     family, text, _, manifest = compiled
     kernels = _numba.kernels_of(family, host())
     assert list(manifest["kernels"]) == list(kernels)
     for name, function in kernels.items():
-        annotated = [[k, _numba.KINDS[v]] for k, v in inspect.get_annotations(function).items() if v in _numba.KINDS]
-        assert len(annotated) == len(inspect.signature(function).parameters), name
+        annotated = []
+        for k, v in inspect.get_annotations(function).items():
+            if v in _numba.KINDS:
+                annotated.append([k, _numba.KINDS[v]])
+            elif v is not None:  # a NamedTuple: a word a field
+                annotated += [[f"{k}.{field}", params.KINDS[v.__annotations__[field]]] for field in v._fields]
+        assert len({k.split(".")[0] for k, _ in annotated}) == len(inspect.signature(function).parameters), name
         own = [k for k, _ in annotated].index("first")
         assert manifest["kernels"][name] == annotated[:own]
         assert [k for k, _ in annotated[own:]] in (["first", "last"], ["first", "last", "slot"])

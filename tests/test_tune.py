@@ -32,7 +32,9 @@ def convolutions() -> bytes:
 
 def sizes(plan: Plan) -> set[int]:
     """Sides of Winograd's tiles, 0 for convolutions done directly."""
-    return {step.arguments.get("size", 0) for step in plan.steps if step.kernel in ("winograd.winograd", "conv.conv")}
+    return {
+        step.arguments.get("filtering.size", 0) for step in plan.steps if step.kernel in ("winograd.winograd", "conv.conv")
+    }
 
 
 @pytest.mark.parametrize("size", tune.CANDIDATES)

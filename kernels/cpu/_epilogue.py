@@ -5,22 +5,33 @@ it is in L1 (`activate`): unrolled over a tile they would be large.
 """
 
 from nbconv.kernels._numba import i64
+from nbconv.kernels.params import Activation, Addends, Epilogue
 
 from ._ir import VT, call_intrinsic, clamp_high_ir, clamp_low_ir, constant, splat_ir
 from ._math import activated
-from ._simd import W, address, floats_at, inline, load, load_part, store, store_part
+from ._simd import W, address, at, floats_at, inline, load, load_part, store, store_part
 
 
 @inline
 def in_registers(act):
-    """Whether `short_activation` does the activation of this code (see `_math.activated`)."""
-    return act == 0 or act == 4 or act == 7
+    """Whether `short_activation` does this activation."""
+    return act == Activation.NONE or act == Activation.HARD_SWISH or act == Activation.LEAKY_RELU
 
 
 @inline
-def short_only(act, scale):
+def short_only(epilogue):
     """The scale for `scaled`: null where `activate` comes after it."""
-    return scale if in_registers(act) else floats_at(0)
+    return epilogue.scale if in_registers(epilogue.act) else floats_at(0)
+
+
+@inline
+def epilogue_from(epilogue, channel):
+    """The epilogue of the channels from ``channel`` on."""
+    low, high, act, alpha, beta, scale, shift = epilogue
+    if address(scale, 0) != 0:
+        scale = at(scale, channel)
+        shift = at(shift, channel)
+    return Epilogue(low, high, act, alpha, beta, scale, shift)
 
 
 def given(bd, p):
@@ -48,15 +59,15 @@ def short_activation(bd, acc, act, low, high, alpha, beta):
         return bd.fmul(x, clamp_low_ir(bd, clamp_high_ir(bd, gate, constant(1.0)), constant(0.0)))
 
     short = {
-        0: lambda x: clamp_high_ir(bd, clamp_low_ir(bd, x, lo), hi),
-        4: hard_swish,
-        7: lambda x: bd.select(bd.fcmp_ordered("<", x, constant(0.0)), bd.fmul(x, a), x),
+        Activation.NONE: lambda x: clamp_high_ir(bd, clamp_low_ir(bd, x, lo), hi),
+        Activation.HARD_SWISH: hard_swish,
+        Activation.LEAKY_RELU: lambda x: bd.select(bd.fcmp_ordered("<", x, constant(0.0)), bd.fmul(x, a), x),
     }
     done = bd.append_basic_block("activated")
     branches = [(bd.block, acc)]
     switch = bd.switch(act, done)
     for code, formula in short.items():
-        block = bd.append_basic_block(f"act{code}")
+        block = bd.append_basic_block(f"act{int(code)}")
         switch.add_case(i64(code), block)
         bd.position_at_end(block)
         branches.append((block, [[formula(x) for x in row] for row in acc]))
@@ -76,11 +87,21 @@ def scaled(bd, acc, scale, load_channels):
 
 
 @inline
-def activate(act, alpha, beta, scale, shift, y, cols):
+def addends_from(addends, channel, place):
+    """The addends of the channels from ``channel`` on, the residual's from ``place`` on."""
+    bias, residual, ldres = addends
+    if ldres > 0:
+        residual = at(residual, place)
+    return Addends(at(bias, channel), residual, ldres)
+
+
+@inline
+def activate(epilogue, y, cols):
     """Apply an activation, then scale and shift, to the up to W results just stored at y."""
-    v = activated(act, load(y, 0) if cols == W else load_part(y, 0, cols), alpha, beta)
-    if address(scale, 0) != 0:
-        v = v * load(scale, 0) + load(shift, 0)
+    v = load(y, 0) if cols == W else load_part(y, 0, cols)
+    v = activated(epilogue.act, v, epilogue.alpha, epilogue.beta)
+    if address(epilogue.scale, 0) != 0:
+        v = v * load(epilogue.scale, 0) + load(epilogue.shift, 0)
     if cols == W:
         store(y, 0, v)
     else:

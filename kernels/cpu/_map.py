@@ -2,6 +2,8 @@
 
 import inspect
 
+from nbconv.kernels.params import Clamp, Rows, RowStrides
+
 from ._simd import (
     Float,
     Floats,
@@ -59,16 +61,25 @@ def unary(function):
 def binary(function):
     """The kernel y = clamp(function(a, b)) over broadcast arrays.
 
-    y is d0 × d1 × d2 rows of n elements, ``total`` in all; a's row (i, j, k) begins at i·a0 + j·a1 + k·a2 and its elements
-    are ``ai`` (1 or 0) apart; so is b. A unit is a row.
+    y is d0 × d1 × d2 rows; a's and b's elements are 1 or 0 apart. A unit is a row.
     """
     formula = inline(function)
 
     def broadcast(
-        a: Floats, b: Floats, y: Floats, d1: Int, d2: Int, n: Int, total: Int,
-        a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, low: Float, high: Float, first: Int, last:
-        Int,
-    ) -> None:  # fmt: skip
+        a: Floats,
+        b: Floats,
+        y: Floats,
+        rows: Rows,
+        a_strides: RowStrides,
+        b_strides: RowStrides,
+        clamp: Clamp,
+        first: Int,
+        last: Int,
+    ) -> None:
+        d1, d2, n, total = rows
+        a0, a1, a2, ai = a_strides
+        b0, b1, b2, bi = b_strides
+        low, high = clamp
         i = first // d2 // d1
         j = first // d2 - i * d1
         k = first - (i * d1 + j) * d2

@@ -3,6 +3,8 @@
 Error bounds are against float64 over the whole float32 range, measured by tests/kernels/test_math.py.
 """
 
+from nbconv.kernels.params import Activation
+
 from ._simd import (
     absolute,
     bits_exponent,
@@ -123,21 +125,20 @@ def hard_sigmoid(x, alpha, beta):
 
 
 @inline
-def activated(code, v, alpha, beta):
-    """The activation that a fused step names: 0 none, 1 Sigmoid, 2 SiLU, 3 HardSigmoid, 4 x·HardSigmoid (HardSwish), 5
-    Tanh, 6 Gelu, 7 LeakyRelu(alpha). Clamps are not here: every kernel's epilogue does them."""
-    if code == 1:
+def activated(act, v, alpha, beta):
+    """The `Activation` of a fused step. Clamps are not here: every kernel's epilogue does them."""
+    if act == Activation.SIGMOID:
         v = sigmoid(v)
-    elif code == 2:
+    elif act == Activation.SILU:
         v = v * sigmoid(v)
-    elif code == 3:
+    elif act == Activation.HARD_SIGMOID:
         v = hard_sigmoid(v, alpha, beta)
-    elif code == 4:
+    elif act == Activation.HARD_SWISH:
         v = v * hard_sigmoid(v, alpha, beta)
-    elif code == 5:
+    elif act == Activation.TANH:
         v = tanh(v)
-    elif code == 6:
+    elif act == Activation.GELU:
         v = v * 0.5 * (erf(v * 0.70710678118654752) + 1.0)
-    elif code == 7:
+    elif act == Activation.LEAKY_RELU:
         v = where(v < 0.0, v * alpha, v)
     return v

@@ -17,9 +17,11 @@ def row_max(x, n):
     whole = n - n % (4 * W)
     for i in range(0, whole, 4 * W):
         a, b, c, d = (
-            larger(a, load(x, i)), larger(b, load(x, i + W)), larger(c, load(x, i + 2 * W)),
+            larger(a, load(x, i)),
+            larger(b, load(x, i + W)),
+            larger(c, load(x, i + 2 * W)),
             larger(d, load(x, i + 3 * W)),
-        )  # fmt: skip
+        )
     for i in range(whole, n - W + 1, W):
         a = larger(a, load(x, i))
     top = hmax(larger(larger(a, b), larger(c, d)))

@@ -11,7 +11,17 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, target
 
-from ._epilogue import activate, given, in_registers, merge, scaled, short_activation, short_only
+from ._epilogue import (
+    activate,
+    addends_from,
+    epilogue_from,
+    given,
+    in_registers,
+    merge,
+    scaled,
+    short_activation,
+    short_only,
+)
 from ._ir import (
     VT,
     by_size,
@@ -295,36 +305,10 @@ tiles_both = _make_tiles(NV + 1, MR3)
 
 
 @inline
-def block(
-    table,
-    count,
-    taps,
-    kc,
-    koff,
-    w,
-    k0,
-    k,
-    out,
-    y,
-    ldy,
-    begins,
-    ends,
-    b,
-    res,
-    ldres,
-    low,
-    high,
-    n0,
-    n1,
-    og,
-    act,
-    alpha,
-    beta,
-    scale,
-    shift,
-):
+def block(table, count, taps, kc, koff, w, k0, k, out, y, ldy, begins, ends, addends, n0, n1, og, epilogue):
     """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a panel stays in L1. A narrow
     panel is done with the full one before it."""
+    low, high, act, alpha, beta, scale, _ = epilogue
     affine = address(scale, 0) != 0
     later = ends and not in_registers(act)
     col = n0
@@ -333,10 +317,10 @@ def block(
         both = left > NR and left <= NR + W and col + NR < n1
         cols = left if both else min(NR, left)
         c = at(y, col)
-        r = at(res, col) if ldres > 0 else res
-        f = at(scale, col) if affine else scale
-        s = at(shift, col) if affine else scale
-        t = short_only(act, f)
+        bias, r, ldres = addends_from(addends, col, col)
+        mine = epilogue_from(epilogue, col)
+        s = mine.shift
+        t = short_only(mine)
         p = at(w, col * k + k0 * (W if cols <= W else NR))
         q = at(w, (col + NR) * k + k0 * W)
         most = MR3 if both else MR
@@ -349,29 +333,28 @@ def block(
             n = extra if part == 0 else tiles - extra
             if both:
                 tiles_both(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends, at(b, col), r,
-                    ldres, low, high, cols, act, alpha, beta, t, s,
+                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
+                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
                 )  # fmt: skip
             elif cols > W:
                 tiles_wide(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends, at(b, col), r,
-                    ldres, low, high, cols, act, alpha, beta, t, s,
+                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
+                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
                 )  # fmt: skip
             else:
                 tiles_narrow(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends, at(b, col), r,
-                    ldres, low, high, cols, act, alpha, beta, t, s,
+                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
+                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
                 )  # fmt: skip
             i += n * height
         if later:
             if ldy == cols and not affine and out[count - 1] - out[0] == count - 1:  # the rows lie in one piece
                 line = at(c, out[0] * ldy)
                 for j in range(0, count * cols, W):
-                    activate(act, alpha, beta, f, s, at(line, j), min(W, count * cols - j))
+                    activate(mine, at(line, j), min(W, count * cols - j))
             else:
                 for j in range(0, cols, W):
-                    fj = at(f, j) if affine else f
-                    sj = at(s, j) if affine else f
+                    beside = epilogue_from(mine, j)
                     for i in range(count):
-                        activate(act, alpha, beta, fj, sj, at(c, out[i] * ldy + j), min(W, cols - j))
+                        activate(beside, at(c, out[i] * ldy + j), min(W, cols - j))
         col += NR + W if both else NR

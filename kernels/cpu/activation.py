@@ -89,7 +89,7 @@ def square(x):
 
 
 @unary
-def magnitude(x):
+def abs(x):
     return absolute(x)
 
 

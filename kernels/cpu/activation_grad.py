@@ -100,5 +100,5 @@ def gelu_tanh_grad(dy, x):
 
 
 @pair
-def magnitude_grad(dy, x):
+def abs_grad(dy, x):
     return where(x > 0.0, dy, where(x < 0.0, -dy, splat(0.0)))

@@ -25,13 +25,13 @@ def div(a, b):
 
 
 @binary
-def larger(a, b):
+def max(a, b):
     """NaN where either is NaN."""
     return where(b != b, b, maximum(a, b))
 
 
 @binary
-def smaller(a, b):
+def min(a, b):
     """NaN where either is NaN."""
     return where(b != b, b, minimum(a, b))
 

@@ -3,6 +3,8 @@
 Sums over pixels are split into parts that depend on shapes alone, and added in order.
 """
 
+from nbconv.kernels.params import BatchNorm, ChannelAffine, Moments, Pixels, Running
+
 from ._simd import (
     Float,
     Floats,
@@ -23,9 +25,10 @@ from ._simd import (
 
 
 @kernel
-def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, 0, c] = the mean of x[p, c] over the part's ``pixels``, of ``total``; y[part, 1, c] = Σ (x - mean)².
+def moments(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, 0, c] = the mean of x[p, c] over the part's pixels; y[part, 1, c] = Σ (x - mean)².
     ``padded`` floats a row of y. A unit is a part."""
+    pixels, total, c = split
     for unit in range(first, last):
         p0 = unit * pixels
         p1 = min(total, p0 + pixels)
@@ -72,12 +75,23 @@ def moments(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, 
 
 @kernel
 def statistics(
-    parts: Floats, scale: Floats, b: Floats, old_mean: Floats, old_var: Floats, new_mean: Floats, new_var: Floats,
-    mean: Floats, var: Floats, factor: Floats, shift: Floats,
-    count: Int, pixels: Int, total: Int, c: Int, padded: Int, momentum: Float, epsilon: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    parts: Floats,
+    scale: Floats,
+    b: Floats,
+    running: Running,
+    moments: Moments,
+    affine: ChannelAffine,
+    count: Int,
+    split: Pixels,
+    padded: Int,
+    epsilon: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """Mean and variance of ``count`` parts of `moments` (Chan, Golub and LeVeque 1983, pairwise, in order); what x is
     multiplied with and what is added; the running statistics. A unit is a vector of channels."""
+    pixels, total, c = split
+    momentum = running.momentum
     for unit in range(first, last):
         c0 = unit * W
         cols = c - c0
@@ -92,35 +106,50 @@ def statistics(
             n += more
         v = s / total
         f = get(scale, c0, cols) / sqrt(v + epsilon)
-        put(mean, c0, m, cols)
-        put(var, c0, v, cols)
-        put(new_mean, c0, get(old_mean, c0, cols) * momentum + m * (Float(1) - momentum), cols)
-        put(new_var, c0, get(old_var, c0, cols) * momentum + v * (Float(1) - momentum), cols)
-        put(factor, c0, f, cols)
-        put(shift, c0, get(b, c0, cols) - m * f, cols)
+        put(moments.mean, c0, m, cols)
+        put(moments.var, c0, v, cols)
+        put(running.new_mean, c0, get(running.old_mean, c0, cols) * momentum + m * (Float(1) - momentum), cols)
+        put(running.new_var, c0, get(running.old_var, c0, cols) * momentum + v * (Float(1) - momentum), cols)
+        put(affine.factor, c0, f, cols)
+        put(affine.shift, c0, get(b, c0, cols) - m * f, cols)
 
 
 @kernel
 def factors(
-    scale: Floats, b: Floats, mean: Floats, var: Floats, factor: Floats, shift: Floats, c: Int, epsilon: Float, first: Int,
+    scale: Floats,
+    b: Floats,
+    moments: Moments,
+    affine: ChannelAffine,
+    c: Int,
+    epsilon: Float,
+    first: Int,
     last: Int,
-) -> None:  # fmt: skip
+) -> None:
     """factor = scale / sqrt(var + epsilon), shift = b - mean·factor; a unit is a vector of channels."""
     for unit in range(first, last):
         c0 = unit * W
         cols = c - c0
-        f = get(scale, c0, cols) / sqrt(get(var, c0, cols) + epsilon)
-        put(factor, c0, f, cols)
-        put(shift, c0, get(b, c0, cols) - get(mean, c0, cols) * f, cols)
+        f = get(scale, c0, cols) / sqrt(get(moments.var, c0, cols) + epsilon)
+        put(affine.factor, c0, f, cols)
+        put(affine.shift, c0, get(b, c0, cols) - get(moments.mean, c0, cols) * f, cols)
 
 
 @kernel
 def grad_sums(
-    dy: Floats, y: Floats, x: Floats, mean: Floats, parts: Floats,
-    pixels: Int, total: Int, c: Int, padded: Int, rectified: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    y: Floats,
+    x: Floats,
+    mean: Floats,
+    parts: Floats,
+    split: Pixels,
+    padded: Int,
+    rectified: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where ``rectified`` dy counts
     for nothing where y is not positive. A unit is a part."""
+    pixels, total, c = split
     for unit in range(first, last):
         p0 = unit * pixels
         p1 = min(total, p0 + pixels)
@@ -153,9 +182,17 @@ def grad_sums(
 
 @kernel
 def grad_merge(
-    parts: Floats, var: Floats, dscale: Floats, db: Floats, count: Int, c: Int, padded: Int, epsilon: Float, first: Int,
+    parts: Floats,
+    var: Floats,
+    dscale: Floats,
+    db: Floats,
+    count: Int,
+    c: Int,
+    padded: Int,
+    epsilon: Float,
+    first: Int,
     last: Int,
-) -> None:  # fmt: skip
+) -> None:
     """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a vector of channels."""
     for unit in range(first, last):
         c0 = unit * W
@@ -171,19 +208,30 @@ def grad_merge(
 
 @kernel
 def grad_input(
-    dy: Floats, y: Floats, x: Floats, scale: Floats, mean: Floats, var: Floats, dscale: Floats, db: Floats, dx: Floats,
-    pixels: Int, total: Int, c: Int, count: Int, rectified: Int, epsilon: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    y: Floats,
+    x: Floats,
+    dx: Floats,
+    norm: BatchNorm,
+    dscale: Floats,
+    db: Floats,
+    split: Pixels,
+    count: Int,
+    rectified: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``; dy as in
-    `grad_sums`. A unit is ``pixels`` of ``total``."""
+    `grad_sums`. A unit is a part of the pixels."""
+    pixels, total, c = split
     for unit in range(first, last):
         p0 = unit * pixels
         p1 = min(total, p0 + pixels)
         for c0 in range(0, c, W):
             cols = c - c0
-            m = get(mean, c0, cols)
-            r = splat(1.0) / sqrt(get(var, c0, cols) + epsilon)
-            k = get(scale, c0, cols) * r
+            m = get(norm.mean, c0, cols)
+            r = splat(1.0) / sqrt(get(norm.var, c0, cols) + norm.epsilon)
+            k = get(norm.scale, c0, cols) * r
             a = get(db, c0, cols) / count
             b = get(dscale, c0, cols) * r / count
             if cols >= W and rectified == 1:

@@ -1,6 +1,9 @@
 """Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its transpose."""
 
-from ._simd import Float, Floats, Int, address, at, inline, kernel, stack_ints
+from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Epilogue, Scatter, Window
+
+from ._epilogue import addends_from, epilogue_from
+from ._simd import Floats, Int, address, at, inline, kernel, stack_ints
 from ._tile import NR, block
 
 MAX_ROWS = 256
@@ -11,22 +14,29 @@ MAX_TABLE = 4096
 
 @kernel
 def conv(
-    x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats,
-    m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, ldres: Int, og: Int,
-    kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    full_h: Int, full_w: Int, osh: Int, osw: Int, oy0: Int, ox0: Int,
-    rows: Int, panels: Int, tap_chunk: Int, channel_chunk: Int, padded: Int,
-    low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int,
-) -> None:  # fmt: skip
-    """y[n, oy·osh+oy0, ox·osw+ox0, :] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, :]·w + b + res)).
+    x: Floats,
+    w: Floats,
+    addends: Addends,
+    y: Floats,
+    zeros: Floats,
+    image: ConvImage,
+    window: Window,
+    scatter: Scatter,
+    blocking: ConvBlocking,
+    epilogue: Epilogue,
+    first: Int,
+    last: Int,
+) -> None:
+    """y[n, oy·osh+oy0, ox·osw+ox0, :] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, :]·w + bias + residual)).
 
-    x (n, h, width, ldx), cg channels a group; y (n, full_h, full_w, ldy), og channels a group; m = n·oh·ow pixels. w is
-    packed [group][panel][ky][kx][cg][NR], ``padded`` columns a group; zeros holds cg zeros, what a tap in the padding reads.
-    A unit is (group, block of ``panels`` panels, block of ``rows`` pixels); k goes in chunks of taps × channels.
+    w is packed [group][panel][ky][kx][cg][NR], ``padded`` columns a group; zeros holds cg zeros, what a tap in the padding
+    reads. A unit is (group, block of panels, block of pixels).
     """
+    m, cg, og, ldy = image.m, image.cg, image.og, image.ldy
+    rows, panels, tap_chunk, channel_chunk, padded = blocking
     table = stack_ints(MAX_TABLE)
     out = stack_ints(MAX_ROWS)
-    taps = kh * kw
+    taps = window.kh * window.kw
     k = taps * cg
     row_blocks = (m + rows - 1) // rows
     column_blocks = ((og + NR - 1) // NR + panels - 1) // panels
@@ -41,32 +51,29 @@ def conv(
         n1 = min(og, (p0 + panels) * NR)
         wg = at(w, g * k * padded)
         yg = at(y, g * og)
-        resg = at(res, g * og) if ldres > 0 else res
-        sg = at(scale, g * padded) if address(scale, 0) != 0 else scale
-        tg = at(shift, g * padded) if address(scale, 0) != 0 else scale
-        _output_pixels(out, m0, count, oh, ow, full_h, full_w, osh, osw, oy0, ox0)
+        added = addends_from(addends, g * padded, g * og)
+        done = epilogue_from(epilogue, g * padded)
+        _output_pixels(out, m0, count, image, scatter)
         t0 = 0  # Numba's range with a step that is no literal can raise, and kernels cannot
         while t0 < taps:
             t1 = min(t0 + tap_chunk, taps)
-            _addresses(table, x, g * cg, nothing, m0, count, t0, t1, oh, ow, h, width, ldx, kw, sh, sw, dh, dw, ph, pw)
+            _addresses(table, x, g * cg, nothing, m0, count, t0, t1, image, window)
             c0 = 0
             while c0 < cg:
                 kc = min(channel_chunk, cg - c0)
                 begins = t0 == 0 and c0 == 0
                 ends = t1 == taps and c0 + kc == cg
                 k0 = t0 * cg + c0
-                block(
-                    table, count, t1 - t0, kc, c0, wg, k0, k, out, yg, ldy, begins, ends, at(b, g * padded), resg, ldres,
-                    low,
-                    high, n0, n1, og, act, alpha, beta, sg, tg,
-                )  # fmt: skip
+                block(table, count, t1 - t0, kc, c0, wg, k0, k, out, yg, ldy, begins, ends, added, n0, n1, og, done)
                 c0 += channel_chunk
             t0 = t1
 
 
 @inline
-def _output_pixels(out, m0, count, oh, ow, full_h, full_w, osh, osw, oy0, ox0):
+def _output_pixels(out, m0, count, image, scatter):
     """Pixel index in y of each of the block's pixels, a row of the image after the other."""
+    oh, ow = image.oh, image.ow
+    full_h, full_w, osh, osw, oy0, ox0 = scatter
     line = m0 // ow
     ox = m0 - line * ow
     n = line // oh
@@ -90,9 +97,11 @@ def _sequence(p, n, begin, step):
 
 
 @inline
-def _addresses(table, x, c0, nothing, m0, count, t0, t1, oh, ow, h, width, ldx, kw, sh, sw, dh, dw, ph, pw):
+def _addresses(table, x, c0, nothing, m0, count, t0, t1, image, window):
     """Where each (tap, pixel) of the block finds its input row: a row of the image after the other, of which a tap sees the
     columns from ``begin`` to ``end``."""
+    h, width, ldx, oh, ow = image.h, image.width, image.ldx, image.oh, image.ow
+    _, kw, sh, sw, dh, dw, ph, pw = window
     base = address(x, c0)
     for t in range(t0, t1):
         ky = t // kw

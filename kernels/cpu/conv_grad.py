@@ -3,6 +3,8 @@
 Sums over pixels are split into parts that depend on shapes alone; `merge` and `merge_depthwise` add them in order.
 """
 
+from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides, Window
+
 from ._outer import MR, NR, outer_narrow, outer_narrow_part, outer_wide, outer_wide_part
 from ._simd import (
     Floats,
@@ -27,18 +29,25 @@ MAX_PIXELS = 512
 
 @kernel
 def conv_grad_weight(
-    x: Floats, dy: Floats, y: Floats, zeros: Floats,
-    m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, og: Int,
-    kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    groups: Int, parts: Int, pixels: Int, columns: Int, chunk: Int, padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    dy: Floats,
+    y: Floats,
+    zeros: Floats,
+    image: ConvImage,
+    window: Window,
+    blocking: GradBlocking,
+    first: Int,
+    last: Int,
+) -> None:
     """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels`` of
-    the part, out of m = n·oh·ow.
+    the part.
 
-    x (n, h, width, ldx), cg channels a group; dy (n, oh, ow, ldy), og a group; ``padded`` floats a row of y; zeros holds cg
-    of them. A unit is (part, group, ``columns`` of y); pixels go ``chunk`` at a time, so that both sides stay in cache
-    while all taps meet them.
+    zeros holds cg of them. A unit is (part, group, ``columns`` of y); pixels go ``chunk`` at a time, so that both sides stay
+    in cache while all taps meet them.
     """
+    m, cg, ldy, og = image.m, image.cg, image.ldy, image.og
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    groups, _, pixels, columns, chunk, padded = blocking
     table = stack_ints(MAX_PIXELS)
     blocks = (og + columns - 1) // columns
     taps = kh * kw
@@ -57,18 +66,16 @@ def conv_grad_weight(
             count = min(chunk, p1 - p0)
             for t in range(taps):
                 ky = t // kw
-                _addresses(
-                    table, x, g * cg, nothing, p0, count, ky * dh - ph, (t - ky * kw) * dw - pw, oh, ow, h, width, ldx, sh,
-                    sw,
-                )  # fmt: skip
+                _addresses(table, x, g * cg, nothing, p0, count, ky * dh - ph, (t - ky * kw) * dw - pw, image, sh, sw)
                 _tap(table, count, at(dy, p0 * ldy + g * og), ldy, at(yg, t * cg * padded), padded, cg, n0, n1, begins)
             begins = False
             p0 += chunk
 
 
 @inline
-def _addresses(table, x, c0, nothing, p0, count, dy, dx, oh, ow, h, width, ldx, sh, sw):
+def _addresses(table, x, c0, nothing, p0, count, dy, dx, image, sh, sw):
     """Where the tap that lies (dy, dx) from the stride's corner finds each pixel's channels."""
+    h, width, ldx, oh, ow = image.h, image.width, image.ldx, image.oh, image.ow
     base = address(x, c0)
     line = p0 // ow
     ox = p0 - line * ow
@@ -124,11 +131,21 @@ def _tap(table, count, dy, ldy, y, padded, cg, n0, n1, begins):
 
 @kernel
 def merge(
-    x: Floats, y: Floats, parts: Int, taps: Int, cg: Int, og: Int, padded: Int, step: Int, tap: Int, ci: Int, co: Int,
-    group: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    parts: Int,
+    taps: Int,
+    cg: Int,
+    og: Int,
+    padded: Int,
+    step: Int,
+    strides: TapStrides,
+    first: Int,
+    last: Int,
+) -> None:
     """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a vector of
     outputs o of a group."""
+    tap, ci, co, group = strides
     held = stack_floats(W)
     blocks = (og + W - 1) // W
     for unit in range(first, last):
@@ -149,36 +166,46 @@ def merge(
 
 @kernel
 def depthwise_grad_weight(
-    x: Floats, dy: Floats, y: Floats,
-    n: Int, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int,
-    pw: Int, rows: Int, padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    dy: Floats,
+    y: Floats,
+    n: Int,
+    image: DenseImage,
+    window: Window,
+    rows: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the part's ``rows`` of dy.
 
     y has ``padded`` floats a tap. A unit is a part.
     """
+    h, width, c, oh, ow = image
+    kh, kw, sh, dh, ph = window.kh, window.kw, window.sh, window.dh, window.ph
     for unit in range(first, last):
         mine = at(y, unit * kh * kw * padded)
         for i in range(0, kh * kw * padded, W):
             store(mine, i, splat(0.0))
         for line in range(unit * rows, min((unit + 1) * rows, n * oh)):
-            image = line // oh
-            iy0 = (line - image * oh) * sh - ph
+            sample = line // oh
+            iy0 = (line - sample * oh) * sh - ph
             for ky in range(kh):
                 iy = iy0 + ky * dh
                 if 0 <= iy and iy < h:
-                    xr = at(x, (image * h + iy) * width * c)
+                    xr = at(x, (sample * h + iy) * width * c)
                     dr = at(dy, line * ow * c)
                     for c0 in range(0, c, W):
                         _filter_row(
-                            at(xr, c0), at(dr, c0), at(mine, ky * kw * padded + c0), c, min(W, c - c0), width, ow, kw, sw,
-                            dw, pw, padded,
-                        )  # fmt: skip
+                            at(xr, c0), at(dr, c0), at(mine, ky * kw * padded + c0), min(W, c - c0), image, window, padded
+                        )
 
 
 @inline
-def _filter_row(x, dy, y, c, cols, width, ow, kw, sw, dw, pw, padded):
+def _filter_row(x, dy, y, cols, image, window, padded):
     """One row of pixels, W channels: what each tap of one row of the filter adds."""
+    width, c, ow = image.width, image.c, image.ow
+    kw, sw, dw, pw = window.kw, window.sw, window.dw, window.pw
     kx = 0
     if kw == 3 and cols == W:
         low, high = _inside(0, sw, dw, pw, width, ow)
@@ -233,12 +260,12 @@ def _inside(kx, sw, dw, pw, width, ow):
 
 @kernel
 def depthwise_transposed(
-    dy: Floats, w: Floats, b: Floats, y: Floats,
-    h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats, w: Floats, b: Floats, y: Floats, image: DenseImage, window: Window, padded: Int, first: Int, last: Int
+) -> None:
     """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw + kx·dw - pw = ix: the
     transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow, c); w (kh, kw, padded). A unit is a row of y."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     for unit in range(first, last):
         n = unit // h
         iy = unit - n * h
@@ -265,8 +292,9 @@ def depthwise_transposed(
 
 
 @kernel
-def channel_sums(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, c] = Σ x[p, c] over the part's ``pixels``, of ``total``; a unit is a part."""
+def channel_sums(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part."""
+    pixels, total, c = split
     for unit in range(first, last):
         mine = at(y, unit * padded)
         end = min(total, (unit + 1) * pixels)

@@ -1,12 +1,12 @@
 """Depthwise convolution on channels-last data."""
 
-from ._epilogue import activate, in_registers, short_only
+from nbconv.kernels.params import DenseImage, Epilogue, Window
+
+from ._epilogue import activate, epilogue_from, in_registers, short_only
 from ._simd import (
-    Float,
     Floats,
     Int,
     W,
-    address,
     at,
     inline,
     kernel,
@@ -23,23 +23,31 @@ from ._window import inside
 
 @kernel
 def depthwise(
-    x: Floats, w: Floats, b: Floats, y: Floats,
-    h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, band: Int, piece: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats,
-    shift: Floats, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    w: Floats,
+    b: Floats,
+    y: Floats,
+    image: DenseImage,
+    window: Window,
+    padded: Int,
+    band: Int,
+    piece: Int,
+    epilogue: Epilogue,
+    first: Int,
+    last: Int,
+) -> None:
     """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
 
-    w (kh, kw, padded), b, scale and shift (padded) are zero past c. A unit is ``band`` rows of
-    ``piece`` channels of y. Strips follow each other downwards where there are rows enough (what they read is then still in
-    L1), else to the right.
+    w (kh, kw, padded), b, scale and shift (padded) are zero past c. A unit is ``band`` rows of ``piece`` channels of y.
+    Strips follow each other downwards where there are rows enough (what they read is then still in L1), else to the right.
     """
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     over = (ow - 1) * sw - pw + kw - width
     fast = dw == 1 and sw <= 2 and (kw == 3 or kw == 5) and pw <= reach(kw) and over <= reach(kw)
     count = (ow + STRIP - 1) // STRIP if fast else ow
     small = ow // count
     extra = ow - small * count
-    affine = address(scale, 0) != 0
     line = dh * width * c
     full = (h + ph - (kh - 1) * dh - 1) // sh + 1  # rows of y from here on reach below the image
     bands = (oh + band - 1) // band
@@ -53,8 +61,7 @@ def depthwise(
         for c0 in range(c1, min(c, c1 + piece), W):
             cols = min(W, c - c0)
             bias = load(b, c0)
-            f = at(scale, c0) if affine else scale
-            t = at(shift, c0) if affine else scale
+            done = epilogue_from(epilogue, c0)
             tall = min(oy1, full) - oy0 > 3
             s = 0
             ox = 0
@@ -72,7 +79,7 @@ def depthwise(
                     rows = max(1, min(oy1, full) - oy) if ky0 == 0 else 1
                     _strips(
                         pixels, rows, xp, sh * width * c, wp, bias, yp, ow * c, c, cols, kw, sw, left, width, line, padded,
-                        ky1 - ky0, low, high, act, alpha, beta, short_only(act, f), t,
+                        ky1 - ky0, done,
                     )  # fmt: skip
                 elif fast:
                     if left >= 0:  # all of this size, but for the last of a row that ends in the padding
@@ -80,14 +87,14 @@ def depthwise(
                         strips = max(1, end - s - (1 if end == count and over > 0 else 0))
                     _strips(
                         pixels, strips, xp, pixels * sw * c, wp, bias, yp, pixels * c, c, cols, kw, sw, left, width, line,
-                        padded, ky1 - ky0, low, high, act, alpha, beta, short_only(act, f), t,
+                        padded, ky1 - ky0, done,
                     )  # fmt: skip
                 else:
-                    _pixel(xp, wp, bias, yp, left, width, c, cols, kw, dw, line, padded, ky1 - ky0, low, high)
-                if not (fast and in_registers(act)):
+                    _pixel(xp, wp, bias, yp, left, width, c, cols, kw, dw, line, padded, ky1 - ky0, done)
+                if not (fast and in_registers(epilogue.act)):
                     for i in range(rows):
                         for p in range(strips * pixels):
-                            activate(act, alpha, beta, f, t, at(yp, (i * ow + p) * c), cols)
+                            activate(done, at(yp, (i * ow + p) * c), cols)
                 if tall:
                     oy += rows
                     if oy >= oy1:
@@ -104,32 +111,9 @@ def depthwise(
 
 
 @inline
-def _strips(
-    pixels,
-    count,
-    x,
-    down,
-    w,
-    bias,
-    y,
-    below,
-    c,
-    cols,
-    kw,
-    sw,
-    left,
-    width,
-    line,
-    padded,
-    kys,
-    low,
-    high,
-    act,
-    alpha,
-    beta,
-    scale,
-    shift,
-):
+def _strips(pixels, count, x, down, w, bias, y, below, c, cols, kw, sw, left, width, line, padded, kys, epilogue):
+    low, high, act, alpha, beta, _, shift = epilogue
+    scale = short_only(epilogue)
     if kw == 3 and sw == 1:
         strips_3_1(
             pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
@@ -153,7 +137,7 @@ def _strips(
 
 
 @inline
-def _pixel(x, w, bias, y, ix0, width, c, cols, kw, dw, line, padded, kys, low, high):
+def _pixel(x, w, bias, y, ix0, width, c, cols, kw, dw, line, padded, kys, epilogue):
     """One output pixel of any window; x is where its first column would be, which may lie outside the image."""
     kx0, kx1 = inside(ix0, kw, dw, width)
     total = bias
@@ -162,7 +146,7 @@ def _pixel(x, w, bias, y, ix0, width, c, cols, kw, dw, line, padded, kys, low, h
             i = ky * line + kx * dw * c
             v = load(x, i) if cols == W else load_part(x, i, cols)
             total = total + v * load(w, (ky * kw + kx) * padded)
-    total = minimum(maximum(total, low), high)
+    total = minimum(maximum(total, epilogue.low), epilogue.high)
     if cols == W:
         store(y, 0, total)
     else:

@@ -13,9 +13,19 @@ def _round(a, b, k):
 
 @kernel
 def dropout(
-    x: Floats, y: Floats, step: Ints, float_step: Floats, real: Int, n: Int, chunk: Int, key: Int, threshold: Int,
-    scale: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    step: Ints,
+    float_step: Floats,
+    real: Int,
+    n: Int,
+    chunk: Int,
+    key: Int,
+    threshold: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """y = x·scale, 0 where the element's word is below the threshold; a unit is ``chunk`` elements, an even number."""
     high = step[0] if real == 0 else Int(float_step[0])
     high = high & LOW

@@ -1,19 +1,20 @@
 """Comparisons, logic, choices and changes of type, on booleans of one byte.
 
-Arrays are broadcast as by `_map.binary`: y is d0 × d1 × d2 rows of n elements, ``total`` in all; an operand's row (i, j, k)
-begins at i·a0 + j·a1 + k·a2, its elements are ``ai`` apart (1 or 0). A unit is a row.
+Arrays are broadcast as by `_map.binary`: y is `Rows`, the operands have `RowStrides`. A unit is a row.
 """
+
+from nbconv.kernels.params import Rows, RowStrides
 
 from ._map import named
 from ._simd import Bytes, Float, Floats, Int, Ints, inline, kernel, spread
 
 
 @inline
-def _row(unit, d1, d2, s0, s1, s2):
+def _row(unit, rows, strides):
     """Where row ``unit`` of an operand begins."""
-    ij = unit // d2
-    i = ij // d1
-    return i * s0 + (ij - i * d1) * s1 + (unit - ij * d2) * s2
+    ij = unit // rows.d2
+    i = ij // rows.d1
+    return i * strides.s0 + (ij - i * rows.d1) * strides.s1 + (unit - ij * rows.d2) * strides.s2
 
 
 def _pairs(of):
@@ -21,14 +22,14 @@ def _pairs(of):
 
     def made(formula):
         def pairs(
-            a: of, b: of, y: Bytes, d1: Int, d2: Int, n: Int, total: Int,
-            a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int, first: Int, last: Int,
-        ) -> None:  # fmt: skip
+            a: of, b: of, y: Bytes, rows: Rows, a_strides: RowStrides, b_strides: RowStrides, first: Int, last: Int
+        ) -> None:
+            ai, bi = a_strides.element, b_strides.element
             for unit in range(first, last):
-                pa = _row(unit, d1, d2, a0, a1, a2)
-                pb = _row(unit, d1, d2, b0, b1, b2)
-                py = unit * n
-                end = min(n, total - py)
+                pa = _row(unit, rows, a_strides)
+                pb = _row(unit, rows, b_strides)
+                py = unit * rows.n
+                end = min(rows.n, rows.total - py)
                 if ai == 1 and bi == 1:
                     for e in spread(end):
                         y[py + e] = formula(a[pa + e], b[pb + e])
@@ -73,35 +74,43 @@ def less_or_equal(a, b):
 
 @_pairs(Bytes)
 @inline
-def both(a, b):
+def logical_and(a, b):
     return a & b
 
 
 @_pairs(Bytes)
 @inline
-def either(a, b):
+def logical_or(a, b):
     return a | b
 
 
 @_pairs(Bytes)
 @inline
-def different(a, b):
+def logical_xor(a, b):
     return a ^ b
 
 
 @kernel
-def choose(
-    c: Bytes, a: Floats, b: Floats, y: Floats, d1: Int, d2: Int, n: Int, total: Int,
-    c0: Int, c1: Int, c2: Int, ci: Int, a0: Int, a1: Int, a2: Int, ai: Int, b0: Int, b1: Int, b2: Int, bi: Int,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
+def where(
+    c: Bytes,
+    a: Floats,
+    b: Floats,
+    y: Floats,
+    rows: Rows,
+    c_strides: RowStrides,
+    a_strides: RowStrides,
+    b_strides: RowStrides,
+    first: Int,
+    last: Int,
+) -> None:
     """y = a where c, else b."""
+    ci, ai, bi = c_strides.element, a_strides.element, b_strides.element
     for unit in range(first, last):
-        pc = _row(unit, d1, d2, c0, c1, c2)
-        pa = _row(unit, d1, d2, a0, a1, a2)
-        pb = _row(unit, d1, d2, b0, b1, b2)
-        py = unit * n
-        end = min(n, total - py)
+        pc = _row(unit, rows, c_strides)
+        pa = _row(unit, rows, a_strides)
+        pb = _row(unit, rows, b_strides)
+        py = unit * rows.n
+        end = min(rows.n, rows.total - py)
         for e in spread(end):
             va = a[pa + e * ai]
             vb = b[pb + e * bi]
@@ -109,7 +118,7 @@ def choose(
 
 
 @kernel
-def opposite(x: Bytes, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
+def logical_not(x: Bytes, y: Bytes, n: Int, chunk: Int, first: Int, last: Int) -> None:
     """y = not x; a unit is ``chunk`` elements, here and below."""
     i0 = first * chunk
     for e in spread(min(last * chunk, n) - i0):

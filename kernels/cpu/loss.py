@@ -1,5 +1,6 @@
-"""Losses of class labels, and their gradients. Class j of position p lies at p // size·image + p % size·pixel + j·apart; a
-label that is no class makes NaN."""
+"""Losses of class labels, and their gradients. A label that is no class makes NaN."""
+
+from nbconv.kernels.params import ClassWeights, Scores
 
 from . import _math
 from ._simd import (
@@ -21,29 +22,38 @@ from ._simd import (
 
 
 @inline
-def _share(labels, weights, p, classes, weighted, ignoring, ignore):
+def _share(labels, p, classes, weighting):
     """The weight of a position: 0 where it is ignored, NaN where its label is no class."""
     label = labels[p]
     share = Float(1.0)
-    if ignoring == 1 and label == ignore:
+    if weighting.ignoring == 1 and label == weighting.ignore:
         share = Float(0.0)
     elif label < 0 or label >= classes:
         share = Float(_math.NAN)
-    elif weighted == 1:
-        share = weights[label]
+    elif weighting.weighted == 1:
+        share = weighting.weights[label]
     return share
 
 
 @kernel
 def pick(
-    logp: Floats, labels: Ints, weights: Floats, share: Floats, y: Floats, n: Int, chunk: Int, classes: Int, size: Int,
-    image: Int, pixel: Int, apart: Int, weighted: Int, ignoring: Int, ignore: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    logp: Floats,
+    labels: Ints,
+    share: Floats,
+    y: Floats,
+    n: Int,
+    chunk: Int,
+    scores: Scores,
+    weighting: ClassWeights,
+    first: Int,
+    last: Int,
+) -> None:
     """share[p], and y[p] = -share[p]·logp at the label; a unit is ``chunk`` positions."""
+    classes, size, image, pixel, apart = scores
     p0 = first * chunk
     for i in spread(min(last * chunk, n) - p0):
         p = p0 + i
-        s = _share(labels, weights, p, classes, weighted, ignoring, ignore)
+        s = _share(labels, p, classes, weighting)
         share[p] = s
         if s == 0.0:
             y[p] = 0.0
@@ -73,9 +83,17 @@ def total(each: Floats, share: Floats, y: Floats, n: Int, mean: Int, first: Int,
 
 @kernel
 def factors(
-    dy: Floats, labels: Ints, weights: Floats, factor: Floats, n: Int, classes: Int, weighted: Int, ignoring: Int,
-    ignore: Int, mean: Int, each: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    labels: Ints,
+    factor: Floats,
+    n: Int,
+    classes: Int,
+    weighting: ClassWeights,
+    mean: Int,
+    each: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """factor[p] = dy·share[p], divided by Σ share where it is the ``mean``; dy is one for each position where ``each`` is 1;
     one unit."""
     for _ in range(first, last):
@@ -83,7 +101,7 @@ def factors(
         for i0 in range(0, n, 64):
             b = Float(0.0)
             for i in range(i0, min(i0 + 64, n)):
-                factor[i] = _share(labels, weights, i, classes, weighted, ignoring, ignore)
+                factor[i] = _share(labels, i, classes, weighting)
                 b += factor[i]
             parts += b
         for i in range(n):
@@ -95,10 +113,19 @@ def factors(
 
 @kernel
 def labels_grad(
-    logp: Floats, labels: Ints, factor: Floats, dx: Floats, n: Int, chunk: Int, classes: Int, size: Int, image: Int,
-    pixel: Int, apart: Int, soft: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    logp: Floats,
+    labels: Ints,
+    factor: Floats,
+    dx: Floats,
+    n: Int,
+    chunk: Int,
+    scores: Scores,
+    soft: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = factor·(e^logp - [j = label]), or without e^logp where ``soft`` is 0; a unit is ``chunk`` positions."""
+    classes, size, image, pixel, apart = scores
     for unit in range(first, last):
         p0 = unit * chunk
         end = min(p0 + chunk, n)
@@ -148,10 +175,19 @@ def _cells(logp, factor, dx, n, soft):
 
 @kernel
 def one_hot(
-    labels: Ints, y: Floats, n: Int, chunk: Int, classes: Int, size: Int, image: Int, pixel: Int, apart: Int, on: Float,
-    off: Float, ignore: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    labels: Ints,
+    y: Floats,
+    n: Int,
+    chunk: Int,
+    scores: Scores,
+    on: Float,
+    off: Float,
+    ignore: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """``on`` at the label, else ``off``; 0 where the label is ``ignore`` or no class; a unit is ``chunk`` positions."""
+    classes, size, image, pixel, apart = scores
     p0 = first * chunk
     for i in spread(min(last * chunk, n) - p0):
         p = p0 + i

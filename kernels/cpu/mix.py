@@ -5,9 +5,18 @@ from ._simd import Float, Floats, Int, Ints, W, inline, kernel, load, load_part,
 
 @kernel
 def mix(
-    x: Floats, y: Floats, rows: Ints, cells: Ints, weights: Floats, size: Int, out: Int, inner: Int, width: Int,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    rows: Ints,
+    cells: Ints,
+    weights: Floats,
+    size: Int,
+    out: Int,
+    inner: Int,
+    width: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y[o, j, :] = Σ weights[t]·x[o, cells[t], :] over rows[j] ≤ t < rows[j+1]; x is (outer, size, inner), y (outer, out,
     inner). A unit is ``width`` columns of one (o, j)."""
     parts = (inner + width - 1) // width

@@ -5,20 +5,21 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import i32, i64
+from nbconv.kernels.params import Extents, Strides
 
 from ._ir import vector_pointer
 from ._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part
 
 
 @kernel
-def copy(
-    x: Floats, y: Floats, n1: Int, n2: Int, n3: Int, n4: Int,
-    x0: Int, x1: Int, x2: Int, x3: Int, x4: Int, y0: Int, y1: Int, y2: Int, y3: Int, y4: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+def copy(x: Floats, y: Floats, extents: Extents, x_strides: Strides, y_strides: Strides, first: Int, last: Int) -> None:
     """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is one (i0, i1, i2).
 
     Serves transposes, slices, concatenations, padding, repeats and changes of layout.
     """
+    n1, n2, n3, n4 = extents
+    x0, x1, x2, x3, x4 = x_strides
+    y0, y1, y2, y3, y4 = y_strides
     for unit in range(first, last):
         ij = unit // n2
         k = unit - ij * n2

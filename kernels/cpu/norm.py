@@ -1,5 +1,7 @@
 """Normalisations on channels-last data."""
 
+from nbconv.kernels.params import Clamp
+
 from . import _math
 from ._simd import (
     Float,
@@ -30,19 +32,10 @@ SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 
 @kernel
 def affine(
-    x: Floats,
-    scale: Floats,
-    shift: Floats,
-    y: Floats,
-    ldx: Int,
-    c: Int,
-    ldy: Int,
-    low: Float,
-    high: Float,
-    first: Int,
-    last: Int,
+    x: Floats, scale: Floats, shift: Floats, y: Floats, ldx: Int, c: Int, ldy: Int, clamp: Clamp, first: Int, last: Int
 ) -> None:
     """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
+    low, high = clamp
     for unit in range(first, last):
         xp = at(x, unit * ldx)
         yp = at(y, unit * ldy)
@@ -100,9 +93,18 @@ def lrn(
 
 @kernel
 def lrn_grad(
-    dy: Floats, x: Floats, dx: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    x: Floats,
+    dx: Floats,
+    c: Int,
+    before: Int,
+    after: Int,
+    alpha: Float,
+    beta: Float,
+    bias: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
     unit is a pixel, c ≤ 4096."""
     squares = stack_floats(SQUARES)

@@ -1,5 +1,7 @@
 """Normalisation by rows of contiguous data, and its gradient."""
 
+from nbconv.kernels.params import RowAffine
+
 from ._simd import (
     Float,
     Floats,
@@ -45,32 +47,29 @@ def moments(x: Floats, mean: Floats, inverse: Floats, n: Int, epsilon: Float, fi
 
 
 @kernel
-def normalize(
-    x: Floats, mean: Floats, inverse: Floats, scale: Floats, shift: Floats, y: Floats, n: Int, groups: Int, run: Int,
-    scaled: Int, shifted: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
-    """y = (x - mean)·inverse·scale + shift in rows of n. Row r has the n/run scales of group r % groups, one for each
-    ``run`` elements (or one for each element where run is 1); a unit is a row."""
+def normalize(x: Floats, mean: Floats, inverse: Floats, y: Floats, affine: RowAffine, n: Int, first: Int, last: Int) -> None:
+    """y = (x - mean)·inverse·scale + shift in rows of n. A unit is a row."""
+    run, scaled, shifted = affine.run, affine.scaled, affine.shifted
     for unit in range(first, last):
         row = at(x, unit * n)
         target = at(y, unit * n)
         m = splat(mean[unit])
         r = splat(inverse[unit])
-        base = (unit % groups) * (n // run)
+        base = (unit % affine.groups) * (n // run)
         if run == 1:
             for i in range(0, n, W):
-                v = (get(row, i, n - i) - m) * r * get(at(scale, base), i, n - i)
+                v = (get(row, i, n - i) - m) * r * get(at(affine.scale, base), i, n - i)
                 if shifted == 1:
-                    v = v + get(at(shift, base), i, n - i)
+                    v = v + get(at(affine.shift, base), i, n - i)
                 put(target, i, v, n - i)
         else:
             for k in range(n // run):
                 a = splat(1.0)
                 b = splat(0.0)
                 if scaled == 1:
-                    a = splat(scale[base + k])
+                    a = splat(affine.scale[base + k])
                 if shifted == 1:
-                    b = splat(shift[base + k])
+                    b = splat(affine.shift[base + k])
                 for i in range(0, run, W):
                     put(at(target, k * run), i, (get(at(row, k * run), i, run - i) - m) * r * a + b, run - i)
 

@@ -1,7 +1,10 @@
-"""Optimizer steps, as `nbconv/ops/optimizer.py` says them: element by element, n of them; a unit is ``chunk`` elements.
+"""Optimizer steps, as `nbconv/ops/optimizer.py` says them: element by element, a unit is a `Span`'s chunk.
 
-The new values may lie where the old ones do. ``factor`` and the like are read where they lie, as they change every step.
+
+The new values may lie where the old ones do. Numbers that change every step are read from memory.
 """
+
+from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
 
 from ._simd import Float, Floats, Int, W, get, inline, kernel, put, splat, sqrt, where
 
@@ -17,25 +20,31 @@ def decayed(w, d, decay, l1):
 
 
 @kernel
-def sgd(
-    p: Floats, g: Floats, lr: Floats, new_p: Floats, n: Int, chunk: Int, rate: Float, decay: Float, l1: Float, first: Int,
-    last: Int,
-) -> None:  # fmt: skip
-    size = lr[0] * rate
-    for i in range(first * chunk, min(last * chunk, n), W):
+def sgd(p: Floats, g: Floats, new_p: Floats, span: Span, learning: Learning, first: Int, last: Int) -> None:
+    size, n = learning.lr[0] * learning.rate, span.n
+    for i in range(first * span.chunk, min(last * span.chunk, n), W):
         w = get(p, i, n - i)
-        put(new_p, i, w - size * decayed(w, get(g, i, n - i), decay, l1), n - i)
+        put(new_p, i, w - size * decayed(w, get(g, i, n - i), learning.decay, learning.l1), n - i)
 
 
 @kernel
 def momentum(
-    p: Floats, g: Floats, v: Floats, lr: Floats, new_p: Floats, new_v: Floats, n: Int, chunk: Int, rate: Float, decay: Float,
-    l1: Float, momentum: Float, nesterov: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
-    size = lr[0] * rate
-    for i in range(first * chunk, min(last * chunk, n), W):
+    p: Floats,
+    g: Floats,
+    v: Floats,
+    new_p: Floats,
+    new_v: Floats,
+    span: Span,
+    learning: Learning,
+    momentum: Float,
+    nesterov: Int,
+    first: Int,
+    last: Int,
+) -> None:
+    size, n = learning.lr[0] * learning.rate, span.n
+    for i in range(first * span.chunk, min(last * span.chunk, n), W):
         w = get(p, i, n - i)
-        d = decayed(w, get(g, i, n - i), decay, l1)
+        d = decayed(w, get(g, i, n - i), learning.decay, learning.l1)
         s = momentum * get(v, i, n - i) + d
         put(new_v, i, s, n - i)
         if nesterov != 0:
@@ -45,13 +54,21 @@ def momentum(
 
 @kernel
 def adagrad(
-    p: Floats, g: Floats, s: Floats, lr: Floats, new_p: Floats, new_s: Floats, n: Int, chunk: Int, rate: Float, decay: Float,
-    l1: Float, epsilon: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
-    size = lr[0] * rate
-    for i in range(first * chunk, min(last * chunk, n), W):
+    p: Floats,
+    g: Floats,
+    s: Floats,
+    new_p: Floats,
+    new_s: Floats,
+    span: Span,
+    learning: Learning,
+    epsilon: Float,
+    first: Int,
+    last: Int,
+) -> None:
+    size, n = learning.lr[0] * learning.rate, span.n
+    for i in range(first * span.chunk, min(last * span.chunk, n), W):
         w = get(p, i, n - i)
-        d = decayed(w, get(g, i, n - i), decay, l1)
+        d = decayed(w, get(g, i, n - i), learning.decay, learning.l1)
         total = get(s, i, n - i) + d * d
         put(new_s, i, total, n - i)
         put(new_p, i, w - size * d / (sqrt(total) + splat(epsilon)), n - i)
@@ -59,13 +76,24 @@ def adagrad(
 
 @kernel
 def adadelta(
-    p: Floats, g: Floats, s: Floats, u: Floats, lr: Floats, new_p: Floats, new_s: Floats, new_u: Floats, n: Int, chunk: Int,
-    rate: Float, decay: Float, l1: Float, rho: Float, rest: Float, epsilon: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
-    size = lr[0] * rate
-    for i in range(first * chunk, min(last * chunk, n), W):
+    p: Floats,
+    g: Floats,
+    s: Floats,
+    u: Floats,
+    new_p: Floats,
+    new_s: Floats,
+    new_u: Floats,
+    span: Span,
+    learning: Learning,
+    by: AdaDelta,
+    first: Int,
+    last: Int,
+) -> None:
+    rho, rest, epsilon = by
+    size, n = learning.lr[0] * learning.rate, span.n
+    for i in range(first * span.chunk, min(last * span.chunk, n), W):
         w = get(p, i, n - i)
-        d = decayed(w, get(g, i, n - i), decay, l1)
+        d = decayed(w, get(g, i, n - i), learning.decay, learning.l1)
         square = rho * get(s, i, n - i) + rest * (d * d)
         moved = get(u, i, n - i)
         d = sqrt(moved + splat(epsilon)) / sqrt(square + splat(epsilon)) * d
@@ -76,13 +104,24 @@ def adadelta(
 
 @kernel
 def rmsprop(
-    p: Floats, g: Floats, s: Floats, v: Floats, lr: Floats, new_p: Floats, new_s: Floats, new_v: Floats, n: Int, chunk: Int,
-    rate: Float, decay: Float, l1: Float, alpha: Float, rest: Float, epsilon: Float, momentum: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
-    size = lr[0] * rate
-    for i in range(first * chunk, min(last * chunk, n), W):
+    p: Floats,
+    g: Floats,
+    s: Floats,
+    v: Floats,
+    new_p: Floats,
+    new_s: Floats,
+    new_v: Floats,
+    span: Span,
+    learning: Learning,
+    by: RMSProp,
+    first: Int,
+    last: Int,
+) -> None:
+    alpha, rest, epsilon, momentum = by
+    size, n = learning.lr[0] * learning.rate, span.n
+    for i in range(first * span.chunk, min(last * span.chunk, n), W):
         w = get(p, i, n - i)
-        d = decayed(w, get(g, i, n - i), decay, l1)
+        d = decayed(w, get(g, i, n - i), learning.decay, learning.l1)
         square = alpha * get(s, i, n - i) + rest * (d * d)
         step = momentum * get(v, i, n - i) + d / (sqrt(square) + splat(epsilon))
         put(new_s, i, square, n - i)
@@ -92,18 +131,28 @@ def rmsprop(
 
 @kernel
 def adam(
-    p: Floats, g: Floats, m: Floats, v: Floats, lr: Floats, c1: Floats, root: Floats, new_p: Floats, new_m: Floats,
-    new_v: Floats, n: Int, chunk: Int, rate: Float, decay: Float, l1: Float, rest1: Float, beta2: Float, rest2: Float,
-    epsilon: Float, decoupled: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
-    size = lr[0] * rate
+    p: Floats,
+    g: Floats,
+    m: Floats,
+    v: Floats,
+    new_p: Floats,
+    new_m: Floats,
+    new_v: Floats,
+    span: Span,
+    learning: Learning,
+    by: Adam,
+    first: Int,
+    last: Int,
+) -> None:
+    c1, root, rest1, beta2, rest2, epsilon, decoupled = by
+    size, n = learning.lr[0] * learning.rate, span.n
     step, deviation = size / c1[0], splat(root[0])
-    inside, outside = decay, Float(0)
+    inside, outside = learning.decay, Float(0)
     if decoupled != 0:
         inside, outside = outside, inside
-    for i in range(first * chunk, min(last * chunk, n), W):
+    for i in range(first * span.chunk, min(last * span.chunk, n), W):
         w = get(p, i, n - i)
-        d = decayed(w, get(g, i, n - i), inside, l1)
+        d = decayed(w, get(g, i, n - i), inside, learning.l1)
         if outside != 0:
             w = w - size * outside * w
         mean = get(m, i, n - i)

@@ -1,6 +1,8 @@
 """Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, through
 Winograd's transform, into rows of vectors."""
 
+from nbconv.kernels.params import FilterStrides
+
 from ._simd import Float, Floats, Int, W, at, inline, kernel, load, stack_floats, store
 from ._tile import NR
 
@@ -10,13 +12,23 @@ HELD, HALF = 9 * W, 18 * W
 
 @kernel
 def panels(
-    w: Floats, y: Floats, kh: Int, kw: Int, cg: Int, n: Int, group: Int, ky: Int, kx: Int, ci: Int, co: Int, padded: Int,
-    scale: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    w: Floats,
+    y: Floats,
+    kh: Int,
+    kw: Int,
+    cg: Int,
+    n: Int,
+    strides: FilterStrides,
+    padded: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """y[group][panel][ky][kx][ci][NR] = scale·w, element (g, y, x, i, o) of w at g·group + y·ky + x·kx + i·ci + o·co.
 
     A unit is a panel of a group: ``padded`` columns a group, zero past n.
     """
+    group, ky, kx, ci, co = strides
     count = (n + NR - 1) // NR
     k = kh * kw * cg
     for unit in range(first, last):

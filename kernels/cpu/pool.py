@@ -1,7 +1,8 @@
 """Pooling on channels-last data. A unit is an output row."""
 
+from nbconv.kernels.params import Clamp, Divisor, Image, Window
+
 from ._simd import (
-    Float,
     Floats,
     Int,
     W,
@@ -29,11 +30,11 @@ def _either(v, best):
 
 
 @kernel
-def max_pool(
-    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int,
-    sw: Int, dh: Int, dw: Int, ph: Int, pw: Int, low: Float, high: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+def max_pool(x: Floats, y: Floats, image: Image, window: Window, clamp: Clamp, first: Int, last: Int) -> None:
     """Largest value of each window; NaN where the window holds one. Padding is never chosen."""
+    h, width, ldx, c, ldy, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    low, high = clamp
     for unit in range(first, last):
         n = unit // oh
         iy0 = (unit - n * oh) * sh - ph
@@ -71,12 +72,13 @@ def max_pool(
 
 @kernel
 def average_pool(
-    x: Floats, y: Floats, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int,
-    sw: Int, dh: Int, dw: Int, ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, low: Float, high: Float,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
-    """Mean of each window. With count_pad the divisor counts the taps inside [-ph, padded_h) × [-pw, padded_w), else those
-    inside the image."""
+    x: Floats, y: Floats, image: Image, window: Window, divisor: Divisor, clamp: Clamp, first: Int, last: Int
+) -> None:
+    """Mean of each window."""
+    h, width, ldx, c, ldy, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    padded_h, padded_w, count_pad = divisor
+    low, high = clamp
     for unit in range(first, last):
         n = unit // oh
         iy0 = (unit - n * oh) * sh - ph
@@ -84,11 +86,11 @@ def average_pool(
         for ox in range(ow):
             ix0 = ox * sw - pw
             kx0, kx1 = inside(ix0, kw, dw, width)
-            divisor = (ky1 - ky0) * (kx1 - kx0)
+            count = (ky1 - ky0) * (kx1 - kx0)
             if count_pad == 1:
                 qy0, qy1 = inside(iy0 + ph, kh, dh, padded_h + ph)
                 qx0, qx1 = inside(ix0 + pw, kw, dw, padded_w + pw)
-                divisor = (qy1 - qy0) * (qx1 - qx0)
+                count = (qy1 - qy0) * (qx1 - qx0)
             for c0 in range(0, c, W):
                 cols = min(W, c - c0)
                 total = splat(0.0)
@@ -96,7 +98,7 @@ def average_pool(
                     row = at(x, ((n * h + iy0 + ky * dh) * width + ix0) * ldx + c0)
                     for kx in range(kx0, kx1):
                         total = total + (load(row, kx * dw * ldx) if cols == W else load_part(row, kx * dw * ldx, cols))
-                total = minimum(maximum(total / divisor, low), high)
+                total = minimum(maximum(total / count, low), high)
                 if cols == W:
                     store(y, (unit * ow + ox) * ldy + c0, total)
                 else:

@@ -1,6 +1,8 @@
 """Gradients of pooling on channels-last data. A unit is a plane of one image, a vector of channels wide: windows may
 overlap, so a plane has one owner."""
 
+from nbconv.kernels.params import DenseImage, Divisor, Window
+
 from ._simd import Floats, Int, W, at, get, kernel, put, splat, where
 from ._window import inside
 
@@ -8,11 +10,10 @@ INF = float("inf")
 
 
 @kernel
-def max_pool_grad(
-    dy: Floats, x: Floats, dx: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int,
-    dh: Int, dw: Int, ph: Int, pw: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+def max_pool_grad(dy: Floats, x: Floats, dx: Floats, image: DenseImage, window: Window, first: Int, last: Int) -> None:
     """Each dy is added to dx where its window of x has its maximum: the first of equals, or the first NaN."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         n = unit // vectors
@@ -45,10 +46,12 @@ def max_pool_grad(
 
 @kernel
 def average_pool_grad(
-    dy: Floats, dx: Floats, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int,
-    dh: Int, dw: Int, ph: Int, pw: Int, padded_h: Int, padded_w: Int, count_pad: Int, divided: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats, dx: Floats, image: DenseImage, window: Window, divisor: Divisor, divided: Int, first: Int, last: Int
+) -> None:
     """Each dy, divided as `pool.average_pool` divides where ``divided`` is 1, is added to all cells of its window."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    padded_h, padded_w, count_pad = divisor
     vectors = (c + W - 1) // W
     for unit in range(first, last):
         n = unit // vectors
@@ -64,14 +67,14 @@ def average_pool_grad(
             for ox in range(ow):
                 ix0 = ox * sw - pw
                 kx0, kx1 = inside(ix0, kw, dw, width)
-                divisor = (ky1 - ky0) * (kx1 - kx0)
+                count = (ky1 - ky0) * (kx1 - kx0)
                 if count_pad == 1:
                     qy0, qy1 = inside(iy0 + ph, kh, dh, padded_h + ph)
                     qx0, qx1 = inside(ix0 + pw, kw, dw, padded_w + pw)
-                    divisor = (qy1 - qy0) * (qx1 - qx0)
+                    count = (qy1 - qy0) * (qx1 - qx0)
                 if divided == 0:
-                    divisor = 1
-                d = get(source, (oy * ow + ox) * c, cols) / divisor
+                    count = 1
+                d = get(source, (oy * ow + ox) * c, cols) / count
                 for ky in range(ky0, ky1):
                     for kx in range(kx0, kx1):
                         i = ((iy0 + ky * dh) * width + ix0 + kx * dw) * c

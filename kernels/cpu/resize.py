@@ -1,26 +1,15 @@
 """Resizing of channels-last images by tables that say which rows and columns each output pixel reads. A unit is an output
 row."""
 
+from nbconv.kernels.params import Image
+
 from ._simd import Floats, Int, Ints, W, at, inline, kernel, load, load_part, splat, store, store_part
 
 
 @kernel
-def nearest(
-    x: Floats,
-    y: Floats,
-    rows: Ints,
-    columns: Ints,
-    h: Int,
-    width: Int,
-    ldx: Int,
-    c: Int,
-    ldy: Int,
-    oh: Int,
-    ow: Int,
-    first: Int,
-    last: Int,
-) -> None:
+def nearest(x: Floats, y: Floats, rows: Ints, columns: Ints, image: Image, first: Int, last: Int) -> None:
     """y[n, i, j, :] = x[n, rows[i], columns[j], :]."""
+    h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
         n = unit // oh
         source = at(x, (n * h + rows[unit - n * oh]) * width * ldx)
@@ -39,10 +28,18 @@ def _pixel(source, target, c):
 
 @kernel
 def linear(
-    x: Floats, y: Floats, rows: Ints, row_weights: Floats, columns: Ints, column_weights: Floats,
-    h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    rows: Ints,
+    row_weights: Floats,
+    columns: Ints,
+    column_weights: Floats,
+    image: Image,
+    first: Int,
+    last: Int,
+) -> None:
     """Bilinear: output row i mixes input rows rows[2i] and rows[2i+1] with row_weights[2i] and [2i+1]; columns likewise."""
+    h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
         n = unit // oh
         i = unit - n * oh

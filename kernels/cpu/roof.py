@@ -59,11 +59,17 @@ def read(x: Floats, n: Int, part: Int, first: Int, last: Int, slot: Int) -> None
         e, f, g, h = load(mine, 0), load(mine, 0), load(mine, 0), load(mine, 0)
         for i in range(0, n, 8 * W):
             a, b, c, d = (
-                a + load(mine, i), b + load(mine, i + W), c + load(mine, i + 2 * W), d + load(mine, i + 3 * W),
-            )  # fmt: skip
+                a + load(mine, i),
+                b + load(mine, i + W),
+                c + load(mine, i + 2 * W),
+                d + load(mine, i + 3 * W),
+            )
             e, f, g, h = (
-                e + load(mine, i + 4 * W), f + load(mine, i + 5 * W), g + load(mine, i + 6 * W), h + load(mine, i + 7 * W),
-            )  # fmt: skip
+                e + load(mine, i + 4 * W),
+                f + load(mine, i + 5 * W),
+                g + load(mine, i + 6 * W),
+                h + load(mine, i + 7 * W),
+            )
         store(mine, n, a + b + c + d + e + f + g + h)
 
 

@@ -4,10 +4,11 @@ A block of tiles is transformed, multiplied with the transformed weights at each
 and transformed back, all within one thread's scratch memory.
 """
 
-from ._epilogue import activate, in_registers, short_only
+from nbconv.kernels.params import Addends, ConvImage, Epilogue, Filtering
+
+from ._epilogue import activate, addends_from, epilogue_from, in_registers, short_only
 from ._math import activated
 from ._simd import (
-    Float,
     Floats,
     Int,
     W,
@@ -36,19 +37,27 @@ SKEW = 16
 
 @kernel
 def winograd(
-    x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats, scratch: Floats,
-    n: Int, h: Int, width: Int, ldx: Int, ci: Int, oh: Int, ow: Int, co: Int, ldy: Int, ldres: Int, ph: Int, pw: Int,
-    size: Int, tiles: Int, columns: Int, group: Int, inner: Int, padded: Int, area: Int,
-    low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int,
+    x: Floats,
+    w: Floats,
+    addends: Addends,
+    y: Floats,
+    zeros: Floats,
+    scratch: Floats,
+    image: ConvImage,
+    filtering: Filtering,
+    epilogue: Epilogue,
+    first: Int,
+    last: Int,
     slot: Int,
-) -> None:  # fmt: skip
-    """y = act(clamp(conv(x, w) + b + res)), size × size results a tile (4 or 2), ``tiles`` tiles a unit.
+) -> None:
+    """y = act(clamp(conv(x, w) + bias + residual)), size × size results a tile (4 or 2).
 
-    A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)² points][panel][ci][NR], ``padded`` columns;
-    results go ``columns`` channels at a time. ``inner``
-    is ci rounded up to vectors. ``area`` floats of scratch a thread hold V (points, tiles, inner) and M (points, tiles,
-    columns), `SKEW` floats behind each point.
+    A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)² points][panel][ci][NR]. A thread's scratch
+    memory holds V (points, tiles, inner) and M (points, tiles, columns), `SKEW` floats behind each point.
     """
+    ci, oh, ow, co, ldy = image.cg, image.oh, image.ow, image.og, image.ldy
+    _, _, size, tiles, columns, group, inner, padded, area = filtering
+    n = image.m // (oh * ow)
     table = stack_ints(MAX_TILES)
     order = stack_ints(MAX_TILES)
     pixels = stack_floats(PIXELS)
@@ -64,6 +73,8 @@ def winograd(
     for i in range(tiles):
         order[i] = i
     groups = (co + group - 1) // group
+    none = Addends(addends.bias, addends.residual, 0)
+    bare = Epilogue(epilogue.low, epilogue.high, Int(0), epilogue.alpha, epilogue.beta, epilogue.scale, epilogue.shift)
     for unit in range(first, last):
         part = unit // groups
         t0 = part * tiles
@@ -71,7 +82,7 @@ def winograd(
         end = min(co, col + group)
         count = min(tiles, total - t0)
         for i in range(count):
-            _input(table, x, zeros, t0 + i, down, across, size, h, width, ldx, ci, ph, pw, at(v, i * inner), v_step)
+            _input(table, x, zeros, t0 + i, down, across, image, filtering, at(v, i * inner), v_step)
         while col < end:
             cols = min(columns, end - col)
             for p in range(points):
@@ -79,54 +90,51 @@ def winograd(
                     table[i] = address(v, p * v_step + i * inner)
                 block(
                     table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * m_step - col), columns,
-                    True, False, b, res, 0, low, high, col, col + cols, co, 0, alpha, beta, scale, shift,
+                    True, False, none, col, col + cols, co, bare,
                 )  # fmt: skip
             for i in range(count):
                 t = t0 + i
                 line = t // across
-                image = line // down
-                oy = (line - image * down) * size
+                oy = (line - line // down * down) * size
                 ox = (t - line * across) * size
-                place = (image * oh + oy) * ow + ox
+                place = (line // down * oh + oy) * ow + ox
                 begin = 0
                 if oy + size <= oh and ox + size <= ow and cols >= W:
                     begin = cols // W * W
                     q = at(y, place * ldy + col)
-                    r = at(res, place * ldres + col) if ldres > 0 else res
-                    f = at(scale, col) if address(scale, 0) != 0 else scale
-                    s = at(shift, col) if address(scale, 0) != 0 else scale
+                    b, r, ldres = addends_from(addends, col, place * addends.ldres + col)
+                    done = epilogue_from(epilogue, col)
+                    low, high, act, alpha, beta, _, s = done
                     if size == 4:
                         whole_4(
-                            at(m, i * columns), m_step, begin, at(b, col), r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
-                            act, alpha, beta, short_only(act, f), s,
+                            at(m, i * columns), m_step, begin, b, r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
+                            act, alpha, beta, short_only(done), s,
                         )  # fmt: skip
                     else:
                         whole_2(
-                            at(m, i * columns), m_step, begin, at(b, col), r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
-                            act, alpha, beta, short_only(act, f), s,
+                            at(m, i * columns), m_step, begin, b, r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
+                            act, alpha, beta, short_only(done), s,
                         )  # fmt: skip
-                    if not in_registers(act):
-                        _activate_tile(q, size, ow * ldy, ldy, begin, act, alpha, beta, f, s)
+                    if not in_registers(epilogue.act):
+                        _activate_tile(q, size, ow * ldy, ldy, begin, done)
                 for j in range(begin, cols, W):
                     if size == 4:
                         out_of_4(at(m, i * columns + j), m_step, pixels)
                     else:
                         out_of_2(at(m, i * columns + j), m_step, pixels)
-                    _output(
-                        pixels, size, min(size, oh - oy), min(size, ow - ox), ow, ldy, ldres, at(b, col + j), res, y,
-                        place, col + j,
-                        min(W, cols - j), low, high, act, alpha, beta, scale, shift,
-                    )  # fmt: skip
+                    rows, across_y = min(size, oh - oy), min(size, ow - ox)
+                    _output(pixels, size, rows, across_y, ow, ldy, addends, y, place, col + j, min(W, cols - j), epilogue)
             col += columns
 
 
 @inline
-def _input(table, x, zeros, t, down, across, size, h, width, ldx, ci, ph, pw, v, step):
+def _input(table, x, zeros, t, down, across, image, filtering, v, step):
     """Gather one tile's pixels and transform them, all channels."""
+    h, width, ldx, ci, size = image.h, image.width, image.ldx, image.cg, filtering.size
     line = t // across
-    image = line // down
-    iy0 = (line - image * down) * size - ph
-    ix0 = (t - line * across) * size - pw
+    n = line // down
+    iy0 = (line - n * down) * size - filtering.ph
+    ix0 = (t - line * across) * size - filtering.pw
     edge = size + 2
     base = address(x, 0)
     nothing = address(zeros, 0)
@@ -137,7 +145,7 @@ def _input(table, x, zeros, t, down, across, size, h, width, ldx, ci, ph, pw, v,
             ix = ix0 + j
             a = nothing
             if 0 <= iy and iy < h and 0 <= ix and ix < width:
-                a = base + ((image * h + iy) * width + ix) * ldx * 4
+                a = base + ((n * h + iy) * width + ix) * ldx * 4
             table[k] = a
             k += 1
     if size == 4:
@@ -147,23 +155,20 @@ def _input(table, x, zeros, t, down, across, size, h, width, ldx, ci, ph, pw, v,
 
 
 @inline
-def _activate_tile(y, size, row, ldy, channels, act, alpha, beta, scale, shift):
-    affine = address(scale, 0) != 0
+def _activate_tile(y, size, row, ldy, channels, epilogue):
     for i in range(size):
         for j in range(size):
             for c in range(0, channels, W):
-                f = at(scale, c) if affine else scale
-                s = at(shift, c) if affine else scale
-                activate(act, alpha, beta, f, s, at(y, i * row + j * ldy + c), W)
+                activate(epilogue_from(epilogue, c), at(y, i * row + j * ldy + c), W)
 
 
 @inline
-def _output(
-    pixels, size, rows, columns, ow, ldy, ldres, b, res, y, place, channel, cols, low, high, act, alpha, beta, scale, shift
-):
+def _output(pixels, size, rows, columns, ow, ldy, addends, y, place, channel, cols, epilogue):
     """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has
     them."""
-    bias = load(b, 0)
+    b, res, ldres = addends
+    low, high, act, alpha, beta, scale, shift = epilogue
+    bias = load(b, channel)
     given = address(scale, 0) != 0
     for i in range(rows):
         for j in range(columns):

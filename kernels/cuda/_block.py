@@ -7,9 +7,25 @@ from ._numba import Floats, cgutils, cuda, intrinsic, ir, on_tensor_cores, tiled
 from ._vector import call_ir, f32, i32, i64
 
 __all__ = [
-    "aligned", "at", "barrier", "below", "cuda", "given", "load2", "load4", "mma", "on_tensor_cores", "product", "quotient",
-    "shared_floats", "short", "store4", "tiled", "to_tf32", "unseen",
-]  # fmt: skip
+    "aligned",
+    "at",
+    "barrier",
+    "below",
+    "cuda",
+    "given",
+    "load2",
+    "load4",
+    "mma",
+    "on_tensor_cores",
+    "product",
+    "quotient",
+    "shared_floats",
+    "short",
+    "store4",
+    "tiled",
+    "to_tf32",
+    "unseen",
+]
 
 
 @intrinsic

@@ -23,6 +23,8 @@ from typing import Any
 
 from numba import config, cuda, types
 
+from nbconv.kernels.params import fields, is_group
+
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """whether kernels run in Numba's simulator"""
 if not SIMULATED:
@@ -43,6 +45,7 @@ Bytes = types.CPointer(types.uint8)
 Int = types.int64
 Float = types.float32
 KINDS = {Ints: "int64*", Floats: "float32*", Bytes: "uint8*", Int: "int64", Float: "float32"}
+TYPES = {name: kind for kind, name in KINDS.items()}
 WARP = 32
 VECTOR = "__vector__"
 """Attribute of the functions of the language that a whole warp must reach together."""
@@ -113,10 +116,19 @@ def kernels_of(family: str, capability: tuple[int, int] = (8, 0)) -> dict[str, C
     }
 
 
-def arguments(function: Callable) -> dict[str, types.Type]:
-    """A kernel's arguments and their types, without ``first``, ``last`` and ``slot``."""
+def parameters(function: Callable) -> dict[str, Any]:
+    """A kernel's parameters and their types, without ``first``, ``last`` and ``slot``."""
     found = inspect.get_annotations(function)
     return {name: kind for name, kind in found.items() if name not in ("first", "last", "slot", "return")}
+
+
+def arguments(function: Callable) -> dict[str, types.Type]:
+    """A kernel's arguments, a word each, and their types."""
+    found: dict[str, types.Type] = {}
+    for name, kind in parameters(function).items():
+        words = fields(name, kind) if is_group(kind) else {}
+        found |= {field: TYPES[k] for field, k in words.items()} or {name: kind}
+    return found
 
 
 def width(function: Callable) -> int:
@@ -143,9 +155,11 @@ def _by_vectors(function: Callable, seen: set[int]) -> bool:
 
 
 def entry(function: Callable) -> Callable:
-    """The function that is launched: the kernel's arguments, then ``units``. Blocks, warps or threads take units in turn."""
-    names = list(arguments(function))
-    given = ", ".join(names)
+    """The function that is launched: the kernel's arguments, a word each, then ``units``. Blocks, warps or threads take
+    units in turn."""
+    names = ", ".join(name.replace(".", "_") for name in arguments(function))
+    groups = {name: kind for name, kind in parameters(function).items() if is_group(kind)}
+    given = ", ".join(_call(name, groups[name]) if name in groups else name for name in parameters(function))
     tail = ", 0" if "slot" in inspect.get_annotations(function) else ""
     wide = width(function)
     if hasattr(function, "__tiled__"):
@@ -156,11 +170,17 @@ def entry(function: Callable) -> Callable:
     else:
         mine = "Int(cuda.blockIdx.x) * Int(cuda.blockDim.x) + Int(cuda.threadIdx.x)"
         step = "Int(cuda.gridDim.x) * Int(cuda.blockDim.x)"
-    source = f"def {function.__name__}({given}, units):\n    unit = {mine}\n    while unit < units:\n"
+    source = f"def {function.__name__}({names}, units):\n    unit = {mine}\n    while unit < units:\n"
     source += f"        body({given}, unit, unit + 1{tail})\n        unit += {step}\n"
     space = {"cuda": cuda, "Int": int if SIMULATED else Int, "body": inline(function)}
+    space |= {kind.__name__: kind for kind in groups.values()}
     exec(compile(source, f"<entry of {function.__name__}>", "exec"), space)
     return space[function.__name__]
+
+
+def _call(name: str, kind: type) -> str:
+    """The text that makes a parameter of its words."""
+    return f"{kind.__name__}({', '.join(word.replace('.', '_') for word in fields(name, kind))})"
 
 
 def compile_kernel(function: Callable, capability: tuple[int, int]) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from nbconv.kernels.params import Activation, Addends, Epilogue
+
 from ._math import activated
 from ._products import HIGH, fragments, quads
 from ._simd import (
@@ -21,6 +23,7 @@ from ._simd import (
     Int,
     W,
     aligned,
+    at,
     barrier,
     below,
     cuda,
@@ -64,12 +67,12 @@ TILES = LARGE, SMALL, NARROW = Tile(128, 128, 8, 2), Tile(64, 64, 4, 4), Tile(25
 
 
 def by_tile(make: Callable[[Tile, bool], Callable], tensor: bool = False) -> Callable:
-    """The kernel that ``make`` makes for `LARGE` tiles; its argument ``rows`` tells which of `TILES` a step wants.
+    """The kernel that ``make`` makes for `LARGE` tiles; its argument ``blocking.rows`` tells which of `TILES` a step wants.
     ``tensor``: it needs tensor cores for TF32, and is named so."""
     found = [make(tile, tensor) for tile in TILES]
     for kernel in found if tensor else []:
         on_tensor_cores(kernel)
-    found[0].__variants__ = ("rows", [(tile.rows, kernel) for tile, kernel in zip(TILES, found)])  # type: ignore
+    found[0].__variants__ = ("blocking.rows", [(tile.rows, kernel) for tile, kernel in zip(TILES, found)])  # type: ignore
     return found[0]
 
 
@@ -171,15 +174,14 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
             stage_row(shared, acc, r + i, i, staged)
 
     @inline
-    def results(
-        shared, acc, m0, m, n0, n, placed, oh, ow, full_h, full_w, osh, osw, oy0, ox0, y, ldy, bias, res, ldres, low, high,
-        act, alpha, beta, scale, shift,
-    ):  # fmt: skip
+    def results(shared, acc, m0, m, n0, n, placed, oh, ow, scatter, y, ldy, addends, epilogue):
         """What follows the products (bias, residual, clamp or activation, factor and term), for the tile from row m0 and
         column n0 on of (m, n). Sums go through shared memory, so that a warp stores whole rows, and the code is there once,
         not for each sum.
 
         Row r goes to pixel r of y, or, if ``placed``, to the pixel that a convolution's geometry says."""
+        bias, res, ldres = addends
+        low, high, act, alpha, beta, scale, shift = epilogue
         t = Int(cuda.threadIdx.x)
         column = n0 + (t & (columns // 4 - 1)) * 4
         left = n - column
@@ -205,13 +207,13 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
                 if row < m and left > 0:
                     got = load4(shared, s * stage_pitch + column - n0)
                     v[0], v[1], v[2], v[3] = got[0] + add[0], got[1] + add[1], got[2] + add[2], got[3] + add[3]
-                    pixel = pixel_of_result(row, oh, ow, full_h, full_w, osh, osw, oy0, ox0) if placed else row
+                    pixel = pixel_of_result(row, oh, ow, scatter) if placed else row
                     if given(res):
                         had = cuda.local.array(4, Float)
                         quad(had, res, pixel * ldres + column, left, whole_res)
                         for j in range(4):
                             v[j] = v[j] + had[j]
-                    if act == 0:
+                    if act == Activation.NONE:
                         for j in range(4):
                             v[j] = scalar(minimum(maximum(splat(v[j]), low), high))
                     else:
@@ -232,12 +234,36 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
 
 
 @inline
-def pixel_of_result(row, oh, ow, full_h, full_w, osh, osw, oy0, ox0):
-    """Where in y, images of (full_h, full_w), the row-th result of a convolution goes: the (oh, ow) of an image lie osh rows
-    and osw columns apart, the first at (oy0, ox0)."""
+def pixel_of_result(row, oh, ow, scatter):
+    """Where in y the row-th result of a convolution goes, of (oh, ow) an image."""
+    full_h, full_w, osh, osw, oy0, ox0 = scatter
     line = quotient(row, ow)
     image = quotient(line, oh)
     return (image * full_h + (line - image * oh) * osh + oy0) * full_w + (row - line * ow) * osw + ox0
+
+
+@inline
+def is_scattered(scatter, oh, ow):
+    """Whether the (oh, ow) results of an image do not lie in y as they are."""
+    return scatter.osh != 1 or scatter.osw != 1 or scatter.full_h != oh or scatter.full_w != ow
+
+
+@inline
+def addends_from(addends, channel, place):
+    """The addends of the channels from ``channel`` on, the residual's from ``place`` on."""
+    bias, residual, ldres = addends
+    if given(residual):
+        residual = at(residual, place)
+    return Addends(at(bias, channel), residual, ldres)
+
+
+@inline
+def epilogue_from(epilogue, channel):
+    """The epilogue of the channels from ``channel`` on."""
+    low, high, act, alpha, beta, scale, shift = epilogue
+    if given(scale):
+        scale = at(scale, channel)
+    return Epilogue(low, high, act, alpha, beta, scale, at(shift, channel))
 
 
 @inline

@@ -8,6 +8,8 @@ Where ``channel_chunk``, a multiple of `DEPTH`, is less than a group's channels,
 channels of all taps: see gemm.py. Taps are not cut: the main loop would have to hold where they end.
 """
 
+from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Epilogue, Scatter, Window
+
 from ._simd import (
     Float,
     Floats,
@@ -17,7 +19,6 @@ from ._simd import (
     barrier,
     below,
     cuda,
-    given,
     inline,
     product,
     quotient,
@@ -26,7 +27,7 @@ from ._simd import (
     tiled,
     unseen,
 )
-from ._tile import DEPTH, NOTHING, Tile, by_tile, fetch, working
+from ._tile import DEPTH, NOTHING, Tile, addends_from, by_tile, epilogue_from, fetch, is_scattered, working
 
 
 @inline
@@ -52,12 +53,11 @@ def convolution(tile: Tile, tensor: bool):
     put_down, multiply, results = work.put_down, work.multiply, work.results
 
     @inline
-    def products(
-        vector, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, w, n0, og, h, width, ldx, cg, c0, chunk, kh, kw,
-        dh, dw,
-    ):  # fmt: skip
+    def products(vector, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, w, n0, c0, chunk, image, window):
         """Sums over all taps and ``chunk`` of their cg channels, from c0 on. The first tap of the thread's pixels is (iy,
         ix) of the image, ``pixel`` of x; its channels begin at ``from0``. ``vector``: four can be read as 16 bytes."""
+        h, width, ldx, cg, og = image.h, image.width, image.ldx, image.cg, image.og
+        kh, kw, dh, dw = window.kh, window.kw, window.dh, window.dw
         held = cuda.local.array(carried, Float)
         reads_a, reads_b, stores_a, stores_b = shared_places()
         kb, skip, b_step = b_place(n0, og, kh * kw * cg)
@@ -105,46 +105,49 @@ def convolution(tile: Tile, tensor: bool):
 
     @tiled(tile.threads, tile.blocks)
     def conv(
-        x: Floats, w: Floats, b: Floats, res: Floats, y: Floats, zeros: Floats,
-        m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, ldres: Int, og: Int,
-        kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-        full_h: Int, full_w: Int, osh: Int, osw: Int, oy0: Int, ox0: Int,
-        rows: Int, panels: Int, tap_chunk: Int, channel_chunk: Int, padded: Int,
-        low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats, first: Int, last: Int,
-    ) -> None:  # fmt: skip
+        x: Floats,
+        w: Floats,
+        addends: Addends,
+        y: Floats,
+        zeros: Floats,
+        image: ConvImage,
+        window: Window,
+        scatter: Scatter,
+        blocking: ConvBlocking,
+        epilogue: Epilogue,
+        first: Int,
+        last: Int,
+    ) -> None:
+        m, h, width, ldx, cg, oh, ow, ldy, og = image
+        kh, kw, sh, sw, _, _, ph, pw = window
+        channel_chunk, padded = blocking.channel_chunk, blocking.padded
         shared = shared_floats(both)
         acc = cuda.local.array(sums, Float)
         g, part, m0, n0 = begin(first, m, og, cg, channel_chunk)
         c0 = short(part * channel_chunk)
         from0 = short(g * cg + c0 + a_k())
-        image, oy, ox = pixel_of(min(m0 + a_row(0), m - 1), oh, ow)
+        sample, oy, ox = pixel_of(min(m0 + a_row(0), m - 1), oh, ow)
         iy0, ix0 = short(oy * sh - ph), short(ox * sw - pw)
-        pixel0 = short((image * h + iy0) * width + ix0)
-        image, oy, ox = pixel_of(min(m0 + a_row(1), m - 1), oh, ow)
+        pixel0 = short((sample * h + iy0) * width + ix0)
+        sample, oy, ox = pixel_of(min(m0 + a_row(1), m - 1), oh, ow)
         iy1, ix1 = short(oy * sh - ph), short(ox * sw - pw)
-        pixel1 = short((image * h + iy1) * width + ix1)
+        pixel1 = short((sample * h + iy1) * width + ix1)
         wg = at(w, g * kh * kw * cg * padded)
         for j in range(sums):
             acc[j] = Float(0)
         if (cg | ldx) & 3 == 0 and aligned(x):
             products(
-                True, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, c0,
-                channel_chunk, kh, kw, dh, dw,
-            )  # fmt: skip
+                True, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, c0, channel_chunk, image, window
+            )
         else:
             products(
-                False, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, og, h, width, ldx, cg, c0,
-                channel_chunk, kh, kw, dh, dw,
-            )  # fmt: skip
+                False, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, wg, n0, c0, channel_chunk, image, window
+            )
         g, part, m0, n0 = begin(unseen(first), m, og, cg, channel_chunk)  # again, which leaves registers to the products
-        placed = osh != 1 or osw != 1 or full_h != oh or full_w != ow
-        resg = at(res, g * og) if given(res) else res
-        scaleg = at(scale, g * padded) if given(scale) else scale
-        results(
-            shared, acc, m0, m, n0, og, placed, oh, ow, full_h, full_w, osh, osw, oy0, ox0,
-            at(y, g * og + part * m * ldy), ldy, at(b, g * padded), resg, ldres, low, high, act, alpha, beta, scaleg,
-            at(shift, g * padded),
-        )  # fmt: skip
+        placed = is_scattered(scatter, oh, ow)
+        yg = at(y, g * og + part * m * ldy)
+        added = addends_from(addends, g * padded, g * og)
+        results(shared, acc, m0, m, n0, og, placed, oh, ow, scatter, yg, ldy, added, epilogue_from(epilogue, g * padded))
 
     return conv
 

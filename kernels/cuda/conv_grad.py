@@ -1,8 +1,10 @@
 """Gradients of convolutions on channels-last data: of the weights, and of what depthwise ones read.
 
 Sums over pixels are split into parts that depend on shapes alone; `merge` adds them in order. Units are smaller than the
-CPU's (`Lowering.finer`): a tile of the product, a vector of channels.
+CPU's (`Lowering.gpu_split`): a tile of the product, a vector of channels.
 """
+
+from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides, Window
 
 from ._simd import (
     Float,
@@ -14,30 +16,34 @@ from ._simd import (
     barrier,
     below,
     cuda,
-    get,
     inline,
     kernel,
-    load,
+    lane,
     load4,
     on_tensor_cores,
     put,
     quotient,
     shared_floats,
     splat,
-    store,
     store4,
     tiled,
 )
 from ._tile import DEPTH, SMALL, working
+from .pool_grad import STRIP, strip
 
 ROWS, COLUMNS, THREADS = SMALL.rows, SMALL.columns, SMALL.threads
 QUADS = ROWS // 4
 OUTSIDE, LOW = 1 << 30, 0xFFFFFFFF
 """How far below an image a tap lies that there is not."""
-SIDE = 32
-HELD = SIDE * (SIDE + 1)
-MERGERS = 256
+DOWN = 8
+"""Rows (i, t) of a unit of `merge` (nbconv/ops/conv_grad.py counts by it)."""
+PITCH = W + 4  # so that no two threads meet in a bank, whichever way they go through the tile
+HELD = DOWN * PITCH
+MERGERS = DOWN * W
 """Threads of `merge`."""
+WARPS = 16
+SUMMERS = WARPS * W
+"""Threads of what sums over pixels."""
 
 
 @inline
@@ -66,11 +72,6 @@ def _meets(iy, ix, tap, h, width):
     return below(iy + (tap >> 32), h) and below(ix + tap, width)
 
 
-@inline
-def _inside(i, n):
-    return i >= 0 and i < n
-
-
 def grad_weight(tensor: bool):
     """The kernel `conv_grad_weight`; ``tensor``: on tensor cores."""
     work = working(SMALL, tensor)
@@ -79,12 +80,12 @@ def grad_weight(tensor: bool):
     row_of, turned_row = work.row_of, work.turned_row
 
     @inline
-    def products(
-        whole, shared, acc, x, dy, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw, ph, pw
-    ):
+    def products(whole, shared, acc, x, dy, r0, n0, p0, p1, image, window):
         """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``:
         16 bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading.
         """
+        _, h, width, ldx, cg, oh, ow, ldy, og = image
+        kh, kw, sh, sw, dh, dw, ph, pw = window
         t = Int(cuda.threadIdx.x)
         mine = t // QUADS
         quad = t % QUADS * 4
@@ -148,17 +149,22 @@ def grad_weight(tensor: bool):
 
     @tiled(THREADS, SMALL.blocks)
     def conv_grad_weight(
-        x: Floats, dy: Floats, y: Floats, zeros: Floats,
-        m: Int, h: Int, width: Int, ldx: Int, cg: Int, oh: Int, ow: Int, ldy: Int, og: Int,
-        kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-        groups: Int, parts: Int, pixels: Int, columns: Int, chunk: Int, padded: Int, first: Int, last: Int,
-    ) -> None:  # fmt: skip
+        x: Floats,
+        dy: Floats,
+        y: Floats,
+        zeros: Floats,
+        image: ConvImage,
+        window: Window,
+        blocking: GradBlocking,
+        first: Int,
+        last: Int,
+    ) -> None:
         """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels``
-        of the part, out of m = n·oh·ow.
-
-        x (n, h, width, ldx), cg channels a group; dy (n, oh, ow, ldy), og a group; ``padded`` floats a row of y. A unit is
-        (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
+        of the part. A unit is (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
         """
+        m, ldx, cg, ldy, og = image.m, image.ldx, image.cg, image.ldy, image.og
+        kh, kw = window.kh, window.kw
+        groups, pixels, padded = blocking.groups, blocking.pixels, blocking.padded
         shared = shared_floats(both)
         acc = cuda.local.array(sums, Float)
         for i in range(sums):
@@ -177,15 +183,9 @@ def grad_weight(tensor: bool):
         dyg = at(dy, g * og)
         whole = cg % 4 == 0 and ldx % 4 == 0 and og % 4 == 0 and ldy % 4 == 0 and aligned(x) and aligned(dy)
         if whole:
-            products(
-                True, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
-                ph, pw,
-            )  # fmt: skip
+            products(True, shared, acc, xg, dyg, r0, n0, p0, p1, image, window)
         else:
-            products(
-                False, shared, acc, xg, dyg, r0, n0, p0, p1, h, width, ldx, cg, oh, ow, ldy, og, kh, kw, sh, sw, dh, dw,
-                ph, pw,
-            )  # fmt: skip
+            products(False, shared, acc, xg, dyg, r0, n0, p0, p1, image, window)
         ty, tx = place()
         target = at(y, pair * kh * kw * cg * padded + n0 + tx * 4)
         for i in range(rows_held):
@@ -204,137 +204,179 @@ conv_grad_weight_tf32 = on_tensor_cores(grad_weight(True))
 
 @tiled(MERGERS)
 def merge(
-    x: Floats, y: Floats, parts: Int, taps: Int, cg: Int, og: Int, padded: Int, step: Int, tap: Int, ci: Int, co: Int,
-    group: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    parts: Int,
+    taps: Int,
+    cg: Int,
+    og: Int,
+    padded: Int,
+    step: Int,
+    strides: TapStrides,
+    first: Int,
+    last: Int,
+) -> None:
     """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a tile of 32
-    outputs o of a group and 32 (i, t), which lie as near in y as the outputs do in x."""
+    outputs o of a group and 8 (i, t), which lie as near in y as the outputs do in x."""
+    tap, ci, co, group = strides
     held = shared_floats(HELD)
     rows = taps * cg
-    across = quotient(og + SIDE - 1, SIDE)
-    down = quotient(rows + SIDE - 1, SIDE)
+    across = quotient(og + W - 1, W)
+    down = quotient(rows + DOWN - 1, DOWN)
     strip = quotient(first, across)
-    o0 = (first - strip * across) * SIDE
+    o0 = (first - strip * across) * W
     g = quotient(strip, down)
-    q0 = (strip - g * down) * SIDE
-    outputs = min(SIDE, og - o0)
-    rows = min(SIDE, rows - q0)
+    q0 = (strip - g * down) * DOWN
+    outputs = min(W, og - o0)
+    rows = min(DOWN, rows - q0)
     t = Int(cuda.threadIdx.x)
-    for q in range(t // W, rows, MERGERS // W):
+    q = t // W
+    if q < rows:
         i = quotient(q0 + q, taps)
         source = at(x, ((g * taps + q0 + q - i * taps) * cg + i) * padded + o0 + t % W)
         total = source[0]
         for part in range(1, parts):
             total += source[part * step]
-        held[q * (SIDE + 1) + t % W] = total
+        held[q * PITCH + t % W] = total
     barrier()
-    for e in range(t, rows * outputs, MERGERS):
-        o = quotient(e, rows)
-        q = e - o * rows
+    o = quotient(t, rows)
+    q = t - o * rows
+    if o < outputs:
         i = quotient(q0 + q, taps)
-        y[g * group + (q0 + q - i * taps) * tap + i * ci + (o0 + o) * co] = held[q * (SIDE + 1) + o]
+        y[g * group + (q0 + q - i * taps) * tap + i * ci + (o0 + o) * co] = held[q * PITCH + o]
     barrier()
-
-
-@kernel
-def depthwise_grad_weight(
-    x: Floats, dy: Floats, y: Floats,
-    n: Int, h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int,
-    pw: Int, rows: Int, padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
-    """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the part's ``rows`` of dy.
-
-    y has ``padded`` floats a tap. A unit is (part, vector of channels, ky).
-    """
-    vectors = (c + W - 1) // W
-    for unit in range(first, last):
-        pair = quotient(unit, kh)
-        ky = unit - pair * kh
-        part = quotient(pair, vectors)
-        c0 = (pair - part * vectors) * W
-        target = at(y, (part * kh + ky) * kw * padded + c0)
-        line0 = part * rows
-        line1 = min(line0 + rows, n * oh)
-        for kx in range(0, kw, 3):
-            _taps(
-                x, dy, target, line0, line1, c0, ky, kx, min(3, kw - kx), h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded
-            )
 
 
 @inline
-def _taps(x, dy, y, line0, line1, c0, ky, kx, count, h, width, c, oh, ow, sh, sw, dh, dw, ph, pw, padded):
-    """Up to three taps, kx and to the right, of W channels over some rows of dy."""
-    cols = c - c0
-    a0, a1, a2 = splat(0.0), splat(0.0), splat(0.0)
-    for line in range(line0, line1):
-        image = quotient(line, oh)
-        iy = (line - image * oh) * sh - ph + ky * dh
-        if _inside(iy, h):
-            row = (image * h + iy) * width * c + c0
-            ix = kx * dw - pw
-            for ox in range(ow):
-                d = get(dy, (line * ow + ox) * c + c0, cols)
-                if _inside(ix, width):
-                    a0 = a0 + get(x, row + ix * c, cols) * d
-                if count > 1 and _inside(ix + dw, width):
-                    a1 = a1 + get(x, row + (ix + dw) * c, cols) * d
-                if count > 2 and _inside(ix + 2 * dw, width):
-                    a2 = a2 + get(x, row + (ix + 2 * dw) * c, cols) * d
-                ix += sw
-    store(y, kx * padded, a0)
-    if count > 1:
-        store(y, (kx + 1) * padded, a1)
-    if count > 2:
-        store(y, (kx + 2) * padded, a2)
+def _whole(held, v):
+    """The sum of the warps' v, on each of them."""
+    t = Int(cuda.threadIdx.x)
+    held[t] = v
+    barrier()
+    total = held[t % W]
+    for warp in range(1, WARPS):
+        total += held[warp * W + t % W]
+    barrier()
+    return total
+
+
+@inline
+def _tap(x, row, ix, there, width, c, d):
+    """d times what a tap at ix meets in a row of x, 0 where that is no part of the image. Nothing branches, so that one read
+    does not wait for another."""
+    there = there & below(ix, width)
+    v = x[row + (ix if there else 0) * c] * d
+    return v if there else Float(0)
+
+
+@tiled(SUMMERS, 2)
+def depthwise_grad_weight(
+    x: Floats,
+    dy: Floats,
+    y: Floats,
+    n: Int,
+    image: DenseImage,
+    window: Window,
+    rows: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
+) -> None:
+    """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the part's ``rows`` of dy.
+
+    y has ``padded`` floats a tap. A unit is (part, vector of channels, ky); a warp has every 16th pixel.
+    """
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    held = shared_floats(SUMMERS)
+    vectors = quotient(c + W - 1, W)
+    pair = quotient(first, kh)
+    ky = first - pair * kh
+    part = quotient(pair, vectors)
+    t = Int(cuda.threadIdx.x)
+    channel = (pair - part * vectors) * W + t % W
+    mine = min(channel, c - 1)  # threads past the last channel read what it reads
+    end = min((part + 1) * rows, n * oh) * ow
+    for kx in range(0, kw, 3):
+        a0, a1, a2 = Float(0), Float(0), Float(0)
+        for p in range(part * rows * ow + t // W, end, WARPS):
+            line = quotient(p, ow)
+            sample = quotient(line, oh)
+            iy = (line - sample * oh) * sh - ph + ky * dh
+            ix = (p - line * ow) * sw - pw + kx * dw
+            there = below(iy, h)
+            row = (sample * h + (iy if there else 0)) * width * c + mine
+            d = dy[p * c + mine]
+            a0 += _tap(x, row, ix, there, width, c, d)
+            a1 += _tap(x, row, ix + dw, there, width, c, d)
+            a2 += _tap(x, row, ix + 2 * dw, there, width, c, d)
+        a0, a1, a2 = _whole(held, a0), _whole(held, a1), _whole(held, a2)
+        if t < W:
+            target = at(y, ((part * kh + ky) * kw + kx) * padded + channel)
+            target[0] = a0
+            if kx + 1 < kw:
+                target[padded] = a1
+            if kx + 2 < kw:
+                target[2 * padded] = a2
+
+
+@inline
+def _met(i, s, n):
+    """Which of n cells, s apart, lies at i; -1 where none does."""
+    o = i if s == 1 else quotient(max(i, 0), s)
+    return o if o * s == i and below(o, n) else -1
 
 
 @kernel
 def depthwise_transposed(
-    dy: Floats, w: Floats, b: Floats, y: Floats,
-    h: Int, width: Int, c: Int, oh: Int, ow: Int, kh: Int, kw: Int, sh: Int, sw: Int, dh: Int, dw: Int, ph: Int, pw: Int,
-    padded: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats, w: Floats, b: Floats, y: Floats, image: DenseImage, window: Window, padded: Int, first: Int, last: Int
+) -> None:
     """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw + kx·dw - pw = ix: the
-    transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow, c); w (kh, kw, padded). A unit is a row of y,
-    W channels wide."""
-    vectors = (c + W - 1) // W
+    transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow, c); w (kh, kw, padded). A unit is a strip of a
+    row of y, W channels wide."""
+    h, width, c, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
     for unit in range(first, last):
-        line = quotient(unit, vectors)
-        c0 = (unit - line * vectors) * W
+        line, n, iy, ix0, c0 = strip(unit, width, h, c)
         cols = c - c0
-        n = quotient(line, h)
-        iy = line - n * h
-        bias = load(b, c0)
-        for ix in range(width):
-            total = bias
+        mine = min(c0 + lane(), c - 1)  # threads past the last channel read what it reads
+        for ix in range(ix0, min(ix0 + STRIP, width)):
+            total = b[mine]
             for ky in range(kh):
-                down = iy + ph - ky * dh
-                oy = quotient(max(down, 0), sh)
-                if oy * sh == down and oy < oh:
-                    row = (n * oh + oy) * ow * c + c0
-                    for kx in range(kw):
+                oy = _met(iy + ph - ky * dh, sh, oh)
+                if oy >= 0:
+                    row = (n * oh + oy) * ow
+                    for kx in range(0, kw, 3):
                         across = ix + pw - kx * dw
-                        ox = quotient(max(across, 0), sw)
-                        if ox * sw == across and ox < ow:
-                            total = total + get(dy, row + ox * c, cols) * load(w, (ky * kw + kx) * padded + c0)
-            put(y, (line * width + ix) * c + c0, total, cols)
+                        v0 = _back(dy, w, row, ky * kw + kx, across, True, sw, ow, c, padded, mine)
+                        v1 = _back(dy, w, row, ky * kw + kx + 1, across - dw, kx + 1 < kw, sw, ow, c, padded, mine)
+                        v2 = _back(dy, w, row, ky * kw + kx + 2, across - 2 * dw, kx + 2 < kw, sw, ow, c, padded, mine)
+                        total = total + v0 + v1 + v2
+            put(y, (line * width + ix) * c + c0, splat(total), cols)
 
 
-@kernel
-def channel_sums(x: Floats, y: Floats, pixels: Int, total: Int, c: Int, padded: Int, first: Int, last: Int) -> None:
-    """y[part, c] = Σ x[p, c] over the part's ``pixels``, of ``total``; a unit is a part, W channels wide."""
-    vectors = (c + W - 1) // W
-    for unit in range(first, last):
-        part = quotient(unit, vectors)
-        c0 = (unit - part * vectors) * W
-        cols = c - c0
-        a, b = splat(0.0), splat(0.0)
-        p = part * pixels
-        end = min(total, p + pixels)
-        while p + 1 < end:
-            a = a + get(x, p * c + c0, cols)
-            b = b + get(x, (p + 1) * c + c0, cols)
-            p += 2
-        if p < end:
-            a = a + get(x, p * c + c0, cols)
-        store(y, part * padded + c0, a + b)
+@inline
+def _back(dy, w, row, tap, across, there, sw, ow, c, padded, channel):
+    """What a tap brings from dy, as `_tap`."""
+    ox = _met(across, sw, ow)
+    there = there & (ox >= 0)
+    v = dy[(row + (ox if there else 0)) * c + channel] * w[(tap if there else 0) * padded + channel]
+    return v if there else Float(0)
+
+
+@tiled(SUMMERS)
+def channel_sums(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
+    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part, W channels wide, of which a warp
+    has every 16th pixel."""
+    pixels, total, c = split
+    held = shared_floats(SUMMERS)
+    vectors = quotient(c + W - 1, W)
+    part = quotient(first, vectors)
+    t = Int(cuda.threadIdx.x)
+    channel = (first - part * vectors) * W + t % W
+    a = Float(0)
+    for p in range(part * pixels + t // W, min(total, (part + 1) * pixels), WARPS):
+        a += x[p * c + min(channel, c - 1)]
+    a = _whole(held, a)
+    if t < W:
+        y[part * padded + channel] = a

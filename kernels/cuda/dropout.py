@@ -10,9 +10,19 @@ LOW, _round = _shared.LOW, _shared._round
 
 @kernel
 def dropout(
-    x: Floats, y: Floats, step: Ints, float_step: Floats, real: Int, n: Int, chunk: Int, key: Int, threshold: Int,
-    scale: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    step: Ints,
+    float_step: Floats,
+    real: Int,
+    n: Int,
+    chunk: Int,
+    key: Int,
+    threshold: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """y = x·scale, 0 where the element's word is below the threshold; a unit is ``chunk`` elements."""
     high = step[0] if real == 0 else Int(float_step[0])
     high = high & LOW

@@ -4,6 +4,8 @@ Where ``k_chunk``, a multiple of `DEPTH`, is less than k, a product is made in p
 m rows of y further, and a step of `finish` adds them.
 """
 
+from nbconv.kernels.params import Activation, Addends, Batch, Epilogue, Matrices, MatrixBlocking, Scatter, Sums, SumsBatch
+
 from ._math import activated
 from ._simd import (
     Float,
@@ -29,7 +31,9 @@ from ._simd import (
     tiled,
     unseen,
 )
-from ._tile import DEPTH, NOTHING, Tile, by_tile, fetch, pixel_of_result, working
+from ._tile import DEPTH, NOTHING, Tile, by_tile, fetch, is_scattered, pixel_of_result, working
+
+PLAIN = Scatter(1, 1)
 
 
 def product(tile: Tile, tensor: bool):
@@ -73,18 +77,26 @@ def product(tile: Tile, tensor: bool):
 
     @tiled(tile.threads, tile.blocks)
     def gemm(
-        a: Floats, b: Floats, bias: Floats, res: Floats, y: Floats,
-        m: Int, n: Int, k: Int, lda: Int, ldy: Int, ldres: Int, batch_a: Int, batch_b: Int, batch_y: Int,
-        rows: Int, panels: Int, k_chunk: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats,
-        shift: Floats, first: Int, last: Int,
-    ) -> None:  # fmt: skip
+        a: Floats,
+        b: Floats,
+        addends: Addends,
+        y: Floats,
+        matrices: Matrices,
+        batch: Batch,
+        blocking: MatrixBlocking,
+        epilogue: Epilogue,
+        first: Int,
+        last: Int,
+    ) -> None:
+        m, n, k, lda, ldy = matrices
+        k_chunk = blocking.k_chunk
         shared = shared_floats(both)
         acc = cuda.local.array(sums, Float)
         i, part, m0, n0 = begin(first, m, n, k, k_chunk)
         k0 = part * k_chunk
         count = min(k_chunk, k - k0)
-        ai = at(a, i * batch_a)
-        bi = at(b, i * batch_b)
+        ai = at(a, i * batch.a)
+        bi = at(b, i * batch.b)
         a0 = at(ai, min(m0 + a_row(0), m - 1) * lda + k0 + a_k())
         a1 = at(ai, min(m0 + a_row(1), m - 1) * lda + k0 + a_k())
         for j in range(sums):
@@ -94,10 +106,8 @@ def product(tile: Tile, tensor: bool):
         else:
             products(False, shared, acc, a0, a1, bi, n0, n, k, k0, count)
         i, part, m0, n0 = begin(unseen(first), m, n, k, k_chunk)  # again, which leaves registers to the products
-        results(
-            shared, acc, m0, m, n0, n, False, 1, 1, 1, 1, 1, 1, 0, 0, at(y, i * batch_y + part * m * ldy), ldy, bias, res,
-            ldres, low, high, act, alpha, beta, scale, shift,
-        )  # fmt: skip
+        yi = at(y, i * batch.y + part * m * ldy)
+        results(shared, acc, m0, m, n0, n, False, 1, 1, PLAIN, yi, ldy, addends, epilogue)
 
     return gemm
 
@@ -108,18 +118,27 @@ gemm_tf32 = by_tile(product, True)
 
 @kernel
 def finish(
-    sums: Floats, bias: Floats, res: Floats, y: Floats, m: Int, n: Int, parts: Int, lds: Int, ldy: Int, ldres: Int,
-    batch_sums: Int, batch_bias: Int, batch_y: Int, oh: Int, ow: Int, full_h: Int, full_w: Int, osh: Int, osw: Int,
-    oy0: Int, ox0: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
-    """y = act(clamp(Σ sums + bias + res)) · scale + shift for each matrix of a batch, or group of a convolution.
+    sums: Floats,
+    addends: Addends,
+    y: Floats,
+    parts: Sums,
+    batch: SumsBatch,
+    oh: Int,
+    ow: Int,
+    scatter: Scatter,
+    epilogue: Epilogue,
+    first: Int,
+    last: Int,
+) -> None:
+    """y = act(clamp(Σ sums + bias + residual)) · scale + shift for each matrix of a batch, or group of a convolution.
 
-    sums (parts, m, lds), added in that order; row r goes to row r of y (·, ldy), or to the pixel that a convolution's
-    geometry says (see conv.py). The batches' steps are floats from one matrix to the next: of y and res, and of bias, scale
-    and shift, which are zero-filled to whole vectors. A unit is a row of a matrix, `W` columns.
+    Sums are added in the order of their parts; row r goes to row r of y, or to the pixel that a convolution's geometry says.
+    Bias, scale and shift are zero-filled to whole vectors. A unit is a row of a matrix, `W` columns.
     """
-    placed = osh != 1 or osw != 1 or full_h != oh or full_w != ow
+    m, n, count, lds, ldy = parts
+    bias, res, ldres = addends
+    low, high, act, alpha, beta, scale, shift = epilogue
+    placed = is_scattered(scatter, oh, ow)
     across = blocks(n)
     for unit in range(first, last):
         line = quotient(unit, across)
@@ -127,19 +146,19 @@ def finish(
         i = quotient(line, m)
         row = line - i * m
         cols = n - c0
-        mine = at(sums, i * batch_sums + row * lds + c0)
+        mine = at(sums, i * batch.sums + row * lds + c0)
         v = get(mine, 0, cols)
-        for part in range(1, parts):
+        for part in range(1, count):
             v = v + get(mine, part * m * lds, cols)
-        channel = i * batch_bias + c0
+        channel = i * batch.channels + c0
         v = v + get(bias, channel, cols)
-        pixel = pixel_of_result(row, oh, ow, full_h, full_w, osh, osw, oy0, ox0) if placed else row
+        pixel = pixel_of_result(row, oh, ow, scatter) if placed else row
         if given(res):
-            v = v + get(res, i * batch_y + pixel * ldres + c0, cols)
-        if act == 0:
+            v = v + get(res, i * batch.y + pixel * ldres + c0, cols)
+        if act == Activation.NONE:
             v = minimum(maximum(v, low), high)
         else:
             v = activated(act, v, alpha, beta)
         if given(scale):
             v = v * get(scale, channel, cols) + get(shift, channel, cols)
-        put(y, i * batch_y + pixel * ldy + c0, v, cols)
+        put(y, i * batch.y + pixel * ldy + c0, v, cols)

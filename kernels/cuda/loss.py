@@ -1,6 +1,8 @@
 """Losses of class labels, and their gradients; see `kernels/cpu/loss.py`. Sums over positions are a block's: a thread adds
 every 256th, then halves are folded, always in the same order."""
 
+from nbconv.kernels.params import ClassWeights, Scores
+
 from . import _math
 from ._numba import shared_source
 from ._simd import (
@@ -21,7 +23,7 @@ from ._simd import (
     shared_floats,
     splat,
     tiled,
-)  # fmt: skip
+)
 
 _shared = shared_source("loss")
 _share = _shared._share
@@ -64,16 +66,24 @@ def total(each: Floats, share: Floats, y: Floats, n: Int, mean: Int, first: Int,
 
 @tiled(THREADS)
 def factors(
-    dy: Floats, labels: Ints, weights: Floats, factor: Floats, n: Int, classes: Int, weighted: Int, ignoring: Int,
-    ignore: Int, mean: Int, each: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    labels: Ints,
+    factor: Floats,
+    n: Int,
+    classes: Int,
+    weighting: ClassWeights,
+    mean: Int,
+    each: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """factor[p] = dy·share[p], divided by Σ share where it is the ``mean``; dy is one for each position where ``each`` is 1;
     one unit."""
     held = shared_floats(THREADS)
     mine = Int(cuda.threadIdx.x)
     parts = Float(0.0)
     for i in range(mine, n, THREADS):
-        share = _share(labels, weights, i, classes, weighted, ignoring, ignore)
+        share = _share(labels, i, classes, weighting)
         factor[i] = share
         parts += share
     parts = _fold(held, mine, parts)
@@ -86,10 +96,19 @@ def factors(
 
 @kernel
 def labels_grad(
-    logp: Floats, labels: Ints, factor: Floats, dx: Floats, n: Int, chunk: Int, classes: Int, size: Int, image: Int,
-    pixel: Int, apart: Int, soft: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    logp: Floats,
+    labels: Ints,
+    factor: Floats,
+    dx: Floats,
+    n: Int,
+    chunk: Int,
+    scores: Scores,
+    soft: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = factor·(e^logp - [j = label]), or without e^logp where ``soft`` is 0; a unit is ``chunk`` positions."""
+    classes, size, image, pixel, apart = scores
     for unit in range(first, last):
         p0 = unit * chunk
         end = min(p0 + chunk, n)

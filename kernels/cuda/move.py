@@ -1,5 +1,7 @@
 """Moving data: `copy` between strided arrays of up to five dimensions, `fill`."""
 
+from nbconv.kernels.params import Extents, Strides
+
 from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, kernel, put, shared_floats, splat, tiled
 
 THREADS = 256
@@ -9,12 +11,12 @@ HELD = SIDE * (SIDE + 1)  # floats: a constant of the module, as shared memory's
 
 
 @tiled(THREADS)
-def copy(
-    x: Floats, y: Floats, n1: Int, n2: Int, n3: Int, n4: Int,
-    x0: Int, x1: Int, x2: Int, x3: Int, x4: Int, y0: Int, y1: Int, y2: Int, y3: Int, y4: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+def copy(x: Floats, y: Floats, extents: Extents, x_strides: Strides, y_strides: Strides, first: Int, last: Int) -> None:
     """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is a tile of one (i0, i1, i2), of as
     many (i3, i4) as `Lowering.copy` says: 256×8 where n4 is at most 8, 4×256 where n3 is at most 4, else 32×32."""
+    n1, n2, n3, n4 = extents
+    x0, x1, x2, x3, x4 = x_strides
+    y0, y1, y2, y3, y4 = y_strides
     held = shared_floats(HELD)
     narrow, flat = n4 <= 8, n3 <= 4
     tall = 256 if narrow else 4 if flat else SIDE

@@ -1,5 +1,7 @@
 """Normalisations on channels-last data."""
 
+from nbconv.kernels.params import Clamp
+
 from . import _math
 from ._simd import (
     Float,
@@ -16,29 +18,35 @@ from ._simd import (
     maximum,
     minimum,
     put,
+    quotient,
     scalar,
     shared_floats,
     splat,
     sqrt,
     tiled,
-)  # fmt: skip
+)
 
 MAX_CHANNELS = 4096
 """Most channels `lrn_grad` takes."""
 THREADS = 128
+SPAN = 128
+"""Channels of a unit of `affine` (nbconv/ops/batch_norm.py counts by it)."""
 
 
 @kernel
 def affine(
-    x: Floats, scale: Floats, shift: Floats, y: Floats, ldx: Int, c: Int, ldy: Int, low: Float, high: Float, first: Int,
-    last: Int,
-) -> None:  # fmt: skip
-    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
+    x: Floats, scale: Floats, shift: Floats, y: Floats, ldx: Int, c: Int, ldy: Int, clamp: Clamp, first: Int, last: Int
+) -> None:
+    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is `SPAN` channels of a pixel: batch normalisation at inference."""
+    low, high = clamp
+    spans = quotient(c + SPAN - 1, SPAN)
     for unit in range(first, last):
-        for c0 in range(0, c, W):
+        p = quotient(unit, spans)
+        begin = (unit - p * spans) * SPAN
+        for c0 in range(begin, min(begin + SPAN, c), W):
             cols = c - c0
-            v = get(x, unit * ldx + c0, cols) * get(scale, c0, cols) + get(shift, c0, cols)
-            put(y, unit * ldy + c0, minimum(maximum(v, low), high), cols)
+            v = get(x, p * ldx + c0, cols) * get(scale, c0, cols) + get(shift, c0, cols)
+            put(y, p * ldy + c0, minimum(maximum(v, low), high), cols)
 
 
 @kernel
@@ -70,9 +78,18 @@ def _squares(x, i, c, before, after):
 
 @tiled(THREADS)
 def lrn_grad(
-    dy: Floats, x: Floats, dx: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
+    dy: Floats,
+    x: Floats,
+    dx: Floats,
+    c: Int,
+    before: Int,
+    after: Int,
+    alpha: Float,
+    beta: Float,
+    bias: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
     unit is a pixel, c ≤ 4096."""
     parts = shared_floats(MAX_CHANNELS)

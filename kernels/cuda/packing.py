@@ -1,6 +1,8 @@
 """Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, through
 Winograd's transform, into rows."""
 
+from nbconv.kernels.params import FilterStrides
+
 from ._simd import (
     Float,
     Floats,
@@ -23,7 +25,7 @@ from ._tile import NR
 THREADS = 256
 LONG = 32
 """Elements of a column that a block holds at a time."""
-PIECE = 256
+PIECE = 32
 """Rows of a panel that a block packs (nbconv/lowering/repack.py counts by it)."""
 PITCH = LONG + 1
 HELD = NR * PITCH
@@ -88,16 +90,37 @@ def turn(source, target, piece, k, taps, kw, cg, cols, ky, kx, ci, co, scale):
 
 @tiled(THREADS)
 def panels(
-    w: Floats, y: Floats, kh: Int, kw: Int, cg: Int, n: Int, group: Int, ky: Int, kx: Int, ci: Int, co: Int, padded: Int,
-    scale: Float, first: Int, last: Int,
-) -> None:  # fmt: skip
+    w: Floats,
+    y: Floats,
+    kh: Int,
+    kw: Int,
+    cg: Int,
+    n: Int,
+    strides: FilterStrides,
+    padded: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """y[group][panel][ky][kx][ci][NR] = scale·w; a unit is `PIECE` rows of a panel of a group, a block's work."""
+    group, ky, kx, ci, co = strides
     k = kh * kw * cg
     g, n0, piece = place_of(first, k, n)
     turn(
-        at(w, g * group + n0 * co), at(y, g * k * padded + n0 * k), piece, k, kh * kw, kw, cg, n - n0, ky, kx,
-        ci, co, scale,
-    )  # fmt: skip
+        at(w, g * group + n0 * co),
+        at(y, g * k * padded + n0 * k),
+        piece,
+        k,
+        kh * kw,
+        kw,
+        cg,
+        n - n0,
+        ky,
+        kx,
+        ci,
+        co,
+        scale,
+    )
 
 
 @kernel

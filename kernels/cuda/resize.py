@@ -1,15 +1,15 @@
 """Resizing of channels-last images by tables that say which rows and columns each output pixel reads. A unit is an output
 pixel."""
 
+from nbconv.kernels.params import Image
+
 from ._simd import Floats, Int, Ints, W, get, kernel, put, quotient, splat
 
 
 @kernel
-def nearest(
-    x: Floats, y: Floats, rows: Ints, columns: Ints, h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int,
-    first: Int, last: Int,
-) -> None:  # fmt: skip
+def nearest(x: Floats, y: Floats, rows: Ints, columns: Ints, image: Image, first: Int, last: Int) -> None:
     """y[n, i, j, :] = x[n, rows[i], columns[j], :]."""
+    h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
         line = quotient(unit, ow)
         n = quotient(line, oh)
@@ -20,10 +20,18 @@ def nearest(
 
 @kernel
 def linear(
-    x: Floats, y: Floats, rows: Ints, row_weights: Floats, columns: Ints, column_weights: Floats,
-    h: Int, width: Int, ldx: Int, c: Int, ldy: Int, oh: Int, ow: Int, first: Int, last: Int,
-) -> None:  # fmt: skip
+    x: Floats,
+    y: Floats,
+    rows: Ints,
+    row_weights: Floats,
+    columns: Ints,
+    column_weights: Floats,
+    image: Image,
+    first: Int,
+    last: Int,
+) -> None:
     """Bilinear: output row i mixes input rows rows[2i] and rows[2i+1] with row_weights[2i] and [2i+1]; columns likewise."""
+    h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
         line = quotient(unit, ow)
         n = quotient(line, oh)

@@ -5,6 +5,8 @@ those of kernels/cpu/_winograd.py.
 A thread has a channel of a tile, all points of it in registers. Threads past the last channel read what it reads.
 """
 
+from nbconv.kernels.params import Activation, Addends, Epilogue, Tiles
+
 from ._math import activated
 from ._simd import (
     Float,
@@ -84,12 +86,12 @@ def input_transform(side, transform):
 
     @kernel
     def transform_input(
-        x: Floats, v: Floats, h: Int, width: Int, ldx: Int, c: Int, down: Int, across: Int, total: Int, ph: Int, pw: Int,
-        size: Int, first: Int, last: Int,
-    ) -> None:  # fmt: skip
+        x: Floats, v: Floats, h: Int, width: Int, ldx: Int, c: Int, tiles: Tiles, ph: Int, pw: Int, first: Int, last: Int
+    ) -> None:
         """v[point][tile][c] = Bᵀ d B of the (size+2)² pixels of x that a tile's results see, zero outside the image.
 
-        ``down`` × ``across`` tiles an image, ``total`` in all; ldx floats a pixel of x. A unit is (tile, W channels)."""
+        ldx floats a pixel of x. A unit is (tile, W channels)."""
+        down, across, total, _ = tiles
         d = cuda.local.array(points, Float)
         image, row, column, tile, channel = place(first, c, down, across)
         pitch = width * ldx
@@ -119,13 +121,22 @@ def output_transform(side, transform):
 
     @kernel
     def transform_output(
-        m: Floats, b: Floats, res: Floats, y: Floats, oh: Int, ow: Int, c: Int, down: Int, across: Int, total: Int, ldy: Int,
-        ldres: Int, size: Int, low: Float, high: Float, act: Int, alpha: Float, beta: Float, scale: Floats, shift: Floats,
-        first: Int, last: Int,
-    ) -> None:  # fmt: skip
-        """y = act(clamp(Aᵀ m A + b + res))·scale + shift for m[point][tile][c], those of a tile's results that y has.
+        m: Floats,
+        addends: Addends,
+        y: Floats,
+        oh: Int,
+        ow: Int,
+        c: Int,
+        ldy: Int,
+        tiles: Tiles,
+        epilogue: Epilogue,
+        first: Int,
+        last: Int,
+    ) -> None:
+        """y = act(clamp(Aᵀ m A + bias + residual))·scale + shift for m[point][tile][c], those results of a tile that y has.
 
-        b, scale and shift are filled up to vectors. Units and tiles as in `transform_input`."""
+        bias, scale and shift are filled up to vectors. Units and tiles as in `transform_input`."""
+        down, across, total, _ = tiles
         d = cuda.local.array(edge, Float)
         s = cuda.local.array(held, Float)  # [row of results][column of points]
         o = cuda.local.array(side, Float)
@@ -146,9 +157,7 @@ def output_transform(side, transform):
             transform(s, o)
             for k in range(held - edge):
                 s[k] = s[k + edge]
-            finish(
-                o, side, columns, at(res, pixel * ldres + mine), ldres, channel, b, low, high, act, alpha, beta, scale, shift
-            )
+            finish(o, side, columns, pixel, mine, channel, addends, epilogue)
             target = at(y, pixel * ldy + channel)
             for j in range(side):
                 if j < columns and channel < c:
@@ -159,14 +168,17 @@ def output_transform(side, transform):
 
 
 @inline
-def finish(o, count, columns, res, ldres, channel, b, low, high, act, alpha, beta, scale, shift):
+def finish(o, count, columns, pixel, mine, channel, addends, epilogue):
     """What follows the products, for ``count`` neighbours of a channel, of which ``columns`` are y's."""
+    b, res, ldres = addends
+    low, high, act, alpha, beta, scale, shift = epilogue
+    res = at(res, pixel * ldres + mine)
     for j in range(count):
         o[j] = o[j] + b[channel]
     if ldres > 0:
         for j in range(count):
             o[j] = o[j] + res[min(j, columns - 1) * ldres]
-    if act == 0:
+    if act == Activation.NONE:
         for j in range(count):
             o[j] = scalar(minimum(maximum(splat(o[j]), low), high))
     else:
@@ -181,9 +193,9 @@ def finish(o, count, columns, res, ldres, channel, b, low, high, act, alpha, bet
 
 
 def by_size(make, transforms):
-    """The kernel that ``make`` makes for tiles of 4×4 results; its argument ``size`` tells which tiles a step wants."""
+    """The kernel that ``make`` makes for tiles of 4×4 results; ``tiles.size`` tells which tiles a step wants."""
     found = [(size, make(size, transform)) for size, transform in transforms]
-    found[0][1].__variants__ = ("size", found)
+    found[0][1].__variants__ = ("tiles.size", found)
     return found[0][1]
 
 

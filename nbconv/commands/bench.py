@@ -59,7 +59,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nbconv.runtime.executor import available_threads
+    from nbconv.base.machine import available_threads
 
     if args.compare:
         from nbconv.commands._peer import need_onnxruntime

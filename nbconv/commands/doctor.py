@@ -143,9 +143,9 @@ def environment() -> dict[str, Any]:
     """Facts about this machine and installation."""
     import platform
 
+    from nbconv.base.machine import available_threads
     from nbconv.commands._machine import cpu_name, versions
     from nbconv.kernels.target import host
-    from nbconv.runtime.executor import available_threads
 
     try:
         goal = host().name

@@ -10,21 +10,29 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nbconv.commands import _model
-from nbconv.commands._text import clip, count, dims, dump, plural, size, style, table
+from nbconv.commands._text import clip, coloured, count, dims, dump, line_width, plural, size, style, table
 
 if TYPE_CHECKING:
     from nbconv.graph import Graph, Node, Spec
     from nbconv.plan.plan import Plan
 
+STAGES = ("authored", "optimised", "plan")
 FUSED = "fused into "
 """How provenance says that another value's step makes this one on its way."""
+
+
+CONSTANT = "a constant"
+"""How it says that a value does not depend on the inputs."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
     parser.add_argument(
-        "--plan", action="store_true", help="also show what runs: the steps, and where each value of the model went"
+        "--stage",
+        choices=STAGES,
+        default=STAGES[0],
+        help="the model as it was authored (default), its graph after all passes, or the plan: what runs, step by step",
     )
     parser.add_argument("--all", action="store_true", help="also list nodes that compute constants")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -32,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 examples:
   nbconv inspect model.onnx
-  nbconv inspect detector.onnx --shape 1,3,480,640 --plan
+  nbconv inspect detector.onnx --shape 1,3,480,640 --stage plan
   nbconv inspect model.onnx --json | jq .totals"""
 
 
@@ -42,18 +50,23 @@ def run(args: argparse.Namespace) -> int:
     specs = authored_specs(graph, shapes, notes)
     rows = describe(graph, specs)
     plan = None
-    if args.plan:
+    if args.stage != "authored":
         from nbconv.model import Model
 
         plan = Model(graph).plan(shapes)
     if args.json:
-        dump(as_json(args.model, graph, specs, rows, plan, notes))
+        dump(as_json(args.model, graph, specs, rows, plan, args.stage, notes))
         return 0
     _print_head(args.model, graph, shapes, notes)
-    _print_nodes(rows, args.all)
-    _print_totals(graph, specs, rows)
-    if plan is not None:
-        _print_plan(graph, plan)
+    if plan is None:
+        _print_nodes(rows, args.all)
+        _print_totals(graph, specs, rows)
+        return 0
+    *table, last = (_optimised(plan) if args.stage == "optimised" else _steps_of(plan)).splitlines()
+    print("\n".join(table))
+    print(style(last, "bold"))
+    gone = fates(graph, plan) if args.stage == "plan" else plan.graph.provenance
+    _print_fates({name: gone[name] for name in graph.values() if name in gone})
     return 0
 
 
@@ -126,7 +139,7 @@ def totals(graph: Graph, specs: dict[str, Spec], rows: list[dict[str, Any]]) -> 
 
 
 def as_json(
-    path: str, graph: Graph, specs: dict[str, Spec], rows: list[dict], plan: Plan | None, notes: list[str]
+    path: str, graph: Graph, specs: dict[str, Spec], rows: list[dict], plan: Plan | None, stage: str, notes: list[str]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model": path,
@@ -140,7 +153,12 @@ def as_json(
         "totals": totals(graph, specs, rows),
         "notes": notes,
     }
-    if plan is not None:
+    if plan is not None and stage == "optimised":
+        found["optimised"] = {
+            "nodes": [_node_json(node, plan) for node in plan.graph.nodes],
+            "values": plan.graph.provenance,
+        }
+    elif plan is not None:
         found["plan"] = {
             "target": plan.target.name,
             "arena": plan.arena,
@@ -148,6 +166,19 @@ def as_json(
             "values": fates(graph, plan),
         }
     return found
+
+
+def _node_json(node: Node, plan: Plan) -> dict[str, Any]:
+    op = getattr(node.op, "inner", node.op)
+    outputs = [
+        {"name": n, **spec_json(plan.specs[n]), "channels_last": plan.layout(n) == "channels_last"}
+        for n in node.outputs
+        if n
+    ]
+    attributes = {k: _plain(v) for k, v in op.attributes().items()}
+    return {
+        "name": node.name, "op": node.op.label, "attributes": attributes, "inputs": list(node.inputs), "outputs": outputs,
+    }  # fmt: skip
 
 
 def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
@@ -170,7 +201,7 @@ def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
             **spec_json(plan.specs[name]),
             "bytes": plan.specs[name].nbytes,
             "offset": plan.offsets.get(plan.root(name)),
-            "channels_last": plan.layouts.get(name) == "channels_last",
+            "channels_last": plan.layout(name) == "channels_last",
         })  # fmt: skip
     return found
 
@@ -246,25 +277,34 @@ def _print_totals(graph: Graph, specs: dict[str, Spec], rows: list[dict[str, Any
     print(style(f"{plural(t['nodes'], 'node')}, {sums}, {size(t['memory'])} in all values", "bold"))
 
 
-def _print_plan(graph: Graph, plan: Plan) -> None:
-    print()
-    print(
-        style(
-            f"plan for {plan.target.name}: {plural(len(plan.steps), 'step')}, {size(plan.arena)} of memory besides weights",
-            "bold",
-        )
-    )
-    cells = []
-    for s in _steps(graph, plan):
-        at = "result" if plan.root(s["value"]) in plan.results else "" if s["offset"] is None else str(s["offset"] >> 10)
-        family, _, kernel = s["kernel"].partition(".")
-        kernel = family if kernel in ("", family) else s["kernel"]
-        cells.append(
-            (str(s["step"]), s["node"], "+".join(s["ops"]), kernel, dims(s["shape"]), str(s["units"]), size(s["bytes"]), at)
-        )
-    table(("STEP", "NODE", "OPS", "KERNEL", "SHAPE", "UNITS", "MEMORY", "AT KiB"), cells, right=(0, 5, 6, 7))
-    gone = {name: fate for name, fate in fates(graph, plan).items() if FUSED in fate or not fate.startswith("step")}
+def _optimised(plan: Plan) -> str:
+    from nbconv.graph.listing import listing
+    from nbconv.plan.listing import layout
+
+    layouts = {name: layout(spec, plan.layout(name)) for name, spec in plan.specs.items()}
+    return listing(plan.graph, plan.specs, layouts, _width())
+
+
+def _steps_of(plan: Plan) -> str:
+    from nbconv.plan.listing import listing
+
+    return listing(plan, _width())
+
+
+def _width() -> int:
+    """A listing's: a terminal's, else as wide as ``print`` makes it."""
+    from nbconv.graph.listing import WIDTH
+
+    return line_width() if coloured() else WIDTH
+
+
+def _print_fates(found: dict[str, str]) -> None:
+    """Where the model's values are that nothing makes alone; constants are only counted."""
+    gone = {name: fate for name, fate in found.items() if FUSED in fate or not fate.startswith("step")}
+    constants = [name for name, fate in gone.items() if fate == CONSTANT]
     if gone:
         print()
-        print(style(f"{plural(len(gone), 'value')} of the model that no step makes alone", "bold"))
-        table(("VALUE", "WHERE IT WENT"), list(gone.items()))
+        told = f", {len(constants)} of them constants" if constants else ""
+        print(style(f"{plural(len(gone), 'value')} of the model that nothing makes alone{told}", "bold"))
+    if len(constants) < len(gone):
+        table(("VALUE", "WHERE IT WENT"), [(name, fate) for name, fate in gone.items() if fate != CONSTANT])

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter, stored
+from nbconv.edit.parameters import Parameter, norms, stored
 from nbconv.graph import Graph, Node
-from nbconv.train.building import norms
 
 
 def deployed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +11,10 @@ from nbconv.base.files import replace
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node
 
-if TYPE_CHECKING:
-    from nbconv.model import Model
 
-
-def save(graph: Graph, path: str | os.PathLike, model: Model, fold: bool = False) -> None:
-    """Write ``graph``, which training made of ``model``'s, for inference; whole or not at all.
+def save(graph: Graph, path: str | os.PathLike, source: Any, fold: bool = False) -> None:
+    """Write ``graph``, which training made of what was read from ``source`` (a `nbconv.converters.weights.Source`, or None),
+    for inference; whole or not at all.
 
     The file that the model was read from is written again, with its nodes, names and opset, and new weights; where that is
     not possible (the model came from no file, or its structure was changed on the way in) as opset 21, with nbconv's names.
@@ -28,7 +26,7 @@ def save(graph: Graph, path: str | os.PathLike, model: Model, fold: bool = False
     if fold:
         write(folded(graph), path)
         return
-    proto = None if model._source is None else patched(graph, model._source)
+    proto = None if source is None else patched(graph, source)
     if proto is None:
         write(graph, path)
         return

@@ -138,3 +138,9 @@ def until(graph: Graph, name: str) -> frozenset[str]:
             seen.add(id(node))
             todo += [made[n] for n in node.inputs if n in made]
     return frozenset(p.value for p in parameters(graph) if id(p.node) in seen)
+
+
+def norms(graph: Graph, chosen: Sequence[Parameter]) -> list[Node]:
+    """The batch normalisations that train: those of whose scale or shift a parameter is chosen."""
+    names = {p.value for p in chosen}
+    return [n for n in graph.nodes if n.op.type == "BatchNormalization" and not names.isdisjoint(n.inputs[1:3])]

@@ -81,6 +81,14 @@ class Graph:
         self.provenance = provenance or {}
         self.header = header or {}
 
+    def __repr__(self) -> str:
+        return f"<Graph {self.name}: {len(self.nodes)} nodes>"
+
+    def __str__(self) -> str:
+        from nbconv.graph.listing import listing
+
+        return listing(self)
+
     def derive(
         self,
         nodes: list[Node],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Spec
+from nbconv.kernels.params import Epilogue
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
@@ -18,20 +18,6 @@ ANY, NUMPY = "any", "numpy"
 ONLY_FLOAT32 = frozenset((FLOAT32,))
 
 _REQUIRED: Any = object()
-
-
-class Epilogue(NamedTuple):
-    """What a kernel does to each result before it is stored: a clamp, or ``activated(code)`` of `kernels/cpu/_math.py`."""
-
-    code: int = 0
-    alpha: float = 0.0
-    beta: float = 0.0
-    low: float = -inf
-    high: float = inf
-
-    def clamp(self) -> dict[str, Any]:
-        """As the arguments of a kernel that can only clamp."""
-        return {"low": self.low, "high": self.high}
 
 
 class Op:
@@ -117,6 +103,11 @@ class Op:
 
     def __repr__(self) -> str:
         return f"{self.type}({', '.join(f'{k}={_shown(v)}' for k, v in self.attributes().items())})"
+
+    @property
+    def label(self) -> str:
+        """What listings call it."""
+        return self.type
 
     def infer(self, *inputs: Any, **_: Any) -> Spec | tuple[Spec, ...]:
         """Specs of the outputs from Specs of the inputs (all dimensions known); ValueError says what does not fit."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Node, Spec
+from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, Strides, flat
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
-    from nbconv.graph.op import Epilogue, Op
+    from nbconv.graph.op import Op
     from nbconv.kernels.target import Target
 
 WORK = 1 << 16
@@ -61,6 +62,7 @@ class Step(NamedTuple):
     units: int
     chunk: int
     arguments: dict[str, int | float | Ref | None]
+    """the kernel's, a word each, by the names that its manifest has: ``x``, ``window.kh``"""
 
 
 class Lowering:
@@ -71,8 +73,6 @@ class Lowering:
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
         views: dict[str, View],
     ) -> None:  # fmt: skip
-        from nbconv.graph.op import Epilogue
-
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
         self.target, self.threads, self.slots, self.views = target, threads, 0, views
         self.epilogue: Epilogue = Epilogue()
@@ -214,6 +214,17 @@ class Lowering:
         arguments = {"x": self.input(0), "y": self.output(), "n": n, "inner": inner, **more}
         self.step(kernel, units, work=8 * outer * n * inner, **arguments)
 
+    def turns(self, outer: int, n: int, inner: int) -> list[tuple[int, int, int]]:
+        """A reduction over the middle axis of (outer, n, inner) as several, one after another, where few units would each do
+        a long one."""
+        lanes, found = self.target.lanes, []
+        units, most = (outer, self.target.run * lanes) if inner == 1 else (outer * -(-inner // lanes), self.target.run)
+        while units < self.target.units and n > 2 * most:
+            part = next((k for k in range(int(most), int(most) // 4, -1) if n % k == 0), n)
+            n //= part
+            found.append((outer * n, part, inner))
+        return [*found, (outer, n, inner)] if n > 1 or not found else found
+
     def copy(self, x: Ref, y: Ref, shape: tuple[int, ...], xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
         """Copy float32 elements of this shape between two strided arrays (strides in elements)."""
         axes = merge(sorted(zip(shape, xs, ys, strict=True), key=lambda t: (-t[2], -abs(t[1]))))
@@ -231,9 +242,9 @@ class Lowering:
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         self.step(
-            "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4,
-            x=x, y=y, n1=n1, n2=n2, n3=n3, n4=n4,
-            **{f"x{i}": t[1] for i, t in enumerate(five)}, **{f"y{i}": t[2] for i, t in enumerate(five)},
+            "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
+            extents=Extents(n1, n2, n3, n4), x_strides=Strides(*(t[1] for t in five)),
+            y_strides=Strides(*(t[2] for t in five)),
         )  # fmt: skip
 
     def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
@@ -246,13 +257,13 @@ class Lowering:
         shape = self.outputs[0].shape
         order = self.layout(self.node.outputs[0]).order(len(shape))
         axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
-        limits = self.epilogue.clamp() if clamp else {"low": -inf, "high": inf}
+        limits = self.epilogue.clamp() if clamp else Clamp(-inf, inf)
         axes = merge(axes)
         if not {*axes[-1][1:]} <= {0, 1}:  # one channel in the middle of others
             axes.append((1, 1, 1))
         self._broadcast(kernel, a.ref, b.ref, y, axes, limits)
 
-    def _broadcast(self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], limits: dict) -> None:
+    def _broadcast(self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], limits: Clamp) -> None:
         n, ai, bi = axes.pop()
         total = n
         for d, _, _ in axes:
@@ -270,8 +281,8 @@ class Lowering:
             axes += more
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
         self.step(
-            kernel, d0 * d1 * d2, work=16 * total, a=a, b=b, y=y, d1=d1, d2=d2, n=n, total=total,
-            a0=a0, a1=a1, a2=a2, ai=ai, b0=b0, b1=b1, b2=b2, bi=bi, **limits,
+            kernel, d0 * d1 * d2, work=16 * total, a=a, b=b, y=y, rows=Rows(d1, d2, n, total),
+            a_strides=RowStrides(a0, a1, a2, ai), b_strides=RowStrides(b0, b1, b2, bi), clamp=limits,
         )  # fmt: skip
 
     def rows(self, kernel: str, **operands: Operand) -> None:
@@ -305,11 +316,9 @@ class Lowering:
                 self._rows(kernel, moved, y.at(i * (total // d)), rest, n, inner, total // d)
             return
         three = [(1, *[0] * len(refs))] * (3 - len(axes)) + axes
-        apart: dict[str, int] = {}
-        for j, k in enumerate(refs):
-            apart |= {f"{k}{i}": three[i][1 + j] for i in range(3)} | {f"{k}i": inner[j]}
-        (d0, *_), (d1, *_), (d2, *_) = three
-        self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, d1=d1, d2=d2, n=n, total=total, **apart)
+        apart = {f"{k}_strides": RowStrides(*(axis[1 + j] for axis in (*three, (n, *inner)))) for j, k in enumerate(refs)}
+        d0, d1, d2 = (axis[0] for axis in three)
+        self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, rows=Rows(d1, d2, n, total), **apart)
 
     def operand(self, i: int) -> Operand:
         """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost found
@@ -325,12 +334,13 @@ class Lowering:
             steps = CHANNELS_LAST.strides(full)
         return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
 
-    def step(self, kernel: str, units: int, *, work: int, **arguments: int | float | Ref | None) -> None:
-        """Emit ``family.kernel`` over this many units. ``work`` is the step's in all: flops, or four a byte moved."""
+    def step(self, kernel: str, units: int, *, work: int, **arguments: int | float | Ref | tuple | None) -> None:
+        """Emit ``family.kernel`` over this many units. Arguments go by the kernel's names, NamedTuples of
+        `nbconv.kernels.params` among them. ``work`` is the step's in all: flops, or four a byte moved."""
         if units <= 0:
             return
         chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
-        self.steps.append(Step(self.node, kernel, units, chunk, arguments))
+        self.steps.append(Step(self.node, kernel, units, chunk, flat(arguments)))
 
 
 def tiles(n3: int, n4: int) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.kernels.params import Epilogue
 from nbconv.lowering.context import Lowering
 
 CACHE = 512 * 1024
@@ -143,17 +144,14 @@ def product_cost(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 
     return _cost(tile, how.units, taps * ceil(how.channel_chunk, STEP), groups * batch * m * n, how.parts)
 
 
-def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> dict[str, Any]:
-    """The arguments of a kernel with a full epilogue, for ``groups`` times n channels packed in panels of ``columns``.
+def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> Epilogue:
+    """The epilogue as a kernel's parameter, for ``groups`` times n channels packed in panels of ``columns``.
     ``part``: the channels of y that the kernel makes; where it makes more than y has, they are repeated."""
-    e = to.epilogue
-    found: dict[str, Any] = {
-        "low": e.low, "high": e.high, "act": e.code, "alpha": e.alpha, "beta": e.beta, "scale": None, "shift": None,
-    }  # fmt: skip
+    found = {}
     if to.affine is not None:
         for name in ("scale", "shift"):
             values = getattr(to.affine, name)
             values = np.resize(values if part is None else values[part], groups * n)
             key = f"{to.affine.key}#{name}{groups}x{n}.{columns}" + (f".{part.start}" if part else "")
             found[name] = to.constant(key, lambda values=values: pad_bias(values, groups, n, lanes, columns))
-    return found
+    return to.epilogue._replace(**found)

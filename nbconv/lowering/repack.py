@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.kernels.params import FilterStrides
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, padded
 
-PIECE = 256
+PIECE = 32
 """Rows of a panel that a unit packs on CUDA (`kernels/cuda/packing.py`)."""
 FILTERS = 8
 """Rows of a panel that a unit transforms for Winograd on CUDA."""
@@ -49,8 +50,8 @@ def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: 
     y, units = to.floats(size * full), groups * ceil(n, to.columns)
     to.step(
         "packing.panels", to.gpu_split(units, ceil(taps * ws.cg, PIECE)), work=16 * size * n, w=w.at(ws.base), y=y,
-        kh=ws.kh, kw=ws.kw, cg=ws.cg, n=n, group=ws.group, ky=ws.ky, kx=ws.kx, ci=ws.ci, co=ws.co,
-        padded=full, scale=scale,
+        kh=ws.kh, kw=ws.kw, cg=ws.cg, n=n,
+        strides=FilterStrides(ws.group, ws.ky, ws.kx, ws.ci, ws.co), padded=full, scale=scale,
     )  # fmt: skip
     return y
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nbconv.errors import ModelError
+from nbconv.kernels import params
+
+STRIP = 8
+"""Cells of a row that a unit of kernels/cuda/pool_grad.py and of its neighbour for depthwise convolutions does."""
 
 
 class Window(NamedTuple):
@@ -95,3 +99,9 @@ def flat(window: Window) -> tuple[tuple[int, int, int, int, int], tuple[int, int
     """(kernel, stride, dilation, begin, end) down and across, of a window over one or two axes."""
     axes = list(zip(window.kernel, window.strides, window.dilations, window.begin, window.end, strict=True))
     return (axes[0], axes[1]) if len(axes) == 2 else ((1, 1, 1, 0, 0), axes[0])
+
+
+def sliding(down: tuple[int, ...], across: tuple[int, ...]) -> params.Window:
+    """As kernels take it: a window of `flat`."""
+    (kh, sh, dh, ph), (kw, sw, dw, pw) = down[:4], across[:4]
+    return params.Window(kh, kw, sh, sw, dh, dw, ph, pw)

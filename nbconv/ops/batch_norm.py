@@ -10,6 +10,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import FLOAT32, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op, same_dtype
+from nbconv.kernels.params import BatchNorm, ChannelAffine, Moments, Pixels, Running
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import channels_last
@@ -21,6 +22,8 @@ PART = 128 << 10
 """Bytes of x that a part of a sum reads: they are read twice, and stay in a core's cache."""
 PARTS = 256
 """Most parts of a sum."""
+SPAN = 128
+"""Channels of a pixel that a unit of `affine` in kernels/cuda/norm.py does."""
 
 
 def along_channels(v: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -110,29 +113,61 @@ class BatchNormalization(Op):
         else:
             scale, shift = to.floats(c), to.floats(c)
             to.step(
-                "batch_norm.factors", vectors, work=32 * c, scale=to.input(1), b=to.input(2), mean=to.input(3),
-                var=to.input(4), factor=scale, shift=shift, c=c, epsilon=self.epsilon,
-            )  # fmt: skip
+                "batch_norm.factors",
+                vectors,
+                work=32 * c,
+                scale=to.input(1),
+                b=to.input(2),
+                moments=Moments(to.input(3), to.input(4)),
+                affine=ChannelAffine(scale, shift),
+                c=c,
+                epsilon=self.epsilon,
+            )
         to.step(
-            "norm.affine", to.outputs[0].size // c, work=16 * to.outputs[0].size, x=channels_last(to, 0), y=to.output(),
-            ldx=to.ld(0), c=c, ldy=to.pitch or c, scale=scale, shift=shift, **to.epilogue.clamp(),
-        )  # fmt: skip
+            "norm.affine",
+            to.gpu_split(to.outputs[0].size // c, ceil(c, SPAN)),
+            work=16 * to.outputs[0].size,
+            x=channels_last(to, 0),
+            y=to.output(),
+            ldx=to.ld(0),
+            c=c,
+            ldy=to.pitch or c,
+            scale=scale,
+            shift=shift,
+            clamp=to.epilogue.clamp(),
+        )
 
     def lower_statistics(self, to: Lowering, vectors: int) -> tuple[Ref, Ref]:
         """The steps that find x's mean and variance; where lie what x is to be multiplied with and what added."""
-        c, total, full, pixels, count = split(to, to.inputs[0])
+        pixels, full, count = split(to, to.inputs[0])
+        c = pixels.c
         parts, scale, shift = to.floats(2 * count * full), to.floats(c), to.floats(c)
         to.step(
-            "batch_norm.moments", to.gpu_split(count, full // to.target.lanes), work=16 * total * c, x=channels_last(to, 0),
-            y=parts, pixels=pixels, total=total, c=c, padded=full,
-        )  # fmt: skip
+            "batch_norm.moments",
+            to.gpu_split(count, full // to.target.lanes),
+            work=16 * to.inputs[0].size,
+            x=channels_last(to, 0),
+            y=parts,
+            split=pixels,
+            padded=full,
+        )
         names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
         made = {name: Ref(names[name]) if names.get(name) else to.floats(c) for name in _STATISTICS}
         to.step(
-            "batch_norm.statistics", vectors, work=16 * count * c, parts=parts, scale=to.input(1), b=to.input(2),
-            old_mean=to.input(3), old_var=to.input(4), **made, factor=scale, shift=shift, count=count, pixels=pixels,
-            total=total, c=c, padded=full, momentum=self.momentum, epsilon=self.epsilon,
-        )  # fmt: skip
+            "batch_norm.statistics",
+            vectors,
+            work=16 * count * c,
+            parts=parts,
+            scale=to.input(1),
+            b=to.input(2),
+            running=Running(to.input(3), to.input(4), made["new_mean"], made["new_var"], self.momentum),
+            moments=Moments(made["mean"], made["var"]),
+            affine=ChannelAffine(scale, shift),
+            count=count,
+            split=pixels,
+            padded=full,
+            epsilon=self.epsilon,
+        )
         return scale, shift
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
@@ -156,12 +191,12 @@ class BatchNormalization(Op):
 _STATISTICS = ("new_mean", "new_var", "mean", "var")
 
 
-def split(to: Lowering, x: Spec) -> tuple[int, int, int, int, int]:
-    """(channels, pixels in all, floats of a row of sums, pixels of a part, parts) of a sum over x's pixels."""
+def split(to: Lowering, x: Spec) -> tuple[Pixels, int, int]:
+    """(how x's pixels are split, floats of a row of sums, parts) of a sum over x's pixels."""
     c = x.shape[1]
     total = x.size // c
-    pixels = max(ceil(total, PARTS), min(total, max(16, PART // (FLOAT32.itemsize * c))))
-    return c, total, ceil(c, to.target.lanes) * to.target.lanes, pixels, ceil(total, pixels)
+    pixels = max(ceil(total, PARTS), min(total, to.target.pixels or max(16, PART // (FLOAT32.itemsize * c))))
+    return Pixels(pixels, total, c), ceil(c, to.target.lanes) * to.target.lanes, ceil(total, pixels)
 
 
 class BatchNormalizationGradScale(Op):
@@ -193,19 +228,35 @@ class BatchNormalizationGradScale(Op):
         return served(inputs)
 
     def lower(self, to: Lowering) -> None:
-        c, total, full, pixels, count = split(to, to.inputs[1])
+        pixels, full, count = split(to, to.inputs[1])
+        c = pixels.c
         parts, made = to.floats(2 * count * full), [Ref(n) if n else to.floats(c) for n in to.node.outputs]
         to.step(
-            "batch_norm.grad_sums", to.gpu_split(count, full // to.target.lanes), work=16 * total * c,
-            dy=channels_last(to, 0), y=channels_last(to, 4) if self.rectified else None, x=channels_last(to, 1),
-            mean=to.input(2), parts=parts, pixels=pixels, total=total, c=c, padded=full,
+            "batch_norm.grad_sums",
+            to.gpu_split(count, full // to.target.lanes),
+            work=16 * to.inputs[1].size,
+            dy=channels_last(to, 0),
+            y=channels_last(to, 4) if self.rectified else None,
+            x=channels_last(to, 1),
+            mean=to.input(2),
+            parts=parts,
+            split=pixels,
+            padded=full,
             rectified=self.rectified,
-        )  # fmt: skip
+        )
         to.step(
-            "batch_norm.grad_merge", ceil(c, to.target.lanes), work=16 * count * c, parts=parts, var=to.input(3),
-            dscale=made[0], db=made[1] if len(made) > 1 else to.floats(c), count=count, c=c, padded=full,
+            "batch_norm.grad_merge",
+            ceil(c, to.target.lanes),
+            work=16 * count * c,
+            parts=parts,
+            var=to.input(3),
+            dscale=made[0],
+            db=made[1] if len(made) > 1 else to.floats(c),
+            count=count,
+            c=c,
+            padded=full,
             epsilon=self.epsilon,
-        )  # fmt: skip
+        )
 
 
 class BatchNormalizationGradInput(Op):
@@ -240,14 +291,22 @@ class BatchNormalizationGradInput(Op):
         return served(inputs)
 
     def lower(self, to: Lowering) -> None:
-        c, total, full, pixels, count = split(to, to.inputs[1])
+        pixels, full, count = split(to, to.inputs[1])
         to.step(
-            "batch_norm.grad_input", to.gpu_split(count, full // to.target.lanes), work=24 * total * c,
-            dy=channels_last(to, 0), y=channels_last(to, 7) if self.rectified else None, x=channels_last(to, 1),
-            scale=to.input(2), mean=to.input(3), var=to.input(4), dscale=to.input(5), db=to.input(6),
-            dx=to.output(), pixels=pixels, total=total, c=c, count=self.count or total, rectified=self.rectified,
-            epsilon=self.epsilon,
-        )  # fmt: skip
+            "batch_norm.grad_input",
+            to.gpu_split(count, full // to.target.lanes),
+            work=24 * to.inputs[1].size,
+            dy=channels_last(to, 0),
+            y=channels_last(to, 7) if self.rectified else None,
+            x=channels_last(to, 1),
+            norm=BatchNorm(to.input(2), to.input(3), to.input(4), self.epsilon),
+            dscale=to.input(5),
+            db=to.input(6),
+            dx=to.output(),
+            split=pixels,
+            count=self.count or pixels.total,
+            rectified=self.rectified,
+        )
 
 
 def check(dy: Spec, x: Spec, y: Spec | None) -> None:

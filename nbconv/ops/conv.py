@@ -11,12 +11,13 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, DenseImage, Epilogue, Filtering, Scatter, Tiles
 from nbconv.lowering import repack, split_k, winograd
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, cut, epilogue, pack, pad_bias, padded
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.repack import WeightStrides, varies
-from nbconv.lowering.window import Window, flat, plane, resolve
+from nbconv.lowering.window import Window, flat, plane, resolve, sliding
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -76,15 +77,14 @@ class Convolution(Op, abstract=True):
         return i == 0
 
     def lower_taps(
-        self, to: Lowering, key: str, weights, ws: WeightStrides, size, taps, down, across, place,
+        self, to: Lowering, key: str, weights, ws: WeightStrides, size, taps, down, across, scatter: Scatter,
         image: Image | None = None, wide: tuple[Ref, int] | None = None,
     ) -> None:  # fmt: skip
         """One step of `conv` in kernels/cpu/conv.py. ``weights()`` gives (group, taps, cg, og) matrices, or, where they are
         no constants, they are packed as they are ``ws``; ``down`` and ``across`` are (kernel, stride, dilation, begin);
-        ``place`` says where in y the (oh, ow) = ``size`` results go: (full h, full w, steps down and across, first row
-        and column). ``image`` is what is read where it is not x; ``wide`` = (where, how many) takes that many channels,
-        the bias repeated, where the result is not y's channels. Weights that are packed here, of one group, may be packed
-        some columns at a time, with a step each."""
+        ``scatter`` says where in y the (oh, ow) = ``size`` results go. ``image`` is what is read where it is not x;
+        ``wide`` = (where, how many) takes that many channels, the bias repeated, where the result is not y's channels.
+        Weights that are packed here, of one group, may be packed some columns at a time, with a step each."""
         x, y = to.inputs[0], to.outputs[0]
         target, co = wide or (to.output(), y.shape[1])
         g, repeats = self.group, co // y.shape[1]
@@ -92,9 +92,8 @@ class Convolution(Op, abstract=True):
         source, h, w, ldx, cg = image or Image(to.input(0), *plane(x.shape), to.ld(0), x.shape[1] // g)
         lanes, columns, ldy = to.target.lanes, to.columns, co if wide else to.pitch or co
         m = x.shape[0] * oh * ow
-        (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
-        if down == across == (1, 1, 1, 0) and place == (oh, ow, 1, 1, 0, 0) and (oh, ow) == (h, w):
-            h, w, oh, ow, place = 1, m, 1, m, (1, m, 1, 1, 0, 0)  # one row of pixels: one sequence of addresses
+        if down == across == (1, 1, 1, 0) and scatter == Scatter(oh, ow) and (oh, ow) == (h, w):
+            h, w, oh, ow, scatter = 1, m, 1, m, Scatter(1, m)  # one row of pixels: one sequence of addresses
         parted = varies(to, 1) and ws.kh and g == 1 and not wide
         for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
             n, part = last - first, slice(first, last)
@@ -110,19 +109,21 @@ class Convolution(Op, abstract=True):
                     f"{to.node.inputs[1]}#{key}", lambda: pack(weights().reshape(g, taps * cg, og), lanes, columns, to.drop)
                 )
             wanted = split_k.Results(
-                m, n, g, True, target.at(first), ldy, n, self.bias(to, g, n, repeats, part if n < og else None),
-                to.residual and to.residual.at(first), to.ldres,
-                epilogue(to, g, n, lanes, columns, part if n < og else None), split_k.Place(oh, ow, *place),
+                m, n, g, True, target.at(first), ldy, n,
+                Addends(
+                    self.bias(to, g, n, repeats, part if n < og else None),
+                    to.residual and to.residual.at(first), to.ldres,
+                ),
+                epilogue(to, g, n, lanes, columns, part if n < og else None), (oh, ow), scatter,
             )  # fmt: skip
             found = split_k.sums(to, how, wanted)
             to.step(
                 "conv.conv", how.units, work=2 * m * g * n * cg * taps,
-                x=source, y=found.y, res=found.res, w=packed, b=found.bias,
+                x=source, y=found.y, w=packed, addends=found.addends,
                 zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
-                m=m, h=h, width=w, ldx=ldx, cg=cg, ldy=found.ldy, ldres=found.ldres, og=n,
-                kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=how.rows, panels=how.panels,
-                tap_chunk=how.tap_chunk, channel_chunk=how.channel_chunk, padded=padded(n, lanes, columns),
-                **found.place._asdict(), **found.epilogue,
+                image=ConvImage(m, h, w, ldx, cg, oh, ow, found.ldy, n), window=sliding(down, across),
+                scatter=found.scatter, epilogue=found.epilogue,
+                blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
             )  # fmt: skip
             split_k.finish(to, how, found, wanted)
 
@@ -195,12 +196,12 @@ class Convolution(Op, abstract=True):
         to.step(
             "winograd.winograd", ceil(tiling.total, tiling.tiles) * ceil(count, tiling.group),
             work=2 * points * tiling.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
-            res=to.residual and to.residual.at(at), scratch=to.floats_per_thread(area), w=packed, b=b,
-            zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
-            n=n, h=h, width=w, ldx=to.ld(0), ci=ci, oh=oh, ow=ow, co=count, ldy=to.pitch or out,
-            ldres=to.ldres, ph=ph, pw=pw, size=size, tiles=tiling.tiles,
-            columns=tiling.columns, group=tiling.group, inner=inner, padded=padded(count, lanes, columns), area=area,
-            **epilogue(to, 1, count, lanes, columns, mine),
+            addends=Addends(b, to.residual and to.residual.at(at), to.ldres), scratch=to.floats_per_thread(area),
+            w=packed, zeros=to.constant(f"#zeros{ci}", lambda: np.zeros(ci, np.float32)),
+            image=ConvImage(n * oh * ow, h, w, to.ld(0), ci, oh, ow, to.pitch or out, count),
+            filtering=Filtering(
+                ph, pw, size, tiling.tiles, tiling.columns, tiling.group, inner, padded(count, lanes, columns), area
+            ), epilogue=epilogue(to, 1, count, lanes, columns, mine),
         )  # fmt: skip
 
     def _transformed(self, to: Lowering, size: int, ph: int, pw: int, turned: bool) -> None:
@@ -210,11 +211,11 @@ class Convolution(Op, abstract=True):
         ci, co, lanes, columns = channels // self.group, out // self.group, to.target.lanes, to.columns
         points, down, across = (size + 2) ** 2, ceil(oh, size), ceil(ow, size)
         total = n * down * across
-        tiles = {"down": down, "across": across, "total": total, "size": size}
+        tiles = Tiles(down, across, total, size)
         v, m = to.floats(points * total * channels), to.floats(points * total * out)
         to.step(
             "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
-            x=to.input(0), v=v, h=h, width=w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, **tiles,
+            x=to.input(0), v=v, h=h, width=w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, tiles=tiles,
         )  # fmt: skip
         for i in range(self.group):
             for first, last in self._pieces(to, size):
@@ -222,16 +223,16 @@ class Convolution(Op, abstract=True):
                 full = padded(count, lanes, columns)
                 wanted = split_k.Results(
                     total, count, points, False, m.at(i * co + first), out, total * out,
-                    to.constant(f"#zeros{full}", lambda full=full: np.zeros(full, np.float32)), None, 0,
-                    split_k.NO_EPILOGUE, split_k.Place(1, total, 1, total),
+                    Addends(to.constant(f"#zeros{full}", lambda full=full: np.zeros(full, np.float32))),
+                    Epilogue(), (1, total), Scatter(1, total),
                 )  # fmt: skip
                 packed = self._filters(to, size, i, turned, first, count)
                 how = cut(to, total, ci, count, 1, batch=points)
                 split_k.gemm(to, how, wanted, ci, v.at(i * ci), channels, total * channels, packed, ci * full)
         to.step(
             "winograd.transform_output", total * ceil(out, lanes), work=32 * points * total * out, m=m,
-            b=self.bias(to, 1, out), res=to.residual, y=to.output(), oh=oh, ow=ow, c=out, ldy=to.pitch or out,
-            ldres=to.ldres, **tiles, **epilogue(to, 1, out, lanes, columns),
+            addends=Addends(self.bias(to, 1, out), to.residual, to.ldres), y=to.output(), oh=oh, ow=ow, c=out,
+            ldy=to.pitch or out, tiles=tiles, epilogue=epilogue(to, 1, out, lanes, columns),
         )  # fmt: skip
 
     def check(self, x: Spec, w: Spec, b: Spec | None, co: int) -> np.dtype:
@@ -316,9 +317,9 @@ class Conv(Convolution):
         if self.few(x.shape, w.shape):
             image = self.padded_image(to, down, across)
             down, across = (*down[:3], 0), (1, across[1], 1, 0)
-            self.lower_taps(to, f"conv{g}", weights, ws, size, down[0], down, across, (*size, 1, 1, 0, 0), image)
+            self.lower_taps(to, f"conv{g}", weights, ws, size, down[0], down, across, Scatter(*size), image)
         else:
-            self.lower_taps(to, f"conv{g}", weights, ws, size, taps, down[:4], across[:4], (*size, 1, 1, 0, 0))
+            self.lower_taps(to, f"conv{g}", weights, ws, size, taps, down[:4], across[:4], Scatter(*size))
 
     def few(self, x: tuple[int, ...], w: tuple[int, ...]) -> bool:
         """Whether rows of a window are multiplied at a time: its channels are few and all its taps neighbours."""
@@ -349,7 +350,6 @@ class Conv(Convolution):
         """One step of kernels/cpu/depthwise.py."""
         x, y = to.inputs[0], to.outputs[0]
         (h, w), (oh, ow), c, lanes = plane(x.shape), plane(y.shape), x.shape[1], to.target.lanes
-        (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
         full = -(-c // lanes) * lanes
         vectors = ceil(c, lanes)
         pieces = min(vectors, to.target.units // 2)
@@ -357,11 +357,11 @@ class Conv(Convolution):
         piece = ceil(vectors, pieces) * lanes
 
         def weights() -> np.ndarray:
-            packed = np.zeros((kh * kw, full), np.float32)
-            packed[:, :c] = to.value(1).reshape(c, kh * kw).T
+            packed = np.zeros((taps, full), np.float32)
+            packed[:, :c] = to.value(1).reshape(c, taps).T
             return packed
 
-        taps, bias = kh * kw, to.node.inputs[2] if to.has(2) else ""
+        taps, bias = down[0] * across[0], to.node.inputs[2] if to.has(2) else ""
         if varies(to, 1):
             packed = repack.rows(to, to.input(1), taps, c, 1, taps, full)
         else:
@@ -373,8 +373,8 @@ class Conv(Convolution):
         to.step(
             "depthwise.depthwise", y.shape[0] * ceil(oh, band) * ceil(c, piece),
             work=4 * self.flops(to.inputs, to.outputs), x=to.input(0), y=to.output(), w=packed, b=b,
-            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
-            band=band, piece=piece, **epilogue(to, 1, c, lanes, lanes),
+            image=DenseImage(h, w, c, oh, ow), window=sliding(down, across), padded=full, band=band, piece=piece,
+            epilogue=epilogue(to, 1, c, lanes, lanes),
         )  # fmt: skip
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:

@@ -12,11 +12,12 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil, padded
 from nbconv.lowering.patches import pad, taps
 from nbconv.lowering.repack import channels_last
-from nbconv.lowering.window import Window, flat, plane, resolve
+from nbconv.lowering.window import Window, flat, plane, resolve, sliding
 from nbconv.ops.conv import Conv, Convolution, Image
 from nbconv.ops.conv_transpose import ConvTranspose
 from nbconv.ops.reduce import ReduceSum
@@ -29,6 +30,8 @@ PARTIAL = 8 << 20
 """Bytes of all parts of a gradient that are held before they are added."""
 SIDES = 384 << 10
 """Bytes of a chunk of pixels, of both sides."""
+MERGED = 8
+"""Rows that a unit of `merge` in kernels/cuda/conv_grad.py adds."""
 MAX_PIXELS = 512
 """Limit of kernels/cpu/conv_grad.py."""
 
@@ -189,12 +192,11 @@ class ConvGradWeight(Convolution):
         size = g * count * cg * full
         columns = min(full, max(to.columns, to.target.sums // (4 * count * cg) // to.columns * to.columns))
         blocks = to.gpu_split(g * ceil(og, columns), ceil(count * cg, to.target.tile().rows))
-        chunk = max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
+        chunk = 2 * to.target.pixels or max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
         parts = max(1, min(ceil(to.target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
         pixels = ceil(m, parts)
         chunk = ceil(pixels, ceil(pixels, chunk))
         parts = ceil(m, pixels)
-        (kh, sh, dh, ph), (kw, sw, dw, pw) = down, across
         # a row of the window holds kw·ci "channels", the taps outermost: as many taps of ci channels
         taps, ci = kernel[0] * kernel[1], to.inputs[0].shape[1] // g
         for first, last in self.pieces(to, og, columns, 4 * parts * count * cg) if g == 1 else [(0, og)]:
@@ -206,14 +208,12 @@ class ConvGradWeight(Convolution):
             to.step(
                 "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * g * n, x=image.ref,
                 dy=channels_last(to, 1).at(first), y=sums,
-                zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)), m=m, h=image.h, width=image.w,
-                ldx=image.ldx, cg=cg, oh=oh, ow=ow, ldy=co, og=n, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw,
-                groups=g, parts=parts, pixels=pixels, columns=min(columns, full), chunk=chunk, padded=full,
+                zeros=to.constant(f"#zeros{cg}", lambda: np.zeros(cg, np.float32)),
+                image=ConvImage(m, image.h, image.w, image.ldx, cg, oh, ow, co, n), window=sliding(down, across),
+                blocking=GradBlocking(g, parts, pixels, min(columns, full), chunk, full),
             )  # fmt: skip
-            self.merge(
-                to, sums, parts, taps, ci, n, full, size, 1, taps, ci * taps, to.output().at(first * ci * taps), g,
-                og * ci * taps,
-            )  # fmt: skip
+            strides = TapStrides(1, taps, ci * taps, og * ci * taps)
+            self.merge(to, sums, parts, taps, ci, n, full, size, strides, to.output().at(first * ci * taps), g)
 
     @staticmethod
     def pieces(to: Lowering, n: int, columns: int, nbytes: int) -> list[tuple[int, int]]:
@@ -223,40 +223,38 @@ class ConvGradWeight(Convolution):
         return [(i, min(n, i + step)) for i in range(0, n, step)]
 
     @staticmethod
-    def merge(to, x: Ref, parts, taps, cg, og, full, step, tap, ci, co, y: Ref, groups=1, group=0) -> None:
+    def merge(to, x: Ref, parts, taps, cg, og, full, step, strides: TapStrides, y: Ref, groups=1) -> None:
         """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
         to.step(
-            "conv_grad.merge", to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, to.target.lanes)),
-            work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og, padded=full, step=step, tap=tap, ci=ci,
-            co=co, group=group,
+            "conv_grad.merge", to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
+            work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og, padded=full, step=step,
+            strides=strides,
         )  # fmt: skip
 
     def lower_depthwise(self, to: Lowering, down, across) -> None:
         """One filter a channel."""
         x, dy, lanes = to.inputs[0], to.inputs[1], to.target.lanes
         (h, w), (oh, ow), c, n = plane(x.shape), plane(dy.shape), x.shape[1], x.shape[0]
-        (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
-        taps, full = kh * kw, ceil(c, lanes) * lanes
-        rows = ceil(n * oh, min(ceil(2 * to.target.units, to.gpu_split(1, full // lanes * kh)), n * oh))
+        kh, taps, full = down[0], down[0] * across[0], ceil(c, lanes) * lanes
+        rows = ceil(n * oh, min(ceil(2 * to.target.units, to.gpu_split(1, 2 * full // lanes * kh)), n * oh))
         parts = ceil(n * oh, rows)
         sums = to.floats(parts * taps * full)
         to.step(
             "conv_grad.depthwise_grad_weight", to.gpu_split(parts, full // lanes * kh), work=8 * dy.size * taps,
             x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
-            n=n, h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, rows=rows,
-            padded=full,
+            n=n, image=DenseImage(h, w, c, oh, ow), window=sliding(down, across), rows=rows, padded=full,
         )  # fmt: skip
-        self.merge(to, sums, parts, taps, 1, c, full, taps * full, 1, 0, taps, to.output())
+        self.merge(to, sums, parts, taps, 1, c, full, taps * full, TapStrides(1, 0, taps, 0), to.output())
 
     def lower_sums(self, to: Lowering) -> None:
         """db."""
         c, lanes = to.inputs[1].shape[1], to.target.lanes
         total, full = to.inputs[1].size // c, ceil(c, lanes) * lanes
-        pixels = ceil(total, min(ceil(2 * to.target.units, to.gpu_split(1, full // lanes)), ceil(total, 64)))
+        pixels = ceil(total, min(ceil(2 * to.target.units, to.gpu_split(1, 4 * full // lanes)), ceil(total, 64)))
         parts = ceil(total, pixels)
         sums = to.floats(parts * full)
         to.step(
             "conv_grad.channel_sums", to.gpu_split(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
-            pixels=pixels, total=total, c=c, padded=full,
+            split=Pixels(pixels, total, c), padded=full,
         )  # fmt: skip
-        self.merge(to, sums, parts, 1, 1, c, full, full, 0, 0, 1, to.output(1))
+        self.merge(to, sums, parts, 1, 1, c, full, full, TapStrides(0, 0, 1, 0), to.output(1))

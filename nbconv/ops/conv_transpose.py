@@ -10,12 +10,13 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Node, Spec
 from nbconv.graph import infer as want
+from nbconv.kernels.params import DenseImage, Scatter
 from nbconv.lowering import repack, winograd
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.patches import reach
 from nbconv.lowering.repack import WeightStrides, varies
-from nbconv.lowering.window import Window, flat, plane, resolve
+from nbconv.lowering.window import STRIP, Window, flat, plane, resolve, sliding
 from nbconv.ops.conv import GROUPS, Convolution
 
 if TYPE_CHECKING:
@@ -98,9 +99,10 @@ class ConvTranspose(Convolution):
         return 2 * inputs[0].size * prod(inputs[1].shape[1:])
 
     def apart(self, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> bool:
-        """Whether the kernels that x's cells add do not overlap, and tile y."""
+        """Whether the kernels that x's cells add do not overlap, and tile y. (Kernels of one cell need no such care.)"""
         axes = flat(self.window(x, w))
         fits = all(axis[0] == axis[1] and axis[2] == 1 and axis[3] == 0 for axis in axes)
+        fits = fits and any(axis[0] > 1 for axis in axes)
         return fits and self.group == 1 and plane(y) == tuple(d * axis[0] for d, axis in zip(plane(x), axes, strict=True))
 
     def absorbs(self, inputs, outputs) -> str:
@@ -129,9 +131,7 @@ class ConvTranspose(Convolution):
             turned = to.floats(w.size)
             to.copy(to.input(1), turned, (ci, kh * kw, co), (w.size // ci, 1, kh * kw), (w.size // ci, co, 1))
             to.node = Node(to.node.op, (to.node.inputs[0], turned.name, *to.node.inputs[2:]), to.node.outputs, to.node.name)
-        self.lower_taps(
-            to, "apart", weights, ws, (h, width), 1, one, one, (h, width, 1, 1, 0, 0), wide=(cells, kh * kw * co)
-        )
+        self.lower_taps(to, "apart", weights, ws, (h, width), 1, one, one, Scatter(h, width), wide=(cells, kh * kw * co))
         there = to.out_strides() if y.rank == 4 else (*to.out_strides()[:2], 0, to.out_strides()[2])
         (yn, yc, yh, yw), here = there, kh * kw * co
         to.copy(
@@ -172,9 +172,9 @@ class ConvTranspose(Convolution):
                     v, h = (1, 1, 1, 1 << 30), (1, 1, 1, 0)
                 size = -(-(oh - p) // down[1]), -(-(ow - q) // across[1])
                 key = f"transposed{g}.{p}.{q}.{down[1:4]}.{across[1:4]}"
-                place = (oh, ow, down[1], across[1], p, q)
+                scatter = Scatter(oh, ow, down[1], across[1], p, q)
                 ws = _lying(w.shape, g, kernel, ky, kx)
-                self.lower_taps(to, key, weights, ws, size, v[0] * h[0], v, h, place)
+                self.lower_taps(to, key, weights, ws, size, v[0] * h[0], v, h, scatter)
 
     def depthwise(self, w: Spec) -> bool:
         """Whether each channel has a filter of its own, and one only."""
@@ -184,15 +184,14 @@ class ConvTranspose(Convolution):
         """One step of `depthwise_transposed` in kernels/cpu/conv_grad.py."""
         x, y, c = to.inputs[0], to.outputs[0], to.inputs[0].shape[1]
         (h, w), (oh, ow), lanes = plane(y.shape), plane(x.shape), to.target.lanes
-        (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = down, across
-        taps, full = kh * kw, ceil(c, lanes) * lanes
+        taps, full = down[0] * across[0], ceil(c, lanes) * lanes
         zeros = to.constant(f"#zeros{full}", lambda: np.zeros(full, np.float32))
         to.step(
-            "conv_grad.depthwise_transposed", to.gpu_split(y.shape[0] * h, full // lanes),
+            "conv_grad.depthwise_transposed", to.gpu_split(y.shape[0] * h, full // lanes * ceil(w, STRIP)),
             work=4 * self.flops(to.inputs, to.outputs), dy=to.input(0),
             w=repack.rows(to, to.input(1), taps, c, 1, taps, full),
             b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros, y=to.output(),
-            h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, padded=full,
+            image=DenseImage(h, w, c, oh, ow), window=sliding(down, across), padded=full,
         )  # fmt: skip
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:

@@ -82,10 +82,20 @@ class TrainingDropout(Op):
     def lower(self, to: Lowering) -> None:
         n, chunk = to.outputs[0].size, to.target.chunk
         to.step(
-            "dropout.dropout", -(-n // chunk), work=64 * n, x=to.input(0), y=to.output(), step=to.input(1),
-            float_step=to.input(1), real=int(to.inputs[1].dtype.kind == "f"), n=n, chunk=chunk,
-            key=stream_key(self.seed, self.stream), threshold=self.threshold, scale=1 / (1 - self.ratio),
-        )  # fmt: skip
+            "dropout.dropout",
+            -(-n // chunk),
+            work=64 * n,
+            x=to.input(0),
+            y=to.output(),
+            step=to.input(1),
+            float_step=to.input(1),
+            real=int(to.inputs[1].dtype.kind == "f"),
+            n=n,
+            chunk=chunk,
+            key=stream_key(self.seed, self.stream),
+            threshold=self.threshold,
+            scale=1 / (1 - self.ratio),
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return to.add(TrainingDropout(**self.attributes()), to.dy(), to.x(1)), None

@@ -53,9 +53,16 @@ class Gather(Op):
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         places = (to.value(1).astype(np.int64) % size).reshape(-1)
         to.step(
-            "gather.gather", outer * len(places), work=8 * to.outputs[0].size, x=to.input(0), y=to.output(),
-            places=to.table("places", places), count=len(places), size=size, inner=inner,
-        )  # fmt: skip
+            "gather.gather",
+            outer * len(places),
+            work=8 * to.outputs[0].size,
+            x=to.input(0),
+            y=to.output(),
+            places=to.table("places", places),
+            count=len(places),
+            size=size,
+            inner=inner,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         axis = want.axis(self.axis, to.inputs[0].rank)
@@ -91,10 +98,17 @@ class GatherGrad(Op):
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
         width = min(inner, 256)
         to.step(
-            "gather.gather_grad", outer * -(-inner // width), work=8 * (to.outputs[0].size + to.inputs[0].size),
-            dy=to.input(0), indices=to.input(1), dx=to.output(), count=to.inputs[1].size, size=size, inner=inner,
+            "gather.gather_grad",
+            outer * -(-inner // width),
+            work=8 * (to.outputs[0].size + to.inputs[0].size),
+            dy=to.input(0),
+            indices=to.input(1),
+            dx=to.output(),
+            count=to.inputs[1].size,
+            size=size,
+            inner=inner,
             width=width,
-        )  # fmt: skip
+        )
 
 
 class GatherElements(Op):
@@ -154,6 +168,13 @@ class GatherElementsGrad(Op):
     def lower(self, to: Lowering) -> None:
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
         to.step(
-            "gather.gather_elements_grad", outer, work=8 * (to.outputs[0].size + to.inputs[0].size), dy=to.input(0),
-            indices=to.input(1), dx=to.output(), count=to.inputs[1].shape[self.axis], size=size, inner=inner,
-        )  # fmt: skip
+            "gather.gather_elements_grad",
+            outer,
+            work=8 * (to.outputs[0].size + to.inputs[0].size),
+            dy=to.input(0),
+            indices=to.input(1),
+            dx=to.output(),
+            count=to.inputs[1].shape[self.axis],
+            size=size,
+            inner=inner,
+        )

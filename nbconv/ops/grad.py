@@ -43,9 +43,16 @@ class UnaryGrad(Op, abstract=True):
         """One elementwise step of `kernels/cpu/activation_grad.py`."""
         n, chunk = to.outputs[0].size, to.target.chunk
         to.step(
-            f"activation_grad.{kernel}", -(-n // chunk), work=12 * n, dy=to.operand(0).ref, v=to.operand(1).ref,
-            y=to.output(), n=n, chunk=chunk, **parameters,
-        )  # fmt: skip
+            f"activation_grad.{kernel}",
+            -(-n // chunk),
+            work=12 * n,
+            dy=to.operand(0).ref,
+            v=to.operand(1).ref,
+            y=to.output(),
+            n=n,
+            chunk=chunk,
+            **parameters,
+        )
 
 
 class ExpandLike(Op):
@@ -143,11 +150,19 @@ class Mix(Op):
         outer, out, inner = prod(weight_strides[:at]), weight_strides[at], prod(weight_strides[at + 1 :])
         width = min(inner, to.target.chunk)
         to.step(
-            "mix.mix", outer * out * -(-inner // width), work=8 * to.outputs[0].size, x=to.input(0), y=to.output(),
-            rows=to.table("rows", self.rows.astype(np.int64)), cells=to.table("cells", self.cells.astype(np.int64)),
-            weights=to.table("weights", self.weights.astype(np.float32)), size=lies.physical(to.inputs[0].shape)[at],
-            out=out, inner=inner, width=width,
-        )  # fmt: skip
+            "mix.mix",
+            outer * out * -(-inner // width),
+            work=8 * to.outputs[0].size,
+            x=to.input(0),
+            y=to.output(),
+            rows=to.table("rows", self.rows.astype(np.int64)),
+            cells=to.table("cells", self.cells.astype(np.int64)),
+            weights=to.table("weights", self.weights.astype(np.float32)),
+            size=lies.physical(to.inputs[0].shape)[at],
+            out=out,
+            inner=inner,
+            width=width,
+        )
 
 
 def transposed(cells: np.ndarray, weights: np.ndarray, size: int) -> dict[str, np.ndarray]:

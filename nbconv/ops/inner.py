@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
-from nbconv.graph.op import ANY, ONLY_FLOAT32, Epilogue, Op
+from nbconv.graph.op import ANY, ONLY_FLOAT32, Op
+from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine, Lowering
 from nbconv.ops.grad import UnaryGrad
 
@@ -29,6 +30,10 @@ class Fused(Op):
     ) -> None:
         super().__init__()
         self.inner, self.tail, self.fused, self.residual, self.affine = inner, tail, epilogue, residual, affine
+
+    @property
+    def label(self) -> str:
+        return "+".join([self.inner.label, *(op.label for op in self.tail), *["Affine"] * (self.affine is not None)])
 
     def __repr__(self) -> str:
         return "+".join([repr(self.inner), *(op.type for op in self.tail)])
@@ -90,7 +95,7 @@ class Silu(Op):
             return x / (1 + np.exp(-x))
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=2)
+        return Epilogue(act=Activation.SILU)
 
     def lower(self, to: Lowering) -> None:
         to.unary("activation.silu")
@@ -113,6 +118,7 @@ class ChannelShuffle(Op):
     """Channels of ``group`` groups dealt in turn (Zhang 2017, ShuffleNet): what exporters write as Reshape, Transpose,
     Reshape."""
 
+    moves = True
     domain = "nbconv"
     kernel_dtypes = ONLY_FLOAT32
 
@@ -138,6 +144,7 @@ class ChannelShuffle(Op):
 class Reorder(Op):
     """The same value in another `Layout`, ``order`` by its name."""
 
+    moves = True
     domain = "nbconv"
 
     order: str

@@ -11,6 +11,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.kernels.params import Addends, Scatter
 from nbconv.lowering import repack, split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
@@ -132,8 +133,8 @@ def lower_product(
     else:
         shift = to.constant(bias_key, lambda: pad_bias(bias(), 1, n, lanes, columns))
     wanted = split_k.Results(
-        m, n, batch, False, to.output(), n, m * n, shift, to.residual, 0 if to.residual is None else n,
-        epilogue(to, 1, n, lanes, columns), split_k.Place(1, m, 1, m),
+        m, n, batch, False, to.output(), n, m * n, Addends(shift, to.residual, 0 if to.residual is None else n),
+        epilogue(to, 1, n, lanes, columns), (1, m), Scatter(1, m),
     )  # fmt: skip
     split_k.gemm(to, how, wanted, k, left, k, steps[0], right, k * full if steps[1] else 0)
 

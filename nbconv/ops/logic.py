@@ -40,7 +40,7 @@ class Logic(Binary, abstract=True):
 
 class Not(Unary):
     accepts = "b"
-    kernel = "opposite"
+    kernel = "logical_not"
     kernel_dtypes, kernel_layout = frozenset((want.BOOL,)), CHANNELS_FIRST
 
     def formula(self, x):
@@ -96,21 +96,21 @@ class LessOrEqual(Logic):
 
 
 class And(Logic):
-    accepts, booleans = "b", "both"
+    accepts, booleans = "b", "logical_and"
 
     def formula(self, a, b):
         return a & b
 
 
 class Or(Logic):
-    accepts, booleans = "b", "either"
+    accepts, booleans = "b", "logical_or"
 
     def formula(self, a, b):
         return a | b
 
 
 class Xor(Logic):
-    accepts, booleans = "b", "different"
+    accepts, booleans = "b", "logical_xor"
 
     def formula(self, a, b):
         return a ^ b
@@ -152,7 +152,7 @@ class Where(Op):
         return CHANNELS_FIRST if outputs[0].dtype in ONLY_FLOAT32 and outputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
-        to.rows("logic.choose", c=to.operand(0), a=to.operand(1), b=to.operand(2))
+        to.rows("logic.where", c=to.operand(0), a=to.operand(1), b=to.operand(2))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         dy, zero = to.dy(), to.constant(np.zeros((), to.outputs[0].dtype))

@@ -11,6 +11,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Layout, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.kernels.params import ClassWeights, Scores
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.pointwise import Add
 from nbconv.ops.softmax import LogSoftmaxGrad
@@ -72,21 +73,33 @@ class OfLabels(Op, abstract=True):
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
         share = to.floats(n)
         each = y if self.reduction == "none" else to.floats(n)
-        weights = to.input(2) if to.has(2) else logp
         to.step(
-            "loss.pick", -(-n // CHUNK), work=32 * n, logp=logp, labels=to.input(1), weights=weights,
-            share=share, y=each, n=n, chunk=CHUNK, **self.geometry(shape, size, lies), weighted=int(to.has(2)),
-            ignoring=int(self.ignore_index is not None), ignore=self.ignore_index or 0,
-        )  # fmt: skip
+            "loss.pick",
+            -(-n // CHUNK),
+            work=32 * n,
+            logp=logp,
+            labels=to.input(1),
+            weighting=self.weighting(to, 2),
+            share=share,
+            y=each,
+            n=n,
+            chunk=CHUNK,
+            scores=self.scores(shape, size, lies),
+        )
         if self.reduction != "none":
             to.step("loss.total", 1, work=8 * n, each=each, share=share, y=y, n=n, mean=int(self.reduction == "mean"))
 
+    def weighting(self, to: Lowering, i: int) -> ClassWeights:
+        """What labels weigh, with the weights in input i."""
+        given, ignored = to.has(i), self.ignore_index
+        return ClassWeights(to.input(i) if given else None, int(given), int(ignored is not None), ignored or 0)
+
     @staticmethod
-    def geometry(shape: tuple[int, ...], size: int, lies: Layout) -> dict[str, int]:
-        """Where class j of position p lies: p // size · image + p % size · pixel + j · apart."""
+    def scores(shape: tuple[int, ...], size: int, lies: Layout) -> Scores:
+        """Where the scores of this shape lie."""
         classes = shape[1]
         pixel, apart = (classes, 1) if lies is CHANNELS_LAST or size == 1 else (1, size)
-        return {"classes": classes, "size": size, "image": classes * size, "pixel": pixel, "apart": apart}
+        return Scores(classes, size, classes * size, pixel, apart)
 
     @staticmethod
     def served(scores: Spec, labels: Spec) -> bool:
@@ -191,19 +204,35 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
     def lower(self, to: Lowering) -> None:
         shape, lies = to.inputs[1].shape, to.layout(to.node.inputs[1])
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
-        factor, geometry = to.floats(n), self.geometry(shape, size, lies)
-        fewest = 1 if geometry["apart"] == 1 else to.target.lanes
+        factor, scores = to.floats(n), self.scores(shape, size, lies)
+        fewest = 1 if scores.apart == 1 else to.target.lanes
         chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(
-            "loss.factors", 1, work=16 * n, dy=to.input(0), labels=to.input(2),
-            weights=to.input(3) if to.has(3) else to.input(0), factor=factor, n=n, classes=shape[1], weighted=int(to.has(3)),
-            ignoring=int(self.ignore_index is not None), ignore=self.ignore_index or 0, mean=int(self.reduction == "mean"),
+            "loss.factors",
+            1,
+            work=16 * n,
+            dy=to.input(0),
+            labels=to.input(2),
+            weighting=self.weighting(to, 3),
+            factor=factor,
+            n=n,
+            classes=shape[1],
+            mean=int(self.reduction == "mean"),
             each=int(self.reduction == "none"),
-        )  # fmt: skip
+        )
         to.step(
-            "loss.labels_grad", -(-n // chunk), work=64 * n * shape[1], logp=to.input(1), labels=to.input(2), factor=factor,
-            dx=to.output(), n=n, chunk=chunk, **geometry, soft=int(self.soft),
-        )  # fmt: skip
+            "loss.labels_grad",
+            -(-n // chunk),
+            work=64 * n * shape[1],
+            logp=to.input(1),
+            labels=to.input(2),
+            factor=factor,
+            dx=to.output(),
+            n=n,
+            chunk=chunk,
+            scores=scores,
+            soft=int(self.soft),
+        )
 
 
 class SoftmaxCrossEntropyLossGrad(NegativeLogLikelihoodLossGrad):
@@ -248,10 +277,18 @@ class OneHotLike(Op):
         shape = to.inputs[1].shape
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
         to.step(
-            "loss.one_hot", -(-n // CHUNK), work=8 * n * shape[1], labels=to.input(0), y=to.output(), n=n, chunk=CHUNK,
-            **OfLabels.geometry(shape, size, to.layout(to.node.inputs[1])), on=self.on, off=self.off,
+            "loss.one_hot",
+            -(-n // CHUNK),
+            work=8 * n * shape[1],
+            labels=to.input(0),
+            y=to.output(),
+            n=n,
+            chunk=CHUNK,
+            scores=OfLabels.scores(shape, size, to.layout(to.node.inputs[1])),
+            on=self.on,
+            off=self.off,
             ignore=self.ignore,
-        )  # fmt: skip
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return None, None

@@ -60,9 +60,18 @@ class LRN(Op):
     def lower(self, to: Lowering) -> None:
         size, c = to.outputs[0].size, to.outputs[0].shape[1]
         to.step(
-            "norm.lrn", size // c, work=100 * size, x=to.input(0), y=to.output(), c=c, before=(self.size - 1) // 2,
-            after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
-        )  # fmt: skip
+            "norm.lrn",
+            size // c,
+            work=100 * size,
+            x=to.input(0),
+            y=to.output(),
+            c=c,
+            before=(self.size - 1) // 2,
+            after=self.size // 2,
+            alpha=self.alpha / self.size,
+            beta=self.beta,
+            bias=self.bias,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LRNGrad(**self.attributes()), to.dy(), to.x()),)
@@ -106,9 +115,19 @@ class LRNGrad(Op):
     def lower(self, to: Lowering) -> None:
         size, c = to.outputs[0].size, to.outputs[0].shape[1]
         to.step(
-            "norm.lrn_grad", size // c, work=200 * size, dy=to.operand(0).ref, x=to.operand(1).ref, dx=to.output(), c=c,
-            before=(self.size - 1) // 2, after=self.size // 2, alpha=self.alpha / self.size, beta=self.beta, bias=self.bias,
-        )  # fmt: skip
+            "norm.lrn_grad",
+            size // c,
+            work=200 * size,
+            dy=to.operand(0).ref,
+            x=to.operand(1).ref,
+            dx=to.output(),
+            c=c,
+            before=(self.size - 1) // 2,
+            after=self.size // 2,
+            alpha=self.alpha / self.size,
+            beta=self.beta,
+            bias=self.bias,
+        )
 
 
 class LpNormalization(Op):
@@ -140,7 +159,7 @@ class LpNormalization(Op):
         x, lies = to.inputs[0], to.layout(to.node.inputs[0])
         axis = want.axis(self.axis, x.rank)
         sized = to.floats(x.size)
-        to.unary(f"activation.{'magnitude' if self.p == 1 else 'square'}", y=sized)
+        to.unary(f"activation.{'abs' if self.p == 1 else 'square'}", y=sized)
         norm, kept = kept_sums(to, sized, (axis,), lies, 1.0)
         if self.p == 2:
             to.unary("activation.square_root", x=norm, y=norm, n=x.size // x.shape[axis])

@@ -6,7 +6,7 @@ gradient gets weight_decay · p (L2) and l1 · sign(p) first. Scalars that chang
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op, same_dtype
+from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
 from nbconv.lowering.context import Lowering, Ref
 
 
@@ -53,13 +54,21 @@ class Update(Op, abstract=True):
         n, chunk = to.outputs[0].size, to.target.chunk
         refs = [*(to.input(i) for i in range(len(to.inputs))), *map(Ref, to.node.outputs)]
         refs += [to.floats(n) for _ in range(len(self.names) - len(refs))]  # what nobody reads
+        given = dict(zip(self.names, refs, strict=True))
+        learning = Learning(given.pop("lr"), self.rate, self.weight_decay, self.l1)
+        further = self.factors(given)
         to.step(
-            f"optimizer.{self.kernel}", -(-n // chunk), work=64 * n, **dict(zip(self.names, refs, strict=True)), n=n,
-            chunk=chunk, rate=self.rate, decay=self.weight_decay, l1=self.l1, **self.factors(),
-        )  # fmt: skip
+            f"optimizer.{self.kernel}",
+            -(-n // chunk),
+            work=64 * n,
+            **given,
+            span=Span(n, chunk),
+            learning=learning,
+            **further,
+        )
 
-    def factors(self) -> dict[str, float]:
-        """The kernel's further arguments."""
+    def factors(self, given: dict[str, Ref]) -> dict[str, Any]:
+        """The kernel's further arguments; those among the ``given`` that go into them are taken from there."""
         return {}
 
     def decayed(self, p: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -88,7 +97,7 @@ class MomentumUpdate(Update):
     momentum: float = 0.9
     nesterov: int = 0
 
-    def factors(self) -> dict[str, float]:
+    def factors(self, given) -> dict[str, Any]:
         return {"momentum": self.momentum, "nesterov": self.nesterov}
 
     def reference(self, p: np.ndarray, g: np.ndarray, v: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -108,7 +117,7 @@ class AdaGradUpdate(Update):
 
     epsilon: float = 1e-10
 
-    def factors(self) -> dict[str, float]:
+    def factors(self, given) -> dict[str, Any]:
         return {"epsilon": self.epsilon}
 
     def reference(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -129,8 +138,8 @@ class AdaDeltaUpdate(Update):
     rho: float = 0.9
     epsilon: float = 1e-6
 
-    def factors(self) -> dict[str, float]:
-        return {"rho": self.rho, "rest": 1 - self.rho, "epsilon": self.epsilon}
+    def factors(self, given) -> dict[str, Any]:
+        return {"by": AdaDelta(self.rho, 1 - self.rho, self.epsilon)}
 
     def reference(
         self, p: np.ndarray, g: np.ndarray, s: np.ndarray, u: np.ndarray, lr: np.ndarray
@@ -154,8 +163,8 @@ class RMSPropUpdate(Update):
     epsilon: float = 1e-8
     momentum: float = 0.0
 
-    def factors(self) -> dict[str, float]:
-        return {"alpha": self.alpha, "rest": 1 - self.alpha, "epsilon": self.epsilon, "momentum": self.momentum}
+    def factors(self, given) -> dict[str, Any]:
+        return {"by": RMSProp(self.alpha, 1 - self.alpha, self.epsilon, self.momentum)}
 
     def reference(
         self, p: np.ndarray, g: np.ndarray, s: np.ndarray, v: np.ndarray, lr: np.ndarray
@@ -182,14 +191,9 @@ class AdamUpdate(Update):
     epsilon: float = 1e-8
     decoupled: int = 0
 
-    def factors(self) -> dict[str, float]:
-        return {
-            "rest1": 1 - self.beta1,
-            "beta2": self.beta2,
-            "rest2": 1 - self.beta2,
-            "epsilon": self.epsilon,
-            "decoupled": self.decoupled,
-        }
+    def factors(self, given) -> dict[str, Any]:
+        moments = 1 - self.beta1, self.beta2, 1 - self.beta2
+        return {"by": Adam(given.pop("c1"), given.pop("root"), *moments, self.epsilon, self.decoupled)}
 
     def reference(
         self, p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, lr: np.ndarray, c1: np.ndarray, root: np.ndarray

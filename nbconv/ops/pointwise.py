@@ -47,7 +47,7 @@ class Unary(Op, abstract=True):
 
 class Abs(Unary):
     accepts = "fiu"
-    kernel = "magnitude"
+    kernel = "abs"
 
     def formula(self, x):
         return np.abs(x)
@@ -59,7 +59,7 @@ class Abs(Unary):
 class AbsGrad(UnaryGrad):
     """dy with the sign of x; 0 where x is 0."""
 
-    kernel = "magnitude_grad"
+    kernel = "abs_grad"
 
     def formula(self, dy, x):
         return dy * np.sign(x)
@@ -261,7 +261,7 @@ class Max(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
-    kernel = "larger"
+    kernel = "max"
 
     def formula(self, a, b):
         return np.maximum(a, b)
@@ -274,7 +274,7 @@ class Min(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
-    kernel = "smaller"
+    kernel = "min"
 
     def formula(self, a, b):
         return np.minimum(a, b)

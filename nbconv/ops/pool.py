@@ -11,9 +11,10 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.kernels import params
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, taps
-from nbconv.lowering.window import Window, flat, plane, resolve
+from nbconv.lowering.window import Window, flat, plane, resolve, sliding
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -46,17 +47,21 @@ class Pool(Op, abstract=True):
     def flops(self, inputs, outputs) -> int:
         return outputs[0].size * prod(self.kernel_shape)
 
-    def lower_window(self, to: Lowering, kernel: str, **more: int) -> None:
+    def lower_window(self, to: Lowering, kernel: str, **more: params.Divisor) -> None:
         """One step of a kernel of `kernels/cpu/pool.py`."""
         x, y = to.inputs[0], to.outputs[0]
-        (h, w), (oh, ow) = plane(x.shape), plane(y.shape)
-        (kh, sh, dh, ph, _), (kw, sw, dw, pw, _) = flat(self.window(x.shape))
+        (oh, ow), c = plane(y.shape), x.shape[1]
         to.step(
-            kernel, to.gpu_split(y.shape[0] * oh, ow), work=8 * self.flops(to.inputs, to.outputs),
-            x=to.input(0), y=to.output(), h=h, width=w, ldx=to.ld(0), c=x.shape[1], ldy=to.pitch or x.shape[1],
-            oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw,
-            dh=dh, dw=dw, ph=ph, pw=pw, **more, **to.epilogue.clamp(),
-        )  # fmt: skip
+            kernel,
+            to.gpu_split(y.shape[0] * oh, ow),
+            work=8 * self.flops(to.inputs, to.outputs),
+            x=to.input(0),
+            y=to.output(),
+            image=params.Image(*plane(x.shape), to.ld(0), c, to.pitch or c, oh, ow),
+            window=sliding(*flat(self.window(x.shape))),
+            **more,
+            clamp=to.epilogue.clamp(),
+        )
 
     def has_kernel(self, inputs, outputs) -> bool:
         return super().has_kernel(inputs, outputs) and inputs[0].rank < 5 and len(outputs) == 1
@@ -141,17 +146,19 @@ class AveragePool(Pool):
         return "clamp"
 
     def lower(self, to: Lowering) -> None:
-        x = to.inputs[0]
-        (h, w), ((*_, end_h), (*_, end_w)) = plane(x.shape), flat(self.window(x.shape))
-        self.lower_window(
-            to, "pool.average_pool", padded_h=h + end_h, padded_w=w + end_w, count_pad=int(bool(self.count_include_pad))
-        )
+        self.lower_window(to, "pool.average_pool", divisor=divisor(self, to.inputs[0].shape, self.count_include_pad))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         from nbconv.ops.pool_grad import AveragePoolGrad, fields
 
         grad = AveragePoolGrad(size=to.inputs[0].shape[2:], count_include_pad=self.count_include_pad, **fields(self))
         return (to.add(grad, to.dy()),)
+
+
+def divisor(op: Pool, shape: tuple[int, ...], count_include_pad: int) -> params.Divisor:
+    """What kernels divide the sums of a pool's windows over this shape by."""
+    (h, w), ((*_, end_h), (*_, end_w)) = plane(shape), flat(op.window(shape))
+    return params.Divisor(h + end_h, w + end_w, int(bool(count_include_pad)))
 
 
 class LpPool(Pool):

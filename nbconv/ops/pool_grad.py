@@ -12,12 +12,13 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import ONLY_FLOAT32
+from nbconv.kernels.params import DenseImage
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import reach
 from nbconv.lowering.repack import channels_last
-from nbconv.lowering.window import flat, plane
+from nbconv.lowering.window import STRIP, flat, plane, sliding
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
-from nbconv.ops.pool import AveragePool, MaxPool, Pool
+from nbconv.ops.pool import AveragePool, MaxPool, Pool, divisor
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -125,22 +126,30 @@ class AveragePoolGrad(Pool):
         return False
 
     def lower(self, to: Lowering) -> None:
-        shape = to.outputs[0].shape
-        (h, w), ((*_, end_h), (*_, end_w)) = plane(shape), flat(self.window(shape))
+        shape, dy = to.outputs[0].shape, channels_last(to, 0)
         lower_planes(
-            self, to, shape, "pool_grad.average_pool_grad", dy=channels_last(to, 0), padded_h=h + end_h, padded_w=w + end_w,
-            count_pad=int(bool(self.count_include_pad)), divided=self.divided,
-        )  # fmt: skip
+            self,
+            to,
+            shape,
+            "pool_grad.average_pool_grad",
+            dy=dy,
+            divisor=divisor(self, shape, self.count_include_pad),
+            divided=self.divided,
+        )
 
 
 def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **more) -> None:
     """One step whose units are planes, a vector of channels wide: windows overlap, and a plane has one owner. (On a GPU
-    they are rows of planes, whose cells ask their windows.)"""
+    they are strips of a plane's rows, whose cells ask their windows.)"""
     n, c = shape[:2]
     (h, w), window = plane(shape), op.window(shape)
-    (oh, ow), ((kh, sh, dh, ph, _), (kw, sw, dw, pw, _)) = plane((n, c, *window.out)), flat(window)
+    oh, ow = plane((n, c, *window.out))
     to.step(
-        kernel, to.gpu_split(n * -(-c // to.target.lanes), h), work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        kernel,
+        to.gpu_split(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
+        work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
         dx=to.output(),
-        h=h, width=w, c=c, oh=oh, ow=ow, kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, ph=ph, pw=pw, **more,
-    )  # fmt: skip
+        image=DenseImage(h, w, c, oh, ow),
+        window=sliding(*flat(window)),
+        **more,
+    )

@@ -9,7 +9,8 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ONLY_FLOAT32, Epilogue, Op
+from nbconv.graph.op import ONLY_FLOAT32, Op
+from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.logic import Same
@@ -59,7 +60,7 @@ class LeakyRelu(Unary):
         return np.where(x < 0, self.alpha * x, x)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=7, alpha=self.alpha)
+        return Epilogue(act=Activation.LEAKY_RELU, alpha=self.alpha)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LeakyReluGrad(alpha=self.alpha), to.dy(), to.y() if self.alpha > 0 else to.x()),)
@@ -150,7 +151,7 @@ class HardSigmoid(Unary):
         return np.clip(self.alpha * x + self.beta, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=3, alpha=self.alpha, beta=self.beta)
+        return Epilogue(act=Activation.HARD_SIGMOID, alpha=self.alpha, beta=self.beta)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSigmoidGrad(alpha=self.alpha), to.dy(), to.y()),)
@@ -177,7 +178,7 @@ class HardSwish(Unary):
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(code=4, alpha=1 / 6, beta=0.5)
+        return Epilogue(act=Activation.HARD_SWISH, alpha=1 / 6, beta=0.5)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSwishGrad(), to.dy(), to.x()),)

@@ -140,6 +140,7 @@ def sums(
 ) -> None:
     """The steps of a reduction in `stages` (see `Reduce.stages`) from x to y; ``more`` gives the kernel's other arguments
     for so many elements."""
+    stages = [turn for stage in stages for turn in to.turns(*stage)]
     for k, (outer, n, inner) in enumerate(stages):
         last = k == len(stages) - 1
         target = y if last else to.floats(outer * inner)
@@ -249,7 +250,7 @@ class ProdGrad(Op):
 
 
 class ReduceL1(Reduce):
-    kernel, before = "sum_scaled", "magnitude"
+    kernel, before = "sum_scaled", "abs"
 
     def formula(self, x, axes):
         return total(np.abs(x), axes)

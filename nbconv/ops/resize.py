@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.kernels.params import Image
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.window import plane
 from nbconv.ops.grad import Mix, transposed
@@ -221,8 +222,8 @@ class Resize(Op):
         down = axes.get(2 if x.rank == 4 else -1, Axis(h, oh, np.float32(1), 0, 1))
         across = axes.get(x.rank - 1, Axis(w, ow, np.float32(1), 0, 1))
         c = x.shape[1]
-        arguments = {"x": to.input(0), "y": to.output(), "h": h, "width": w, "oh": oh, "ow": ow}
-        arguments |= {"ldx": to.ld(0), "c": c, "ldy": to.pitch or c}
+        arguments: dict[str, Any] = {"x": to.input(0), "y": to.output()}
+        arguments["image"] = Image(h, w, to.ld(0), c, to.pitch or c, oh, ow)
         for name, axis in (("row", down), ("column", across)):
             cells, weights = (np.ascontiguousarray(t) for t in self.weights(axis))
             arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))

@@ -11,6 +11,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op, same_dtype
+from nbconv.kernels.params import RowAffine
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.batch_norm import along_channels
 from nbconv.ops.cast import CastLike
@@ -230,9 +231,16 @@ class StandardizeGrad(Op):
         n = to.inputs[1].size // self.rows
         mean, inverse = moments(to, to.input(1), self.rows, n, self.epsilon)
         to.step(
-            "normalize.standardize_grad", self.rows, work=32 * to.inputs[1].size, dy=to.input(0), x=to.input(1), mean=mean,
-            inverse=inverse, dx=to.output(), n=n,
-        )  # fmt: skip
+            "normalize.standardize_grad",
+            self.rows,
+            work=32 * to.inputs[1].size,
+            dy=to.input(0),
+            x=to.input(1),
+            mean=mean,
+            inverse=inverse,
+            dx=to.output(),
+            n=n,
+        )
 
 
 def moments(to: Lowering, x: Ref, rows: int, n: int, epsilon: float) -> tuple[Ref, Ref]:
@@ -252,10 +260,18 @@ def standardized(to: Lowering, rows: int, epsilon: float, groups: int, run: int)
             to.copy(source, Ref(name), (rows,), (1,), (1,))
     scaled, shifted = run > 0, run > 0 and to.has(2)
     to.step(
-        "normalize.normalize", rows, work=16 * to.outputs[0].size, x=to.input(0), mean=mean, inverse=inverse,
-        scale=to.input(1) if scaled else mean, shift=to.input(2) if shifted else mean, y=to.output(), n=n, groups=groups,
-        run=run or n, scaled=int(scaled), shifted=int(shifted),
-    )  # fmt: skip
+        "normalize.normalize",
+        rows,
+        work=16 * to.outputs[0].size,
+        x=to.input(0),
+        mean=mean,
+        inverse=inverse,
+        affine=RowAffine(
+            to.input(1) if scaled else mean, to.input(2) if shifted else mean, groups, run or n, int(scaled), int(shifted)
+        ),
+        y=to.output(),
+        n=n,
+    )
 
 
 def through_mean(to: Backward, rows: int) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import FLOAT32, Graph, Node, Spec
-from nbconv.graph.op import NUMPY, Epilogue
+from nbconv.graph.op import NUMPY
+from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
@@ -243,7 +244,8 @@ def _can(node: Node, specs: dict[str, Spec]) -> str:
 def _absorbed(maker: Node | None, node: Node, epilogue: Epilogue, specs: dict[str, Spec]) -> Node | None:
     """The maker with the node's activation in its epilogue."""
     can = _can(maker, specs) if maker is not None else ""
-    if maker is None or can in ("", "affine") or len(maker.outputs) != 1 or (can == "clamp" and epilogue.code):
+    clamps = epilogue.act == Activation.NONE
+    if maker is None or can in ("", "affine") or len(maker.outputs) != 1 or (can == "clamp" and not clamps):
         return None
     inner, tail, residual = _parts(maker)
     return Node(Fused(inner, (*tail, node.op), epilogue, residual), maker.inputs, node.outputs, node.name)

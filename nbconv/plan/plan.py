@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbconv.base import machine
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Graph, Layout, Node, Spec
+from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref, Step
@@ -21,7 +21,6 @@ from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Body, CallStep, Program, bind
-from nbconv.runtime.executor import available_threads
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
@@ -95,7 +94,7 @@ class Plan:
         """by the nodes that hold them, and their attributes: the plans of bodies"""
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
-        self.threads, self.slots = threads or available_threads(), 0
+        self.threads, self.slots = threads or machine.available_threads(), 0
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
         self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch))
         for node in self.graph.nodes:
@@ -111,6 +110,14 @@ class Plan:
             self.tables += body.tables
             self.own |= body.own
         self.program = self._assemble(weights)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {self.graph.name} for {self.target.name}: {len(self.steps)} steps>"
+
+    def __str__(self) -> str:
+        from nbconv.plan.listing import listing
+
+        return listing(self)
 
     def _lower(self, node: Node, weights: Weights) -> None:
         given, found = specs_of(node, self.specs)
@@ -167,6 +174,10 @@ class Plan:
         """The plans of bodies."""
         return [plan for plans in self.bodies.values() for plan in plans.values()]
 
+    def layout(self, name: str) -> Layout:
+        """How a value lies."""
+        return self.layouts.get(name, CHANNELS_FIRST)
+
     def root(self, name: str) -> str:
         """The value whose memory this one shares (itself, mostly)."""
         while name in self._aliases:
@@ -201,7 +212,7 @@ class Plan:
         sizes = [self.nbytes(n) for n in names]
         offsets, self.arena = plan_memory(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
         self.offsets = dict(zip(names, offsets, strict=True))
-        memory = inf if self.target.gpu else _memory()
+        memory = inf if self.target.gpu else machine.memory()
         if self.arena > memory:
             raise ModelError(
                 f"this model needs {self.arena / 2**30:.1f} GiB for inputs of these shapes, there are {memory / 2**30:.1f}"
@@ -374,11 +385,3 @@ def _segments(steps: list[Step]) -> list[tuple[int, int]]:
     if begin < len(steps):
         found.append((begin, len(steps)))
     return found
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 40

@@ -16,7 +16,6 @@ from nbconv.plan.host import Binding, HostStep
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
-    from nbconv.runtime.executor import Workspace
 
 FIELDS = ("words", "table", "arena_words", "arena_offsets", "constant_words", "constant_indices", "constant_offsets")
 
@@ -100,12 +99,6 @@ class Program:
             self.words = self.words.copy()
             self.words[self.constant_words] = bases[self.constant_indices] + self.constant_offsets
         return self
-
-    def workspace(self, arena: np.ndarray | None = None) -> Workspace:
-        """Memory and tables for one run at a time, once it is bound."""
-        from nbconv.runtime.executor import Workspace
-
-        return Workspace(self, arena)
 
     def encode(self, tables: list[np.ndarray]) -> dict[str, Any]:
         """An unbound program as JSON values; its tables are added to ``tables``."""

@@ -12,49 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
 from nbconv.kernels.compile import libraries
 from nbconv.plan.memory import ALIGN
+from nbconv.plan.program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nbconv.plan.host import Binding
-    from nbconv.plan.program import Program
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 CANCEL, LIMIT = 3 * 8, 8 * 8
 """Words of a job, see `kernels/cpu/loop.py`."""
 PATIENCE = 4000
 """Turns that an idle worker spins before it sleeps: some 0.1 ms."""
-
-
-def available_threads() -> int:
-    """Processors that affinity and the cgroup's quota give this process; at least 1."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, count if quota is None else min(count, int(quota + 0.5)))
-
-
-def _cgroup_quota() -> float | None:
-    """Processors that the cgroup (version 2 or 1) allows, None for no limit."""
-    for quota, period in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            with open(quota) as f:
-                words = f.read().split()
-            if period is not None:
-                with open(period) as f:
-                    words += f.read().split()
-            if words[0] not in ("max", "-1"):
-                return int(words[0]) / int(words[1])
-        except (OSError, ValueError, IndexError, ZeroDivisionError):
-            continue
-    return None
 
 
 def aligned(nbytes: int) -> np.ndarray:
@@ -246,6 +218,11 @@ def time_alone(
             before()
         found.append(max(once(times) - calling, 1e-8) / times)
     return found
+
+
+def workspace(program: Any, arena: Any = None) -> Any:
+    """Memory and tables for one run at a time of a bound program; a program of a device makes its own."""
+    return Workspace(program, arena) if isinstance(program, Program) else program.workspace(arena)
 
 
 class _Loop:

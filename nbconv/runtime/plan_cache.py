@@ -8,6 +8,7 @@ offsets, so its checksum is verified before it runs; weights are numbers, which 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import mmap
 import os
@@ -100,11 +101,9 @@ def code() -> str:
 
 def _code_files() -> list[tuple[str, str]]:
     """(name, path) of each file of code. A package that lies in no folder is in an archive, or in the executable."""
-    import nbconv
-    import nbconv.converters as converters
-    import nbconv.kernels as kernels
-
-    packages = [(p.__name__, root) for p in (nbconv, kernels, converters) for root in p.__path__]
+    names = ("nbconv", "nbconv.kernels", "nbconv.converters")
+    specs = [spec for name in names if (spec := importlib.util.find_spec(name)) is not None]
+    packages = [(spec.name, root) for spec in specs for root in spec.submodule_search_locations or ()]
     apart = ("nbconv/kernels", "nbconv/converters", "nbconv/models")  # in a checkout they lie elsewhere
     found = [file for name, root in packages for file in _sources(root, name, apart)]
     if not found:

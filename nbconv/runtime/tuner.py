@@ -48,11 +48,14 @@ def tune(model: Model, plain: Plan, threads: int) -> dict[str, int]:
 
 def _geometry(step: Step) -> tuple[str, int] | None:
     """(the name of the convolution that the step does, the side of its tiles) where there are candidates for it."""
+    if step.kernel not in ("winograd.winograd", "conv.conv"):
+        return None
     a: dict[str, Any] = {**step.arguments}
+    m, oh, ow, ci, co = (a[f"image.{name}"] for name in ("m", "oh", "ow", "cg", "og"))
     if step.kernel == "winograd.winograd":
-        return geometry(a["n"], a["oh"], a["ow"], a["ci"], a["co"]), a["size"]
-    if step.kernel == "conv.conv" and a["kh"] == a["kw"] == 3 and a["sh"] == a["sw"] == a["dh"] == a["dw"] == 1:
-        return geometry(a["m"] // (a["oh"] * a["ow"]), a["oh"], a["ow"], a["cg"], a["og"]), 0
+        return geometry(m // (oh * ow), oh, ow, ci, co), a["filtering.size"]
+    if [a[f"window.{name}"] for name in ("kh", "kw", "sh", "sw", "dh", "dw")] == [3, 3, 1, 1, 1, 1]:
+        return geometry(m // (oh * ow), oh, ow, ci, co), 0
     return None
 
 

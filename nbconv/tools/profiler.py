@@ -13,7 +13,7 @@ import numpy as np
 from nbconv.lowering.context import Ref, Step, tiles
 from nbconv.ops.conv import Convolution
 from nbconv.plan.plan import NUMPY_STEP
-from nbconv.runtime.executor import Workspace, time_steps
+from nbconv.runtime.executor import Workspace, time_steps, workspace
 from nbconv.tools.roofline import Roofline, roofline
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def profile(
     count = model.threads if threads is None else threads
     plan = model.plan({name: array.shape for name, array in given.items()})
     program = model.bound(plan)
-    space = program.workspace()
+    space = workspace(program)
     results = [np.empty(shape, dtype) for _, shape, dtype in program.results]
     for _ in range(warmup):
         space.run(given, results, count)
@@ -186,11 +186,11 @@ def kind(step: Step) -> str:
     if step.kernel.startswith("depthwise."):
         return "depthwise"
     if step.kernel == "conv.conv":
-        if a["kh"] == a["kw"] == 1 and step.node.op.type != "ConvTranspose":
-            return "dense" if a["m"] == 1 else "pointwise"
+        if a["window.kh"] == a["window.kw"] == 1 and step.node.op.type != "ConvTranspose":
+            return "dense" if a["image.m"] == 1 else "pointwise"
         return "convolution"
     if step.kernel == "gemm.gemm":
-        return "dense" if a.get("m", 1) == 1 else "pointwise"
+        return "dense" if a["matrices.m"] == 1 else "pointwise"
     return "other"
 
 
@@ -206,17 +206,20 @@ def algorithm(step: Step) -> str:
     if step.kernel == NUMPY_STEP:
         return "NumPy"
     if step.kernel == "winograd.winograd":
-        return f"Winograd F({a['size']}×{a['size']},3×3), {a['tiles']} tiles × {a['columns']} columns"
-    if step.kernel == "conv.conv":
-        stride = "" if a["sh"] == a["sw"] == 1 else f" /{a['sh']}"
-        chunks = f"{a['tap_chunk']}×{a['channel_chunk']}"
-        return f"conv {a['kh']}×{a['kw']}{stride}, {a['rows']} rows × {a['panels']} panels, k {chunks}"
+        size, tiles, columns = (a[f"filtering.{name}"] for name in ("size", "tiles", "columns"))
+        return f"Winograd F({size}×{size},3×3), {tiles} tiles × {columns} columns"
+    if step.kernel in ("conv.conv", "depthwise.depthwise"):
+        kh, kw, sh, sw = (a[f"window.{name}"] for name in ("kh", "kw", "sh", "sw"))
+        if step.kernel == "depthwise.depthwise":
+            return f"depthwise {kh}×{kw} /{sh}"
+        stride = "" if sh == sw == 1 else f" /{sh}"
+        rows, panels, taps, channels = (a[f"blocking.{n}"] for n in ("rows", "panels", "tap_chunk", "channel_chunk"))
+        return f"conv {kh}×{kw}{stride}, {rows} rows × {panels} panels, k {taps}×{channels}"
     if step.kernel == "gemm.gemm":
-        return f"{'Winograd, ' * _by_points(step)}gemm, {a['rows']} rows × {a['panels']} panels, k {a['k_chunk']}"
+        rows, panels, chunk = (a[f"blocking.{name}"] for name in ("rows", "panels", "k_chunk"))
+        return f"{'Winograd, ' * _by_points(step)}gemm, {rows} rows × {panels} panels, k {chunk}"
     if step.kernel == "gemm.finish":
-        return f"sum of {a['parts']} parts"
-    if step.kernel == "depthwise.depthwise":
-        return f"depthwise {a['kh']}×{a['kw']} /{a['sh']}"
+        return f"sum of {a['parts.parts']} parts"
     return family if family == kernel else step.kernel
 
 
@@ -224,7 +227,7 @@ def cost(plan: Plan, step: Step) -> Cost:
     """What a step does, by its arguments where the kernel's work is known, else by the op and its values."""
     a: dict[str, Any] = {**step.arguments, "units": step.units, "lanes": plan.target.lanes}
     if step.kernel == "move.copy" and plan.target.gpu:
-        a["units"] //= tiles(a["n3"], a["n4"])
+        a["units"] //= tiles(a["extents.n3"], a["extents.n4"])
     if step.kernel == NUMPY_STEP:
         return _numpy_cost(plan, step)
     known = _points if _by_points(step) else COSTS.get(step.kernel)
@@ -273,43 +276,48 @@ def _size(plan: Plan, name: str) -> int:
 
 def _seen(a: dict[str, Any]) -> float:
     """The part of an image that a window with gaps between its places reads."""
-    if "kh" not in a or "sh" not in a:
+    if "window.kh" not in a:
         return 1.0
-    return min(1.0, a["kh"] / a["sh"]) * min(1.0, a["kw"] / a["sw"] if a["sw"] * a.get("cg", 1) else 1.0)
+    kh, kw, sh, sw = (a[f"window.{name}"] for name in ("kh", "kw", "sh", "sw"))
+    return min(1.0, kh / sh) * min(1.0, kw / sw if sw * a.get("image.cg", 1) else 1.0)
 
 
 def _conv(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    flops = 2 * a["m"] * y[1] * a["cg"] * a["kh"] * a["kw"]
-    return flops, flops, 4 * a["m"] * y[1]
+    flops = 2 * a["image.m"] * y[1] * a["image.cg"] * a["window.kh"] * a["window.kw"]
+    return flops, flops, 4 * a["image.m"] * y[1]
 
 
 def _winograd(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    pixels, size = a["n"] * a["oh"] * a["ow"], a["size"]
-    tiles = a["n"] * -(-a["oh"] // size) * -(-a["ow"] // size)
-    return 18 * pixels * a["ci"] * a["co"], 2 * (size + 2) ** 2 * tiles * a["ci"] * a["co"], 4 * pixels * a["co"]
+    pixels, oh, ow, ci, co = (a[f"image.{name}"] for name in ("m", "oh", "ow", "cg", "og"))
+    size = a["filtering.size"]
+    tiles = pixels // (oh * ow) * -(-oh // size) * -(-ow // size)
+    return 18 * pixels * ci * co, 2 * (size + 2) ** 2 * tiles * ci * co, 4 * pixels * co
 
 
 def _depthwise(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
     size = prod(y)
-    return 2 * size * a["kh"] * a["kw"], 2 * size * a["kh"] * a["kw"], 4 * size
+    flops = 2 * size * a["window.kh"] * a["window.kw"]
+    return flops, flops, 4 * size
 
 
 def _gemm(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    flops = 2 * prod(y) * a["k"]
+    flops = 2 * prod(y) * a["matrices.k"]
     return flops, flops, 4 * prod(y)
 
 
 def _points(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
     """Of the product between Winograd's transforms on a GPU, or what it does of a group or some channels."""
     n, channels, oh, ow = y
-    size = 4 if a["m"] == n * -(-oh // 4) * -(-ow // 4) else 2
-    products = (size + 2) ** 2 * a["m"] * a["n"]
-    return 18 * prod(y) // channels * a["n"] * a["k"], 2 * products * a["k"], 4 * products
+    rows, columns, k = (a[f"matrices.{name}"] for name in ("m", "n", "k"))
+    size = 4 if rows == n * -(-oh // 4) * -(-ow // 4) else 2
+    products = (size + 2) ** 2 * rows * columns
+    return 18 * prod(y) // channels * columns * k, 2 * products * k, 4 * products
 
 
 def _finish(a: dict[str, Any], y: tuple[int, ...]) -> tuple[int, int, int]:
-    rows = a["units"] // -(-a["n"] // a["lanes"])
-    return 0, rows * a["n"] * a["parts"], 4 * rows * a["n"]
+    n = a["parts.n"]
+    rows = a["units"] // -(-n // a["lanes"])
+    return 0, rows * n * a["parts.parts"], 4 * rows * n
 
 
 COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int]]] = {
@@ -318,9 +326,9 @@ COSTS: dict[str, Callable[[dict[str, Any], tuple[int, ...]], tuple[int, int, int
     "depthwise.depthwise": _depthwise,
     "gemm.gemm": _gemm,
     "gemm.finish": _finish,
-    "winograd.transform_input": lambda a, y: (0, 0, 4 * (a["size"] + 2) ** 2 * a["total"] * a["c"]),
+    "winograd.transform_input": lambda a, y: (0, 0, 4 * (a["tiles.size"] + 2) ** 2 * a["tiles.total"] * a["c"]),
     "winograd.transform_output": lambda a, y: (0, 0, 4 * prod(y)),
-    "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["n3"] * a["n4"]),
+    "move.copy": lambda a, y: (0, 0, 4 * a["units"] * a["extents.n3"] * a["extents.n4"]),
     "move.fill": lambda a, y: (0, 0, 4 * a["n"]),
 }
 """(flops, arithmetic, bytes written) by a kernel's arguments (and the step's ``units``, the target's ``lanes``) and the

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
 from nbconv.kernels.target import Target, host
 from nbconv.plan.program import FIELDS, Program, bind
-from nbconv.runtime.executor import Workspace, available_threads
+from nbconv.runtime.executor import Workspace
 
 SPELL = 0.004
 """Seconds that one measurement takes at least."""

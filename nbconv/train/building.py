@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter
+from nbconv.edit.parameters import Parameter, norms
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.builder import Builder
@@ -65,12 +65,6 @@ class Built(NamedTuple):
     """channels of the logits"""
     estimate: float = 0.0
     """bytes that it takes in segments"""
-
-
-def norms(graph: Graph, chosen: Sequence[Parameter]) -> list[Node]:
-    """The batch normalisations that train: those of whose scale or shift a parameter is chosen."""
-    names = {p.value for p in chosen}
-    return [n for n in graph.nodes if n.op.type == "BatchNormalization" and not names.isdisjoint(n.inputs[1:3])]
 
 
 def slot(value: str, i: int) -> str:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
 from nbconv.plan.plan import Plan
-from nbconv.runtime.executor import available_threads
+from nbconv.runtime.executor import workspace
 from nbconv.train.memory.policy import MIB, USUAL, TooLarge
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class TrainingStep:
         if drop is not None:
             drop()
         _trim()
-        self._space = program.workspace()
+        self._space = workspace(program)
         self._progress: _Progress | None = None
         self._rate: dict[int, float] = {}
         self._commit = 0.0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.edit.deploy import deployed, tail
-from nbconv.edit.parameters import Parameter, master, select, stored
+from nbconv.edit.parameters import Parameter, master, norms, select, stored
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model, _threads
 from nbconv.train import building, losses
@@ -281,7 +281,7 @@ class Trainer:
         """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""
         from nbconv.edit.export import save
 
-        save(self.graph(), path, self.model, fold)
+        save(self.graph(), path, self.model._source, fold)
 
     def commit(self) -> None:
         """Puts the weights as they are now into the model, for the runs that begin from here on."""
@@ -347,7 +347,7 @@ def _statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarr
     """The running statistics that will change."""
     found = {}
     made = graph.producers()
-    for node in building.norms(graph, list(chosen)):
+    for node in norms(graph, list(chosen)):
         for name in node.inputs[3:5]:
             origin = stored(name, graph, made)
             if origin is None:

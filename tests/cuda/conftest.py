@@ -18,6 +18,10 @@ from tests.cuda.cases import standing_in
 from tests.cuda.devices import GPU, Counted
 from tests.cuda.fake_driver import FakeDriver
 
+HERE = Path(__file__).parent
+ON_GPU = frozenset(f"test_{name}.py" for name in ("benchmark", "commands", "executor", "gpu", "kernels", "winograd"))
+"""Files with tests that a GPU makes different. Where there is one, the others are not imported: they compile kernels."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Nothing begins where the GPU is not there."""
@@ -32,10 +36,14 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return f"tests of CUDA on {find(GPU)!r}" if GPU else None
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    gate = GPU and collection_path.parent == HERE and collection_path.suffix == ".py" and collection_path.name not in ON_GPU
+    return True if gate else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if GPU:
-        here = Path(__file__).parent
-        other = [i for i in items if here in i.path.parents and "gpu" not in getattr(i, "fixturenames", ())]
+        other = [i for i in items if HERE in i.path.parents and "gpu" not in getattr(i, "fixturenames", ())]
         config.hook.pytest_deselected(items=other)
         items[:] = [i for i in items if i not in other]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,20 @@ from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.target import GPUS, Target
 
-COMPILER = "" if find_spec("numba_cuda") else "numba-cuda is not installed: pip install nbconv[cuda]"
+
+def _no_compiler() -> str:
+    if os.environ.get("NBCONV_TEST_DEVICE") and os.environ.get("NBCONV_KERNELS"):
+        return "the kernels are those of NBCONV_KERNELS"  # and numba-cuda, which takes a second, is not imported
+    if not find_spec("numba_cuda"):
+        return "numba-cuda is not installed: pip install nbconv[cuda]"
+    try:
+        import_module("nbconv.kernels.cuda._numba")
+    except Exception as error:  # what it says when it does not fit NumPy
+        return f"numba-cuda cannot be imported: {type(error).__name__}: {error}"
+    return ""
+
+
+COMPILER = _no_compiler()
 """Why kernels cannot be compiled, "" where they can."""
 NO_KERNELS = "" if os.environ.get("NBCONV_KERNELS") else COMPILER
 """Why there are none to run, neither compiled now nor before."""

@@ -47,6 +47,7 @@ def positive(*shape: int) -> np.ndarray:
     return np.abs(r(*shape)) + np.float32(0.5)
 
 
+rectified = np.maximum(np.random.default_rng(8).standard_normal((2, 40, 7, 5), np.float32), 0)
 whole = np.random.default_rng(7).integers(0, 3, (5, 9)).astype(np.float32)
 """Numbers of which many are equal."""
 
@@ -93,6 +94,9 @@ LARGER = [
     case(AveragePoolGrad(kernel_shape=(3, 3), size=(9, 8), pads=(1, 1, 1, 1)), r(1, 40, 9, 8)),
     case(BatchNormalization(training_mode=1), r(2, 40, 33, 13), r(40), r(40), r(40), positive(40), outputs=3),
     case(BatchNormalizationGradScale(), r(2, 40, 33, 13), r(2, 40, 33, 13), r(40), positive(40), outputs=2),
+    case(
+        BatchNormalizationGradScale(rectified=1), r(2, 40, 7, 5), r(2, 40, 7, 5), r(40), positive(40), rectified, outputs=2
+    ),
     case(BatchNormalizationGradInput(), r(2, 40, 33, 13), r(2, 40, 33, 13), r(40), r(40), positive(40), r(40), r(40)),
     case(LRN(size=5), r(2, 150, 3, 2)),
     case(LRNGrad(size=5), r(2, 150, 3, 2), r(2, 150, 3, 2)),
@@ -104,6 +108,9 @@ LARGER = [
     case(LayerNormalization(), r(5, 300), r(300), r(300)),
     case(ReduceMean(), r(3, 300), np.array([1])),
     case(ReduceMax(), peaked, np.array([1])),
+    case(ReduceMean(), r(96, 40), np.array([0])),
+    case(ReduceMax(), r(2, 72, 70), np.array([1])),
+    case(ReduceMean(), r(2, 2200)),
     case(SoftmaxCrossEntropyLoss(), r(37, 45), labels),
     case(SoftmaxCrossEntropyLossGrad(), r(), r(37, 45), labels),
     case(SoftmaxCrossEntropyLossGrad(reduction="sum"), r(), r(3, 5, 9, 7), spatial),

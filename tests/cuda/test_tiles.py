@@ -12,6 +12,22 @@ import numpy as np
 import pytest
 
 from nbconv.kernels.compile import libraries
+from nbconv.kernels.params import (
+    Activation,
+    Addends,
+    Batch,
+    ConvBlocking,
+    ConvImage,
+    Epilogue,
+    FilterStrides,
+    Matrices,
+    MatrixBlocking,
+    Scatter,
+    Sums,
+    SumsBatch,
+    Window,
+    flat,
+)
 from nbconv.kernels.target import TARGETS, Target, target
 from nbconv.lowering.packing import Cut, ceil, cut, pack, pad_bias, padded
 from tests.cuda import numeric
@@ -23,12 +39,15 @@ pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 CUDA = target("cuda")
 LANES, COLUMNS = CUDA.lanes, CUDA.lanes * CUDA.vectors
 TILES = {rows: columns for rows, columns, _ in CUDA.tiles}
+NONE, SILU, HARD_SWISH, TANH, LEAKY_RELU = (
+    Activation.NONE, Activation.SILU, Activation.HARD_SWISH, Activation.TANH, Activation.LEAKY_RELU,
+)  # fmt: skip
 ACTIVATIONS = {
-    0: lambda v: np.clip(v, -1.5, 2.5),
-    2: lambda v: v / (1 + np.exp(-v)),
-    4: lambda v: v * np.clip(0.3 * v + 0.5, 0, 1),
-    5: np.tanh,
-    7: lambda v: np.where(v < 0, 0.3 * v, v),
+    NONE: lambda v: np.clip(v, -1.5, 2.5),
+    SILU: lambda v: v / (1 + np.exp(-v)),
+    HARD_SWISH: lambda v: v * np.clip(0.3 * v + 0.5, 0, 1),
+    TANH: np.tanh,
+    LEAKY_RELU: lambda v: np.where(v < 0, 0.3 * v, v),
 }
 
 
@@ -61,9 +80,10 @@ def recording() -> Iterator[list[Recording]]:
 
 
 def run(family: str, kernel: str, rows: int | None, units: int, given: dict[str, Any], blocks: int = 0):
-    """Launch a kernel on arrays and numbers by name; arrays come back changed. Counts of the launch."""
+    """Launch a kernel on arrays, numbers and NamedTuples of them by name; arrays come back changed. Counts of the launch."""
     from tests.cuda.interpreter import Interpreter
 
+    given = flat(given)
     names = [name for name, _ in libraries([family], CUDA)[family].arguments(kernel)]
     assert sorted(names) == sorted(given)
     device, (text, threads) = Interpreter(), module(family, kernel, rows)
@@ -94,7 +114,7 @@ def run(family: str, kernel: str, rows: int | None, units: int, given: dict[str,
     return counts
 
 
-def finish(exact: np.ndarray, code: int, scale: np.ndarray | None, shift: np.ndarray) -> np.ndarray:
+def finish(exact: np.ndarray, code: Activation, scale: np.ndarray | None, shift: np.ndarray) -> np.ndarray:
     exact = ACTIVATIONS[code](exact)
     return exact if scale is None else exact * scale + shift
 
@@ -109,16 +129,19 @@ def seen(array: np.ndarray, kernel: str) -> np.ndarray:
 
 
 def bare(shape: tuple[int, ...], zeros: int) -> dict[str, Any]:
-    """Arguments that leave sums as they are: bias and y, the others none."""
-    nothing = {"res": None, "ldres": 0, "low": -np.inf, "high": np.inf, "act": 0, "alpha": 0.0, "beta": 0.0}
-    shared = {"bias": np.zeros(zeros, np.float32), "y": np.full(shape, np.nan, np.float32)}
-    return shared | nothing | {"scale": None, "shift": None}
+    """y, and what leaves its sums as they are."""
+    addends = Addends(np.zeros(zeros, np.float32))
+    return {"y": np.full(shape, np.nan, np.float32), "addends": addends, "epilogue": Epilogue()}
 
 
-PLACE = {"oh": 1, "full_h": 1, "osh": 1, "osw": 1, "oy0": 0, "ox0": 0}
+def tail(act: Activation, scale: np.ndarray | None, shift: np.ndarray | None) -> Epilogue:
+    """With the limits and parameters of `ACTIVATIONS`."""
+    return Epilogue(-1.5, 2.5, act, 0.3, 0.5, scale, shift)
 
 
-def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affine=False, blocks=0, chunk=0, kernel="gemm"):
+def products(
+    rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=NONE, affine=False, blocks=0, chunk=0, kernel="gemm"
+):
     """``chunk``: of k, less of which than all is a part."""
     lda, ldy, columns, chunk = lda or k, ldy or n, TILES[rows], chunk or k
     parts, lds = ceil(k, chunk), ceil(n, 8) * 8
@@ -126,19 +149,16 @@ def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affin
     res, y = rand(m, n) if residual else None, np.full((batch, m, ldy), np.nan, np.float32)
     scale, shift = (rand(n) + 2, -rand(n)) if affine else (None, rand(n))
     packed = [None if v is None else pad_bias(v, 1, n, LANES, COLUMNS) for v in (bias, scale, shift if affine else None)]
-    wanted = {
-        "bias": packed[0], "res": res, "y": y, "ldy": ldy, "ldres": n if residual else 0, "batch_y": m * ldy, "low": -1.5,
-        "high": 2.5, "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
-    }  # fmt: skip
-    found = wanted
+    wanted = {"y": y, "addends": Addends(packed[0], res, n if residual else 0), "epilogue": tail(code, *packed[1:])}
+    found, ld = wanted, ldy
     if parts > 1:
-        found = bare((batch, parts, m, lds), padded(n, LANES, COLUMNS)) | {"ldy": lds, "batch_y": parts * m * lds}
+        found, ld = bare((batch, parts, m, lds), padded(n, LANES, COLUMNS)), lds
     counts = run(
         "gemm", kernel, rows, batch * parts * ceil(m, rows) * ceil(n, columns),
         {
-            "a": a, "b": pack(b, LANES, COLUMNS), "m": m, "n": n, "k": k, "lda": lda, "batch_a": m * lda,
-            "batch_b": k * padded(n, LANES, COLUMNS), "rows": rows, "panels": ceil(columns, COLUMNS), "k_chunk": chunk,
-            **found,
+            "a": a, "b": pack(b, LANES, COLUMNS), "matrices": Matrices(m, n, k, lda, ld),
+            "batch": Batch(m * lda, k * padded(n, LANES, COLUMNS), parts * m * ld),
+            "blocking": MatrixBlocking(rows, ceil(columns, COLUMNS), chunk), **found,
         }, blocks,
     )  # fmt: skip
     if parts > 1:
@@ -149,8 +169,8 @@ def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affin
         run(
             "gemm", "finish", None, batch * m * ceil(n, LANES),
             {
-                "sums": found["y"], "m": m, "n": n, "parts": parts, "lds": lds, "batch_sums": parts * m * lds,
-                "batch_bias": 0, "ow": m, "full_w": m, **PLACE, **wanted,
+                "sums": found["y"], "parts": Sums(m, n, parts, lds, ldy), "batch": SumsBatch(parts * m * lds, 0, m * ldy),
+                "oh": 1, "ow": m, "scatter": Scatter(1, m), **wanted,
             }, ceil(blocks, 8),
         )  # fmt: skip
     exact = seen(a[:, :, :k], kernel) @ seen(b, kernel) + bias + (0 if res is None else res)
@@ -160,8 +180,8 @@ def products(rows, m, n, k, lda=0, ldy=0, batch=1, residual=False, code=0, affin
 
 
 def convolutions(
-    rows, shape, og, kernel=(1, 1), s=(1, 1), d=(1, 1), pads=(0, 0, 0, 0), groups=1, ldx=0, ldy=0, residual=False, code=0,
-    affine=False, place=(1, 1, 0, 0), blocks=0, chunk=0, name="conv",
+    rows, shape, og, kernel=(1, 1), s=(1, 1), d=(1, 1), pads=(0, 0, 0, 0), groups=1, ldx=0, ldy=0, residual=False,
+    code=NONE, affine=False, place=(1, 1, 0, 0), blocks=0, chunk=0, name="conv",
 ):  # fmt: skip
     """``place``: steps down and across between the pixels of y that are made, and the first one's row and column.
     ``chunk``: of channels, less of which than all is a part."""
@@ -180,22 +200,18 @@ def convolutions(
     ]
     m, all_padded, parts, lds = n * oh * ow, padded(og, LANES, COLUMNS), ceil(cg, chunk), ceil(c, 8) * 8
     wanted = {
-        "bias": packed[0], "res": res, "y": y, "ldy": ldy, "ldres": c if residual else 0, "low": -1.5, "high": 2.5,
-        "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2], "full_h": full_h, "full_w": full_w,
-        "osh": down, "osw": across, "oy0": oy0, "ox0": ox0,
+        "y": y, "addends": Addends(packed[0], res, c if residual else 0), "epilogue": tail(code, *packed[1:]),
+        "scatter": Scatter(full_h, full_w, down, across, oy0, ox0),
     }  # fmt: skip
-    found = wanted
+    found, ld = wanted, ldy
     if parts > 1:
-        found = bare((parts, m, lds), groups * all_padded) | {"ldy": lds, **PLACE, "full_h": oh, "full_w": ow}
-        del found["oh"]
+        found, ld = bare((parts, m, lds), groups * all_padded) | {"scatter": Scatter(oh, ow)}, lds
     counts = run(
         "conv", name, rows, groups * parts * ceil(m, rows) * ceil(og, columns),
         {
-            "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "b": found["bias"],
-            "zeros": np.zeros(cg, np.float32), "m": m, "h": h, "width": w, "ldx": ldx, "cg": cg, "oh": oh, "ow": ow,
-            "og": og, "kh": kh, "kw": kw, "sh": s[0], "sw": s[1], "dh": d[0], "dw": d[1], "ph": pads[0], "pw": pads[1],
-            "rows": rows, "panels": ceil(columns, COLUMNS), "tap_chunk": kh * kw, "channel_chunk": chunk,
-            "padded": all_padded, **{name: value for name, value in found.items() if name != "bias"},
+            "x": x, "w": pack(weights.reshape(groups, -1, og), LANES, COLUMNS), "zeros": np.zeros(cg, np.float32),
+            "image": ConvImage(m, h, w, ldx, cg, oh, ow, ld, og), "window": Window(kh, kw, *s, *d, *pads[:2]),
+            "blocking": ConvBlocking(rows, ceil(columns, COLUMNS), kh * kw, chunk, all_padded), **found,
         }, blocks,
     )  # fmt: skip
     if parts > 1:
@@ -203,8 +219,8 @@ def convolutions(
         run(
             "gemm", "finish", None, groups * m * ceil(og, LANES),
             {
-                "sums": found["y"], "m": m, "n": og, "parts": parts, "lds": lds, "batch_sums": og, "batch_bias": all_padded,
-                "batch_y": og, "oh": oh, "ow": ow, **wanted,
+                "sums": found["y"], "parts": Sums(m, og, parts, lds, ldy), "batch": SumsBatch(og, all_padded, og),
+                "oh": oh, "ow": ow, **wanted,
             }, ceil(blocks, 8),
         )  # fmt: skip
     wide = np.pad(seen(x[..., : groups * cg], name), ((0, 0), pads[::2], pads[1::2], (0, 0)))
@@ -238,9 +254,9 @@ def test_gemm(rows, tf32):
     n, gemm = TILES[rows], functools.partial(products, kernel="gemm" + tf32)
     gemm(rows, rows + 2, n - 1, 37, ldy=n + 3)
     gemm(rows, 3, min(n, 33), 5, lda=7, batch=2)
-    gemm(rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 24, residual=True, code=2, affine=True, blocks=1)
-    gemm(rows, 70, n, 20, residual=True, code=4)
-    gemm(rows, 70, n - 4, 12, code=5)
+    gemm(rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 24, residual=True, code=SILU, affine=True, blocks=1)
+    gemm(rows, 70, n, 20, residual=True, code=HARD_SWISH)
+    gemm(rows, 70, n - 4, 12, code=TANH)
 
 
 @pytest.mark.parametrize("tf32", ["", "_tf32"])
@@ -248,12 +264,14 @@ def test_gemm(rows, tf32):
 def test_conv(rows, tf32):
     few, conv = TILES[rows] == 32, functools.partial(convolutions, name="conv" + tf32)
     conv(rows, (2, 9, 7, 3), 5, (3, 3), s=(2, 2), pads=(1, 0, 2, 1))
-    conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), d=(2, 3), pads=(0, 1, 2, 3), groups=2, residual=True, code=2)
-    conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), groups=2, code=2, affine=True)
+    conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), d=(2, 3), pads=(0, 1, 2, 3), groups=2, residual=True, code=SILU)
+    conv(rows, (1, 11, 10, 12), 20 if few else 40, (3, 2), groups=2, code=SILU, affine=True)
     conv(rows, (1, 11, 10, 8), 17 if few else 33, groups=3, ldx=28, ldy=103, blocks=2)
-    conv(rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=7)
-    conv(rows, (1, 3, 3, 5), 6 if few else 65, (5, 5), pads=(4, 4, 4, 4), code=5)
-    conv(rows, (1, 1, 67, 4), 4, (1, 3), pads=(0, 1, 0, 1), code=4, ldx=6)
+    conv(
+        rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=LEAKY_RELU
+    )
+    conv(rows, (1, 3, 3, 5), 6 if few else 65, (5, 5), pads=(4, 4, 4, 4), code=TANH)
+    conv(rows, (1, 1, 67, 4), 4, (1, 3), pads=(0, 1, 0, 1), code=HARD_SWISH, ldx=6)
 
 
 @pytest.mark.parametrize("tf32", ["", "_tf32"])
@@ -262,8 +280,10 @@ def test_gemm_in_parts(rows, tf32):
     gemm = functools.partial(products, kernel="gemm" + tf32)
     n = TILES[rows]
     gemm(rows, rows + 2, n - 1, 37, ldy=n + 3, chunk=16)
-    gemm(rows, 3, min(n, 33), 20, lda=23, batch=2, chunk=8, code=2)
-    gemm(rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 40, residual=True, code=7, affine=True, blocks=2, chunk=24)
+    gemm(rows, 3, min(n, 33), 20, lda=23, batch=2, chunk=8, code=SILU)
+    gemm(
+        rows, rows + 1, min(n + 1, 65) if n > 32 else 31, 40, residual=True, code=LEAKY_RELU, affine=True, blocks=2, chunk=24
+    )
 
 
 @pytest.mark.parametrize("tf32", ["", "_tf32"])
@@ -273,9 +293,17 @@ def test_conv_in_parts(rows, tf32):
     few = TILES[rows] == 32
     conv(rows, (2, 9, 7, 19), 5, (3, 3), s=(2, 2), pads=(1, 0, 2, 1), chunk=8)
     conv(rows, (1, 11, 10, 20), 20 if few else 40, (3, 2), d=(2, 3), pads=(0, 1, 2, 3), groups=2, residual=True, chunk=16)
-    conv(rows, (1, 11, 10, 16), 17 if few else 33, groups=3, ldx=52, ldy=103, blocks=2, code=2, affine=True, chunk=8)
+    conv(rows, (1, 11, 10, 16), 17 if few else 33, groups=3, ldx=52, ldy=103, blocks=2, code=SILU, affine=True, chunk=8)
     conv(
-        rows, (2, 6, 5, 20), 31 if few else 70, (2, 2), pads=(1, 1, 1, 1), place=(2, 3, 1, 2), residual=True, code=7, chunk=8
+        rows,
+        (2, 6, 5, 20),
+        31 if few else 70,
+        (2, 2),
+        pads=(1, 1, 1, 1),
+        place=(2, 3, 1, 2),
+        residual=True,
+        code=LEAKY_RELU,
+        chunk=8,
     )
 
 
@@ -287,8 +315,8 @@ def test_parts_are_added_in_their_order():
         run(
             "gemm", "finish", None, 40,
             {
-                **bare((1,), 64), **PLACE, "y": y, "sums": rand(5, 20, 40), "m": 20, "n": 40, "parts": 5, "lds": 40,
-                "ldy": 40, "batch_sums": 0, "batch_bias": 0, "batch_y": 0, "ow": 20, "full_w": 20,
+                **bare((1,), 64), "y": y, "sums": rand(5, 20, 40), "parts": Sums(20, 40, 5, 40, 40),
+                "batch": SumsBatch(0, 0, 0), "oh": 1, "ow": 20, "scatter": Scatter(1, 20),
             }, blocks,
         )  # fmt: skip
         found.append(y)
@@ -347,8 +375,8 @@ def test_panels(cg, og, kh, kw, groups, turned):
     counts = run(
         "packing", "panels", None, groups * ceil(og, COLUMNS) * ceil(taps * cg, PIECE),
         {
-            "w": w, "y": y, "kh": kh, "kw": kw, "cg": cg, "n": og, "group": w[0].size, "ky": kw, "kx": 1, "ci": ci, "co": co,
-            "padded": padded(og, LANES, COLUMNS), "scale": 0.5,
+            "w": w, "y": y, "kh": kh, "kw": kw, "cg": cg, "n": og,
+            "strides": FilterStrides(w[0].size, kw, 1, ci, co), "padded": padded(og, LANES, COLUMNS), "scale": 0.5,
         },
     )  # fmt: skip
     assert np.array_equal(y, wanted) and counts.conflicts == 1

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from nbconv.graph import Graph, Spec
+from nbconv.kernels.params import Addends, Tiles
 from nbconv.kernels.target import GPUS, target
 from nbconv.lowering import winograd
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.packing import ceil, pad_bias
 from nbconv.model import Model
-from tests.cuda.kernels import COMPILER
-from tests.cuda.test_tiles import COLUMNS, LANES, close, finish, rand, run
+from tests.cuda.kernels import NO_KERNELS
+from tests.cuda.test_tiles import COLUMNS, LANES, NONE, SILU, TANH, close, finish, rand, run, tail
 from tests.kernels.harness import reference
 from tests.train.models import F32, node
 
-pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
+pytestmark = pytest.mark.skipif(bool(NO_KERNELS), reason=NO_KERNELS)
 
 INTO: dict[int, Any] = {
     4: [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
@@ -43,8 +44,8 @@ def into(size, shape, pads, out, ldx=0):
     counts = run(
         "winograd", "transform_input", size, total * ceil(c, LANES),
         {
-            "x": x, "v": v, "h": h, "width": w, "ldx": ldx, "c": c, "down": down, "across": across, "total": total,
-            "ph": pads[0], "pw": pads[1], "size": size,
+            "x": x, "v": v, "h": h, "width": w, "ldx": ldx, "c": c, "tiles": Tiles(down, across, total, size),
+            "ph": pads[0], "pw": pads[1],
         }, ceil(total * ceil(c, LANES) * LANES, 256),
     )  # fmt: skip
     room = down * size + 2, across * size + 2
@@ -59,7 +60,7 @@ def into(size, shape, pads, out, ldx=0):
     return counts
 
 
-def out_of(size, shape, ldy=0, residual=False, code=0, affine=False):
+def out_of(size, shape, ldy=0, residual=False, code=NONE, affine=False):
     n, oh, ow, c = shape
     down, across, edge = ceil(oh, size), ceil(ow, size), size + 2
     total, ldy = n * down * across, ldy or c
@@ -70,9 +71,8 @@ def out_of(size, shape, ldy=0, residual=False, code=0, affine=False):
     counts = run(
         "winograd", "transform_output", size, total * ceil(c, LANES),
         {
-            "m": m, "b": packed[0], "res": res, "y": y, "oh": oh, "ow": ow, "c": c, "down": down, "across": across,
-            "total": total, "ldy": ldy, "ldres": c + 3 if residual else 0, "size": size, "low": -1.5, "high": 2.5,
-            "act": code, "alpha": 0.3, "beta": 0.5, "scale": packed[1], "shift": packed[2],
+            "m": m, "addends": Addends(packed[0], res, c + 3 if residual else 0), "y": y, "oh": oh, "ow": ow, "c": c,
+            "ldy": ldy, "tiles": Tiles(down, across, total, size), "epilogue": tail(code, *packed[1:]),
         }, ceil(total * ceil(c, LANES) * LANES, 256),
     )  # fmt: skip
     a = np.array(OUT_OF[size], float)
@@ -87,9 +87,9 @@ def out_of(size, shape, ldy=0, residual=False, code=0, affine=False):
 def test_transforms(size):
     into(size, (2, 5, 9, 33), (1, 1), (5, 9))
     into(size, (1, 3, 4, 12), (2, 0), (4, 3), ldx=17)
-    out_of(size, (2, 5, 9, 33), ldy=40, residual=True, code=2)
+    out_of(size, (2, 5, 9, 33), ldy=40, residual=True, code=SILU)
     out_of(size, (1, 3, 4, 12), affine=True)
-    out_of(size, (1, 4, 4, 70), residual=True, affine=True, code=5)
+    out_of(size, (1, 4, 4, 70), residual=True, affine=True, code=TANH)
 
 
 @pytest.mark.parametrize("size", [4, 2])

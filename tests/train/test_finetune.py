@@ -15,6 +15,7 @@ from PIL import Image
 import nbconv
 from nbconv.cli import main
 from nbconv.graph import Graph, Spec
+from nbconv.image import load_image
 from nbconv.train import confusion
 from tests.train.models import F32, batch, convolutional, mlp, model, node
 
@@ -79,7 +80,7 @@ def test_folders_and_lists(listed: bool, tmp_path: Path, capsys: pytest.CaptureF
         assert drawn.format == "PNG"
         colours = {c for _, c in drawn.convert("RGB").getcolors(1 << 20) or ()}
     assert (40, 120, 200) in colours  # the diagonal
-    x = np.concatenate([nbconv.image.load_image(data / path, (10, 14)) for path, _ in found])
+    x = np.concatenate([load_image(data / path, (10, 14)) for path, _ in found])
     answers = nbconv.load(out)(x).argmax(axis=1)
     assert [("left", "right")[i] for i in answers] == [name for _, name in found]
 

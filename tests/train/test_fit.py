@@ -115,7 +115,7 @@ def test_deeply_nested_headers_are_refused(header: bytes, tmp_path: Path) -> Non
 KILLED = """
 import builtins, os, signal, sys
 import nbconv
-from nbconv import files
+from nbconv.base import files
 from tests.train.models import batch, mlp, model
 at, path, seen = int(sys.argv[1]), sys.argv[2], 0
 def point():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nbconv.runtime.cuda.workspace import DeviceWorkspace
 
 
-BITS = frozenset(("ignore", "key", "threshold"))
+BITS = frozenset(("ignore", "weighting.ignore", "key", "threshold"))
 """Integer arguments of kernels that are no sizes: kernels divide and compare sizes in 32 bits (`kernels/cuda/_tile.py`)."""
 
 

@@ -58,6 +58,7 @@ class DeviceWorkspace:
             for i, s in program.starts.items()
         }
         self._here: dict[str | int, np.ndarray] = {}
+        self._kept: list[tuple[str, int]] = []
         self._base = 0
         self.attach(Block(self.device, program.arena) if block is None else block)
 
@@ -86,6 +87,7 @@ class DeviceWorkspace:
         self.device.enter()
         self.device.synchronize(self.stream)
         self.feeds.given = feeds
+        self._kept.clear()
         for up, _ in self.program.transfers.before.values():
             for name in up:
                 if name in feeds and name not in self.program.resident:
@@ -104,15 +106,20 @@ class DeviceWorkspace:
         self._hand_out(results)
 
     def keep(self, state: str, k: int) -> None:
-        """Copy result k over the resident input ``state``."""
-        to, source = self.program.inputs[state], self.program.outputs[k]
+        """Copy result k over the resident input ``state``, before `finish` returns."""
         if k in self.program.on_cpu:
-            self.device.upload(to.address, self.results[k], self.stream)
+            self.device.upload(self.program.inputs[state].address, self.results[k], self.stream)
         else:
-            self.device.copy(to.address, self._address(source), source.nbytes, self.stream)
+            self._kept.append((state, k))
 
     def finish(self) -> None:
         """Wait until everything is done. What the CPU made goes where it belongs on the device."""
+        if self._kept:
+            key = tuple(self._kept)
+            if key not in self._parts:
+                self._parts[key] = [_Part([self._keep(state, k) for state, k in key])]
+            self._kept.clear()
+            self._do_parts(self._parts[key])
         for k in self.program.homes.keys() & self.program.on_cpu:
             self.device.upload(self.program.outputs[k].address, self.results[k], self.stream)
         self.device.synchronize(self.stream)
@@ -145,7 +152,10 @@ class DeviceWorkspace:
         key = begin, end, out
         if key not in self._parts:
             self._parts[key] = self._cut(begin, end, out)
-        for part in self._parts[key]:
+        self._do_parts(self._parts[key])
+
+    def _do_parts(self, parts: list[_Part | int]) -> None:
+        for part in parts:
             if isinstance(part, int):
                 self.device.synchronize(self.stream)
                 self.program.host_steps[part].run(self, 1)
@@ -177,6 +187,10 @@ class DeviceWorkspace:
         place = self.program.outputs[root] if isinstance(root, int) else self.program.places[root]
         array = self.here(root)
         return lambda stream: self.device.download(array, self._address(place), stream)
+
+    def _keep(self, state: str, k: int) -> Work:
+        to, source = self.program.inputs[state].address, self.program.outputs[k]
+        return lambda stream: self.device.copy(to, self._address(source), source.nbytes, stream)
 
     def _hand_out(self, results: list[np.ndarray]) -> None:
         self.device.synchronize(self.stream)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from nbconv.base.machine import available_threads
+from nbconv.edit.parameters import norms
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.runtime.executor import available_threads
 from nbconv.train import building
 from nbconv.train.building import Built, Indivisible, Recipe
 from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, levels
@@ -27,9 +28,9 @@ def planned(
 ) -> tuple[Built, TrainingStep, MemoryPolicy]:  # fmt: skip
     """The fastest step that takes no more than ``memory_mb``, and how it saves: see `building.build`. Batches are cut only
     where no batch normalisation takes statistics, unless ``micro_batch_norm``. ModelError says the least it needs."""
-    norms = bool(building.norms(recipe.graph, recipe.chosen))
+    trained_norms = bool(norms(recipe.graph, recipe.chosen))
     samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
-    tries = [USUAL] if memory_mb is None else levels(samples, micro_batch_norm or not norms, memory_mb * MIB)
+    tries = [USUAL] if memory_mb is None else levels(samples, micro_batch_norm or not trained_norms, memory_mb * MIB)
     least = float("inf")
     hopeless = False
     target = target_of(options.get("home"))
@@ -55,7 +56,7 @@ def planned(
             continue
         return built, step, policy
     assert memory_mb is not None
-    more = ", micro_batch_norm=True would cut the batch" if norms and not micro_batch_norm and samples > 1 else ""
+    more = ", micro_batch_norm=True would cut the batch" if trained_norms and not micro_batch_norm and samples > 1 else ""
     raise ModelError(
         f"a step on these shapes needs {least / MIB:.1f} MiB for activations, gradients and scratch with all that is "
         f"computed again, memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less{more}"
