@@ -45,6 +45,7 @@ def ours(graph: Any, feeds: dict[str, Any], device: str = "cuda") -> Run:
     from nbconv.model import Model
     from nbconv.runtime.cuda.device import Block, Uploads
     from nbconv.runtime.cuda.program import DeviceProgram
+    from nbconv.runtime.cuda.workspace import DeviceWorkspace
 
     model = Model(graph, device=device)
     gpu = model._device
@@ -61,7 +62,7 @@ def ours(graph: Any, feeds: dict[str, Any], device: str = "cuda") -> Run:
         plan.program, gpu, [plan.arrays[n] for n in plan.program.constants], Uploads(gpu), plan.inputs, plan=plan,
         resident={name: block.address for name, block in held.items()}, wanted=set(),
     )  # fmt: skip
-    space = program.workspace()
+    space = DeviceWorkspace(program)
     space.bind(feeds, [])
 
     def run(count: int) -> None:

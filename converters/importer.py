@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from nbconv.converters.guard import check_functions, graphs, texts
 from nbconv.converters.opset import OLDEST, Draft, OpsetContext, rewrite
+from nbconv.converters.problems import Problem, summary
 from nbconv.converters.proto import printable, read_note, strip
 from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.weights import Place, Source
@@ -33,17 +33,6 @@ _VALUES: dict[Any, str] = {A.FLOAT: "f", A.INT: "i", A.STRING: "s", A.FLOATS: "f
 
 HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 """Fields of ModelProto that a Graph's ``header`` keeps."""
-
-
-class Problem(NamedTuple):
-    """One thing that nbconv lacks: which node (or input, or initializer), of which op, and what."""
-
-    node: str
-    op: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.node} ({self.op}): {self.problem}"
 
 
 def import_graph(source: Source) -> tuple[Graph, dict[int, dict[str, Place]]]:
@@ -385,18 +374,6 @@ class Importer(OpsetContext):
         if self.proto.HasField("doc_string"):
             told["graph.doc_string"] = self.proto.doc_string
         return {k: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for k, v in told.items()}
-
-
-def summary(problems: Iterable[Problem]) -> str:
-    """Problems on one line, nodes with the same one gathered."""
-    nodes: dict[tuple[str, str], list[str]] = {}
-    for problem in problems:
-        nodes.setdefault((problem.op, problem.problem), []).append(problem.node)
-    told = []
-    for (op, problem), names in nodes.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        told.append(f"{op}: {problem} ({', '.join(names[:3])}{more})")
-    return "; ".join(told)
 
 
 def _opset(source: Source, model: onnx.ModelProto) -> int:

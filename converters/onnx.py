@@ -14,7 +14,7 @@ from nbconv.converters.weights import Source
 from nbconv.graph import Graph
 
 if TYPE_CHECKING:
-    from nbconv.converters.importer import Problem
+    from nbconv.converters.problems import Problem
 
 
 def read(source: str | os.PathLike | bytes | Source) -> Graph:

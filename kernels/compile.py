@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nbconv.kernels import KernelError, store
+from nbconv.kernels.library import Library
 from nbconv.kernels.load import Symbols, load_object, open_image, say
 from nbconv.kernels.target import Target, host, runs_here, target
 
@@ -25,42 +26,6 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 180
 """How long to wait for another process that compiles, before compiling as well."""
-
-
-class Library:
-    """An open library of one family's kernels; for a GPU, PTX (see `nbconv.kernels.ptx.PtxLibrary`)."""
-
-    __slots__ = ("_addresses", "_kernels", "_symbols", "family", "key", "target")
-
-    def __init__(self, family: str, goal: Target, symbols: Symbols, kernels: dict[str, list[list[str]]], key: str) -> None:
-        self.family = family
-        self.target = goal
-        self.key = key
-        self._symbols = symbols
-        self._kernels = kernels
-        self._addresses: dict[str, int] = {}
-
-    def __repr__(self) -> str:
-        return f"Library({self.family}, {self.target.name}: {', '.join(self._kernels)})"
-
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        """Names of the kernels."""
-        return tuple(self._kernels)
-
-    def address(self, kernel: str) -> int:
-        """Address of ``void kernel(int64_t *args, int64_t first, int64_t last, int64_t slot)``. Raises KernelError for an
-        unknown name."""
-        if kernel not in self._addresses:
-            self.arguments(kernel)
-            self._addresses[kernel] = self._symbols(kernel)
-        return self._addresses[kernel]
-
-    def arguments(self, kernel: str) -> tuple[tuple[str, str], ...]:
-        """(name, kind) of each slot of ``args``; kinds are "int64", "float32", "int64*", "float32*", and the like."""
-        if kernel not in self._kernels:
-            raise KernelError(f"the library {self.family} has no kernel {kernel}: it has {', '.join(self._kernels)}")
-        return tuple((name, kind) for name, kind in self._kernels[kernel])
 
 
 _open: dict[tuple[str, Target], Library] = {}
@@ -163,9 +128,9 @@ def _load(names: list[str], goal: Target, keys: dict[str, str | None] | None = N
 def _opened(name: str, goal: Target, image: Any, manifest: dict) -> Library:
     if not goal.gpu:
         return Library(name, goal, image, manifest["kernels"], manifest["key"])
-    from nbconv.kernels.ptx import PtxLibrary  # which imports this module
+    from nbconv.kernels.ptx import PtxLibrary  # nothing that runs on CPUs needs it
 
-    return PtxLibrary(name, goal, image, manifest)  # pyright: ignore[reportReturnType]
+    return PtxLibrary(name, goal, image, manifest)
 
 
 def _obtain(missing: list[str], goal: Target) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from nbconv.kernels.compile import Library
+from nbconv.kernels.library import Library
 from nbconv.kernels.target import Target
 
 

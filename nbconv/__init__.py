@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     )
     from nbconv.train.data import Arrays, Pictures, image_folder, image_list, load_npz
     from nbconv.train.finetune import finetune
+    from nbconv.train.learner import NonFiniteLoss
     from nbconv.train.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp
-    from nbconv.train.trainer import NonFiniteLoss, Trainer
+    from nbconv.train.trainer import Trainer
 
 _TRAINING = {
     "Augment": "augment", **dict.fromkeys(("CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint"), "callbacks"),
     **dict.fromkeys(("ReduceLROnPlateau", "TerminateOnNaN"), "callbacks"),
     **dict.fromkeys(("Arrays", "Pictures", "image_folder", "image_list", "load_npz"), "data"),
     **dict.fromkeys(("SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp"), "optimizers"),
-    "finetune": "finetune", "NonFiniteLoss": "trainer", "Trainer": "trainer",
+    "finetune": "finetune", "NonFiniteLoss": "learner", "Trainer": "trainer",
 }  # fmt: skip
 """Public names of training, and the module of `nbconv.train` that each is imported from when it is asked for."""
 

@@ -279,7 +279,7 @@ class Model:
     def freeze(self, until: str | None = None) -> list[str]:
         """Keeps a `Trainer` from changing the parameters that ``until`` (the name of a node, value or parameter) depends on,
         its own included; None frees all. The names of those frozen."""
-        from nbconv.edit.parameters import until as before
+        from nbconv.edit.selection import until as before
 
         self.frozen = frozenset() if until is None else before(self.graph, until)
         return sorted(self.frozen)

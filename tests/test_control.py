@@ -325,6 +325,43 @@ def test_a_branch_that_reads_what_is_nowhere() -> None:
         read(proto.SerializeToString())
 
 
+def test_damaged_branches() -> None:
+    """Whatever a changed byte makes of a model with branches, it is read, or refused with a ModelError."""
+    content, rng, read_again = write(chosen()), np.random.default_rng(4), 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(damaged))] = rng.integers(256)
+        try:
+            read(bytes(damaged))
+            read_again += 1
+        except ModelError:
+            continue
+    assert 0 < read_again < 300
+
+
+def test_branches_of_an_older_opset() -> None:
+    """Attributes that became inputs are rewritten in branches, too; their constants are the branches' own."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto
+    info = helper.make_tensor_value_info
+    then, other = (
+        helper.make_graph(
+            [helper.make_node("Clip", ["x"], ["k"], min=low, max=high), helper.make_node("Squeeze", ["k"], [out], axes=[1])],
+            out, [], [info(out, kind.FLOAT, (3,))],
+        )
+        for out, low, high in (("t", -1.0, 0.5), ("e", 0.0, 2.0))
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other)], "old",
+        [info("x", kind.FLOAT, (3, 1)), info("c", kind.BOOL, (1,))], [info("y", kind.FLOAT, (3,))],
+    )  # fmt: skip
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=8).SerializeToString()
+    session, model = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]), nbconv.load(content)
+    for c in (True, False):
+        given = {"x": np.array([[-3], [0.25], [3]], F32), "c": np.array([c])}
+        np.testing.assert_array_equal(model.run(given)["y"], session.run(None, given)[0])
+
+
 class Fragile(Unary):
     """Raises when it meets a negative number."""
 
@@ -439,7 +476,7 @@ def test_values_that_calls_carry(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_commands(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(write(chosen()))
-    for command, wanted in (("doctor", "runs, but 1 of "), ("inspect", "If"), ("check", "ok")):
+    for command, wanted in (("doctor", "runs, but 1 of "), ("inspect", "If"), ("check", "ok"), ("profile", "programs")):
         done = subprocess.run(
             [sys.executable, "-m", "nbconv", command, str(path), "--shape", "x=2,3,9,7"], capture_output=True, text=True
         )

@@ -6,15 +6,25 @@ Both read columns of A and rows of B that lie in shared memory, and hold their s
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from ._simd import Float, Int, cuda, fma, inline, load2, load4, mma, store4, to_tf32
 
-if TYPE_CHECKING:
-    from ._tile import Tile
-
 HIGH = 8
 """Rows of a thread's sums where threads multiply."""
+
+
+class Tile(NamedTuple):
+    """A block's tile: rows × columns sums by ``threads`` threads, ``wide`` columns each; ``blocks`` blocks fit an SM."""
+
+    rows: int
+    columns: int
+    wide: int
+    blocks: int
+
+    @property
+    def threads(self) -> int:
+        return self.rows * self.columns // (HIGH * self.wide)
 
 
 def quads(tile: Tile) -> SimpleNamespace:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import NamedTuple
 
 from nbconv.kernels.params import Activation, Addends, Epilogue
 
 from ._math import activated
-from ._products import HIGH, fragments, quads
+from ._products import Tile, fragments, quads
 from ._simd import (
     Float,
     Int,
@@ -47,19 +46,6 @@ DEPTH = 8
 """Products of a step: two quads of A a row."""
 NOTHING = 1 << 30
 """A k that no matrix has: what is read there is 0."""
-
-
-class Tile(NamedTuple):
-    """A block's tile: rows × columns sums by ``threads`` threads, ``wide`` columns each; ``blocks`` blocks fit an SM."""
-
-    rows: int
-    columns: int
-    wide: int
-    blocks: int
-
-    @property
-    def threads(self) -> int:
-        return self.rows * self.columns // (HIGH * self.wide)
 
 
 TILES = LARGE, SMALL, NARROW = Tile(128, 128, 8, 2), Tile(64, 64, 4, 4), Tile(256, 32, 4, 2)

@@ -10,6 +10,7 @@ channels of all taps: see gemm.py. Taps are not cut: the main loop would have to
 
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Epilogue, Scatter, Window
 
+from ._products import Tile
 from ._simd import (
     Float,
     Floats,
@@ -27,7 +28,7 @@ from ._simd import (
     tiled,
     unseen,
 )
-from ._tile import DEPTH, NOTHING, Tile, addends_from, by_tile, epilogue_from, fetch, is_scattered, working
+from ._tile import DEPTH, NOTHING, addends_from, by_tile, epilogue_from, fetch, is_scattered, working
 
 
 @inline

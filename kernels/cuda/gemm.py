@@ -7,6 +7,7 @@ m rows of y further, and a step of `finish` adds them.
 from nbconv.kernels.params import Activation, Addends, Batch, Epilogue, Matrices, MatrixBlocking, Scatter, Sums, SumsBatch
 
 from ._math import activated
+from ._products import Tile
 from ._simd import (
     Float,
     Floats,
@@ -31,7 +32,7 @@ from ._simd import (
     tiled,
     unseen,
 )
-from ._tile import DEPTH, NOTHING, Tile, by_tile, fetch, is_scattered, pixel_of_result, working
+from ._tile import DEPTH, NOTHING, by_tile, fetch, is_scattered, pixel_of_result, working
 
 PLAIN = Scatter(1, 1)
 

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from nbconv.train.augment import Augment
     from nbconv.train.confusion import need_pillow
     from nbconv.train.finetune import finetune
+    from nbconv.train.learner import NonFiniteLoss
     from nbconv.train.optimizers import Adam
-    from nbconv.train.trainer import NonFiniteLoss
 
     if args.png:
         need_pillow()

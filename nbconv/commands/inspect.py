@@ -196,7 +196,7 @@ def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
             "value": name,
             "node": step.node.name or name,
             "ops": [step.node.op.type] if step.node.op.type == "Reorder" else done.get(own, [step.node.op.type]),
-            "kernel": step.kernel or "numpy",
+            "kernel": step.kernel or ("programs" if step.node.op.control else "numpy"),
             "units": step.units,
             **spec_json(plan.specs[name]),
             "bytes": plan.specs[name].nbytes,

@@ -7,14 +7,11 @@ import enum
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-
-if TYPE_CHECKING:
-    from nbconv.compat.onnxruntime import InferenceSession
 
 _TYPES = {"float32": "float", "float64": "double"}
 
@@ -319,11 +316,18 @@ class OrtValue:
 _element_type = element_type
 
 
+class Session(Protocol):
+    """What an `IOBinding` asks of an `InferenceSession`: its inputs and outputs by name."""
+
+    _wanted: dict[str, NodeArg]
+    _made: dict[str, NodeArg]
+
+
 class IOBinding:
     """Inputs and outputs bound to memory, for `InferenceSession.run_with_iobinding`. A bound output is computed; where it is
     bound without memory, each run makes a new array."""
 
-    def __init__(self, session: InferenceSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self._inputs: dict[str, OrtValue] = {}
         self._outputs: dict[str, OrtValue | None] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from nbconv.graph.graph import Node
+from nbconv.graph.node import Node
 from nbconv.graph.op import Op
 from nbconv.graph.spec import Spec
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph.graph import Graph, Node
+from nbconv.graph.spec import Spec, spec_of
 
 SMALL = 1 << 14
 """Values up to this many bytes are computed where shapes may depend on them."""
@@ -66,12 +67,7 @@ def infer(graph: Graph, given: Mapping[str, Spec]) -> dict[str, Spec]:
     specs = {**given, **{name: spec_of(value) for name, value in graph.constants.items()}}
     for node in graph.nodes:
         inputs = [specs[n] if n else None for n in node.inputs]
-        try:
-            found = node.op.infer(*inputs)
-        except (ValueError, TypeError, IndexError, OverflowError) as error:
-            kind = type(error) if isinstance(error, ModelError) else ModelError
-            raise kind(f"{node.name} ({node.op.type}): {error}") from None
-        found = (found,) if isinstance(found, Spec) else found
+        found = node.infer(tuple(inputs))
         values = node.op.known(*inputs)
         known = node.op.pure and all(s is None or s.value is not None for s in inputs)
         if values is None and known and sum(s.nbytes for s in found) <= SMALL:

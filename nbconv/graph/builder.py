@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.graph.graph import Graph, Node
+from nbconv.graph.graph import Graph
+from nbconv.graph.node import Node
 from nbconv.graph.op import Op
 from nbconv.graph.spec import Spec, spec_of
 

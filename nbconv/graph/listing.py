@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from nbconv.base.text import aligned, clip, dims, filled, plural, size
 
 if TYPE_CHECKING:
-    from nbconv.graph.graph import Graph, Spec
+    from nbconv.graph.node import Node
+    from nbconv.graph.spec import Spec
 
 WIDTH = 140
 HEAD = ("#", "OP", "INPUTS", "OUTPUT", "LAYOUT", "ATTRIBUTES", "NODE")
@@ -20,8 +21,18 @@ NEUTRAL = {"strides": 1, "dilations": 1, "pads": 0}
 """What an attribute is everywhere where it says nothing."""
 
 
+class Listed(Protocol):
+    """What is shown of a `Graph`, which stands above this module."""
+
+    name: str
+    nodes: list[Node]
+    inputs: dict[str, Spec]
+    outputs: dict[str, Spec | None]
+    constants: dict[str, np.ndarray]
+
+
 def listing(
-    graph: Graph, specs: Mapping[str, Spec] | None = None, layouts: Mapping[str, str] | None = None, width: int = WIDTH
+    graph: Listed, specs: Mapping[str, Spec] | None = None, layouts: Mapping[str, str] | None = None, width: int = WIDTH
 ) -> str:
     """Inputs, nodes, outputs, sums. %3 is what node 3 makes, %3:1 its second output, %3.0 what the first node of its body
     makes. A constant stands as its shape, or as its value where that is short; what a node computes from constants alone
@@ -43,7 +54,7 @@ def listing(
 
 
 def _rows(
-    graph: Graph, names: dict[str, str], known: Mapping[str, Spec], layouts: Mapping[str, str], within="%", indent=""
+    graph: Listed, names: dict[str, str], known: Mapping[str, Spec], layouts: Mapping[str, str], within="%", indent=""
 ) -> list[list[str]]:
     """A row a node, and those of its bodies behind it. ``names``: what values are called, which gets those of this graph."""
     names.update((name, _constant(value)) for name, value in graph.constants.items())
@@ -91,7 +102,7 @@ def described(spec: Spec) -> str:
     return dims(spec.shape) if spec.dtype == np.float32 else f"{dims(spec.shape)} {spec.dtype.name}"
 
 
-def _inlined(inputs: tuple[str, ...], graph: Graph, names: Mapping[str, str]) -> bool:
+def _inlined(inputs: tuple[str, ...], graph: Listed, names: Mapping[str, str]) -> bool:
     """Whether only constants are read, or what was computed from them."""
     return all(not n or n in graph.constants or not names.get(n, "%").startswith("%") for n in inputs)
 
@@ -106,7 +117,7 @@ def _constant(value: Any) -> str:
     return f"[{dims(value.shape)}]"
 
 
-def _constants(graph: Graph) -> list[Any]:
+def _constants(graph: Listed) -> list[Any]:
     """The constants that nodes read, and those of bodies."""
     used = {n for node in graph.nodes for n in node.inputs} | graph.outputs.keys()
     inner = [body for node in graph.nodes for body in node.op.bodies().values()]

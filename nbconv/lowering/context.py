@@ -321,7 +321,7 @@ class Lowering:
         self.step(kernel, d0 * d1 * d2, work=16 * total, **refs, y=y, rows=Rows(d1, d2, n, total), **apart)
 
     def operand(self, i: int) -> Operand:
-        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost found
+        """Input i broadcast to the output: 0 strides along its missing and unit axes. A constant whose innermost
         axis is not contiguous is turned first."""
         shape, spec = self.outputs[0].shape, self.inputs[i]
         ref, steps = self.input(i), self.strides(i)

@@ -57,16 +57,6 @@ class Equal(Logic):
         return a == b
 
 
-class Same(Binary):
-    """1 where a = b, else 0, in their own type: who shares the gradient of an extreme."""
-
-    domain = "nbconv"
-    accepts, kernel, family = "f", "same", "arithmetic_grad"
-
-    def formula(self, a, b):
-        return a == b
-
-
 class Greater(Logic):
     floats = "greater"
 

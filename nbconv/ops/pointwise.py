@@ -286,8 +286,6 @@ class Min(Nary):
 def shared(to: Backward) -> tuple[str | None, ...]:
     """The gradient of an extreme of several arrays: the arrays that have it share dy equally, as in PyTorch's `maximum`
     and `amax`."""
-    from nbconv.ops.logic import Same
-
     y, count = to.y(), len(to.inputs)
     if count == 1:
         return (to.dy(),)
@@ -412,6 +410,16 @@ class Div(Binary):
         da = to.reduced(part, 0) if to.wants(0) else None
         db = to.add(Neg(), to.reduced(to.add(Mul(), part, to.y()), 1)) if to.wants(1) else None
         return da, db
+
+
+class Same(Binary):
+    """1 where a = b, else 0, in their own type: who shares the gradient of an extreme."""
+
+    domain = "nbconv"
+    accepts, kernel, family = "f", "same", "arithmetic_grad"
+
+    def formula(self, a, b):
+        return a == b
 
 
 class DivOrZero(Binary):

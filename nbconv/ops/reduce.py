@@ -14,8 +14,7 @@ from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.grad import ExpandLike
-from nbconv.ops.logic import Same
-from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Sub
+from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Same, Sub
 from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from nbconv.base.text import aligned, count, dims, filled, plural, size
 from nbconv.graph import CHANNELS_LAST
 from nbconv.graph.listing import WIDTH, described, ports
 
 if TYPE_CHECKING:
-    from nbconv.graph import Layout, Node, Spec
+    from nbconv.graph import Graph, Layout, Node, Spec
+    from nbconv.kernels.target import Target
     from nbconv.lowering.context import Step
-    from nbconv.plan.plan import Plan
 
 HEAD = ("#", "OP", "KERNEL", "INPUTS", "WEIGHTS", "OUTPUT", "LAYOUT", "BYTES", "NODE")
 AXES = {3: ("NCW", "NWC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
 """How values lie, by rank: as ONNX has them, and channels last."""
 
 
-def listing(plan: Plan, width: int = WIDTH) -> str:
+class Listed(Protocol):
+    """What is shown of a `Plan`, which stands above this module."""
+
+    target: Target
+    graph: Graph
+    inputs: dict[str, Spec]
+    fetch: tuple[str, ...]
+    specs: dict[str, Spec]
+    constants: dict[str, Any]
+    steps: list[Step]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def arena(self) -> int: ...
+    @property
+    def bodies(self) -> Mapping[Node, Mapping[str, Listed]]: ...
+    def layout(self, name: str) -> Layout: ...
+    def numpy_steps(self) -> list[Node]: ...
+
+
+def listing(plan: Listed, width: int = WIDTH) -> str:
     """Steps in order: the op with what was fused into it, what does it, the shapes of what it reads and makes, how the
     result lies, and its bytes. Of constants, those of rank 2 and more are shown. Where a node takes several steps, the first
     shows what it reads, and the last its result. Steps of bodies stand behind the step that runs them, as 3.0, 3.1. The
@@ -30,7 +53,7 @@ def listing(plan: Plan, width: int = WIDTH) -> str:
     return "\n".join([*lines, totals(plan)])
 
 
-def totals(plan: Plan) -> str:
+def totals(plan: Listed) -> str:
     """One line: steps, operations, memory."""
     plans = _whole(plan)
     numpy = len(plan.numpy_steps())
@@ -41,7 +64,7 @@ def totals(plan: Plan) -> str:
     return f"{plan.target.name}: {steps}, {count(flops(plan))} FLOPs, {memory}"
 
 
-def flops(plan: Plan) -> int:
+def flops(plan: Listed) -> int:
     """Floating-point operations of all nodes that steps do."""
     done = {n for step in plan.steps for n in step.node.outputs if n}
     nodes = [node for node in plan.graph.nodes if done & set(node.outputs) and not node.op.moves]
@@ -49,7 +72,7 @@ def flops(plan: Plan) -> int:
     return sum(int(n.op.flops(given[id(n)], tuple(plan.specs[o] for o in n.outputs if o))) for n in nodes)
 
 
-def _whole(plan: Plan) -> list[Plan]:
+def _whole(plan: Listed) -> list[Listed]:
     """The plan and those of bodies in it."""
     inner = [body for bodies in plan.bodies.values() for body in bodies.values()]
     return [plan, *(p for body in inner for p in _whole(body))]
@@ -67,7 +90,7 @@ def layout(spec: Spec, lies: Layout) -> str:
     return axes[lies is CHANNELS_LAST] if axes else ""
 
 
-def _rows(plan: Plan, within: str = "", indent: str = "") -> list[list[str]]:
+def _rows(plan: Listed, within: str = "", indent: str = "") -> list[list[str]]:
     makers, keys = plan.graph.producers(), [next(filter(None, step.node.outputs)) for step in plan.steps]
     last = {key: i for i, key in enumerate(keys)}
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
@@ -82,7 +105,7 @@ def _rows(plan: Plan, within: str = "", indent: str = "") -> list[list[str]]:
     return rows
 
 
-def _row(plan: Plan, node: Node, step: Step, first: bool, last: bool) -> list[str]:
+def _row(plan: Listed, node: Node, step: Step, first: bool, last: bool) -> list[str]:
     """What does a step, and what it reads and makes."""
     given = [(n, plan.specs[n]) for n in node.inputs if n]
     reads = ", ".join(described(spec) for n, spec in given if n not in plan.constants)

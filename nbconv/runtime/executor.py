@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nbconv.plan.host import Binding
+    from nbconv.runtime.cuda.program import DeviceProgram
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 CANCEL, LIMIT = 3 * 8, 8 * 8
@@ -220,9 +221,13 @@ def time_alone(
     return found
 
 
-def workspace(program: Any, arena: Any = None) -> Any:
-    """Memory and tables for one run at a time of a bound program; a program of a device makes its own."""
-    return Workspace(program, arena) if isinstance(program, Program) else program.workspace(arena)
+def workspace(program: Program | DeviceProgram, arena: Any = None) -> Any:
+    """Memory and tables for one run at a time of a bound program, this machine's or a device's."""
+    if isinstance(program, Program):
+        return Workspace(program, arena)
+    from nbconv.runtime.cuda.workspace import DeviceWorkspace
+
+    return DeviceWorkspace(program, arena)
 
 
 class _Loop:

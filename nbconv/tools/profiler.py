@@ -127,7 +127,7 @@ def profile(
 ) -> Profile:
     """Time each step of a model's plan for these inputs, in the order in which they run, ``runs`` times: medians. On a GPU a
     step's time holds its launch, the copies that it needs, and the wait until it is done."""
-    given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    given = {name: np.require(array, requirements="C") for name, array in feeds.items()}
     count = model.threads if threads is None else threads
     plan = model.plan({name: array.shape for name, array in given.items()})
     program = model.bound(plan)
@@ -180,7 +180,7 @@ def kind(step: Step) -> str:
     """One of `KINDS`: dense is a product with one row, pointwise a 1×1 convolution or another product."""
     a = step.arguments
     if step.kernel == NUMPY_STEP:
-        return "numpy"
+        return "other" if step.node.op.control else "numpy"
     if step.kernel.startswith("winograd.") or _by_points(step):
         return "winograd"
     if step.kernel.startswith("depthwise."):
@@ -204,7 +204,7 @@ def algorithm(step: Step) -> str:
     a: dict[str, Any] = step.arguments
     family, _, kernel = step.kernel.partition(".")
     if step.kernel == NUMPY_STEP:
-        return "NumPy"
+        return "programs" if step.node.op.control else "NumPy"
     if step.kernel == "winograd.winograd":
         size, tiles, columns = (a[f"filtering.{name}"] for name in ("size", "tiles", "columns"))
         return f"Winograd F({size}×{size},3×3), {tiles} tiles × {columns} columns"

@@ -7,31 +7,30 @@ import os
 import sys
 import time
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbconv.base.files import replace
-
-if TYPE_CHECKING:
-    from nbconv.train.trainer import Trainer
+from nbconv.train import checkpoint
+from nbconv.train.learner import Learner
 
 
 class Callback:
     """Each method gets the trainer and what there is to know; ``trainer.stop = True`` ends after the epoch, "now" at once.
     A callback with something to remember gives it as `state`, which checkpoints keep."""
 
-    def begin(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def begin(self, trainer: Learner, logs: dict[str, Any]) -> None:
         """Before the first step: ``epochs``, ``steps`` (0 where unknown)."""
 
-    def batch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def batch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         """After a step: ``loss``, ``mean`` since the epoch began, ``epoch``, ``batch``."""
 
-    def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         """After an epoch: ``epoch``, ``loss``, ``lr``, and ``val_…`` where there is validation data."""
 
-    def end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         """At the end, however it came."""
 
-    def takes(self, trainer: Trainer, error: ArithmeticError) -> bool:
+    def takes(self, trainer: Learner, error: ArithmeticError) -> bool:
         """Whether a loss that is not finite ends the training quietly."""
         return False
 
@@ -87,14 +86,14 @@ class EarlyStopping(_Watch):
         super().__init__(monitor, mode, least)
         self.patience, self.restore_best, self._kept = patience, restore_best, None
 
-    def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         if self.better(logs):
             if self.restore_best:
                 self._kept = {n: a.copy() for n, a in trainer.state.items()}
         elif self.bad >= self.patience:
             trainer.stop = True
 
-    def end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         if self._kept is not None:
             for name, value in self._kept.items():
                 trainer.state[name][...] = value
@@ -112,16 +111,16 @@ class ModelCheckpoint(_Watch):
         super().__init__(monitor, mode)
         self.path, self.best_only, self.every = os.fspath(path), best_only, every
 
-    def batch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def batch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         if self.every and trainer.steps % self.every == 0:
             self._write(trainer, logs["epoch"])
 
-    def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         if not self.best_only or self.better(logs):
             self._write(trainer, logs["epoch"])
 
-    def _write(self, trainer: Trainer, epoch: int) -> None:
-        trainer.save_checkpoint(self.path.replace("{epoch}", str(epoch + 1)))
+    def _write(self, trainer: Learner, epoch: int) -> None:
+        checkpoint.save(trainer, self.path.replace("{epoch}", str(epoch + 1)), {})
 
 
 class ReduceLROnPlateau(_Watch):
@@ -137,7 +136,7 @@ class ReduceLROnPlateau(_Watch):
             raise ValueError(f"factor is {factor}, wanted a number between 0 and 1")
         self.factor, self.patience, self.lowest = factor, patience, lowest
 
-    def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         if not self.better(logs) and self.bad > self.patience:
             trainer.lr_scale = max(trainer.lr_scale * self.factor, self.lowest / trainer.optimizer.lr)
             self.bad = 0
@@ -146,7 +145,7 @@ class ReduceLROnPlateau(_Watch):
 class TerminateOnNaN(Callback):
     """Ends the training where a loss is not finite, with the weights as they were before."""
 
-    def takes(self, trainer: Trainer, error: ArithmeticError) -> bool:
+    def takes(self, trainer: Learner, error: ArithmeticError) -> bool:
         print(f"training ends: {error}", file=sys.stderr)
         return True
 
@@ -157,7 +156,7 @@ class CSVLogger(Callback):
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = path
 
-    def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         fresh = logs["epoch"] == 0 or not os.path.exists(self.path)
         with open(self.path, "w" if fresh else "a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -173,7 +172,7 @@ class LearningCurve(Callback):
         self.path = path
         need_matplotlib("LearningCurve")
 
-    def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
         history = trainer.run.history
@@ -200,7 +199,7 @@ def need_matplotlib(who: str) -> None:
 class Progress(Callback):
     """A bar on a terminal, tqdm's where it is installed; elsewhere on standard error a line an epoch."""
 
-    def begin(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def begin(self, trainer: Learner, logs: dict[str, Any]) -> None:
         self.epochs, self.steps, self.bar, self.shown = logs["epochs"], logs["steps"], None, 0.0
         if not sys.stderr.isatty():
             return
@@ -211,7 +210,7 @@ class Progress(Callback):
         except ImportError:
             pass
 
-    def batch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def batch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         text = f"epoch {logs['epoch'] + 1}/{self.epochs} loss {logs['mean']:.4f}"
         if self.bar is not None:
             self.bar.update(1)
@@ -221,7 +220,7 @@ class Progress(Callback):
             sys.stderr.write(f"\r{text} step {logs['batch']}/{self.steps or '?'}\x1b[K")
             sys.stderr.flush()
 
-    def epoch_end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         numbers = " ".join(f"{n} {v:.4f}" for n, v in logs.items() if n in ("loss", "val_loss", "val_accuracy"))
         text = f"epoch {logs['epoch'] + 1}/{self.epochs} {numbers}"
         if self.bar is not None:
@@ -229,6 +228,6 @@ class Progress(Callback):
         else:
             sys.stderr.write(f"{chr(13) if sys.stderr.isatty() else ''}{text}{' ' * 12 if sys.stderr.isatty() else ''}\n")
 
-    def end(self, trainer: Trainer, logs: dict[str, Any]) -> None:
+    def end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         if self.bar is not None:
             self.bar.close()

@@ -9,20 +9,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nbconv.base.files import replace
+from nbconv.train.learner import Learner
 from nbconv.train.schedules import Plateau
-
-if TYPE_CHECKING:
-    from nbconv.train.trainer import Trainer
 
 VERSION = 1
 
 
-def save(trainer: Trainer, path: str | os.PathLike, more: Mapping[str, Any]) -> None:
+def save(trainer: Learner, path: str | os.PathLike, more: Mapping[str, Any]) -> None:
     """Write a checkpoint. OSError where it cannot be written: what was at ``path`` stays as it is."""
     with trainer._lock:
         about = {
@@ -33,7 +31,7 @@ def save(trainer: Trainer, path: str | os.PathLike, more: Mapping[str, Any]) -> 
         replace(path, lambda file: write_tensors(file, trainer.state, {"nbconv": json.dumps(about)}))
 
 
-def load(trainer: Trainer, path: str | os.PathLike) -> dict[str, Any]:
+def load(trainer: Learner, path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint into the trainer; where `fit` was. ValueError for a file that is none, or of another training;
     then the trainer is as it was."""
     arrays, metadata = read_tensors(path)
@@ -60,7 +58,7 @@ def load(trainer: Trainer, path: str | os.PathLike) -> dict[str, Any]:
     return about["run"]
 
 
-def mark(trainer: Trainer) -> str:
+def mark(trainer: Learner) -> str:
     """What must be the same for a checkpoint to fit: structure, what trains, the optimizer. Learning rates may change."""
     graph, digest = trainer.authored, hashlib.sha256()
     for node in graph.nodes:

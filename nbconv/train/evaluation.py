@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +12,10 @@ from nbconv.graph.builder import Builder
 from nbconv.model import Model
 from nbconv.train import metrics
 from nbconv.train.data import Data, as_data
-
-if TYPE_CHECKING:
-    from nbconv.train.trainer import Trainer
+from nbconv.train.learner import Learner
 
 
-def evaluate(trainer: Trainer, given: Any, batch_size: int) -> dict[str, Any]:
+def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
     """See `Trainer.evaluate`."""
     data = as_data(given)
     source: Iterator[Any] = iter(given) if data is None else _in_order(data, batch_size)
@@ -51,7 +49,7 @@ def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, np.ndarray]]:
         yield data.batch(np.arange(k, min(k + batch_size, len(data))))
 
 
-def scores(trainer: Trainer, x: Any, begin: tuple[str, ...]) -> np.ndarray:
+def scores(trainer: Learner, x: Any, begin: tuple[str, ...]) -> np.ndarray:
     """The logits for a batch: the model's input, or features."""
     if begin:
         specs = {n: Spec((None, *a.shape[1:]), a.dtype) for n, a in x.items()}
@@ -59,7 +57,7 @@ def scores(trainer: Trainer, x: Any, begin: tuple[str, ...]) -> np.ndarray:
     return trainer.current().run(trainer._inputs(x), [trainer.authored_logits])[trainer.authored_logits]
 
 
-def _loss(trainer: Trainer, logits: np.ndarray, y: np.ndarray) -> float:
+def _loss(trainer: Learner, logits: np.ndarray, y: np.ndarray) -> float:
     y = y.astype(np.int64 if y.dtype.kind in "iub" else np.float32)
     ports = {"logits": Spec(logits.shape, logits.dtype), "targets": Spec(y.shape, y.dtype)}
     key = (logits.shape, y.shape, y.dtype.str)
@@ -82,7 +80,7 @@ class Features(Data):
         return {n: a[numbers] for n, a in self.arrays.items()}, self.labels[numbers]
 
 
-def features(trainer: Trainer, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
+def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
     """The frozen part's values for all samples; None where they are not one a sample, or take more than ``limit`` bytes."""
     arrays: dict[str, np.ndarray] = {}
     for k in range(0, len(data), batch_size):

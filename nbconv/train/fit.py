@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nbconv.edit.deploy import frontier, tail
 from nbconv.graph import Graph, Spec
+from nbconv.train import checkpoint
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress
 from nbconv.train.data import Balance, Data, as_data, batches, order, prefetch
 from nbconv.train.evaluation import Features, evaluate, features
+from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
-
-if TYPE_CHECKING:
-    from nbconv.train.trainer import Trainer
 
 
 class History(dict):
@@ -33,7 +32,7 @@ class History(dict):
 
 
 def fit(
-    trainer: Trainer, train: Any, validation: Any = None, *, epochs: int = 1, batch_size: int = 32,
+    trainer: Learner, train: Any, validation: Any = None, *, epochs: int = 1, batch_size: int = 32,
     callbacks: Sequence[Callback] = (), augment: Augment | None = None, shuffle: bool = True, balance: Balance = 0.0,
     cache: bool | str = "auto", cache_mb: float = 1024, resume: str | os.PathLike | None = None, progress: bool = False,
 ) -> History:  # fmt: skip
@@ -61,7 +60,7 @@ def fit(
         data, validation = data.split(validation, trainer.seed)
     run = _Run(trainer, [*callbacks, *([Progress()] if progress else [])], batch_size)
     if resume is not None and os.path.exists(resume):
-        run.restore(trainer.load_checkpoint(resume))
+        run.restore(checkpoint.load(trainer, resume))
     graph = trainer.recipe.graph
     if cache and augment is None and data is not None:
         graph, data, validation = _cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
@@ -89,7 +88,7 @@ def fit(
 class _Run:
     """Where a fit is: the epoch, the batch in it, sums since the epoch began, what happened before."""
 
-    def __init__(self, trainer: Trainer, callbacks: list[Callback], batch_size: int) -> None:
+    def __init__(self, trainer: Learner, callbacks: list[Callback], batch_size: int) -> None:
         self.trainer, self.callbacks, self.batch_size = trainer, callbacks, batch_size
         self.epoch, self.batch, self.total, self.count = 0, 0, 0.0, 0
         self.history = History()
@@ -119,8 +118,6 @@ class _Run:
     def go_through(self, stream: Iterator[Any], graph: Graph, steps: int) -> None:
         """The rest of the epoch."""
         trainer = self.trainer
-        from nbconv.train.trainer import NonFiniteLoss
-
         try:
             for x, y in stream:
                 trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
@@ -160,7 +157,7 @@ class _Run:
 
 
 def _stream(
-    trainer: Trainer, source: Any, run: _Run, batch_size: int, augment: Augment | None, shuffle: bool, balance: Balance
+    trainer: Learner, source: Any, run: _Run, batch_size: int, augment: Augment | None, shuffle: bool, balance: Balance
 ) -> Iterator[Any]:
     """The batches that remain of this epoch, read ahead."""
     if not isinstance(source, Data):
@@ -174,7 +171,7 @@ def _stream(
 
 
 def _cached(
-    trainer: Trainer, data: Data, validation: Any, batch_size: int, must: bool, limit: float
+    trainer: Learner, data: Data, validation: Any, batch_size: int, must: bool, limit: float
 ) -> tuple[Graph, Data, Any]:
     """(the graph that is left to train, features in place of data, and of validation data), where that is possible."""
     graph = trainer.recipe.graph
@@ -197,13 +194,11 @@ def _cached(
 
 
 def lr_find(
-    trainer: Trainer, train: Any, *, least: float = 1e-6, most: float = 1.0, steps: int = 100, batch_size: int = 32
+    trainer: Learner, train: Any, *, least: float = 1e-6, most: float = 1.0, steps: int = 100, batch_size: int = 32
 ) -> dict[str, Any]:
     """A learning rate to begin with (Smith 2017, Cyclical Learning Rates): ``steps`` steps at rates that rise from ``least``
     to ``most`` by a factor, until the loss is four times its least; the trainer is then as before. Gives ``lr`` and ``loss``
     (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest."""
-    from nbconv.train.trainer import NonFiniteLoss
-
     data = as_data(train)
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")

@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from nbconv.base.random import bits, stream_key
-from nbconv.kernels.params import ClassWeights, Extents, Scores, Strides
+from nbconv.kernels.params import ClassWeights, Extents, Scores, Strides, TapStrides
 from tests.cuda import test_tiles, test_winograd
 from tests.cuda.recordings import Recording
 from tests.cuda.test_tiles import HARD_SWISH, SILU, products, rand, run
@@ -48,7 +48,7 @@ def merged() -> None:
     """Nine rows: the second unit has one, the last of the array."""
     x, y = rand(2, 9, 32), np.full((5, 9), np.nan, np.float32)
     sizes = {"parts": 2, "taps": 9, "cg": 1, "og": 5, "padded": 32, "step": 9 * 32}
-    run("conv_grad", "merge", None, 2, {"x": x, "y": y, **sizes, "tap": 1, "ci": 0, "co": 9, "group": 0})
+    run("conv_grad", "merge", None, 2, {"x": x, "y": y, **sizes, "strides": TapStrides(1, 0, 9, 0)})
     assert np.array_equal(y, (x[0] + x[1]).T[:5])
 
 

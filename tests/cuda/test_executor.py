@@ -14,7 +14,8 @@ from nbconv import models
 from nbconv.errors import DeviceError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
-from nbconv.train.trainer import NonFiniteLoss, Trainer
+from nbconv.train.learner import NonFiniteLoss
+from nbconv.train.trainer import Trainer
 from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.whole import lenet5
 from tests.train.models import F32, batch, convolutional, mlp, node

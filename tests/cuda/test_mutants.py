@@ -23,14 +23,11 @@ EACH = int(os.environ.get("NBCONV_MUTANTS", "1"))
 
 UNWRITTEN = "what the last element of a local array is before it is written the compiler may choose, and it chooses 0"
 SLOWER = "what is whole is taken apart"
-UNUSED = "a sum more, which nobody stores"
 EQUIVALENT = {
     ("convolution", "for j in range(sums)"): UNWRITTEN,
     ("product", "for j in range(sums)"): UNWRITTEN,
     ("grad_weight", "for i in range(sums)"): UNWRITTEN,
     ("_read", "for j in range(8)"): "what is not zeroed is multiplied by zeros of the other side",
-    ("_taps", "count > 1", "if count > 1 and _inside(ix + dw, width):"): UNUSED,
-    ("_taps", "count > 2", "if count > 2 and _inside(ix + 2 * dw, width):"): UNUSED,
     ("hold_filters", "cis < cos"): "all are read either way",
     ("turn", "taps > 1"): "all are read either way",
     ("turn", "abs(ci) > abs(kx)"): "all are read either way",

@@ -22,9 +22,8 @@ from nbconv.ops.activation import (
 from nbconv.ops.gather import GatherElementsGrad, GatherGrad
 from nbconv.ops.grad import ExpandLike, Mix, SliceGrad, transposed
 from nbconv.ops.inner import ChannelShuffle, Silu, SiluGrad
-from nbconv.ops.logic import Same
 from nbconv.ops.norm import LRNGrad
-from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Max, Min
+from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Max, Min, Same
 from nbconv.ops.power import PowLog, PowSlope
 from nbconv.ops.rectifier import (
     ClipGrad,

@@ -9,7 +9,7 @@ import pytest
 
 import nbconv
 from nbconv.edit.deploy import frontier
-from nbconv.edit.parameters import select
+from nbconv.edit.selection import select
 from tests.train.models import batch, convolutional, mlp, model
 
 

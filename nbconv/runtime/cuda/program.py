@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from nbconv.graph import Spec
     from nbconv.plan.plan import Plan
     from nbconv.plan.program import Program
-    from nbconv.runtime.cuda.workspace import DeviceWorkspace
 
 
 BITS = frozenset(("ignore", "weighting.ignore", "key", "threshold"))
@@ -83,11 +82,6 @@ class DeviceProgram:
     def nbytes(self) -> int:
         """Bytes that it and a workspace take here, without weights."""
         return self.program.nbytes
-
-    def workspace(self, block: Any = None) -> DeviceWorkspace:
-        from nbconv.runtime.cuda.workspace import DeviceWorkspace
-
-        return DeviceWorkspace(self, block)
 
     def _lay_words(self) -> None:
         """One 64-bit word an argument, as in the program, and behind each step's arguments its units."""

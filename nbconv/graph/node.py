@@ -1,0 +1,35 @@
+"""A node: an op with names for what it reads and makes."""
+
+from __future__ import annotations
+
+from nbconv.errors import ModelError
+from nbconv.graph.op import Op
+from nbconv.graph.spec import Spec
+
+
+class Node:
+    """One application of an op. ``inputs`` may hold "" for an optional input left out; so may ``outputs``."""
+
+    __slots__ = ("inputs", "name", "op", "outputs")
+
+    def __init__(self, op: Op, inputs: tuple[str, ...], outputs: tuple[str, ...], name: str = "") -> None:
+        self.op = op
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.name = name or (outputs[0] if outputs else "")
+
+    def infer(self, given: tuple[Spec | None, ...]) -> tuple[Spec, ...]:
+        """The op's `infer`, its errors naming the node."""
+        try:
+            found = self.op.infer(*given)
+        except ModelError as error:
+            raise type(error)(f"{self.name} ({self.op.type}): {error}") from None
+        except TypeError as error:
+            text = f"{self.name} ({self.op.type}): takes other inputs than these {len(given)} ({error})"
+            raise ModelError(text) from None
+        except (ValueError, IndexError, OverflowError) as error:
+            raise ModelError(f"{self.name} ({self.op.type}): {error}") from None
+        return (found,) if isinstance(found, Spec) else tuple(found)
+
+    def __repr__(self) -> str:
+        return f"{','.join(self.outputs)} = {self.op!r}({', '.join(self.inputs)})"
