@@ -16,6 +16,8 @@ REGISTRY: dict[tuple[str, str], type[Op]] = {}
 ANY, NUMPY = "any", "numpy"
 """What an op can ask for beside a `Layout`, see `Op.layout`."""
 ONLY_FLOAT32 = frozenset((FLOAT32,))
+STORED = frozenset(np.dtype(t) for t in ("?", "i1", "u1", "i2", "u2", "f2", "i4", "u4", "i8", "u8", "f8"))
+"""Element types that kernels move, and do not compute with."""
 
 _REQUIRED: Any = object()
 
@@ -42,6 +44,8 @@ class Op:
     """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
     kernel_dtypes: ClassVar[frozenset[np.dtype]] = frozenset()
     """Element types of its first input that its kernels take; none where NumPy does it."""
+    processor_dtypes: ClassVar[frozenset[np.dtype]] = frozenset()
+    """Those for which only processors have kernels: on a GPU the host does the node."""
     kernel_layout: ClassVar[str] = ANY
     """What its kernels ask for, see `layout`."""
     in_place: ClassVar[bool] = False
@@ -132,7 +136,8 @@ class Op:
 
     def has_kernel(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
         """Whether a kernel serves these Specs, where it always asks for `kernel_layout`."""
-        return bool(self.kernel_dtypes) and inputs[0].dtype in self.kernel_dtypes
+        kinds = self.kernel_dtypes | self.processor_dtypes
+        return bool(kinds) and inputs[0].dtype in kinds
 
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""

@@ -20,6 +20,10 @@ WORK = 1 << 16
 """Work (about one floating-point operation, or a quarter byte moved, each) that is worth claiming at a time."""
 
 
+CHUNK = 1 << 14
+"""Elements of other types than float32 that a unit fills."""
+
+
 class Ref(NamedTuple):
     """An address in a plan: a value's or a constant's memory, ``offset`` bytes in, where elements of this type lie."""
 
@@ -226,7 +230,7 @@ class Lowering:
         return [*found, (outer, n, inner)] if n > 1 or not found else found
 
     def copy(self, x: Ref, y: Ref, shape: tuple[int, ...], xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
-        """Copy float32 elements of this shape between two strided arrays (strides in elements)."""
+        """Copy elements of this shape between two strided arrays (strides in elements)."""
         axes = merge(sorted(zip(shape, xs, ys, strict=True), key=lambda t: (-t[2], -abs(t[1]))))
         line = [axes.pop()]
         if axes and (line[0][1:] != (1, 1) or line[0][0] < 4096):
@@ -241,14 +245,20 @@ class Lowering:
             axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
+        kernel = "move.copy" if x.dtype.itemsize == FLOAT32.itemsize else f"elements.copy_{x.dtype.itemsize}"
         self.step(
-            "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
+            kernel, self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
             extents=Extents(n1, n2, n3, n4), x_strides=Strides(*(t[1] for t in five)),
             y_strides=Strides(*(t[2] for t in five)),
         )  # fmt: skip
 
     def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
-        """n float32 elements of one value."""
+        """n elements of one value."""
+        if y.dtype != FLOAT32:
+            size = y.dtype.itemsize
+            bits = int(np.array(value, y.dtype).view(f"i{size}"))
+            self.step(f"elements.fill_{size}", -(-n // CHUNK), work=size * n, y=y, n=n, chunk=CHUNK, value=bits)
+            return
         chunk = 4 * self.target.chunk
         self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value)
 

@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Gather(Op):
 
     moves = True
 
-    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+    kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
 
     axis: int = 0
 
@@ -53,7 +53,7 @@ class Gather(Op):
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         places = (to.value(1).astype(np.int64) % size).reshape(-1)
         to.step(
-            "gather.gather",
+            "gather.gather" if x.dtype.itemsize == 4 else f"elements.gather_{x.dtype.itemsize}",
             outer * len(places),
             work=8 * to.outputs[0].size,
             x=to.input(0),

@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import Mix, transposed
 from nbconv.ops.shape import ALL, Reshape
@@ -26,7 +26,7 @@ class Pad(Op):
 
     moves = True
 
-    kernel_dtypes = ONLY_FLOAT32
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     mode: str = "constant"
 
@@ -81,7 +81,7 @@ class Pad(Op):
             x.shape, want.integers(to.inputs[1], "pads"), None if given is None else want.integers(given, "axes")
         )
         value = to.value(2) if to.has(2) else None
-        fill = 0.0 if value is None else float(value.reshape(()))
+        fill = 0 if value is None else value.reshape(()).item()
         to.fill(to.output(), y.size, fill)
         here, there = to.strides(0), to.out_strides()
         source = sum(max(-b, 0) * s for (b, _), s in zip(spread, here, strict=True))
@@ -118,7 +118,7 @@ class Pad(Op):
 class Expand(Op):
     """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
 
-    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+    kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
 
     moves = True
 
@@ -141,7 +141,7 @@ class Expand(Op):
 
 
 class Tile(Op):
-    kernel_dtypes = ONLY_FLOAT32
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
 

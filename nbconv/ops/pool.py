@@ -47,7 +47,7 @@ class Pool(Op, abstract=True):
     def flops(self, inputs, outputs) -> int:
         return outputs[0].size * prod(self.kernel_shape)
 
-    def lower_window(self, to: Lowering, kernel: str, **more: params.Divisor) -> None:
+    def lower_window(self, to: Lowering, kernel: str, **more: params.Divisor | params.Clamp | int) -> None:
         """One step of a kernel of `kernels/cpu/pool.py`."""
         x, y = to.inputs[0], to.outputs[0]
         (oh, ow), c = plane(y.shape), x.shape[1]
@@ -60,7 +60,6 @@ class Pool(Op, abstract=True):
             image=params.Image(*plane(x.shape), to.ld(0), c, to.pitch or c, oh, ow),
             window=sliding(*flat(self.window(x.shape))),
             **more,
-            clamp=to.epilogue.clamp(),
         )
 
     def has_kernel(self, inputs, outputs) -> bool:
@@ -82,6 +81,7 @@ class MaxPool(Pool):
 
     batch_inputs = (0,)
     accepts = "fiu"
+    processor_dtypes = frozenset(np.dtype(t) for t in ("float16", "int8", "uint8"))
     storage_order: int = 0
 
     def infer(self, x: Spec) -> tuple[Spec, Spec]:
@@ -108,7 +108,12 @@ class MaxPool(Pool):
         return "clamp"
 
     def lower(self, to: Lowering) -> None:
-        self.lower_window(to, "pool.max_pool")
+        dtype = to.inputs[0].dtype
+        if dtype not in self.processor_dtypes:
+            self.lower_window(to, "pool.max_pool", clamp=to.epilogue.clamp())
+            return
+        lowest = np.array(-np.inf if dtype.kind == "f" else np.iinfo(dtype).min, dtype)
+        self.lower_window(to, f"order.max_pool_{dtype.name}", lowest=int(lowest.view(f"i{dtype.itemsize}")))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         from nbconv.ops.pool_grad import MaxPoolGrad, fields
@@ -146,7 +151,8 @@ class AveragePool(Pool):
         return "clamp"
 
     def lower(self, to: Lowering) -> None:
-        self.lower_window(to, "pool.average_pool", divisor=divisor(self, to.inputs[0].shape, self.count_include_pad))
+        by = divisor(self, to.inputs[0].shape, self.count_include_pad)
+        self.lower_window(to, "pool.average_pool", divisor=by, clamp=to.epilogue.clamp())
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         from nbconv.ops.pool_grad import AveragePoolGrad, fields

@@ -26,6 +26,7 @@ class Relu(Unary):
     keeps_classes = True
     accepts = "fi"
     kernel = "clip"
+    processor_dtypes = frozenset(np.dtype(t) for t in ("float16", "int8", "int32", "int64"))
 
     def formula(self, x):
         return np.maximum(x, 0)
@@ -34,7 +35,11 @@ class Relu(Unary):
         return Epilogue(low=0.0)
 
     def lower(self, to: Lowering) -> None:
-        to.unary("activation.clip", low=0.0, high=math.inf)
+        dtype = to.inputs[0].dtype
+        if dtype in self.processor_dtypes:
+            to.unary(f"order.relu_{dtype.name}")
+        else:
+            to.unary("activation.clip", low=0.0, high=math.inf)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(ReluGrad(), to.dy(), to.y()),)

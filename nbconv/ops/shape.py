@@ -11,7 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import SliceGrad
 
@@ -140,7 +140,7 @@ class Transpose(Op):
     moves = True
     rearranges = True
 
-    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+    kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
 
     perm: tuple[int, ...] | None = None
 
@@ -184,7 +184,7 @@ class Transpose(Op):
 class Concat(Op):
     is_cheap = True
     moves = True
-    kernel_dtypes = ONLY_FLOAT32
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     axis: int
 
@@ -236,7 +236,7 @@ class Split(Op):
 
     moves = True
 
-    kernel_dtypes = ONLY_FLOAT32
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     axis: int = 0
     num_outputs: int | None = None
@@ -289,7 +289,7 @@ class Split(Op):
 class Slice(Op):
     """Numpy's basic slicing along ``axes``; starts and ends count from the back when negative, and are clamped."""
 
-    kernel_dtypes = ONLY_FLOAT32
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
 
@@ -354,7 +354,7 @@ class Slice(Op):
 class Blocks(Op, abstract=True):
     """What SpaceToDepth and DepthToSpace share."""
 
-    kernel_dtypes = ONLY_FLOAT32
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
 

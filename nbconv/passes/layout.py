@@ -15,7 +15,7 @@ ENDINGS = {CHANNELS_FIRST: "first", CHANNELS_LAST: "last"}
 """How the names of values that were reordered end."""
 
 
-def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, Layouts]:
+def choose(graph: Graph, specs: dict[str, Spec], gpu: bool = False) -> tuple[Graph, Layouts]:
     """The graph with a `Reorder` node wherever an op wants a value in another layout, and the layout of each value. Graph
     inputs and outputs, and constants, lie as ONNX has them."""
     layouts: Layouts = {}
@@ -38,7 +38,10 @@ def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, Layouts]:
     for node in graph.nodes:
         given, made = specs_of(node, specs)
         wide = [s is not None and s.rank >= 3 and n not in graph.constants for n, s in zip(node.inputs, given, strict=True)]
-        wants, results = arranged(node, specs, layouts) or ((CHANNELS_FIRST,) * len(given), (CHANNELS_FIRST,) * len(made))
+        wants, results = arranged(node, specs, layouts, gpu) or (
+            (CHANNELS_FIRST,) * len(given),
+            (CHANNELS_FIRST,) * len(made),
+        )
         inputs = tuple(found_as(n, w) if may else n for n, w, may in zip(node.inputs, wants, wide, strict=True))
         nodes.append(node if inputs == node.inputs else Node(node.op, inputs, node.outputs, node.name))
         layouts.update(zip((n for n in node.outputs if n), results, strict=True))
@@ -51,10 +54,12 @@ def specs_of(node: Node, specs: Mapping[str, Spec]) -> tuple[tuple[Spec | None, 
 
 
 def arranged(
-    node: Node, specs: Mapping[str, Spec], layouts: Mapping[str, Layout]
+    node: Node, specs: Mapping[str, Spec], layouts: Mapping[str, Layout], gpu: bool
 ) -> tuple[tuple[Layout, ...], tuple[Layout, ...]] | None:
-    """`Op.layouts` of a node: None where no kernel does it."""
+    """`Op.layouts` of a node: None where no kernel does it, of a processor, or of a GPU."""
     given, made = specs_of(node, specs)
+    if gpu and given and given[0] is not None and given[0].dtype in node.op.processor_dtypes:
+        return None
     return node.op.layouts(given, made, tuple(layouts.get(n, CHANNELS_FIRST) for n in node.inputs))
 
 
@@ -86,15 +91,18 @@ def _with_outputs(graph: Graph, nodes: list[Node], layouts: Layouts, specs: dict
     return graph.derive(new)
 
 
-def eliminate_concat(graph: Graph, specs: dict[str, Spec], layouts: Layouts, keep: frozenset[str]) -> dict[str, View]:
+def eliminate_concat(
+    graph: Graph, specs: dict[str, Spec], layouts: Layouts, keep: frozenset[str], gpu: bool = False
+) -> dict[str, View]:
     """Which values lie in the middle of a wider one, so that nothing is copied: those that are written straight into the
     channels or samples of a Concat, channels that a Split would cut out, and samples that a Slice would. All their readers
     must be able to read them there."""
-    return _Elimination(graph, specs, layouts, keep).views
+    return _Elimination(graph, specs, layouts, keep, gpu).views
 
 
 class _Elimination:
-    def __init__(self, graph: Graph, specs: dict[str, Spec], layouts: Layouts, keep: frozenset[str]) -> None:
+    def __init__(self, graph: Graph, specs: dict[str, Spec], layouts: Layouts, keep: frozenset[str], gpu: bool) -> None:
+        self.gpu = gpu
         self.specs, self.layouts, self.keep = specs, layouts, keep
         self.makers, self.readers = graph.producers(), graph.readers()
         self.views: dict[str, View] = {}
@@ -184,7 +192,7 @@ class _Elimination:
 
     def runs(self, node: Node) -> bool:
         """Whether a kernel does the node, which asks where its values lie."""
-        return arranged(node, self.specs, self.layouts) is not None
+        return arranged(node, self.specs, self.layouts, self.gpu) is not None
 
     def seen(self, name: str) -> bool:
         """Whether all who want the value can read it in the middle of another."""

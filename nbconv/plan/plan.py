@@ -43,10 +43,15 @@ class Derived(NamedTuple):
 
 
 def derive(
-    graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], varying: frozenset[str] = frozenset()
+    graph: Graph,
+    inputs: dict[str, Spec],
+    weights: Weights,
+    fetch: tuple[str, ...],
+    varying: frozenset[str] = frozenset(),
+    gpu: bool = False,
 ) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away; ``varying`` constants that shapes decided."""
+    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it."""
     wanted = frozenset(fetch)
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
@@ -59,7 +64,7 @@ def derive(
     graph = fuse_shuffle(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
-    graph, layouts = choose(graph, specs)
+    graph, layouts = choose(graph, specs, gpu)
     return Derived(graph, specs, layouts, weights, decided)
 
 
@@ -82,7 +87,7 @@ class Plan:
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        derived = derive(graph, inputs, weights, fetch, varying)
+        derived = derive(graph, inputs, weights, fetch, varying, target.gpu)
         self.graph, self.specs, self.layouts, weights = derived.graph, derived.specs, derived.layouts, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}
@@ -96,7 +101,7 @@ class Plan:
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or machine.available_threads(), 0
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
-        self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch))
+        self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
         for node in self.graph.nodes:
             if node.op.control:
                 self._hold(node, weights, frozenset(derived.varying))
@@ -123,7 +128,7 @@ class Plan:
         given, found = specs_of(node, self.specs)
         if all(spec.size == 0 for spec in found):
             return
-        if arranged(node, self.specs, self.layouts) is None:
+        if arranged(node, self.specs, self.layouts, self.target.gpu) is None:
             self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
             return
         to = Lowering(
