@@ -69,6 +69,11 @@ class Target(NamedTuple):
         return self.triple.startswith("nvptx")
 
     @property
+    def columns(self) -> int:
+        """Columns of a full panel of packed weights."""
+        return self.lanes * self.tile().vectors
+
+    @property
     def line(self) -> float:
         """Elements of a row that a unit of a kernel on strided rows does at most, where the row can be cut."""
         return self.chunk if self.gpu else inf

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.base.machine import available_threads
+from nbconv.base.machine import available_threads, thread_count
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.lowering.weights import Weights
-from nbconv.runtime.executor import Arenas, Workspace, workspace
+from nbconv.runtime.arguments import checked, fit, results_for
+from nbconv.runtime.executor import Arenas, Ready
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from nbconv.plan.program import Program
     from nbconv.runtime.cuda.device import Device
     from nbconv.runtime.cuda.program import DeviceProgram
-    from nbconv.runtime.cuda.workspace import DeviceWorkspace
     from nbconv.runtime.plan_cache import PlanCache
 
 PLAN_BYTES = 16 << 20
@@ -63,17 +63,10 @@ def load(
     model = Model.__new__(Model)
     model._set_device(device)
     model._tune = tune and not deterministic and device == "cpu"
-    model._open(Source(source), None if isinstance(source, (bytes, bytearray, memoryview)) else source, _threads(threads))
+    model._open(
+        Source(source), None if isinstance(source, (bytes, bytearray, memoryview)) else source, thread_count(threads)
+    )
     return model
-
-
-def _threads(threads: int | None) -> int:
-    """How many threads a model uses, where ``threads`` was asked for."""
-    if threads is None:
-        return available_threads()
-    if not isinstance(threads, (int, np.integer)) or threads < 1:
-        raise ValueError(f"threads is {threads!r}, wanted a positive integer or None")
-    return int(threads)
 
 
 class Model:
@@ -89,7 +82,7 @@ class Model:
         self._graph: Graph | None = graph
         self._source: Source | None = None
         self._plan_cache: PlanCache | None = None
-        self._start(graph.name, graph.inputs, graph.outputs, _threads(threads))
+        self._start(graph.name, graph.inputs, graph.outputs, thread_count(threads))
 
     def _open(self, source: Source, path: str | os.PathLike | None, threads: int) -> None:
         """A model in a file or in bytes: what an earlier process prepared is used, else the model is read now."""
@@ -132,7 +125,7 @@ class Model:
         self.weights = Weights(None if self._source is None else self._source.drop)
         self._lock = threading.Lock()
         _models.add(self)
-        self._plans: OrderedDict[tuple, _Ready] = OrderedDict()
+        self._plans: OrderedDict[tuple, Ready] = OrderedDict()
         self._arenas = self._new_arenas()
         self.frozen: frozenset[str] = frozenset()
 
@@ -202,11 +195,11 @@ class Model:
         to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps names to
         C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
         """
-        count = self.threads if threads is None else _threads(threads)
+        count = self.threads if threads is None else thread_count(threads)
         given = self._feeds(feeds)
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready({n: (a.shape, a.dtype) for n, a in given.items()}, names)
-        results = ready.results(out or {}, given)
+        results = results_for(ready.program, out or {}, given)
         arena = self._arenas.lease(ready.program.arena)
         space = ready.lease(arena)
         try:
@@ -250,7 +243,7 @@ class Model:
         for name, spec in self._inputs.items():
             if name not in shapes:
                 raise ValueError(f"no shape given for input {name!r} {spec}")
-            _fit(name, spec, tuple(shapes[name]))
+            fit(name, spec, tuple(shapes[name]))
         inputs = {n: Spec(tuple(int(d) for d in shapes[n]), s.dtype) for n, s in self._inputs.items()}
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         self._check_fetch(names)
@@ -261,7 +254,7 @@ class Model:
         from nbconv.plan.plan import Plan as Planned
         from nbconv.runtime.tuner import tune
 
-        choices = tune(self, plan, self.threads)
+        choices = tune(self.graph, self.weights, plan, self.threads)
         return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
 
     # training (nbconv.train)
@@ -314,41 +307,14 @@ class Model:
             self._arenas = self._new_arenas()
 
     def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The inputs as C-contiguous arrays of the declared types, or a ValueError that says what does not fit."""
-        if not isinstance(feeds, Mapping):
-            raise ValueError(f"inputs come as a dict of arrays by name, got {type(feeds).__name__}")
-        wanted = self._inputs
-        for name in feeds:
-            if name not in wanted:
-                raise ValueError(f"the model has no input {name!r}, its inputs are {', '.join(map(repr, wanted))}")
-        found = {}
-        for name, spec in wanted.items():
-            if name not in feeds:
-                raise ValueError(f"input {name!r} is missing, wanted {spec}")
-            array = np.asarray(feeds[name])
-            if array.dtype != spec.dtype:
-                array = _cast(name, array, spec.dtype)
-            _fit(name, spec, array.shape)
-            found[name] = np.require(array, requirements=["C", "A"])
-        self._agree({n: a.shape for n, a in found.items()})
-        return found
+        return checked(self._inputs, feeds)
 
-    def _agree(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """ValueError where one symbolic dimension has two sizes."""
-        sizes: dict[str, tuple[int, str]] = {}
-        for name, shape in shapes.items():
-            for have, want in zip(shape, self._inputs[name].shape, strict=True):
-                if isinstance(want, str) and want != "?" and sizes.setdefault(want, (have, name))[0] != have:
-                    raise ValueError(
-                        f"dimension {want!r} is {sizes[want][0]} in input {sizes[want][1]!r} and {have} in {name!r}"
-                    )
-
-    def _ready(self, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> _Ready:
+    def _ready(self, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> Ready:
         key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)
         with self._lock:
             ready = self._plans.get(key)
             if ready is None:
-                ready = self._plans[key] = _Ready(self._program(key, given, fetch))
+                ready = self._plans[key] = Ready(self._program(key, given, fetch))
                 self._trim()
             self._plans.move_to_end(key)
             return ready
@@ -421,66 +387,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Ready:
-    """A program and the workspaces that wait for its next runs."""
-
-    def __init__(self, program: Program | DeviceProgram) -> None:
-        self.program = program
-        self._spaces: list[Any] = []
-
-    def lease(self, arena: Any) -> Workspace | DeviceWorkspace:
-        try:
-            space = self._spaces.pop()
-        except IndexError:
-            return workspace(self.program, arena)
-        space.attach(arena)
-        return space
-
-    def give_back(self, space: Workspace | DeviceWorkspace) -> None:
-        del space.arena  # it goes when a larger one takes its place
-        self._spaces.append(space)
-
-    def results(self, out: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Arrays for what is fetched: the caller's, checked, or new ones. A result may be written while inputs and other
-        results are still read, so it must share memory with none."""
-        for name in out:
-            if name not in self.program.fetch:
-                raise ValueError(f"out names {name!r}, the results are {', '.join(map(repr, self.program.fetch))}")
-        found = []
-        for k, name in enumerate(self.program.fetch):
-            spec = self.program.spec(k)
-            array = out.get(name)
-            if array is None:
-                array = np.empty(spec.shape, spec.dtype)
-            elif not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype != spec.dtype:
-                have = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-                raise ValueError(f"out[{name!r}] is {have}, wanted {spec}")
-            elif not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
-                raise ValueError(f"out[{name!r}] must be C-contiguous, aligned and writeable")
-            elif any(np.may_share_memory(array, other) for other in (*given.values(), *found)):
-                raise ValueError(f"out[{name!r}] shares memory with an input or another result")
-            found.append(array)
-        return found
-
-
-def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
-    if wanted == np.float32 and array.dtype in (np.float64, np.float16):
-        return array.astype(np.float32)
-    hint = ""
-    if wanted == np.float32 and array.dtype.kind in "iub":
-        hint = ": scale it as the model expects, e.g. x.astype(np.float32) / 255"
-    raise ValueError(f"input {name!r} is {array.dtype}, wanted {wanted}{hint}")
-
-
-def _fit(name: str, spec: Spec, shape: tuple[int, ...]) -> None:
-    """ValueError unless an array of this shape is what the input wants."""
-    if len(shape) != len(spec.shape):
-        raise ValueError(f"input {name!r} has shape {list(shape)}, wanted {len(spec.shape)} dimensions: {spec}")
-    for have, want in zip(shape, spec.shape, strict=True):
-        if isinstance(want, int) and have != want:
-            raise ValueError(f"input {name!r} has shape {list(shape)}, wanted {spec}")
 
 
 def save(model: Model | Graph, path: str | os.PathLike) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,32 +31,37 @@ def convolutions() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-def sizes(plan: Plan) -> set[int]:
-    """Sides of Winograd's tiles, 0 for convolutions done directly."""
-    return {
-        step.arguments.get("filtering.size", 0) for step in plan.steps if step.kernel in ("winograd.winograd", "conv.conv")
-    }
+NAMES = "indirect_gemm", "winograd_4", "winograd_2"
 
 
-@pytest.mark.parametrize("size", tune.CANDIDATES)
-def test_choices_are_obeyed_and_timed(size: int) -> None:
+def implementations(plan: Plan) -> set[str]:
+    return {step.impl.name for step in plan.steps if step.impl.candidates}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_choices_are_obeyed_and_timed(name: str) -> None:
     model = nbconv.load(convolutions())
     plain = model.plan({"x0": X.shape})
-    choices = dict.fromkeys(tune._sizes(plain), size)
-    assert sorted(choices) == ["winograd 1x16x22x26 to 16", "winograd 1x16x22x26 to 40"]
+    choices = dict.fromkeys(tune._chosen(plain), name)
+    assert sorted(p.geometry.co for p in choices) == [16, 40]
+    assert {impl.candidates for impl in tune._chosen(plain).values()} == {NAMES}
     plan = Plan(model.graph, plain.inputs, model.weights, plain.fetch, plain.target, choices)
-    assert sizes(plan) == {size}
-    seconds = tune._times(plan, plain.inputs, 1)
+    assert implementations(plan) == {name}
+    seconds = tune._times(plan, 1)
     assert seconds.keys() == choices.keys() and all(s > 0 for s in seconds.values())
 
 
+def said(monkeypatch: pytest.MonkeyPatch, default: float, *times: float) -> None:
+    """Has plans take so long: that of costs, and those of `NAMES`."""
+
+    def told(plan: Plan, threads: int) -> dict[Any, float]:
+        return {p: dict(zip(NAMES, times)).get(plan.choices.get(p, ""), default) for p in tune._chosen(plan)}
+
+    monkeypatch.setattr(tune, "_times", told)
+
+
 def test_the_fastest_is_taken_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = {None: 2.0, 0: 1.0, 2: 3.0, 4: 2.0}
-
-    def said(plan: Plan, inputs: object, threads: int) -> dict[str, float]:
-        return {name: times[plan.choices.get(name)] for name in tune._sizes(plan)}
-
-    monkeypatch.setattr(tune, "_times", said)
+    said(monkeypatch, 2.0, 1.0, 2.0, 3.0)
     data = convolutions()
     default = nbconv.load(data).run({"x0": X})["x3"]
     direct = nbconv.load(data, tune=True).run({"x0": X})["x3"]
@@ -72,14 +78,13 @@ def test_the_fastest_is_taken_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_choice_must_gain_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = {None: 2.0, 0: 1.99, 2: 3.0, 4: 2.0}
-    monkeypatch.setattr(tune, "_times", lambda plan, *_: {name: times[plan.choices.get(name)] for name in tune._sizes(plan)})
+    said(monkeypatch, 2.0, 1.99, 2.0, 3.0)
     model = nbconv.load(convolutions())
     plan = model.plan({"x0": X.shape})
-    assert tune.tune(model, plan, 1) == {}
+    assert tune.tune(model.graph, model.weights, plan, 1) == {}
 
 
 def test_without_candidates() -> None:
     model = nbconv.load(efficientnet_lite0())
     plan = model.plan({"input": (1, 3, 224, 224)})
-    assert tune.tune(model, plan, 1) == {}
+    assert tune.tune(model.graph, model.weights, plan, 1) == {}

@@ -36,7 +36,7 @@ QUADS = ROWS // 4
 OUTSIDE, LOW = 1 << 30, 0xFFFFFFFF
 """How far below an image a tap lies that there is not."""
 DOWN = 8
-"""Rows (i, t) of a unit of `merge` (nbconv/ops/conv_grad.py counts by it)."""
+"""Rows (i, t) of a unit of `merge` (nbconv/lowering/conv/weight_grad.py counts by it)."""
 PITCH = W + 4  # so that no two threads meet in a bank, whichever way they go through the tile
 HELD = DOWN * PITCH
 MERGERS = DOWN * W

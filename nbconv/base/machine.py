@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 
 
 def available_threads() -> int:
@@ -13,6 +14,15 @@ def available_threads() -> int:
         count = os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, count if quota is None else min(count, int(quota + 0.5)))
+
+
+def thread_count(threads: int | None) -> int:
+    """How many threads a model uses, where ``threads`` was asked for."""
+    if threads is None:
+        return available_threads()
+    if not isinstance(threads, Integral) or threads < 1:
+        raise ValueError(f"threads is {threads!r}, wanted a positive integer or None")
+    return int(threads)
 
 
 def _cgroup_quota() -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Node, Spec
 from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, Strides, flat
+from nbconv.lowering.step import Impl, Ref, Step
 from nbconv.lowering.weights import Weights
 
 if TYPE_CHECKING:
@@ -22,18 +23,6 @@ WORK = 1 << 16
 
 CHUNK = 1 << 14
 """Elements of other types than float32 that a unit fills."""
-
-
-class Ref(NamedTuple):
-    """An address in a plan: a value's or a constant's memory, ``offset`` bytes in, where elements of this type lie."""
-
-    name: str
-    offset: int = 0
-    dtype: np.dtype = FLOAT32
-
-    def at(self, elements: int) -> Ref:
-        """The address of the element that lies this many further."""
-        return Ref(self.name, self.offset + self.dtype.itemsize * elements, self.dtype)
 
 
 class Operand(NamedTuple):
@@ -58,17 +47,6 @@ class Affine(NamedTuple):
     shift: np.ndarray
 
 
-class Step(NamedTuple):
-    """One kernel call of a plan, or (``kernel`` "") one op that NumPy runs."""
-
-    node: Node
-    kernel: str
-    units: int
-    chunk: int
-    arguments: dict[str, int | float | Ref | None]
-    """the kernel's, a word each, by the names that its manifest has: ``x``, ``window.kh``"""
-
-
 class Lowering:
     """One node on its way to steps. `layout` says how a value lies, `out_shape` and `strides` what that means."""
 
@@ -83,8 +61,10 @@ class Lowering:
         self.affine: Affine | None = None
         self.residual: Ref | None = None
         self.ldres = 0
-        self.choices: Mapping[str, int] = {}
-        """algorithms found to be fastest here (see `nbconv.runtime.tuner`); what it lacks the cost models decide"""
+        self.choices: Mapping[Any, str] = {}
+        """by problem the implementation found to be fastest here (see `nbconv.runtime.tuner`); costs decide what it lacks"""
+        self.impl: Impl | None = None
+        """the implementation whose steps are emitted now, where the op's problem has a list of them"""
         self.packed_limit = inf
         """bytes that transformed weights may take"""
         self.scratch_limit = inf
@@ -98,7 +78,7 @@ class Lowering:
     @property
     def columns(self) -> int:
         """Columns of a full panel of packed weights."""
-        return self.target.lanes * self.target.tile().vectors
+        return self.target.columns
 
     def layout(self, name: str) -> Layout:
         """How a value lies."""
@@ -350,7 +330,7 @@ class Lowering:
         if units <= 0:
             return
         chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
-        self.steps.append(Step(self.node, kernel, units, chunk, flat(arguments)))
+        self.steps.append(Step(self.node, kernel, units, chunk, flat(arguments), self.impl or Impl(kernel)))
 
 
 def tiles(n3: int, n4: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from nbconv.kernels.params import Epilogue
+from nbconv.kernels.target import Target
 from nbconv.lowering.context import Lowering
 
 CACHE = 512 * 1024
@@ -86,7 +87,18 @@ class Cut(NamedTuple):
     parts: int
 
 
-def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut:
+class Machine(Protocol):
+    """What a product's loops are cut for: a `Lowering`, or the problem of an implementation list."""
+
+    @property
+    def target(self) -> Target: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def scratch_limit(self) -> float: ...
+
+
+def cut(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut:
     """For a convolution's ``groups``, or a ``batch``, of (m, k·taps) × (k·taps, n) products."""
     columns, tile = to.columns, to.target.tile().rows
     if to.target.tiles:
@@ -106,7 +118,7 @@ def cut(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1, batch:
     return Cut(rows, panels, tap_chunk, channel_chunk, batch * blocks * groups * ceil(all_panels, panels), 1)
 
 
-def _tiles(to: Lowering, m: int, k: int, n: int, taps: int, matrices: int) -> Cut:
+def _tiles(to: Machine, m: int, k: int, n: int, taps: int, matrices: int) -> Cut:
     """What `cut` says on a GPU: the tile of the least `_cost`, or, where its tiles are fewer than multiprocessors, the tile
     and the parts of k."""
 
@@ -137,7 +149,7 @@ def _cost(tile: Tile, units: int, steps: int, results: int, parts: int) -> float
     return 2 * PROCESSORS * busiest + (LAUNCH + BYTE * 8 * results * parts if parts > 1 else 0)
 
 
-def product_cost(to: Lowering, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> float:
+def product_cost(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> float:
     """The cost of such products on a GPU, cut as `cut` says, in flops that it could do meanwhile."""
     how = cut(to, m, k, n, taps, groups, batch)
     tile = next(tile for tile in to.target.tiles if tile[0] == how.rows)

@@ -95,10 +95,22 @@ def plane(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[2], shape[3]) if len(shape) == 4 else (1, shape[2])
 
 
-def flat(window: Window) -> tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int]]:
-    """(kernel, stride, dilation, begin, end) down and across, of a window over one or two axes."""
-    axes = list(zip(window.kernel, window.strides, window.dilations, window.begin, window.end, strict=True))
-    return (axes[0], axes[1]) if len(axes) == 2 else ((1, 1, 1, 0, 0), axes[0])
+class Axis(NamedTuple):
+    """A window along one axis."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    begin: int
+    end: int
+
+
+def flat(window: Window) -> tuple[Axis, Axis]:
+    """Down and across, of a window over one or two axes."""
+    axes = [
+        Axis(*axis) for axis in zip(window.kernel, window.strides, window.dilations, window.begin, window.end, strict=True)
+    ]
+    return (axes[0], axes[1]) if len(axes) == 2 else (Axis(1, 1, 1, 0, 0), axes[0])
 
 
 def sliding(down: tuple[int, ...], across: tuple[int, ...]) -> params.Window:

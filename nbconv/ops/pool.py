@@ -1,9 +1,10 @@
-"""Pooling: windows that slide (MaxPool, AveragePool, LpPool) and whole planes (the Global ones)."""
+"""Pooling over windows that slide: MaxPool, AveragePool, LpPool, and their gradients (whole planes: global_pool.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.kernels import params
 from nbconv.lowering.context import Lowering
-from nbconv.lowering.patches import pad, taps
-from nbconv.lowering.window import Window, flat, plane, resolve, sliding
+from nbconv.lowering.patches import pad, reach, taps
+from nbconv.lowering.repack import channels_last
+from nbconv.lowering.window import STRIP, Window, flat, plane, resolve, sliding
+from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -72,6 +75,28 @@ class Pool(Op, abstract=True):
         return self.layout(inputs, outputs) != NUMPY
 
 
+def fields(op: Pool) -> dict[str, Any]:
+    """The geometry of a pool."""
+    return {name: getattr(op, name) for name in Pool.fields}
+
+
+def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **more) -> None:
+    """One step whose units are planes, a vector of channels wide: windows overlap, and a plane has one owner. (On a GPU
+    they are strips of a plane's rows, whose cells ask their windows.)"""
+    n, c = shape[:2]
+    (h, w), window = plane(shape), op.window(shape)
+    oh, ow = plane((n, c, *window.out))
+    to.step(
+        kernel,
+        to.gpu_split(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
+        work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        dx=to.output(),
+        image=params.DenseImage(h, w, c, oh, ow),
+        window=sliding(*flat(window)),
+        **more,
+    )
+
+
 class MaxPool(Pool):
     """The maximum of each window, padding left out; NaN where a window holds one (ONNX leaves that open).
 
@@ -116,9 +141,42 @@ class MaxPool(Pool):
         self.lower_window(to, f"order.max_pool_{dtype.name}", lowest=int(lowest.view(f"i{dtype.itemsize}")))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        from nbconv.ops.pool_grad import MaxPoolGrad, fields
-
         return (to.add(MaxPoolGrad(**fields(self)), to.dy(), to.x()),)
+
+
+class MaxPoolGrad(Pool):
+    """dy (n, c, *out), x (n, c, *size) → dx: each dy goes to the cell that held the maximum, the first of equals; a NaN is
+    one."""
+
+    batch_inputs = (0, 1)
+    domain = "nbconv"
+
+    def infer(self, dy: Spec, x: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
+        dtype = want.one_type("f", dy=dy, x=x)
+        out = (*x.shape[:2], *self.window(x.shape).out)
+        if dy.shape != out:
+            raise ModelError(f"dy is {dy}, of x {x} its windows are {list(out)}")
+        return Spec(x.shape, dtype)
+
+    def reference(self, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+        _, place = MaxPool(**self.attributes()).reference(x)
+        dx = np.zeros(x.size, dy.dtype)
+        np.add.at(dx, place.ravel(), dy.ravel())
+        return dx.reshape(x.shape)
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
+
+    def writes_strided(self, inputs, outputs) -> bool:
+        return False
+
+    def reads_strided(self, inputs, outputs, i) -> bool:
+        return False
+
+    def lower(self, to: Lowering) -> None:
+        lower_planes(
+            self, to, to.inputs[1].shape, "pool_grad.max_pool_grad", dy=channels_last(to, 0), x=channels_last(to, 1)
+        )
 
 
 class AveragePool(Pool):
@@ -155,8 +213,6 @@ class AveragePool(Pool):
         self.lower_window(to, "pool.average_pool", divisor=by, clamp=to.epilogue.clamp())
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        from nbconv.ops.pool_grad import AveragePoolGrad, fields
-
         grad = AveragePoolGrad(size=to.inputs[0].shape[2:], count_include_pad=self.count_include_pad, **fields(self))
         return (to.add(grad, to.dy()),)
 
@@ -165,6 +221,62 @@ def divisor(op: Pool, shape: tuple[int, ...], count_include_pad: int) -> params.
     """What kernels divide the sums of a pool's windows over this shape by."""
     (h, w), ((*_, end_h), (*_, end_w)) = plane(shape), flat(op.window(shape))
     return params.Divisor(h + end_h, w + end_w, int(bool(count_include_pad)))
+
+
+class AveragePoolGrad(Pool):
+    """dy (n, c, *out) → dx (n, c, *size): each dy, divided as `AveragePool` divides (unless ``divided`` is 0), goes to all
+    cells of its window."""
+
+    batch_inputs = (0, 1)
+    domain = "nbconv"
+
+    size: tuple[int, ...]
+    count_include_pad: int = 0
+    divided: int = 1
+
+    def infer(self, dy: Spec) -> Spec:  # pyright: ignore[reportIncompatibleMethodOverride]
+        want.kind("f", dy=dy)
+        shape = (*dy.shape[:2], *self.size)
+        if dy.rank != len(shape) or dy.shape[2:] != self.window(shape).out:
+            raise ModelError(f"dy is {dy}, over {list(self.size)} its windows are {list(self.window(shape).out)}")
+        return Spec(shape, dy.dtype)
+
+    def reference(self, dy: np.ndarray) -> np.ndarray:
+        shape = (*dy.shape[:2], *self.size)
+        window = self.window(shape)
+        span = [
+            max((out - 1) * s + d * (k - 1) + 1, b + size)
+            for k, s, d, b, _, out, size in zip(*window, self.size, strict=True)
+        ]
+        with np.errstate(all="ignore"):
+            if self.divided:
+                pool = AveragePool(count_include_pad=self.count_include_pad, **fields(self))
+                dy = dy / pool.counts(shape).astype(dy.dtype)
+            wide = np.zeros((*dy.shape[:2], *span), dy.dtype)
+            for tap in np.ndindex(*window.kernel):
+                wide[(slice(None), slice(None), *reach(tap, window))] += dy
+        return wide[(slice(None), slice(None), *(slice(b, b + n) for b, n in zip(window.begin, self.size)))]
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
+
+    def writes_strided(self, inputs, outputs) -> bool:
+        return False
+
+    def reads_strided(self, inputs, outputs, i) -> bool:
+        return False
+
+    def lower(self, to: Lowering) -> None:
+        shape, dy = to.outputs[0].shape, channels_last(to, 0)
+        lower_planes(
+            self,
+            to,
+            shape,
+            "pool_grad.average_pool_grad",
+            dy=dy,
+            divisor=divisor(self, shape, self.count_include_pad),
+            divided=self.divided,
+        )
 
 
 class LpPool(Pool):
@@ -188,8 +300,6 @@ class LpPool(Pool):
         return NUMPY
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        from nbconv.ops.pool_grad import AveragePoolGrad, fields, powers
-
         spread = AveragePoolGrad(size=to.inputs[0].shape[2:], divided=0, **fields(self))
         return (powers(to, self.p, lambda v: to.add(spread, v)),)
 
@@ -200,83 +310,15 @@ def check_norm(p: int) -> None:
         raise ModelError(f"p is {p}, must be positive")
 
 
-class GlobalPool(Op, abstract=True):
-    """x (n, c, *size) → (n, c, 1, …)."""
-
-    def infer(self, x: Spec) -> Spec:
-        want.kind("f", x=x)
-        want.rank(x, 3)
-        return Spec((*x.shape[:2], *[1] * (x.rank - 2)), x.dtype)
-
-    def flops(self, inputs, outputs) -> int:
-        return inputs[0].size
-
-
-class GlobalAveragePool(GlobalPool):
-    batch_inputs = (0,)
-    keeps_classes = True
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
-            return total / x.dtype.type(prod(x.shape[2:]))
-
-    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
-
-    def has_kernel(self, inputs, outputs) -> bool:
-        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
-
-    def lower(self, to: Lowering) -> None:
-        n, c, *size = to.inputs[0].shape
-        to.columns_step("reduce.sum_scaled", n, prod(size), c, scale=1 / prod(size))
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        from nbconv.ops.grad import ExpandLike
-        from nbconv.ops.pointwise import Div
-
-        count = to.constant(np.array(prod(to.inputs[0].shape[2:]), to.inputs[0].dtype))
-        return (to.add(ExpandLike(), to.add(Div(), to.dy(), count), to.x()),)
-
-
-class GlobalMaxPool(GlobalPool):
-    """The maximum of each plane, NaN where it holds one."""
-
-    keeps_classes = True
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)
-
-    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
-
-    def has_kernel(self, inputs, outputs) -> bool:
-        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
-
-    def lower(self, to: Lowering) -> None:
-        n, c, *size = to.inputs[0].shape
-        to.columns_step("reduce.largest", n, prod(size), c)
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        from nbconv.ops.pool_grad import MaxPoolGrad
-
-        return (to.add(MaxPoolGrad(kernel_shape=to.inputs[0].shape[2:]), to.dy(), to.x()),)
-
-
-class GlobalLpPool(GlobalPool):
-    """The p-norm of each plane."""
-
-    p: int = 2
-
-    def infer(self, x: Spec) -> Spec:
-        check_norm(self.p)
-        return super().infer(x)
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            total = (np.abs(x) ** self.p).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
-            return total ** x.dtype.type(1 / self.p)
-
-    def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        from nbconv.ops.grad import ExpandLike
-        from nbconv.ops.pool_grad import powers
-
-        return (powers(to, self.p, lambda v: to.add(ExpandLike(), v, to.x())),)
+def powers(to: Backward, p: int, spread: Callable[[str], str]) -> str:
+    """dx = x · |x|^(p - 2) · spread(dy / y^(p - 1)), what flows through a p-norm; 0 where y is 0."""
+    v, x = to.dy(), to.x()
+    for _ in range(p - 1):
+        v = to.add(DivOrZero(), v, to.y())
+    v = spread(v)
+    if p == 1:
+        return to.add(AbsGrad(), v, x)
+    size = to.add(Abs(), x) if p > 2 else ""
+    for _ in range(p - 2):
+        v = to.add(Mul(), v, size)
+    return to.add(Mul(), v, x)

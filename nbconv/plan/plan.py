@@ -13,7 +13,8 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
 from nbconv.kernels.compile import libraries
-from nbconv.lowering.context import Lowering, Ref, Step
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.step import Impl, Step
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
@@ -80,7 +81,7 @@ class Plan:
 
     def __init__(
         self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
-        choices: Mapping[str, int] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
+        choices: Mapping[Any, str] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
         scratch_limit: float = inf, enough: float | None = None, varying: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self.target = target
@@ -129,7 +130,7 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         if arranged(node, self.specs, self.layouts, self.target.gpu) is None:
-            self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}))
+            self.steps.append(Step(node, NUMPY_STEP, 1, 1, {}, Impl("numpy")))
             return
         to = Lowering(
             node,
@@ -173,7 +174,7 @@ class Plan:
         scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
         self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
         self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
-        self.steps.append(Step(node, NUMPY_STEP, 1, 1, {"scratch": scratch}))
+        self.steps.append(Step(node, NUMPY_STEP, 1, 1, {"scratch": scratch}, Impl("bodies")))
 
     def _inner(self) -> list[Plan]:
         """The plans of bodies."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from nbconv.plan.host import Binding
     from nbconv.runtime.cuda.program import DeviceProgram
+    from nbconv.runtime.cuda.workspace import DeviceWorkspace
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 CANCEL, LIMIT = 3 * 8, 8 * 8
@@ -228,6 +229,26 @@ def workspace(program: Program | DeviceProgram, arena: Any = None) -> Any:
     from nbconv.runtime.cuda.workspace import DeviceWorkspace
 
     return DeviceWorkspace(program, arena)
+
+
+class Ready:
+    """A program and the workspaces that wait for its next runs."""
+
+    def __init__(self, program: Program | DeviceProgram) -> None:
+        self.program = program
+        self._spaces: list[Any] = []
+
+    def lease(self, arena: Any) -> Workspace | DeviceWorkspace:
+        try:
+            space = self._spaces.pop()
+        except IndexError:
+            return workspace(self.program, arena)
+        space.attach(arena)
+        return space
+
+    def give_back(self, space: Workspace | DeviceWorkspace) -> None:
+        del space.arena  # it goes when a larger one takes its place
+        self._spaces.append(space)
 
 
 class _Loop:

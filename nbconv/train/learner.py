@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.base.machine import thread_count
 from nbconv.edit.deploy import deployed, tail
 from nbconv.edit.parameters import Parameter, master, norms, stored
 from nbconv.edit.selection import select
 from nbconv.graph import Graph, Spec
-from nbconv.model import Model, _threads
+from nbconv.model import Model
 from nbconv.train import building, losses
 from nbconv.train.building import LABELS, Built, Recipe
 from nbconv.train.memory.planned import planned
@@ -52,7 +53,7 @@ class Learner:
             raise ValueError(f"bn_momentum is {bn_momentum}, wanted a share from 0 to below 1")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
         self.micro_batch_norm = micro_batch_norm
-        self.threads = model.threads if threads is None else _threads(threads)
+        self.threads = model.threads if threads is None else thread_count(threads)
         self.schedule: Schedule = schedule or constant()
         self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "a function")
         if isinstance(loss, str) and loss not in LOSSES:

@@ -47,8 +47,8 @@ def rows() -> None:
 def merged() -> None:
     """Nine rows: the second unit has one, the last of the array."""
     x, y = rand(2, 9, 32), np.full((5, 9), np.nan, np.float32)
-    sizes = {"parts": 2, "taps": 9, "cg": 1, "og": 5, "padded": 32, "step": 9 * 32}
-    run("conv_grad", "merge", None, 2, {"x": x, "y": y, **sizes, "strides": TapStrides(1, 0, 9, 0)})
+    sizes = {"parts": 2, "taps": 1, "cg": 9, "og": 5, "padded": 32, "step": 9 * 32}
+    run("conv_grad", "merge", None, 2, {"x": x, "y": y, **sizes, "strides": TapStrides(1, 1, 9, 0)})
     assert np.array_equal(y, (x[0] + x[1]).T[:5])
 
 

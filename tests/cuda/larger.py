@@ -8,9 +8,7 @@ import numpy as np
 
 from nbconv.graph import Graph, Spec
 from nbconv.ops.batch_norm import BatchNormalization, BatchNormalizationGradInput, BatchNormalizationGradScale
-from nbconv.ops.conv import Conv
-from nbconv.ops.conv_grad import ConvGradInput, ConvGradWeight
-from nbconv.ops.conv_transpose import ConvTranspose
+from nbconv.ops.conv import Conv, ConvGradInput, ConvGradWeight, ConvTranspose
 from nbconv.ops.dropout import TrainingDropout
 from nbconv.ops.gather import GatherGrad
 from nbconv.ops.grad import Mix, transposed
@@ -20,8 +18,7 @@ from nbconv.ops.loss import SoftmaxCrossEntropyLoss, SoftmaxCrossEntropyLossGrad
 from nbconv.ops.norm import LRN, LRNGrad
 from nbconv.ops.pad import Pad
 from nbconv.ops.pointwise import Add
-from nbconv.ops.pool import AveragePool, MaxPool
-from nbconv.ops.pool_grad import AveragePoolGrad, MaxPoolGrad
+from nbconv.ops.pool import AveragePool, AveragePoolGrad, MaxPool, MaxPoolGrad
 from nbconv.ops.power import Pow
 from nbconv.ops.rectifier import Relu
 from nbconv.ops.reduce import ReduceMax, ReduceMean

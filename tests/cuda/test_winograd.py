@@ -13,10 +13,13 @@ import pytest
 from nbconv.graph import Graph, Spec
 from nbconv.kernels.params import Addends, Tiles
 from nbconv.kernels.target import GPUS, target
-from nbconv.lowering import winograd
 from nbconv.lowering.context import Lowering
+from nbconv.lowering.conv import CONVOLUTIONS, ConvProblem, Geometry, winograd
+from nbconv.lowering.implementation import candidates, choose
 from nbconv.lowering.packing import ceil, pad_bias
+from nbconv.lowering.window import Axis
 from nbconv.model import Model
+from nbconv.ops import conv
 from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.test_tiles import COLUMNS, LANES, NONE, SILU, TANH, close, finish, rand, run, tail
 from tests.kernels.harness import reference
@@ -128,9 +131,14 @@ def layer(ci: int, co: int, n: int, side: int, w: np.ndarray | None = None) -> G
     )
 
 
+def only_winograd(monkeypatch) -> None:
+    """In tiles of 4×4 results."""
+    monkeypatch.setattr(conv, "CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == "winograd_steps_4"])
+
+
 def test_deep_sums_of_positive_numbers_are_precise(device, monkeypatch):
     """What comes from a Relu, in as many channels as ResNets have, in tiles of 4×4 results."""
-    monkeypatch.setattr(winograd, "choose", lambda *_: 4)
+    only_winograd(monkeypatch)
     graph, x = layer(512, 32, 1, 7, rand(32, 512, 3, 3)), np.abs(rand(1, 512, 7, 7))
     close(Model(graph, device="cuda").run({"x": x})["y"], reference(graph, {"x": x})["y"])
     assert "winograd.transform_output" in device.launched
@@ -138,7 +146,7 @@ def test_deep_sums_of_positive_numbers_are_precise(device, monkeypatch):
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
 def test_weights_that_vary_may_be_transformed_in_pieces(device, monkeypatch, op):
-    monkeypatch.setattr(winograd, "choose", lambda *_: 4)
+    only_winograd(monkeypatch)
     monkeypatch.setattr(Lowering, "pieces", lambda self, n, nbytes: [(i, min(n, i + 64)) for i in range(0, n, 64)])
     feeds = {"x": rand(1, 18, 6, 5), "w": rand(70, 18, 3, 3) if op == "Conv" else rand(18, 70, 3, 3)}
     inputs = {n: Spec(a.shape, F32) for n, a in feeds.items()}
@@ -149,9 +157,13 @@ def test_weights_that_vary_may_be_transformed_in_pieces(device, monkeypatch, op)
 
 def tiles(ci: int, co: int, n: int, side: int, goal: str = "cuda", **limits: float) -> int:
     """The side of the tiles that a plan takes for a convolution."""
-    given = {"packed_limit": inf, "scratch_limit": inf, "choices": {}, **limits}
-    to: Any = SimpleNamespace(target=target(goal), columns=COLUMNS, **given)
-    return winograd.choose(to, n, side, side, ci, co)
+    three = Axis(3, 1, 1, 1, 1)
+    geometry = Geometry(False, 2, n, 1, ci, co, side, side, side, side, three, three)
+    given = {"packed_limit": inf, "scratch_limit": inf, **limits}
+    problem = ConvProblem(geometry, "float32", True, target(goal), **given)
+    to: Any = SimpleNamespace(choices={})
+    name = choose(to, candidates(CONVOLUTIONS, problem), problem).name
+    return int(name.removeprefix("winograd_steps_")) if name.startswith("winograd") else 0
 
 
 def test_where_it_pays():

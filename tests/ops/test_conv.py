@@ -7,9 +7,7 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops.conv import Conv
-from nbconv.ops.conv_grad import ConvGradInput, ConvGradWeight
-from nbconv.ops.conv_transpose import ConvTranspose
+from nbconv.ops.conv import Conv, ConvGradInput, ConvGradWeight, ConvTranspose
 from tests.check import case, run_cases, sampler
 
 r = sampler(4)

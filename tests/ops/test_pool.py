@@ -7,8 +7,14 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops.pool import AveragePool, GlobalAveragePool, GlobalLpPool, GlobalMaxPool, LpPool, MaxPool
-from nbconv.ops.pool_grad import AveragePoolGrad, MaxPoolGrad
+from nbconv.ops.global_pool import GlobalAveragePool, GlobalLpPool, GlobalMaxPool
+from nbconv.ops.pool import (
+    AveragePool,
+    AveragePoolGrad,
+    LpPool,
+    MaxPool,
+    MaxPoolGrad,
+)
 from tests.check import case, run_cases, sampler
 
 r = sampler(3)

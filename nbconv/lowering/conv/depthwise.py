@@ -1,0 +1,55 @@
+"""Depthwise convolutions, one filter a channel: strips of pixels of which each input vector is loaded once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbconv.kernels.params import DenseImage
+from nbconv.lowering import repack
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.conv.problem import ConvProblem
+from nbconv.lowering.implementation import Implementation
+from nbconv.lowering.packing import ceil, epilogue, pad_bias
+from nbconv.lowering.repack import varies
+from nbconv.lowering.window import sliding
+
+BAND = 16
+"""Most rows of a unit."""
+
+
+def fits(p: ConvProblem) -> bool:
+    return p.geometry.depthwise and not p.geometry.transposed
+
+
+def emit(to: Lowering, p: ConvProblem) -> None:
+    """One step of kernels/cpu/depthwise.py."""
+    g, c, lanes, units = p.geometry, p.geometry.groups, p.target.lanes, p.target.units
+    vectors = ceil(c, lanes)
+    pieces = min(vectors, units // 2)
+    band = min(BAND, ceil(g.oh, ceil(units // 2, pieces)))
+    piece, full = ceil(vectors, pieces) * lanes, vectors * lanes
+
+    def weights() -> np.ndarray:
+        packed = np.zeros((g.taps, full), np.float32)
+        packed[:, :c] = to.value(1).reshape(c, g.taps).T
+        return packed
+
+    bias = to.node.inputs[2] if to.has(2) else ""
+    if varies(to, 1):
+        packed = repack.rows(to, to.input(1), g.taps, c, 1, g.taps, full)
+    else:
+        packed = to.constant(f"{to.node.inputs[1]}#depthwise", weights)
+    if varies(to, 2):
+        b = repack.rows(to, to.input(2), 1, c, 0, 1, full)
+    else:
+        b = to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes))
+    size = g.n * c * g.oh * g.ow
+    to.step(
+        "depthwise.depthwise", g.n * ceil(g.oh, band) * ceil(c, piece), work=8 * size * g.taps,
+        x=to.input(0), y=to.output(), w=packed, b=b,
+        image=DenseImage(g.h, g.w, c, g.oh, g.ow), window=sliding(g.down, g.across), padded=full, band=band, piece=piece,
+        epilogue=epilogue(to, 1, c, lanes, lanes),
+    )  # fmt: skip
+
+
+DEPTHWISE = Implementation("depthwise", fits, emit)

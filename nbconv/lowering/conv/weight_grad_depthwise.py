@@ -1,0 +1,33 @@
+"""The gradient by a depthwise convolution's weights: sums over some rows of pixels each, then their sum."""
+
+from __future__ import annotations
+
+from nbconv.kernels.params import DenseImage, TapStrides
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.conv.problem import ConvProblem
+from nbconv.lowering.conv.weight_grad import merge
+from nbconv.lowering.implementation import Implementation
+from nbconv.lowering.packing import ceil
+from nbconv.lowering.repack import channels_last
+from nbconv.lowering.window import sliding
+
+
+def fits(p: ConvProblem) -> bool:
+    return p.geometry.depthwise
+
+
+def emit(to: Lowering, p: ConvProblem) -> None:
+    g, c, n, oh, taps, lanes = p.geometry, p.geometry.groups, p.geometry.n, p.geometry.oh, p.geometry.taps, p.target.lanes
+    kh, full = g.down.kernel, ceil(c, lanes) * lanes
+    rows = ceil(n * oh, min(ceil(2 * p.target.units, to.gpu_split(1, 2 * full // lanes * kh)), n * oh))
+    parts = ceil(n * oh, rows)
+    sums = to.floats(parts * taps * full)
+    to.step(
+        "conv_grad.depthwise_grad_weight", to.gpu_split(parts, full // lanes * kh), work=8 * n * c * oh * g.ow * taps,
+        x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
+        n=n, image=DenseImage(g.h, g.w, c, oh, g.ow), window=sliding(g.down, g.across), rows=rows, padded=full,
+    )  # fmt: skip
+    merge(to, sums, parts, taps, 1, c, full, taps * full, TapStrides(1, 0, taps, 0), to.output())
+
+
+WEIGHT_GRAD_DEPTHWISE = Implementation("weight_grad_depthwise", fits, emit)

@@ -1,0 +1,50 @@
+"""Implementation lists: which algorithms there are for a problem, and how one of them is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbconv.lowering.step import Impl
+
+if TYPE_CHECKING:
+    from nbconv.lowering.context import Lowering
+
+
+class Implementation(NamedTuple):
+    """One row of a list: an algorithm for problems of one kind."""
+
+    name: str
+    fits: Callable[[Any], bool]
+    """whether it can do a problem within its limits of memory, and may be worth it"""
+    emit: Callable[[Lowering, Any], None]
+    """the steps that do it"""
+    cost: Callable[[Any], float] | None = None
+    """what it takes, in flops that the target could do meanwhile; None where no other row fits what it fits"""
+    dtypes: tuple[str, ...] = ("float32",)
+    """element types of the problem that its kernels take"""
+
+
+def candidates(rows: Sequence[Implementation], problem: Any) -> list[Implementation]:
+    """The rows that fit a problem, in the list's order."""
+    return [row for row in rows if problem.dtype in row.dtypes and row.fits(problem)]
+
+
+def choose(to: Lowering, fitting: Sequence[Implementation], problem: Any) -> Implementation:
+    """The row that does a problem: what ``to.choices`` says, else the cheapest, of equal ones the first."""
+    chosen = to.choices.get(problem)
+    for row in fitting:
+        if row.name == chosen:
+            return row
+    if len(fitting) == 1:
+        return fitting[0]
+    return min(fitting, key=lambda row: row.cost(problem) if row.cost else 0.0)
+
+
+def emit(to: Lowering, rows: Sequence[Implementation], problem: Any) -> None:
+    """The steps of the row that does a problem."""
+    fitting = candidates(rows, problem)
+    row = choose(to, fitting, problem)
+    before, to.impl = to.impl, Impl(row.name, problem, tuple(r.name for r in fitting))
+    row.emit(to, problem)
+    to.impl = before

@@ -1,0 +1,88 @@
+"""What a caller gives to a run, checked: inputs, and arrays for results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.graph import Spec
+
+if TYPE_CHECKING:
+    from nbconv.plan.program import Program
+    from nbconv.runtime.cuda.program import DeviceProgram
+
+
+def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inputs as C-contiguous arrays of the declared types, or a ValueError that says what does not fit."""
+    if not isinstance(feeds, Mapping):
+        raise ValueError(f"inputs come as a dict of arrays by name, got {type(feeds).__name__}")
+    for name in feeds:
+        if name not in wanted:
+            raise ValueError(f"the model has no input {name!r}, its inputs are {', '.join(map(repr, wanted))}")
+    found = {}
+    for name, spec in wanted.items():
+        if name not in feeds:
+            raise ValueError(f"input {name!r} is missing, wanted {spec}")
+        array = np.asarray(feeds[name])
+        if array.dtype != spec.dtype:
+            array = _cast(name, array, spec.dtype)
+        fit(name, spec, array.shape)
+        found[name] = np.require(array, requirements=["C", "A"])
+    _agree(wanted, {n: a.shape for n, a in found.items()})
+    return found
+
+
+def _agree(wanted: Mapping[str, Spec], shapes: dict[str, tuple[int, ...]]) -> None:
+    """ValueError where one symbolic dimension has two sizes."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, shape in shapes.items():
+        for have, want in zip(shape, wanted[name].shape, strict=True):
+            if isinstance(want, str) and want != "?" and sizes.setdefault(want, (have, name))[0] != have:
+                raise ValueError(
+                    f"dimension {want!r} is {sizes[want][0]} in input {sizes[want][1]!r} and {have} in {name!r}"
+                )
+
+
+def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
+    if wanted == np.float32 and array.dtype in (np.float64, np.float16):
+        return array.astype(np.float32)
+    hint = ""
+    if wanted == np.float32 and array.dtype.kind in "iub":
+        hint = ": scale it as the model expects, e.g. x.astype(np.float32) / 255"
+    raise ValueError(f"input {name!r} is {array.dtype}, wanted {wanted}{hint}")
+
+
+def fit(name: str, spec: Spec, shape: tuple[int, ...]) -> None:
+    """ValueError unless an array of this shape is what the input wants."""
+    if len(shape) != len(spec.shape):
+        raise ValueError(f"input {name!r} has shape {list(shape)}, wanted {len(spec.shape)} dimensions: {spec}")
+    for have, want in zip(shape, spec.shape, strict=True):
+        if isinstance(want, int) and have != want:
+            raise ValueError(f"input {name!r} has shape {list(shape)}, wanted {spec}")
+
+
+def results_for(
+    program: Program | DeviceProgram, out: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Arrays for what is fetched: the caller's, checked, or new ones. A result may be written while inputs and other
+    results are still read, so it must share memory with none."""
+    for name in out:
+        if name not in program.fetch:
+            raise ValueError(f"out names {name!r}, the results are {', '.join(map(repr, program.fetch))}")
+    found = []
+    for k, name in enumerate(program.fetch):
+        spec = program.spec(k)
+        array = out.get(name)
+        if array is None:
+            array = np.empty(spec.shape, spec.dtype)
+        elif not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype != spec.dtype:
+            have = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"out[{name!r}] is {have}, wanted {spec}")
+        elif not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
+            raise ValueError(f"out[{name!r}] must be C-contiguous, aligned and writeable")
+        elif any(np.may_share_memory(array, other) for other in (*given.values(), *found)):
+            raise ValueError(f"out[{name!r}] shares memory with an input or another result")
+        found.append(array)
+    return found
