@@ -238,7 +238,7 @@ def cost(plan: Plan, step: Step) -> Cost:
     else:
         steps = sum(s.node is step.node for s in plan.steps)
         flops = arithmetic = (
-            0 if step.node.op.type in ("Layout", "Concat") else int(step.node.op.flops(given, made)) // steps
+            0 if step.node.op.type in ("Reorder", "Concat") else int(step.node.op.flops(given, made)) // steps
         )
         writes = sum(spec.nbytes for spec in made)
     most = 4 * writes if step.kernel.startswith("move.") else float("inf")
