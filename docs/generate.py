@@ -110,6 +110,8 @@ def layers_table() -> list[str]:
 NO_TWIN = {
     "loop": "none: the run loop of CPU threads",
     "roof": "none: measures a processor",
+    "elements": "none: the host does it",
+    "order": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""
 

@@ -33,9 +33,15 @@ llvm.initialize_all_asmprinters()
 Ints = types.CPointer(types.int64)
 Floats = types.CPointer(types.float32)
 Bytes = types.CPointer(types.uint8)
+Int8s = types.CPointer(types.int8)
+Shorts = types.CPointer(types.uint16)
+Int32s = types.CPointer(types.int32)
 Int = types.int64
 Float = types.float32
-KINDS = {Ints: "int64*", Floats: "float32*", Bytes: "uint8*", Int: "int64", Float: "float32"}
+KINDS = {
+    Ints: "int64*", Floats: "float32*", Bytes: "uint8*", Int8s: "int8*", Shorts: "uint16*", Int32s: "int32*",
+    Int: "int64", Float: "float32",
+}  # fmt: skip
 """Types a kernel's arguments may have, and what the manifest calls them."""
 TYPES = {name: kind for kind, name in KINDS.items()}
 

@@ -12,18 +12,26 @@ from math import inf
 from typing import NamedTuple
 
 
+class Tile(NamedTuple):
+    """Sums that a GEMM micro-kernel keeps in registers: ``rows`` x (``vectors`` · lanes), or ``rows_wider`` x
+    ((``vectors`` + 1) · lanes). They are as high as leaves no sum in memory (tests/kernels/test_spills.py)."""
+
+    rows: int
+    vectors: int
+    rows_wider: int
+
+
 class Target(NamedTuple):
     """A machine to compile for. ``cpu`` and ``features`` are LLVM's names; ``needs`` uses those of Linux's /proc/cpuinfo.
 
-    ``lanes`` float32 values fill a vector; the GEMM micro-kernel keeps a tile of ``rows`` x (``vectors`` · ``lanes``) sums
-    in registers, of which there are ``registers`` for vectors, or one of ``rows_wider`` x ((``vectors`` + 1) · ``lanes``).
-    They are as high as leaves no sum in memory (tests/kernels/test_spills.py). ``chunk``: elements that a unit of an
-    elementwise kernel does. ``winograd``: whether convolutions may go through Winograd's filtering. ``units`` a step should
+    ``lanes`` float32 values fill a vector, of which ``registers`` hold one each; ``gemm`` has the `Tile` for each element
+    type that a product can have, see `tile`. ``chunk``: elements that a unit of an elementwise kernel does.
+    ``winograd``: whether convolutions may go through Winograd's filtering. ``units`` a step should
     have at least, so that all of the machine finds work.
 
     On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
     (rows, columns, how fast it multiplies, 1 being float32's multiply-adds and nothing else: counted in main loops by
-    `tests/cuda/test_sass.py`); ``rows`` are those of the smallest.
+    `tests/cuda/test_sass.py`); the rows of its `Tile` are those of the smallest.
     ``tf32``: tensor cores multiply, numbers rounded to TF32. That is no target of its own: the kernels for it are in the
     same libraries.
     """
@@ -33,9 +41,7 @@ class Target(NamedTuple):
     cpu: str
     features: str
     lanes: int
-    rows: int
-    vectors: int
-    rows_wider: int
+    gemm: tuple[tuple[str, Tile], ...]
     registers: int
     needs: frozenset[str]
     os: str
@@ -49,6 +55,14 @@ class Target(NamedTuple):
         """Every field with its name, written alike in every process: a part of the key of what is kept for a target."""
         return tuple((name, sorted(v) if isinstance(v, frozenset) else v) for name, v in self._asdict().items())
 
+    def tile(self, dtype: str = "float32") -> Tile:
+        """The register tile of products of this element type; ValueError where there is no kernel for them."""
+        for name, tile in self.gemm:
+            if name == dtype:
+                return tile
+        there = ", ".join(name for name, _ in self.gemm)
+        raise ValueError(f"{self.name} has no matrix kernel for {dtype}, but for {there}")
+
     @property
     def gpu(self) -> bool:
         """Whether its kernels are PTX, which no processor of this machine runs."""
@@ -57,7 +71,7 @@ class Target(NamedTuple):
     @property
     def columns(self) -> int:
         """Columns of a full panel of packed weights."""
-        return self.lanes * self.vectors
+        return self.lanes * self.tile().vectors
 
     @property
     def line(self) -> float:
@@ -96,14 +110,20 @@ _TRIPLE = {
 }[_OS]
 _X86, _ARM = _TRIPLE.format("x86_64"), _TRIPLE.format("arm64" if _OS == "macos" else "aarch64")
 
+
+def _float32(rows: int, vectors: int, rows_wider: int) -> tuple[tuple[str, Tile], ...]:
+    """`Target.gemm` of a target that multiplies float32 alone."""
+    return (("float32", Tile(rows, vectors, rows_wider)),)
+
+
 # Best first within an architecture. LLVM tunes x86-64-v4 for 256-bit vectors unless told otherwise.
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("x86-64-v4", _X86, "x86-64-v4", "-prefer-256-bit", 16, 12, 2, 8, 32, _V4, _OS),
-        Target("x86-64-v3", _X86, "x86-64-v3", "", 8, 6, 2, 4, 16, _V3, _OS),
-        Target("x86-64", _X86, "x86-64", "", 4, 4, 2, 2, 16, frozenset(), _OS),
-        Target("aarch64", _ARM, "generic", "+neon", 4, 8, 2, 6, 32, frozenset(), _OS),
+        Target("x86-64-v4", _X86, "x86-64-v4", "-prefer-256-bit", 16, _float32(12, 2, 8), 32, _V4, _OS),
+        Target("x86-64-v3", _X86, "x86-64-v3", "", 8, _float32(6, 2, 4), 16, _V3, _OS),
+        Target("x86-64", _X86, "x86-64", "", 4, _float32(4, 2, 2), 16, frozenset(), _OS),
+        Target("aarch64", _ARM, "generic", "+neon", 4, _float32(8, 2, 6), 32, frozenset(), _OS),
     )
 }
 """By name. The triples are those of this operating system: a library is built on the system it will run on."""
@@ -113,8 +133,8 @@ _TILES = ((128, 128, 0.84), (64, 64, 0.76), (256, 32, 0.72))
 GPUS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("cuda", _PTX, "sm_80", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
-        Target("cuda-sm_75", _PTX, "sm_75", "", 32, 64, 2, 64, 255, frozenset(), "cuda", 128, True, 512, _TILES),
+        Target("cuda", _PTX, "sm_80", "", 32, _float32(64, 2, 64), 255, frozenset(), "cuda", 128, True, 512, _TILES),
+        Target("cuda-sm_75", _PTX, "sm_75", "", 32, _float32(64, 2, 64), 255, frozenset(), "cuda", 128, True, 512, _TILES),
     )
 }
 """By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""

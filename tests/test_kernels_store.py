@@ -362,14 +362,14 @@ def test_a_key_changes_with_each_source_it_depends_on(package, file, changed):
 
 def test_a_key_changes_with_the_target_and_the_abi(package, monkeypatch):
     goal = TARGETS["x86-64-v3"]
-    others = [*TARGETS.values(), goal._replace(lanes=4), goal._replace(rows=5), goal._replace(vectors=1)]
+    others = [*TARGETS.values(), goal._replace(lanes=4), goal._replace(gemm=(("float32", goal.tile()._replace(rows=5)),))]
     others += [
         goal._replace(cpu="haswell"),
         goal._replace(features="+x"),
         goal._replace(os="other"),
         goal._replace(triple="y"),
     ]
-    others += [goal._replace(registers=1, rows_wider=2), goal._replace(needs=frozenset("x"))]
+    others += [goal._replace(registers=1), goal._replace(needs=frozenset("x"))]
     keys = [store.Sources().key("conv", t) for t in others]
     assert {*keys} == {store.Sources().key("conv", t._replace(chunk=1, winograd=False, tf32=True)) for t in others}
     monkeypatch.setattr(store, "LOOP_ABI", store.LOOP_ABI + 1)

@@ -72,7 +72,8 @@ def test_targets_fit_their_registers():
     registers = {"x86-64": 16, "x86-64-v3": 16, "x86-64-v4": 32, "aarch64": 32}
     for t in TARGETS.values():
         assert isinstance(t, Target)
-        assert t.rows * t.vectors + t.vectors + 1 <= registers[t.name]  # sums, a row of b, one value of a
+        tile = t.tile()
+        assert tile.rows * tile.vectors + tile.vectors + 1 <= registers[t.name]  # sums, a row of b, one value of a
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/cpuinfo")
@@ -91,3 +92,8 @@ def test_features_come_from_the_first_record(tmp_path):
 def test_macos_names_are_linux_names():
     intel = "fpu sse3 ssse3 cx16 sse4.1 sse4.2 movbe popcnt xsave osxsave avx1.0 f16c fma bmi1 avx2 bmi2 lahf lzcnt"
     assert TARGETS["x86-64-v3"].needs <= targets._from_macos(set(intel.split()))
+
+
+def test_an_element_type_without_a_matrix_kernel_is_named():
+    with pytest.raises(ValueError, match="x86-64-v3 has no matrix kernel for int8, but for float32"):
+        target("x86-64-v3").tile("int8")

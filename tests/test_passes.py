@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Node, Spec, spec_of
 from nbconv.lowering.weights import Weights
 from nbconv.model import Model
 from nbconv.ops import lookup
@@ -345,19 +345,19 @@ def test_layout_turns_only_at_the_doors() -> None:
          node("GlobalAveragePool", "d", "e"), node("Flatten", "e", "y")],
         "y", {"w": r(20, 20, 3, 3)}, x=(2, 20, 5, 6),
     )  # fmt: skip
-    derived, last = choose(g, specs(g))
+    derived, layouts = choose(g, specs(g))
     assert [n.op.type for n in derived.nodes] == [
-        "Layout",
+        "Reorder",
         "Conv",
         "Relu",
         "MaxPool",
         "Neg",
         "GlobalAveragePool",
-        "Layout",
+        "Reorder",
         "Flatten",
     ]
-    assert all(last[n] for n in "abcde")
-    assert not last["y"]
+    assert all(layouts[n] is CHANNELS_LAST for n in "abcde")
+    assert layouts["y"] is CHANNELS_FIRST
     assert copies(g) == 1
 
 
@@ -388,8 +388,8 @@ def test_layout_outputs_lie_as_onnx_says() -> None:
     want = reference(g, {"x": x})
     for name, y in Model(g).run({"x": x}).items():
         np.testing.assert_allclose(y, want[name], atol=1e-4)
-    derived, last = choose(g, specs(g))
-    assert not any(last[n] for n in g.outputs)
+    derived, layouts = choose(g, specs(g))
+    assert all(layouts[n] is CHANNELS_FIRST for n in g.outputs)
     assert {"a", "y", "z"} <= {o for n in derived.nodes for o in n.outputs}
 
 

@@ -109,6 +109,13 @@ def binary(function):
     return named(broadcast, function)
 
 
+def called(name, made, module):
+    """The kernel ``made`` under a name of its own: one of several that a function makes for types of elements."""
+    made.__name__ = made.__qualname__ = name
+    made.__module__ = module
+    return kernel(made)
+
+
 def named(made, function):
     """The kernel ``made``, called what the formula is called."""
     made.__name__ = made.__qualname__ = function.__name__

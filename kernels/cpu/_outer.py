@@ -12,8 +12,8 @@ from nbconv.kernels._numba import Floats, Int, Ints, f32, i64, target
 
 from ._ir import VT, W, by_size, call_intrinsic, constant, internal, load_part_ir, splat_ir
 
-MR = target().rows
-NV = target().vectors
+MR = target().tile().rows
+NV = target().tile().vectors
 NR = NV * W
 
 

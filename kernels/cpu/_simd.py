@@ -15,7 +15,7 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, models, register_model
 
-from nbconv.kernels._numba import Bytes, Float, Floats, Int, Ints, f32, i32, i64, kernel
+from nbconv.kernels._numba import Bytes, Float, Floats, Int, Int8s, Int32s, Ints, Shorts, f32, i32, i64, kernel
 
 from ._ir import (
     VI,

@@ -35,10 +35,10 @@ from ._ir import (
 )
 from ._simd import W, address, at, inline
 
-MR = target().rows
-NV = target().vectors
+MR = target().tile().rows
+NV = target().tile().vectors
 NR = NV * W
-MR3 = target().rows_wider
+MR3 = target().tile().rows_wider
 """Rows of a tile of a full panel and a narrow one beside it."""
 LINE = 16
 """Floats of a cache line."""

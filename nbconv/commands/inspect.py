@@ -170,7 +170,11 @@ def as_json(
 
 def _node_json(node: Node, plan: Plan) -> dict[str, Any]:
     op = getattr(node.op, "inner", node.op)
-    outputs = [{"name": n, **spec_json(plan.specs[n]), "channels_last": bool(plan.last.get(n))} for n in node.outputs if n]
+    outputs = [
+        {"name": n, **spec_json(plan.specs[n]), "channels_last": plan.layout(n) == "channels_last"}
+        for n in node.outputs
+        if n
+    ]
     attributes = {k: _plain(v) for k, v in op.attributes().items()}
     return {
         "name": node.name, "op": node.op.label, "attributes": attributes, "inputs": list(node.inputs), "outputs": outputs,
@@ -191,13 +195,13 @@ def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
             "step": i,
             "value": name,
             "node": step.node.name or name,
-            "ops": [step.node.op.type] if step.node.op.type == "Layout" else done.get(own, [step.node.op.type]),
+            "ops": [step.node.op.type] if step.node.op.type == "Reorder" else done.get(own, [step.node.op.type]),
             "kernel": step.kernel or ("programs" if step.node.op.control else "numpy"),
             "units": step.units,
             **spec_json(plan.specs[name]),
             "bytes": plan.specs[name].nbytes,
             "offset": plan.offsets.get(plan.root(name)),
-            "channels_last": bool(plan.last.get(name)),
+            "channels_last": plan.layout(name) == "channels_last",
         })  # fmt: skip
     return found
 
@@ -277,7 +281,7 @@ def _optimised(plan: Plan) -> str:
     from nbconv.graph.listing import listing
     from nbconv.plan.listing import layout
 
-    layouts = {name: layout(spec, bool(plan.last.get(name))) for name, spec in plan.specs.items()}
+    layouts = {name: layout(spec, plan.layout(name)) for name, spec in plan.specs.items()}
     return listing(plan.graph, plan.specs, layouts, _width())
 
 

@@ -7,14 +7,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph.spec import Spec
+from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Spec
 from nbconv.kernels.params import Epilogue
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
 
-ANY, CHANNELS_LAST, CANONICAL, NUMPY = "any", "channels_last", "canonical", "numpy"
-"""Layouts an op can ask for, see `Op.layout`."""
+ANY, NUMPY = "any", "numpy"
+"""What an op can ask for beside a `Layout`, see `Op.layout`."""
+ONLY_FLOAT32 = frozenset((FLOAT32,))
+STORED = frozenset(np.dtype(t) for t in ("?", "i1", "u1", "i2", "u2", "f2", "i4", "u4", "i8", "u8", "f8"))
+"""Element types that kernels move, and do not compute with."""
 
 _REQUIRED: Any = object()
 
@@ -39,6 +42,12 @@ class Op:
     """Whether the result depends on the inputs alone (then constants fold through it)."""
     control: ClassVar[str] = ""
     """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
+    kernel_dtypes: ClassVar[frozenset[np.dtype]] = frozenset()
+    """Element types of its first input that its kernels take; none where NumPy does it."""
+    processor_dtypes: ClassVar[frozenset[np.dtype]] = frozenset()
+    """Those for which only processors have kernels: on a GPU the host does the node."""
+    kernel_layout: ClassVar[str] = ANY
+    """What its kernels ask for, see `layout`."""
     in_place: ClassVar[bool] = False
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
     settings: ClassVar[tuple[int, ...]] = ()
@@ -121,9 +130,14 @@ class Op:
         raise UnsupportedError(f"{self.type} has no gradient")
 
     def layout(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> str:
-        """How this op's kernels want rank ≥ 3 values: CHANNELS_LAST, CANONICAL, ANY (all in the same layout, whichever),
-        or NUMPY when no kernel serves these Specs and ``reference`` must run."""
-        return NUMPY
+        """How this op's kernels want rank ≥ 3 values: CHANNELS_LAST, CHANNELS_FIRST, ANY (all in the same layout,
+        whichever), or NUMPY when no kernel serves these Specs and ``reference`` must run."""
+        return self.kernel_layout if self.has_kernel(inputs, outputs) else NUMPY
+
+    def has_kernel(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
+        """Whether a kernel serves these Specs, where it always asks for `kernel_layout`."""
+        kinds = self.kernel_dtypes | self.processor_dtypes
+        return bool(kinds) and inputs[0].dtype in kinds
 
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
@@ -138,11 +152,19 @@ class Op:
         return False
 
     def layouts(
-        self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: tuple[bool, ...]
-    ) -> tuple[tuple[bool, ...], tuple[bool, ...]] | None:
-        """(which inputs must lie channels last, which outputs then do), for ops that `layout` cannot describe; ``last`` says
-        how the inputs lie now."""
-        return None
+        self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], given: tuple[Layout, ...]
+    ) -> tuple[tuple[Layout, ...], tuple[Layout, ...]] | None:
+        """(the layouts that the inputs must have, those that the outputs then have), where the inputs have ``given`` now;
+        None where NumPy runs. By default as `layout` says; constants lie as ONNX has them."""
+        wanted = self.layout(inputs, outputs)
+        if wanted == NUMPY:
+            return None
+        wide = [s is not None and s.rank >= 3 and not s.constant for s in inputs]
+        if wanted == ANY:
+            last = any(w and g is CHANNELS_LAST for w, g in zip(wide, given, strict=True))
+            wanted = CHANNELS_LAST if last else CHANNELS_FIRST
+        asked = tuple(Layout(wanted) if w else CHANNELS_FIRST for w in wide)
+        return asked, tuple(Layout(wanted) if s.rank >= 3 else CHANNELS_FIRST for s in outputs)
 
     def absorbs(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> str:
         """What this op's kernel can do to its result on the way out: "" nothing, "clamp", "activation" (any Epilogue), or
@@ -150,15 +172,15 @@ class Op:
         return ""
 
     def writes_strided(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
-        """Whether its kernel can write pixels ``to.pitch`` floats apart, into the middle of a wider value."""
+        """Whether its kernel can write pixels ``to.pitch`` elements apart, into the middle of a wider value."""
         return False
 
     def reads_strided(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], i: int) -> bool:
-        """Whether its kernel can read input i from the middle of a wider value, pixels ``to.ld(i)`` floats apart."""
+        """Whether its kernel can read input i from the middle of a wider value, pixels ``to.ld(i)`` elements apart."""
         return False
 
     def epilogue(self, inputs: tuple[Any, ...]) -> Epilogue | None:
-        """This op as another kernel's Epilogue, where it is one (an activation with constant limits)."""
+        """This op on float32 as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None
 
     def lower(self, to: Any) -> None:
@@ -179,6 +201,11 @@ def _shown(value: Any) -> str:
 def _is_graph(value: Any) -> bool:
     """Whether an attribute is a body: a `nbconv.graph.graph.Graph`, which is made of ops (so this module cannot name it)."""
     return hasattr(value, "nodes") and hasattr(value, "constants")
+
+
+def same_dtype(specs: tuple[Any, ...]) -> bool:
+    """Whether all inputs that are given have one element type."""
+    return len({s.dtype for s in specs if s is not None}) <= 1
 
 
 def _convert(op: str, name: str, kind: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.graph import Node, Spec
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Node, Spec
 from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, Strides, flat
 from nbconv.lowering.step import Impl, Ref, Step, Work
 from nbconv.lowering.weights import Weights
@@ -22,6 +22,8 @@ WORK = 1 << 16
 
 
 _UNKNOWN = Work()
+CHUNK = 1 << 14
+"""Elements of other types than float32 that a unit fills."""
 
 
 class Operand(NamedTuple):
@@ -32,7 +34,7 @@ class Operand(NamedTuple):
 
 
 class View(NamedTuple):
-    """A strided view: a value within a wider one, ``pitch`` floats from one pixel to the next."""
+    """A strided view: a value within a wider one, ``pitch`` elements from one pixel to the next."""
 
     ref: Ref
     pitch: int
@@ -47,10 +49,10 @@ class Affine(NamedTuple):
 
 
 class Lowering:
-    """One node on its way to steps. Values of rank ≥ 3 may lie channels last; `out_shape` and `strides` say how."""
+    """One node on its way to steps. `layout` says how a value lies, `out_shape` and `strides` what that means."""
 
     def __init__(
-        self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], last: dict[str, bool],
+        self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], layouts: Mapping[str, Layout],
         constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
         views: dict[str, View],
     ) -> None:  # fmt: skip
@@ -72,30 +74,30 @@ class Lowering:
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
         self._named = [name for name in node.outputs if name]
-        self._last, self._constants, self._weights = last, constants, weights
+        self._layouts, self._constants, self._weights = layouts, constants, weights
 
     @property
     def columns(self) -> int:
         """Columns of a full panel of packed weights."""
         return self.target.columns
 
-    def last(self, name: str) -> bool:
-        """Whether a value lies channels last."""
-        return self._last.get(name, False)
+    def layout(self, name: str) -> Layout:
+        """How a value lies."""
+        return self._layouts.get(name, CHANNELS_FIRST)
 
     def out_shape(self, i: int = 0) -> tuple[int, ...]:
         """Output i's dimensions in the order in which they lie."""
-        return physical(self.outputs[i].shape, self.last(self._named[i]))
+        return self.layout(self._named[i]).physical(self.outputs[i].shape)
 
     def strides(self, i: int) -> tuple[int, ...]:
         """Element strides of input i, one for each dimension of its logical shape."""
         name = self.node.inputs[i]
-        return strides(self.inputs[i].shape, self.last(name), self._pitch(name))
+        return self.layout(name).strides(self.inputs[i].shape, self._pitch(name))
 
     def out_strides(self, i: int = 0) -> tuple[int, ...]:
         """Element strides of output i, one for each dimension of its logical shape."""
         name = self._named[i]
-        return strides(self.outputs[i].shape, self.last(name), self._pitch(name))
+        return self.layout(name).strides(self.outputs[i].shape, self._pitch(name))
 
     def has(self, i: int) -> bool:
         """Whether input i was given."""
@@ -107,17 +109,17 @@ class Lowering:
 
     def input(self, i: int) -> Ref:
         """Where input i lies."""
-        return self._view(self.node.inputs[i]).ref
+        return self._view(self.node.inputs[i], self.inputs[i].dtype).ref
 
     def ld(self, i: int) -> int:
-        """Floats from one pixel of input i, which lies channels last, to the next."""
+        """Elements from one pixel of input i, which lies channels last, to the next."""
         return self._pitch(self.node.inputs[i]) or self.inputs[i].shape[1]
 
-    def _view(self, name: str) -> View:
-        return self.views.get(name) or View(Ref(name), 0)
+    def _view(self, name: str, dtype: np.dtype) -> View:
+        return self.views.get(name) or View(Ref(name, 0, dtype), 0)
 
     def _pitch(self, name: str) -> int:
-        return self._view(name).pitch
+        return self.views[name].pitch if name in self.views else 0
 
     def is_view(self, name: str, ref: Ref, pitch: int) -> bool:
         """Whether a value lies there already: nothing is to be copied."""
@@ -125,17 +127,17 @@ class Lowering:
 
     def output(self, i: int = 0) -> Ref:
         """Where output i lies, counting only those that the node names."""
-        return self._view(self._named[i]).ref
+        return self._view(self._named[i], self.outputs[i].dtype).ref
 
     @property
     def pitch(self) -> int:
-        """Floats from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
+        """Elements from one pixel of the output to the next where it lies in the middle of a wider value, else 0."""
         return self._pitch(self._named[0])
 
     def constant(self, key: str, make: Callable[[], np.ndarray]) -> Ref:
         """A constant that this op derives; ``key`` must say all that it depends on (names of constants, geometry)."""
-        self._constants[key] = self._weights.get(key, make)
-        return Ref(key)
+        self._constants[key] = found = self._weights.get(key, make)
+        return Ref(key, 0, found.dtype)
 
     def drop(self) -> None:
         """Let go of the model file's pages that were read so far: they are read again where they are needed."""
@@ -145,25 +147,29 @@ class Lowering:
         """A constant that input shapes decide: it belongs to this plan alone."""
         key = f"{self._named[0]}#{name}"
         self._constants[key] = values
-        return Ref(key)
+        return Ref(key, 0, values.dtype)
 
-    def scratch(self, nbytes: int) -> Ref:
-        """Memory for this node's steps alone."""
+    def scratch(self, dtype: np.dtype, n: int) -> Ref:
+        """Memory of n elements for this node's steps alone."""
         name = f"{self.node.outputs[0]}#scratch{len(self.scratches)}"
-        self.scratches[name] = nbytes
-        return Ref(name)
+        self.scratches[name] = n * dtype.itemsize
+        return Ref(name, 0, dtype)
 
-    def scratch_per_thread(self, nbytes: int) -> Ref:
-        """Memory for each thread that works on this node, ``nbytes`` apart: a kernel finds its own by ``slot``."""
+    def floats(self, n: int) -> Ref:
+        """Memory of n float32 for this node's steps alone."""
+        return self.scratch(FLOAT32, n)
+
+    def floats_per_thread(self, n: int) -> Ref:
+        """Memory of n float32 for each thread that works on this node: a kernel finds its own by ``slot``."""
         self.slots = self.threads
-        return self.scratch(nbytes * self.threads)
+        return self.floats(n * self.threads)
 
     def alias(self, output: int = 0, input: int = 0) -> None:
         """The output is the input's memory under another shape: no step, unless one of them lies in the middle of a third
         value."""
         name, source = self.node.outputs[output], self.node.inputs[input]
         if name in self.views or source in self.views:
-            self.copy(self.input(input), self._view(name).ref, (self.inputs[input].size,), (1,), (1,))
+            self.copy(self.input(input), self.output(self._named.index(name)), (self.inputs[input].size,), (1,), (1,))
         else:
             self.aliases[name] = source
 
@@ -205,7 +211,7 @@ class Lowering:
         return [*found, (outer, n, inner)] if n > 1 or not found else found
 
     def copy(self, x: Ref, y: Ref, shape: tuple[int, ...], xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
-        """Copy float32 elements of this shape between two strided arrays (strides in elements)."""
+        """Copy elements of this shape between two strided arrays (strides in elements)."""
         axes = merge(sorted(zip(shape, xs, ys, strict=True), key=lambda t: (-t[2], -abs(t[1]))))
         line = [axes.pop()]
         if axes and (line[0][1:] != (1, 1) or line[0][0] < 4096):
@@ -220,21 +226,29 @@ class Lowering:
             axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
+        nbytes = x.dtype.itemsize * n0 * n1 * n2 * n3 * n4
+        kernel = "move.copy" if x.dtype.itemsize == FLOAT32.itemsize else f"elements.copy_{x.dtype.itemsize}"
         self.step(
-            "move.copy", self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
+            kernel, self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
             extents=Extents(n1, n2, n3, n4), x_strides=Strides(*(t[1] for t in five)),
-            y_strides=Strides(*(t[2] for t in five)), does=Work(0, 0, 4 * n0 * n1 * n2 * n3 * n4, copies=True),
+            y_strides=Strides(*(t[2] for t in five)), does=Work(0, 0, nbytes, copies=True),
         )  # fmt: skip
 
     def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
-        """n float32 elements of one value."""
+        """n elements of one value."""
+        if y.dtype != FLOAT32:
+            size = y.dtype.itemsize
+            bits = int(np.array(value, y.dtype).view(f"i{size}"))
+            done = Work(0, 0, size * n)
+            self.step(f"elements.fill_{size}", -(-n // CHUNK), work=size * n, y=y, n=n, chunk=CHUNK, value=bits, does=done)
+            return
         chunk = 4 * self.target.chunk
         self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value, does=Work(0, 0, 4 * n))
 
     def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
         """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
-        shape, last = self.outputs[0].shape, self.last(self.node.outputs[0])
-        order = physical(tuple(range(len(shape))), last)
+        shape = self.outputs[0].shape
+        order = self.layout(self.node.outputs[0]).order(len(shape))
         axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
         limits = self.epilogue.clamp() if clamp else Clamp(-inf, inf)
         axes = merge(axes)
@@ -268,7 +282,6 @@ class Lowering:
         """One step of a kernel of `kernels/cpu/logic.py` from broadcast operands (by its arguments' names) to the output,
         which lies as ONNX has it."""
         shape, y = self.outputs[0].shape, self.output()
-        sizes = {name: self.inputs[i].dtype.itemsize for i, name in enumerate(operands)}
         axes: list[tuple[int, ...]] = []
         for d, *steps in zip(shape, *(o.strides for o in operands.values()), strict=True):
             if d == 1:
@@ -286,17 +299,14 @@ class Lowering:
             axes.append((n // self.target.lanes, *(self.target.lanes * s for s in inner)))
             n = self.target.lanes
         total = self.outputs[0].size
-        self._rows(kernel, {k: o.ref for k, o in operands.items()}, y, sizes, axes, n, inner, total)
+        self._rows(kernel, {k: o.ref for k, o in operands.items()}, y, axes, n, inner, total)
 
-    def _rows(
-        self, kernel: str, refs: dict[str, Ref], y: Ref, sizes: dict[str, int], axes: list, n: int, inner: list, total: int
-    ) -> None:
+    def _rows(self, kernel: str, refs: dict[str, Ref], y: Ref, axes: list, n: int, inner: list, total: int) -> None:
         if len(axes) > 3:
             (d, *steps), rest = axes[0], axes[1:]
             for i in range(d):
-                moved = {k: Ref(r.name, r.offset + i * s * sizes[k]) for (k, r), s in zip(refs.items(), steps, strict=True)}
-                at = Ref(y.name, y.offset + i * (total // d) * self.outputs[0].dtype.itemsize)
-                self._rows(kernel, moved, at, sizes, rest, n, inner, total // d)
+                moved = {k: r.at(i * s) for (k, r), s in zip(refs.items(), steps, strict=True)}
+                self._rows(kernel, moved, y.at(i * (total // d)), rest, n, inner, total // d)
             return
         three = [(1, *[0] * len(refs))] * (3 - len(axes)) + axes
         apart: dict[str, Any] = {
@@ -312,11 +322,11 @@ class Lowering:
         ref, steps = self.input(i), self.strides(i)
         missing = len(shape) - spec.rank
         full, steps = (1,) * missing + spec.shape, (0,) * missing + steps
-        last = self.last(self.node.outputs[0])
+        last = self.layout(self.node.outputs[0]) is CHANNELS_LAST
         if last and spec.constant and full[1] > 1 and sum(d > 1 for d in full) > 1:
             name = self.node.inputs[i]
             ref = self.constant(f"{name}#last{len(full)}", lambda: np.moveaxis(self.value(i).reshape(full), 1, -1).copy())
-            steps = strides(full, True)
+            steps = CHANNELS_LAST.strides(full)
         return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
 
     def step(
@@ -358,21 +368,6 @@ def tiles(n3: int, n4: int) -> int:
     """How many tiles `copy` of kernels/cuda/move.py cuts a plane of n3 × n4 elements into."""
     tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)
     return -(-n3 // tall) * -(-n4 // wide)
-
-
-def physical(shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
-    """(n, c, *size) → (n, *size, c) when ``last``."""
-    return (shape[0], *shape[2:], shape[1]) if last else tuple(shape)
-
-
-def strides(shape: tuple[int, ...], last: bool, pitch: int = 0) -> tuple[int, ...]:
-    """Element strides for each logical dimension; ``pitch``: from pixel to pixel, where that is not the channels."""
-    found, step = [], 1
-    for d in reversed(physical(shape, last)):
-        found.append(step)
-        step *= d if found[1:] or not pitch else pitch
-    found.reverse()
-    return (found[0], found[-1], *found[1:-1]) if last else tuple(found)
 
 
 def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

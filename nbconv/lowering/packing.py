@@ -100,7 +100,7 @@ class Machine(Protocol):
 
 def cut(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut:
     """For a convolution's ``groups``, or a ``batch``, of (m, k·taps) × (k·taps, n) products."""
-    columns, tile = to.columns, to.target.rows
+    columns, tile = to.columns, to.target.tile().rows
     if to.target.tiles:
         return _tiles(to, m, k, n, taps, groups * batch)
     tap_chunk, channel_chunk = max(1, DEPTH // k), k

@@ -47,7 +47,7 @@ def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: 
     """Panels of n columns a group, as `packing.pack` makes them of constants."""
     taps, full = ws.kh * ws.kw, padded(n, to.target.lanes, to.columns)
     size = groups * taps * ws.cg
-    y, units = to.scratch(4 * size * full), groups * ceil(n, to.columns)
+    y, units = to.floats(size * full), groups * ceil(n, to.columns)
     to.step(
         "packing.panels", to.gpu_split(units, ceil(taps * ws.cg, PIECE)), work=16 * size * n, w=w.at(ws.base), y=y,
         kh=ws.kh, kw=ws.kw, cg=ws.cg, n=n,
@@ -60,7 +60,7 @@ def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: i
     """Transformed and packed 3×3 filters, as `winograd.weights` makes them of constants; filter (i, o) begins at
     i·cis + o·cos, and is read from its end where ``turned``."""
     full, points = padded(co, to.target.lanes, to.columns), (size + 2) ** 2
-    y = to.scratch(4 * points * ci * full)
+    y = to.floats(points * ci * full)
     to.step(
         f"packing.winograd_{size}", to.gpu_split(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
         w=w, y=y, ci=ci, co=co, cis=cis, cos=cos, turned=int(turned), padded=full,
@@ -70,7 +70,7 @@ def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: i
 
 def rows(to: Lowering, x: Ref, count: int, n: int, row: int, column: int, full: int, scale: float = 1.0) -> Ref:
     """``count`` rows of n elements, element (i, j) from i·row + j·column, each filled up to ``full`` with zeros."""
-    y = to.scratch(4 * count * full)
+    y = to.floats(count * full)
     to.step("packing.rows", count, work=16 * count * full, x=x, y=y, n=n, row=row, column=column, padded=full, scale=scale)
     return y
 
@@ -80,7 +80,7 @@ def bias(to: Lowering, x: Ref, groups: int, n: int, repeats: int = 1, scale: flo
     if repeats == 1:
         return rows(to, x, groups, n, n, 1, padded(n, to.target.lanes, to.columns), scale)
     whole = padded(repeats * n, to.target.lanes, to.columns)
-    y = to.scratch(4 * whole)
+    y = to.floats(whole)
     to.copy(x, y, (repeats, n), (0, 1), (n, 1))
     rest = whole - repeats * n
     if rest:

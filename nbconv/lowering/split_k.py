@@ -63,7 +63,7 @@ def sums(to: Lowering, how: Cut, wanted: Results) -> Results:
     ld, zeros = ceil(n * side, SECTOR) * SECTOR, side * padded(n, to.target.lanes, to.columns)
     size = how.parts * m * ld
     return wanted._replace(
-        y=to.scratch(4 * size * wanted.products // side), ldy=ld, apart=n if wanted.beside else size,
+        y=to.floats(size * wanted.products // side), ldy=ld, apart=n if wanted.beside else size,
         addends=Addends(to.zeros(zeros)), epilogue=Epilogue(),
         scatter=Scatter(*wanted.size),
     )  # fmt: skip

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from nbconv.graph import Node
+import numpy as np
+
+from nbconv.graph import FLOAT32, Node
 
 
 class Ref(NamedTuple):
-    """An address in a plan: a value's or a constant's memory, ``offset`` bytes in."""
+    """An address in a plan: a value's or a constant's memory, ``offset`` bytes in, where elements of this type lie."""
 
     name: str
     offset: int = 0
+    dtype: np.dtype = FLOAT32
 
     def at(self, elements: int) -> Ref:
-        """The address of the float32 that lies this many further."""
-        return Ref(self.name, self.offset + 4 * elements)
+        """The address of the element that lies this many further."""
+        return Ref(self.name, self.offset + self.dtype.itemsize * elements, self.dtype)
 
 
 class Impl(NamedTuple):

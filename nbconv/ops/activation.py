@@ -98,7 +98,7 @@ class Sigmoid(Unary):
         return 1 / (1 + np.exp(-x))
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(act=Activation.SIGMOID) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.SIGMOID)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(SigmoidGrad(), to.dy(), to.y()),)
@@ -120,7 +120,7 @@ class Tanh(Unary):
         return np.tanh(x)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(act=Activation.TANH) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.TANH)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(TanhGrad(), to.dy(), to.y()),)
@@ -217,7 +217,7 @@ class Gelu(Unary):
         return 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(act=Activation.GELU) if self.approximate == "none" and inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.GELU) if self.approximate == "none" else None
 
     def lower(self, to: Lowering) -> None:
         to.unary("activation.gelu_tanh" if self.approximate == "tanh" else "activation.gelu")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import FLOAT32, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op, same_dtype
 from nbconv.kernels.params import BatchNorm, ChannelAffine, Moments, Pixels, Running
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.packing import ceil
@@ -82,9 +82,10 @@ class BatchNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return (8 if self.training_mode else 2) * outputs[0].size
 
-    def layout(self, inputs, outputs) -> str:
-        served = all(spec.dtype == np.float32 for spec in inputs) and inputs[0].size
-        return CHANNELS_LAST if served else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return same_dtype(inputs) and super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
@@ -110,7 +111,7 @@ class BatchNormalization(Op):
             scale = to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#scale", lambda: known()[0])
             shift = to.constant(f"{'/'.join(names[1:])}#{self.epsilon}#shift", lambda: known()[1])
         else:
-            scale, shift = to.scratch(4 * c), to.scratch(4 * c)
+            scale, shift = to.floats(c), to.floats(c)
             to.step(
                 "batch_norm.factors",
                 vectors,
@@ -141,7 +142,7 @@ class BatchNormalization(Op):
         """The steps that find x's mean and variance; where lie what x is to be multiplied with and what added."""
         pixels, full, count = split(to, to.inputs[0])
         c = pixels.c
-        parts, scale, shift = to.scratch(8 * count * full), to.scratch(4 * c), to.scratch(4 * c)
+        parts, scale, shift = to.floats(2 * count * full), to.floats(c), to.floats(c)
         to.step(
             "batch_norm.moments",
             to.gpu_split(count, full // to.target.lanes),
@@ -152,7 +153,7 @@ class BatchNormalization(Op):
             padded=full,
         )
         names = dict(zip(("new_mean", "new_var", "mean", "var"), to.node.outputs[1:], strict=False))
-        made = {name: Ref(names[name]) if names.get(name) else to.scratch(4 * c) for name in _STATISTICS}
+        made = {name: Ref(names[name]) if names.get(name) else to.floats(c) for name in _STATISTICS}
         to.step(
             "batch_norm.statistics",
             vectors,
@@ -196,7 +197,7 @@ def split(to: Lowering, x: Spec) -> tuple[Pixels, int, int]:
     """(how x's pixels are split, floats of a row of sums, parts) of a sum over x's pixels."""
     c = x.shape[1]
     total = x.size // c
-    pixels = max(ceil(total, PARTS), min(total, to.target.pixels or max(16, PART // (4 * c))))
+    pixels = max(ceil(total, PARTS), min(total, to.target.pixels or max(16, PART // (FLOAT32.itemsize * c))))
     return Pixels(pixels, total, c), ceil(c, to.target.lanes) * to.target.lanes, ceil(total, pixels)
 
 
@@ -231,7 +232,7 @@ class BatchNormalizationGradScale(Op):
     def lower(self, to: Lowering) -> None:
         pixels, full, count = split(to, to.inputs[1])
         c = pixels.c
-        parts, made = to.scratch(8 * count * full), [Ref(n) if n else to.scratch(4 * c) for n in to.node.outputs]
+        parts, made = to.floats(2 * count * full), [Ref(n) if n else to.floats(c) for n in to.node.outputs]
         to.step(
             "batch_norm.grad_sums",
             to.gpu_split(count, full // to.target.lanes),
@@ -254,7 +255,7 @@ class BatchNormalizationGradScale(Op):
             parts=parts,
             var=to.input(3),
             dscale=made[0],
-            db=made[1] if len(made) > 1 else to.scratch(4 * c),
+            db=made[1] if len(made) > 1 else to.floats(c),
             count=count,
             c=c,
             padded=full,
@@ -323,5 +324,5 @@ def check(dy: Spec, x: Spec, y: Spec | None) -> None:
 
 def served(inputs) -> str:
     """The layout of the gradients' kernels."""
-    fits = all(s is None or s.dtype == np.float32 for s in inputs) and inputs[0].size
+    fits = same_dtype(inputs) and inputs[0].dtype in ONLY_FLOAT32 and inputs[0].size
     return CHANNELS_LAST if fits else NUMPY

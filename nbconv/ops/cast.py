@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, NUMPY, Op
 from nbconv.lowering.context import Lowering
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Cast(Op):
         return inputs[0].dtype == want.dtype_of(self.to)
 
     def layout(self, inputs, outputs) -> str:
-        return CANONICAL if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
+        return CHANNELS_FIRST if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
 
     def lower(self, to: Lowering) -> None:
         to.unary(f"logic.{CASTS[to.inputs[0].dtype, to.outputs[0].dtype]}")
@@ -72,7 +72,7 @@ class CastLike(Op):
             return np.asarray(x).astype(like.dtype)
 
     def layout(self, inputs, outputs) -> str:
-        return CANONICAL if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
+        return CHANNELS_FIRST if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
 
     def lower(self, to: Lowering) -> None:
         to.unary(f"logic.{CASTS[to.inputs[0].dtype, to.outputs[0].dtype]}")

@@ -11,7 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS, Geometry
 from nbconv.lowering.conv.problem import geometry, problem
@@ -41,13 +41,13 @@ class Convolution(Op, abstract=True):
     def layout(self, inputs, outputs) -> str:
         weights = all(spec is None or spec.constant for spec in inputs[1:3])
         served = inputs[0].rank < 5 and (weights or not inputs[0].constant)  # constants do not lie channels last
-        return CHANNELS_LAST if served and inputs[0].dtype == np.float32 else NUMPY
+        return CHANNELS_LAST if served and inputs[0].dtype in ONLY_FLOAT32 else NUMPY
 
-    def layouts(self, inputs, outputs, last) -> Any:
+    def layouts(self, inputs, outputs, given) -> Any:
         """Weights that are no constants are read as ONNX has them."""
-        if not last or self.layout(inputs, outputs) == NUMPY or inputs[1].constant:
+        if self.layout(inputs, outputs) == NUMPY:
             return None
-        return (True, *[False] * (len(inputs) - 1)), (True,)
+        return (CHANNELS_LAST, *[CHANNELS_FIRST] * (len(inputs) - 1)), (CHANNELS_LAST,)
 
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
@@ -128,12 +128,12 @@ class Conv(Convolution):
     def absorbs(self, inputs, outputs) -> str:
         return "activation" if self.depthwise(inputs[1]) else "residual"
 
-    def layouts(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, given):
         """An image of few channels is padded first, and turned with that."""
-        x, w = inputs[:2]
-        if not last or self.layout(inputs, outputs) == NUMPY or not self.geometry(x.shape, w.shape).small_channels:
-            return super().layouts(inputs, outputs, last)
-        return (last[0], *[w.constant] * (len(inputs) - 1)), (True,)
+        found = super().layouts(inputs, outputs, given)
+        if found is None or not self.geometry(inputs[0].shape, inputs[1].shape).small_channels:
+            return found
+        return (given[0], *found[0][1:]), found[1]
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return conv_gradient(self, to)
@@ -201,7 +201,7 @@ class ConvGradWeight(Convolution):
             return dw.reshape(g * co, ci, *self.kernel_shape), dy.sum(axis=(0, *range(2, dy.ndim)))
 
     def layout(self, inputs, outputs) -> str:
-        served = inputs[0].rank < 5 and inputs[0].dtype == np.float32 and inputs[0].size and inputs[1].size
+        served = inputs[0].rank < 5 and inputs[0].dtype in ONLY_FLOAT32 and inputs[0].size and inputs[1].size
         return CHANNELS_LAST if served else NUMPY
 
     def flops(self, inputs, outputs) -> int:
@@ -220,11 +220,11 @@ class ConvGradWeight(Convolution):
         """``w``: dy's shape."""
         return geometry(x, x[1] // self.group, w[1] // self.group, self.window(x, w), self.group)
 
-    def layouts(self, inputs, outputs, last) -> Any:
-        if not last or self.layout(inputs, outputs) == NUMPY:
+    def layouts(self, inputs, outputs, given) -> Any:
+        if self.layout(inputs, outputs) == NUMPY:
             return None
         small = small_channels(self.geometry(inputs[0].shape, inputs[1].shape))
-        return (last[0] if small else True, True), (False,) * len(outputs)
+        return (given[0] if small else CHANNELS_LAST, CHANNELS_LAST), (CHANNELS_FIRST,) * len(outputs)
 
     def lower(self, to: Lowering) -> None:
         if len(to.outputs) > 1:

@@ -10,7 +10,7 @@ from nbconv.base.random import bits, stream_key
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.graph.op import ANY, CHANNELS_FIRST, FLOAT32, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class TrainingDropout(Op):
         return np.where(word >= np.uint64(self.threshold), x * x.dtype.type(1 / (1 - self.ratio)), x.dtype.type(0))
 
     def layout(self, inputs, outputs) -> str:
-        fits = inputs[0].dtype == np.float32 and inputs[1].dtype in (np.int64, np.float32)
-        return CANONICAL if fits else NUMPY
+        fits = inputs[0].dtype in ONLY_FLOAT32 and inputs[1].dtype in (np.int64, FLOAT32)
+        return CHANNELS_FIRST if fits else NUMPY
 
     def lower(self, to: Lowering) -> None:
         n, chunk = to.outputs[0].size, to.target.chunk
@@ -89,7 +89,7 @@ class TrainingDropout(Op):
             y=to.output(),
             step=to.input(1),
             float_step=to.input(1),
-            real=int(to.inputs[1].dtype == np.float32),
+            real=int(to.inputs[1].dtype.kind == "f"),
             n=n,
             chunk=chunk,
             key=stream_key(self.seed, self.stream),

@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Gather(Op):
 
     moves = True
 
+    kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
+
     axis: int = 0
 
     def infer(self, x: Spec, indices: Spec) -> Spec:
@@ -42,16 +44,16 @@ class Gather(Op):
         check_range(indices, x.shape[self.axis])
         return np.asarray(np.take(x, indices, axis=self.axis))
 
-    def layout(self, inputs, outputs) -> str:
-        x, indices = inputs
-        return CANONICAL if x.dtype == np.float32 and indices.value is not None and outputs[0].size else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        known = inputs[1].value is not None and outputs[0].size > 0
+        return super().has_kernel(inputs, outputs) and known
 
     def lower(self, to: Lowering) -> None:
         x, axis = to.inputs[0], want.axis(self.axis, to.inputs[0].rank)
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         places = (to.value(1).astype(np.int64) % size).reshape(-1)
         to.step(
-            "gather.gather",
+            "gather.gather" if x.dtype.itemsize == 4 else f"elements.gather_{x.dtype.itemsize}",
             outer * len(places),
             work=8 * to.outputs[0].size,
             x=to.input(0),
@@ -71,6 +73,7 @@ class GatherGrad(Op):
     """Zeros of ``shape`` to which each slice of dy is added where `Gather` took it, in the order of the indices."""
 
     domain = "nbconv"
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
 
     axis: int
     shape: tuple[int, ...]
@@ -88,8 +91,8 @@ class GatherGrad(Op):
         np.add.at(np.moveaxis(dx, self.axis, 0), indices.reshape(-1), np.moveaxis(flat, self.axis, 0))
         return dx
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if inputs[0].dtype == np.float32 and inputs[1].dtype == np.int64 else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[1].dtype == np.int64
 
     def lower(self, to: Lowering) -> None:
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
@@ -141,6 +144,7 @@ class GatherElementsGrad(Op):
     """Zeros of ``shape`` to which each element of dy is added where `GatherElements` took it, in the order of the axis."""
 
     domain = "nbconv"
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
 
     axis: int
     shape: tuple[int, ...]
@@ -158,10 +162,9 @@ class GatherElementsGrad(Op):
         np.add.at(dx, places, dy)
         return dx
 
-    def layout(self, inputs, outputs) -> str:
+    def has_kernel(self, inputs, outputs) -> bool:
         alike = all(d == e for a, (d, e) in enumerate(zip(inputs[1].shape, self.shape, strict=True)) if a != self.axis)
-        fits = alike and inputs[0].dtype == np.float32 and inputs[1].dtype == np.int64
-        return CANONICAL if fits else NUMPY
+        return alike and super().has_kernel(inputs, outputs) and inputs[1].dtype == np.int64
 
     def lower(self, to: Lowering) -> None:
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])

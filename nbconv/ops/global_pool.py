@@ -9,7 +9,7 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_LAST, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.pointwise import Div
@@ -40,8 +40,10 @@ class GlobalAveragePool(GlobalPool):
             total = x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
             return total / x.dtype.type(prod(x.shape[2:]))
 
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape
@@ -60,8 +62,10 @@ class GlobalMaxPool(GlobalPool):
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x.max(axis=tuple(range(2, x.ndim)), keepdims=True, initial=-np.inf)
 
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape

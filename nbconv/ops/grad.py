@@ -10,8 +10,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, NUMPY, Op
-from nbconv.lowering.context import Lowering, physical
+from nbconv.graph.op import ONLY_FLOAT32, Op, same_dtype
+from nbconv.lowering.context import Lowering
 
 
 class UnaryGrad(Op, abstract=True):
@@ -19,8 +19,9 @@ class UnaryGrad(Op, abstract=True):
     writes its ``formula``."""
 
     domain = "nbconv"
+    kernel_dtypes = ONLY_FLOAT32
     kernel: ClassVar[str] = ""
-    """The float32 kernel, of `kernels/cpu/activation_grad.py`; its Float arguments are the op's fields."""
+    """The kernel, of `kernels/cpu/activation_grad.py`; its Float arguments are the op's fields."""
 
     def infer(self, dy: Spec, v: Spec) -> Spec:
         dtype = want.one_type("f", dy=dy, v=v)
@@ -34,9 +35,6 @@ class UnaryGrad(Op, abstract=True):
     def reference(self, dy: np.ndarray, v: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             return np.asarray(self.formula(dy, v), dtype=dy.dtype)
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
         self.pair(to, self.kernel, **{name: getattr(self, name) for name in self.fields})
@@ -62,6 +60,7 @@ class ExpandLike(Op):
     order the result had best lie; it is not read."""
 
     domain = "nbconv"
+    kernel_dtypes = ONLY_FLOAT32
 
     def infer(self, dy: Spec, x: Spec) -> Spec:
         if dy.rank != x.rank:
@@ -75,8 +74,8 @@ class ExpandLike(Op):
     def bypass(self, inputs) -> bool:
         return inputs[0].shape == inputs[1].shape
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 and inputs[1].dtype == np.float32 else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and same_dtype(inputs)
 
     def lower(self, to: Lowering) -> None:
         dy = to.operand(0)
@@ -87,6 +86,7 @@ class SliceGrad(Op):
     """Zeros of ``shape`` with dy at the cells that a Slice took: along axis i from ``starts[i]`` by ``steps[i]``."""
 
     domain = "nbconv"
+    kernel_dtypes = ONLY_FLOAT32
 
     shape: tuple[int, ...]
     starts: tuple[int, ...]
@@ -104,9 +104,6 @@ class SliceGrad(Op):
         dx[np.ix_(*cells)] = dy
         return dx
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
     def lower(self, to: Lowering) -> None:
         n, dy, there = to.outputs[0].size, to.inputs[0], to.out_strides()
         to.fill(to.output(), n)
@@ -121,6 +118,7 @@ class Mix(Op):
     that order. ``rows``, ``cells`` int64, ``weights`` float64: a sparse matrix by rows (CSR) applied to the axis."""
 
     domain = "nbconv"
+    kernel_dtypes = ONLY_FLOAT32
 
     axis: int
     rows: np.ndarray
@@ -145,12 +143,9 @@ class Mix(Op):
     def flops(self, inputs, outputs) -> int:
         return 2 * len(self.cells) * outputs[0].size // max(len(self.rows) - 1, 1)
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
     def lower(self, to: Lowering) -> None:
-        shape, last = to.outputs[0].shape, to.last(to.node.outputs[0])
-        at = physical(tuple(range(len(shape))), last).index(want.axis(self.axis, len(shape)))
+        rank, lies = to.outputs[0].rank, to.layout(to.node.outputs[0])
+        at = lies.order(rank).index(want.axis(self.axis, rank))
         weight_strides = to.out_shape()
         outer, out, inner = prod(weight_strides[:at]), weight_strides[at], prod(weight_strides[at + 1 :])
         width = min(inner, to.target.chunk)
@@ -163,7 +158,7 @@ class Mix(Op):
             rows=to.table("rows", self.rows.astype(np.int64)),
             cells=to.table("cells", self.cells.astype(np.int64)),
             weights=to.table("weights", self.weights.astype(np.float32)),
-            size=physical(to.inputs[0].shape, last)[at],
+            size=lies.physical(to.inputs[0].shape)[at],
             out=out,
             inner=inner,
             width=width,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Node, Spec
-from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.graph.op import ANY, ONLY_FLOAT32, Op
 from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine, Lowering
 from nbconv.ops.grad import UnaryGrad
@@ -47,9 +47,11 @@ class Fused(Op):
     def layout(self, inputs, outputs) -> str:
         return self.inner.layout(self._own(inputs), outputs)
 
-    def layouts(self, inputs, outputs, last):
-        placed = self.inner.layouts(self._own(inputs), outputs, self._own(last))
-        return placed and ((*placed[0], True) if self.residual else placed[0], placed[1])
+    def layouts(self, inputs, outputs, given):
+        found = self.inner.layouts(self._own(inputs), outputs, self._own(given))
+        if found is None or not self.residual:
+            return found
+        return (*found[0], found[1][0]), found[1]
 
     def writes_strided(self, inputs, outputs) -> bool:
         return self.inner.writes_strided(self._own(inputs), outputs)
@@ -83,6 +85,7 @@ class Silu(Op):
 
     is_cheap = True
     domain = "nbconv"
+    kernel_dtypes = ONLY_FLOAT32
 
     def infer(self, x: Spec) -> Spec:
         return Spec(x.shape, x.dtype)
@@ -91,11 +94,8 @@ class Silu(Op):
         with np.errstate(all="ignore"):
             return x / (1 + np.exp(-x))
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if outputs[0].dtype == np.float32 else NUMPY
-
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(act=Activation.SILU) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.SILU)
 
     def lower(self, to: Lowering) -> None:
         to.unary("activation.silu")
@@ -120,6 +120,7 @@ class ChannelShuffle(Op):
 
     moves = True
     domain = "nbconv"
+    kernel_dtypes = ONLY_FLOAT32
 
     group: int
 
@@ -129,9 +130,6 @@ class ChannelShuffle(Op):
     def reference(self, x: np.ndarray) -> np.ndarray:
         n, c, *size = x.shape
         return x.reshape(n, self.group, c // self.group, *size).swapaxes(1, 2).reshape(x.shape)
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if outputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
         n, c, h, w = to.outputs[0].shape
@@ -143,13 +141,13 @@ class ChannelShuffle(Op):
         return (to.add(ChannelShuffle(group=to.inputs[0].shape[1] // self.group), to.dy()),)
 
 
-class Layout(Op):
-    """The same value, channels last (``last``), or as ONNX has it."""
+class Reorder(Op):
+    """The same value in another `Layout`, ``order`` by its name."""
 
     moves = True
     domain = "nbconv"
 
-    last: int
+    order: str
 
     def infer(self, x: Spec) -> Spec:
         return Spec(x.shape, x.dtype)

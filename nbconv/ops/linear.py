@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.kernels.params import Addends, Scatter
 from nbconv.lowering import repack, split_k
 from nbconv.lowering.context import Lowering, Ref
@@ -57,10 +57,10 @@ class Gemm(Op):
 
     def layout(self, inputs, outputs) -> str:
         a, c = inputs[0], inputs[2] if len(inputs) > 2 else None
-        if a.dtype != np.float32 or 0 in a.shape:
+        if a.dtype not in ONLY_FLOAT32 or 0 in a.shape:
             return NUMPY
         per_column = c is None or (c.size == c.shape[-1:][0] and (c.constant or c.size > 1) if c.shape else c.constant)
-        return CANONICAL if per_column else NUMPY
+        return CHANNELS_FIRST if per_column else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
@@ -70,7 +70,7 @@ class Gemm(Op):
         k = a.shape[0] if self.transA else a.shape[1]
         left = to.input(0)
         if self.transA:
-            left = to.scratch(4 * m * k)
+            left = to.floats(m * k)
             to.copy(to.input(0), left, (m, k), (1, m), (k, 1))
         names = (*to.node.inputs, "")[:3]
 
@@ -179,7 +179,7 @@ class MatMul(Op):
 
     def layout(self, inputs, outputs) -> str:
         a, b = inputs[:2]
-        return CANONICAL if a.dtype == np.float32 and a.size and self.matrices(a, b) is not None else NUMPY
+        return CHANNELS_FIRST if a.dtype in ONLY_FLOAT32 and a.size and self.matrices(a, b) is not None else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
         found = self.matrices(*inputs[:2])

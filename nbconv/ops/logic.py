@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.pointwise import Binary, Unary
 
@@ -26,10 +26,10 @@ class Logic(Binary, abstract=True):
     def chosen(self, inputs) -> str:
         """The kernel for these types, or ""."""
         kinds = {spec.dtype for spec in inputs}
-        return self.floats if kinds == {np.dtype(np.float32)} else self.booleans if kinds == {want.BOOL} else ""
+        return self.floats if kinds == {FLOAT32} else self.booleans if kinds == {want.BOOL} else ""
 
     def layout(self, inputs, outputs) -> str:
-        return CANONICAL if self.chosen(inputs) and outputs[0].size else NUMPY
+        return CHANNELS_FIRST if self.chosen(inputs) and outputs[0].size else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
         return ""
@@ -40,15 +40,14 @@ class Logic(Binary, abstract=True):
 
 class Not(Unary):
     accepts = "b"
+    kernel = "logical_not"
+    kernel_dtypes, kernel_layout = frozenset((want.BOOL,)), CHANNELS_FIRST
 
     def formula(self, x):
         return ~x
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL
-
     def lower(self, to: Lowering) -> None:
-        to.unary("logic.logical_not")
+        to.unary(f"logic.{self.kernel}")
 
 
 class Equal(Logic):
@@ -140,7 +139,7 @@ class Where(Op):
         return np.where(condition, x, y)
 
     def layout(self, inputs, outputs) -> str:
-        return CANONICAL if outputs[0].dtype == np.float32 and outputs[0].size else NUMPY
+        return CHANNELS_FIRST if outputs[0].dtype in ONLY_FLOAT32 and outputs[0].size else NUMPY
 
     def lower(self, to: Lowering) -> None:
         to.rows("logic.where", c=to.operand(0), a=to.operand(1), b=to.operand(2))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Layout, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.kernels.params import ClassWeights, Scores
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.pointwise import Add
@@ -67,12 +67,12 @@ class OfLabels(Op, abstract=True):
         with np.errstate(all="ignore"):
             return dy * (share / share.sum(dtype=share.dtype) if self.reduction == "mean" else share)
 
-    def steps(self, to: Lowering, logp: Ref, y: Ref, last: bool) -> None:
+    def steps(self, to: Lowering, logp: Ref, y: Ref, lies: Layout) -> None:
         """The kernels that make ``y`` of log-probabilities."""
         shape = to.inputs[0].shape
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
-        share = to.scratch(4 * n)
-        each = y if self.reduction == "none" else to.scratch(4 * n)
+        share = to.floats(n)
+        each = y if self.reduction == "none" else to.floats(n)
         to.step(
             "loss.pick",
             -(-n // CHUNK),
@@ -85,7 +85,7 @@ class OfLabels(Op, abstract=True):
             y=each,
             n=n,
             chunk=CHUNK,
-            scores=self.scores(shape, size, last),
+            scores=self.scores(shape, size, lies),
         )
         if self.reduction != "none":
             to.step("loss.total", 1, work=8 * n, each=each, share=share, y=y, n=n, mean=int(self.reduction == "mean"))
@@ -96,20 +96,20 @@ class OfLabels(Op, abstract=True):
         return ClassWeights(to.input(i) if given else None, int(given), int(ignored is not None), ignored or 0)
 
     @staticmethod
-    def scores(shape: tuple[int, ...], size: int, last: bool) -> Scores:
+    def scores(shape: tuple[int, ...], size: int, lies: Layout) -> Scores:
         """Where the scores of this shape lie."""
         classes = shape[1]
-        pixel, apart = (classes, 1) if last or size == 1 else (1, size)
+        pixel, apart = (classes, 1) if lies is CHANNELS_LAST or size == 1 else (1, size)
         return Scores(classes, size, classes * size, pixel, apart)
 
     @staticmethod
     def served(scores: Spec, labels: Spec) -> bool:
         """Whether there are kernels for these types."""
-        return scores.dtype == np.float32 and labels.dtype == np.int64 and scores.size > 0
+        return scores.dtype in ONLY_FLOAT32 and labels.dtype == np.int64 and scores.size > 0
 
     def layout(self, inputs, outputs) -> str:
         scores, labels = inputs[:2] if inputs[1].dtype.kind == "i" else inputs[1:3]
-        return CANONICAL if self.served(scores, labels) else NUMPY
+        return CHANNELS_FIRST if self.served(scores, labels) else NUMPY
 
 
 class SoftmaxCrossEntropyLoss(OfLabels):
@@ -126,20 +126,20 @@ class SoftmaxCrossEntropyLoss(OfLabels):
             logp = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
         return self.picked(logp, labels, weights), logp
 
-    def layouts(self, inputs, outputs, last):
-        if not last or not self.served(inputs[0], inputs[1]):
+    def layouts(self, inputs, outputs, given):
+        if not self.served(inputs[0], inputs[1]):
             return None
-        return (last[0], *[False] * (len(inputs) - 1)), (False, last[0])[: len(outputs)]
+        return (given[0], *[CHANNELS_FIRST] * (len(inputs) - 1)), (CHANNELS_FIRST, given[0])[: len(outputs)]
 
     def lower(self, to: Lowering) -> None:
-        shape, last = to.inputs[0].shape, to.last(to.node.inputs[0])
+        shape, lies = to.inputs[0].shape, to.layout(to.node.inputs[0])
         named = [bool(name) for name in (*to.node.outputs, "")[:2]]
-        logp = Ref(to.node.outputs[1]) if named[1] else to.scratch(4 * prod(shape))
+        logp = Ref(to.node.outputs[1]) if named[1] else to.floats(prod(shape))
         size = prod(shape[2:])
-        outer, inner = (shape[0] * size, 1) if last else (shape[0], size)
+        outer, inner = (shape[0] * size, 1) if lies is CHANNELS_LAST else (shape[0], size)
         to.columns_step("softmax.log_softmax", outer, shape[1], inner, y=logp)
         if named[0]:
-            self.steps(to, logp, Ref(to.node.outputs[0]), last)
+            self.steps(to, logp, Ref(to.node.outputs[0]), lies)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         parts = []
@@ -162,13 +162,13 @@ class NegativeLogLikelihoodLoss(OfLabels):
     def reference(self, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return self.picked(scores, labels, weights)
 
-    def layouts(self, inputs, outputs, last):
-        if not last or not self.served(inputs[0], inputs[1]):
+    def layouts(self, inputs, outputs, given):
+        if not self.served(inputs[0], inputs[1]):
             return None
-        return (last[0], *[False] * (len(inputs) - 1)), (False,)
+        return (given[0], *[CHANNELS_FIRST] * (len(inputs) - 1)), (CHANNELS_FIRST,)
 
     def lower(self, to: Lowering) -> None:
-        self.steps(to, to.input(0), to.output(), to.last(to.node.inputs[0]))
+        self.steps(to, to.input(0), to.output(), to.layout(to.node.inputs[0]))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         grad = NegativeLogLikelihoodLossGrad(**self.attributes())
@@ -197,15 +197,15 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
             np.put_along_axis(dx, safe[:, None], np.take_along_axis(dx, safe[:, None], axis=1) - 1, axis=1)
             return dx * self.factors(dy, share)[:, None]
 
-    def layouts(self, inputs, outputs, last):
-        if not last or not self.served(inputs[1], inputs[2]):
+    def layouts(self, inputs, outputs, given):
+        if not self.served(inputs[1], inputs[2]):
             return None
-        return (False, last[1], *[False] * (len(inputs) - 2)), (last[1],)
+        return (CHANNELS_FIRST, given[1], *[CHANNELS_FIRST] * (len(inputs) - 2)), (given[1],)
 
     def lower(self, to: Lowering) -> None:
-        shape, last = to.inputs[1].shape, to.last(to.node.inputs[1])
+        shape, lies = to.inputs[1].shape, to.layout(to.node.inputs[1])
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
-        factor, scores = to.scratch(4 * n), self.scores(shape, size, last)
+        factor, scores = to.floats(n), self.scores(shape, size, lies)
         fewest = 1 if scores.apart == 1 else to.target.lanes
         chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(
@@ -269,12 +269,12 @@ class OneHotLike(Op):
         return np.where(known, np.where(at, self.on, self.off), 0).astype(scores.dtype)
 
     def layout(self, inputs, outputs) -> str:
-        return CANONICAL if OfLabels.served(inputs[1], inputs[0]) else NUMPY
+        return CHANNELS_FIRST if OfLabels.served(inputs[1], inputs[0]) else NUMPY
 
-    def layouts(self, inputs, outputs, last):
-        if not last or not OfLabels.served(inputs[1], inputs[0]):
+    def layouts(self, inputs, outputs, given):
+        if not OfLabels.served(inputs[1], inputs[0]):
             return None
-        return (False, last[1]), (last[1],)
+        return (CHANNELS_FIRST, given[1]), (given[1],)
 
     def lower(self, to: Lowering) -> None:
         shape = to.inputs[1].shape
@@ -287,7 +287,7 @@ class OneHotLike(Op):
             y=to.output(),
             n=n,
             chunk=CHUNK,
-            scores=OfLabels.scores(shape, size, to.last(to.node.inputs[1])),
+            scores=OfLabels.scores(shape, size, to.layout(to.node.inputs[1])),
             on=self.on,
             off=self.off,
             ignore=self.ignore,

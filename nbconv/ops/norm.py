@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Layout, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY, Op
-from nbconv.lowering.context import Lowering, Operand, Ref, strides
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.lowering.context import Lowering, Operand, Ref
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.pointwise import Abs, AbsGrad, Add, Div, DivOrZero, Mul, Sqrt, Sub
 from nbconv.ops.reduce import ReduceMean, ReduceSum, sums
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def lrn_layout(size: int, y: Spec) -> str:
     """The layout of the kernels of `LRN` and its gradient, see kernels/cpu/norm.py."""
-    return CHANNELS_LAST if y.shape[1] <= 4096 and size <= 128 and y.dtype == np.float32 else NUMPY
+    return CHANNELS_LAST if y.shape[1] <= 4096 and size <= 128 and y.dtype in ONLY_FLOAT32 else NUMPY
 
 
 class LRN(Op):
@@ -151,15 +151,17 @@ class LpNormalization(Op):
                 norm = np.sqrt((x * x).sum(axis=self.axis, keepdims=True))
             return np.where(norm == 0, x.dtype.type(0), x / norm)
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes = ONLY_FLOAT32
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
-        x, last = to.inputs[0], to.last(to.node.inputs[0])
+        x, lies = to.inputs[0], to.layout(to.node.inputs[0])
         axis = want.axis(self.axis, x.rank)
-        sized = to.scratch(x.nbytes)
+        sized = to.floats(x.size)
         to.unary(f"activation.{'abs' if self.p == 1 else 'square'}", y=sized)
-        norm, kept = kept_sums(to, sized, (axis,), last, 1.0)
+        norm, kept = kept_sums(to, sized, (axis,), lies, 1.0)
         if self.p == 2:
             to.unary("activation.square_root", x=norm, y=norm, n=x.size // x.shape[axis])
         to.broadcast("arithmetic_grad.div_or_zero", Operand(to.input(0), to.strides(0)), Operand(norm, kept), to.output())
@@ -196,19 +198,21 @@ class MeanVarianceNormalization(Op):
             deviation = np.sqrt((centred * centred).sum(axis=self.axes, keepdims=True) / count)
             return np.asarray(centred / (deviation + x.dtype.type(1e-9)))
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes = ONLY_FLOAT32
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
-        x, last = to.inputs[0], to.last(to.node.inputs[0])
+        x, lies = to.inputs[0], to.layout(to.node.inputs[0])
         axes = want.axes(self.axes, x.rank)
         count = prod(x.shape[a] for a in axes)
-        mean, kept = kept_sums(to, to.input(0), axes, last, 1 / count)
+        mean, kept = kept_sums(to, to.input(0), axes, lies, 1 / count)
         centred = Operand(to.output(), to.out_strides())
         to.broadcast("arithmetic.sub", Operand(to.input(0), to.strides(0)), Operand(mean, kept), to.output())
-        squares = to.scratch(x.nbytes)
+        squares = to.floats(x.size)
         to.unary("activation.square", x=to.output(), y=squares)
-        deviation, _ = kept_sums(to, squares, axes, last, 1 / count)
+        deviation, _ = kept_sums(to, squares, axes, lies, 1 / count)
         rows = x.size // count
         to.unary("activation.square_root", x=deviation, y=deviation, n=rows)
         to.unary("activation.shifted", x=deviation, y=deviation, n=rows, by=1e-9)
@@ -230,11 +234,11 @@ class MeanVarianceNormalization(Op):
         return (to.add(Sub(), dc, mean(dc)),)
 
 
-def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], last: bool, scale: float) -> tuple[Ref, tuple[int, ...]]:
+def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], lies: Layout, scale: float) -> tuple[Ref, tuple[int, ...]]:
     """The steps that sum an array of input 0's shape, times ``scale``: where the sums lie, and their element strides when
     broadcast to that shape."""
     shape = to.inputs[0].shape
-    y = to.scratch(4 * to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
-    sums(to, ReduceSum.stages(shape, axes, last), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
-    weight_strides = strides(tuple(1 if a in axes else d for a, d in enumerate(shape)), last)
+    y = to.floats(to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
+    sums(to, ReduceSum.stages(shape, axes, lies), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
+    weight_strides = lies.strides(tuple(1 if a in axes else d for a, d in enumerate(shape)))
     return y, tuple(0 if a in axes else s for a, s in enumerate(weight_strides))

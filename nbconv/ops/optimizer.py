@@ -13,7 +13,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op, same_dtype
 from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
 from nbconv.lowering.context import Lowering, Ref
 
@@ -45,13 +45,15 @@ class Update(Op, abstract=True):
             want.scalar(spec, name)
         return tuple(Spec(p.shape, dtype) for _ in range(1 + self.slots))
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if outputs[0].size and all(s.dtype == np.float32 for s in inputs) else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and same_dtype(inputs) and outputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n, chunk = to.outputs[0].size, to.target.chunk
         refs = [*(to.input(i) for i in range(len(to.inputs))), *map(Ref, to.node.outputs)]
-        refs += [to.scratch(4 * n) for _ in range(len(self.names) - len(refs))]  # what nobody reads
+        refs += [to.floats(n) for _ in range(len(self.names) - len(refs))]  # what nobody reads
         given = dict(zip(self.names, refs, strict=True))
         learning = Learning(given.pop("lr"), self.rate, self.weight_decay, self.l1)
         further = self.factors(given)

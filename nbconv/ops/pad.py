@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import Mix, transposed
 from nbconv.ops.shape import ALL, Reshape
@@ -25,6 +25,8 @@ class Pad(Op):
     """
 
     moves = True
+
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     mode: str = "constant"
 
@@ -64,10 +66,10 @@ class Pad(Op):
         value = 0 if constant_value is None else constant_value.reshape(())
         return np.pad(kept, widths, constant_values=value)
 
-    def layout(self, inputs, outputs) -> str:
-        x, value = inputs[0], (*inputs, None)[2]
+    def has_kernel(self, inputs, outputs) -> bool:
+        value = (*inputs, None)[2]
         known = value is None or value.value is not None
-        return ANY if self.mode == "constant" and known and x.dtype == np.float32 else NUMPY
+        return super().has_kernel(inputs, outputs) and self.mode == "constant" and known
 
     def bypass(self, inputs) -> bool:
         return not any(want.integers(inputs[1], "pads"))
@@ -79,7 +81,7 @@ class Pad(Op):
             x.shape, want.integers(to.inputs[1], "pads"), None if given is None else want.integers(given, "axes")
         )
         value = to.value(2) if to.has(2) else None
-        fill = 0.0 if value is None else float(value.reshape(()))
+        fill = 0 if value is None else value.reshape(()).item()
         to.fill(to.output(), y.size, fill)
         here, there = to.strides(0), to.out_strides()
         source = sum(max(-b, 0) * s for (b, _), s in zip(spread, here, strict=True))
@@ -116,6 +118,8 @@ class Pad(Op):
 class Expand(Op):
     """x broadcast with ``shape`` (both ways: a 1 in ``shape`` keeps x's dimension)."""
 
+    kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
+
     moves = True
 
     def infer(self, x: Spec, shape: Spec) -> Spec:
@@ -128,9 +132,6 @@ class Expand(Op):
     def bypass(self, inputs) -> bool:
         return self.infer(*inputs).shape == inputs[0].shape
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if inputs[0].dtype == np.float32 else NUMPY
-
     def lower(self, to: Lowering) -> None:
         x = to.operand(0)
         to.copy(x.ref, to.output(), to.outputs[0].shape, x.strides, to.out_strides())
@@ -140,6 +141,8 @@ class Expand(Op):
 
 
 class Tile(Op):
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
+
     moves = True
 
     def infer(self, x: Spec, repeats: Spec) -> Spec:
@@ -154,9 +157,6 @@ class Tile(Op):
 
     def bypass(self, inputs) -> bool:
         return all(t == 1 for t in want.integers(inputs[1], "repeats"))
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
         x, here, there = to.inputs[0], to.strides(0), to.out_strides()

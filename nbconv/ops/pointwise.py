@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
+from nbconv.graph.op import ANY, CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering, Operand
 from nbconv.ops.grad import UnaryGrad
 
@@ -23,8 +23,9 @@ class Unary(Op, abstract=True):
 
     accepts: ClassVar[str] = "f"
     """NumPy kinds of element types."""
+    kernel_dtypes = ONLY_FLOAT32
     kernel: ClassVar[str] = ""
-    """The float32 kernel: of `kernels/cpu/activation.py`, its Float arguments the op's fields."""
+    """The kernel: of `kernels/cpu/activation.py`, its Float arguments the op's fields."""
 
     def infer(self, x: Spec) -> Spec:
         want.kind(self.accepts, x=x)
@@ -37,8 +38,8 @@ class Unary(Op, abstract=True):
         with np.errstate(all="ignore"):
             return np.asarray(self.formula(x), dtype=x.dtype)
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if self.kernel and inputs[0].dtype == np.float32 else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return bool(self.kernel) and super().has_kernel(inputs, outputs)
 
     def lower(self, to: Lowering) -> None:
         to.unary(f"activation.{self.kernel}", **{name: getattr(self, name) for name in self.fields})
@@ -249,11 +250,11 @@ class Nary(Op, abstract=True):
 def broadcast_layout(inputs, outputs) -> str:
     """The layout of a kernel of `kernels/cpu/arithmetic.py`: either, where all arrays that reach the channel axis have the
     result's rank."""
-    if any(spec.dtype != np.float32 for spec in (*inputs, *outputs)):
+    if any(spec.dtype not in ONLY_FLOAT32 for spec in (*inputs, *outputs)):
         return NUMPY
     rank = outputs[0].rank
     mixed = any((spec.rank >= 3 or spec.rank == rank - 1) and spec.rank != rank and not spec.constant for spec in inputs)
-    return CANONICAL if mixed else ANY
+    return CHANNELS_FIRST if mixed else ANY
 
 
 class Max(Nary):

@@ -11,7 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.kernels import params
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, reach, taps
@@ -28,6 +28,7 @@ class Pool(Op, abstract=True):
     """x (n, c, *size) → (n, c, *out), a channel at a time; attributes as in ONNX."""
 
     accepts: ClassVar[str] = "f"
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
 
     kernel_shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
@@ -64,11 +65,10 @@ class Pool(Op, abstract=True):
             window=sliding(down, across),
             does=Work(seen=seen_by(down, across)),
             **more,
-            clamp=to.epilogue.clamp(),
         )
 
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_LAST if inputs[0].dtype == np.float32 and inputs[0].rank < 5 and len(outputs) == 1 else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].rank < 5 and len(outputs) == 1
 
     def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) != NUMPY
@@ -109,6 +109,7 @@ class MaxPool(Pool):
 
     batch_inputs = (0,)
     accepts = "fiu"
+    processor_dtypes = frozenset(np.dtype(t) for t in ("float16", "int8", "uint8"))
     storage_order: int = 0
 
     def infer(self, x: Spec) -> tuple[Spec, Spec]:
@@ -135,7 +136,12 @@ class MaxPool(Pool):
         return "clamp"
 
     def lower(self, to: Lowering) -> None:
-        self.lower_window(to, "pool.max_pool")
+        dtype = to.inputs[0].dtype
+        if dtype not in self.processor_dtypes:
+            self.lower_window(to, "pool.max_pool", clamp=to.epilogue.clamp())
+            return
+        lowest = np.array(-np.inf if dtype.kind == "f" else np.iinfo(dtype).min, dtype)
+        self.lower_window(to, f"order.max_pool_{dtype.name}", lowest=int(lowest.view(f"i{dtype.itemsize}")))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(MaxPoolGrad(**fields(self)), to.dy(), to.x()),)
@@ -161,9 +167,8 @@ class MaxPoolGrad(Pool):
         np.add.at(dx, place.ravel(), dy.ravel())
         return dx.reshape(x.shape)
 
-    def layout(self, inputs, outputs) -> str:
-        fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
-        return CHANNELS_LAST if fits else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return False
@@ -207,7 +212,8 @@ class AveragePool(Pool):
         return "clamp"
 
     def lower(self, to: Lowering) -> None:
-        self.lower_window(to, "pool.average_pool", divisor=divisor(self, to.inputs[0].shape, self.count_include_pad))
+        by = divisor(self, to.inputs[0].shape, self.count_include_pad)
+        self.lower_window(to, "pool.average_pool", divisor=by, clamp=to.epilogue.clamp())
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         grad = AveragePoolGrad(size=to.inputs[0].shape[2:], count_include_pad=self.count_include_pad, **fields(self))
@@ -254,9 +260,8 @@ class AveragePoolGrad(Pool):
                 wide[(slice(None), slice(None), *reach(tap, window))] += dy
         return wide[(slice(None), slice(None), *(slice(b, b + n) for b, n in zip(window.begin, self.size)))]
 
-    def layout(self, inputs, outputs) -> str:
-        fits = inputs[0].dtype == np.float32 and inputs[0].rank < 5 and inputs[0].size
-        return CHANNELS_LAST if fits else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return False

@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY
+from nbconv.graph.op import ANY, ONLY_FLOAT32
 from nbconv.lowering.context import Lowering
 from nbconv.ops.cast import CastLike
 from nbconv.ops.pointwise import Binary, Mul, broadcast_layout
@@ -35,7 +35,7 @@ class Pow(Binary):
     def simple(self, a: Spec, b: Spec, y: Spec) -> bool:
         """Whether the exponent is one of those."""
         known = b.value is not None and b.size == 1 and float(b.value.reshape(())) in self.kernels
-        return known and a.dtype == np.float32 and a.shape == y.shape
+        return known and a.dtype in ONLY_FLOAT32 and a.shape == y.shape
 
     def layout(self, inputs, outputs) -> str:
         return ANY if self.simple(inputs[0], inputs[1], outputs[0]) else broadcast_layout(inputs, outputs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.graph.op import ONLY_FLOAT32, Op
 from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
@@ -25,18 +25,21 @@ class Relu(Unary):
     is_cheap = True
     keeps_classes = True
     accepts = "fi"
+    kernel = "clip"
+    processor_dtypes = frozenset(np.dtype(t) for t in ("float16", "int8", "int32", "int64"))
 
     def formula(self, x):
         return np.maximum(x, 0)
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(low=0.0) if inputs[0].dtype == np.float32 else None
+        return Epilogue(low=0.0)
 
     def lower(self, to: Lowering) -> None:
-        to.unary("activation.clip", low=0.0, high=math.inf)
+        dtype = to.inputs[0].dtype
+        if dtype in self.processor_dtypes:
+            to.unary(f"order.relu_{dtype.name}")
+        else:
+            to.unary("activation.clip", low=0.0, high=math.inf)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(ReluGrad(), to.dy(), to.y()),)
@@ -61,7 +64,7 @@ class LeakyRelu(Unary):
         return np.where(x < 0, self.alpha * x, x)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(act=Activation.LEAKY_RELU, alpha=self.alpha) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.LEAKY_RELU, alpha=self.alpha)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LeakyReluGrad(alpha=self.alpha), to.dy(), to.y() if self.alpha > 0 else to.x()),)
@@ -152,8 +155,6 @@ class HardSigmoid(Unary):
         return np.clip(self.alpha * x + self.beta, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        if inputs[0].dtype != np.float32:
-            return None
         return Epilogue(act=Activation.HARD_SIGMOID, alpha=self.alpha, beta=self.beta)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
@@ -181,7 +182,7 @@ class HardSwish(Unary):
         return x * np.clip(x / 6 + 0.5, 0, 1)
 
     def epilogue(self, inputs) -> Epilogue | None:
-        return Epilogue(act=Activation.HARD_SWISH, alpha=1 / 6, beta=0.5) if inputs[0].dtype == np.float32 else None
+        return Epilogue(act=Activation.HARD_SWISH, alpha=1 / 6, beta=0.5)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(HardSwishGrad(), to.dy(), to.x()),)
@@ -198,6 +199,8 @@ class HardSwishGrad(UnaryGrad):
 
 class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
+
+    kernel_dtypes = ONLY_FLOAT32
 
     is_cheap = True
     keeps_classes = True
@@ -226,12 +229,12 @@ class Clip(Op):
                 found[i] = float(spec.value.reshape(()))
         return found[0], found[1]
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 and self.limits(inputs) is not None else NUMPY
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and self.limits(inputs) is not None
 
     def epilogue(self, inputs) -> Epilogue | None:
         limits = self.limits(inputs)
-        return Epilogue(low=limits[0], high=limits[1]) if limits and inputs[0].dtype == np.float32 else None
+        return Epilogue(low=limits[0], high=limits[1]) if limits else None
 
     def lower(self, to: Lowering) -> None:
         low, high = self.limits(to.inputs) or (-math.inf, math.inf)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Layout, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
-from nbconv.lowering.context import Lowering, Ref, physical
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, Op
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Same, Sub
 from nbconv.ops.shape import Reshape
@@ -67,9 +67,9 @@ class Reduce(Op, abstract=True):
         return self.over(inputs[0].rank, None if axes is None else want.integers(axes, "axes"))
 
     @staticmethod
-    def stages(shape: tuple[int, ...], over: tuple[int, ...], last: bool) -> list[tuple[int, int, int]]:
+    def stages(shape: tuple[int, ...], over: tuple[int, ...], lies: Layout) -> list[tuple[int, int, int]]:
         """(outer, n, inner) of each reduction in turn, over axes that lie side by side, the innermost first."""
-        order = [a for a in physical(tuple(range(len(shape))), last) if shape[a] != 1]
+        order = [a for a in lies.order(len(shape)) if shape[a] != 1]
         found = []
         while any(a in over for a in order):
             end = max(i for i, a in enumerate(order) if a in over) + 1
@@ -81,27 +81,30 @@ class Reduce(Op, abstract=True):
             order = order[:first] + order[end:]
         return found or [(prod(shape), 1, 1)]
 
-    def layouts(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, given):
         """As x lies; without kept axes only if the result lies as ONNX has it."""
-        x, over = inputs[0], self._over(inputs)
-        if not last or not last[0] or not self.kernel or x.dtype != np.float32:
-            return None
-        if self.keepdims:
-            return last, (True,)
-        left = [a for a in physical(tuple(range(x.rank)), True) if a not in over and x.shape[a] != 1]
-        return (last, (False,)) if left == sorted(left) else None
+        if given[0] is CHANNELS_LAST and self.has_kernel(inputs, outputs):
+            if self.keepdims:
+                return given, (CHANNELS_LAST,)
+            x, over = inputs[0], self._over(inputs)
+            left = [a for a in CHANNELS_LAST.order(x.rank) if a not in over and x.shape[a] != 1]
+            if left == sorted(left):
+                return given, (CHANNELS_FIRST,)
+        return super().layouts(inputs, outputs, given)
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if self.kernel and inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return bool(self.kernel) and super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         x, over = to.inputs[0], self._over(to.inputs)
         source = to.input(0)
         if self.before:
-            whole = to.scratch(x.nbytes)
+            whole = to.floats(x.size)
             to.unary(f"activation.{self.before}", x=source, y=whole, n=x.size)
             source = whole
-        sums(to, self.stages(x.shape, over, to.last(to.node.inputs[0])), source, to.output(), self.kernel, self.scaling)
+        sums(to, self.stages(x.shape, over, to.layout(to.node.inputs[0])), source, to.output(), self.kernel, self.scaling)
         if self.after:
             to.unary(f"activation.{self.after}", x=to.output())
 
@@ -139,7 +142,7 @@ def sums(
     stages = [turn for stage in stages for turn in to.turns(*stage)]
     for k, (outer, n, inner) in enumerate(stages):
         last = k == len(stages) - 1
-        target = y if last else to.scratch(4 * outer * inner)
+        target = y if last else to.floats(outer * inner)
         to.columns_step(
             f"reduce.{kernel}", outer, n, inner, x=x, y=target, **more(prod(s[1] for s in stages) if last else 1)
         )

@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.op import CHANNELS_LAST, FLOAT32, NUMPY, ONLY_FLOAT32, STORED, Op
 from nbconv.kernels.params import Image
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.window import plane
@@ -51,6 +51,8 @@ class Resize(Op):
     """
 
     settings = (1, 2, 3)
+
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     mode: str = "nearest"
     coordinate_transformation_mode: str = "half_pixel"
@@ -202,9 +204,17 @@ class Resize(Op):
         found = self.geometry(inputs[0].shape, scales, sizes)
         return {a: axis for a, axis in found.items() if axis.out != axis.size or axis.scale != 1}
 
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and (self.mode == "nearest" or inputs[0].dtype in self.kernel_dtypes)
+
     def layout(self, inputs, outputs) -> str:
         x = inputs[0]
-        if x.dtype != np.float32 or x.rank not in (3, 4) or self.mode == "cubic" or outputs[0].size == 0:
+        if (
+            x.dtype not in self.kernel_dtypes | (STORED if self.mode == "nearest" else frozenset())
+            or x.rank not in (3, 4)
+            or self.mode == "cubic"
+            or outputs[0].size == 0
+        ):
             return NUMPY
         if self.coordinate_transformation_mode == "tf_crop_and_resize" or self.antialias:
             return NUMPY
@@ -229,7 +239,9 @@ class Resize(Op):
             arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))
             if self.mode == "linear":
                 arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights.astype(np.float32))
-        to.step(f"resize.{self.mode}", to.gpu_split(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
+        size = x.dtype.itemsize
+        kernel = f"resize.{self.mode}" if size == FLOAT32.itemsize else f"elements.nearest_{size}"
+        to.step(kernel, to.gpu_split(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""

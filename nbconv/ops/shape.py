@@ -11,8 +11,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, CANONICAL, NUMPY, Op
-from nbconv.lowering.context import Lowering, physical
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, STORED, Op
+from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import SliceGrad
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Relabel(Op, abstract=True):
         return isinstance(found, Spec) and found.shape == inputs[0].shape
 
     def layout(self, inputs, outputs) -> str:
-        return CANONICAL
+        return CHANNELS_FIRST
 
     def lower(self, to: Lowering) -> None:
         to.alias()
@@ -140,6 +140,8 @@ class Transpose(Op):
     moves = True
     rearranges = True
 
+    kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
+
     perm: tuple[int, ...] | None = None
 
     def infer(self, x: Spec) -> Spec:
@@ -155,17 +157,14 @@ class Transpose(Op):
     def order(self, rank: int) -> tuple[int, ...]:
         return tuple(range(rank))[::-1] if self.perm is None else self.perm
 
-    def layouts(self, inputs, outputs, last):
+    def layouts(self, inputs, outputs, given):
         """As x lies; the result so that nothing moves, where that is possible."""
         x, y = inputs[0], outputs[0]
-        if x.dtype != np.float32 or not last:
+        if not self.has_kernel(inputs, outputs):
             return None
-        weight_strides = [a for a in physical(tuple(range(x.rank)), last[0]) if x.shape[a] != 1]
-        turned = [a for a in physical(self.order(x.rank), True) if x.shape[a] != 1] if y.rank >= 3 else None
-        return last, (weight_strides == turned,)
-
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if inputs[0].dtype == np.float32 else NUMPY
+        lies = [a for a in given[0].order(x.rank) if x.shape[a] != 1]
+        turned = [a for a in CHANNELS_LAST.physical(self.order(x.rank)) if x.shape[a] != 1] if y.rank >= 3 else None
+        return given, (CHANNELS_LAST if lies == turned else CHANNELS_FIRST,)
 
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
@@ -185,6 +184,8 @@ class Transpose(Op):
 class Concat(Op):
     is_cheap = True
     moves = True
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
+
     axis: int
 
     def infer(self, *inputs: Spec) -> Spec:
@@ -200,9 +201,6 @@ class Concat(Op):
 
     def reference(self, *inputs: np.ndarray) -> np.ndarray:
         return np.concatenate(inputs, axis=self.axis)
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if outputs[0].dtype == np.float32 else NUMPY
 
     def reads_strided(self, inputs, outputs, i) -> bool:
         return True
@@ -238,6 +236,8 @@ class Split(Op):
 
     moves = True
 
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
+
     axis: int = 0
     num_outputs: int | None = None
 
@@ -265,9 +265,6 @@ class Split(Op):
         sizes = self.sizes(x.shape[self.axis], None if split is None else tuple(int(s) for s in split.ravel()))
         return tuple(np.split(x, list(accumulate(sizes))[:-1], axis=self.axis))
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
     def reads_strided(self, inputs, outputs, i) -> bool:
         return True
 
@@ -291,6 +288,8 @@ class Split(Op):
 
 class Slice(Op):
     """Numpy's basic slicing along ``axes``; starts and ends count from the back when negative, and are clamped."""
+
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
 
@@ -331,9 +330,6 @@ class Slice(Op):
         given = [None if spec is None else want.integers(spec, "slice") for spec in inputs[1:]]
         return self.slices(inputs[0].shape, *given)
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
     def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0
 
@@ -357,6 +353,8 @@ class Slice(Op):
 
 class Blocks(Op, abstract=True):
     """What SpaceToDepth and DepthToSpace share."""
+
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
 
@@ -383,9 +381,6 @@ class SpaceToDepth(Blocks):
         bs, (n, c, h, w) = self.blocksize, x.shape
         blocks = x.reshape(n, c, h // bs, bs, w // bs, bs).transpose(0, 3, 5, 1, 2, 4)
         return blocks.reshape(n, c * bs * bs, h // bs, w // bs)
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
         bs, (n, c, h, w) = self.blocksize, to.outputs[0].shape
@@ -420,9 +415,6 @@ class DepthToSpace(Blocks):
         else:
             cells = x.reshape(n, c, bs, bs, h, w).transpose(0, 1, 4, 2, 5, 3)
         return cells.reshape(n, c, h * bs, w * bs)
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
         bs, (n, c, h, w) = self.blocksize, to.inputs[0].shape

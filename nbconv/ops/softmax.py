@@ -10,8 +10,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import ANY, NUMPY, Op
-from nbconv.lowering.context import Lowering, physical
+from nbconv.graph.op import NUMPY, ONLY_FLOAT32, Op
+from nbconv.lowering.context import Lowering
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def weight_strides(to: Lowering, axis: int) -> tuple[int, int, int]:
     """(outer, n, inner) of an axis of the output, as it lies."""
-    shape, sizes = to.outputs[0].shape, to.out_shape()
-    at = physical(tuple(range(len(shape))), to.last(to.node.outputs[0])).index(want.axis(axis, len(shape)))
+    rank, sizes = to.outputs[0].rank, to.out_shape()
+    at = to.layout(to.node.outputs[0]).order(rank).index(want.axis(axis, rank))
     return prod(sizes[:at]), sizes[at], prod(sizes[at + 1 :])
 
 
@@ -28,6 +28,7 @@ class Softmax(Op):
     """exp(x) / Σ exp(x) along ``axis``, without overflow."""
 
     keeps_classes = True
+    kernel_dtypes = ONLY_FLOAT32
 
     axis: int = -1
 
@@ -48,9 +49,6 @@ class Softmax(Op):
     def flops(self, inputs, outputs) -> int:
         return 4 * outputs[0].size
 
-    def layout(self, inputs, outputs) -> str:
-        return ANY if inputs[0].dtype == np.float32 else NUMPY
-
     def lower(self, to: Lowering) -> None:
         to.columns_step("softmax.softmax", *weight_strides(to, self.axis))
 
@@ -62,6 +60,7 @@ class SoftmaxGrad(Op):
     """y · (dy - Σ dy · y), the sum along ``axis``."""
 
     domain = "nbconv"
+    kernel_dtypes = ONLY_FLOAT32
     kernel: ClassVar[str] = "softmax_grad"
 
     axis: int = -1
@@ -76,9 +75,6 @@ class SoftmaxGrad(Op):
     def reference(self, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             return y * (dy - (dy * y).sum(axis=self.axis, keepdims=True))
-
-    def layout(self, inputs, outputs) -> str:
-        return ANY if outputs[0].dtype == np.float32 else NUMPY
 
     def lower(self, to: Lowering) -> None:
         outer, n, inner = weight_strides(to, self.axis)

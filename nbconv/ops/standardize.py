@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CANONICAL, NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op, same_dtype
 from nbconv.kernels.params import RowAffine
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.batch_norm import along_channels
@@ -63,8 +63,10 @@ class InstanceNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return 6 * outputs[0].size
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if all(s is None or s.dtype == np.float32 for s in inputs) and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and same_dtype(inputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape
@@ -107,11 +109,12 @@ class LayerNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return 6 * outputs[0].size
 
-    def layout(self, inputs, outputs) -> str:
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
+    def has_kernel(self, inputs, outputs) -> bool:
         x, axis = inputs[0], want.axis(self.axis, inputs[0].rank)
-        plain = all(s is None or (s.dtype == np.float32 and s.shape == x.shape[axis:]) for s in inputs[1:])
-        single = x.dtype == np.float32 and all(s.dtype == np.float32 for s in outputs)
-        return CANONICAL if plain and single and x.size else NUMPY
+        plain = all(s is None or s.shape == x.shape[axis:] for s in inputs[1:])
+        return super().has_kernel(inputs, outputs) and same_dtype((*inputs, *outputs)) and plain and x.size > 0
 
     def lower(self, to: Lowering) -> None:
         axis = want.axis(self.axis, to.inputs[0].rank)
@@ -157,8 +160,10 @@ class GroupNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return 6 * outputs[0].size
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if all(s is None or s.dtype == np.float32 for s in inputs) and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and same_dtype(inputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n, _, *size = to.inputs[0].shape
@@ -187,8 +192,10 @@ class Standardize(Op):
     def reference(self, x: np.ndarray) -> np.ndarray:
         return standardize(x.reshape(self.rows, -1), (1,), self.epsilon)[0].reshape(x.shape)
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         standardized(to, self.rows, self.epsilon, 1, 0)
@@ -215,8 +222,10 @@ class StandardizeGrad(Op):
             mean, along = (v.sum(axis=1, keepdims=True) / count for v in (dy, dy * s))
             return (inverse * (dy - mean - s * along)).reshape(x.shape)
 
-    def layout(self, inputs, outputs) -> str:
-        return CANONICAL if inputs[0].dtype == np.float32 and inputs[0].size else NUMPY
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
         n = to.inputs[1].size // self.rows
@@ -237,7 +246,7 @@ class StandardizeGrad(Op):
 
 def moments(to: Lowering, x: Ref, rows: int, n: int, epsilon: float) -> tuple[Ref, Ref]:
     """A step that finds the mean and the inverse deviation of each row; where they lie."""
-    mean, inverse = to.scratch(4 * rows), to.scratch(4 * rows)
+    mean, inverse = to.floats(rows), to.floats(rows)
     to.step(
         "normalize.moments",
         rows,

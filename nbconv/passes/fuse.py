@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.op import NUMPY
 from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine
@@ -54,12 +54,7 @@ def fuse_hard_swish(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) 
     replaced: dict[str, Node] = {}
     gone: dict[str, str] = {}
     for node in graph.nodes:
-        if (
-            node.op.type != "Div"
-            or node.op.domain
-            or scalar(node.inputs[1]) != 6
-            or specs[node.outputs[0]].dtype != np.float32
-        ):
+        if node.op.type != "Div" or node.op.domain or scalar(node.inputs[1]) != 6 or specs[node.outputs[0]].dtype != FLOAT32:
             continue
         product = makers.get(node.inputs[0])
         if product is None or product.op.type != "Mul" or product.outputs[0] not in only:
@@ -90,7 +85,7 @@ def fuse_shuffle(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> 
         split = makers.get(turned.inputs[0]) if turned is not None and turned.op.type == "Transpose" else None
         if turned is None or split is None or split.op.type != "Reshape":
             continue
-        if turned.outputs[0] not in only or split.outputs[0] not in only or specs[node.outputs[0]].dtype != np.float32:
+        if turned.outputs[0] not in only or split.outputs[0] not in only or specs[node.outputs[0]].dtype != FLOAT32:
             continue
         x, middle, y = (specs[v].shape for v in (split.inputs[0], split.outputs[0], node.outputs[0]))
         if turned.op.perm != (0, 2, 1, 3, 4) or x != y or len(x) != 4 or (*middle[:1], *middle[3:]) != (x[0], *x[2:]):  # type: ignore[attr-defined]
@@ -142,7 +137,7 @@ def _affine(node: Node, specs: dict[str, Spec], constants: dict) -> tuple[str, n
     """(x, scale, shift) when the node computes x·scale + shift with one constant a channel."""
     out = specs[node.outputs[0]]
     kind = node.op.type
-    if node.op.domain or out.dtype != np.float32:
+    if node.op.domain or out.dtype != FLOAT32:
         return None
     if isinstance(node.op, BatchNormalization):
         if node.op.training_mode or any(n not in constants for n in node.inputs[1:]):
@@ -215,7 +210,7 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
         given = tuple(specs[n] if n else None for n in node.inputs)
         fused = _residual(node, nodes, at, only, specs)
         if fused is None:
-            epilogue = node.op.epilogue(given)
+            epilogue = node.op.epilogue(given) if node.inputs and specs[node.inputs[0]].dtype == FLOAT32 else None
             where = at.get(node.inputs[0], -1) if node.inputs else -1
             if epilogue is not None and node.inputs[0] in only and where >= 0:
                 fused = _absorbed(nodes[where], node, epilogue, specs)

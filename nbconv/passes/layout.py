@@ -1,65 +1,77 @@
-"""Which values lie channels last, and where their order must change."""
+"""The layout of each value, and where it must change."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
-from nbconv.graph import Graph, Node, Spec
-from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Layout, Node, Spec
 from nbconv.lowering.context import Ref, View
-from nbconv.ops.inner import Layout
+from nbconv.ops.inner import Reorder
 from nbconv.passes.inplace import overwritten
 
+Layouts = dict[str, Layout]
+"""By value; one that is missing lies as ONNX has it."""
+ENDINGS = {CHANNELS_FIRST: "first", CHANNELS_LAST: "last"}
+"""How the names of values that were reordered end."""
 
-def choose(graph: Graph, specs: dict[str, Spec]) -> tuple[Graph, dict[str, bool]]:
-    """The graph with a `Layout` node wherever an op wants a value in the other order, and whether each value lies channels
-    last. Graph inputs and outputs, and constants, lie as ONNX has them."""
-    last: dict[str, bool] = {}
+
+def choose(graph: Graph, specs: dict[str, Spec], gpu: bool = False) -> tuple[Graph, Layouts]:
+    """The graph with a `Reorder` node wherever an op wants a value in another layout, and the layout of each value. Graph
+    inputs and outputs, and constants, lie as ONNX has them."""
+    layouts: Layouts = {}
     nodes: list[Node] = []
-    turned: dict[tuple[str, bool], str] = {}
+    reordered: dict[tuple[str, Layout], str] = {}
 
-    def lying(name: str, want: bool) -> str:
+    def found_as(name: str, want: Layout) -> str:
         """The name under which the value lies as wanted."""
-        if last.get(name, False) == want:
+        have = layouts.get(name, CHANNELS_FIRST)
+        if have is want:
             return name
-        if (name, want) not in turned:
-            new = turned[name, want] = f"{name}#{'last' if want else 'first'}"
-            nodes.append(Node(Layout(last=int(want)), (name,), (new,), new))
+        if (name, want) not in reordered:
+            new = reordered[name, want] = f"{name}#{ENDINGS[want]}"
+            nodes.append(Node(Reorder(order=want.value), (name,), (new,), new))
             specs[new] = specs[name]
-            last[new] = want
-            turned[new, not want] = name
-        return turned[name, want]
+            layouts[new] = want
+            reordered[new, have] = name
+        return reordered[name, want]
 
     for node in graph.nodes:
-        given = tuple(specs[n] if n else None for n in node.inputs)
-        found = tuple(specs[n] for n in node.outputs if n)
-        wide = [
-            n for n, s in zip(node.inputs, given, strict=True) if s is not None and s.rank >= 3 and n not in graph.constants
-        ]
-        placed = node.op.layouts(given, found, tuple(last.get(n, False) for n in node.inputs))
-        if placed is not None:
-            wants, results = placed
-        else:
-            mode = node.op.layout(given, found)
-            turn = mode == CHANNELS_LAST or (mode == ANY and any(last.get(n, False) for n in wide))
-            wants = tuple(turn and n in wide for n in node.inputs)
-            results = tuple(turn and s.rank >= 3 for s in found)
-        inputs = tuple(lying(n, w) if n in wide else n for n, w in zip(node.inputs, wants, strict=True))
+        given, made = specs_of(node, specs)
+        wide = [s is not None and s.rank >= 3 and n not in graph.constants for n, s in zip(node.inputs, given, strict=True)]
+        wants, results = arranged(node, specs, layouts, gpu) or (
+            (CHANNELS_FIRST,) * len(given),
+            (CHANNELS_FIRST,) * len(made),
+        )
+        inputs = tuple(found_as(n, w) if may else n for n, w, may in zip(node.inputs, wants, wide, strict=True))
         nodes.append(node if inputs == node.inputs else Node(node.op, inputs, node.outputs, node.name))
-        for name, result in zip((n for n in node.outputs if n), results, strict=True):
-            last[name] = result
-    return _with_outputs(graph, nodes, last, specs), last
+        layouts.update(zip((n for n in node.outputs if n), results, strict=True))
+    return _with_outputs(graph, nodes, layouts, specs), layouts
 
 
-def _with_outputs(graph: Graph, nodes: list[Node], last: dict[str, bool], specs: dict[str, Spec]) -> Graph:
+def specs_of(node: Node, specs: Mapping[str, Spec]) -> tuple[tuple[Spec | None, ...], tuple[Spec, ...]]:
+    """The Specs of a node's inputs, None for one left out, and of the outputs that it names."""
+    return tuple(specs[n] if n else None for n in node.inputs), tuple(specs[n] for n in node.outputs if n)
+
+
+def arranged(
+    node: Node, specs: Mapping[str, Spec], layouts: Mapping[str, Layout], gpu: bool
+) -> tuple[tuple[Layout, ...], tuple[Layout, ...]] | None:
+    """`Op.layouts` of a node: None where no kernel does it, of a processor, or of a GPU."""
+    given, made = specs_of(node, specs)
+    if gpu and given and given[0] is not None and given[0].dtype in node.op.processor_dtypes:
+        return None
+    return node.op.layouts(given, made, tuple(layouts.get(n, CHANNELS_FIRST) for n in node.inputs))
+
+
+def _with_outputs(graph: Graph, nodes: list[Node], layouts: Layouts, specs: dict[str, Spec]) -> Graph:
     """Outputs turned to lie as ONNX has them, under their own names."""
     renamed = {}
     for name in graph.outputs:
-        if last.get(name, False):
+        if layouts.get(name, CHANNELS_FIRST) is CHANNELS_LAST:
             renamed[name] = f"{name}#last"
             specs[renamed[name]] = specs[name]
-            last[renamed[name]] = True
-            last[name] = False
+            layouts[renamed[name]] = CHANNELS_LAST
+            layouts[name] = CHANNELS_FIRST
     if not renamed:
         return graph.derive(nodes)
     existing = {n for node in nodes for n in node.outputs}
@@ -68,32 +80,35 @@ def _with_outputs(graph: Graph, nodes: list[Node], last: dict[str, bool], specs:
             node.op, tuple(renamed.get(n, n) for n in node.inputs), tuple(renamed.get(n, n) for n in node.outputs), node.name
         )
         for node in nodes
-        if not (node.op.type == "Layout" and node.inputs[0] in renamed)
+        if not (node.op.type == "Reorder" and node.inputs[0] in renamed)
     ]
     first = {f"{name}#first": name for name in renamed if f"{name}#first" in existing}
     if first:
         new = [Node(n.op, tuple(first.get(i, i) for i in n.inputs), n.outputs, n.name) for n in new]
     at = {n: i for i, node in enumerate(new) for n in node.outputs}
     for name, source in sorted(renamed.items(), key=lambda t: -at[t[1]]):
-        new.insert(at[source] + 1, Node(Layout(last=0), (source,), (name,), name))
+        new.insert(at[source] + 1, Node(Reorder(order=CHANNELS_FIRST.value), (source,), (name,), name))
     return graph.derive(new)
 
 
-def eliminate_concat(graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> dict[str, View]:
+def eliminate_concat(
+    graph: Graph, specs: dict[str, Spec], layouts: Layouts, keep: frozenset[str], gpu: bool = False
+) -> dict[str, View]:
     """Which values lie in the middle of a wider one, so that nothing is copied: those that are written straight into the
     channels or samples of a Concat, channels that a Split would cut out, and samples that a Slice would. All their readers
     must be able to read them there."""
-    return _Elimination(graph, specs, last, keep).views
+    return _Elimination(graph, specs, layouts, keep, gpu).views
 
 
 class _Elimination:
-    def __init__(self, graph: Graph, specs: dict[str, Spec], last: dict[str, bool], keep: frozenset[str]) -> None:
-        self.specs, self.last, self.keep = specs, last, keep
+    def __init__(self, graph: Graph, specs: dict[str, Spec], layouts: Layouts, keep: frozenset[str], gpu: bool) -> None:
+        self.gpu = gpu
+        self.specs, self.layouts, self.keep = specs, layouts, keep
         self.makers, self.readers = graph.producers(), graph.readers()
         self.views: dict[str, View] = {}
         for y, x in overwritten(graph, specs).items():
-            if y not in keep and self.last.get(x, False) == self.last.get(y, False):
-                self.views[y] = self.views.get(x, View(Ref(x), 0))
+            if y not in keep and self.layout(x) is self.layout(y):
+                self.views[y] = self.view(x)
         for node in reversed(graph.nodes):  # a Concat that is part of another comes after it
             if self.of_channels(node, "Concat"):
                 self.concat(node)
@@ -105,16 +120,23 @@ class _Elimination:
             if self.of_channels(node, "Split") and node.inputs[0] not in graph.constants:
                 self.split(node, self.spot(node.inputs[0]))
 
+    def layout(self, name: str) -> Layout:
+        return self.layouts.get(name, CHANNELS_FIRST)
+
+    def view(self, name: str) -> View:
+        """Where a value lies: in itself, unless it was found to lie in another."""
+        return self.views.get(name) or View(Ref(name, 0, self.specs[name].dtype), 0)
+
     def spot(self, name: str) -> View:
         """Where a value lies that lies channels last."""
-        ref, pitch = self.views.get(name, View(Ref(name), 0))
+        ref, pitch = self.view(name)
         return View(ref, pitch or self.specs[name].shape[1])
 
     def of_channels(self, node: Node, kind: str) -> bool:
         """Whether the node is an op of this type along the channels of values that lie channels last."""
         name = node.inputs[0] if kind == "Split" else node.outputs[0]
         axes = (1, 1 - self.specs[name].rank) if name in self.specs else ()
-        return node.op.type == kind and self.last.get(name, False) and node.op.axis in axes  # type: ignore[attr-defined]
+        return node.op.type == kind and self.layout(name) is CHANNELS_LAST and node.op.axis in axes  # type: ignore[attr-defined]
 
     def concat(self, node: Node) -> None:
         place, at, i = self.spot(node.outputs[0]), 0, 0
@@ -142,7 +164,7 @@ class _Elimination:
             at += self.specs[name].shape[1]
 
     def concat_samples(self, node: Node) -> None:
-        place, at = self.views.get(node.outputs[0], View(Ref(node.outputs[0]), 0)), 0
+        place, at = self.view(node.outputs[0]), 0
         for name in node.inputs:
             maker, size = self.makers.get(name), self.specs[name].size
             alone = maker is not None and (len(maker.outputs) == 1 or maker.op.type == "Split")
@@ -160,30 +182,24 @@ class _Elimination:
         whole = all(c.indices(d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
         if not whole or step != 1 or start >= end or self.specs[x].constant or y in self.views or not self.apart(y):
             return
-        place = self.views.get(x, View(Ref(x), 0))
-        if place.pitch == 0 and self.last.get(x, False) == self.last.get(y, False):
+        place = self.view(x)
+        if place.pitch == 0 and self.layout(x) is self.layout(y):
             self.views[y] = View(place.ref.at(start * (self.specs[x].size // size)), 0)
 
     def apart(self, name: str) -> bool:
         """Whether the value may lie, in one piece, at an offset of another."""
-        if name in self.keep or self.specs[name].dtype != np.float32:
-            return False
-        return all(self.runs(reader) for reader in self.readers.get(name, []))
+        return name not in self.keep and all(self.runs(reader) for reader in self.readers.get(name, []))
 
     def runs(self, node: Node) -> bool:
         """Whether a kernel does the node, which asks where its values lie."""
-        given = tuple(self.specs[n] if n else None for n in node.inputs)
-        found = tuple(self.specs[n] for n in node.outputs if n)
-        last = tuple(self.last.get(n, False) for n in node.inputs)
-        return node.op.layout(given, found) != NUMPY or node.op.layouts(given, found, last) is not None
+        return arranged(node, self.specs, self.layouts, self.gpu) is not None
 
     def seen(self, name: str) -> bool:
         """Whether all who want the value can read it in the middle of another."""
-        if name in self.keep or not self.last.get(name):
+        if name in self.keep or self.layout(name) is not CHANNELS_LAST:
             return False
         for reader in self.readers.get(name, []):
-            given = tuple(self.specs[n] if n else None for n in reader.inputs)
-            found = tuple(self.specs[n] for n in reader.outputs if n)
+            given, found = specs_of(reader, self.specs)
             if not all(reader.op.reads_strided(given, found, i) for i, n in enumerate(reader.inputs) if n == name):
                 return False
         return True
@@ -193,6 +209,6 @@ class _Elimination:
         maker = self.makers.get(name)
         if maker is None or name in self.views or len(maker.outputs) != 1 or node.inputs.count(name) > 1:
             return False
-        given = tuple(self.specs[n] if n else None for n in maker.inputs)
+        given, _ = specs_of(maker, self.specs)
         made = self.of_channels(maker, "Concat") or maker.op.writes_strided(given, (self.specs[name],))
         return made and self.specs[name].size > 0 and self.seen(name)

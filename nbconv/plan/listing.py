@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from nbconv.base.text import aligned, count, dims, filled, plural, size
+from nbconv.graph import CHANNELS_LAST
 from nbconv.graph.listing import WIDTH, described, ports
 
 if TYPE_CHECKING:
-    from nbconv.graph import Graph, Node, Spec
+    from nbconv.graph import Graph, Layout, Node, Spec
     from nbconv.kernels.target import Target
     from nbconv.lowering.context import Step
 
@@ -28,7 +29,6 @@ class Listed(Protocol):
     inputs: dict[str, Spec]
     fetch: tuple[str, ...]
     specs: dict[str, Spec]
-    last: dict[str, bool]
     constants: dict[str, Any]
     steps: list[Step]
     arrays: dict[str, np.ndarray]
@@ -37,6 +37,7 @@ class Listed(Protocol):
     def arena(self) -> int: ...
     @property
     def bodies(self) -> Mapping[Node, Mapping[str, Listed]]: ...
+    def layout(self, name: str) -> Layout: ...
     def numpy_steps(self) -> list[Node]: ...
 
 
@@ -83,10 +84,10 @@ def implementation(step: Step) -> str:
     return "numpy" if not step.kernel else kernel if kernel == family else step.kernel
 
 
-def layout(spec: Spec, channels_last: bool) -> str:
+def layout(spec: Spec, lies: Layout) -> str:
     """How a value lies: "NHWC"; "" where its rank leaves no choice."""
     axes = AXES.get(spec.rank)
-    return axes[channels_last] if axes else ""
+    return axes[lies is CHANNELS_LAST] if axes else ""
 
 
 def _rows(plan: Listed, within: str = "", indent: str = "") -> list[list[str]]:
@@ -111,7 +112,7 @@ def _row(plan: Listed, node: Node, step: Step, first: bool, last: bool) -> list[
     weights = ", ".join(dims(spec.shape) for n, spec in given if n in plan.constants and spec.rank > 1)
     names = [n for n in node.outputs if n]
     outs = [plan.specs[n] for n in names]
-    lies = layout(outs[0], bool(plan.last.get(names[0])))
+    lies = layout(outs[0], plan.layout(names[0]))
     made = [", ".join(map(described, outs)), lies, size(sum(spec.nbytes for spec in outs))] if last else ["", "", ""]
     return [
         "programs" if step.node in plan.bodies else implementation(step),

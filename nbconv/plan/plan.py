@@ -10,7 +10,7 @@ import numpy as np
 
 from nbconv.base import machine
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
@@ -18,7 +18,7 @@ from nbconv.lowering.step import Impl, Step, Work
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
-from nbconv.passes.layout import choose, eliminate_concat
+from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Body, CallStep, Program, bind
@@ -35,8 +35,8 @@ class Derived(NamedTuple):
 
     graph: Graph
     specs: dict[str, Spec]
-    last: dict[str, bool]
-    """which values lie channels last"""
+    layouts: dict[str, Layout]
+    """how each value lies, where that is not as ONNX has it"""
     weights: Weights
     """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
     varying: set[str]
@@ -44,10 +44,15 @@ class Derived(NamedTuple):
 
 
 def derive(
-    graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], varying: frozenset[str] = frozenset()
+    graph: Graph,
+    inputs: dict[str, Spec],
+    weights: Weights,
+    fetch: tuple[str, ...],
+    varying: frozenset[str] = frozenset(),
+    gpu: bool = False,
 ) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away; ``varying`` constants that shapes decided."""
+    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it."""
     wanted = frozenset(fetch)
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
@@ -60,8 +65,8 @@ def derive(
     graph = fuse_shuffle(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
-    graph, last = choose(graph, specs)
-    return Derived(graph, specs, last, weights, decided)
+    graph, layouts = choose(graph, specs, gpu)
+    return Derived(graph, specs, layouts, weights, decided)
 
 
 class Plan:
@@ -83,8 +88,8 @@ class Plan:
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        derived = derive(graph, inputs, weights, fetch, varying)
-        self.graph, self.specs, self.last, weights = derived.graph, derived.specs, derived.last, derived.weights
+        derived = derive(graph, inputs, weights, fetch, varying, target.gpu)
+        self.graph, self.specs, self.layouts, weights = derived.graph, derived.specs, derived.layouts, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}
         self.steps: list[Step] = []
@@ -97,7 +102,7 @@ class Plan:
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or machine.available_threads(), 0
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
-        self._views = eliminate_concat(self.graph, self.specs, self.last, frozenset(fetch))
+        self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
         for node in self.graph.nodes:
             if node.op.control:
                 self._hold(node, weights, frozenset(derived.varying))
@@ -121,18 +126,23 @@ class Plan:
         return listing(self)
 
     def _lower(self, node: Node, weights: Weights) -> None:
-        given = tuple(self.specs[n] if n else None for n in node.inputs)
-        found = tuple(self.specs[n] for n in node.outputs if n)
-        from nbconv.graph.op import NUMPY
-
+        given, found = specs_of(node, self.specs)
         if all(spec.size == 0 for spec in found):
             return
-        last = tuple(self.last.get(n, False) for n in node.inputs)
-        if node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, last) is None:
+        if arranged(node, self.specs, self.layouts, self.target.gpu) is None:
             self.steps.append(_host(node))
             return
         to = Lowering(
-            node, node.op, given, found, self.last, _Arrays(self.constants), weights, self.target, self.threads, self._views
+            node,
+            node.op,
+            given,
+            found,
+            self.layouts,
+            _Arrays(self.constants),
+            weights,
+            self.target,
+            self.threads,
+            self._views,
         )
         to.choices = self.choices
         to.scratch_limit = self.scratch_limit
@@ -169,6 +179,10 @@ class Plan:
     def _inner(self) -> list[Plan]:
         """The plans of bodies."""
         return [plan for plans in self.bodies.values() for plan in plans.values()]
+
+    def layout(self, name: str) -> Layout:
+        """How a value lies."""
+        return self.layouts.get(name, CHANNELS_FIRST)
 
     def root(self, name: str) -> str:
         """The value whose memory this one shares (itself, mostly)."""

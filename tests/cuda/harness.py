@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from nbconv.lowering import packing, winograd
+from nbconv.lowering import implementation, packing
+from nbconv.lowering.conv import winograd
+from nbconv.lowering.conv.winograd_steps import WINOGRAD_STEPS_2, WINOGRAD_STEPS_4
+from nbconv.lowering.implementation import Implementation
 from nbconv.model import Model
 from tests.check import Case, answer
 from tests.cuda.larger import Net
@@ -20,7 +25,8 @@ def check_on_device(table: str, row: Case | Net, device: str = "cuda:0") -> None
         if table in ("tiles", "tf32"):
             patch.setattr(packing, "PROCESSORS", 1)
         if table.startswith("winograd"):
-            patch.setattr(winograd, "choose", lambda *_: int(table[-1]))
+            patch.setattr(winograd, "FEWEST", 1)
+            patch.setattr(implementation, "choose", winograds(int(table[-1])))
         if isinstance(row, Net):
             check_net(row, device)
             return
@@ -32,6 +38,12 @@ def check_on_device(table: str, row: Case | Net, device: str = "cuda:0") -> None
         steps = Model(graph, device=device).plan({"x0": row.inputs[0].shape}).steps
         kernels = [step.kernel for step in steps if step.kernel.startswith(("gemm.", "conv."))]
         assert kernels and 2 * kernels.count("gemm.finish") == len(kernels), kernels
+
+
+def winograds(size: int) -> Callable[..., Implementation]:
+    """`choose`, with tiles of this size wherever they fit."""
+    row, usual = {4: WINOGRAD_STEPS_4, 2: WINOGRAD_STEPS_2}[size], implementation.choose
+    return lambda to, fitting, problem: row if row in fitting else usual(to, fitting, problem)
 
 
 def check_net(row: Net, device: str) -> None:

@@ -326,7 +326,9 @@ def test_parts_are_added_in_their_order():
 
 
 def cut_on(goal: Target, *shape: int, scratch_limit: float = np.inf, **more: int) -> Cut:
-    return cut(SimpleNamespace(target=goal, columns=goal.lanes * goal.vectors, scratch_limit=scratch_limit), *shape, **more)  # pyright: ignore
+    return cut(
+        SimpleNamespace(target=goal, columns=goal.lanes * goal.tile().vectors, scratch_limit=scratch_limit), *shape, **more
+    )  # pyright: ignore
 
 
 @pytest.mark.parametrize(

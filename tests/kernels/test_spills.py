@@ -35,7 +35,8 @@ def of(found: list[Loop], function: str) -> list[Loop]:
 @pytest.mark.parametrize("name", TARGETS)
 def test_register_tiles_stay_in_registers(compiled, name):
     goal, found = target(name), compiled["winograd", name]
-    for vectors, most in ((1, goal.rows), (goal.vectors, goal.rows), (goal.vectors + 1, goal.rows_wider)):
+    tile = goal.tile()
+    for vectors, most in ((1, tile.rows), (tile.vectors, tile.rows), (tile.vectors + 1, tile.rows_wider)):
         for rows in range(1, most + 1):
             tile = of(found, f"tile_{rows}x{vectors}")
             counts = [loop.multiplies for loop in tile]

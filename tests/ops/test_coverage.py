@@ -14,7 +14,7 @@ from nbconv.passes.autodiff import differentiable
 from tests.check import Case
 from tests.gradients import PENDING, arguments
 
-INNER = {"Fused", "Layout"}
+INNER = {"Fused", "Reorder"}
 """Ops that passes make behind the gradients, which their own tests hold."""
 
 

@@ -19,13 +19,13 @@ def fits(p: ConvProblem) -> bool:
 def emit(to: Lowering, p: ConvProblem) -> None:
     g, kh, kw = p.geometry, p.geometry.down.kernel, p.geometry.across.kernel
     wide, source = kh * kw * g.co, to.input(1)
-    cells = to.scratch(4 * g.n * g.h * g.w * wide)
+    cells = to.floats(g.n * g.h * g.w * wide)
 
     def make() -> np.ndarray:
         return to.value(1).reshape(g.ci, g.co, kh, kw).transpose(0, 2, 3, 1)
 
     if varies(to, 1):  # as (ci, kh, kw, co) first: columns are equally spaced then
-        source = to.scratch(4 * g.ci * wide)
+        source = to.floats(g.ci * wide)
         to.copy(to.input(1), source, (g.ci, kh * kw, g.co), (wide, 1, kh * kw), (wide, g.co, 1))
     weights = Weights("apart", make, WeightStrides(0, 0, 0, 0, wide, 1, 1, 1, g.ci), source)
     one = (1, 1, 1, 0)

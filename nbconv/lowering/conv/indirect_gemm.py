@@ -56,7 +56,7 @@ def product(p: ConvProblem) -> float:
     pixels = g.n * g.oh * g.ow
     if p.target.gpu:
         return GAIN * product_cost(p, pixels, g.ci, g.co, g.taps, g.groups)
-    return weighted_product(2.0 * g.taps * pixels * g.ci * g.co, pixels, p.target.rows, 4.0 * g.taps * g.ci * g.co)
+    return weighted_product(2.0 * g.taps * pixels * g.ci * g.co, pixels, p.target.tile().rows, 4.0 * g.taps * g.ci * g.co)
 
 
 def emit(to: Lowering, p: ConvProblem) -> None:

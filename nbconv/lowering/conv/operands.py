@@ -34,7 +34,7 @@ def padded_image(to: Lowering, g: Geometry) -> Image:
     c, (_, _, _, top, bottom), (kw, _, _, left, right) = g.groups * g.ci, g.down, g.across
     hp, wp = g.h + top + bottom, g.w + left + right
     size = g.n * hp * wp * c
-    y = to.scratch(4 * size)
+    y = to.floats(size)
     to.fill(y, size)
     here = to.strides(0)
     here = here if g.axes == 2 else (*here[:2], 0, here[2])

@@ -47,7 +47,7 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
     full = ceil(padded(og, target.lanes, to.columns), to.columns) * to.columns
     size = groups * count * cg * full
     columns = min(full, max(to.columns, target.sums // (4 * count * cg) // to.columns * to.columns))
-    blocks = to.gpu_split(groups * ceil(og, columns), ceil(count * cg, target.rows))
+    blocks = to.gpu_split(groups * ceil(og, columns), ceil(count * cg, target.tile().rows))
     chunk = 2 * target.pixels or max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
     parts = max(1, min(ceil(target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
     pixels = ceil(m, parts)
@@ -55,10 +55,10 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
     parts = ceil(m, pixels)
     for first, last in pieces(to, og, columns, 4 * parts * count * cg) if groups == 1 else [(0, og)]:
         n = last - first
-        blocks = to.gpu_split(groups * ceil(n, columns), ceil(count * cg, target.rows))
+        blocks = to.gpu_split(groups * ceil(n, columns), ceil(count * cg, target.tile().rows))
         full = ceil(padded(n, target.lanes, to.columns), to.columns) * to.columns
         size = groups * count * cg * full
-        sums = to.scratch(4 * parts * size)
+        sums = to.floats(parts * size)
         to.step(
             "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * groups * n, x=image.ref,
             dy=channels_last(to, 1).at(first), y=sums,
@@ -95,7 +95,7 @@ def channel_sums(to: Lowering) -> None:
     total, full = to.inputs[1].size // c, ceil(c, lanes) * lanes
     pixels = ceil(total, min(ceil(2 * to.target.units, to.gpu_split(1, 4 * full // lanes)), ceil(total, 64)))
     parts = ceil(total, pixels)
-    sums = to.scratch(4 * parts * full)
+    sums = to.floats(parts * full)
     to.step(
         "conv_grad.channel_sums", to.gpu_split(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
         split=Pixels(pixels, total, c), padded=full,

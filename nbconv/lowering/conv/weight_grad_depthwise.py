@@ -22,7 +22,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     kh, full = g.down.kernel, ceil(c, lanes) * lanes
     rows = ceil(n * oh, min(ceil(2 * p.target.units, to.gpu_split(1, 2 * full // lanes * kh)), n * oh))
     parts = ceil(n * oh, rows)
-    sums = to.scratch(4 * parts * taps * full)
+    sums = to.floats(parts * taps * full)
     to.step(
         "conv_grad.depthwise_grad_weight", to.gpu_split(parts, full // lanes * kh), work=8 * n * c * oh * g.ow * taps,
         x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,

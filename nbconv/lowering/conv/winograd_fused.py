@@ -41,7 +41,7 @@ def fits(p: ConvProblem, size: int) -> bool:
 def cost(p: ConvProblem, size: int) -> float:
     """The products of a group, and what the transforms read and write."""
     g, points, total = p.geometry, (size + 2) ** 2, winograd.tiles(p.geometry, size)
-    product = weighted_product(2.0 * points * total * g.ci * g.co, total, p.target.rows, 4.0 * points * g.ci * g.co)
+    product = weighted_product(2.0 * points * total * g.ci * g.co, total, p.target.tile().rows, 4.0 * points * g.ci * g.co)
     return product + 8.0 * total * (points * g.ci + (points + size * size) * g.co)
 
 
@@ -73,7 +73,7 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
     to.step(
         "winograd.winograd", ceil(found.total, found.tiles) * ceil(count, found.group),
         work=2 * points * found.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
-        addends=Addends(b, to.residual and to.residual.at(at), to.ldres), scratch=to.scratch_per_thread(4 * area), w=packed,
+        addends=Addends(b, to.residual and to.residual.at(at), to.ldres), scratch=to.floats_per_thread(area), w=packed,
         zeros=to.zeros(ci),
         image=ConvImage(pixels, g.h, g.w, to.ld(0), ci, g.oh, g.ow, to.pitch or out, count),
         filtering=Filtering(
@@ -91,7 +91,7 @@ def tiling(p: ConvProblem, size: int, co: int) -> Tiling:
     then units are groups of output channels, each for many tiles, whose transform is repeated.
     """
     ci, points, total = p.geometry.ci, (size + 2) ** 2, winograd.tiles(p.geometry, size)
-    rows, lanes = p.target.rows, p.target.lanes
+    rows, lanes = p.target.tile().rows, p.target.lanes
     inner, all_columns = ceil(ci, lanes) * lanes, ceil(co, p.columns) * p.columns
     columns = min(all_columns, 2 * p.columns)
     tiles = int(0.75 * CACHE) // (4 * points * (inner + columns)) // rows * rows

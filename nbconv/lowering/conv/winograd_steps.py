@@ -41,7 +41,7 @@ def emit(to: Lowering, p: ConvProblem, size: int) -> None:
     channels, out = g.groups * g.ci, g.groups * g.co
     points, total = (size + 2) ** 2, winograd.tiles(g, size)
     tiles = Tiles(ceil(g.oh, size), ceil(g.ow, size), total, size)
-    v, m = to.scratch(4 * points * total * channels), to.scratch(4 * points * total * out)
+    v, m = to.floats(points * total * channels), to.floats(points * total * out)
     to.step(
         "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
         x=to.input(0), v=v, h=g.h, width=g.w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, tiles=tiles,

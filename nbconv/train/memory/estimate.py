@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Graph, Node, Spec
 from nbconv.kernels.target import Target
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.weights import Weights
@@ -183,13 +183,14 @@ class Estimate:
 
     def _lowered(self, node: Node, given: tuple[Any, ...], found: tuple[Spec, ...]) -> int:
         """What lowering asks for, with weights that vary."""
-        if any(s is None or s.constant or s.dtype != np.float32 for s in (*given, *found)):
+        if any(s is None or s.constant or s.dtype != FLOAT32 for s in (*given, *found)):
             return 0
         inputs = tuple(Spec(s.shape, s.dtype) for s in given)
-        last = {n: s.rank > 2 for n, s in zip((*node.inputs, *node.outputs), (*inputs, *found), strict=False)}
+        names = zip((*node.inputs, *node.outputs), (*inputs, *found), strict=False)
+        layouts = {n: CHANNELS_LAST if s.rank > 2 else CHANNELS_FIRST for n, s in names}
         if "Grad" not in node.op.type or node.op.type == "ConvGradInput":
-            last[node.inputs[1]] = False
-        to = Lowering(node, node.op, inputs, found, last, {}, Weights(), self.target, self.threads, {})
+            layouts[node.inputs[1]] = CHANNELS_FIRST
+        to = Lowering(node, node.op, inputs, found, layouts, {}, Weights(), self.target, self.threads, {})
         to.packed_limit, to.scratch_limit = self.packed[1], self.scratch_limit
         node.op.lower(to)
         uses = [{*step.reads, *step.writes} for step in to.steps]
