@@ -20,8 +20,7 @@ import tests.ops
 from benchmarks import picture
 from benchmarks.gpu import LAYERS
 from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node, Spec, spec_of
-from nbconv.graph.op import NUMPY
+from nbconv.graph import CHANNELS_FIRST, Graph, Node, Spec, spec_of
 from nbconv.kernels.compile import families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.store import source
@@ -160,7 +159,7 @@ def where(case: Case) -> str:
         return "planning"
     if case.op.bypass(given):
         return "nothing"
-    kernel = case.op.layout(given, found) != NUMPY or case.op.layouts(given, found, ()) is not None
+    kernel = case.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is not None
     return "kernel" if kernel else "NumPy"
 
 
@@ -187,8 +186,7 @@ def in_numpy(node: Node, call: Call) -> bool:
     given, found = (tuple(call.specs[n] if n else None for n in names) for names in (node.inputs, node.outputs))
     if all(spec is None or spec.constant for spec in given) or node.op.bypass(given):
         return False
-    layouts = tuple(False for _ in given)
-    return node.op.layout(given, found) == NUMPY and node.op.layouts(given, found, layouts) is None
+    return node.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is None
 
 
 def summary(op: type[Op]) -> str:
