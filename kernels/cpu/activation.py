@@ -114,6 +114,11 @@ def thresholded_relu(x, alpha):
 
 
 @unary
+def shrink(x, bias, lambd):
+    return where(x < -lambd, x + bias, where(x > lambd, x - bias, splat(0.0)))
+
+
+@unary
 def selu(x, alpha, gamma):
     return where(x <= 0.0, _math.expm1(minimum(x, 0.0)) * alpha, x) * gamma
 

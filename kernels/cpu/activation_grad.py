@@ -26,6 +26,11 @@ def thresholded_relu_grad(dy, x, alpha):
 
 
 @pair
+def shrink_grad(dy, x, lambd):
+    return where(absolute(x) > lambd, dy, splat(0.0))
+
+
+@pair
 def elu_grad(dy, x, alpha):
     return where(x > 0.0, dy, _math.exp(x) * alpha * dy)
 

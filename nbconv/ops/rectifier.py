@@ -144,6 +144,32 @@ class ThresholdedReluGrad(UnaryGrad):
         return np.where(x > self.alpha, dy, 0)
 
 
+class Shrink(Unary):
+    """x + bias where x < -lambd, x - bias where x > lambd, else 0 (NaN too)."""
+
+    kernel = "shrink"
+
+    bias: float = 0.0
+    lambd: float = 0.5
+
+    def formula(self, x):
+        return np.where(x < -self.lambd, x + self.bias, np.where(x > self.lambd, x - self.bias, 0))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return (to.add(ShrinkGrad(lambd=self.lambd), to.dy(), to.x()),)
+
+
+class ShrinkGrad(UnaryGrad):
+    """dy where |x| > lambd, else 0."""
+
+    kernel = "shrink_grad"
+
+    lambd: float = 0.5
+
+    def formula(self, dy, x):
+        return np.where(np.abs(x) > self.lambd, dy, 0)
+
+
 class HardSigmoid(Unary):
     is_cheap = True
     kernel = "hard_sigmoid"

@@ -8,7 +8,7 @@ import pytest
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops.activation import Celu, Elu, Gelu, Mish, Selu, Sigmoid, Softplus, Softsign, Tanh
-from nbconv.ops.rectifier import Clip, HardSigmoid, HardSwish, LeakyRelu, PRelu, Relu, ThresholdedRelu
+from nbconv.ops.rectifier import Clip, HardSigmoid, HardSwish, LeakyRelu, PRelu, Relu, Shrink, ThresholdedRelu
 from tests.check import case, run_cases, sampler
 
 r = sampler(2)
@@ -20,6 +20,8 @@ ALL = [
     LeakyRelu(alpha=0.3),
     ThresholdedRelu(),
     ThresholdedRelu(alpha=-0.2),
+    Shrink(),
+    Shrink(bias=0.25, lambd=1.0),
     Elu(),
     Elu(alpha=2.5),
     Selu(),
@@ -46,6 +48,8 @@ CASES = [
     case(Relu(), np.array([-1, 0, 2], np.int32), expect=np.array([0, 0, 2], np.int32)),
     case(LeakyRelu(alpha=0.5), [-1.0, 0.0, 2.0, nan], expect=[-0.5, 0, 2, nan]),
     case(ThresholdedRelu(), [1.0, 1.5, -3.0, nan], expect=[0, 1.5, 0, 0]),
+    case(Shrink(), [-1.0, -0.5, 0.0, 0.6, nan], expect=[-1, 0, 0, 0.6, 0]),
+    case(Shrink(bias=0.25, lambd=1.0), [-2.0, 0.5, 3.0, -inf], expect=[-1.75, 0, 2.75, -inf]),
     case(Elu(alpha=2.0), [-inf, -1.0, 3.0, nan], expect=[-2, -1.2642411, 3, nan]),
     case(Selu(), [-inf, 1.0, 0.0, nan], expect=[-1.7580993, 1.050701, 0, nan]),
     case(Celu(alpha=2.0), [-2.0, 3.0, 500.0], expect=[-1.2642411, 3, 500]),

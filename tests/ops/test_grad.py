@@ -35,6 +35,7 @@ from nbconv.ops.rectifier import (
     PReluSlope,
     Relu,
     ReluGrad,
+    ShrinkGrad,
     ThresholdedReluGrad,
 )
 from nbconv.ops.reduce import ProdGrad, ReduceL2, ReduceMax
@@ -48,7 +49,7 @@ nan, inf = np.nan, np.inf
 
 OF_X = [
     AbsGrad(), CeluGrad(alpha=0.4), EluGrad(alpha=2.5), GeluGrad(), GeluGrad(approximate="tanh"), HardSwishGrad(),
-    LeakyReluGrad(alpha=0.3), MishGrad(), SeluGrad(), SiluGrad(), SoftplusGrad(), SoftsignGrad(),
+    LeakyReluGrad(alpha=0.3), MishGrad(), SeluGrad(), ShrinkGrad(), SiluGrad(), SoftplusGrad(), SoftsignGrad(),
     ThresholdedReluGrad(alpha=-0.2),
 ]  # fmt: skip
 """Gradients of one array that read the forward's x."""
@@ -67,6 +68,7 @@ CASES = [
     case(ClipGrad(low=0.0, high=6.0), [1.0, 2.0, 3.0, 4.0], [0.0, 3.0, 6.0, nan], expect=[0, 2, 0, 4]),
     case(LeakyReluGrad(alpha=0.5), [1.0, 2.0, 4.0], [-1.0, 3.0, 0.0], expect=[0.5, 2, 2]),
     case(ThresholdedReluGrad(), [1.0, 2.0], [1.0, 1.5], expect=[0, 2]),
+    case(ShrinkGrad(), [1.0, 2.0, 3.0, 4.0], [-0.6, 0.5, 2.0, nan], expect=[1, 0, 3, 0]),
     case(EluGrad(alpha=2.0), [1.0, 1.0, 1.0, 1.0], [-inf, -1.0, 0.0, 500.0], expect=[0, 0.7357589, 2, 1]),
     case(SeluGrad(alpha=2.0, gamma=3.0), [1.0, 1.0], [-1.0, 2.0], expect=[2.2072766, 3]),
     case(CeluGrad(alpha=2.0), [1.0, 1.0], [-2.0, 3.0], expect=[0.36787945, 1]),
