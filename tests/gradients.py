@@ -78,7 +78,7 @@ def aside(op: Op, outputs: int) -> tuple[int, ...]:
     """The outputs through which a gradient goes: not running statistics and places, and not statistics of float32, which
     differences in float64 would not see."""
     rounded = op.type == "LayerNormalization" and op.attributes().get("stash_type", 1) != 11
-    return (0,) if rounded or op.type in ("BatchNormalization", "MaxPool") else tuple(range(outputs))
+    return (0,) if rounded or op.type in ("BatchNormalization", "MaxPool", "TopK") else tuple(range(outputs))
 
 
 def noisy(noise: np.random.Generator) -> Change:

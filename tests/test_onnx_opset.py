@@ -9,7 +9,6 @@ from onnx import TensorProto, helper
 
 from nbconv.converters.onnx import read, write
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.ops import REGISTRY
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -167,7 +166,6 @@ def test_attributes_newer_than_the_inner_opset():
         read(cast(round_mode="down"))
 
 
-@pytest.mark.skipif(("", "TopK") not in REGISTRY, reason="TopK is not there yet")
 def test_top_k_9():
     top = helper.make_node("TopK", ["x"], ["y", "i"], k=2, axis=1)
     same(model([top], 9, {"x": [3, 5]}, {}, ("y", "i"), {"i": TensorProto.INT64}), {"x": x(3, 5)})
