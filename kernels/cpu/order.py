@@ -1,4 +1,4 @@
-"""What needs an order and no arithmetic, of element types that are no float32: Relu and max-pooling.
+"""What needs an order and no arithmetic, of element types that are no float32: Relu, Clip and max-pooling.
 
 Integers are their own order. A float16 is compared by `_rank`, an integer that rises with it: -0 and 0 have one, and every
 NaN has the greatest, so that NaN stays. What is stored is an element that was read, its bits unchanged.
@@ -36,6 +36,18 @@ def _relu(of, rank, name):
     return called(f"relu_{name}", relu, __name__)
 
 
+def _clip(of, name):
+    element = of.dtype
+
+    def clip(x: of, y: of, n: Int, chunk: Int, low: Int, high: Int, first: Int, last: Int) -> None:
+        """y = min(max(x, low), high), for limits that the element type has; a unit is ``chunk`` elements."""
+        i0, lowest, highest = first * chunk, element(low), element(high)
+        for e in spread(min(last * chunk, n) - i0):
+            y[i0 + e] = min(max(x[i0 + e], lowest), highest)
+
+    return called(f"clip_{name}", clip, __name__)
+
+
 def _max_pool(of, rank, name):
     def max_pool(x: of, y: of, image: Image, window: Window, lowest: Int, first: Int, last: Int) -> None:
         """Largest value of each window of a channels-last image, the first of equals; ``lowest`` (its bits) where a window
@@ -65,5 +77,6 @@ def _max_pool(of, rank, name):
 
 relu_float16, relu_int8 = _relu(Shorts, _rank, "float16"), _relu(Int8s, _itself, "int8")
 relu_int32, relu_int64 = _relu(Int32s, _itself, "int32"), _relu(Ints, _itself, "int64")
+clip_int8, clip_uint8 = _clip(Int8s, "int8"), _clip(Bytes, "uint8")
 max_pool_float16 = _max_pool(Shorts, _rank, "float16")
 max_pool_int8, max_pool_uint8 = _max_pool(Int8s, _itself, "int8"), _max_pool(Bytes, _itself, "uint8")

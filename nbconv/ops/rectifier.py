@@ -227,6 +227,7 @@ class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
 
     kernel_dtypes = ONLY_FLOAT32
+    processor_dtypes = frozenset(np.dtype(t) for t in ("int8", "uint8"))
 
     is_cheap = True
     keeps_classes = True
@@ -264,7 +265,12 @@ class Clip(Op):
 
     def lower(self, to: Lowering) -> None:
         low, high = self.limits(to.inputs) or (-math.inf, math.inf)
-        to.unary("activation.clip", low=low, high=high)
+        dtype = to.inputs[0].dtype
+        if dtype in self.processor_dtypes:
+            least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+            to.unary(f"order.clip_{dtype.name}", low=int(max(low, least)), high=int(min(high, most)))
+        else:
+            to.unary("activation.clip", low=low, high=high)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         limits, dy, y = self.limits(to.inputs), to.dy(), to.y()

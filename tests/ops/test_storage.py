@@ -92,6 +92,14 @@ def test_relu(dtype: np.dtype) -> None:
         check(op("Relu"), values(dtype, *shape))
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(t) for t in ("i1", "u1")], ids=str)
+def test_clip(dtype: np.dtype) -> None:
+    low, high = np.array(9, dtype), np.array(100, dtype)
+    for limits in ((low, high), (low,), (None, high), (), (high, low)):
+        for shape in ((), (1,), (3, 17), (2, 3, 5, 7), (70001,)):
+            check(op("Clip"), values(dtype, *shape), *limits)
+
+
 @pytest.mark.parametrize("dtype", [np.dtype(t) for t in ("f2", "i1", "u1")], ids=str)
 def test_max_pool(dtype: np.dtype) -> None:
     for attributes in (
