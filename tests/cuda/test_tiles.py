@@ -37,7 +37,7 @@ from tests.cuda.recordings import Recording
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
 
 CUDA = target("cuda")
-LANES, COLUMNS = CUDA.lanes, CUDA.lanes * CUDA.vectors
+LANES, COLUMNS = CUDA.lanes, CUDA.columns
 TILES = {rows: columns for rows, columns, _ in CUDA.tiles}
 NONE, SILU, HARD_SWISH, TANH, LEAKY_RELU = (
     Activation.NONE, Activation.SILU, Activation.HARD_SWISH, Activation.TANH, Activation.LEAKY_RELU,
