@@ -26,6 +26,8 @@ CASES: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...], dict[str, Any
     ("depthwise", "", "Conv", (2, 19, 9, 8), (19, 1, 3, 3), {"group": 19, **SAME}),
     ("depthwise_transposed", "", "ConvTranspose", (1, 19, 5, 4), (19, 1, 3, 3), {"group": 19, "strides": (2, 2)}),
     ("small_channels", "", "Conv", (2, 3, 11, 9), (20, 3, 3, 5), {"strides": (2, 1), "pads": (1, 2, 0, 2)}),
+    ("whole_window", "", "Conv", (2, 18, 5, 4), (33, 18, 5, 4), {}),
+    ("whole_window", "", "Conv", (3, 16, 7), (5, 16, 7), {}),
     ("disjoint_product", "", "ConvTranspose", (1, 18, 5, 4), (18, 7, 2, 2), {"strides": (2, 2)}),
     ("indirect_gemm", "", "Conv", (1, 18, 9, 8), (33, 18, 3, 3), SAME),
     ("indirect_gemm", "", "Conv", (2, 40, 5, 7), (24, 10, 1, 1), {"group": 4}),

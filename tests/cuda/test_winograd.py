@@ -160,7 +160,7 @@ def tiles(ci: int, co: int, n: int, side: int, goal: str = "cuda", **limits: flo
     three = Axis(3, 1, 1, 1, 1)
     geometry = Geometry(False, 2, n, 1, ci, co, side, side, side, side, three, three)
     given = {"packed_limit": inf, "scratch_limit": inf, **limits}
-    problem = ConvProblem(geometry, "float32", True, target(goal), **given)
+    problem = ConvProblem(geometry, "float32", True, True, target(goal), **given)
     to: Any = SimpleNamespace(choices={})
     name = choose(to, candidates(CONVOLUTIONS, problem), problem).name
     return int(name.removeprefix("winograd_steps_")) if name.startswith("winograd") else 0

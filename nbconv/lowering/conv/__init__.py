@@ -17,6 +17,7 @@ from nbconv.lowering.conv.transposed import TRANSPOSED
 from nbconv.lowering.conv.weight_grad import WEIGHT_GRAD
 from nbconv.lowering.conv.weight_grad_depthwise import WEIGHT_GRAD_DEPTHWISE
 from nbconv.lowering.conv.weight_grad_small import WEIGHT_GRAD_SMALL
+from nbconv.lowering.conv.whole_window import WHOLE_WINDOW
 from nbconv.lowering.conv.winograd_fused import WINOGRAD_2, WINOGRAD_4
 from nbconv.lowering.conv.winograd_steps import WINOGRAD_STEPS_2, WINOGRAD_STEPS_4
 from nbconv.lowering.implementation import Implementation
@@ -24,6 +25,7 @@ from nbconv.lowering.implementation import Implementation
 CONVOLUTIONS: tuple[Implementation, ...] = (
     DEPTHWISE,
     DEPTHWISE_TRANSPOSED,
+    WHOLE_WINDOW,
     SMALL_CHANNELS,
     DISJOINT,
     INDIRECT_GEMM,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nbconv.graph import CHANNELS_LAST
 from nbconv.kernels.target import Target
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.window import Axis, Window, flat, plane
@@ -59,11 +60,13 @@ class Geometry(NamedTuple):
 
 
 class ConvProblem(NamedTuple):
-    """``constant``: whether the weights are. The limits are those of `Lowering`."""
+    """``constant``: whether the weights are; ``contiguous``: whether x is, channels last, and no view of a wider value. The
+    limits are those of `Lowering`."""
 
     geometry: Geometry
     dtype: str
     constant: bool
+    contiguous: bool
     target: Target
     packed_limit: float
     scratch_limit: float
@@ -84,6 +87,6 @@ def geometry(
 
 def problem(to: Lowering, found: Geometry) -> ConvProblem:
     """Of the node that is lowered, whose weights are input 1."""
-    return ConvProblem(
-        found, to.inputs[0].dtype.name, bool(to.inputs[1].constant), to.target, to.packed_limit, to.scratch_limit
-    )
+    name, x, weights = to.node.inputs[0], to.inputs[0], to.inputs[1]
+    contiguous = to.layout(name) is CHANNELS_LAST and to.ld(0) == x.shape[1]
+    return ConvProblem(found, x.dtype.name, bool(weights.constant), contiguous, to.target, to.packed_limit, to.scratch_limit)
