@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nbconv.errors import ModelError
-from nbconv.graph.op import Op
 from nbconv.graph.spec import Spec
+
+if TYPE_CHECKING:
+    from nbconv.graph.op import Op
 
 
 class Node:

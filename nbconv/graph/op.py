@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Spec
-from nbconv.kernels.params import Epilogue
+
+if TYPE_CHECKING:
+    from nbconv.kernels.params import Epilogue
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 """(domain, type) → class, filled as classes are defined; `nbconv.ops` imports every family."""
