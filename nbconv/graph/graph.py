@@ -1,6 +1,6 @@
 """The graph that everything works on: nodes in order, named values, constants.
 
-Its vocabulary is ONNX's at one inner opset (`OPSET`): converters rewrite older models at the door, so nothing inside
+Its vocabulary is ONNX's at one inner opset (`OPSET`): converters rewrite older models as they read them, so nothing inside
 asks for a version. What ONNX lacks has domain ``nbconv``.
 """
 

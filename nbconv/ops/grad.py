@@ -144,10 +144,10 @@ class Mix(Op):
         return 2 * len(self.cells) * outputs[0].size // max(len(self.rows) - 1, 1)
 
     def lower(self, to: Lowering) -> None:
-        rank, lies = to.outputs[0].rank, to.layout(to.node.outputs[0])
-        at = lies.order(rank).index(want.axis(self.axis, rank))
-        weight_strides = to.out_shape()
-        outer, out, inner = prod(weight_strides[:at]), weight_strides[at], prod(weight_strides[at + 1 :])
+        rank, layout = to.outputs[0].rank, to.layout(to.node.outputs[0])
+        at = layout.order(rank).index(want.axis(self.axis, rank))
+        shape = to.out_shape()
+        outer, out, inner = prod(shape[:at]), shape[at], prod(shape[at + 1 :])
         width = min(inner, to.target.chunk)
         to.step(
             "mix.mix",
@@ -158,7 +158,7 @@ class Mix(Op):
             rows=to.table("rows", self.rows.astype(np.int64)),
             cells=to.table("cells", self.cells.astype(np.int64)),
             weights=to.table("weights", self.weights.astype(np.float32)),
-            size=lies.physical(to.inputs[0].shape)[at],
+            size=layout.physical(to.inputs[0].shape)[at],
             out=out,
             inner=inner,
             width=width,

@@ -67,7 +67,7 @@ class OfLabels(Op, abstract=True):
         with np.errstate(all="ignore"):
             return dy * (share / share.sum(dtype=share.dtype) if self.reduction == "mean" else share)
 
-    def steps(self, to: Lowering, logp: Ref, y: Ref, lies: Layout) -> None:
+    def steps(self, to: Lowering, logp: Ref, y: Ref, layout: Layout) -> None:
         """The kernels that make ``y`` of log-probabilities."""
         shape = to.inputs[0].shape
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
@@ -85,7 +85,7 @@ class OfLabels(Op, abstract=True):
             y=each,
             n=n,
             chunk=CHUNK,
-            scores=self.scores(shape, size, lies),
+            scores=self.scores(shape, size, layout),
         )
         if self.reduction != "none":
             to.step("loss.total", 1, work=8 * n, each=each, share=share, y=y, n=n, mean=int(self.reduction == "mean"))
@@ -96,10 +96,10 @@ class OfLabels(Op, abstract=True):
         return ClassWeights(to.input(i) if given else None, int(given), int(ignored is not None), ignored or 0)
 
     @staticmethod
-    def scores(shape: tuple[int, ...], size: int, lies: Layout) -> Scores:
+    def scores(shape: tuple[int, ...], size: int, layout: Layout) -> Scores:
         """Where the scores of this shape lie."""
         classes = shape[1]
-        pixel, apart = (classes, 1) if lies is CHANNELS_LAST or size == 1 else (1, size)
+        pixel, apart = (classes, 1) if layout is CHANNELS_LAST or size == 1 else (1, size)
         return Scores(classes, size, classes * size, pixel, apart)
 
     @staticmethod
@@ -132,14 +132,14 @@ class SoftmaxCrossEntropyLoss(OfLabels):
         return (given[0], *[CHANNELS_FIRST] * (len(inputs) - 1)), (CHANNELS_FIRST, given[0])[: len(outputs)]
 
     def lower(self, to: Lowering) -> None:
-        shape, lies = to.inputs[0].shape, to.layout(to.node.inputs[0])
+        shape, layout = to.inputs[0].shape, to.layout(to.node.inputs[0])
         named = [bool(name) for name in (*to.node.outputs, "")[:2]]
         logp = Ref(to.node.outputs[1]) if named[1] else to.floats(prod(shape))
         size = prod(shape[2:])
-        outer, inner = (shape[0] * size, 1) if lies is CHANNELS_LAST else (shape[0], size)
+        outer, inner = (shape[0] * size, 1) if layout is CHANNELS_LAST else (shape[0], size)
         to.columns_step("softmax.log_softmax", outer, shape[1], inner, y=logp)
         if named[0]:
-            self.steps(to, logp, Ref(to.node.outputs[0]), lies)
+            self.steps(to, logp, Ref(to.node.outputs[0]), layout)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         parts = []
@@ -203,9 +203,9 @@ class NegativeLogLikelihoodLossGrad(OfLabels):
         return (CHANNELS_FIRST, given[1], *[CHANNELS_FIRST] * (len(inputs) - 2)), (given[1],)
 
     def lower(self, to: Lowering) -> None:
-        shape, lies = to.inputs[1].shape, to.layout(to.node.inputs[1])
+        shape, layout = to.inputs[1].shape, to.layout(to.node.inputs[1])
         n, size = shape[0] * prod(shape[2:]), prod(shape[2:])
-        factor, scores = to.floats(n), self.scores(shape, size, lies)
+        factor, scores = to.floats(n), self.scores(shape, size, layout)
         fewest = 1 if scores.apart == 1 else to.target.lanes
         chunk = CHUNK // to.gpu_split(1, CHUNK // fewest)
         to.step(

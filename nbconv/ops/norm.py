@@ -157,11 +157,11 @@ class LpNormalization(Op):
         return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
-        x, lies = to.inputs[0], to.layout(to.node.inputs[0])
+        x, layout = to.inputs[0], to.layout(to.node.inputs[0])
         axis = want.axis(self.axis, x.rank)
         sized = to.floats(x.size)
         to.unary(f"activation.{'abs' if self.p == 1 else 'square'}", y=sized)
-        norm, kept = kept_sums(to, sized, (axis,), lies, 1.0)
+        norm, kept = kept_sums(to, sized, (axis,), layout, 1.0)
         if self.p == 2:
             to.unary("activation.square_root", x=norm, y=norm, n=x.size // x.shape[axis])
         to.broadcast("arithmetic_grad.div_or_zero", Operand(to.input(0), to.strides(0)), Operand(norm, kept), to.output())
@@ -204,15 +204,15 @@ class MeanVarianceNormalization(Op):
         return super().has_kernel(inputs, outputs) and inputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
-        x, lies = to.inputs[0], to.layout(to.node.inputs[0])
+        x, layout = to.inputs[0], to.layout(to.node.inputs[0])
         axes = want.axes(self.axes, x.rank)
         count = prod(x.shape[a] for a in axes)
-        mean, kept = kept_sums(to, to.input(0), axes, lies, 1 / count)
+        mean, kept = kept_sums(to, to.input(0), axes, layout, 1 / count)
         centred = Operand(to.output(), to.out_strides())
         to.broadcast("arithmetic.sub", Operand(to.input(0), to.strides(0)), Operand(mean, kept), to.output())
         squares = to.floats(x.size)
         to.unary("activation.square", x=to.output(), y=squares)
-        deviation, _ = kept_sums(to, squares, axes, lies, 1 / count)
+        deviation, _ = kept_sums(to, squares, axes, layout, 1 / count)
         rows = x.size // count
         to.unary("activation.square_root", x=deviation, y=deviation, n=rows)
         to.unary("activation.shifted", x=deviation, y=deviation, n=rows, by=1e-9)
@@ -234,11 +234,11 @@ class MeanVarianceNormalization(Op):
         return (to.add(Sub(), dc, mean(dc)),)
 
 
-def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], lies: Layout, scale: float) -> tuple[Ref, tuple[int, ...]]:
+def kept_sums(to: Lowering, x: Ref, axes: tuple[int, ...], layout: Layout, scale: float) -> tuple[Ref, tuple[int, ...]]:
     """The steps that sum an array of input 0's shape, times ``scale``: where the sums lie, and their element strides when
     broadcast to that shape."""
     shape = to.inputs[0].shape
     y = to.floats(to.inputs[0].size // max(prod(shape[a] for a in axes), 1))
-    sums(to, ReduceSum.stages(shape, axes, lies), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
-    weight_strides = lies.strides(tuple(1 if a in axes else d for a, d in enumerate(shape)))
-    return y, tuple(0 if a in axes else s for a, s in enumerate(weight_strides))
+    sums(to, ReduceSum.stages(shape, axes, layout), x, y, "sum_scaled", lambda n: {"scale": scale if n > 1 else 1.0})
+    strides = layout.strides(tuple(1 if a in axes else d for a, d in enumerate(shape)))
+    return y, tuple(0 if a in axes else s for a, s in enumerate(strides))

@@ -67,9 +67,9 @@ class Reduce(Op, abstract=True):
         return self.over(inputs[0].rank, None if axes is None else want.integers(axes, "axes"))
 
     @staticmethod
-    def stages(shape: tuple[int, ...], over: tuple[int, ...], lies: Layout) -> list[tuple[int, int, int]]:
+    def stages(shape: tuple[int, ...], over: tuple[int, ...], layout: Layout) -> list[tuple[int, int, int]]:
         """(outer, n, inner) of each reduction in turn, over axes that lie side by side, the innermost first."""
-        order = [a for a in lies.order(len(shape)) if shape[a] != 1]
+        order = [a for a in layout.order(len(shape)) if shape[a] != 1]
         found = []
         while any(a in over for a in order):
             end = max(i for i, a in enumerate(order) if a in over) + 1

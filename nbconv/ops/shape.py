@@ -162,19 +162,19 @@ class Transpose(Op):
         x, y = inputs[0], outputs[0]
         if not self.has_kernel(inputs, outputs):
             return None
-        lies = [a for a in given[0].order(x.rank) if x.shape[a] != 1]
+        here = [a for a in given[0].order(x.rank) if x.shape[a] != 1]
         turned = [a for a in CHANNELS_LAST.physical(self.order(x.rank)) if x.shape[a] != 1] if y.rank >= 3 else None
-        return given, (CHANNELS_LAST if lies == turned else CHANNELS_FIRST,)
+        return given, (CHANNELS_LAST if here == turned else CHANNELS_FIRST,)
 
     def lower(self, to: Lowering) -> None:
         x = to.inputs[0]
         order, steps = self.order(x.rank), to.strides(0)
-        weight_strides = tuple(steps[a] for a in order)
+        strides = tuple(steps[a] for a in order)
         there = to.out_strides()
-        if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, weight_strides, there, strict=True)):
+        if all(d == 1 or a == b for d, a, b in zip(to.outputs[0].shape, strides, there, strict=True)):
             to.alias()
         else:
-            to.copy(to.input(0), to.output(), to.outputs[0].shape, weight_strides, there)
+            to.copy(to.input(0), to.output(), to.outputs[0].shape, strides, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         order = self.order(to.inputs[0].rank)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
 
 
-def weight_strides(to: Lowering, axis: int) -> tuple[int, int, int]:
+def around(to: Lowering, axis: int) -> tuple[int, int, int]:
     """(outer, n, inner) of an axis of the output, as it lies."""
     rank, sizes = to.outputs[0].rank, to.out_shape()
     at = to.layout(to.node.outputs[0]).order(rank).index(want.axis(axis, rank))
@@ -50,7 +50,7 @@ class Softmax(Op):
         return 4 * outputs[0].size
 
     def lower(self, to: Lowering) -> None:
-        to.columns_step("softmax.softmax", *weight_strides(to, self.axis))
+        to.columns_step("softmax.softmax", *around(to, self.axis))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(SoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)
@@ -77,7 +77,7 @@ class SoftmaxGrad(Op):
             return y * (dy - (dy * y).sum(axis=self.axis, keepdims=True))
 
     def lower(self, to: Lowering) -> None:
-        outer, n, inner = weight_strides(to, self.axis)
+        outer, n, inner = around(to, self.axis)
         to.columns_step(f"softmax.{self.kernel}", outer, n, inner, x=to.operand(1).ref, dy=to.operand(0).ref)
 
 
@@ -92,7 +92,7 @@ class LogSoftmax(Softmax):
             return z - np.log(np.exp(z).sum(axis=self.axis, keepdims=True))
 
     def lower(self, to: Lowering) -> None:
-        to.columns_step("softmax.log_softmax", *weight_strides(to, self.axis))
+        to.columns_step("softmax.log_softmax", *around(to, self.axis))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(LogSoftmaxGrad(axis=want.axis(self.axis, to.inputs[0].rank)), to.dy(), to.y()),)

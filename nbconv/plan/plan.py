@@ -190,10 +190,6 @@ class Plan:
             name = self._aliases[name]
         return name
 
-    def memory_of(self, name: str) -> str:
-        """The value in whose memory this one lies, in its middle maybe."""
-        return self.root(self._views[name].ref.name if name in self._views else name)
-
     def _place(self) -> None:
         """Results first: a value that is handed out lies in the caller's array. The others get their place in the arena."""
         self.results: dict[str, int] = {}
