@@ -182,6 +182,8 @@ class Importer(OpsetContext):
     def _spec(self, info: onnx.ValueInfoProto, what: str) -> Spec | None:
         """The Spec that an input or output declares; None for an output that declares none."""
         kind = info.type.WhichOneof("value")
+        if self.around and what == "input" and not info.type.tensor_type.HasField("shape"):
+            return Spec((), np.dtype(np.float32))  # what is given to a body's input says what it is
         if kind != "tensor_type" and (kind or what == "input"):
             told = f"its type is {kind.removesuffix('_type')}, not a tensor" if kind else "it has no type"
             self._lacks(info.name, what, told)
@@ -316,7 +318,8 @@ class Importer(OpsetContext):
             try:
                 bodies = {name: body.graph() for name, body in held.items()}
                 draft.attributes |= bodies
-                draft.inputs += captured(bodies.values())
+                own = getattr(lookup(draft.type), "own", 0) if bodies else 0
+                draft.inputs += ("",) * (own - len(draft.inputs)) + captured(bodies.values())
                 op = self._op(draft)
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))

@@ -12,5 +12,9 @@ class UnsupportedError(ModelError):
     """The model is valid ONNX, but uses an operator, attribute or type that nbconv lacks."""
 
 
+class DataDependentError(ModelError):
+    """A shape depends on a value that is computed while running: planning goes no further before it is there."""
+
+
 class DeviceError(RuntimeError):
     """A GPU is not there, is too small or failed; the message says which, and what the driver said."""

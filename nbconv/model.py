@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.base.machine import available_threads, thread_count
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.lowering.weights import Weights
-from nbconv.runtime.arguments import checked, fit, results_for
+from nbconv.runtime.arguments import checked, copied, fit, results_for
 from nbconv.runtime.executor import Arenas, Ready
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nbconv.runtime.cuda.device import Device
     from nbconv.runtime.cuda.program import DeviceProgram
     from nbconv.runtime.plan_cache import PlanCache
+    from nbconv.runtime.staged import Staged
 
 PLAN_BYTES = 16 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
@@ -126,6 +127,7 @@ class Model:
         self._lock = threading.Lock()
         _models.add(self)
         self._plans: OrderedDict[tuple, Ready] = OrderedDict()
+        self._staged: Staged | None = None
         self._arenas = self._new_arenas()
         self.frozen: frozenset[str] = frozenset()
 
@@ -199,14 +201,11 @@ class Model:
         given = self._feeds(feeds)
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready({n: (a.shape, a.dtype) for n, a in given.items()}, names)
+        if not isinstance(ready, Ready):
+            self._check_fetch(names)
+            return copied(ready.run(given, names, count), out or {}, given)
         results = results_for(ready.program, out or {}, given)
-        arena = self._arenas.lease(ready.program.arena)
-        space = ready.lease(arena)
-        try:
-            space.run(given, results, count)
-        finally:
-            ready.give_back(space)
-            self._arenas.give_back(arena)
+        ready.run(self._arenas, given, results, count)
         return dict(zip(names, results, strict=True))
 
     def __call__(self, x: Any) -> np.ndarray:
@@ -303,21 +302,36 @@ class Model:
         with self._lock:
             self._graph, self._plan_cache = graph, None
             self._inputs, self._outputs = graph.inputs, graph.outputs
-            self.weights, self._plans = Weights(), OrderedDict()
+            self.weights, self._plans, self._staged = Weights(), OrderedDict(), None
             self._arenas = self._new_arenas()
 
     def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return checked(self._inputs, feeds)
 
-    def _ready(self, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> Ready:
+    def _ready(self, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> Ready | Staged:
         key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)
         with self._lock:
-            ready = self._plans.get(key)
+            ready = self._plans.get(key) or self._staged
             if ready is None:
-                ready = self._plans[key] = Ready(self._program(key, given, fetch))
+                try:
+                    ready = self._plans[key] = Ready(self._program(key, given, fetch))
+                except DataDependentError:
+                    ready = self._staged = self._in_stages()
                 self._trim()
-            self._plans.move_to_end(key)
+            if key in self._plans:
+                self._plans.move_to_end(key)
             return ready
+
+    def _in_stages(self) -> Staged:
+        """What runs a graph whose shapes depend on values."""
+        from nbconv.plan.plan import Plan
+        from nbconv.runtime.staged import Staged
+
+        def planned(graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str]) -> Ready:
+            plan = Plan(graph, inputs, self.weights, fetch, self._target(), varying=varying)
+            return Ready(self.bound(plan))
+
+        return Staged(self.graph, planned, self._arenas, PLAN_BYTES)
 
     def _program(
         self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]
@@ -368,10 +382,10 @@ class Model:
 
     def _trim(self) -> None:
         """Forget the plans not used for longest while all together take more than `PLAN_BYTES`."""
-        total = sum(r.program.nbytes for r in self._plans.values())
+        total = sum(r.nbytes for r in self._plans.values())
         while total > PLAN_BYTES and len(self._plans) > 1:
             _, old = self._plans.popitem(last=False)
-            total -= old.program.nbytes
+            total -= old.nbytes
 
 
 _models: weakref.WeakSet[Model] = weakref.WeakSet()
@@ -381,6 +395,7 @@ def _after_fork() -> None:
     """A child has none of the threads that may have held these locks."""
     for model in _models:
         model._lock = threading.Lock()
+        model._staged = None
         if model._device is None:
             model._arenas = Arenas()
 

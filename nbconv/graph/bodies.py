@@ -71,7 +71,7 @@ def infer(graph: Graph, given: Mapping[str, Spec]) -> dict[str, Spec]:
         values = node.op.known(*inputs)
         known = node.op.pure and all(s is None or s.value is not None for s in inputs)
         if values is None and known and sum(s.nbytes for s in found) <= SMALL:
-            values = _outputs(node, [s and s.value for s in inputs])
+            values = results(node, [s and s.value for s in inputs])
         for i, name in enumerate(node.outputs):
             specs[name] = found[i] if values is None else spec_of(values[i])
     return specs
@@ -81,11 +81,12 @@ def run(graph: Graph, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """A graph's outputs as its ops' references compute them."""
     values = {**graph.constants, **given}
     for node in graph.nodes:
-        found = _outputs(node, [values[n] if n else None for n in node.inputs])
+        found = results(node, [values[n] if n else None for n in node.inputs])
         values.update(zip(node.outputs, found, strict=False))
     return [values[name] for name in graph.outputs]
 
 
-def _outputs(node: Node, inputs: list) -> tuple[np.ndarray, ...]:
+def results(node: Node, inputs: list) -> tuple[np.ndarray, ...]:
+    """A node's outputs as its op's `reference` computes them."""
     found = node.op.reference(*inputs)
     return found if isinstance(found, tuple) else (found,)

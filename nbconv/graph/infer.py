@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph.spec import Spec
 
 MAX_ELEMENTS = 2**40
@@ -124,9 +124,9 @@ def axes(values: Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def known(spec: Spec, name: str) -> np.ndarray:
-    """The value of an input that decides a shape; ModelError when it is only known at run time."""
+    """The value of an input that decides a shape; DataDependentError when it is only known at run time."""
     if spec.value is None:
-        raise ModelError(f"{name} is computed while running; nbconv needs it when planning")
+        raise DataDependentError(f"{name} is computed while running; nbconv needs it when planning")
     return spec.value
 
 

@@ -10,6 +10,8 @@ from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from nbconv.kernels.params import Epilogue
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
@@ -144,6 +146,11 @@ class Op:
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
         return None
+
+    def interpret(self, inputs: list[Any], run: Callable[[str, list[Any]], list[Any]]) -> Sequence[Any]:
+        """For an op with bodies: its outputs, where ``inputs`` are its own and ``run(attribute, inputs)`` gives the outputs
+        of a body."""
+        raise NotImplementedError(self.type)
 
     def inlined(self, inputs: tuple[Any, ...]) -> str:
         """The body (its attribute) that stands for this node, where its inputs' Specs decide that; "" otherwise."""

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Spec, bodies
+from nbconv.graph import infer as want
 from nbconv.graph.infer import BOOL
 from nbconv.graph.op import Op
 
+Run = Callable[[str, list[Any]], list[Any]]
+"""Runs the body of this attribute on these values of its own inputs."""
 
-class If(Op):
-    """The outputs of one of two bodies. Both give values of equal types and shapes, unless the condition is known when the
-    graph is planned: then the one that it chooses stands for the node."""
+
+class Control(Op, abstract=True):
+    """An op that runs its bodies: ``interpret`` says how."""
+
+    pure = False
+    own: ClassVar[int] = 0
+    """Inputs of its own that come before those that are any number: given or left out, they have their places."""
+
+    def named(self, inputs: tuple) -> dict[str, Any]:
+        """What the bodies read around them, the last of the inputs, by the names that they have for it."""
+        names = bodies.captured(self.bodies().values())
+        if len(names) > len(inputs):
+            raise ModelError(f"its bodies read {', '.join(names)} around them, {len(inputs)} values are given")
+        return dict(zip(names, inputs[len(inputs) - len(names) :], strict=True))
+
+    def reference(self, *inputs: Any) -> tuple[Any, ...]:
+        around = self.named(inputs)
+
+        def run(which: str, feeds: list[Any]) -> list[Any]:
+            body = self.bodies()[which]
+            return bodies.run(body, {**around, **dict(zip(body.inputs, feeds, strict=True))})
+
+        return tuple(self.interpret(list(inputs[: len(inputs) - len(around)]), run))
+
+
+class If(Control):
+    """The outputs of one of two bodies."""
 
     control = "if"
-    pure = False
 
     then_branch: Graph
     else_branch: Graph
@@ -25,47 +52,137 @@ class If(Op):
     def infer(self, cond: Spec, *around: Spec) -> tuple[Spec, ...]:
         if cond.dtype != BOOL or cond.size != 1:
             raise ModelError(f"the condition is {cond}, wanted one bool")
+        counts = [len(body.outputs) for body in self.bodies().values()]
+        if counts[0] != counts[1]:
+            raise ModelError(f"its branches have {counts[0]} and {counts[1]} outputs")
+        if len(self.named(around)) != len(around):
+            raise ModelError(f"takes one condition, {len(around) - len(self.named(around)) + 1} inputs are given")
         body = self.inlined((cond, *around))
         if body:
             return self._found(body, around)
         one, other = (self._found(name, around) for name in self.bodies())
-        if len(one) != len(other):
-            raise ModelError(f"its branches have {len(one)} and {len(other)} outputs")
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
             if (a.shape, a.dtype) != (b.shape, b.dtype):
-                raise UnsupportedError(f"output {i} is {a} in then_branch, {b} in else_branch: they must be alike")
+                raise DataDependentError(f"output {i} is {a} in then_branch, {b} in else_branch")
         return one
 
     def _found(self, name: str, around: tuple[Spec, ...]) -> tuple[Spec, ...]:
         """The Specs of a body's outputs."""
         body = self.bodies()[name]
-        specs = bodies.infer(body, self._named(around))
+        specs = bodies.infer(body, self.named(around))
         return tuple(Spec(specs[n].shape, specs[n].dtype) for n in body.outputs)
-
-    def _named(self, around: tuple) -> dict[str, Any]:
-        """What the bodies read around them, by the names that they have for it."""
-        names = bodies.captured(self.bodies().values())
-        if len(names) != len(around):
-            raise ModelError(
-                f"the branches read {', '.join(names) or 'nothing'} around them, {len(around)} values are given"
-            )
-        return dict(zip(names, around, strict=True))
 
     def inlined(self, inputs: tuple[Spec | None, ...]) -> str:
         value = inputs[0].value if inputs and inputs[0] is not None else None
         return "" if value is None else "then_branch" if value.reshape(()) else "else_branch"
 
-    def reference(self, cond: np.ndarray, *around: np.ndarray) -> tuple[np.ndarray, ...]:
-        body = self.then_branch if cond.reshape(()) else self.else_branch
-        return tuple(np.array(y) for y in bodies.run(body, self._named(around)))
+    def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
+        return run("then_branch" if inputs[0].reshape(()) else "else_branch", [])
 
     def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
         """Of the branch that takes more."""
         return max(self._flops(body, inputs[1:]) for body in self.bodies().values())
 
     def _flops(self, body: Graph, around: tuple[Spec, ...]) -> int:
-        specs = bodies.infer(body, self._named(around))
+        specs = bodies.infer(body, self.named(around))
         return sum(
             node.op.flops(tuple(specs[n] if n else None for n in node.inputs), tuple(specs[n] for n in node.outputs if n))
             for node in body.nodes
         )
+
+
+class Loop(Control):
+    """Runs ``body`` (iteration, condition, *carried) → (condition, *carried, *scanned) while the condition holds, at most M
+    times. Outputs: the carried values, then what was scanned, stacked along a new first axis."""
+
+    own = 2
+
+    body: Graph
+
+    def infer(self, M: Spec | None, cond: Spec | None, *values: Spec) -> tuple[Spec, ...]:
+        carried = len(values) - len(self.named(values))
+        for name, spec in (("M", M), ("cond", cond)):
+            if spec is not None and spec.size != 1:
+                raise ModelError(f"{name} is {spec}, wanted one value")
+        if len(self.body.inputs) != carried + 2 or len(self.body.outputs) < carried + 1:
+            raise ModelError(
+                f"its body has {len(self.body.inputs)} inputs and {len(self.body.outputs)} outputs, wanted "
+                f"{carried + 2}, and {carried + 1} or more, for {carried} carried values"
+            )
+        raise DataDependentError("how often its body runs is known while it runs")
+
+    def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
+        most, cond, *carried = (*inputs, None, None)[: max(2, len(inputs))]
+        most = None if most is None else int(most.reshape(()))
+        scanned: list[list[np.ndarray]] = [[] for _ in range(len(self.body.outputs) - 1 - len(carried))]
+        i, going = 0, cond is None or bool(cond.reshape(()))
+        while going and (most is None or i < most):
+            again, *found = run("body", [np.array(i, np.int64), np.array(True), *carried])
+            carried, new = found[: len(carried)], found[len(carried) :]
+            for kept, value in zip(scanned, new, strict=True):
+                kept.append(np.array(value))
+            i, going = i + 1, bool(again.reshape(()))
+        specs = [*self.body.outputs.values()][1 + len(carried) :]
+        return [*carried, *(stacked(kept, spec) for kept, spec in zip(scanned, specs, strict=True))]
+
+
+class Scan(Control):
+    """Runs ``body`` (*states, *slices) → (*states, *scanned) for each slice of the last ``num_scan_inputs`` inputs along
+    their axes. Outputs: the last states, then what was scanned, stacked."""
+
+    body: Graph
+    num_scan_inputs: int
+    scan_input_axes: tuple[int, ...] | None = None
+    scan_input_directions: tuple[int, ...] | None = None
+    scan_output_axes: tuple[int, ...] | None = None
+    scan_output_directions: tuple[int, ...] | None = None
+
+    def infer(self, *values: Spec) -> tuple[Spec, ...]:
+        given = values[: len(values) - len(self.named(values))]
+        states = len(given) - self.num_scan_inputs
+        if not 1 <= self.num_scan_inputs <= len(given) or len(self.body.inputs) != len(given):
+            raise ModelError(
+                f"{len(given)} inputs of which {self.num_scan_inputs} are scanned, its body has {len(self.body.inputs)}"
+            )
+        axes, _ = self._ways(self.scan_input_axes, self.scan_input_directions, self.num_scan_inputs, "input")
+        sizes = {spec.shape[want.axis(a, spec.rank, "scan_input_axes entry")] for spec, a in
+                 zip(given[states:], axes, strict=True)}  # fmt: skip
+        if len(sizes) > 1:
+            raise ModelError(f"the scanned inputs have {sorted(sizes)} slices, wanted one number")
+        self._ways(self.scan_output_axes, self.scan_output_directions, len(self.body.outputs) - states, "output")
+        raise DataDependentError("its body runs for each slice")
+
+    @staticmethod
+    def _ways(axes: Sequence[int] | None, directions: Sequence[int] | None, count: int, what: str) -> tuple:
+        """Axes and directions of so many scanned values, 0 where they are not given."""
+        for name, values in ((f"scan_{what}_axes", axes), (f"scan_{what}_directions", directions)):
+            if values is not None and len(values) != count:
+                raise ModelError(f"{name} has {len(values)} entries for {count} values")
+        return axes or (0,) * count, directions or (0,) * count
+
+    def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
+        count = self.num_scan_inputs
+        states, scanned = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
+        axes, directions = self._ways(self.scan_input_axes, self.scan_input_directions, count, "input")
+        slices = [np.moveaxis(x, a, 0)[:: -1 if d else 1] for x, a, d in zip(scanned, axes, directions, strict=True)]
+        kept: list[list[np.ndarray]] = [[] for _ in range(len(self.body.outputs) - len(states))]
+        for parts in zip(*slices, strict=True):
+            found = run("body", [*states, *(np.ascontiguousarray(p) for p in parts)])
+            states = found[: len(states)]
+            for rows, value in zip(kept, found[len(states) :], strict=True):
+                rows.append(np.array(value))
+        axes, directions = self._ways(self.scan_output_axes, self.scan_output_directions, len(kept), "output")
+        specs = [*self.body.outputs.values()][len(states) :]
+        done = [stacked(r[:: -1 if d else 1], s) for r, s, d in zip(kept, specs, directions, strict=True)]
+        return [*states, *(np.ascontiguousarray(np.moveaxis(y, 0, a)) for y, a in zip(done, axes, strict=True))]
+
+
+def stacked(parts: list[np.ndarray], spec: Spec | None) -> np.ndarray:
+    """Values of one shape along a new first axis; ``spec``: what the body declares, for none."""
+    if parts:
+        shapes = {p.shape for p in parts}
+        if len(shapes) > 1:
+            raise ModelError(f"scanned values have shapes {' and '.join(str(list(s)) for s in sorted(shapes))}")
+        return np.stack(parts)
+    shape = () if spec is None else tuple(d if isinstance(d, int) else 0 for d in spec.shape)
+    return np.zeros((0, *shape), np.float32 if spec is None else spec.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,21 +68,47 @@ def results_for(
 ) -> list[np.ndarray]:
     """Arrays for what is fetched: the caller's, checked, or new ones. A result may be written while inputs and other
     results are still read, so it must share memory with none."""
-    for name in out:
-        if name not in program.fetch:
-            raise ValueError(f"out names {name!r}, the results are {', '.join(map(repr, program.fetch))}")
-    found = []
+    _named(out, program.fetch)
+    found: list[np.ndarray] = []
     for k, name in enumerate(program.fetch):
         spec = program.spec(k)
-        array = out.get(name)
-        if array is None:
-            array = np.empty(spec.shape, spec.dtype)
-        elif not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype != spec.dtype:
-            have = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"out[{name!r}] is {have}, wanted {spec}")
-        elif not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
-            raise ValueError(f"out[{name!r}] must be C-contiguous, aligned and writeable")
-        elif any(np.may_share_memory(array, other) for other in (*given.values(), *found)):
-            raise ValueError(f"out[{name!r}] shares memory with an input or another result")
-        found.append(array)
+        if out.get(name) is None:
+            found.append(np.empty(spec.shape, spec.dtype))
+        else:
+            found.append(_target(name, out[name], spec, (*given.values(), *found)))
     return found
+
+
+def copied(results: dict[str, Any], out: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The results, those named in the caller's arrays where their shapes are known only now."""
+    _named(out, tuple(results))
+    for name, array in out.items():
+        others = (*given.values(), *(a for n, a in out.items() if n != name))
+        np.copyto(_target(name, array, Spec(results[name].shape, results[name].dtype), others), results[name])
+    return {name: out[name] if name in out else _own(value, given) for name, value in results.items()}
+
+
+def _own(value: Any, given: Mapping[str, np.ndarray]) -> Any:
+    """The result, copied where it is a constant or shares memory with an input."""
+    if not isinstance(value, np.ndarray):
+        return value
+    shared = not value.flags.writeable or any(np.may_share_memory(value, x) for x in given.values())
+    return value.copy() if shared else value
+
+
+def _named(out: Mapping[str, np.ndarray], fetch: tuple[str, ...]) -> None:
+    for name in out:
+        if name not in fetch:
+            raise ValueError(f"out names {name!r}, the results are {', '.join(map(repr, fetch))}")
+
+
+def _target(name: str, array: Any, spec: Spec, others: Iterable[np.ndarray]) -> np.ndarray:
+    """The caller's array for a result, or a ValueError that says why it is none."""
+    if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype != spec.dtype:
+        have = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"out[{name!r}] is {have}, wanted {spec}")
+    if not array.flags.c_contiguous or not array.flags.writeable or not array.flags.aligned:
+        raise ValueError(f"out[{name!r}] must be C-contiguous, aligned and writeable")
+    if any(np.may_share_memory(array, other) for other in others):
+        raise ValueError(f"out[{name!r}] shares memory with an input or another result")
+    return array

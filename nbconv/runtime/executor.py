@@ -238,6 +238,21 @@ class Ready:
         self.program = program
         self._spaces: list[Any] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the program takes, about."""
+        return self.program.nbytes
+
+    def run(self, arenas: Arenas, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
+        """One run, as `Workspace.run`, in memory that is lent for it."""
+        arena = arenas.lease(self.program.arena)
+        space = self.lease(arena)
+        try:
+            space.run(feeds, results, threads)
+        finally:
+            self.give_back(space)
+            arenas.give_back(arena)
+
     def lease(self, arena: Any) -> Workspace | DeviceWorkspace:
         try:
             space = self._spaces.pop()
