@@ -16,8 +16,7 @@ from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupl
 
 from nbconv.converters.importer import import_graph, list_problems
 from nbconv.converters.weights import Source
-from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Graph
+from nbconv.errors import ModelError
 from nbconv.model import Model
 
 
@@ -30,9 +29,7 @@ class NbconvRep(BackendRep):
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs, a tuple that also takes their names, for ``inputs``: arrays in the order of the model's inputs (less
-        those that have initializers), one array, or ``{name: array}``. ValueError for what does not fit.
-
-        Inputs whose values decide shapes are taken, too: the model is then planned anew in each run."""
+        those that have initializers), one array, or ``{name: array}``. ValueError for what does not fit."""
         if isinstance(inputs, np.ndarray):
             inputs = [inputs]
         if not isinstance(inputs, Mapping):
@@ -40,30 +37,7 @@ class NbconvRep(BackendRep):
             if len(inputs) != len(names):
                 raise ValueError(f"{len(inputs)} arrays were given, the inputs are {', '.join(map(repr, names))}")
             inputs = dict(zip(names, inputs, strict=True))
-        try:
-            found = self.model.run(inputs)
-        except UnsupportedError:
-            raise
-        except ModelError:  # perhaps the values of an input decide shapes: nbconv plans with those that are constants
-            small = {name: np.asarray(x) for name, x in inputs.items() if _is_shape(np.asarray(x))}
-            if not small:
-                raise
-            given = {name: x for name, x in inputs.items() if name not in small}
-            found = _with_constants(self.model, small).run(given)
-        return self._outputs(*found.values())
-
-
-def _is_shape(x: np.ndarray) -> bool:
-    """Whether an input may be a shape, axes, pads or the like, or an end of a Range."""
-    return x.size <= 64 and (x.dtype.kind in "iu" or x.ndim == 0 or (x.dtype == np.float32 and x.ndim == 1))
-
-
-def _with_constants(model: Model, values: Mapping[str, np.ndarray]) -> Model:
-    """The model with constants in the place of some inputs."""
-    graph = model.graph
-    inputs = {name: spec for name, spec in graph.inputs.items() if name not in values}
-    constants = {**graph.constants, **values}
-    return Model(Graph(graph.nodes, inputs, graph.outputs, constants, graph.name), threads=model.threads)
+        return self._outputs(*self.model.run(inputs).values())
 
 
 class NbconvBackend(Backend):

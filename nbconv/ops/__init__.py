@@ -38,10 +38,11 @@ def lookup(type: str, domain: str = "") -> type[Op]:
     key = "" if domain == "ai.onnx" else domain, type
     if key not in _op.REGISTRY:
         _import_all()
-    try:
+    if key in _op.REGISTRY:
         return _op.REGISTRY[key]
-    except KeyError:
-        raise UnsupportedError(f"operator {f'{domain}.' if key[0] else ''}{type} is not supported") from None
+    if key[0]:
+        raise UnsupportedError(f"operator {domain}.{type} is not supported")
+    return importlib.import_module(f"{__name__}.fallback").of_schema(type)
 
 
 def family_of(op: Op) -> str | None:

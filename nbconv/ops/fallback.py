@@ -1,0 +1,104 @@
+"""Operators that nbconv has no code for, done by onnx's reference evaluator, a node at a time.
+
+Their classes are made from ONNX's own schemas when a model has them. A node's result is there only when it has run, so what
+follows is planned then. It is slow, and needs the onnx package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from nbconv.errors import DataDependentError, ModelError, UnsupportedError
+from nbconv.graph import Spec
+from nbconv.graph.op import Op
+
+RANDOM = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Dropout")
+)
+"""Operators whose results are others each time."""
+
+_KINDS = {
+    "FLOAT": "float", "INT": "int", "STRING": "str", "TENSOR": "np.ndarray",
+    "FLOATS": "tuple[float, ...]", "INTS": "tuple[int, ...]", "STRINGS": "tuple[str, ...]",
+}  # fmt: skip
+"""Types of a schema's attributes as those of an op's fields."""
+
+
+class Fallback(Op, abstract=True):
+    """An operator as its schema says it is."""
+
+    since = 0
+    """The opset that the schema is of."""
+
+    def infer(self, *inputs: Spec | None) -> tuple[Spec, ...]:
+        raise DataDependentError("onnx's reference does it, which says what its result is when it has run")
+
+    def reference(self, *inputs: Any) -> tuple[Any, ...]:
+        given = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
+        evaluator = _evaluator(type(self), _key(self.attributes()), tuple(given))
+        try:
+            with np.errstate(all="ignore"):
+                return tuple(evaluator.run(None, {n: x for n, x in zip(given, inputs, strict=True) if n}))
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # the reference raises what NumPy or Python raises
+            raise ModelError(f"onnx's reference: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _key(attributes: dict[str, Any]) -> tuple:
+    return tuple(
+        (n, (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v) for n, v in attributes.items()
+    )
+
+
+@cache
+def _evaluator(cls: type[Fallback], attributes: tuple, inputs: tuple[str, ...]) -> Any:
+    onnx = importlib.import_module("onnx")
+    reference, numpy_helper = (importlib.import_module(f"onnx.{n}") for n in ("reference", "numpy_helper"))
+    values = {
+        n: numpy_helper.from_array(np.frombuffer(v[2], v[0]).reshape(v[1])) if cls.kinds[n].startswith("np.") else v
+        for n, v in attributes
+    }
+    outputs = [f"y{i}" for i in range(_schema(cls.type).max_output if _schema(cls.type).max_output < 16 else 1)]
+    node = onnx.helper.make_node(cls.type, list(inputs), outputs, **values)
+    graph = onnx.helper.make_graph(
+        [node], cls.type, [onnx.ValueInfoProto(name=n) for n in inputs if n], [onnx.ValueInfoProto(name=n) for n in outputs]
+    )
+    return reference.ReferenceEvaluator(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", max(cls.since, 21))])
+    )
+
+
+def _schema(kind: str) -> Any:
+    defs = importlib.import_module("onnx.defs")
+    if not defs.has(kind, ""):
+        raise UnsupportedError(f"operator {kind} is not supported")
+    return defs.get_schema(kind, "")
+
+
+@cache
+def of_schema(kind: str) -> type[Op]:
+    """The class of an operator of ONNX's own domain; UnsupportedError where there is none, or the reference lacks it."""
+    schema = _schema(kind)
+    if schema.deprecated:
+        raise UnsupportedError(f"operator {kind} is not supported")
+    annotations, defaults = {}, {}
+    helper = importlib.import_module("onnx.helper")
+    for name, attribute in schema.attributes.items():
+        of = attribute.type.name
+        if of not in _KINDS:
+            raise UnsupportedError(f"operator {kind} (its attribute {name!r} is of type {of}) is not supported")
+        annotations[name] = _KINDS[of]
+        if attribute.default_value.type:
+            value = helper.get_attribute_value(attribute.default_value)
+            defaults[name] = value.decode() if isinstance(value, bytes) else tuple(value) if of.endswith("S") else value
+        elif not attribute.required:
+            annotations[name] += " | None"
+            defaults[name] = None
+    made = type(kind, (Fallback,), {"__annotations__": annotations, **defaults, "__module__": __name__}, abstract=True)
+    made.since, made.pure = schema.since_version, kind not in RANDOM
+    return made
