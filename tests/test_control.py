@@ -18,7 +18,7 @@ import pytest
 
 import nbconv
 from nbconv.converters.onnx import read, survey, write
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.bodies import captured
 from nbconv.graph.op import Op
@@ -289,13 +289,16 @@ def test_what_shapes_decide_around_a_branch(tmp_path: Path) -> None:
 # What cannot be
 
 
-def test_branches_of_other_shapes_are_refused() -> None:
+def test_branches_of_other_shapes() -> None:
     nodes = [choice("c", body([node("Flatten", "x", "s")], "s"), body([node("Neg", "x", "s")], "s"), "y")]
-    graph = Graph(nodes, {"x": Spec((2, 3, 4), F32), "c": Spec((), BOOL)}, {"y": None}, {})
+    model = Model(Graph(nodes, {"x": Spec((2, 3, 4), F32), "c": Spec((), BOOL)}, {"y": None}, {}))
     with pytest.raises(
-        UnsupportedError, match=r"y \(If\): output 0 is float32\(2, 12\) in then_branch, float32\(2, 3, 4\) in"
+        DataDependentError, match=r"y \(If\): output 0 is float32\(2, 12\) in then_branch, float32\(2, 3, 4\) in"
     ):
-        Model(graph).plan({"x": (2, 3, 4), "c": ()})
+        model.plan({"x": (2, 3, 4), "c": ()})
+    x = sampler(1)(2, 3, 4)
+    for cond, want in ((True, x.reshape(2, 12)), (False, -x), (True, x.reshape(2, 12))):
+        np.testing.assert_array_equal(model.run({"x": x, "c": np.array(cond)})["y"], want, strict=True)
 
 
 def test_a_gpu_is_refused() -> None:

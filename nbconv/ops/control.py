@@ -31,6 +31,13 @@ class Control(Op, abstract=True):
             raise ModelError(f"its bodies read {', '.join(names)} around them, {len(inputs)} values are given")
         return dict(zip(names, inputs[len(inputs) - len(names) :], strict=True))
 
+    def done(self, inputs: tuple[Spec | None, ...], why: str) -> tuple[Spec, ...]:
+        """The outputs' Specs, where all inputs are known; else a DataDependentError that says why."""
+        if any(spec is not None and spec.value is None for spec in inputs):
+            raise DataDependentError(why)
+        found = self.reference(*(spec and spec.value for spec in inputs))
+        return tuple(Spec(np.shape(y), np.asarray(y).dtype) for y in found)
+
     def reference(self, *inputs: Any) -> tuple[Any, ...]:
         around = self.named(inputs)
 
@@ -109,7 +116,7 @@ class Loop(Control):
                 f"its body has {len(self.body.inputs)} inputs and {len(self.body.outputs)} outputs, wanted "
                 f"{carried + 2}, and {carried + 1} or more, for {carried} carried values"
             )
-        raise DataDependentError("how often its body runs is known while it runs")
+        return self.done((M, cond, *values), "how often its body runs is known while it runs")
 
     def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
         most, cond, *carried = (*inputs, None, None)[: max(2, len(inputs))]
@@ -150,7 +157,7 @@ class Scan(Control):
         if len(sizes) > 1:
             raise ModelError(f"the scanned inputs have {sorted(sizes)} slices, wanted one number")
         self._ways(self.scan_output_axes, self.scan_output_directions, len(self.body.outputs) - states, "output")
-        raise DataDependentError("its body runs for each slice")
+        return self.done(values, "its body runs for each slice")
 
     @staticmethod
     def _ways(axes: Sequence[int] | None, directions: Sequence[int] | None, count: int, what: str) -> tuple:
@@ -167,7 +174,7 @@ class Scan(Control):
         slices = [np.moveaxis(x, a, 0)[:: -1 if d else 1] for x, a, d in zip(scanned, axes, directions, strict=True)]
         kept: list[list[np.ndarray]] = [[] for _ in range(len(self.body.outputs) - len(states))]
         for parts in zip(*slices, strict=True):
-            found = run("body", [*states, *(np.ascontiguousarray(p) for p in parts)])
+            found = run("body", [*states, *(np.array(p, order="C") for p in parts)])
             states = found[: len(states)]
             for rows, value in zip(kept, found[len(states) :], strict=True):
                 rows.append(np.array(value))

@@ -50,9 +50,7 @@ class Fallback(Op, abstract=True):
 
 
 def _key(attributes: dict[str, Any]) -> tuple:
-    return tuple(
-        (n, (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v) for n, v in attributes.items()
-    )
+    return tuple((n, (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v) for n, v in attributes.items())
 
 
 @cache

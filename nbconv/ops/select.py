@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError
@@ -9,6 +11,11 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.infer import INT64
 from nbconv.graph.op import Op
+from nbconv.ops.gather import GatherGrad
+from nbconv.ops.linear import reshape
+
+if TYPE_CHECKING:
+    from nbconv.graph.backward import Backward
 
 
 class NonZero(Op):
@@ -43,6 +50,13 @@ class Compress(Op):
 
     def reference(self, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
         return np.compress(condition, x, self.axis)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        x, condition = to.inputs
+        places = to.constant(np.flatnonzero(want.known(condition, "condition")))
+        if self.axis is not None:
+            return to.add(GatherGrad(axis=want.axis(self.axis, x.rank), shape=x.shape), to.dy(), places), None
+        return reshape(to, to.add(GatherGrad(axis=0, shape=(x.size,)), to.dy(), places), x.shape), None
 
 
 class Unique(Op):

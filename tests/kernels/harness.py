@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.lowering.step import Step
 from nbconv.model import Model
@@ -117,7 +117,20 @@ def variants(op: Op, inputs: tuple[np.ndarray | None, ...]) -> list[tuple[int, .
             found.append(tuple(fed))
             break
     found += [(i,) for i in (*given[:1], *floats[-1:]) if possible(op, inputs, [i])]
+    if data_dependent(op, inputs, given):
+        found.append(tuple(given))
     return list(dict.fromkeys(found)) or [()]
+
+
+def data_dependent(op: Op, inputs: tuple, fed: list[int]) -> bool:
+    """Whether shapes depend on values of these inputs, so that the call is planned while it runs."""
+    try:
+        op.infer(*(None if x is None else Spec(x.shape, x.dtype) if i in fed else spec_of(x) for i, x in enumerate(inputs)))
+    except DataDependentError:
+        return True
+    except ModelError:
+        pass
+    return False
 
 
 def possible(op: Op, inputs: tuple, fed: list[int]) -> bool:
@@ -140,7 +153,7 @@ def one_node(op: Op, inputs: tuple, outputs: int, fed: tuple[int, ...], wrapped:
             if inputs[i].dtype == F32 and inputs[i].ndim in (3, 4) and inputs[i].size:
                 reads[i] = f"wrapped{i}"
                 nodes.append(pooling(inputs[i].ndim, names[i], reads[i]))
-        if not nodes:
+        if not nodes or data_dependent(op, inputs, list(fed)):
             return None
     node = Node(op, tuple(reads), tuple(makes))
     nodes.append(node)

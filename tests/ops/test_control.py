@@ -1,4 +1,4 @@
-"""If."""
+"""If, Loop, Scan."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.ops import Op, lookup
-from nbconv.ops.control import If
+from nbconv.ops.control import If, Loop, Scan
 from tests.check import case, run_cases, sampler
 
 r = sampler(11)
@@ -31,7 +31,33 @@ SUM, PRODUCT = body([("Add", "x1,x2", "s")], "s"), body([("Mul", "x1,x2", "p")],
 DEEP = branches(body([("Sub", "a,x3", "d")], "d"), body([("Relu", "a", "d")], "d"))
 NESTED = Graph([Node(lookup("Neg")(), ("x1",), ("a",)), Node(DEEP, ("x2", "a", "x3"), ("n",))], {}, {"n": None}, {})
 
+
+def looped(nodes: list[tuple[str, str, str]], inputs: str, outputs: str, types: str) -> Graph:
+    """A body whose inputs have these types: b for bool, i for int64, f for float32."""
+    made = body(nodes, outputs)
+    kinds = {"b": np.dtype(np.bool_), "i": np.dtype(np.int64), "f": np.dtype(np.float32)}
+    specs = {n: Spec((), kinds[t]) for n, t in zip(inputs.split(","), types, strict=True)}
+    return Graph(made.nodes, specs, made.outputs, made.constants)
+
+
+SUMS = looped([("Identity", "c", "go"), ("Add", "h,x3", "s"), ("Neg", "s", "n")], "i,c,h", "go,s,n", "ibf")
+ONCE = looped([("Not", "c", "go"), ("Add", "h,x3", "s")], "i,c,h", "go,s", "ibf")
+STEP = looped([("Add", "h,x", "s"), ("Mul", "s,x", "p")], "h,x", "s,p", "ff")
+
 CASES = [
+    case(Loop(body=SUMS), 3, True, 1.0, 2.0, outputs=2, expect=(7.0, [-3.0, -5.0, -7.0])),
+    case(Loop(body=SUMS), 0, True, 1.0, 2.0, outputs=2, expect=(1.0, np.zeros(0, np.float32)), differs="it wants ranks"),
+    case(Loop(body=ONCE), 3, False, 1.0, 2.0, expect=1.0),
+    case(Loop(body=SUMS), 2, None, 1.0, 2.0, outputs=2, expect=(5.0, [-3.0, -5.0])),
+    case(Loop(body=ONCE), None, True, 1.0, 2.0, expect=3.0),
+    case(Scan(body=STEP, num_scan_inputs=1), 1.0, [1.0, 2.0, 3.0], outputs=2, expect=(7.0, [2.0, 8.0, 21.0])),
+    case(
+        Scan(body=STEP, num_scan_inputs=1, scan_input_directions=(1,), scan_output_directions=(1,)),
+        1.0,
+        [1.0, 2.0, 3.0],
+        outputs=2,
+        expect=(7.0, [7.0, 12.0, 12.0]),
+    ),
     case(branches(SUM, PRODUCT), True, [1.0, 2.0], [3.0, -4.0], expect=[4.0, -2.0]),
     case(branches(SUM, PRODUCT), False, [1.0, 2.0], [3.0, -4.0], expect=[3.0, -8.0]),
     case(branches(SUM, PRODUCT), np.array([[True]]), r(2, 3, 4, 5), r(2, 3, 4, 5)),
@@ -48,11 +74,11 @@ def test_what_does_not_fit() -> None:
     x, y = Spec((2,), np.dtype(np.float32)), Spec((3,), np.dtype(np.float32))
     with pytest.raises(ModelError, match=r"the condition is float32\(2\), wanted one bool"):
         branches(SUM, PRODUCT).infer(x, x, x)
-    with pytest.raises(ModelError, match="the branches read x1, x2 around them, 1 values are given"):
+    with pytest.raises(ModelError, match="its bodies read x1, x2 around them, 1 values are given"):
         branches(SUM, PRODUCT).infer(BOOL, x)
     with pytest.raises(ModelError, match=r"s \(Add\): .*"):
         branches(SUM, PRODUCT).infer(BOOL, x, y)
-    with pytest.raises(UnsupportedError, match=r"output 0 is float32\(2\) in then_branch, float32\(3\) in else_branch"):
+    with pytest.raises(DataDependentError, match=r"output 0 is float32\(2\) in then_branch, float32\(3\) in else_branch"):
         branches(body([("Neg", "x1", "s")], "s"), body([("Neg", "x2", "s")], "s")).infer(BOOL, x, y)
     with pytest.raises(ModelError, match="1 and 2 outputs"):
         branches(body([("Neg", "x1", "s")], "s"), body([("Neg", "x1", "s")], "s,x1")).infer(BOOL, x)

@@ -1,0 +1,67 @@
+"""NonZero, Compress, Unique, NonMaxSuppression: how many results there are, values say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nbconv.errors import DataDependentError, ModelError
+from nbconv.graph import Spec
+from nbconv.ops.select import Compress, NonMaxSuppression, NonZero, Unique
+from tests.check import case, run_cases, sampler
+
+r = sampler(12)
+BOXES = np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [1, 1, 0, -0.1], [0, 10, 1, 11], [0, 10.1, 1, 11.1], [0, 100, 1, 101]]],
+                 np.float32)  # fmt: skip
+SCORES = np.array([[[0.9, 0.75, 0.6, 0.95, 0.5, 0.3]]], np.float32)
+
+
+def random_boxes(seed: int, batch: int, count: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    corner = rng.random((batch, count, 2)) * 10
+    return np.concatenate([corner, corner + rng.random((batch, count, 2)) * 5], 2).astype(np.float32)
+
+
+def limits(most: int, iou: float, least: float) -> tuple[np.ndarray, ...]:
+    return np.array(most), np.array(iou, np.float32), np.array(least, np.float32)
+
+
+CASES = [
+    case(NonZero(), [[1, 0], [1, 1]], expect=[[0, 1, 1], [0, 0, 1]]),
+    case(NonZero(), r(2, 0, 3)),
+    case(NonZero(), np.zeros((3, 4), np.float32)),
+    case(NonZero(), np.array(2.0, np.float32), expect=[[0]], differs="it gives shape (0, 1), onnx's reference (1, 1)"),
+    case(NonZero(), [np.nan, 0.0, -0.0, np.inf], expect=[[0, 3]]),
+    case(NonZero(), r(3, 4, 5, dtype=bool)),
+    case(Compress(axis=0), [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [False, True, True], expect=[[3.0, 4.0], [5.0, 6.0]]),
+    case(Compress(axis=-1), r(3, 4), [False, True]),
+    case(Compress(), [[1, 2], [3, 4], [5, 6]], [False, True, False, False, True], expect=[2, 5]),
+    case(Compress(axis=1), r(2, 3, dtype=np.uint8), [False, False, False]),
+    case(Unique(), [2.0, 1.0, 1.0, 3.0, 4.0, 3.0], outputs=4,
+         expect=([1.0, 2.0, 3.0, 4.0], [1, 0, 3, 4], [1, 0, 0, 2, 3, 2], [2, 1, 2, 1])),
+    case(Unique(sorted=0), [2.0, 1.0, 1.0, 3.0, 4.0, 3.0], outputs=4,
+         expect=([2.0, 1.0, 3.0, 4.0], [0, 1, 3, 4], [0, 1, 1, 2, 3, 2], [1, 2, 2, 1])),
+    case(Unique(axis=0), [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 3.0, 4.0]], outputs=4,
+         expect=([[1.0, 0.0, 0.0], [2.0, 3.0, 4.0]], [0, 2], [0, 0, 1], [2, 1])),
+    case(Unique(axis=1, sorted=0), r(2, 5, dtype=np.int64) // 5, outputs=4),
+    case(NonMaxSuppression(), BOXES, SCORES, *limits(3, 0.5, 0), expect=[[0, 0, 3], [0, 0, 0], [0, 0, 5]]),
+    case(NonMaxSuppression(), BOXES, SCORES, *limits(3, 0.5, 0.4), expect=[[0, 0, 3], [0, 0, 0]]),
+    case(NonMaxSuppression(), BOXES, SCORES, *limits(3, 0.5, 1)),
+    case(NonMaxSuppression(), BOXES, SCORES, *limits(0, 0.5, 0), expect=np.zeros((0, 3), np.int64)),
+    case(NonMaxSuppression(), BOXES, SCORES, expect=np.zeros((0, 3), np.int64)),
+    case(NonMaxSuppression(), random_boxes(1, 2, 40), np.random.default_rng(2).random((2, 3, 40), np.float32),
+         *limits(7, 0.3, 0.2)),
+    case(NonMaxSuppression(center_point_box=1), random_boxes(3, 1, 50),
+         np.random.default_rng(4).random((1, 2, 50), np.float32), *limits(50, 0.4, 0.1)),
+]  # fmt: skip
+test_cases = run_cases(CASES)
+
+
+def test_what_does_not_fit() -> None:
+    F32 = np.dtype(np.float32)
+    with pytest.raises(DataDependentError, match="x is computed while running"):
+        NonZero().infer(Spec((3,), F32))
+    with pytest.raises(ModelError, match="condition has 4 entries for 3"):
+        Compress(axis=0).infer(Spec((3,), F32), Spec((4,), np.dtype(bool)))
+    with pytest.raises(ModelError, match=r"boxes \[1, 5, 4\] and scores \[1, 2, 6\]"):
+        NonMaxSuppression().infer(Spec((1, 5, 4), F32), Spec((1, 2, 6), F32))

@@ -1,0 +1,205 @@
+"""Models whose shapes depend on values: planned as far as shapes are known, run, and planned on."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+import nbconv
+from nbconv.errors import DataDependentError, ModelError
+from nbconv.model import PLAN_BYTES
+from nbconv.runtime.executor import Ready
+from nbconv.runtime.staged import Staged
+from tests.check import sampler
+from tests.test_program import digest
+
+r = sampler(21)
+
+HEAD = '<ir_version: 10, opset_import: ["": 21]>\n'
+MODELS = {
+    "places": """g (float[N, 3, H, W] x) => (float[k, C] picked, int64[4, k] where) {
+        w = Constant <value = float[4, 3, 1, 1] {1,2,-1,0.5,-2,1,1,-1,1,2,2,-3}> ()
+        one = Constant <value = int64[1] {-1}> ()
+        four = Constant <value = int64[2] {-1, 4}> ()
+        zero = Constant <value = float[1] {0}> ()
+        channel = Constant <value = int64[1] {1}> ()
+        y = Conv (x, w)
+        best = ReduceMax <keepdims = 1> (y, channel)
+        high = Greater (best, zero)
+        where = NonZero (high)
+        last = Transpose <perm = [0, 2, 3, 1]> (y)
+        rows = Reshape (last, four)
+        flat = Reshape (high, one)
+        picked = Compress <axis = 0> (rows, flat)
+    }""",
+    "loop": """g (float[1, 4, 6, 5] x, int64 times) => (float[1, 4, 6, 5] y, float[k, 1, 4, 1, 1] means) {
+        w = Constant <value = float[4, 4, 1, 1] {1,0,0,0.5,0,1,0.5,0,0,-0.5,1,0,0.5,0,0,-1}> ()
+        go = Constant <value = bool {1}> ()
+        y, means = Loop (times, go, x) <body = step (int64 i, bool c, float[1, 4, 6, 5] h) =>
+            (bool more, float[1, 4, 6, 5] next, float[1, 4, 1, 1] mean) {
+            a = Conv (h, w)
+            next = Relu (a)
+            mean = GlobalAveragePool (next)
+            low = Constant <value = float {0.1}> ()
+            least = ReduceMax <keepdims = 0> (mean)
+            more = Greater (least, low)
+        }>
+    }""",
+    "growing": """g (float[2, 3] x, int64 times) => (float[a, 3] y) {
+        go = Constant <value = bool {1}> ()
+        y = Loop (times, go, x) <body = step (int64 i, bool c, float[r, 3] h) => (bool more, float[s, 3] next) {
+            two = Constant <value = int64 {2}> ()
+            zero = Constant <value = int64 {0}> ()
+            odd = Mod (i, two)
+            even = Equal (odd, zero)
+            next = If (even) <then_branch = t () => (float[m, 3] u) { u = Concat <axis = 0> (h, x) },
+                              else_branch = e () => (float[n, 3] v) { v = Neg (h) }>
+            more = Identity (c)
+        }>
+    }""",
+    "scan": """g (float[3, 2] h0, float[3, 5, 2] xs) => (float[3, 2] h, float[3, 5, 2] ys, float[5, 3] sums) {
+        h, ys, sums = Scan (h0, xs) <num_scan_inputs = 1, scan_input_axes = [1], scan_input_directions = [1],
+            scan_output_axes = [1, 0], scan_output_directions = [1, 0],
+            body = step (float[3, 2] a, float[3, 2] b) => (float[3, 2] c, float[3, 2] d, float[3] e) {
+            c0 = Add (a, b)
+            c = Tanh (c0)
+            d = Mul (c, b)
+            axis = Constant <value = int64[1] {1}> ()
+            e = ReduceSum <keepdims = 0> (c0, axis)
+        }>
+    }""",
+    "sizes": """g (float[1, 3, 4, 5] x, int64[2] hw) => (float[1, 3, h, w] y, float[1, 3, 1, 1] z) {
+        none = Constant <value = float[0] {}> ()
+        front = Constant <value = int64[2] {1, 3}> ()
+        sizes = Concat <axis = 0> (front, hw)
+        y = Resize <mode = "linear"> (x, none, none, sizes)
+        z = GlobalAveragePool (y)
+    }""",
+}
+
+
+def content(name: str) -> bytes:
+    model = onnx.parser.parse_model(HEAD + MODELS[name])
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def feeds(name: str, k: int) -> dict[str, np.ndarray]:
+    match name:
+        case "places":
+            return {"x": r(1 + k % 2, 3, 4 + k, 5)}
+        case "loop" | "growing":
+            shape = (1, 4, 6, 5) if name == "loop" else (2, 3)
+            return {"x": np.abs(r(*shape)), "times": np.array(k)}
+        case "scan":
+            return {"h0": r(3, 2), "xs": r(3, 5, 2)}
+    return {"x": r(1, 3, 4, 5), "hw": np.array([3 + k, 9 - k])}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_as_onnxruntime_has_it(name: str) -> None:
+    """For many inputs; on two threads bit for bit as on one; again after a round through a file, a pickle and a copy."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(content(name), providers=["CPUExecutionProvider"])
+    model = nbconv.load(content(name))
+    others = [
+        nbconv.load(nbconv.converters.onnx.write(model.graph)), pickle.loads(pickle.dumps(model)), copy.copy(model),
+    ]  # fmt: skip
+    names = [port.name for port in model.outputs]
+    for k in (0, 1, 2, 5, 1):
+        given = feeds(name, k)
+        got = model.run(given, threads=1)
+        for output, want in zip(names, session.run(names, given), strict=True):
+            assert got[output].dtype == want.dtype and got[output].shape == want.shape, output
+            np.testing.assert_allclose(got[output], want, rtol=0, atol=1e-5 * np.abs(want).max(initial=1), err_msg=output)
+        assert {digest(m.run(given, threads=2)) for m in (model, *others)} == {digest(got)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_shapes_plan_nothing(name: str) -> None:
+    model = nbconv.load(content(name))
+    given = feeds(name, 3)
+    model.run(given)
+    stages = model._staged
+    assert isinstance(stages, Staged)
+    inner = [stages, *stages._bodies.values()]
+    before = [s._count for s in inner]
+    assert sum(before) >= 1
+    model.run({n: x.copy() for n, x in given.items()})
+    assert [s._count for s in inner] == before
+
+
+def test_kernels_run_in_all_stages() -> None:
+    """A Resize to sizes that an input gives, and what follows it."""
+    model = nbconv.load(content("sizes"))
+    model.run(feeds("sizes", 2))
+    assert model._staged is not None
+    ready = [s.ready for s in model._staged._stages.values() if s.ready is not None]
+    kernels = {k for one in ready if isinstance(one, Ready) for k in one.program.kernels}
+    assert {k.split(".")[0] for k in kernels} >= {"resize", "reduce"}
+
+
+def test_memory_of_plans_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbconv.model.PLAN_BYTES", 200_000)
+    model = nbconv.load(content("places"))
+    for k in range(40):
+        model.run({"x": r(1, 3, 4 + k, 5)})
+    assert model._staged is not None
+    assert 0 < model._staged.nbytes <= 200_000 < PLAN_BYTES
+    assert model._staged._nbytes == sum(s.nbytes for s in model._staged._stages.values())
+
+
+def test_results_are_the_callers_own() -> None:
+    """Given arrays are filled, and refused where they do not fit; inputs and constants handed on are copies."""
+    model = nbconv.load(content("growing"))
+    x = r(2, 3)
+    for times, rows in ((0, 2), (1, 4), (3, 6)):
+        given = {"x": x, "times": np.array(times)}
+        out = np.empty((rows, 3), np.float32)
+        got = model.run(given, out={"y": out})
+        assert got["y"] is out
+        want = model.run(given)["y"]
+        np.testing.assert_array_equal(out, want)
+        want[:] = 7
+        assert not (x == 7).any()
+        with pytest.raises(ValueError, match=rf"out\['y'\] is float32\[9, 3\], wanted float32\({rows}, 3\)"):
+            model.run(given, out={"y": np.empty((9, 3), np.float32)})
+    with pytest.raises(ValueError, match=r"out\['y'\] shares memory"):
+        model.run({"x": x, "times": np.array(0)}, out={"y": x})
+    with pytest.raises(ValueError, match="out names 'z'"):
+        model.run({"x": x, "times": np.array(0)}, out={"z": x})
+
+
+def test_any_value_can_be_fetched() -> None:
+    model = nbconv.load(content("places"))
+    x = r(1, 3, 4, 5)
+    found = model.run({"x": x}, ["rows", "picked", "y"])
+    assert found["rows"].shape == (20, 4) and found["y"].shape == (1, 4, 4, 5)
+    np.testing.assert_array_equal(found["picked"], model.run({"x": x})["picked"])
+    with pytest.raises(ValueError, match="no value 'nothing'"):
+        model.run({"x": x}, ["nothing"])
+
+
+def test_a_plan_of_it_says_why_there_is_none() -> None:
+    model = nbconv.load(content("places"))
+    with pytest.raises(DataDependentError, match=r"where \(NonZero\): x is computed while running"):
+        model.plan({"x": (1, 3, 4, 5)})
+
+
+def broken(name: str, old: str, new: str) -> Any:
+    return nbconv.load(onnx.parser.parse_model(HEAD + MODELS[name].replace(old, new)).SerializeToString())
+
+
+def test_errors_name_the_node() -> None:
+    with pytest.raises(ModelError, match=r"next \(If\).*Concat|u \(Concat\)"):
+        broken("growing", "Concat <axis = 0> (h, x)", "Concat <axis = 7> (h, x)").run(feeds("growing", 2))
+    with pytest.raises(ModelError, match=r"y \(Resize\)"):
+        broken("sizes", "{1, 3}", "{1, -3}").run(feeds("sizes", 2))
+    with pytest.raises(ModelError, match=r"h \(Scan\): scan_input_axes has 2 entries for 1 values"):
+        broken("scan", "scan_input_axes = [1]", "scan_input_axes = [1, 0]").run(feeds("scan", 2))
