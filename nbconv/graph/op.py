@@ -141,6 +141,10 @@ class Op:
         kinds = self.kernel_dtypes | self.processor_dtypes
         return bool(kinds) and inputs[0].dtype in kinds
 
+    def on_processors(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
+        """Whether only processors have kernels for these Specs: on a GPU the host does the node."""
+        return bool(inputs) and inputs[0] is not None and inputs[0].dtype in self.processor_dtypes
+
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
         return None
