@@ -68,7 +68,7 @@ class Op:
     keeps_classes: ClassVar[bool] = False
     """Whether scores of classes stay scores of these classes: it may stand behind a classifier."""
     keeps_quantisation: ClassVar[bool] = False
-    """Whether the result's elements are the first input's, moved, chosen among or limited: integers stand for what they did."""
+    """Whether the result's elements are the first input's, moved, chosen among or limited: integers mean what they did."""
     is_cheap: ClassVar[bool] = False
     """Whether it costs little more than reading and writing its arrays."""
     is_layer: ClassVar[bool] = False

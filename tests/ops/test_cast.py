@@ -9,6 +9,7 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.infer import DTYPES
 from nbconv.model import Model
 from nbconv.ops.cast import Cast, CastLike, route
+from nbconv.passes.layout import arranged
 from tests.check import onnxruntime_answer
 from tests.ops.test_storage import STORED, check, values
 
@@ -91,6 +92,15 @@ def test_signalling_nans_stay_nan() -> None:
     for x, to in ((half, 1), (half, 11), (single.view(np.float32), 10), (single.view(np.float32), 11)):
         model = Model(Graph([Node(Cast(to=to), ("x",), ("y",))], {"x": Spec(x.shape, x.dtype)}, {"y": None}, {}))
         np.testing.assert_array_equal(np.isnan(model.run({"x": x})["y"]), np.isnan(x))
+
+
+def test_what_a_gpu_does() -> None:
+    """Three kernels are its own too; where there is another the host does the node."""
+    for source, to, there in (("float32", 9, True), ("int64", 1, True), ("bool", 1, True), ("float32", 6, False)):
+        specs = {"x": Spec((2, 3), np.dtype(source)), "y": Spec((2, 3), DTYPES[to])}
+        node = Node(Cast(to=to), ("x",), ("y",))
+        assert (arranged(node, specs, {}, gpu=True) is not None) == there
+        assert arranged(node, specs, {}, gpu=False) is not None
 
 
 def test_what_numpy_does() -> None:
