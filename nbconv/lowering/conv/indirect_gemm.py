@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Scatter
-from nbconv.lowering import repack, split_k
+from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import Image, bias, image
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.cost import weighted_product
+from nbconv.lowering.gemm.steps import Results, finish, sums
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import cut, epilogue, pack, padded, product_cost
 from nbconv.lowering.repack import WeightStrides, varies
@@ -97,12 +98,12 @@ def taps_steps(
         n, part = last - first, slice(first, last) if last - first < og else None
         how = cut(to, m, cg, n, taps, g.groups)
         packed = packed_weights(to, g, w, taps * cg, og, first, n)
-        wanted = split_k.Results(
+        wanted = Results(
             m, n, g.groups, True, y.at(first), ldy, n,
             Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres),
             epilogue(to, g.groups, n, lanes, columns, part), (oh, ow), scatter,
         )  # fmt: skip
-        found, chunks = split_k.sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"
+        found, chunks = sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"
         flops = 2 * m * g.groups * n * cg * taps
         to.step(
             "conv.conv", how.units, work=flops,
@@ -114,7 +115,7 @@ def taps_steps(
             does=Work(flops, flops, 4 * m * g.groups * n, seen_by(down, across)),
             blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
         )  # fmt: skip
-        split_k.finish(to, how, found, wanted, kind)
+        finish(to, how, found, wanted, kind)
 
 
 def packed_weights(to: Lowering, g: Geometry, w: Weights, k: int, og: int, first: int, n: int) -> Ref:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from functools import partial
 
 from nbconv.kernels.params import Addends, Epilogue, Scatter, Tiles
-from nbconv.lowering import split_k
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv import winograd
 from nbconv.lowering.conv.operands import bias
 from nbconv.lowering.conv.problem import ConvProblem
+from nbconv.lowering.gemm.steps import Factors, Results, gemm
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import BYTE, LAUNCH, ceil, cut, epilogue, padded, product_cost
 from nbconv.lowering.step import Work
@@ -62,26 +62,12 @@ def multiply(to: Lowering, p: ConvProblem, size: int, i: int, part: tuple[int, i
     """The products of group i, to output channels from ``part``'s first to its last."""
     g, count, points, total = p.geometry, part[1] - part[0], (size + 2) ** 2, winograd.tiles(p.geometry, size)
     channels, out, full = g.groups * g.ci, g.groups * g.co, padded(count, p.target.lanes, p.columns)
-    wanted = split_k.Results(
-        total, count, points, False, m, out, total * out,
-        Addends(to.zeros(full)), Epilogue(),
-        (1, total), Scatter(1, total),
-    )  # fmt: skip
+    addends = Addends(to.zeros(full))
+    wanted = Results(total, count, points, False, m, out, total * out, addends, Epilogue(), (1, total), Scatter(1, total))
     packed = winograd.filters(to, g, size, i, part[0], count)
     how = cut(to, total, g.ci, count, 1, batch=points)
-    split_k.gemm(
-        to,
-        how,
-        wanted,
-        g.ci,
-        v,
-        channels,
-        total * channels,
-        packed,
-        g.ci * full,
-        "winograd",
-        18 * g.n * g.oh * g.ow * count * g.ci,
-    )
+    factors = Factors(g.ci, v, channels, total * channels, packed, g.ci * full)
+    gemm(to, how, wanted, factors, "winograd", 18 * g.n * g.oh * g.ow * count * g.ci)
 
 
 def row(size: int) -> Implementation:
