@@ -236,14 +236,12 @@ class Lowering:
 
     def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
         """n elements of one value."""
+        size, kernel, chunk = y.dtype.itemsize, "move.fill", 4 * self.target.chunk
+        bits: int | float = value
         if y.dtype != FLOAT32:
-            size = y.dtype.itemsize
-            bits = int(np.array(value, y.dtype).view(f"i{size}"))
-            done = Work(0, 0, size * n)
-            self.step(f"elements.fill_{size}", -(-n // CHUNK), work=size * n, y=y, n=n, chunk=CHUNK, value=bits, does=done)
-            return
-        chunk = 4 * self.target.chunk
-        self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value, does=Work(0, 0, 4 * n))
+            kernel, chunk, bits = f"elements.fill_{size}", CHUNK, int(np.array(value, y.dtype).view(f"i{size}"))
+        done = Work(0, 0, size * n)
+        self.step(kernel, -(-n // chunk), work=size * n, y=y, n=n, chunk=chunk, value=bits, does=done)
 
     def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
         """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""

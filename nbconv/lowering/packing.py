@@ -153,7 +153,7 @@ def cut_cost(to: Machine, how: Cut, results: int) -> float:
     rows, columns, speed = next(tile for tile in to.target.tiles if tile[0] == how.rows)
     steps = how.tap_chunk * ceil(how.channel_chunk, STEP)
     busiest = ceil(how.units, PROCESSORS) * rows * columns * STEP * steps / speed
-    return 2 * PROCESSORS * busiest + (LAUNCH + BYTE * 8 * results * how.parts if how.parts > 1 else 0)
+    return 2 * PROCESSORS * busiest + (LAUNCH + BYTE * 2 * FLOAT32.itemsize * results * how.parts if how.parts > 1 else 0)
 
 
 def product_cost(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> float:

@@ -51,7 +51,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         image=DenseImage(g.h, g.w, c, g.oh, g.ow), window=sliding(g.down, g.across), padded=full, band=band, piece=piece,
         epilogue=epilogue(to, 1, c, lanes, lanes), kind="depthwise",
         algorithm=f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
-        does=Work(2 * size * g.taps, 2 * size * g.taps, 4 * size, seen_by(g.down, g.across)),
+        does=Work(2 * size * g.taps, 2 * size * g.taps, p.itemsize * size, seen_by(g.down, g.across)),
     )  # fmt: skip
 
 

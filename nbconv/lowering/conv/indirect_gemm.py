@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.graph import FLOAT32
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Scatter
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
@@ -57,7 +58,8 @@ def product(p: ConvProblem) -> float:
     pixels = g.n * g.oh * g.ow
     if p.target.gpu:
         return GAIN * product_cost(p, pixels, g.ci, g.co, g.taps, g.groups)
-    return weighted_product(2.0 * g.taps * pixels * g.ci * g.co, pixels, p.target.tile().rows, 4.0 * g.taps * g.ci * g.co)
+    weights = g.taps * g.ci * g.co
+    return weighted_product(2.0 * pixels * weights, pixels, p.target.tile().rows, p.itemsize * weights)
 
 
 def emit(to: Lowering, p: ConvProblem) -> None:
@@ -94,7 +96,7 @@ def taps_steps(
     if down == across == (1, 1, 1, 0) and scatter == Scatter(oh, ow) and (oh, ow) == (h, width):
         h, width, oh, ow, scatter = 1, m, 1, m, Scatter(1, m)  # one row of pixels: one sequence of addresses
     parted = varies(to, 1) and ws.kh and g.groups == 1 and not wide
-    for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
+    for first, last in to.pieces(og, FLOAT32.itemsize * taps * cg) if parted else [(0, og)]:
         n, part = last - first, slice(first, last) if last - first < og else None
         how = cut(to, m, cg, n, taps, g.groups)
         packed = packed_weights(to, g, w, taps * cg, og, first, n)
@@ -112,7 +114,7 @@ def taps_steps(
             image=ConvImage(m, h, width, ldx, cg, oh, ow, found.ldy, n), window=sliding(down, across),
             scatter=found.scatter, epilogue=found.epilogue, kind=kind,
             algorithm=f"conv {kh}×{kw}{stride}, {how.rows} rows × {how.panels} panels, k {chunks}",
-            does=Work(flops, flops, 4 * m * g.groups * n, seen_by(down, across)),
+            does=Work(flops, flops, FLOAT32.itemsize * m * g.groups * n, seen_by(down, across)),
             blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
         )  # fmt: skip
         finish(to, how, found, wanted, kind)

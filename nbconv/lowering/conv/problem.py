@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from nbconv.graph import CHANNELS_LAST
 from nbconv.kernels.target import Target
 from nbconv.lowering.context import Lowering
@@ -70,6 +72,11 @@ class ConvProblem(NamedTuple):
     target: Target
     packed_limit: float
     scratch_limit: float
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(self.dtype).itemsize
 
     @property
     def columns(self) -> int:

@@ -3,6 +3,7 @@ input 1 dy."""
 
 from __future__ import annotations
 
+from nbconv.graph import FLOAT32
 from nbconv.kernels.params import ConvImage, GradBlocking, Pixels, TapStrides
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import Image
@@ -46,14 +47,14 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
     groups, og, cg, m, count, target = g.groups, g.co, image.cg, g.n * g.oh * g.ow, down[0] * across[0], to.target
     full = ceil(padded(og, target.lanes, to.columns), to.columns) * to.columns
     size = groups * count * cg * full
-    columns = min(full, max(to.columns, target.sums // (4 * count * cg) // to.columns * to.columns))
+    columns = min(full, max(to.columns, target.sums // (FLOAT32.itemsize * count * cg) // to.columns * to.columns))
     blocks = to.gpu_split(groups * ceil(og, columns), ceil(count * cg, target.tile().rows))
-    chunk = 2 * target.pixels or max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
-    parts = max(1, min(ceil(target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
+    chunk = 2 * target.pixels or max(64, min(MAX_PIXELS, SIDES // (FLOAT32.itemsize * (cg + columns))))
+    parts = max(1, min(ceil(target.units, blocks), PARTIAL // (FLOAT32.itemsize * size), ceil(m, chunk)))
     pixels = ceil(m, parts)
     chunk = ceil(pixels, ceil(pixels, chunk))
     parts = ceil(m, pixels)
-    for first, last in pieces(to, og, columns, 4 * parts * count * cg) if groups == 1 else [(0, og)]:
+    for first, last in pieces(to, og, columns, FLOAT32.itemsize * parts * count * cg) if groups == 1 else [(0, og)]:
         n = last - first
         blocks = to.gpu_split(groups * ceil(n, columns), ceil(count * cg, target.tile().rows))
         full = ceil(padded(n, target.lanes, to.columns), to.columns) * to.columns

@@ -24,15 +24,15 @@ def fits(p: ConvProblem, size: int) -> bool:
 def _moved(p: ConvProblem, size: int) -> int:
     """Bytes of transformed tiles, and of their products."""
     g = p.geometry
-    return 4 * (size + 2) ** 2 * winograd.tiles(g, size) * g.groups * (g.ci + g.co)
+    return p.itemsize * (size + 2) ** 2 * winograd.tiles(g, size) * g.groups * (g.ci + g.co)
 
 
 def cost(p: ConvProblem, size: int) -> float:
     """The products, what the steps read and write, and their launches."""
     g, points = p.geometry, (size + 2) ** 2
     found = g.groups * product_cost(p, winograd.tiles(g, size), g.ci, g.co, 1, batch=points)
-    images, weights = 4 * g.n * g.oh * g.ow * g.groups * (g.ci + g.co), g.groups * 4 * points * g.ci * g.co
-    return found + BYTE * (2 * _moved(p, size) + images + weights) + (1 + g.groups) * LAUNCH
+    images, weights = g.n * g.oh * g.ow * g.groups * (g.ci + g.co), g.groups * points * g.ci * g.co
+    return found + BYTE * (2 * _moved(p, size) + p.itemsize * (images + weights)) + (1 + g.groups) * LAUNCH
 
 
 def emit(to: Lowering, p: ConvProblem, size: int) -> None:
@@ -45,16 +45,16 @@ def emit(to: Lowering, p: ConvProblem, size: int) -> None:
     to.step(
         "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
         x=to.input(0), v=v, h=g.h, width=g.w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, tiles=tiles,
-        writes=("v",), kind="winograd", does=Work(0, 0, 4 * points * total * channels),
+        writes=("v",), kind="winograd", does=Work(0, 0, p.itemsize * points * total * channels),
     )  # fmt: skip
     for i in range(g.groups):
-        for first, last in winograd.pieces(to, g, size):
+        for first, last in winograd.pieces(to, p, size):
             multiply(to, p, size, i, (first, last), v.at(i * g.ci), m.at(i * g.co + first))
     to.step(
         "winograd.transform_output", total * ceil(out, lanes), work=32 * points * total * out, m=m,
         addends=Addends(bias(to, 1, out), to.residual, to.ldres), y=to.output(), oh=g.oh, ow=g.ow, c=out,
         ldy=to.pitch or out, tiles=tiles, epilogue=epilogue(to, 1, out, lanes, columns), kind="winograd",
-        does=Work(0, 0, 4 * g.n * g.oh * g.ow * out),
+        does=Work(0, 0, p.itemsize * g.n * g.oh * g.ow * out),
     )  # fmt: skip
 
 

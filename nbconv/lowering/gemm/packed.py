@@ -23,7 +23,7 @@ def fits(p: GemmProblem) -> bool:
 def cost(p: GemmProblem) -> float:
     if p.target.tiles:
         return WORTH * cut_cost(p, uncut(p), p.batch * p.m * p.n)
-    return weighted_product(p.flops, p.m, p.target.tile(p.dtype).rows, p.b_nbytes)
+    return weighted_product(p.flops, p.m, p.target.tile(p.dtype).rows, p.itemsize * p.matrices_b * p.k * p.n)
 
 
 def uncut(p: GemmProblem) -> Cut:

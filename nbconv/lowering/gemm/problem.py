@@ -33,6 +33,11 @@ class GemmProblem(NamedTuple):
     scratch_limit: float
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
     def columns(self) -> int:
         """Columns of a full panel of packed weights."""
         return self.target.columns
@@ -45,10 +50,6 @@ class GemmProblem(NamedTuple):
     def matrices_b(self) -> int:
         """The (k, n) matrices that b has."""
         return self.batch if self.stride_b else 1
-
-    @property
-    def b_nbytes(self) -> int:
-        return np.dtype(self.dtype).itemsize * self.matrices_b * self.k * self.n
 
 
 class Operand(NamedTuple):
