@@ -79,9 +79,16 @@ def weights(to: Lowering, g: Geometry) -> Weights:
 
 
 def taps_steps(
-    to: Lowering, g: Geometry, w: Weights, size: tuple[int, int], down: tuple[int, ...], across: tuple[int, ...],
-    scatter: Scatter | None = None, source: Image | None = None, wide: Wide | None = None,
-) -> None:  # fmt: skip
+    to: Lowering,
+    g: Geometry,
+    w: Weights,
+    size: tuple[int, int],
+    down: tuple[int, ...],
+    across: tuple[int, ...],
+    scatter: Scatter | None = None,
+    source: Image | None = None,
+    wide: Wide | None = None,
+) -> None:
     """One step of `conv` in kernels/cpu/conv.py, of x, or of the image ``source``, to (oh, ow) = ``size`` results, which go
     to y as ``scatter`` says. ``down`` and ``across`` are (kernel, stride, dilation, begin). Weights that are packed here, of
     one group, may be packed some columns at a time, with a step each."""
@@ -100,23 +107,29 @@ def taps_steps(
         n, part = last - first, slice(first, last) if last - first < og else None
         how = cut(to, m, cg, n, taps, g.groups)
         packed = packed_weights(to, g, w, taps * cg, og, first, n)
-        wanted = Results(
-            m, n, g.groups, True, y.at(first), ldy, n,
-            Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres),
-            epilogue(to, g.groups, n, lanes, columns, part), (oh, ow), scatter,
-        )  # fmt: skip
+        addends = Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres)
+        done = epilogue(to, g.groups, n, lanes, columns, part)
+        wanted = Results(m, n, g.groups, True, y.at(first), ldy, n, addends, done, (oh, ow), scatter)
         found, chunks = sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"
         flops = 2 * m * g.groups * n * cg * taps
         to.step(
-            "conv.conv", how.units, work=flops,
-            x=ref, y=found.y, w=packed, addends=found.addends,
+            "conv.conv",
+            how.units,
+            work=flops,
+            x=ref,
+            y=found.y,
+            w=packed,
+            addends=found.addends,
             zeros=to.zeros(cg),
-            image=ConvImage(m, h, width, ldx, cg, oh, ow, found.ldy, n), window=sliding(down, across),
-            scatter=found.scatter, epilogue=found.epilogue, kind=kind,
+            image=ConvImage(m, h, width, ldx, cg, oh, ow, found.ldy, n),
+            window=sliding(down, across),
+            scatter=found.scatter,
+            epilogue=found.epilogue,
+            kind=kind,
             algorithm=f"conv {kh}×{kw}{stride}, {how.rows} rows × {how.panels} panels, k {chunks}",
             does=Work(flops, flops, FLOAT32.itemsize * m * g.groups * n, seen_by(down, across)),
             blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
-        )  # fmt: skip
+        )
         finish(to, how, found, wanted, kind)
 
 

@@ -84,9 +84,7 @@ class ConvProblem(NamedTuple):
         return self.target.columns
 
 
-def geometry(
-    x: tuple[int, ...], ci: int, co: int, window: Window, groups: int, transposed: bool = False
-) -> Geometry:  # fmt: skip
+def geometry(x: tuple[int, ...], ci: int, co: int, window: Window, groups: int, transposed: bool = False) -> Geometry:
     """Of a convolution of x with ``ci`` to ``co`` channels a group."""
     oh, ow = window.out if len(window.out) == 2 else (1, window.out[0])
     return Geometry(transposed, len(x) - 2, x[0], groups, ci, co, *plane(x), oh, ow, *flat(window))

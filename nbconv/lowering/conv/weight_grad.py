@@ -61,13 +61,18 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
         size = groups * count * cg * full
         sums = to.floats(parts * size)
         to.step(
-            "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * groups * n, x=image.ref,
-            dy=channels_last(to, 1).at(first), y=sums,
+            "conv_grad.conv_grad_weight",
+            parts * blocks,
+            work=2 * m * count * cg * groups * n,
+            x=image.ref,
+            dy=channels_last(to, 1).at(first),
+            y=sums,
             zeros=to.zeros(cg),
-            image=ConvImage(m, image.h, image.w, image.ldx, cg, g.oh, g.ow, groups * og, n), window=sliding(down, across),
+            image=ConvImage(m, image.h, image.w, image.ldx, cg, g.oh, g.ow, groups * og, n),
+            window=sliding(down, across),
             does=Work(seen=seen_by(down, across)),
             blocking=GradBlocking(groups, parts, pixels, min(columns, full), chunk, full),
-        )  # fmt: skip
+        )
         strides = TapStrides(1, g.taps, g.ci * g.taps, og * g.ci * g.taps)
         merge(to, sums, parts, g.taps, g.ci, n, full, size, strides, to.output().at(first * g.ci * g.taps), groups)
 
@@ -80,14 +85,33 @@ def pieces(to: Lowering, n: int, columns: int, nbytes: int) -> list[tuple[int, i
 
 
 def merge(
-    to: Lowering, x: Ref, parts: int, taps: int, cg: int, og: int, full: int, step: int, strides: TapStrides, y: Ref,
+    to: Lowering,
+    x: Ref,
+    parts: int,
+    taps: int,
+    cg: int,
+    og: int,
+    full: int,
+    step: int,
+    strides: TapStrides,
+    y: Ref,
     groups: int = 1,
-) -> None:  # fmt: skip
+) -> None:
     """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
     to.step(
-        "conv_grad.merge", to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
-        work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og, padded=full, step=step, strides=strides,
-    )  # fmt: skip
+        "conv_grad.merge",
+        to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
+        work=8 * parts * step,
+        x=x,
+        y=y,
+        parts=parts,
+        taps=taps,
+        cg=cg,
+        og=og,
+        padded=full,
+        step=step,
+        strides=strides,
+    )
 
 
 def channel_sums(to: Lowering) -> None:
@@ -98,9 +122,14 @@ def channel_sums(to: Lowering) -> None:
     parts = ceil(total, pixels)
     sums = to.floats(parts * full)
     to.step(
-        "conv_grad.channel_sums", to.gpu_split(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
-        split=Pixels(pixels, total, c), padded=full,
-    )  # fmt: skip
+        "conv_grad.channel_sums",
+        to.gpu_split(parts, full // lanes),
+        work=8 * total * c,
+        x=channels_last(to, 1),
+        y=sums,
+        split=Pixels(pixels, total, c),
+        padded=full,
+    )
     merge(to, sums, parts, 1, 1, c, full, full, TapStrides(0, 0, 1, 0), to.output(1))
 
 

@@ -72,17 +72,25 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
             lambda: pad_bias(to.value(2)[mine] if bias else None, 1, count, lanes, columns),
         )
     to.step(
-        "winograd.winograd", ceil(found.total, found.tiles) * ceil(count, found.group),
-        work=2 * points * found.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
-        addends=Addends(b, to.residual and to.residual.at(at), to.ldres), scratch=to.floats_per_thread(area), w=packed,
+        "winograd.winograd",
+        ceil(found.total, found.tiles) * ceil(count, found.group),
+        work=2 * points * found.total * ci * count,
+        x=to.input(0).at(i * ci),
+        y=to.output().at(at),
+        addends=Addends(b, to.residual and to.residual.at(at), to.ldres),
+        scratch=to.floats_per_thread(area),
+        w=packed,
         zeros=to.zeros(ci),
         image=ConvImage(pixels, g.h, g.w, to.ld(0), ci, g.oh, g.ow, to.pitch or out, count),
         filtering=Filtering(
             ph, pw, size, found.tiles, found.columns, found.group, inner, padded(count, lanes, columns), area
-        ), epilogue=epilogue(to, 1, count, lanes, columns, mine), writes=("y", "scratch"), kind="winograd",
+        ),
+        epilogue=epilogue(to, 1, count, lanes, columns, mine),
+        writes=("y", "scratch"),
+        kind="winograd",
         algorithm=f"Winograd F({size}×{size},3×3), {found.tiles} tiles × {found.columns} columns",
         does=Work(18 * pixels * ci * count, 2 * points * found.total * ci * count, p.itemsize * pixels * count),
-    )  # fmt: skip
+    )
 
 
 def tiling(p: ConvProblem, size: int, co: int) -> Tiling:

@@ -43,19 +43,41 @@ def emit(to: Lowering, p: ConvProblem, size: int) -> None:
     tiles = Tiles(ceil(g.oh, size), ceil(g.ow, size), total, size)
     v, m = to.floats(points * total * channels), to.floats(points * total * out)
     to.step(
-        "winograd.transform_input", total * ceil(channels, lanes), work=32 * points * total * channels,
-        x=to.input(0), v=v, h=g.h, width=g.w, ldx=to.ld(0), c=channels, ph=ph, pw=pw, tiles=tiles,
-        writes=("v",), kind="winograd", does=Work(0, 0, p.itemsize * points * total * channels),
-    )  # fmt: skip
+        "winograd.transform_input",
+        total * ceil(channels, lanes),
+        work=32 * points * total * channels,
+        x=to.input(0),
+        v=v,
+        h=g.h,
+        width=g.w,
+        ldx=to.ld(0),
+        c=channels,
+        ph=ph,
+        pw=pw,
+        tiles=tiles,
+        writes=("v",),
+        kind="winograd",
+        does=Work(0, 0, p.itemsize * points * total * channels),
+    )
     for i in range(g.groups):
         for first, last in winograd.pieces(to, p, size):
             multiply(to, p, size, i, (first, last), v.at(i * g.ci), m.at(i * g.co + first))
     to.step(
-        "winograd.transform_output", total * ceil(out, lanes), work=32 * points * total * out, m=m,
-        addends=Addends(bias(to, 1, out), to.residual, to.ldres), y=to.output(), oh=g.oh, ow=g.ow, c=out,
-        ldy=to.pitch or out, tiles=tiles, epilogue=epilogue(to, 1, out, lanes, columns), kind="winograd",
+        "winograd.transform_output",
+        total * ceil(out, lanes),
+        work=32 * points * total * out,
+        m=m,
+        addends=Addends(bias(to, 1, out), to.residual, to.ldres),
+        y=to.output(),
+        oh=g.oh,
+        ow=g.ow,
+        c=out,
+        ldy=to.pitch or out,
+        tiles=tiles,
+        epilogue=epilogue(to, 1, out, lanes, columns),
+        kind="winograd",
         does=Work(0, 0, p.itemsize * g.n * g.oh * g.ow * out),
-    )  # fmt: skip
+    )
 
 
 def multiply(to: Lowering, p: ConvProblem, size: int, i: int, part: tuple[int, int], v: Ref, m: Ref) -> None:
