@@ -26,8 +26,9 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops.control import If
 from nbconv.ops.pointwise import Unary
+from nbconv.plan.call import CONTROLS, Body, Calls, CallStep, Control
 from nbconv.plan.host import Binding, HostStep
-from nbconv.plan.program import CONTROLS, Body, Calls, CallStep, Control, bind
+from nbconv.plan.program import bind
 from nbconv.runtime.executor import Workspace
 from tests.check import sampler
 from tests.test_program import _rewritten, digest, load, node
