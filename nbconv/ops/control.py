@@ -71,13 +71,16 @@ class If(Control):
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
             if (a.shape, a.dtype) != (b.shape, b.dtype):
                 raise DataDependentError(f"output {i} is {a} in then_branch, {b} in else_branch")
-        return one
+        return tuple(
+            a if a.quantisation == b.quantisation else a._replace(quantisation=None) for a, b in zip(one, other, strict=True)
+        )
 
     def _found(self, name: str, around: tuple[Spec, ...]) -> tuple[Spec, ...]:
         """The Specs of a body's outputs."""
         body = self.bodies()[name]
         specs = bodies.infer(body, self.named(around))
-        return tuple(Spec(specs[n].shape, specs[n].dtype) for n in body.outputs)
+        made = [specs[n] for n in body.outputs]
+        return tuple(Spec(s.shape, s.dtype, quantisation=s.quantisation) for s in made)
 
     def inlined(self, inputs: tuple[Spec | None, ...]) -> str:
         value = inputs[0].value if inputs and inputs[0] is not None else None

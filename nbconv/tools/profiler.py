@@ -77,7 +77,7 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
         seconds, made = s.seconds, plan.specs[s.step.node.outputs[0]]
         steps.append({
             "step": s.number, "name": s.name, "op": repr(s.step.node.op).partition("(")[0], "kind": s.kind,
-            "kernel": s.step.kernel or "numpy",
+            "implementation": s.step.impl.name if s.step.impl.candidates else None, "kernel": s.step.kernel or "numpy",
             "algorithm": s.algorithm, "shape": list(made.shape), "units": s.step.units, "seconds": seconds,
             "share": seconds / total if total else 0.0, "flops": s.cost.flops, "arithmetic": s.cost.arithmetic,
             "reads": s.cost.reads, "writes": s.cost.writes, "weights": s.cost.weights,
