@@ -15,7 +15,8 @@ from nbconv.graph.builder import Builder
 from nbconv.kernels.target import Target
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
-from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
+from nbconv.ops.nary import Min
+from nbconv.ops.pointwise import Add, Div, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
