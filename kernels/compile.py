@@ -82,6 +82,8 @@ def build(
     another machine, or `store.FOLDER`/prebuilt for a wheel. By default they go to the user's cache. Returns the manifests'
     paths. Raises KernelError or OSError.
     """
+    from nbconv.kernels.cache import forget, keep
+
     goal = target or host()
     names = list(dict.fromkeys(families if families is not None else globals()["families"](goal)))
     keys = _keys(names, goal, required=True)
@@ -97,8 +99,8 @@ def build(
     for name, image, manifest in _compiled(names, goal):
         wanted = keys[name] or ""
         if into is not None:
-            store.forget(folder, name)
-        store.keep(folder, name, goal, wanted, image, manifest, mode)
+            forget(folder, name)
+        keep(folder, name, goal, wanted, image, manifest, mode)
         written.append(os.path.join(folder, f"{name}-{wanted}.json"))
     return written
 
@@ -135,6 +137,8 @@ def _opened(name: str, goal: Target, image: Any, manifest: dict) -> Library:
 
 def _obtain(missing: list[str], goal: Target) -> None:
     """Compiles and opens families, and keeps them in the cache if there is one."""
+    from nbconv.kernels.cache import keep
+
     folder = store.cache_dir()
     if folder is None:
         say("compiled kernels are not kept: there is no cache folder; every process compiles its own")
@@ -145,7 +149,7 @@ def _obtain(missing: list[str], goal: Target) -> None:
             found = None
             if folder:
                 try:
-                    store.keep(str(folder), name, goal, keys[name] or "", image, manifest)
+                    keep(str(folder), name, goal, keys[name] or "", image, manifest)
                     found = store.load(name, goal, keys[name], None)
                 except OSError as e:
                     say(f"compiled kernels are not kept in {folder}: {e.strerror}; every process compiles its own")

@@ -354,64 +354,22 @@ class ClassWeights(NamedTuple):
     ignore: int
 
 
-class Span(NamedTuple):
-    """n elements, of which a unit has ``chunk``."""
-
-    n: int
-    chunk: int
-
-
-class Learning(NamedTuple):
-    """The learning rate, a number in memory times ``rate``, and the factors of weight decay and of the L1 norm's slope."""
-
-    lr: Floats
-    rate: float
-    decay: float
-    l1: float
-
-
-class AdaDelta(NamedTuple):
-    """Factors of AdaDelta; ``rest`` is 1 - rho."""
-
-    rho: float
-    rest: float
-    epsilon: float
-
-
-class RMSProp(NamedTuple):
-    """Factors of RMSProp; ``rest`` is 1 - alpha."""
-
-    alpha: float
-    rest: float
-    epsilon: float
-    momentum: float
-
-
-class Adam(NamedTuple):
-    """Factors of Adam; ``c1`` and ``root`` are numbers in memory: 1 - beta1^t and sqrt(1 - beta2^t), ``rest`` 1 - beta.
-    ``decoupled``: weight decay is not part of the gradient."""
-
-    c1: Floats
-    root: Floats
-    rest1: float
-    beta2: float
-    rest2: float
-    epsilon: float
-    decoupled: int
+MODULES = (__name__, f"{__package__}.optimizer_params")
+"""Where such NamedTuples are defined."""
 
 
 def is_group(kind: Any) -> bool:
-    """Whether a type is one of this module's NamedTuples."""
-    return isinstance(kind, type) and issubclass(kind, tuple) and kind.__module__ == __name__
+    """Whether a type is one of these NamedTuples."""
+    return isinstance(kind, type) and issubclass(kind, tuple) and kind.__module__ in MODULES
 
 
 def fields(name: str, kind: type) -> dict[str, str]:
-    """Names and kinds of a parameter's words, where its type is one of this module's."""
+    """Names and kinds of a parameter's words, where its type is one of the NamedTuples."""
     return {f"{name}.{field}": KINDS[k] for field, k in kind.__annotations__.items()}
 
 
 def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A kernel's arguments a word each: the fields of this module's NamedTuples one by one, named ``argument.field``."""
+    """A kernel's arguments a word each: the fields of NamedTuples of parameters one by one, named ``argument.field``."""
     found: dict[str, Any] = {}
     for name, value in arguments.items():
         if is_group(type(value)):

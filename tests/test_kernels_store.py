@@ -15,6 +15,7 @@ import pytest
 
 from nbconv.kernels import load as loading
 from nbconv.kernels import store
+from nbconv.kernels.cache import clear, keep, listing
 from nbconv.kernels.elf import link
 from nbconv.kernels.target import TARGETS, host
 from tests.test_kernels_elf import compiled
@@ -46,7 +47,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def kept(cache):
     """The cache with one library in it; its file."""
-    store.keep(str(store.cache_dir()), "tiny", host(), KEY, image(), MANIFEST)
+    keep(str(store.cache_dir()), "tiny", host(), KEY, image(), MANIFEST)
     return next(cache.glob("tiny-*.so"))
 
 
@@ -125,8 +126,8 @@ def test_no_folder_where_none_can_be(cache, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("NBCONV_CACHE", str(tmp_path / "file"))
     assert store.cache_dir() is None
     assert "no cache folder" in caplog.text
-    assert store.listing() == []
-    assert store.clear() == (0, 0)
+    assert listing() == []
+    assert clear() == (0, 0)
 
 
 # What is opened
@@ -148,7 +149,7 @@ def test_another_library_under_the_same_descriptor_is_another_library(cache):
     folder = str(store.cache_dir())
     found = []
     for value in (7, 8, 9):
-        store.keep(folder, "tiny", host(), KEY, image(value), MANIFEST)
+        keep(folder, "tiny", host(), KEY, image(value), MANIFEST)
         found.append(store.load("tiny", host(), KEY, VERSIONS))
     assert [call(f) for f in found] == [7, 8, 9]
 
@@ -233,7 +234,7 @@ def test_other_versions_of_the_toolchain_count_only_where_it_is_installed(kept, 
     assert call(store.load("tiny", host(), KEY, None)) == 7
     given = tmp_path / "given" / host().name
     given.mkdir(parents=True)
-    store.keep(str(given), "tiny", host(), KEY, image(9), MANIFEST, 0o644)
+    keep(str(given), "tiny", host(), KEY, image(9), MANIFEST, 0o644)
     monkeypatch.setenv("NBCONV_KERNELS", str(tmp_path / "given"))
     assert call(store.load("tiny", host(), KEY, newer)) == 9  # prebuilt: taken as it is
     given.chmod(0o777)
@@ -245,7 +246,7 @@ def test_prebuilt_libraries_need_no_sources(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "FOLDER", str(tmp_path))
     prebuilt = tmp_path / "prebuilt" / host().name
     prebuilt.mkdir(parents=True)
-    store.keep(str(prebuilt), "tiny", host(), KEY, image(9), MANIFEST, 0o664)
+    keep(str(prebuilt), "tiny", host(), KEY, image(9), MANIFEST, 0o664)
     assert store.Sources().key("tiny", host()) is None
     assert call(store.load("tiny", host(), None, None)) == 9
     assert store.load("other", host(), None, None) is None
@@ -282,10 +283,10 @@ def test_object_code_is_loaded_through_llvmlite():
 def test_listing_and_clear(kept, cache):
     (cache / "model.bin").write_bytes(b"of somebody else")
     (cache / f"tiny-{KEY}.json.77-aabbccdd.part").write_bytes(b"left behind")
-    listed = store.listing()
+    listed = listing()
     assert [(m["family"], m["target"], m["current"]) for m in listed] == [("tiny", host().name, False)]
     assert listed[0]["size"] == kept.stat().st_size
-    files, size = store.clear()
+    files, size = clear()
     assert files == 3
     assert size > listed[0]["size"]
     assert [p.name for p in cache.iterdir()] == ["model.bin"]
@@ -299,7 +300,7 @@ def test_a_failed_write_leaves_nothing(cache, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        store.keep(folder, "tiny", host(), KEY, b"x", MANIFEST)
+        keep(folder, "tiny", host(), KEY, b"x", MANIFEST)
     assert os.listdir(folder) == []
 
 

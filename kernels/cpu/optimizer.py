@@ -4,7 +4,7 @@
 The new values may lie where the old ones do. Numbers that change every step are read from memory.
 """
 
-from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
+from nbconv.kernels.optimizer_params import AdaDelta, Adam, Learning, RMSProp, Span
 
 from ._simd import Float, Floats, Int, W, get, inline, kernel, put, splat, sqrt, where
 

@@ -28,7 +28,7 @@ from nbconv.kernels.params import fields, is_group
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """whether kernels run in Numba's simulator"""
 if not SIMULATED:
-    # what `_vector` makes types and functions of the language from
+    # what `_operators` and `_vector` make types and functions of the language from
     from llvmlite import ir  # noqa: F401
     from numba.cuda import cgutils, dispatcher  # noqa: F401
     from numba.cuda.cudadecl import registry as typing_registry  # noqa: F401
