@@ -39,9 +39,15 @@ Int32s = types.CPointer(types.int32)
 Int = types.int64
 Float = types.float32
 KINDS = {
-    Ints: "int64*", Floats: "float32*", Bytes: "uint8*", Int8s: "int8*", Shorts: "uint16*", Int32s: "int32*",
-    Int: "int64", Float: "float32",
-}  # fmt: skip
+    Ints: "int64*",
+    Floats: "float32*",
+    Bytes: "uint8*",
+    Int8s: "int8*",
+    Shorts: "uint16*",
+    Int32s: "int32*",
+    Int: "int64",
+    Float: "float32",
+}
 """Types a kernel's arguments may have, and what the manifest calls them."""
 TYPES = {name: kind for kind, name in KINDS.items()}
 

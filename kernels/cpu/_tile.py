@@ -331,21 +331,14 @@ def block(table, count, taps, kc, koff, w, k0, k, out, y, ldy, begins, ends, add
         for part in range(2):  # tiles of rows + 1 first, then those of rows
             height = rows + 1 - part
             n = extra if part == 0 else tiles - extra
+            work = height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy
+            rest = begins, ends, bias, r, ldres, low, high, cols, act, alpha, beta, t, s
             if both:
-                tiles_both(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
-                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
-                )  # fmt: skip
+                tiles_both(*work, *rest)
             elif cols > W:
-                tiles_wide(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
-                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
-                )  # fmt: skip
+                tiles_wide(*work, *rest)
             else:
-                tiles_narrow(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
-                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
-                )  # fmt: skip
+                tiles_narrow(*work, *rest)
             i += n * height
         if later:
             if ldy == cols and not affine and out[count - 1] - out[0] == count - 1:  # the rows lie in one piece

@@ -26,9 +26,13 @@ def _input_4(b, d):
     p, q = _fma(b, -4.0, d2, d4), _fma(b, -4.0, d1, d3)
     r, s = b.fsub(d4, d2), b.fsub(d3, d1)
     return [
-        _fma(b, 4.0, d0, _fma(b, -5.0, d2, d4)), b.fadd(p, q), b.fsub(p, q), _fma(b, 2.0, s, r), _fma(b, -2.0, s, r),
+        _fma(b, 4.0, d0, _fma(b, -5.0, d2, d4)),
+        b.fadd(p, q),
+        b.fsub(p, q),
+        _fma(b, 2.0, s, r),
+        _fma(b, -2.0, s, r),
         _fma(b, 4.0, d1, _fma(b, -5.0, d3, d5)),
-    ]  # fmt: skip
+    ]
 
 
 def _output_4(b, m):
@@ -120,9 +124,7 @@ def _make_output(size: int, transform):
 
 def _make_whole(size: int, transform):
     @intrinsic
-    def whole(
-        tc, m, step, channels, bias, res, resrow, ldres, y, row, ldy, low, high, act, alpha, beta, scale, shift
-    ):  # fmt: skip
+    def whole(tc, m, step, channels, bias, res, resrow, ldres, y, row, ldy, low, high, act, alpha, beta, scale, shift):
         """A tile of results that the image has all of, for whole vectors of channels (at least one): Aᵀ m A + bias + res
         with the short activations and the scale of `_epilogue`. Pixels of y lie ldy apart, rows ``row``; those of res (if
         not null) ldres and ``resrow``."""

@@ -114,26 +114,16 @@ def depthwise(
 def _strips(pixels, count, x, down, w, bias, y, below, c, cols, kw, sw, left, width, line, padded, kys, epilogue):
     low, high, act, alpha, beta, _, shift = epilogue
     scale = short_only(epilogue)
+    sums = pixels, count, x, down, c, line, w, padded, kys, bias, y, below
+    rest = low, high, cols, left, width, act, alpha, beta, scale, shift
     if kw == 3 and sw == 1:
-        strips_3_1(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_3_1(*sums, *rest)
     elif kw == 3:
-        strips_3_2(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_3_2(*sums, *rest)
     elif sw == 1:
-        strips_5_1(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_5_1(*sums, *rest)
     else:
-        strips_5_2(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_5_2(*sums, *rest)
 
 
 @inline

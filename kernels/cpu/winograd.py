@@ -88,10 +88,9 @@ def winograd(
             for p in range(points):
                 for i in range(count):
                     table[i] = address(v, p * v_step + i * inner)
-                block(
-                    table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * m_step - col), columns,
-                    True, False, none, col, col + cols, co, bare,
-                )  # fmt: skip
+                wp = at(w, p * ci * padded)
+                mp = at(m, p * m_step - col)
+                block(table, count, 1, ci, 0, wp, 0, ci, order, mp, columns, True, False, none, col, col + cols, co, bare)
             for i in range(count):
                 t = t0 + i
                 line = t // across
@@ -105,16 +104,12 @@ def winograd(
                     b, r, ldres = addends_from(addends, col, place * addends.ldres + col)
                     done = epilogue_from(epilogue, col)
                     low, high, act, alpha, beta, _, s = done
+                    into = b, r, ow * ldres, ldres, q, ow * ldy, ldy
+                    ending = low, high, act, alpha, beta
                     if size == 4:
-                        whole_4(
-                            at(m, i * columns), m_step, begin, b, r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
-                            act, alpha, beta, short_only(done), s,
-                        )  # fmt: skip
+                        whole_4(at(m, i * columns), m_step, begin, *into, *ending, short_only(done), s)
                     else:
-                        whole_2(
-                            at(m, i * columns), m_step, begin, b, r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
-                            act, alpha, beta, short_only(done), s,
-                        )  # fmt: skip
+                        whole_2(at(m, i * columns), m_step, begin, *into, *ending, short_only(done), s)
                     if not in_registers(epilogue.act):
                         _activate_tile(q, size, ow * ldy, ldy, begin, done)
                 for j in range(begin, cols, W):

@@ -50,8 +50,13 @@ def to_vec(b, kind, value):
 def _operators() -> None:
     arithmetic = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
     comparison = {
-        operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!=",
-    }  # fmt: skip
+        operator.lt: "<",
+        operator.le: "<=",
+        operator.gt: ">",
+        operator.ge: ">=",
+        operator.eq: "==",
+        operator.ne: "!=",
+    }
     for op in (*arithmetic, *comparison):
         result = vec if op in arithmetic else mask
 

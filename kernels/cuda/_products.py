@@ -219,9 +219,7 @@ def fragments(tile: Tile) -> SimpleNamespace:
                 for j in range(4):
                     b = load2(shared, ib + j * (columns // 2) + 16 * h)
                     s = 2 * i * wide + 8 * h + j
-                    d = mma(
-                        acc[s], acc[s + 4], acc[s + wide], acc[s + wide + 4], a[0], a[1], a[2], a[3], b[0], b[1]
-                    )  # fmt: skip
+                    d = mma(acc[s], acc[s + 4], acc[s + wide], acc[s + wide + 4], a[0], a[1], a[2], a[3], b[0], b[1])
                     acc[s], acc[s + 4], acc[s + wide], acc[s + wide + 4] = d[0], d[1], d[2], d[3]
 
     @inline
@@ -237,8 +235,5 @@ def fragments(tile: Tile) -> SimpleNamespace:
 
 
 def _shared(found: dict) -> SimpleNamespace:
-    names = (
-        "place", "row_of", "reads", "stores", "put_a", "put_b", "put_turned", "turned_row", "multiply", "stage_row", "high",
-        "wide", "size", "stage_pitch",
-    )  # fmt: skip
-    return SimpleNamespace(**{name: found[name] for name in names})
+    names = "place row_of reads stores put_a put_b put_turned turned_row multiply stage_row high wide size stage_pitch"
+    return SimpleNamespace(**{name: found[name] for name in names.split()})

@@ -86,8 +86,12 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
     except ModelError as error:
         raise type(error)(str(error) if path in str(error) else f"{path}: {error}") from None
     found: dict[str, Any] = {
-        "problems": [p._asdict() for p in problems], "steps": None, "numpy_steps": [], "unplanned": "", "training": None,
-    }  # fmt: skip
+        "problems": [p._asdict() for p in problems],
+        "steps": None,
+        "numpy_steps": [],
+        "unplanned": "",
+        "training": None,
+    }
     if problems:
         return found
     notes: list[str] = []
