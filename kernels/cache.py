@@ -1,4 +1,5 @@
-"""Writing kernel libraries, and what the cache holds: kept, listed, removed. How they are found stands in store.py."""
+"""Writing kernel libraries, and what the cache holds: kept, listed, removed.
+How they are found stands in store.py."""
 
 from __future__ import annotations
 
@@ -31,7 +32,15 @@ def _write(path: str, data: bytes, mode: int) -> None:
         raise
 
 
-def keep(folder: str, family: str, goal: Target, wanted: str, image: bytes, manifest: dict, mode: int = 0o600) -> None:
+def keep(
+    folder: str,
+    family: str,
+    goal: Target,
+    wanted: str,
+    image: bytes,
+    manifest: dict,
+    mode: int = 0o600,
+) -> None:
     """Writes a library and then its manifest into a folder. Raises OSError."""
     checksum = sha256(image)
     whole = {
@@ -51,7 +60,8 @@ def keep(folder: str, family: str, goal: Target, wanted: str, image: bytes, mani
 
 
 def listing() -> list[dict]:
-    """The libraries in the cache: their manifests, with ``current``: whether the sources still ask for them."""
+    """The libraries in the cache: their manifests, with ``current``: whether the sources still ask
+    for them."""
     folder = cache_folder()
     found = []
     sources = Sources()
@@ -80,8 +90,9 @@ def forget(folder: str, family: str) -> None:
 
 
 def clear() -> tuple[int, int]:
-    """Removes the libraries, and what unfinished writes left, from the cache; returns how many files and bytes. Programs
-    that have a library open keep it."""
+    """Removes the libraries, and what unfinished writes left, from the cache; returns how many
+    files and bytes.
+    Programs that have a library open keep it."""
     folder = cache_folder()
     files = size = 0
     for name in os.listdir(folder) if folder else []:

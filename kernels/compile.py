@@ -1,7 +1,8 @@
-"""The kernel libraries that a plan needs: found in a prebuilt folder or the cache, else compiled by child processes.
+"""The kernel libraries that a plan needs: found in a prebuilt folder or the cache, else compiled by
+child processes.
 
-Numba is imported in the children only (``python -m nbconv.kernels.compile``): each reads names of families from its
-standard input, and answers with a line of JSON followed by the library's bytes.
+Numba is imported in the children only (``python -m nbconv.kernels.compile``): each reads names of
+families from its standard input, and answers with a line of JSON followed by the library's bytes.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def families(goal: Target | None = None) -> list[str]:
-    """Names of the kernel families: the files of kernels/cpu that are not shared ones. On a GPU the run loop and what
-    measures a processor have no meaning, and nodes of other types than float32 are done by the host."""
+    """Names of the kernel families: the files of kernels/cpu that are not shared ones.
+    On a GPU the run loop and what measures a processor have no meaning, and nodes of other types
+    than float32 are done by the host."""
     names = {*store.modules(), *(store.modules("cuda") if goal is not None and goal.gpu else ())}
     left_out = {"simd", "loop", "roof", "elements", "order"} if goal is not None and goal.gpu else {"simd"}
     return sorted(name for name in names - left_out if not name.startswith("_"))
@@ -52,11 +54,13 @@ def families(goal: Target | None = None) -> list[str]:
 def libraries(
     families: Iterable[str], target: Target | None = None, keys: dict[str, str] | None = None
 ) -> dict[str, Library]:
-    """The open libraries of these families for a target of this machine (by default its best), by family. ``keys`` may say
-    what they are looked up by, from an earlier process that had the same sources.
+    """The open libraries of these families for a target of this machine (by default its best), by
+    family.
+    ``keys`` may say what they are looked up by, from an earlier process that had the same sources.
 
-    What is in no prebuilt folder and not in the cache is compiled, in parallel child processes. Raises KernelError when
-    that fails or numba is missing, ValueError for a target that this machine cannot run.
+    What is in no prebuilt folder and not in the cache is compiled, in parallel child processes.
+    Raises KernelError when that fails or numba is missing, ValueError for a target that this
+    machine cannot run.
     """
     goal = target or host()
     names = [name for name in dict.fromkeys(families) if not goal.gpu or name != "loop"]
@@ -74,13 +78,18 @@ def libraries(
 
 
 def build(
-    families: Iterable[str] | None = None, target: Target | None = None, into: str | os.PathLike | None = None
+    families: Iterable[str] | None = None,
+    target: Target | None = None,
+    into: str | os.PathLike | None = None,
 ) -> list[str]:
-    """Compiles families (by default all) for a target, this machine's or another, whether or not they are cached.
+    """Compiles families (by default all) for a target, this machine's or another, whether or not
+    they are cached.
 
-    They go to the folder ``into/<target>``, where they replace older ones: ``into`` is what ``$NBCONV_KERNELS`` names on
-    another machine, or `store.FOLDER`/prebuilt for a wheel. By default they go to the user's cache. Returns the manifests'
-    paths. Raises KernelError or OSError.
+    They go to the folder ``into/<target>``, where they replace older ones: ``into`` is what
+    ``$NBCONV_KERNELS`` names on another machine, or `store.FOLDER`/prebuilt for a wheel.
+    By default they go to the user's cache.
+    Returns the manifests' paths.
+    Raises KernelError or OSError.
     """
     from nbconv.kernels.cache import forget, keep
 
@@ -169,8 +178,9 @@ def _open_fresh(name: str, image: bytes, goal: Target) -> Symbols:
 
 @contextmanager
 def _turn(folder: os.PathLike | None, finished: Callable[[], bool]) -> Iterator[None]:
-    """Waits while another process compiles, until it is done or ``finished`` says so; never for ever. The lock is only
-    there to save work, and ends with the process that holds it."""
+    """Waits while another process compiles, until it is done or ``finished`` says so; never for
+    ever.
+    The lock is only there to save work, and ends with the process that holds it."""
     try:
         import fcntl
 
@@ -198,7 +208,8 @@ def _turn(folder: os.PathLike | None, finished: Callable[[], bool]) -> Iterator[
 
 
 def _compiled(names: list[str], goal: Target) -> Iterator[tuple[str, bytes, dict]]:
-    """(family, library, manifest) of each family, as they get ready. Raises KernelError; leaves no child behind."""
+    """(family, library, manifest) of each family, as they get ready.
+    Raises KernelError; leaves no child behind."""
     if not names:
         return
     if goal.gpu and store.toolchain(goal) is None:
@@ -292,7 +303,8 @@ def _last_words(process: subprocess.Popen) -> str:
 
 
 def _spawn(count: int, goal: Target) -> list[subprocess.Popen]:
-    """Children that compile; none where the interpreter cannot be started again (embedded, frozen, no processes)."""
+    """Children that compile; none where the interpreter cannot be started again (embedded, frozen,
+    no processes)."""
     import subprocess
     import tempfile
 

@@ -13,7 +13,8 @@ class Span(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """The learning rate, a number in memory times ``rate``, and the factors of weight decay and of the L1 norm's slope."""
+    """The learning rate, a number in memory times ``rate``, and the factors of weight decay and of
+    the L1 norm's slope."""
 
     lr: Floats
     rate: float
@@ -39,7 +40,8 @@ class RMSProp(NamedTuple):
 
 
 class Adam(NamedTuple):
-    """Factors of Adam; ``c1`` and ``root`` are numbers in memory: 1 - beta1^t and sqrt(1 - beta2^t), ``rest`` 1 - beta.
+    """Factors of Adam; ``c1`` and ``root`` are numbers in memory: 1 - beta1^t and sqrt(1 -
+    beta2^t), ``rest`` 1 - beta.
     ``decoupled``: weight decay is not part of the gradient."""
 
     c1: Floats

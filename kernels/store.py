@@ -1,11 +1,13 @@
-"""Where kernel libraries are kept and how they are opened: prebuilt folders first, then the user's cache.
+"""Where kernel libraries are kept and how they are opened: prebuilt folders first, then the user's
+cache.
 
-A library is code, so nothing is opened that is not ours: its key hashes the sources it was compiled from, its checksum
-is verified over the very bytes that are opened, and it lies in a folder that only its owner (we or root) can write.
+A library is code, so nothing is opened that is not ours: its key hashes the sources it was compiled
+from, its checksum is verified over the very bytes that are opened, and it lies in a folder that
+only its owner (we or root) can write.
 
-A library is two files: ``<family>-<key>.json``, the manifest (kernels and their arguments, target, toolchain, checksum),
-and ``<family>-<checksum>.so`` (``.o`` where no shared library can be made), named by its content: whoever replaces a
-manifest at the same moment, the two always fit.
+A library is two files: ``<family>-<key>.json``, the manifest (kernels and their arguments, target,
+toolchain, checksum), and ``<family>-<checksum>.so`` (``.o`` where no shared library can be made),
+named by its content: whoever replaces a manifest at the same moment, the two always fit.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-"""The installed package: sources in ``cpu/``, libraries that a wheel carries in ``prebuilt/<target>/``."""
+"""The installed package: sources in ``cpu/``, libraries that a wheel carries in
+``prebuilt/<target>/``."""
 
 LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
@@ -39,7 +42,8 @@ _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def modules(of: str = "cpu") -> list[str]:
-    """Names of the files in kernels/cpu (or kernels/cuda), shared ones (leading underscore) included."""
+    """Names of the files in kernels/cpu (or kernels/cuda), shared ones (leading underscore)
+    included."""
     return [name[len(of) + 1 : -3] for name in _listing(f"{of}/") if name.count("/") == 1]
 
 
@@ -62,7 +66,8 @@ def _listing(within: str = "") -> list[str]:
 
 
 def source(name: str) -> bytes | None:
-    """The text of a file of the package, ``cpu/conv.py``; None in a frozen application that carries no sources."""
+    """The text of a file of the package, ``cpu/conv.py``; None in a frozen application that carries
+    no sources."""
     try:
         return __loader__.get_data(os.path.join(FOLDER, *name.split("/")))  # type: ignore[name-defined]
     except (OSError, AttributeError):
@@ -70,7 +75,8 @@ def source(name: str) -> bytes | None:
 
 
 class Sources:
-    """The package's sources as they are now: what the libraries' keys are made of. Reads each file once."""
+    """The package's sources as they are now: what the libraries' keys are made of.
+    Reads each file once."""
 
     def __init__(self) -> None:
         self._names = _listing()
@@ -93,8 +99,9 @@ class Sources:
         return "_numba.py" in self._digests
 
     def key(self, family: str, goal: Target) -> str | None:
-        """What a library is looked up by: 32 hex digits over everything that its code depends on but the toolchain: its
-        `files`, the loop's ABI and the target. None where there is no such source."""
+        """What a library is looked up by: 32 hex digits over everything that its code depends on
+        but the toolchain: its `files`, the loop's ABI and the target.
+        None where there is no such source."""
         files = [(name, self._digests[name]) for name in self.files(family, goal)]
         if not files:
             return None
@@ -103,9 +110,9 @@ class Sources:
         return sha256(json.dumps([family, LOOP_ABI, fields, *machine, files]).encode())[:32]
 
     def files(self, family: str, goal: Target) -> list[str]:
-        """Names of the sources that a library's code depends on: the family's, the shared ones, those in folders that are
-        no family's, what any of them imports, and for processors the compiler and the linker. [] where there is no such
-        family."""
+        """Names of the sources that a library's code depends on: the family's, the shared ones,
+        those in folders that are no family's, what any of them imports, and for processors the
+        compiler and the linker. [] where there is no such family."""
         if goal.gpu and not any(name.startswith("cuda/") for name in self._digests):
             self._read([name for name in self._names if name.startswith("cuda/")])
         there = {name for name in self._digests if goal.gpu or not name.startswith("cuda/")}
@@ -130,8 +137,8 @@ def _shared(name: str) -> bool:
 
 
 def toolchain(goal: Target | None = None) -> dict[str, str] | None:
-    """Versions of the installed numba and llvmlite, and for a GPU numba-cuda, without importing them; None where one is not
-    installed."""
+    """Versions of the installed numba and llvmlite, and for a GPU numba-cuda, without importing
+    them; None where one is not installed."""
     from importlib.util import find_spec
 
     found = {}
@@ -166,9 +173,11 @@ def _version(name: str, path: str) -> str:
 
 
 def cache_folder() -> str | None:
-    """The user's cache folder for nbconv, made with mode 0700 where it is missing; None when there is none to trust.
+    """The user's cache folder for nbconv, made with mode 0700 where it is missing; None when there
+    is none to trust.
 
-    ``$NBCONV_CACHE``, else ``$XDG_CACHE_HOME/nbconv``, else ``~/.cache/nbconv`` (Windows: ``%LOCALAPPDATA%\\nbconv``).
+    ``$NBCONV_CACHE``, else ``$XDG_CACHE_HOME/nbconv``, else ``~/.cache/nbconv`` (Windows:
+    ``%LOCALAPPDATA%\\nbconv``).
     A folder that others own or can write is refused, with a warning.
     """
     path = os.environ.get("NBCONV_CACHE")
@@ -227,7 +236,8 @@ def _foreign(found: os.stat_result) -> str | None:
 
 
 def folders(goal: Target) -> Iterator[tuple[str, str]]:
-    """(kind, path) of the places to look, in order: "package", "given" (``$NBCONV_KERNELS``) and "cache"."""
+    """(kind, path) of the places to look, in order: "package", "given" (``$NBCONV_KERNELS``) and
+    "cache"."""
     yield "package", os.path.join(FOLDER, "prebuilt", goal.name)
     given = os.environ.get("NBCONV_KERNELS")
     if given:
@@ -246,19 +256,28 @@ def folders(goal: Target) -> Iterator[tuple[str, str]]:
 
 
 def suffix(goal: Target) -> str:
-    """Shared libraries are made for Linux; elsewhere the object code itself is kept, and llvmlite loads it. GPUs' drivers
-    take PTX."""
+    """Shared libraries are made for Linux; elsewhere the object code itself is kept, and llvmlite
+    loads it.
+    GPUs' drivers take PTX."""
     if goal.gpu:
         return ".ptx"
     return ".so" if goal.os == "linux" else ".o"
 
 
-def load(family: str, goal: Target, wanted: str | None, versions: dict[str, str] | None) -> tuple[Any, dict] | None:
-    """Opens a family's library from the first folder that has it; returns its symbols (a GPU's: its PTX) and its manifest.
+def load(
+    family: str,
+    goal: Target,
+    wanted: str | None,
+    versions: dict[str, str] | None,
+) -> tuple[Any, dict] | None:
+    """Opens a family's library from the first folder that has it; returns its symbols (a GPU's: its
+    PTX) and its manifest.
 
-    ``wanted`` is its key; None (no sources to hash) takes what the prebuilt folders have for the family. ``versions``
-    are the `toolchain`'s: a cached library of other versions is passed over, so that it is compiled anew; prebuilt
-    libraries are taken as they are. Damaged files are passed over, with a warning.
+    ``wanted`` is its key; None (no sources to hash) takes what the prebuilt folders have for the
+    family.
+    ``versions`` are the `toolchain`'s: a cached library of other versions is passed over, so that
+    it is compiled anew; prebuilt libraries are taken as they are.
+    Damaged files are passed over, with a warning.
     """
     for kind, folder in folders(goal):
         for name in [f"{family}-{wanted}.json"] if wanted else _any(family, kind, folder):
@@ -282,7 +301,8 @@ def _any(family: str, kind: str, folder: str) -> list[str]:
 
 
 def _read(kind: str, path: str) -> tuple[bytes, int]:
-    """The bytes of a file and its open descriptor (-1 when it lies in a zip). Raises OSError or ValueError."""
+    """The bytes of a file and its open descriptor (-1 when it lies in a zip).
+    Raises OSError or ValueError."""
     try:
         fd = os.open(path, os.O_RDONLY | _FLAGS)
     except NotADirectoryError:
@@ -337,7 +357,8 @@ def _manifest(kind: str, path: str, family: str, goal: Target, wanted: str | Non
 
 
 def _launches(manifest: dict) -> bool:
-    """Whether a manifest of PTX says for each kernel how to launch it (see `nbconv.kernels.ptx.Launch`)."""
+    """Whether a manifest of PTX says for each kernel how to launch it (see
+    `nbconv.kernels.ptx.Launch`)."""
     if manifest["launch"].keys() != manifest["kernels"].keys():
         return False
     for kernel, found in manifest["launch"].items():

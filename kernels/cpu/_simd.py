@@ -1,8 +1,11 @@
-"""Vectors of float32 for kernels: a Numba type with operators (`_operators`), loads, stores and a few intrinsics.
+"""Vectors of float32 for kernels: a Numba type with operators (`_operators`), loads, stores and a
+few intrinsics.
 
-`W` lanes is a constant of the target. Formulas read like arithmetic: ``store(y, i, maximum(load(x, i), splat(0)))``; a
-Python number beside a vector is a constant of all lanes. Floating-point contraction (a·b+c as one rounding where the CPU
-has it) is the only licence the optimiser gets: NaN and infinity behave as IEEE 754 says.
+`W` lanes is a constant of the target.
+Formulas read like arithmetic: ``store(y, i, maximum(load(x, i), splat(0)))``; a Python number
+beside a vector is a constant of all lanes.
+Floating-point contraction (a·b+c as one rounding where the CPU has it) is the only licence the
+optimiser gets: NaN and infinity behave as IEEE 754 says.
 """
 
 import numba
@@ -10,7 +13,20 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from nbconv.kernels._numba import Bytes, Float, Floats, Int, Int8s, Int32s, Ints, Shorts, f32, i32, i64, kernel
+from nbconv.kernels._numba import (
+    Bytes,
+    Float,
+    Floats,
+    Int,
+    Int8s,
+    Int32s,
+    Ints,
+    Shorts,
+    f32,
+    i32,
+    i64,
+    kernel,
+)
 
 from ._ir import (
     VI,
@@ -177,7 +193,8 @@ def magic_round(tc, x):
 
 @intrinsic
 def pow2(tc, n):
-    """2^n for integral n in [-126, 127]. Bits only: no conversion that would be undefined for NaN."""
+    """2^n for integral n in [-126, 127].
+    Bits only: no conversion that would be undefined for NaN."""
 
     def gen(ctx, b, sig, args):
         bits = b.bitcast(b.fadd(args[0], constant(MAGIC + 127)), VI)
@@ -222,7 +239,8 @@ def hmax(tc, v):
 
 
 def _stack(element, name):
-    """An intrinsic that gives n (a literal) elements of stack, the same memory each time it is reached."""
+    """An intrinsic that gives n (a literal) elements of stack, the same memory each time it is
+    reached."""
 
     @intrinsic(prefer_literal=True)
     def reserve(tc, n):
@@ -312,7 +330,8 @@ inline = numba.njit(inline="always")
 
 @inline
 def spread(n):
-    """The numbers below n, for elements that are done one at a time. (On CUDA a warp's lanes share them out.)"""
+    """The numbers below n, for elements that are done one at a time.
+    (On CUDA a warp's lanes share them out.)"""
     return range(n)
 
 

@@ -36,10 +36,13 @@ def depthwise(
     first: Int,
     last: Int,
 ) -> None:
-    """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
+    """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw,
+    c]·w[ky, kx, c] + b[c])).
 
-    w (kh, kw, padded), b, scale and shift (padded) are zero past c. A unit is ``band`` rows of ``piece`` channels of y.
-    Strips follow each other downwards where there are rows enough (what they read is then still in L1), else to the right.
+    w (kh, kw, padded), b, scale and shift (padded) are zero past c.
+    A unit is ``band`` rows of ``piece`` channels of y.
+    Strips follow each other downwards where there are rows enough (what they read is then still in
+    L1), else to the right.
     """
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
@@ -128,7 +131,8 @@ def _strips(pixels, count, x, down, w, bias, y, below, c, cols, kw, sw, left, wi
 
 @inline
 def _pixel(x, w, bias, y, ix0, width, c, cols, kw, dw, line, padded, kys, epilogue):
-    """One output pixel of any window; x is where its first column would be, which may lie outside the image."""
+    """One output pixel of any window; x is where its first column would be, which may lie outside
+    the image."""
     kx0, kx1 = inside(ix0, kw, dw, width)
     total = bias
     for ky in range(kys):

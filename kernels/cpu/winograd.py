@@ -1,7 +1,7 @@
 """3×3 convolution at stride 1 by Winograd's minimal filtering, on channels-last data.
 
-A block of tiles is transformed, multiplied with the transformed weights at each of the 36 (16) points by the matrix kernel,
-and transformed back, all within one thread's scratch memory.
+A block of tiles is transformed, multiplied with the transformed weights at each of the 36 (16)
+points by the matrix kernel, and transformed back, all within one thread's scratch memory.
 """
 
 from nbconv.kernels.params import Addends, ConvImage, Epilogue, Filtering
@@ -32,7 +32,8 @@ MAX_TILES = 256
 """Most tiles of a block."""
 PIXELS = 16 * W
 SKEW = 16
-"""Floats between the points' matrices: else the points of a tile may all lie in one set of the cache."""
+"""Floats between the points' matrices: else the points of a tile may all lie in one set of the
+cache."""
 
 
 @kernel
@@ -52,8 +53,10 @@ def winograd(
 ) -> None:
     """y = act(clamp(conv(x, w) + bias + residual)), size × size results a tile (4 or 2).
 
-    A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)² points][panel][ci][NR]. A thread's scratch
-    memory holds V (points, tiles, inner) and M (points, tiles, columns), `SKEW` floats behind each point.
+    A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)²
+    points][panel][ci][NR].
+    A thread's scratch memory holds V (points, tiles, inner) and M (points, tiles, columns), `SKEW`
+    floats behind each point.
     """
     ci, oh, ow, co, ldy = image.cg, image.oh, image.ow, image.og, image.ldy
     _, _, size, tiles, columns, group, inner, padded, area = filtering
@@ -159,8 +162,8 @@ def _activate_tile(y, size, row, ldy, channels, epilogue):
 
 @inline
 def _output(pixels, size, rows, columns, ow, ldy, addends, y, place, channel, cols, epilogue):
-    """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has
-    them."""
+    """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored
+    where the image has them."""
     b, res, ldres = addends
     low, high, act, alpha, beta, scale, shift = epilogue
     bias = load(b, channel)

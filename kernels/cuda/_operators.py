@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import operator
 
-from ._numba import AbstractTemplate, ir, lowering_registry, models, register_model, signature, types, typing_registry
+from ._numba import (
+    AbstractTemplate,
+    ir,
+    lowering_registry,
+    models,
+    register_model,
+    signature,
+    types,
+    typing_registry,
+)
 
 f32, i1 = ir.FloatType(), ir.IntType(1)
 

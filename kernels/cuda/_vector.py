@@ -1,4 +1,5 @@
-"""The language of `_simd` as code for a GPU: Numba types, operators and functions that become LLVM instructions."""
+"""The language of `_simd` as code for a GPU: Numba types, operators and functions that become LLVM
+instructions."""
 
 from __future__ import annotations
 
@@ -135,7 +136,8 @@ def splat(tc, s):
 
 @intrinsic
 def where(tc, m, x, y):
-    """Lane by lane x where m, else y. ``m`` may be a truth value: both sides are there, and nothing branches."""
+    """Lane by lane x where m, else y.
+    ``m`` may be a truth value: both sides are there, and nothing branches."""
 
     def gen(ctx, b, sig, args):
         return b.select(args[0], to_vec(b, sig.args[1], args[1]), to_vec(b, sig.args[2], args[2]))
@@ -254,7 +256,8 @@ def magic_round(tc, x):
 
 @intrinsic
 def pow2(tc, n):
-    """2^n for integral n in [-126, 127]. Bits only: no conversion that would be undefined for NaN."""
+    """2^n for integral n in [-126, 127].
+    Bits only: no conversion that would be undefined for NaN."""
 
     def gen(ctx, b, sig, args):
         bits = b.bitcast(b.fadd(args[0], ir.Constant(f32, MAGIC + 127)), i32)
@@ -324,7 +327,8 @@ def hmax(tc, v):
 @inline
 @_by_warp
 def spread(n):
-    """The numbers below n, shared out among a warp's lanes: for elements that are done one at a time."""
+    """The numbers below n, shared out among a warp's lanes: for elements that are done one at a
+    time."""
     return range(lane(), n, W)
 
 
