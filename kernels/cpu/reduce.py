@@ -57,7 +57,7 @@ def sum_scaled(
 
 
 @kernel
-def largest(x: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> None:
+def max(x: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> None:
     """y[o, i] = max_j x[o, j, i], NaN where one is NaN. Units as in `sum_scaled`."""
     blocks = (inner + W - 1) // W
     for unit in range(first, last):
