@@ -173,7 +173,9 @@ def test_inspect_json(cli, small):
     assert set(values) == {"conv", "act", "pool", "flat", "y"}
     assert "fused into act" in values["conv"]
     step = next(s for s in found["plan"]["steps"] if s["value"].startswith("act"))
-    assert step["ops"] == ["Conv", "Relu"]
+    assert step["ops"] == ["Conv", "Relu"] and step["implementation"] == "small_channels"
+    last = found["plan"]["steps"][-1]
+    assert (last["ops"], last["implementation"], last["kernel"]) == (["Gemm"], "packed_gemm", "gemm.gemm")
     assert step["bytes"] == 280 * 4
 
 
@@ -183,7 +185,7 @@ def test_inspect_plan(cli, small):
     table = out[out.index(" OP ") : out.rindex("output  y: ")]
     steps = [line.split() for line in table.splitlines()[1:]]
     assert list(dict.fromkeys(words[1] for words in steps)) == ["Conv+Relu", "GlobalAveragePool", "Gemm"]
-    assert steps[-1][1:] == ["Gemm", "gemm", "1×4", "4×5", "1×5", "20", "B", "gemm1"]
+    assert steps[-1][1:] == ["Gemm", "packed_gemm", "gemm", "1×4", "4×5", "1×5", "20", "B", "gemm1"]
     assert "fused into act" in out and "WHERE IT WENT" in out
 
 

@@ -24,7 +24,7 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops.control import If
 from nbconv.ops.pointwise import Unary
-from nbconv.plan.program import CallStep
+from nbconv.plan.call import CallStep
 from tests.check import sampler
 from tests.test_program import digest, load, node
 from tests.test_runtime import python

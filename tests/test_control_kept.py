@@ -13,8 +13,9 @@ import nbconv
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.op import Op
 from nbconv.model import Model
+from nbconv.plan.call import CONTROLS, Body, Calls, CallStep, Control
 from nbconv.plan.host import Binding, HostStep
-from nbconv.plan.program import CONTROLS, Body, Calls, CallStep, Control, bind
+from nbconv.plan.program import bind
 from nbconv.runtime.executor import Workspace
 from tests.check import sampler
 from tests.test_control import CHOICES, F32, chosen, feeds

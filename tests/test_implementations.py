@@ -13,8 +13,12 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels import store
 from nbconv.kernels.target import target
 from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS
+from nbconv.lowering.gemm import PRODUCTS, Operands, packed
+from nbconv.lowering.gemm.problem import operand, problem
+from nbconv.lowering.packing import cut
+from nbconv.lowering.weights import Weights
 from nbconv.model import Model
-from nbconv.ops import conv, lookup
+from nbconv.ops import conv, linear, lookup
 from nbconv.plan.plan import Plan
 from tests.kernels.harness import reference, unwritten
 
@@ -72,7 +76,86 @@ def test_each_row_does_what_it_fits(monkeypatch, row, domain, op, x, w, fields, 
     np.testing.assert_allclose(model.run(fed)["y"], want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
+PRODUCT_CASES: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("Gemm", (5, 37), (37, 41), {}),
+    ("Gemm", (1, 300), (300, 70), {"alpha": 0.5}),
+    ("Gemm", (37, 5), (37, 41), {"transA": 1}),
+    ("Gemm", (5, 37), (41, 37), {"transB": 1, "alpha": 3.0}),
+    ("Gemm", (37, 5), (41, 37), {"transA": 1, "transB": 1}),
+    ("MatMul", (2, 3, 5, 7), (2, 3, 7, 9), {}),
+    ("MatMul", (3, 5, 7), (7, 9), {}),
+    ("MatMul", (5, 7), (3, 7, 9), {}),
+    ("MatMul", (7,), (7,), {}),
+]
+"""Op, shapes of a and b, attributes."""
+
+
+@pytest.mark.parametrize("op,a,b,fields", PRODUCT_CASES)
+@pytest.mark.parametrize("constant", [True, False])
+def test_packed_gemm_does_each_product(op, a, b, fields, constant) -> None:
+    arrays = {"a": rand(*a), "b": rand(*b)}
+    fed = {"a": arrays["a"]} if constant else arrays
+    inputs = {name: Spec(array.shape, F32) for name, array in fed.items()}
+    nodes = [Node(lookup(op)(**fields), ("a", "b"), ("y",))]
+    graph = Graph(nodes, inputs, {"y": None}, {n: x for n, x in arrays.items() if n not in fed})
+    model = Model(graph, threads=2)
+    plan = model.plan({name: array.shape for name, array in fed.items()})
+    assert {step.impl.name for step in plan.steps} == {"packed_gemm"}
+    assert {step.impl.candidates for step in plan.steps} == {("packed_gemm",)}
+    want = reference(graph, fed)["y"]
+    np.testing.assert_allclose(model.run(fed)["y"], want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_packed_gemm_turns_each_matrix_of_a_batch(monkeypatch) -> None:
+    """No op asks for that yet: MatMul is made to."""
+
+    def lower(self, to) -> None:
+        batch, m, k, n, *strides = self.matrices(*to.inputs[:2])
+        found = problem(to, batch, m, k, n, (True, False), (strides[0], strides[1]))
+        packed.emit(to, found, Operands(to.input(0), operand(to, 1)))
+
+    monkeypatch.setattr(linear.MatMul, "lower", lower)
+    a, b = rand(3, 6, 6), rand(3, 6, 9)
+    inputs = {"a": Spec(a.shape, F32), "b": Spec(b.shape, F32)}
+    model = Model(Graph([Node(lookup("MatMul")(), ("a", "b"), ("y",))], inputs, {"y": None}, {}))
+    np.testing.assert_allclose(model.run({"a": a, "b": b})["y"], a.swapaxes(1, 2) @ b, atol=1e-5)
+
+
+def on_gpu(monkeypatch: pytest.MonkeyPatch, m: int, k: int, n: int, choices: dict[Any, str] | None = None) -> Plan:
+    """The plan of a product there."""
+    monkeypatch.setattr(Plan, "_assemble", lambda *_: None)  # kernels of a GPU need not be there
+    inputs = {"a": Spec((m, k), F32)}
+    graph = Graph([Node(lookup("Gemm")(), ("a", "b"), ("y",))], inputs, {"y": None}, {"b": rand(k, n)})
+    return Plan(graph, inputs, Weights(), ("y",), target("cuda"), choices)
+
+
+def test_on_a_gpu_products_are_split_where_costs_say_so(monkeypatch) -> None:
+    """`tests/cuda/test_tiles.py` runs them."""
+    sizes = (1, 2048, 1000), (49, 512, 512), (640, 512, 640), (49, 64, 64), (5, 3, 7), (300, 70, 33), (2048, 64, 2048)
+    found = {}
+    for m, k, n in sizes:
+        (impl,) = {step.impl._replace(algorithm="") for step in on_gpu(monkeypatch, m, k, n).steps}
+        how = cut(impl.problem, m, k, n, 1)
+        assert impl.name == ("split_k" if how.parts > 1 else "packed_gemm")
+        found[m, k, n] = impl.name, impl.candidates
+    both = ("packed_gemm", "split_k")
+    assert found[1, 2048, 1000] == ("split_k", both)
+    assert found[5, 3, 7] == found[2048, 64, 2048] == ("packed_gemm", both[:1])
+    assert found[49, 512, 512] == ("split_k", both) and found[640, 512, 640] == ("packed_gemm", both)
+
+
+@pytest.mark.parametrize("name,kernels", [("packed_gemm", ["gemm.gemm"]), ("split_k", ["gemm.gemm", "gemm.finish"])])
+def test_choices_of_products_are_obeyed(monkeypatch, name, kernels) -> None:
+    for m, k, n in ((1, 2048, 1000), (640, 512, 640)):
+        plain = on_gpu(monkeypatch, m, k, n)
+        assert plain.steps[0].impl.candidates == ("packed_gemm", "split_k")
+        plan = on_gpu(monkeypatch, m, k, n, {plain.steps[0].impl.problem: name})
+        assert [step.kernel for step in plan.steps] == kernels
+        assert {step.impl.name for step in plan.steps} == {name}
+
+
 def test_every_row_is_tried() -> None:
+    assert {row.name for row in PRODUCTS} == {"packed_gemm", "split_k"}
     tried = {case[0] for case in CASES}
     assert {row.name for row in (*CONVOLUTIONS, *WEIGHT_GRADIENTS)} - tried == {"winograd_steps_4", "winograd_steps_2"}
 

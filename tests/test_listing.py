@@ -76,15 +76,17 @@ def test_plan() -> None:
     plan = model.plan({"x": (2, 3, 4, 4)})
     head, *lines = str(plan).splitlines()
     assert head == "input   x: 2×3×4×4"
-    columns = [lines[0].index(word) for word in ("#", "OP", "KERNEL", "INPUTS", "WEIGHTS", "OUTPUT", "LAYOUT", "NODE")]
+    words = "#", "OP", "IMPLEMENTATION", "KERNEL", "INPUTS", "WEIGHTS", "OUTPUT", "LAYOUT", "NODE"
+    columns = [lines[0].index(word) for word in words]
     rows = [[line[a:b].strip() for a, b in zip(columns, [*columns[1:], None])] for line in lines[1 : 1 + len(plan.steps)]]
     assert [row[0] for row in rows] == [str(i) for i in range(len(plan.steps))]
     convolution = [row for row in rows if row[1] == "Conv+Relu"]
-    assert convolution[0][3:5] == ["2×3×4×4", "5×3×2×2"]
-    assert convolution[-1][5:] == ["2×5×3×3", "NHWC    360 B", "relu"]
-    assert all(row[3:7] == ["", "", "", ""] for row in convolution[1:-1])
-    assert rows[-1][1:4] == ["Mod", "numpy", "2×5×3×3"]
-    assert rows[-1][5:] == ["2×5×3×3", "NCHW    360 B", "mod"]
+    assert {row[2] for row in convolution} == {"small_channels"} and convolution[-1][3] == "conv"
+    assert convolution[0][4:6] == ["2×3×4×4", "5×3×2×2"]
+    assert convolution[-1][6:] == ["2×5×3×3", "NHWC    360 B", "relu"]
+    assert all(row[4:8] == ["", "", "", ""] for row in convolution[1:-1])
+    assert rows[-1][1:5] == ["Mod", "", "numpy", "2×5×3×3"]
+    assert rows[-1][6:] == ["2×5×3×3", "NCHW    360 B", "mod"]
     assert lines[1 + len(rows)] == "output  y: 2×5×3×3"
     flops = 2 * 2 * 5 * 3 * 3 * 12 + 90
     assert lines[-1].startswith(

@@ -145,6 +145,7 @@ def test_json(small, capsys):
     assert sum(s["share"] for s in report["steps"]) == pytest.approx(1)
     assert sum(k["seconds"] for k in report["kinds"].values()) == pytest.approx(report["sum_of_steps"])
     assert sum(k["steps"] for k in report["kinds"].values()) == len(report["steps"])
+    assert report["steps"][-1]["implementation"] == "packed_gemm"
     assert report["flops"] == sum(s["flops"] for s in report["steps"]) >= 2 * 4 * 5 * 7 * 18 + 2 * 4 * 5
 
 
@@ -161,7 +162,7 @@ def test_numpy_steps_are_there(tmp_path, capsys):
     steps = {s["name"]: s for s in json.loads(out)["steps"]}
     assert (steps["best"]["kind"], steps["best"]["kernel"]) == ("numpy", "numpy")
     assert (steps["best"]["reads"], steps["best"]["writes"]) == (512, 16)
-    assert steps["relu"]["kind"] == "other"
+    assert steps["relu"]["kind"] == "other" and steps["relu"]["implementation"] is None
 
 
 def test_trace(small, tmp_path, capsys):

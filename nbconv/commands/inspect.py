@@ -203,6 +203,7 @@ def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
                 "value": name,
                 "node": step.node.name or name,
                 "ops": [step.node.op.type] if step.node.op.type == "Reorder" else done.get(own, [step.node.op.type]),
+                "implementation": step.impl.name if step.impl.candidates else None,
                 "kernel": step.kernel or ("programs" if step.node.op.control else "numpy"),
                 "units": step.units,
                 **spec_json(plan.specs[name]),

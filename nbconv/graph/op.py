@@ -43,7 +43,7 @@ class Op:
     pure: ClassVar[bool] = True
     """Whether the result depends on the inputs alone (then constants fold through it)."""
     control: ClassVar[str] = ""
-    """For an op with bodies: how a step runs them (see `nbconv.plan.program.CONTROLS`)."""
+    """For an op with bodies: how a step runs them (see `nbconv.plan.call.CONTROLS`)."""
     kernel_dtypes: ClassVar[frozenset[np.dtype]] = frozenset()
     """Element types of its first input that its kernels take; none where NumPy does it."""
     processor_dtypes: ClassVar[frozenset[np.dtype]] = frozenset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Node, Spec
 from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, Strides, flat
+from nbconv.lowering.axes import merge, split, tiles
 from nbconv.lowering.step import Impl, Ref, Step, Work
 from nbconv.lowering.weights import Weights
 
@@ -52,10 +53,18 @@ class Lowering:
     """One node on its way to steps. `layout` says how a value lies, `out_shape` and `strides` what that means."""
 
     def __init__(
-        self, node: Node, op: Op, inputs: tuple[Any, ...], outputs: tuple[Spec, ...], layouts: Mapping[str, Layout],
-        constants: dict[str, np.ndarray], weights: Weights, target: Target, threads: int,
+        self,
+        node: Node,
+        op: Op,
+        inputs: tuple[Any, ...],
+        outputs: tuple[Spec, ...],
+        layouts: Mapping[str, Layout],
+        constants: dict[str, np.ndarray],
+        weights: Weights,
+        target: Target,
+        threads: int,
         views: dict[str, View],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.node, self.op, self.inputs, self.outputs = node, op, inputs, outputs
         self.target, self.threads, self.slots, self.views = target, threads, 0, views
         self.epilogue: Epilogue = Epilogue()
@@ -223,27 +232,31 @@ class Lowering:
                 self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
             return
         if not axes:
-            axes, line[0] = _split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
+            axes, line[0] = split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         nbytes = x.dtype.itemsize * n0 * n1 * n2 * n3 * n4
         kernel = "move.copy" if x.dtype.itemsize == FLOAT32.itemsize else f"elements.copy_{x.dtype.itemsize}"
         self.step(
-            kernel, self.gpu_split(n0 * n1 * n2, tiles(n3, n4)), work=16 * n0 * n1 * n2 * n3 * n4, x=x, y=y,
-            extents=Extents(n1, n2, n3, n4), x_strides=Strides(*(t[1] for t in five)),
-            y_strides=Strides(*(t[2] for t in five)), does=Work(0, 0, nbytes, copies=True),
-        )  # fmt: skip
+            kernel,
+            self.gpu_split(n0 * n1 * n2, tiles(n3, n4)),
+            work=16 * n0 * n1 * n2 * n3 * n4,
+            x=x,
+            y=y,
+            extents=Extents(n1, n2, n3, n4),
+            x_strides=Strides(*(t[1] for t in five)),
+            y_strides=Strides(*(t[2] for t in five)),
+            does=Work(0, 0, nbytes, copies=True),
+        )
 
     def fill(self, y: Ref, n: int, value: float = 0.0) -> None:
         """n elements of one value."""
+        size, kernel, chunk = y.dtype.itemsize, "move.fill", 4 * self.target.chunk
+        bits: int | float = value
         if y.dtype != FLOAT32:
-            size = y.dtype.itemsize
-            bits = int(np.array(value, y.dtype).view(f"i{size}"))
-            done = Work(0, 0, size * n)
-            self.step(f"elements.fill_{size}", -(-n // CHUNK), work=size * n, y=y, n=n, chunk=CHUNK, value=bits, does=done)
-            return
-        chunk = 4 * self.target.chunk
-        self.step("move.fill", -(-n // chunk), work=4 * n, y=y, n=n, chunk=chunk, value=value, does=Work(0, 0, 4 * n))
+            kernel, chunk, bits = f"elements.fill_{size}", CHUNK, int(np.array(value, y.dtype).view(f"i{size}"))
+        done = Work(0, 0, size * n)
+        self.step(kernel, -(-n // chunk), work=size * n, y=y, n=n, chunk=chunk, value=bits, does=done)
 
     def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
         """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
@@ -270,13 +283,21 @@ class Lowering:
         if not axes and n > chunk:
             axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
         if len(axes) < 3 and n > self.target.line:
-            more, (n, ai, bi) = _split((n, ai, bi), chunk, self.target.lanes)
+            more, (n, ai, bi) = split((n, ai, bi), chunk, self.target.lanes)
             axes += more
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
         self.step(
-            kernel, d0 * d1 * d2, work=16 * total, a=a, b=b, y=y, rows=Rows(d1, d2, n, total),
-            a_strides=RowStrides(a0, a1, a2, ai), b_strides=RowStrides(b0, b1, b2, bi), clamp=limits,
-        )  # fmt: skip
+            kernel,
+            d0 * d1 * d2,
+            work=16 * total,
+            a=a,
+            b=b,
+            y=y,
+            rows=Rows(d1, d2, n, total),
+            a_strides=RowStrides(a0, a1, a2, ai),
+            b_strides=RowStrides(b0, b1, b2, bi),
+            clamp=limits,
+        )
 
     def rows(self, kernel: str, **operands: Operand) -> None:
         """One step of a kernel of `kernels/cpu/logic.py` from broadcast operands (by its arguments' names) to the output,
@@ -330,9 +351,18 @@ class Lowering:
         return Operand(ref, tuple(0 if d == 1 else s for d, s in zip(full, steps, strict=True)))
 
     def step(
-        self, kernel: str, units: int, *, work: int, kind: str = "other", algorithm: str = "", does: Work = _UNKNOWN,
-        writes: tuple[str, ...] = ("y",), zeros: Ref | None = None, **arguments: int | float | Ref | tuple | None,
-    ) -> None:  # fmt: skip
+        self,
+        kernel: str,
+        units: int,
+        *,
+        work: int,
+        kind: str = "other",
+        algorithm: str = "",
+        does: Work = _UNKNOWN,
+        writes: tuple[str, ...] = ("y",),
+        zeros: Ref | None = None,
+        **arguments: int | float | Ref | tuple | None,
+    ) -> None:
         """Emit ``family.kernel`` over this many units. Arguments go by the kernel's names, NamedTuples of
         `nbconv.kernels.params` among them; ``writes`` says which it writes to, and ``zeros`` is read in place of what lies
         outside of an image. ``work`` is the step's in all: flops, or four a byte moved; ``kind``, ``algorithm`` and ``does``
@@ -347,11 +377,17 @@ class Lowering:
         impl = (self.impl or Impl(kernel))._replace(kind=kind, algorithm=algorithm or described(kernel))
         self.steps.append(
             Step(
-                self.node, kernel, units, chunk, words, impl, does,
+                self.node,
+                kernel,
+                units,
+                chunk,
+                words,
+                impl,
+                does,
                 tuple(value for name, value in refs if name not in writes),
                 tuple(value for name, value in refs if name in writes),
             )
-        )  # fmt: skip
+        )
 
     def zeros(self, n: int) -> Ref:
         """A row of n zeros."""
@@ -362,36 +398,3 @@ def described(kernel: str) -> str:
     """A kernel's name, as a reader wants it."""
     family, _, name = kernel.partition(".")
     return family if family == name else kernel
-
-
-def tiles(n3: int, n4: int) -> int:
-    """How many tiles `copy` of kernels/cuda/move.py cuts a plane of n3 × n4 elements into."""
-    tall, wide = (256, 8) if n4 <= 8 else (4, 256) if n3 <= 4 else (32, 32)
-    return -(-n3 // tall) * -(-n4 // wide)
-
-
-def merge(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """(length, stride in one array, stride in the other) of nested axes, outermost first, with unit axes dropped and
-    neighbours that lie alike in both made one; at least one axis."""
-    merged: list[tuple[int, int, int]] = []
-    for d, a, b in axes:
-        if d == 1:
-            continue
-        if merged and merged[-1][1] == a * d and merged[-1][2] == b * d:
-            merged[-1] = (merged[-1][0] * d, a, b)
-        else:
-            merged.append((d, a, b))
-    return merged or [(1, 1, 1)]
-
-
-def _split(axis: tuple[int, int, int], most: int, lanes: int) -> tuple[list[tuple[int, int, int]], tuple[int, int, int]]:
-    """An axis as (outer axes, inner axis) with about ``most`` elements inside, whole vectors of ``lanes`` if it can be,
-    where its length has such a divisor."""
-    d, a, b = axis
-    most = max(1, min(most, d))
-    inner = next(k for k in range(most, 0, -1) if d % k == 0)
-    if d % lanes == 0:
-        inner = lanes * next(k for k in range(max(1, most // lanes), 0, -1) if d // lanes % k == 0)
-    if inner * 16 < most:
-        return [], axis
-    return [(d // inner, a * inner, b * inner)], (inner, a, b)

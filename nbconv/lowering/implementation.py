@@ -17,8 +17,8 @@ class Implementation(NamedTuple):
     name: str
     fits: Callable[[Any], bool]
     """whether it can do a problem within its limits of memory, and may be worth it"""
-    emit: Callable[[Lowering, Any], None]
-    """the steps that do it"""
+    emit: Callable[..., None]
+    """the steps that do it, of a `Lowering`, the problem, and the operands where the problem's node does not name them"""
     cost: Callable[[Any], float] | None = None
     """what it takes, in flops that the target could do meanwhile; None where no other row fits what it fits"""
     dtypes: tuple[str, ...] = ("float32",)
@@ -41,10 +41,10 @@ def choose(to: Lowering, fitting: Sequence[Implementation], problem: Any) -> Imp
     return min(fitting, key=lambda row: row.cost(problem) if row.cost else 0.0)
 
 
-def emit(to: Lowering, rows: Sequence[Implementation], problem: Any) -> None:
+def emit(to: Lowering, rows: Sequence[Implementation], problem: Any, *operands: Any) -> None:
     """The steps of the row that does a problem."""
     fitting = candidates(rows, problem)
     row = choose(to, fitting, problem)
     before, to.impl = to.impl, Impl(row.name, problem=problem, candidates=tuple(r.name for r in fitting))
-    row.emit(to, problem)
+    row.emit(to, problem, *operands)
     to.impl = before

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from nbconv.graph import FLOAT32
 from nbconv.kernels.params import Epilogue
 from nbconv.kernels.target import Target
 from nbconv.lowering.context import Lowering
@@ -51,7 +52,7 @@ def pack(matrices: np.ndarray, lanes: int, columns: int, drop: Callable[[], None
     if full:
         head = packed[:, : k * full].reshape(g, full // columns, k, columns)
         panels = matrices[:, :, :full].reshape(g, k, full // columns, columns).transpose(0, 2, 1, 3)
-        step = max(1, PIECE // (4 * g * k * columns))
+        step = max(1, PIECE // (FLOAT32.itemsize * g * k * columns))
         for i in range(0, panels.shape[1], step):
             head[:, i : i + step] = panels[:, i : i + step]
             if drop is not None and i + step < panels.shape[1]:
@@ -71,13 +72,9 @@ def pad_bias(bias: np.ndarray | None, groups: int, n: int, lanes: int, columns: 
     return full.reshape(-1)
 
 
-Tile = tuple[int, int, float]
-"""One of a target's ``tiles``."""
-
-
 class Cut(NamedTuple):
     """How the loops of a product are cut: rows and panels of a unit, taps and channels of a chunk of k, units in all.
-    ``parts``: on a GPU, the chunks of k where each is made by units of its own (see `nbconv.lowering.split_k`), else 1."""
+    ``parts``: on a GPU, the chunks of k where each is made by units of its own (`nbconv.lowering.gemm.split_k`), else 1."""
 
     rows: int
     panels: int
@@ -99,10 +96,20 @@ class Machine(Protocol):
 
 
 def cut(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut:
-    """For a convolution's ``groups``, or a ``batch``, of (m, k·taps) × (k·taps, n) products."""
+    """For a convolution's ``groups``, or a ``batch``, of (m, k·taps) × (k·taps, n) products: `whole`, or where that costs
+    clearly less, `split`."""
+    found, parts = whole(to, m, k, n, taps, groups, batch), split(to, m, k, n, taps, groups, batch)
+    results = groups * batch * m * n
+    if parts is not None and cut_cost(to, parts, results) < WORTH * cut_cost(to, found, results):
+        return parts
+    return found
+
+
+def whole(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut:
+    """Units that sum all of k."""
     columns, tile = to.columns, to.target.tile().rows
     if to.target.tiles:
-        return _tiles(to, m, k, n, taps, groups * batch)
+        return min(_tiled(to, m, k, n, taps, groups * batch, k), key=lambda how: cut_cost(to, how, groups * batch * m * n))
     tap_chunk, channel_chunk = max(1, DEPTH // k), k
     if k > DEPTH:
         tap_chunk, channel_chunk = 1, ceil(k, ceil(k, DEPTH))
@@ -112,48 +119,46 @@ def cut(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: 
     rows = min(m, ceil(ceil(m, blocks), tile) * tile)
     blocks = ceil(m, rows)
     all_panels = ceil(n, columns)
-    panels = min(all_panels, max(1, CACHE // (4 * k * taps * columns)))
+    panels = min(all_panels, max(1, CACHE // (FLOAT32.itemsize * k * taps * columns)))
     while panels > 1 and blocks * groups * ceil(all_panels, panels) < 8:
         panels = ceil(panels, 2)
     return Cut(rows, panels, tap_chunk, channel_chunk, batch * blocks * groups * ceil(all_panels, panels), 1)
 
 
-def _tiles(to: Machine, m: int, k: int, n: int, taps: int, matrices: int) -> Cut:
-    """What `cut` says on a GPU: the tile of the least `_cost`, or, where its tiles are fewer than multiprocessors, the tile
-    and the parts of k."""
-
-    def units(tile: Tile) -> int:
-        return matrices * ceil(m, tile[0]) * ceil(n, tile[1])
-
-    def cost(tile: Tile, chunk: int) -> float:
-        return _cost(tile, units(tile) * ceil(k, chunk), taps * ceil(chunk, STEP), matrices * m * n, ceil(k, chunk))
-
-    fitting = [tile for tile in to.target.tiles if tile[1] >= min(n, to.columns)]
-    best, chunk = min(fitting, key=lambda tile: cost(tile, k)), k
-    if units(best) < PROCESSORS:
-        chunks = (ceil(ceil(k, parts), STEP) * STEP for parts in range(2, MOST_PARTS + 1))
-        held = 4 * matrices * m * n
-        chunks = (c for c in chunks if c < k and taps * c >= LEAST_PRODUCTS and held * ceil(k, c) <= to.scratch_limit)
-        cuts = [(tile, c) for c in chunks for tile in fitting]
-        found = min(cuts, key=lambda both: cost(*both), default=(best, k))
-        if cost(*found) < WORTH * cost(best, k):
-            best, chunk = found
-    parts = ceil(k, chunk)
-    return Cut(best[0], ceil(best[1], to.columns), taps, chunk, units(best) * parts, parts)
+def split(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut | None:
+    """Units that sum parts of k, on a GPU where tiles are fewer than multiprocessors; None where that cannot be."""
+    matrices = groups * batch
+    if not to.target.tiles or whole(to, m, k, n, taps, groups, batch).units >= PROCESSORS:
+        return None
+    chunks = (ceil(ceil(k, parts), STEP) * STEP for parts in range(2, MOST_PARTS + 1))
+    held = FLOAT32.itemsize * matrices * m * n
+    chunks = (c for c in chunks if c < k and taps * c >= LEAST_PRODUCTS and held * ceil(k, c) <= to.scratch_limit)
+    cuts = (how for c in chunks for how in _tiled(to, m, k, n, taps, matrices, c))
+    return min(cuts, key=lambda how: cut_cost(to, how, matrices * m * n), default=None)
 
 
-def _cost(tile: Tile, units: int, steps: int, results: int, parts: int) -> float:
-    """The flops that a GPU could do meanwhile: its busiest multiprocessor's, who does so many ``steps`` of a unit,
-    times all of them; and for ``parts``, that their sums are written, and read by one launch more."""
-    busiest = ceil(units, PROCESSORS) * tile[0] * tile[1] * STEP * steps / tile[2]
-    return 2 * PROCESSORS * busiest + (LAUNCH + BYTE * 8 * results * parts if parts > 1 else 0)
+def _tiled(to: Machine, m: int, k: int, n: int, taps: int, matrices: int, chunk: int) -> list[Cut]:
+    """A GPU's cuts into chunks of k, for each of its tiles that n fills."""
+    parts, found = ceil(k, chunk), []
+    for rows, wide, _ in to.target.tiles:
+        if wide >= min(n, to.columns):
+            units = matrices * ceil(m, rows) * ceil(n, wide) * parts
+            found.append(Cut(rows, ceil(wide, to.columns), taps, chunk, units, parts))
+    return found
+
+
+def cut_cost(to: Machine, how: Cut, results: int) -> float:
+    """The flops that a GPU could do meanwhile: its busiest multiprocessor's, who does so many steps of a unit, times all of
+    them; and for parts of k, that their sums of so many ``results`` are written, and read by one launch more."""
+    rows, columns, speed = next(tile for tile in to.target.tiles if tile[0] == how.rows)
+    steps = how.tap_chunk * ceil(how.channel_chunk, STEP)
+    busiest = ceil(how.units, PROCESSORS) * rows * columns * STEP * steps / speed
+    return 2 * PROCESSORS * busiest + (LAUNCH + BYTE * 2 * FLOAT32.itemsize * results * how.parts if how.parts > 1 else 0)
 
 
 def product_cost(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> float:
     """The cost of such products on a GPU, cut as `cut` says, in flops that it could do meanwhile."""
-    how = cut(to, m, k, n, taps, groups, batch)
-    tile = next(tile for tile in to.target.tiles if tile[0] == how.rows)
-    return _cost(tile, how.units, taps * ceil(how.channel_chunk, STEP), groups * batch * m * n, how.parts)
+    return cut_cost(to, cut(to, m, k, n, taps, groups, batch), groups * batch * m * n)
 
 
 def epilogue(to: Lowering, groups: int, n: int, lanes: int, columns: int, part: slice | None = None) -> Epilogue:

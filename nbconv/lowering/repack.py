@@ -49,10 +49,19 @@ def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: 
     size = groups * taps * ws.cg
     y, units = to.floats(size * full), groups * ceil(n, to.columns)
     to.step(
-        "packing.panels", to.gpu_split(units, ceil(taps * ws.cg, PIECE)), work=16 * size * n, w=w.at(ws.base), y=y,
-        kh=ws.kh, kw=ws.kw, cg=ws.cg, n=n,
-        strides=FilterStrides(ws.group, ws.ky, ws.kx, ws.ci, ws.co), padded=full, scale=scale,
-    )  # fmt: skip
+        "packing.panels",
+        to.gpu_split(units, ceil(taps * ws.cg, PIECE)),
+        work=16 * size * n,
+        w=w.at(ws.base),
+        y=y,
+        kh=ws.kh,
+        kw=ws.kw,
+        cg=ws.cg,
+        n=n,
+        strides=FilterStrides(ws.group, ws.ky, ws.kx, ws.ci, ws.co),
+        padded=full,
+        scale=scale,
+    )
     return y
 
 
@@ -62,9 +71,18 @@ def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: i
     full, points = padded(co, to.target.lanes, to.columns), (size + 2) ** 2
     y = to.floats(points * ci * full)
     to.step(
-        f"packing.winograd_{size}", to.gpu_split(ceil(co, to.columns), ceil(ci, FILTERS)), work=16 * points * ci * co,
-        w=w, y=y, ci=ci, co=co, cis=cis, cos=cos, turned=int(turned), padded=full,
-    )  # fmt: skip
+        f"packing.winograd_{size}",
+        to.gpu_split(ceil(co, to.columns), ceil(ci, FILTERS)),
+        work=16 * points * ci * co,
+        w=w,
+        y=y,
+        ci=ci,
+        co=co,
+        cis=cis,
+        cos=cos,
+        turned=int(turned),
+        padded=full,
+    )
     return y
 
 

@@ -11,11 +11,10 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
-from nbconv.kernels.params import Addends, Scatter
-from nbconv.lowering import repack, split_k
-from nbconv.lowering.context import Lowering, Ref
-from nbconv.lowering.packing import cut, epilogue, pack, pad_bias, padded
-from nbconv.lowering.repack import WeightStrides, varies
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.gemm import PRODUCTS, Operands
+from nbconv.lowering.gemm.problem import operand, problem
+from nbconv.lowering.implementation import emit
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -66,26 +65,11 @@ class Gemm(Op):
         return "residual"
 
     def lower(self, to: Lowering) -> None:
-        (m, n), a, b = to.outputs[0].shape, to.inputs[0], to.inputs[1]
+        (m, n), a = to.outputs[0].shape, to.inputs[0]
         k = a.shape[0] if self.transA else a.shape[1]
-        left = to.input(0)
-        if self.transA:
-            left = to.floats(m * k)
-            to.copy(to.input(0), left, (m, k), (1, m), (k, 1))
-        names = (*to.node.inputs, "")[:3]
-
-        def weights() -> np.ndarray:
-            w = to.value(1)
-            w = w.T if self.transB else w
-            return w if self.alpha == 1 else self.alpha * w
-
-        def bias() -> np.ndarray | None:
-            return np.broadcast_to(self.beta * to.value(2).reshape(-1), (n,)) if names[2] else None
-
-        lower_product(
-            to, left, 1, m, k, n, b.constant, weights, f"{names[1]}#{self.transB}.{self.alpha}",
-            (1, k) if self.transB else (n, 1), (0, 0), bias, f"{names[2]}#{self.beta}x{n}", self.alpha, self.beta,
-        )  # fmt: skip
+        found = problem(to, 1, m, k, n, (bool(self.transA), bool(self.transB)))
+        c = operand(to, 2) if to.has(2) else None
+        emit(to, PRODUCTS, found, Operands(to.input(0), operand(to, 1), c, self.alpha, self.beta))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         a, b, dy = to.x(0), to.x(1), to.dy()
@@ -105,38 +89,6 @@ class Gemm(Op):
 
                 dc = to.add(Mul(), dc, to.constant(np.array(self.beta, to.inputs[2].dtype)))
         return (da, db, dc)[: len(to.inputs)]
-
-
-def lower_product(
-    to, left: Ref, batch: int, m: int, k: int, n: int, constant: bool, weights, key: str, ws, steps, bias, bias_key,
-    alpha: float = 1.0, beta: float = 1.0,
-) -> None:  # fmt: skip
-    """Steps of kernels/cpu/gemm.py for ``batch`` products (m, k) × (k, n) into the output. A right side that is no constant
-    is packed first: its (row, column) strides are ``ws``; ``steps`` are the batch strides of both sides."""
-    lanes, columns = to.target.lanes, to.columns
-    how = cut(to, m, k, n, 1, batch=batch)
-    full = padded(n, lanes, columns)
-    matrices = batch if steps[1] else 1
-    if constant:
-        right = to.constant(f"{key}#packed", lambda: pack(weights().reshape(matrices, k, n), lanes, columns, to.drop))
-    else:
-        right = repack.panels(
-            to,
-            to.input(1),
-            WeightStrides(0, steps[1], 0, 0, ws[0], ws[1], 1, 1, k),
-            matrices,
-            n,
-            alpha,
-        )
-    if varies(to, 2):
-        shift = repack.bias(to, to.input(2), 1, n, scale=beta)
-    else:
-        shift = to.constant(bias_key, lambda: pad_bias(bias(), 1, n, lanes, columns))
-    wanted = split_k.Results(
-        m, n, batch, False, to.output(), n, m * n, Addends(shift, to.residual, 0 if to.residual is None else n),
-        epilogue(to, 1, n, lanes, columns), (1, m), Scatter(1, m),
-    )  # fmt: skip
-    split_k.gemm(to, how, wanted, k, left, k, steps[0], right, k * full if steps[1] else 0)
 
 
 class MatMul(Op):
@@ -186,14 +138,11 @@ class MatMul(Op):
         return "" if found is None else "residual" if found[4:] == (0, 0) else "activation"
 
     def lower(self, to: Lowering) -> None:
-        a, b = to.inputs[:2]
-        found, left = self.matrices(a, b), to.input(0)
+        found = self.matrices(*to.inputs[:2])
         assert found is not None
-        batch, m, k, n, step_a, step_b = found
-        lower_product(
-            to, left, batch, m, k, n, b.constant, lambda: to.value(1), f"{to.node.inputs[1]}#matmul", (n, 1),
-            (step_a, step_b), lambda: None, f"#bias{n}",
-        )  # fmt: skip
+        batch, m, k, n, *strides = found
+        product = problem(to, batch, m, k, n, strides=(strides[0], strides[1]))
+        emit(to, PRODUCTS, product, Operands(to.input(0), operand(to, 1)))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Through matrices: a vector is given its axis back first."""

@@ -4,23 +4,14 @@ attributes, its values by `Binding`."""
 from __future__ import annotations
 
 import binascii
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbconv.plan.program import Program, plain
+
 if TYPE_CHECKING:
-    from nbconv.graph import Spec
     from nbconv.graph.op import Op
-
-
-class Scope(Protocol):
-    """The program that bindings are about."""
-
-    inputs: list[str]
-    constants: list[str]
-    arena: int
-
-    def spec(self, k: int) -> Spec: ...
 
 
 class Binding(NamedTuple):
@@ -67,7 +58,7 @@ class Binding(NamedTuple):
         return [self.kind, self.key, list(self.shape), self.dtype.str]
 
     @classmethod
-    def decode(cls, kept: list, program: Scope) -> Binding:
+    def decode(cls, kept: list, program: Program) -> Binding:
         """`encode` undone; ValueError or TypeError for what is not within ``program``."""
         kind, key, shape, dtype = kept
         found = cls(kind, key, tuple(shape), plain(dtype))
@@ -91,14 +82,6 @@ class Binding(NamedTuple):
         return found
 
 
-def plain(name: str) -> np.dtype:
-    """The type of this name, if it is one of numbers or bools; else ValueError."""
-    dtype = np.dtype(name)
-    if dtype.kind not in "biuf" or dtype.str != name:
-        raise ValueError(f"type {name!r}")
-    return dtype
-
-
 class HostStep(NamedTuple):
     """An op that NumPy does: its `reference` on the values' arrays."""
 
@@ -119,7 +102,12 @@ class HostStep(NamedTuple):
 
         return family_of(self.op) is not None
 
-    def encode(self) -> dict[str, Any]:
+    @property
+    def bodies(self) -> tuple[()]:
+        """No programs."""
+        return ()
+
+    def encode(self, tables: list[np.ndarray]) -> dict[str, Any]:
         from nbconv.ops import family_of
 
         return {
@@ -129,7 +117,7 @@ class HostStep(NamedTuple):
         }  # fmt: skip
 
     @classmethod
-    def decode(cls, kept: dict[str, Any], program: Scope) -> HostStep:
+    def decode(cls, kept: dict[str, Any], program: Program) -> HostStep:
         from nbconv.ops import of_family
 
         attributes = {name: decode_attribute(value) for name, value in kept["attributes"].items()}

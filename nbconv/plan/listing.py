@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nbconv.kernels.target import Target
     from nbconv.lowering.context import Step
 
-HEAD = ("#", "OP", "KERNEL", "INPUTS", "WEIGHTS", "OUTPUT", "LAYOUT", "BYTES", "NODE")
+HEAD = ("#", "OP", "IMPLEMENTATION", "KERNEL", "INPUTS", "WEIGHTS", "OUTPUT", "LAYOUT", "BYTES", "NODE")
 AXES = {3: ("NCW", "NWC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
 """How values lie, by rank: as ONNX has them, and channels last."""
 
@@ -42,10 +42,10 @@ class Listed(Protocol):
 
 
 def listing(plan: Listed, width: int = WIDTH) -> str:
-    """Steps in order: the op with what was fused into it, what does it, the shapes of what it reads and makes, how the
-    result lies, and its bytes. Of constants, those of rank 2 and more are shown. Where a node takes several steps, the first
-    shows what it reads, and the last its result. Steps of bodies stand behind the step that runs them, as 3.0, 3.1. The
-    last line sums up."""
+    """Steps in order: the op with what was fused into it; the row of an implementation list, where there was one to choose
+    from; the kernel; the shapes of what it reads and makes, how the result lies, and its bytes. Of constants, those of rank
+    2 and more are shown. Where a node takes several steps, the first shows what it reads, and the last its result. Steps of
+    bodies stand behind the step that runs them, as 3.0, 3.1. The last line sums up."""
     lines = ports("input ", [f"{name}: {described(spec)}" for name, spec in plan.inputs.items()])
     head, rows, kept = filled(HEAD, _rows(plan))
     lines += aligned(head, rows, [k for k, i in enumerate(kept) if HEAD[i] in ("#", "BYTES")], width, [len(kept) - 1])
@@ -78,10 +78,10 @@ def _whole(plan: Listed) -> list[Listed]:
     return [plan, *(p for body in inner for p in _whole(body))]
 
 
-def implementation(step: Step) -> str:
+def kernel(step: Step) -> str:
     """What does a step: its kernel, or NumPy."""
-    family, _, kernel = step.kernel.partition(".")
-    return "numpy" if not step.kernel else kernel if kernel == family else step.kernel
+    family, _, name = step.kernel.partition(".")
+    return "numpy" if not step.kernel else name if name == family else step.kernel
 
 
 def layout(spec: Spec, lies: Layout) -> str:
@@ -115,7 +115,8 @@ def _row(plan: Listed, node: Node, step: Step, first: bool, last: bool) -> list[
     lies = layout(outs[0], plan.layout(names[0]))
     made = [", ".join(map(described, outs)), lies, size(sum(spec.nbytes for spec in outs))] if last else ["", "", ""]
     return [
-        "programs" if step.node in plan.bodies else implementation(step),
+        step.impl.name if step.impl.candidates else "",
+        "programs" if step.node in plan.bodies else kernel(step),
         *([reads, weights] if first else ["", ""]),
         *made,
     ]

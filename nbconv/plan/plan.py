@@ -19,9 +19,10 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
+from nbconv.plan.call import Body, CallStep
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
-from nbconv.plan.program import Body, CallStep, Program, bind
+from nbconv.plan.program import Program, bind
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target

@@ -5,17 +5,45 @@ It needs no pass and no graph, ops only where NumPy does steps, and can be kept 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.kernels.compile import libraries
-from nbconv.plan.host import Binding, HostStep
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Protocol
+
     from nbconv.kernels.target import Target
+
+    class Binding(Protocol):
+        """`nbconv.plan.host.Binding`."""
+
+        @property
+        def kind(self) -> str: ...
+        @property
+        def key(self) -> str | int: ...
+        def array(self, space: Any) -> np.ndarray: ...
+        def encode(self) -> list: ...
+
+    class Body(Protocol):
+        """`nbconv.plan.call.Body`."""
+
+        @property
+        def program(self) -> Program: ...
+
+    class OtherStep(Protocol):
+        """A step that no kernel does: `nbconv.plan.host.HostStep`, `nbconv.plan.call.CallStep`."""
+
+        @property
+        def bodies(self) -> Sequence[Body]: ...
+        @property
+        def portable(self) -> bool: ...
+        def run(self, space: Any, threads: int) -> None: ...
+        def encode(self, tables: list[np.ndarray]) -> dict[str, Any]: ...
+
 
 FIELDS = ("words", "table", "arena_words", "arena_offsets", "constant_words", "constant_indices", "constant_offsets")
 
@@ -32,8 +60,8 @@ class Program:
     def __init__(
         self, *, results: list[tuple[str, tuple[int, ...], str]], inputs: list[str], arena: int, kernels: list[str],
         constants: list[str], input_moves: dict[str, list], result_moves: dict[int, list], segments: list[tuple[int, int]],
-        tables: dict[str, np.ndarray], host_steps: dict[int, HostStep | CallStep] | None = None,
-        copies: list[tuple[int, Binding]] | None = None, slots: int = 0,
+        tables: dict[str, np.ndarray], host_steps: Mapping[int, OtherStep] | None = None,
+        copies: Sequence[tuple[int, Binding]] = (), slots: int = 0,
     ) -> None:  # fmt: skip
         self.results = [(name, tuple(shape), np.dtype(dtype)) for name, shape, dtype in results]
         self.inputs, self.arena, self.kernels, self.constants = inputs, arena, kernels, constants
@@ -41,9 +69,9 @@ class Program:
         self.segments = segments
         self.words, self.table, self.arena_words, self.arena_offsets = (tables[n] for n in FIELDS[:4])
         self.constant_words, self.constant_indices, self.constant_offsets = (tables[n] for n in FIELDS[4:])
-        self.host_steps = host_steps or {}
+        self.host_steps = dict(host_steps or {})
         """by number: the steps that no kernel does"""
-        self.copies = copies or []
+        self.copies = copies
         """(result, the value it is a copy of) for results that no step writes"""
         self.slots = slots
         """most threads that a run may use (some steps have scratch memory for each); 0 when any number may"""
@@ -62,7 +90,7 @@ class Program:
     @property
     def bodies(self) -> list[Program]:
         """The programs that its steps run."""
-        return [body.program for step in self.host_steps.values() if isinstance(step, CallStep) for body in step.bodies]
+        return [body.program for step in self.host_steps.values() for body in step.bodies]
 
     @property
     def portable(self) -> bool:
@@ -109,35 +137,23 @@ class Program:
             "kernels": self.kernels, "constants": self.constants, "input_moves": self.input_moves,
             "result_moves": self.result_moves, "segments": self.segments, "slots": self.slots,
             "at": at, "sizes": [t.size for t in mine],
-            "host_steps": [
-                (i, step.encode(tables) if isinstance(step, CallStep) else step.encode())
-                for i, step in self.host_steps.items()
-            ],
+            "host_steps": [(i, step.encode(tables)) for i, step in self.host_steps.items()],
             "copies": [(k, binding.encode()) for k, binding in self.copies],
         }  # fmt: skip
 
     @classmethod
     def decode(cls, head: dict[str, Any], words: np.ndarray) -> Program:
-        """`encode` undone, of all tables one behind the other; ValueError, TypeError and their like for what does not
-        fit."""
-        at, sizes, steps, copies = (head.pop(k) for k in ("at", "sizes", "host_steps", "copies"))
+        """`encode` undone, of all tables one behind the other, for a program of kernels alone (`nbconv.plan.call.decode`
+        does the others, and calls this); ValueError, TypeError and their like for what does not fit."""
+        own = {k: v for k, v in head.items() if k not in ("at", "sizes", "host_steps", "copies")}
+        at, sizes = head["at"], head["sizes"]
         if min(at, *sizes) < 0 or at + sum(sizes) > len(words):
             raise ValueError("tables that are not there")
         parts = np.split(words[at : at + sum(sizes)], np.cumsum(sizes)[:-1])
         found: dict[str, np.ndarray] = dict(zip(FIELDS, parts, strict=True))
         found["table"] = found["table"].reshape(-1, 4)
-        program = cls(tables=found, **head)
+        program = cls(tables=found, **own)
         program._check()
-        for i, kept in steps:
-            called = "control" in kept
-            program.host_steps[i] = CallStep.decode(kept, program, words) if called else HostStep.decode(kept, program)
-        program.copies = [(k, Binding.decode(binding, program)) for k, binding in copies]
-        for k, binding in program.copies:
-            if k < 0 or (program.spec(k).nbytes, program.spec(k).dtype) != (binding.nbytes, binding.dtype):
-                raise ValueError(f"result {k} as a copy of {binding}")
-        ends = {0, *(end for _, end in program.segments)}
-        if not all({i, i + 1} <= ends for i in program.host_steps):
-            raise ValueError("a segment of what kernels do and others")
         return program
 
     def _check(self) -> None:
@@ -162,104 +178,12 @@ class Program:
             raise ValueError("tables that do not fit each other")
 
 
-class Body(NamedTuple):
-    """A program that a step of another runs: by its inputs' names and its results' numbers, the outer program's values."""
-
-    program: Program
-    inputs: dict[str, Binding]
-    results: list[Binding]
-
-
-class CallStep:
-    """A step that runs other programs, its bodies.
-
-    ``control``: how, the name of one of `CONTROLS`. ``operands``: the outer values that it works on itself, such as a
-    condition. ``arena``: the part of the outer arena in which the bodies work, one at a time.
-    """
-
-    def __init__(self, control: str, bodies: list[Body], operands: list[Binding], arena: Binding) -> None:
-        self.control, self.bodies, self.operands, self.arena = control, bodies, operands, arena
-
-    def run(self, space: Any, threads: int) -> None:
-        CONTROLS[self.control].run(Calls(self, space, threads))
-
-    @property
-    def portable(self) -> bool:
-        """Whether another process can make its bodies again."""
-        return all(body.program.portable for body in self.bodies)
-
-    def encode(self, tables: list[np.ndarray]) -> dict[str, Any]:
-        return {
-            "control": self.control, "arena": self.arena.encode(), "operands": [b.encode() for b in self.operands],
-            "bodies": [
-                [b.program.encode(tables), {n: i.encode() for n, i in b.inputs.items()}, [r.encode() for r in b.results]]
-                for b in self.bodies
-            ],
-        }  # fmt: skip
-
-    @classmethod
-    def decode(cls, kept: dict[str, Any], program: Program, words: np.ndarray) -> CallStep:
-        arena = Binding.decode(kept["arena"], program)
-        bodies = [_decode_body(body, program, arena, words) for body in kept["bodies"]]
-        operands = [Binding.decode(b, program) for b in kept["operands"]]
-        wanted = CONTROLS[kept["control"]]
-        if (len(operands), len(bodies)) != wanted[1:] or arena.kind != "arena" or arena.dtype != np.uint8:
-            raise ValueError(f"control {kept['control']!r} in {kept['arena']}")
-        return cls(kept["control"], bodies, operands, arena)
-
-
-def _decode_body(kept: list, outer: Program, arena: Binding, words: np.ndarray) -> Body:
-    head, inputs, results = kept
-    program = Program.decode(head, words)
-    body = Body(
-        program, {n: Binding.decode(b, outer) for n, b in inputs.items()}, [Binding.decode(b, outer) for b in results]
-    )
-    if program.arena > arena.nbytes or set(body.inputs) != set(program.inputs) or len(results) != len(program.results):
-        raise ValueError("a body that does not fit the step")
-    for k, binding in enumerate(body.results):
-        spec = program.spec(k)
-        if (spec.shape, spec.dtype) != (binding.shape, binding.dtype) or not binding.writable:
-            raise ValueError("a body's result that does not fit the value")
-    return body
-
-
-class Calls:
-    """One execution of a `CallStep`: what its control reads, and runs."""
-
-    def __init__(self, step: CallStep, space: Any, threads: int) -> None:
-        self.step, self.space, self.threads = step, space, threads
-
-    def operand(self, i: int) -> np.ndarray:
-        """The array of operand i."""
-        return self.step.operands[i].array(self.space)
-
-    def run(
-        self, k: int, feeds: Mapping[str, np.ndarray] | None = None, results: Mapping[int, np.ndarray] | None = None
-    ) -> None:
-        """Run body k, on these arrays where they are given, such as those that a loop carries, else on the outer values."""
-        body, feeds, results = self.step.bodies[k], feeds or {}, results or {}
-        program, space = body.program, self.space
-        given = {n: feeds[n] if n in feeds else body.inputs[n].array(space) for n in program.inputs}
-        found = [results[i] if i in results else body.results[i].array(space) for i in range(len(program.results))]
-        with space.inner((id(self.step), k), program, self.step.arena) as inner:
-            inner.run(given, found, self.threads)
-
-
-def choose(calls: Calls) -> None:
-    """If: the first body where the one operand, a bool, holds, else the second."""
-    calls.run(0 if calls.operand(0).reshape(-1)[0] else 1)
-
-
-class Control(NamedTuple):
-    """How a step runs its bodies, of which, and of operands, it has so many."""
-
-    run: Callable[[Calls], None]
-    operands: int
-    bodies: int
-
-
-CONTROLS = {"if": Control(choose, 1, 2)}
-"""By the names that ops and files have for them."""
+def plain(name: str) -> np.dtype:
+    """The type of this name, if it is one of numbers or bools; else ValueError."""
+    dtype = np.dtype(name)
+    if dtype.kind not in "biuf" or dtype.str != name:
+        raise ValueError(f"type {name!r}")
+    return dtype
 
 
 def bind(program: Program, target: Target, arrays: Mapping[str, np.ndarray]) -> Program:

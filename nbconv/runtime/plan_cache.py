@@ -21,8 +21,7 @@ import numpy as np
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.load import sha256
 from nbconv.kernels.store import cache_folder
-from nbconv.plan.host import plain
-from nbconv.plan.program import Program
+from nbconv.plan.program import Program, plain
 
 if TYPE_CHECKING:
     from nbconv.graph import Spec
@@ -211,7 +210,7 @@ class PlanCache:
             extra, keys, own, identity = (head.pop(k) for k in ("extra", "keys", "own", "weights"))
             tables = np.frombuffer(rest, np.int64, table_size // 8, 32 + head_size)
             held = rest[32 + head_size + table_size :]
-            program = Program.decode(head, tables)
+            program = _decoded(head, tables)
             program.keys = {str(f): str(k) for f, k in keys.items()}
             arrays = {}
             for name in program.constant_names():
@@ -298,6 +297,15 @@ def _size(shape: list[int]) -> int:
     for d in shape:
         n *= d
     return n
+
+
+def _decoded(head: dict[str, Any], tables: np.ndarray) -> Program:
+    """The program of these words; NumPy's steps and control flow are imported only for a program that has them."""
+    if not head["host_steps"] and not head["copies"]:
+        return Program.decode(head, tables)
+    from nbconv.plan.call import decode
+
+    return decode(head, tables)
 
 
 def _program_name(key: Any) -> str:

@@ -81,6 +81,7 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
                 "name": s.name,
                 "op": repr(s.step.node.op).partition("(")[0],
                 "kind": s.kind,
+                "implementation": s.step.impl.name if s.step.impl.candidates else None,
                 "kernel": s.step.kernel or "numpy",
                 "algorithm": s.algorithm,
                 "shape": list(made.shape),

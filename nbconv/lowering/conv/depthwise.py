@@ -46,13 +46,23 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         b = to.constant(f"{bias}#lanes{c}", lambda: pad_bias(to.value(2) if bias else None, 1, c, lanes, lanes))
     size = g.n * c * g.oh * g.ow
     to.step(
-        "depthwise.depthwise", g.n * ceil(g.oh, band) * ceil(c, piece), work=8 * size * g.taps,
-        x=to.input(0), y=to.output(), w=packed, b=b,
-        image=DenseImage(g.h, g.w, c, g.oh, g.ow), window=sliding(g.down, g.across), padded=full, band=band, piece=piece,
-        epilogue=epilogue(to, 1, c, lanes, lanes), kind="depthwise",
+        "depthwise.depthwise",
+        g.n * ceil(g.oh, band) * ceil(c, piece),
+        work=8 * size * g.taps,
+        x=to.input(0),
+        y=to.output(),
+        w=packed,
+        b=b,
+        image=DenseImage(g.h, g.w, c, g.oh, g.ow),
+        window=sliding(g.down, g.across),
+        padded=full,
+        band=band,
+        piece=piece,
+        epilogue=epilogue(to, 1, c, lanes, lanes),
+        kind="depthwise",
         algorithm=f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
-        does=Work(2 * size * g.taps, 2 * size * g.taps, 4 * size, seen_by(g.down, g.across)),
-    )  # fmt: skip
+        does=Work(2 * size * g.taps, 2 * size * g.taps, p.itemsize * size, seen_by(g.down, g.across)),
+    )
 
 
 DEPTHWISE = Implementation("depthwise", fits, emit)

@@ -21,12 +21,17 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     full = ceil(c, lanes) * lanes
     zeros = to.zeros(full)
     to.step(
-        "conv_grad.depthwise_transposed", to.gpu_split(g.n * g.oh, full // lanes * ceil(g.ow, STRIP)),
-        work=8 * g.n * c * g.h * g.w * g.taps, dy=to.input(0),
+        "conv_grad.depthwise_transposed",
+        to.gpu_split(g.n * g.oh, full // lanes * ceil(g.ow, STRIP)),
+        work=8 * g.n * c * g.h * g.w * g.taps,
+        dy=to.input(0),
         w=repack.rows(to, to.input(1), g.taps, c, 1, g.taps, full),
-        b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros, y=to.output(),
-        image=DenseImage(g.oh, g.ow, c, g.h, g.w), window=sliding(g.down, g.across), padded=full,
-    )  # fmt: skip
+        b=repack.rows(to, to.input(2), 1, c, 0, 1, full) if to.has(2) else zeros,
+        y=to.output(),
+        image=DenseImage(g.oh, g.ow, c, g.h, g.w),
+        window=sliding(g.down, g.across),
+        padded=full,
+    )
 
 
 DEPTHWISE_TRANSPOSED = Implementation("depthwise_transposed", fits, emit)

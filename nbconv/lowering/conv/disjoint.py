@@ -33,9 +33,12 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     there = to.out_strides()
     yn, yc, yh, yw = there if g.axes == 2 else (*there[:2], 0, there[2])
     to.copy(
-        cells, to.output(), (g.n, g.h, g.w, kh, kw, g.co), (g.h * g.w * wide, g.w * wide, wide, kw * g.co, g.co, 1),
+        cells,
+        to.output(),
+        (g.n, g.h, g.w, kh, kw, g.co),
+        (g.h * g.w * wide, g.w * wide, wide, kw * g.co, g.co, 1),
         (yn, yh * kh, yw * kw, yh, yw, yc),
-    )  # fmt: skip
+    )
 
 
 DISJOINT = Implementation("disjoint_product", fits, emit)

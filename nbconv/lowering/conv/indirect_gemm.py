@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.graph import FLOAT32
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Scatter
-from nbconv.lowering import repack, split_k
+from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import Image, bias, image
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.cost import weighted_product
+from nbconv.lowering.gemm.steps import Results, finish, sums
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import cut, epilogue, pack, padded, product_cost
 from nbconv.lowering.repack import WeightStrides, varies
@@ -56,7 +58,8 @@ def product(p: ConvProblem) -> float:
     pixels = g.n * g.oh * g.ow
     if p.target.gpu:
         return GAIN * product_cost(p, pixels, g.ci, g.co, g.taps, g.groups)
-    return weighted_product(2.0 * g.taps * pixels * g.ci * g.co, pixels, p.target.tile().rows, 4.0 * g.taps * g.ci * g.co)
+    weights = g.taps * g.ci * g.co
+    return weighted_product(2.0 * pixels * weights, pixels, p.target.tile().rows, p.itemsize * weights)
 
 
 def emit(to: Lowering, p: ConvProblem) -> None:
@@ -76,9 +79,16 @@ def weights(to: Lowering, g: Geometry) -> Weights:
 
 
 def taps_steps(
-    to: Lowering, g: Geometry, w: Weights, size: tuple[int, int], down: tuple[int, ...], across: tuple[int, ...],
-    scatter: Scatter | None = None, source: Image | None = None, wide: Wide | None = None,
-) -> None:  # fmt: skip
+    to: Lowering,
+    g: Geometry,
+    w: Weights,
+    size: tuple[int, int],
+    down: tuple[int, ...],
+    across: tuple[int, ...],
+    scatter: Scatter | None = None,
+    source: Image | None = None,
+    wide: Wide | None = None,
+) -> None:
     """One step of `conv` in kernels/cpu/conv.py, of x, or of the image ``source``, to (oh, ow) = ``size`` results, which go
     to y as ``scatter`` says. ``down`` and ``across`` are (kernel, stride, dilation, begin). Weights that are packed here, of
     one group, may be packed some columns at a time, with a step each."""
@@ -93,28 +103,34 @@ def taps_steps(
     if down == across == (1, 1, 1, 0) and scatter == Scatter(oh, ow) and (oh, ow) == (h, width):
         h, width, oh, ow, scatter = 1, m, 1, m, Scatter(1, m)  # one row of pixels: one sequence of addresses
     parted = varies(to, 1) and ws.kh and g.groups == 1 and not wide
-    for first, last in to.pieces(og, 4 * taps * cg) if parted else [(0, og)]:
+    for first, last in to.pieces(og, FLOAT32.itemsize * taps * cg) if parted else [(0, og)]:
         n, part = last - first, slice(first, last) if last - first < og else None
         how = cut(to, m, cg, n, taps, g.groups)
         packed = packed_weights(to, g, w, taps * cg, og, first, n)
-        wanted = split_k.Results(
-            m, n, g.groups, True, y.at(first), ldy, n,
-            Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres),
-            epilogue(to, g.groups, n, lanes, columns, part), (oh, ow), scatter,
-        )  # fmt: skip
-        found, chunks = split_k.sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"
+        addends = Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres)
+        done = epilogue(to, g.groups, n, lanes, columns, part)
+        wanted = Results(m, n, g.groups, True, y.at(first), ldy, n, addends, done, (oh, ow), scatter)
+        found, chunks = sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"
         flops = 2 * m * g.groups * n * cg * taps
         to.step(
-            "conv.conv", how.units, work=flops,
-            x=ref, y=found.y, w=packed, addends=found.addends,
+            "conv.conv",
+            how.units,
+            work=flops,
+            x=ref,
+            y=found.y,
+            w=packed,
+            addends=found.addends,
             zeros=to.zeros(cg),
-            image=ConvImage(m, h, width, ldx, cg, oh, ow, found.ldy, n), window=sliding(down, across),
-            scatter=found.scatter, epilogue=found.epilogue, kind=kind,
+            image=ConvImage(m, h, width, ldx, cg, oh, ow, found.ldy, n),
+            window=sliding(down, across),
+            scatter=found.scatter,
+            epilogue=found.epilogue,
+            kind=kind,
             algorithm=f"conv {kh}×{kw}{stride}, {how.rows} rows × {how.panels} panels, k {chunks}",
-            does=Work(flops, flops, 4 * m * g.groups * n, seen_by(down, across)),
+            does=Work(flops, flops, FLOAT32.itemsize * m * g.groups * n, seen_by(down, across)),
             blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
-        )  # fmt: skip
-        split_k.finish(to, how, found, wanted, kind)
+        )
+        finish(to, how, found, wanted, kind)
 
 
 def packed_weights(to: Lowering, g: Geometry, w: Weights, k: int, og: int, first: int, n: int) -> Ref:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from nbconv.graph import CHANNELS_LAST
 from nbconv.kernels.target import Target
 from nbconv.lowering.context import Lowering
@@ -72,14 +74,17 @@ class ConvProblem(NamedTuple):
     scratch_limit: float
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
     def columns(self) -> int:
         """Columns of a full panel of packed weights."""
         return self.target.columns
 
 
-def geometry(
-    x: tuple[int, ...], ci: int, co: int, window: Window, groups: int, transposed: bool = False
-) -> Geometry:  # fmt: skip
+def geometry(x: tuple[int, ...], ci: int, co: int, window: Window, groups: int, transposed: bool = False) -> Geometry:
     """Of a convolution of x with ``ci`` to ``co`` channels a group."""
     oh, ow = window.out if len(window.out) == 2 else (1, window.out[0])
     return Geometry(transposed, len(x) - 2, x[0], groups, ci, co, *plane(x), oh, ow, *flat(window))

@@ -3,6 +3,7 @@ input 1 dy."""
 
 from __future__ import annotations
 
+from nbconv.graph import FLOAT32
 from nbconv.kernels.params import ConvImage, GradBlocking, Pixels, TapStrides
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import Image
@@ -46,27 +47,32 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
     groups, og, cg, m, count, target = g.groups, g.co, image.cg, g.n * g.oh * g.ow, down[0] * across[0], to.target
     full = ceil(padded(og, target.lanes, to.columns), to.columns) * to.columns
     size = groups * count * cg * full
-    columns = min(full, max(to.columns, target.sums // (4 * count * cg) // to.columns * to.columns))
+    columns = min(full, max(to.columns, target.sums // (FLOAT32.itemsize * count * cg) // to.columns * to.columns))
     blocks = to.gpu_split(groups * ceil(og, columns), ceil(count * cg, target.tile().rows))
-    chunk = 2 * target.pixels or max(64, min(MAX_PIXELS, SIDES // (4 * (cg + columns))))
-    parts = max(1, min(ceil(target.units, blocks), PARTIAL // (4 * size), ceil(m, chunk)))
+    chunk = 2 * target.pixels or max(64, min(MAX_PIXELS, SIDES // (FLOAT32.itemsize * (cg + columns))))
+    parts = max(1, min(ceil(target.units, blocks), PARTIAL // (FLOAT32.itemsize * size), ceil(m, chunk)))
     pixels = ceil(m, parts)
     chunk = ceil(pixels, ceil(pixels, chunk))
     parts = ceil(m, pixels)
-    for first, last in pieces(to, og, columns, 4 * parts * count * cg) if groups == 1 else [(0, og)]:
+    for first, last in pieces(to, og, columns, FLOAT32.itemsize * parts * count * cg) if groups == 1 else [(0, og)]:
         n = last - first
         blocks = to.gpu_split(groups * ceil(n, columns), ceil(count * cg, target.tile().rows))
         full = ceil(padded(n, target.lanes, to.columns), to.columns) * to.columns
         size = groups * count * cg * full
         sums = to.floats(parts * size)
         to.step(
-            "conv_grad.conv_grad_weight", parts * blocks, work=2 * m * count * cg * groups * n, x=image.ref,
-            dy=channels_last(to, 1).at(first), y=sums,
+            "conv_grad.conv_grad_weight",
+            parts * blocks,
+            work=2 * m * count * cg * groups * n,
+            x=image.ref,
+            dy=channels_last(to, 1).at(first),
+            y=sums,
             zeros=to.zeros(cg),
-            image=ConvImage(m, image.h, image.w, image.ldx, cg, g.oh, g.ow, groups * og, n), window=sliding(down, across),
+            image=ConvImage(m, image.h, image.w, image.ldx, cg, g.oh, g.ow, groups * og, n),
+            window=sliding(down, across),
             does=Work(seen=seen_by(down, across)),
             blocking=GradBlocking(groups, parts, pixels, min(columns, full), chunk, full),
-        )  # fmt: skip
+        )
         strides = TapStrides(1, g.taps, g.ci * g.taps, og * g.ci * g.taps)
         merge(to, sums, parts, g.taps, g.ci, n, full, size, strides, to.output().at(first * g.ci * g.taps), groups)
 
@@ -79,14 +85,33 @@ def pieces(to: Lowering, n: int, columns: int, nbytes: int) -> list[tuple[int, i
 
 
 def merge(
-    to: Lowering, x: Ref, parts: int, taps: int, cg: int, og: int, full: int, step: int, strides: TapStrides, y: Ref,
+    to: Lowering,
+    x: Ref,
+    parts: int,
+    taps: int,
+    cg: int,
+    og: int,
+    full: int,
+    step: int,
+    strides: TapStrides,
+    y: Ref,
     groups: int = 1,
-) -> None:  # fmt: skip
+) -> None:
     """The step that adds parts: see `merge` in kernels/cpu/conv_grad.py."""
     to.step(
-        "conv_grad.merge", to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
-        work=8 * parts * step, x=x, y=y, parts=parts, taps=taps, cg=cg, og=og, padded=full, step=step, strides=strides,
-    )  # fmt: skip
+        "conv_grad.merge",
+        to.gpu_split(groups * ceil(og, to.target.lanes), ceil(taps * cg, MERGED)),
+        work=8 * parts * step,
+        x=x,
+        y=y,
+        parts=parts,
+        taps=taps,
+        cg=cg,
+        og=og,
+        padded=full,
+        step=step,
+        strides=strides,
+    )
 
 
 def channel_sums(to: Lowering) -> None:
@@ -97,9 +122,14 @@ def channel_sums(to: Lowering) -> None:
     parts = ceil(total, pixels)
     sums = to.floats(parts * full)
     to.step(
-        "conv_grad.channel_sums", to.gpu_split(parts, full // lanes), work=8 * total * c, x=channels_last(to, 1), y=sums,
-        split=Pixels(pixels, total, c), padded=full,
-    )  # fmt: skip
+        "conv_grad.channel_sums",
+        to.gpu_split(parts, full // lanes),
+        work=8 * total * c,
+        x=channels_last(to, 1),
+        y=sums,
+        split=Pixels(pixels, total, c),
+        padded=full,
+    )
     merge(to, sums, parts, 1, 1, c, full, full, TapStrides(0, 0, 1, 0), to.output(1))
 
 

@@ -24,11 +24,19 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     parts = ceil(n * oh, rows)
     sums = to.floats(parts * taps * full)
     to.step(
-        "conv_grad.depthwise_grad_weight", to.gpu_split(parts, full // lanes * kh), work=8 * n * c * oh * g.ow * taps,
-        x=channels_last(to, 0), dy=channels_last(to, 1), y=sums,
-        n=n, image=DenseImage(g.h, g.w, c, oh, g.ow), window=sliding(g.down, g.across), rows=rows, padded=full,
+        "conv_grad.depthwise_grad_weight",
+        to.gpu_split(parts, full // lanes * kh),
+        work=8 * n * c * oh * g.ow * taps,
+        x=channels_last(to, 0),
+        dy=channels_last(to, 1),
+        y=sums,
+        n=n,
+        image=DenseImage(g.h, g.w, c, oh, g.ow),
+        window=sliding(g.down, g.across),
+        rows=rows,
+        padded=full,
         does=Work(seen=seen_by(g.down, g.across)),
-    )  # fmt: skip
+    )
     merge(to, sums, parts, taps, 1, c, full, taps * full, TapStrides(1, 0, taps, 0), to.output())
 
 

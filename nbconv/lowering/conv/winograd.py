@@ -12,10 +12,18 @@ from nbconv.lowering.packing import ceil, pack
 from nbconv.lowering.repack import varies
 
 G = {
-    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24,
-    -1 / 12, 1 / 6], [0, 0, 1]]),
+    4: np.array(
+        [
+            [1 / 4, 0, 0],
+            [-1 / 6, -1 / 6, -1 / 6],
+            [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6],
+            [1 / 24, -1 / 12, 1 / 6],
+            [0, 0, 1],
+        ]
+    ),
     2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
-}  # fmt: skip
+}
 """The weights' transform for tiles of 4×4 and 2×2 results, at the points of kernels/cpu/_winograd.py."""
 
 GROUPS = 8
@@ -30,7 +38,7 @@ def serves(p: ConvProblem, size: int) -> bool:
     square = g.down[:3] == g.across[:3] == (3, 1, 1) and g.axes == 2
     if not square or g.small_channels or g.groups > GROUPS or min(g.ci, g.co) < FEWEST or not p.target.winograd:
         return False
-    return 4 * (size + 2) ** 2 * g.ci * g.co <= p.packed_limit
+    return p.itemsize * (size + 2) ** 2 * g.ci * g.co <= p.packed_limit
 
 
 def tiles(g: Geometry, size: int) -> int:
@@ -43,9 +51,10 @@ def padding(g: Geometry) -> tuple[int, int]:
     return (2 - g.down.begin, 2 - g.across.begin) if g.transposed else (g.down.begin, g.across.begin)
 
 
-def pieces(to: Lowering, g: Geometry, size: int) -> list[tuple[int, int]]:
+def pieces(to: Lowering, p: ConvProblem, size: int) -> list[tuple[int, int]]:
     """The output channels of a group, those whose weights are transformed at a time."""
-    return to.pieces(g.co, 4 * (size + 2) ** 2 * g.ci) if varies(to, 1) else [(0, g.co)]
+    g = p.geometry
+    return to.pieces(g.co, p.itemsize * (size + 2) ** 2 * g.ci) if varies(to, 1) else [(0, g.co)]
 
 
 def filters(to: Lowering, g: Geometry, size: int, i: int, first: int, count: int) -> Ref:

@@ -41,7 +41,8 @@ def fits(p: ConvProblem, size: int) -> bool:
 def cost(p: ConvProblem, size: int) -> float:
     """The products of a group, and what the transforms read and write."""
     g, points, total = p.geometry, (size + 2) ** 2, winograd.tiles(p.geometry, size)
-    product = weighted_product(2.0 * points * total * g.ci * g.co, total, p.target.tile().rows, 4.0 * points * g.ci * g.co)
+    weights = points * g.ci * g.co
+    product = weighted_product(2.0 * total * weights, total, p.target.tile().rows, p.itemsize * weights)
     return product + 8.0 * total * (points * g.ci + (points + size * size) * g.co)
 
 
@@ -49,7 +50,7 @@ def emit(to: Lowering, p: ConvProblem, size: int) -> None:
     """Steps of kernels/cpu/winograd.py, a group after another. Weights that are transformed here may be so some columns at
     a time."""
     for i in range(p.geometry.groups):
-        for first, last in winograd.pieces(to, p.geometry, size):
+        for first, last in winograd.pieces(to, p, size):
             step(to, p, size, i, first, last - first)
 
 
@@ -71,17 +72,25 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
             lambda: pad_bias(to.value(2)[mine] if bias else None, 1, count, lanes, columns),
         )
     to.step(
-        "winograd.winograd", ceil(found.total, found.tiles) * ceil(count, found.group),
-        work=2 * points * found.total * ci * count, x=to.input(0).at(i * ci), y=to.output().at(at),
-        addends=Addends(b, to.residual and to.residual.at(at), to.ldres), scratch=to.floats_per_thread(area), w=packed,
+        "winograd.winograd",
+        ceil(found.total, found.tiles) * ceil(count, found.group),
+        work=2 * points * found.total * ci * count,
+        x=to.input(0).at(i * ci),
+        y=to.output().at(at),
+        addends=Addends(b, to.residual and to.residual.at(at), to.ldres),
+        scratch=to.floats_per_thread(area),
+        w=packed,
         zeros=to.zeros(ci),
         image=ConvImage(pixels, g.h, g.w, to.ld(0), ci, g.oh, g.ow, to.pitch or out, count),
         filtering=Filtering(
             ph, pw, size, found.tiles, found.columns, found.group, inner, padded(count, lanes, columns), area
-        ), epilogue=epilogue(to, 1, count, lanes, columns, mine), writes=("y", "scratch"), kind="winograd",
+        ),
+        epilogue=epilogue(to, 1, count, lanes, columns, mine),
+        writes=("y", "scratch"),
+        kind="winograd",
         algorithm=f"Winograd F({size}×{size},3×3), {found.tiles} tiles × {found.columns} columns",
-        does=Work(18 * pixels * ci * count, 2 * points * found.total * ci * count, 4 * pixels * count),
-    )  # fmt: skip
+        does=Work(18 * pixels * ci * count, 2 * points * found.total * ci * count, p.itemsize * pixels * count),
+    )
 
 
 def tiling(p: ConvProblem, size: int, co: int) -> Tiling:
@@ -94,8 +103,8 @@ def tiling(p: ConvProblem, size: int, co: int) -> Tiling:
     rows, lanes = p.target.tile().rows, p.target.lanes
     inner, all_columns = ceil(ci, lanes) * lanes, ceil(co, p.columns) * p.columns
     columns = min(all_columns, 2 * p.columns)
-    tiles = int(0.75 * CACHE) // (4 * points * (inner + columns)) // rows * rows
-    nbytes = 4 * points * ci * co
+    tiles = int(0.75 * CACHE) // (p.itemsize * points * (inner + columns)) // rows * rows
+    nbytes = p.itemsize * points * ci * co
     if nbytes > CACHE:
         tiles = max(tiles, 4 * rows if nbytes > SHARED_CACHE // 2 else 2 * rows)
     tiles = max(rows, min(tiles, 8 * rows))
