@@ -111,6 +111,7 @@ NO_TWIN = {
     "roof": "none: measures a processor",
     "elements": "none: the host does it",
     "order": "none: the host does it",
+    "cast": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""
 

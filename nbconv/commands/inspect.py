@@ -125,7 +125,8 @@ def _plain(value: Any) -> Any:
 
 
 def spec_json(spec: Spec) -> dict[str, Any]:
-    return {"shape": list(spec.shape), "dtype": spec.dtype.name}
+    found: dict[str, Any] = {"shape": list(spec.shape), "dtype": spec.dtype.name}
+    return {**found, "quantisation": spec.quantisation._asdict()} if spec.quantisation else found
 
 
 def totals(graph: Graph, specs: dict[str, Spec], rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -264,6 +265,8 @@ def _print_head(path: str, graph: Graph, shapes: dict[str, tuple[int, ...]], not
 
 
 def _print_nodes(rows: list[dict[str, Any]], everything: bool) -> None:
+    from nbconv.graph import Quantisation
+
     shown = [r for r in rows if everything or not r["constant"]]
     cells = []
     for r in shown:
@@ -271,6 +274,8 @@ def _print_nodes(rows: list[dict[str, Any]], everything: bool) -> None:
         text = dims(outs[0]["shape"]) + (f" and {len(outs) - 1} more" if len(outs) > 1 else "") if outs else "-"
         if outs and outs[0]["dtype"] != "float32":
             text += f" {outs[0]['dtype']}"
+        if outs and "quantisation" in outs[0]:
+            text += f" [{Quantisation(**outs[0]['quantisation'])}]"
         op = r["op"] + (" (constant)" if r["constant"] else "")
         figures = (count(r["parameters"]) if r["parameters"] else "", count(r["flops"]) if r["flops"] else "")
         cells.append((r["name"], op, text, *figures, size(r["memory"])))

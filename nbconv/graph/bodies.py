@@ -73,7 +73,8 @@ def infer(graph: Graph, given: Mapping[str, Spec]) -> dict[str, Spec]:
         if values is None and known and sum(s.nbytes for s in found) <= SMALL:
             values = _outputs(node, [s and s.value for s in inputs])
         for i, name in enumerate(node.outputs):
-            specs[name] = found[i] if values is None else spec_of(values[i])
+            spec = found[i]
+            specs[name] = spec if values is None else spec_of(values[i])._replace(quantisation=spec.quantisation)
     return specs
 
 

@@ -98,8 +98,9 @@ def ports(what: str, texts: list[str]) -> list[str]:
 
 
 def described(spec: Spec) -> str:
-    """1×3×224×224, with the element type where it is not float32."""
-    return dims(spec.shape) if spec.dtype == np.float32 else f"{dims(spec.shape)} {spec.dtype.name}"
+    """1×3×224×224, with the element type where it is not float32, and what integers stand for where that is known."""
+    shape = dims(spec.shape) if spec.dtype == np.float32 else f"{dims(spec.shape)} {spec.dtype.name}"
+    return f"{shape} [{spec.quantisation}]" if spec.quantisation else shape
 
 
 def _inlined(inputs: tuple[str, ...], graph: Listed, names: Mapping[str, str]) -> bool:

@@ -23,7 +23,7 @@ class Node:
         self.name = name or (outputs[0] if outputs else "")
 
     def infer(self, given: tuple[Spec | None, ...]) -> tuple[Spec, ...]:
-        """The op's `infer`, its errors naming the node."""
+        """The op's `infer`, its errors naming the node, and what integers stand for."""
         try:
             found = self.op.infer(*given)
         except ModelError as error:
@@ -33,7 +33,11 @@ class Node:
             raise ModelError(text) from None
         except (ValueError, IndexError, OverflowError) as error:
             raise ModelError(f"{self.name} ({self.op.type}): {error}") from None
-        return (found,) if isinstance(found, Spec) else tuple(found)
+        made = (found,) if isinstance(found, Spec) else tuple(found)
+        stands = self.op.quantisation(given, made)
+        if stands is None:
+            return made
+        return tuple(spec._replace(quantisation=stands) if spec.dtype == made[0].dtype else spec for spec in made)
 
     def __repr__(self) -> str:
         return f"{','.join(self.outputs)} = {self.op!r}({', '.join(self.inputs)})"

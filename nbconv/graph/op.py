@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Spec
+from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Quantisation, Spec
 
 if TYPE_CHECKING:
     from nbconv.kernels.params import Epilogue
@@ -67,6 +67,8 @@ class Op:
     """Whether the result has the same values in another element type: it may stand between a stored weight and its use."""
     keeps_classes: ClassVar[bool] = False
     """Whether scores of classes stay scores of these classes: it may stand behind a classifier."""
+    keeps_quantisation: ClassVar[bool] = False
+    """Whether the result's elements are the first input's, moved, chosen among or limited: integers mean what they did."""
     is_cheap: ClassVar[bool] = False
     """Whether it costs little more than reading and writing its arrays."""
     is_layer: ClassVar[bool] = False
@@ -140,6 +142,22 @@ class Op:
         """Whether a kernel serves these Specs, where it always asks for `kernel_layout`."""
         kinds = self.kernel_dtypes | self.processor_dtypes
         return bool(kinds) and inputs[0].dtype in kinds
+
+    def quantisation(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> Quantisation | None:
+        """What the integers of the first output, and others of its type, stand for, where that is known."""
+        found = inputs[0].quantisation if self.keeps_quantisation and inputs[0] is not None else None
+        if found is None or found.axis is None:
+            return found
+        axis = self.kept_axis(found.axis, inputs, outputs)
+        return None if axis is None else found._replace(axis=axis)
+
+    def kept_axis(self, axis: int, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int | None:
+        """The axis of the results that is this one of the first input, slice by slice; None where there is none such."""
+        return None
+
+    def on_processors(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> bool:
+        """Whether only processors have kernels for these Specs: on a GPU the host does the node."""
+        return bool(inputs) and inputs[0] is not None and inputs[0].dtype in self.processor_dtypes
 
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""

@@ -23,6 +23,7 @@ class Blocks(Op, abstract=True):
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
+    keeps_quantisation = True
 
     blocksize: int
 

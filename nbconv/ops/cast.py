@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbconv.graph import Spec
+from nbconv.graph import FLOAT32, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, NUMPY, Op
 from nbconv.lowering.context import Lowering
@@ -14,21 +15,101 @@ from nbconv.lowering.context import Lowering
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
 
-
-CASTS = {
-    (np.dtype(np.bool_), np.dtype(np.float32)): "from_bytes",
-    (np.dtype(np.uint8), np.dtype(np.float32)): "from_bytes",
-    (np.dtype(np.int64), np.dtype(np.float32)): "from_ints",
-    (np.dtype(np.float32), np.dtype(np.bool_)): "to_booleans",
-}
-"""The kernels of `kernels/cpu/logic.py`, by the types from and to which they change."""
+INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
 
 
-class Cast(Op):
-    """Floats become integers toward zero (out of range: as the machine does), anything but 0 becomes True. ``saturate``
-    only concerns 8-bit floats."""
+def _table(rows: dict[str, str]) -> dict[tuple[np.dtype, np.dtype], str]:
+    """{"kernel": "sources > targets"} by the pairs of types."""
+    found = {}
+    for kernel, pairs in rows.items():
+        sources, targets = (side.split() for side in pairs.split(">"))
+        found |= {(np.dtype(a), np.dtype(b)): kernel for a in sources for b in targets}
+    return found
+
+
+SHARED = _table({"logic.from_bytes": "? u1 > f4", "logic.from_ints": "i8 > f4", "logic.to_booleans": "f4 > ?"})
+"""Kernels that a GPU has too, by the types from and to which they change."""
+KERNELS = SHARED | _table({
+    "cast.int8_to_float32": "i1 > f4", "cast.int32_to_float32": "i4 > f4",
+    "cast.float16_to_float32": "f2 > f4", "cast.float32_to_float16": "f4 > f2",
+    "cast.float64_to_float32": "f8 > f4", "cast.float32_to_float64": "f4 > f8", "cast.int64_to_float64": "i8 > f8",
+    "cast.float32_to_8": "f4 > i1 u1", "cast.float32_to_int32": "f4 > i4", "cast.float32_to_int64": "f4 > i8",
+    "cast.float64_to_int32": "f8 > i4", "cast.float64_to_int64": "f8 > i8",
+    "cast.int8_to_32": "i1 > i4 u4", "cast.uint8_to_32": "? u1 > i4 u4",
+    "cast.int16_to_32": "i2 > i4 u4", "cast.uint16_to_32": "u2 > i4 u4",
+    "cast.int32_to_64": "i4 > i8 u8", "cast.uint32_to_64": "u4 > i8 u8",
+    "cast.int32_to_8": "i4 u4 > i1 u1", "cast.int32_to_16": "i4 u4 > i2 u2", "cast.int64_to_32": "i8 u8 > i4 u4",
+    "cast.int8_to_bool": "i1 u1 > ?", "cast.int32_to_bool": "i4 u4 > ?", "cast.int64_to_bool": "i8 u8 > ?",
+    "cast.float64_to_bool": "f8 > ?",
+})  # fmt: skip
+
+
+def _between(source: np.dtype, target: np.dtype) -> np.dtype | None:
+    """A type to go through where no kernel joins two, None where a value would be rounded twice or lost."""
+    if np.dtype(np.float16) in (source, target):
+        return None if source == np.dtype(np.float64) else FLOAT32
+    if np.dtype(np.uint64) in (source, target) and "f" in (source.kind, target.kind):
+        return None
+    if source.kind == "f":
+        return INT64 if target == np.dtype(np.uint32) else INT32
+    return INT64 if source.itemsize == 4 else INT32
+
+
+@cache
+def route(source: np.dtype, target: np.dtype) -> tuple[tuple[str, np.dtype], ...] | None:
+    """(kernel, the type that it makes) one after another, "copy" where the bits stay; None where NumPy does it."""
+    if source == target or (source.itemsize == target.itemsize and source.kind in "iub" and target.kind in "iu"):
+        return (("copy", target),)
+    if (source, target) in KERNELS:
+        return ((KERNELS[source, target], target),)
+    between = _between(source, target)
+    if between is None or between in (source, target):
+        return None
+    first, then = route(source, between), route(between, target)
+    return None if first is None or then is None else first + then
+
+
+def converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """x in another element type. A float becomes an int64 (for int64 and uint32) or int32 toward zero, of which the
+    target's low bits are kept; one that has no such integer, NaN too, becomes the lowest, as x86 has it."""
+    x = np.asarray(x)
+    with np.errstate(all="ignore"):
+        if x.dtype.kind != "f" or dtype.kind not in "iu" or dtype == np.dtype(np.uint64):
+            return x.astype(dtype)
+        wide = INT64 if dtype in (INT64, np.dtype(np.uint32)) else INT32
+        x, lowest = x.astype(np.promote_types(x.dtype, FLOAT32)), float(np.iinfo(wide).min)
+        return np.where((x >= lowest) & (x < -lowest), x, x.dtype.type(lowest)).astype(wide).astype(dtype)
+
+
+class Change(Op, abstract=True):
+    """What Cast and CastLike share: the first input in the output's type."""
 
     moves = True
+
+    def layout(self, inputs, outputs) -> str:
+        return NUMPY if route(inputs[0].dtype, outputs[0].dtype) is None else CHANNELS_FIRST
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return (inputs[0].dtype, outputs[0].dtype) not in SHARED
+
+    def lower(self, to: Lowering) -> None:
+        steps, n = route(to.inputs[0].dtype, to.outputs[0].dtype), to.outputs[0].size
+        assert steps is not None
+        x = to.input(0)
+        for i, (kernel, dtype) in enumerate(steps):
+            y = to.output() if i == len(steps) - 1 else to.scratch(dtype, n)
+            if kernel == "copy":
+                to.copy(x, y, (n,), (1,), (1,))
+            else:
+                to.unary(kernel, x=x, y=y, n=n)
+            x = y
+
+
+class Cast(Change):
+    """Floats become integers toward zero, anything but 0 becomes True (NaN too). Out of range, and NaN: the low bits of an
+    int32, which is -2^31 where that cannot be; for int64 and uint32 of an int64, or -2^63. ``saturate`` only concerns
+    8-bit floats."""
+
     converts = True
     keeps_classes = True
 
@@ -40,26 +121,17 @@ class Cast(Op):
         return Spec(x.shape, want.dtype_of(self.to))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return np.asarray(x).astype(want.dtype_of(self.to))
+        return converted(x, want.dtype_of(self.to))
 
     def bypass(self, inputs) -> bool:
         return inputs[0].dtype == want.dtype_of(self.to)
-
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_FIRST if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
-
-    def lower(self, to: Lowering) -> None:
-        to.unary(f"logic.{CASTS[to.inputs[0].dtype, to.outputs[0].dtype]}")
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None,)
 
 
-class CastLike(Op):
+class CastLike(Change):
     """``x`` in the type of ``like``, as `Cast`."""
-
-    moves = True
 
     saturate: int = 1
 
@@ -68,14 +140,7 @@ class CastLike(Op):
         return Spec(x.shape, like.dtype)
 
     def reference(self, x: np.ndarray, like: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return np.asarray(x).astype(like.dtype)
-
-    def layout(self, inputs, outputs) -> str:
-        return CHANNELS_FIRST if (inputs[0].dtype, outputs[0].dtype) in CASTS else NUMPY
-
-    def lower(self, to: Lowering) -> None:
-        to.unary(f"logic.{CASTS[to.inputs[0].dtype, to.outputs[0].dtype]}")
+        return converted(x, like.dtype)
 
     def bypass(self, inputs) -> bool:
         return inputs[0].dtype == inputs[1].dtype

@@ -34,13 +34,16 @@ class If(Op):
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
             if (a.shape, a.dtype) != (b.shape, b.dtype):
                 raise UnsupportedError(f"output {i} is {a} in then_branch, {b} in else_branch: they must be alike")
-        return one
+        return tuple(
+            a if a.quantisation == b.quantisation else a._replace(quantisation=None) for a, b in zip(one, other, strict=True)
+        )
 
     def _found(self, name: str, around: tuple[Spec, ...]) -> tuple[Spec, ...]:
         """The Specs of a body's outputs."""
         body = self.bodies()[name]
         specs = bodies.infer(body, self._named(around))
-        return tuple(Spec(specs[n].shape, specs[n].dtype) for n in body.outputs)
+        made = [specs[n] for n in body.outputs]
+        return tuple(Spec(s.shape, s.dtype, quantisation=s.quantisation) for s in made)
 
     def _named(self, around: tuple) -> dict[str, Any]:
         """What the bodies read around them, by the names that they have for it."""

@@ -27,6 +27,7 @@ class Gather(Op):
     """The slices of x along ``axis`` that ``indices`` name; the indices' axes take that axis's place."""
 
     moves = True
+    keeps_quantisation = True
 
     kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
 
@@ -43,6 +44,10 @@ class Gather(Op):
     def reference(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
         check_range(indices, x.shape[self.axis])
         return np.asarray(np.take(x, indices, axis=self.axis))
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        taken = want.axis(self.axis, inputs[0].rank)
+        return None if axis == taken else axis if axis < taken else axis + inputs[1].rank - 1
 
     def has_kernel(self, inputs, outputs) -> bool:
         known = inputs[1].value is not None and outputs[0].size > 0
@@ -116,6 +121,7 @@ class GatherElements(Op):
     """y[i, j, …] is x at the same place, but with ``axis``'s coordinate from indices[i, j, …]."""
 
     moves = True
+    keeps_quantisation = True
 
     axis: int = 0
 

@@ -119,6 +119,7 @@ class ChannelShuffle(Op):
     Reshape."""
 
     moves = True
+    keeps_quantisation = True
     domain = "nbconv"
     kernel_dtypes = ONLY_FLOAT32
 
@@ -145,9 +146,13 @@ class Reorder(Op):
     """The same value in another `Layout`, ``order`` by its name."""
 
     moves = True
+    keeps_quantisation = True
     domain = "nbconv"
 
     order: str
+
+    def kept_axis(self, axis, inputs, outputs) -> int:
+        return axis
 
     def infer(self, x: Spec) -> Spec:
         return Spec(x.shape, x.dtype)

@@ -138,6 +138,10 @@ class Where(Op):
     def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(condition, x, y)
 
+    def quantisation(self, inputs, outputs):
+        found = inputs[1].quantisation
+        return found if found == inputs[2].quantisation and (found is None or found.axis is None) else None
+
     def layout(self, inputs, outputs) -> str:
         return CHANNELS_FIRST if outputs[0].dtype in ONLY_FLOAT32 and outputs[0].size else NUMPY
 

@@ -25,6 +25,7 @@ class Pad(Op):
     """
 
     moves = True
+    keeps_quantisation = True
 
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
@@ -49,10 +50,20 @@ class Pad(Op):
             found[a] = (before, after)
         return tuple(found)
 
+    def around(self, inputs) -> tuple[tuple[int, int], ...]:
+        """(before, after) for each axis, from the Specs of the inputs."""
+        axes = (*inputs, None, None)[3]
+        return self.spread(
+            inputs[0].shape, want.integers(inputs[1], "pads"), None if axes is None else want.integers(axes, "axes")
+        )
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return axis if self.around(inputs)[axis] == (0, 0) else None
+
     def infer(self, x: Spec, pads: Spec, constant_value: Spec | None = None, axes: Spec | None = None) -> Spec:
         dtype = want.one_type(ALL, x=x, constant_value=constant_value)
         want.scalar(constant_value, "constant_value")
-        spread = self.spread(x.shape, want.integers(pads, "pads"), None if axes is None else want.integers(axes, "axes"))
+        spread = self.around((x, pads, constant_value, axes))
         return want.make([d + b + a for d, (b, a) in zip(x.shape, spread, strict=True)], dtype)
 
     def reference(self, x: np.ndarray, pads: np.ndarray, constant_value=None, axes=None) -> np.ndarray:
@@ -76,10 +87,7 @@ class Pad(Op):
 
     def lower(self, to: Lowering) -> None:
         x, y = to.inputs[0], to.outputs[0]
-        given = (*to.inputs, None, None)[3]
-        spread = self.spread(
-            x.shape, want.integers(to.inputs[1], "pads"), None if given is None else want.integers(given, "axes")
-        )
+        spread = self.around(to.inputs)
         value = to.value(2) if to.has(2) else None
         fill = 0 if value is None else value.reshape(()).item()
         to.fill(to.output(), y.size, fill)
@@ -91,10 +99,7 @@ class Pad(Op):
             to.copy(to.input(0).at(source), to.output().at(target), kept, here, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        x, axes = to.inputs[0], (*to.inputs, None, None)[3]
-        spread = self.spread(
-            x.shape, want.integers(to.inputs[1], "pads"), None if axes is None else want.integers(axes, "axes")
-        )
+        x, spread = to.inputs[0], self.around(to.inputs)
         dvalue = None
         if self.mode == "constant":
             from nbconv.ops.pointwise import Sub
@@ -121,6 +126,7 @@ class Expand(Op):
     kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
 
     moves = True
+    keeps_quantisation = True
 
     def infer(self, x: Spec, shape: Spec) -> Spec:
         want.kind(ALL, x=x)
@@ -128,6 +134,10 @@ class Expand(Op):
 
     def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
         return np.broadcast_to(x, want.broadcast(x.shape, tuple(int(d) for d in shape.ravel())))
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        there = axis + outputs[0].rank - inputs[0].rank
+        return there if outputs[0].shape[there] == inputs[0].shape[axis] else None
 
     def bypass(self, inputs) -> bool:
         return self.infer(*inputs).shape == inputs[0].shape
@@ -144,6 +154,7 @@ class Tile(Op):
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
+    keeps_quantisation = True
 
     def infer(self, x: Spec, repeats: Spec) -> Spec:
         want.kind(ALL, x=x)
@@ -154,6 +165,9 @@ class Tile(Op):
 
     def reference(self, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         return np.tile(x, tuple(int(t) for t in repeats.ravel()))
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return axis if want.integers(inputs[1], "repeats")[axis] == 1 else None
 
     def bypass(self, inputs) -> bool:
         return all(t == 1 for t in want.integers(inputs[1], "repeats"))

@@ -188,7 +188,11 @@ class Identity(Unary):
     moves = True
     converts = True
     keeps_classes = True
+    keeps_quantisation = True
     accepts = "fiub"
+
+    def kept_axis(self, axis, inputs, outputs) -> int:
+        return axis
 
     def bypass(self, inputs) -> bool:
         return True

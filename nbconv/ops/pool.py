@@ -110,7 +110,11 @@ class MaxPool(Pool):
     batch_inputs = (0,)
     accepts = "fiu"
     processor_dtypes = frozenset(np.dtype(t) for t in ("float16", "int8", "uint8"))
+    keeps_quantisation = True
     storage_order: int = 0
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return axis if axis < 2 else None
 
     def infer(self, x: Spec) -> tuple[Spec, Spec]:
         y = super().infer(x)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Spec
+from nbconv.graph import Quantisation, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import Op
 from nbconv.ops.pointwise import Mul
@@ -60,6 +60,14 @@ class QuantizeLinear(Quantization):
         want.kind("fi", x=x)
         self.check(x, scale, zero_point)
         return Spec(x.shape, self.target(zero_point))
+
+    def quantisation(self, inputs, outputs) -> Quantisation | None:
+        x, scale, zero_point = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+        if scale.value is None or (zero_point is not None and zero_point.value is None):
+            return None
+        scales = tuple(float(v) for v in scale.value.reshape(-1))
+        zeros = (0,) * len(scales) if zero_point is None else tuple(int(v) for v in zero_point.value.reshape(-1))
+        return Quantisation(scales, zeros, None if len(scales) == 1 else self.axis % x.rank)
 
     def reference(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
         dtype = self.target(zero_point)

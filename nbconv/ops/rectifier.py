@@ -25,9 +25,13 @@ class Relu(Unary):
 
     is_cheap = True
     keeps_classes = True
+    keeps_quantisation = True
     accepts = "fi"
     kernel = "clip"
     processor_dtypes = frozenset(np.dtype(t) for t in ("float16", "int8", "int32", "int64"))
+
+    def kept_axis(self, axis, inputs, outputs) -> int:
+        return axis
 
     def formula(self, x):
         return np.maximum(x, 0)
@@ -232,12 +236,16 @@ class Clip(Op):
 
     is_cheap = True
     keeps_classes = True
+    keeps_quantisation = True
 
     def infer(self, x: Spec, min: Spec | None = None, max: Spec | None = None) -> Spec:
         dtype = want.one_type("fiu", x=x, min=min, max=max)
         want.scalar(min, "min")
         want.scalar(max, "max")
         return Spec(x.shape, dtype)
+
+    def kept_axis(self, axis, inputs, outputs) -> int:
+        return axis
 
     def reference(self, x: np.ndarray, min: np.ndarray | None = None, max: np.ndarray | None = None) -> np.ndarray:
         y = np.asarray(x)

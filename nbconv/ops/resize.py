@@ -51,6 +51,7 @@ class Resize(Op):
     """
 
     settings = (1, 2, 3)
+    keeps_quantisation = True
 
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
@@ -198,6 +199,13 @@ class Resize(Op):
     def flops(self, inputs, outputs) -> int:
         taps = {"nearest": 0, "linear": 2, "cubic": 4}.get(self.mode, 0)
         return 2 * taps * 2 * outputs[0].size  # as for two axes, the usual case
+
+    def quantisation(self, inputs, outputs):
+        moved = self.mode == "nearest" and self.coordinate_transformation_mode != "tf_crop_and_resize"
+        return super().quantisation(inputs, outputs) if moved else None
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return None if axis in self._axes(inputs) else axis
 
     def _axes(self, inputs) -> dict[int, Axis]:
         scales, sizes = (None if s is None else s.value for s in (*inputs, None, None, None)[2:4])

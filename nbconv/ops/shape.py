@@ -28,7 +28,13 @@ class Relabel(Op, abstract=True):
     """The same elements in the same order under another shape: nothing moves."""
 
     moves = True
+    keeps_quantisation = True
     rearranges = True
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        """The one of its size with as many elements before it."""
+        x, y = inputs[0].shape, outputs[0].shape
+        return next((b for b, d in enumerate(y) if d == x[axis] and prod(y[:b]) == prod(x[:axis])), None)
 
     def bypass(self, inputs) -> bool:
         found = self.infer(*inputs)
@@ -139,6 +145,7 @@ class Transpose(Op):
     """``perm`` names, for each axis of the result, the axis of x; by default the reverse order."""
 
     moves = True
+    keeps_quantisation = True
     rearranges = True
 
     kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
@@ -157,6 +164,9 @@ class Transpose(Op):
 
     def order(self, rank: int) -> tuple[int, ...]:
         return tuple(range(rank))[::-1] if self.perm is None else self.perm
+
+    def kept_axis(self, axis, inputs, outputs) -> int:
+        return self.order(inputs[0].rank).index(axis)
 
     def layouts(self, inputs, outputs, given):
         """As x lies; the result so that nothing moves, where that is possible."""
@@ -185,6 +195,7 @@ class Transpose(Op):
 class Concat(Op):
     is_cheap = True
     moves = True
+    keeps_quantisation = True
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     axis: int
@@ -199,6 +210,13 @@ class Concat(Op):
             if x.rank != first.rank or any(a != b for j, (a, b) in enumerate(zip(x.shape, first.shape)) if j != axis):
                 raise ModelError(f"input {i} is {x}, input 0 is {first}: they differ outside axis {axis}")
         return want.make((*first.shape[:axis], sum(x.shape[axis] for x in inputs), *first.shape[axis + 1 :]), dtype)
+
+    def quantisation(self, inputs, outputs):
+        alike = all(x.quantisation == inputs[0].quantisation for x in inputs)
+        return super().quantisation(inputs, outputs) if alike else None
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return axis if axis != want.axis(self.axis, inputs[0].rank) else None
 
     def reference(self, *inputs: np.ndarray) -> np.ndarray:
         return np.concatenate(inputs, axis=self.axis)
@@ -236,6 +254,7 @@ class Split(Op):
     """Pieces along ``axis``: of the sizes in ``split``, or ``num_outputs`` equal ones of which the last may be smaller."""
 
     moves = True
+    keeps_quantisation = True
 
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
@@ -261,6 +280,9 @@ class Split(Op):
         axis = want.axis(self.axis, x.rank)
         sizes = self.sizes(x.shape[axis], None if split is None else want.integers(split, "split"))
         return tuple(Spec((*x.shape[:axis], s, *x.shape[axis + 1 :]), x.dtype) for s in sizes)
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return axis if axis != want.axis(self.axis, inputs[0].rank) else None
 
     def reference(self, x: np.ndarray, split: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         sizes = self.sizes(x.shape[self.axis], None if split is None else tuple(int(s) for s in split.ravel()))
@@ -293,6 +315,7 @@ class Slice(Op):
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
 
     moves = True
+    keeps_quantisation = True
 
     def slices(self, shape: tuple[int, ...], starts, ends, axes=None, steps=None) -> tuple[slice, ...]:
         """One slice an axis, from the inputs as sequences of integers; ModelError for what does not fit."""
@@ -330,6 +353,9 @@ class Slice(Op):
         """One slice an axis, from the Specs of the inputs."""
         given = [None if spec is None else want.integers(spec, "slice") for spec in inputs[1:]]
         return self.slices(inputs[0].shape, *given)
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return axis if self.cuts(inputs)[axis] in (slice(None), slice(0, inputs[0].shape[axis], 1)) else None
 
     def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0

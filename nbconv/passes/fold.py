@@ -84,7 +84,7 @@ def fold(
             for name, value in zip(node.outputs, values, strict=False):
                 if name:
                     constants[name] = value
-                    specs[name] = _spec(value)
+                    specs[name] = _spec(value)._replace(quantisation=specs[name].quantisation)
                     gone[name] = "a constant"
                     if static.issuperset(n for n in node.inputs if n):
                         static.add(name)

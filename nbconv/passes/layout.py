@@ -58,7 +58,7 @@ def arranged(
 ) -> tuple[tuple[Layout, ...], tuple[Layout, ...]] | None:
     """`Op.layouts` of a node: None where no kernel does it, of a processor, or of a GPU."""
     given, made = specs_of(node, specs)
-    if gpu and given and given[0] is not None and given[0].dtype in node.op.processor_dtypes:
+    if gpu and node.op.on_processors(given, made):
         return None
     return node.op.layouts(given, made, tuple(layouts.get(n, CHANNELS_FIRST) for n in node.inputs))
 

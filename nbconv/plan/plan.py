@@ -173,7 +173,8 @@ class Plan:
             body = body_of(node, which)
             around = [n for n in free(body) if n in self.constants]
             constants = {**body.constants, **{n: self.constants[n] for n in around}}
-            inputs = {n: Spec(self.specs[n].shape, self.specs[n].dtype) for n in free(body) if n not in constants}
+            read = {n: self.specs[n] for n in free(body) if n not in constants}
+            inputs = {n: Spec(s.shape, s.dtype, quantisation=s.quantisation) for n, s in read.items()}
             found, graph = [*body.outputs], Graph(body.nodes, inputs, body.outputs, constants, body.name)
             plans[which] = Plan(
                 graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.packed_limit,

@@ -22,8 +22,7 @@ EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
-NUMPY = frozenset(("Cast", "CastLike", "Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd",
-                   "Round", "Sign", "Sin"))  # fmt: skip
+NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin"))
 """Ops whose family has kernels, and they have none: NumPy runs them, as it does those without ``lower``."""
 
 UNSERVED: dict[str, Callable[..., bool]] = {
