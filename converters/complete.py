@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-from nbconv.converters.importer import parse
+from nbconv.converters.parse import parse
 from nbconv.converters.tensors import place_of
 from nbconv.converters.weights import Source
 

@@ -11,12 +11,12 @@ import onnx.checker
 import onnx.defs
 import onnx.inliner
 import onnx.shape_inference
-from google.protobuf.message import DecodeError
 
-from nbconv.converters.guard import check_functions, graphs, texts
+from nbconv.converters.guard import graphs
 from nbconv.converters.opset import OLDEST, Draft, OpsetContext, rewrite
+from nbconv.converters.parse import first_line, parse
 from nbconv.converters.problems import Problem, summary
-from nbconv.converters.proto import printable, read_note, strip
+from nbconv.converters.proto import printable, read_note
 from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
@@ -55,31 +55,6 @@ def list_problems(source: Source) -> list[Problem]:
     except ModelError as error:
         raise type(error)(printable(str(error))) from None
     return importer.problems
-
-
-def parse(source: Source) -> onnx.ModelProto:
-    """The model without its large tensors, functions inlined; ModelError when it is none."""
-    try:
-        model = onnx.ModelProto.FromString(strip(source.data))
-    except (ModelError, DecodeError, RecursionError) as error:
-        raise ModelError(f"{source.label} is not an ONNX model: {_line(error)}") from None
-    for wrong, why in (
-        (not model.HasField("graph"), "it has no graph"),
-        (not model.HasField("ir_version"), "it has no ir_version"),
-        (model.ir_version > onnx.IR_VERSION, f"IR version {model.ir_version} is unknown, the newest is {onnx.IR_VERSION}"),
-    ):
-        if wrong:
-            raise ModelError(f"{source.label} is not an ONNX model: {why}")
-    for text in texts(model):
-        if isinstance(text, bytes):  # what protobuf gives for a string that is not UTF-8
-            raise ModelError(f"{source.label} is not an ONNX model: the name {text[:40]!r} is not UTF-8")
-    if model.functions:
-        check_functions(model)
-        try:
-            model = onnx.inliner.inline_local_functions(model)
-        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"{source.label}: its functions cannot be inlined: {_line(error)}") from None
-    return model
 
 
 class Importer(OpsetContext):
@@ -269,7 +244,7 @@ class Importer(OpsetContext):
             if not onnx.defs.get_schema(proto.op_type, self.opset, "").deprecated:  # the checker refuses those
                 onnx.checker.check_node(_hollow(proto) if held else proto, context)
         except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-            raise ModelError(f"{name} ({proto.op_type}): {_line(error)}") from None
+            raise ModelError(f"{name} ({proto.op_type}): {first_line(error)}") from None
         return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name)
 
     def _attribute(self, name: str, a: onnx.AttributeProto) -> Any:
@@ -403,9 +378,3 @@ def _hollow(node: onnx.NodeProto) -> onnx.NodeProto:
 
 def _domain(node: onnx.NodeProto) -> str:
     return "" if node.domain == "ai.onnx" else node.domain
-
-
-def _line(error: BaseException) -> str:
-    """The first telling line of an error's text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,7 +1,10 @@
-"""Every use of Numba's and llvmlite's private or semi-private parts: kernels (Python) → LLVM IR → object code.
+"""Every use of Numba's and llvmlite's private or semi-private parts: kernels (Python) → LLVM IR →
+object code.
 
-Nothing else in nbconv reaches below Numba's public API (`kernels/cpu/_simd.py` uses the extension API). What is used is what
-`numba.pycc` uses; `tests/test_numba_internals.py` guards it. Importing this module imports numba.
+Nothing else in nbconv reaches below Numba's public API (`kernels/cpu/_simd.py` uses the extension
+API).
+What is used is what `numba.pycc` uses; `tests/test_numba_internals.py` guards it.
+Importing this module imports numba.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -39,9 +42,15 @@ Int32s = types.CPointer(types.int32)
 Int = types.int64
 Float = types.float32
 KINDS = {
-    Ints: "int64*", Floats: "float32*", Bytes: "uint8*", Int8s: "int8*", Shorts: "uint16*", Int32s: "int32*",
-    Int: "int64", Float: "float32",
-}  # fmt: skip
+    Ints: "int64*",
+    Floats: "float32*",
+    Bytes: "uint8*",
+    Int8s: "int8*",
+    Shorts: "uint16*",
+    Int32s: "int32*",
+    Int: "int64",
+    Float: "float32",
+}
 """Types a kernel's arguments may have, and what the manifest calls them."""
 TYPES = {name: kind for kind, name in KINDS.items()}
 
@@ -67,20 +76,22 @@ class _IRCodegen(codegen.AOTCPUCodegen):
 
 
 def target() -> Target:
-    """The target that is being compiled for; kernels read their vector width from it when they are imported."""
+    """The target that is being compiled for; kernels read their vector width from it when they are
+    imported."""
     return _target[0]
 
 
 def kernel(function: Callable) -> Callable:
-    """Marks a function of a family file as a kernel: its annotated arguments end in ``first: Int, last: Int``, or in
-    ``first: Int, last: Int, slot: Int`` where it wants to know which thread it runs on (0 for the caller)."""
+    """Marks a function of a family file as a kernel: its annotated arguments end in ``first: Int,
+    last: Int``, or in ``first: Int, last: Int, slot: Int`` where it wants to know which thread it
+    runs on (0 for the caller)."""
     function.__kernel__ = True  # type: ignore[attr-defined]
     return function
 
 
 def _parameters(function: Callable) -> dict[str, Any]:
-    """A kernel's parameters and their types, in order; a NamedTuple of `nbconv.kernels.params` is one, which Numba passes
-    field by field."""
+    """A kernel's parameters and their types, in order; a NamedTuple of `nbconv.kernels.params` is
+    one, which Numba passes field by field."""
     return {
         name: types.BaseTuple.from_types([TYPES[k] for k in fields(name, kind).values()], kind) if is_group(kind) else kind
         for name, kind in inspect.get_annotations(function).items()
@@ -101,7 +112,8 @@ def _arguments(function: Callable) -> dict[str, types.Type]:
 
 @global_compiler_lock
 def _kernel_ir(function: Callable, symbol: str) -> str:
-    """Target-neutral IR text that defines ``symbol`` as void(i64*, i64, i64, i64) around the typed kernel."""
+    """Target-neutral IR text that defines ``symbol`` as void(i64*, i64, i64, i64) around the typed
+    kernel."""
     arguments = _arguments(function)
     typing_context = cpu_target.typing_context
     cpu_target.target_context.refresh()
@@ -125,15 +137,16 @@ def _kernel_ir(function: Callable, symbol: str) -> str:
 
 
 def _neutral(text: str) -> str:
-    """IR text without the triple, data layout and CPU of the machine that made it; loops must not become calls of memset
-    or memcpy, since kernels may need no symbol from outside."""
+    """IR text without the triple, data layout and CPU of the machine that made it; loops must not
+    become calls of memset or memcpy, since kernels may need no symbol from outside."""
     text = re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', text, flags=re.M)
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
     return re.sub(r'"(target-cpu|target-features|tune-cpu)"="[^"]*"', "", text)
 
 
 def _entry_ir(symbol: str, inner: str, argument_types: tuple, own: int) -> str:
-    """The exported entry: reads the kernel's ``own`` arguments from the table (one 64-bit word each) and calls it."""
+    """The exported entry: reads the kernel's ``own`` arguments from the table (one 64-bit word
+    each) and calls it."""
     reads, passed = [], []
     for i, kind in enumerate(argument_types[:own]):
         reads.append(f"  %s{i} = getelementptr i64, ptr %args, i64 {i}\n  %r{i} = load i64, ptr %s{i}")
@@ -158,7 +171,11 @@ def _machine(goal: Target) -> llvm.TargetMachine:
     )
 
 
-def _optimised(texts: list[str], exports: set[str], goal: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+def _optimised(
+    texts: list[str],
+    exports: set[str],
+    goal: Target,
+) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
     """One module of all kernels, optimised with the target's own cost model."""
     machine = _machine(goal)
     head = f'target triple = "{goal.triple}"\ntarget datalayout = "{machine.target_data}"\n'
@@ -212,7 +229,8 @@ def compile_family(family: str, goal: Target) -> tuple[llvm.ModuleRef, llvm.Targ
 
 
 def object_code(family: str, goal: Target) -> tuple[bytes, dict]:
-    """Relocatable object code of every kernel of ``kernels/cpu/<family>.py``, and the manifest of their arguments.
+    """Relocatable object code of every kernel of ``kernels/cpu/<family>.py``, and the manifest of
+    their arguments.
 
     Each kernel is exported as ``void name(int64_t *args, int64_t first, int64_t last,
     int64_t slot)``. Raises RuntimeError when the code

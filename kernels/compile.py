@@ -1,7 +1,8 @@
-"""The kernel libraries that a plan needs: found in a prebuilt folder or the cache, else compiled by child processes.
+"""The kernel libraries that a plan needs: found in a prebuilt folder or the cache, else compiled by
+child processes.
 
-Numba is imported in the children only (``python -m nbconv.kernels.compile``): each reads names of families from its
-standard input, and answers with a line of JSON followed by the library's bytes.
+Numba is imported in the children only (``python -m nbconv.kernels.compile``): each reads names of
+families from its standard input, and answers with a line of JSON followed by the library's bytes.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def families(goal: Target | None = None) -> list[str]:
-    """Names of the kernel families: the files of kernels/cpu that are not shared ones. On a GPU the run loop and what
-    measures a processor have no meaning, and nodes of other types than float32 are done by the host."""
+    """Names of the kernel families: the files of kernels/cpu that are not shared ones.
+    On a GPU the run loop and what measures a processor have no meaning, and nodes of other types
+    than float32 are done by the host."""
     names = {*store.modules(), *(store.modules("cuda") if goal is not None and goal.gpu else ())}
     left_out = {"simd", "loop", "roof", "elements", "order", "cast"} if goal is not None and goal.gpu else {"simd"}
     return sorted(name for name in names - left_out if not name.startswith("_"))
@@ -52,11 +54,13 @@ def families(goal: Target | None = None) -> list[str]:
 def libraries(
     families: Iterable[str], target: Target | None = None, keys: dict[str, str] | None = None
 ) -> dict[str, Library]:
-    """The open libraries of these families for a target of this machine (by default its best), by family. ``keys`` may say
-    what they are looked up by, from an earlier process that had the same sources.
+    """The open libraries of these families for a target of this machine (by default its best), by
+    family.
+    ``keys`` may say what they are looked up by, from an earlier process that had the same sources.
 
-    What is in no prebuilt folder and not in the cache is compiled, in parallel child processes. Raises KernelError when
-    that fails or numba is missing, ValueError for a target that this machine cannot run.
+    What is in no prebuilt folder and not in the cache is compiled, in parallel child processes.
+    Raises KernelError when that fails or numba is missing, ValueError for a target that this
+    machine cannot run.
     """
     goal = target or host()
     names = [name for name in dict.fromkeys(families) if not goal.gpu or name != "loop"]
@@ -74,14 +78,21 @@ def libraries(
 
 
 def build(
-    families: Iterable[str] | None = None, target: Target | None = None, into: str | os.PathLike | None = None
+    families: Iterable[str] | None = None,
+    target: Target | None = None,
+    into: str | os.PathLike | None = None,
 ) -> list[str]:
-    """Compiles families (by default all) for a target, this machine's or another, whether or not they are cached.
+    """Compiles families (by default all) for a target, this machine's or another, whether or not
+    they are cached.
 
-    They go to the folder ``into/<target>``, where they replace older ones: ``into`` is what ``$NBCONV_KERNELS`` names on
-    another machine, or `store.FOLDER`/prebuilt for a wheel. By default they go to the user's cache. Returns the manifests'
-    paths. Raises KernelError or OSError.
+    They go to the folder ``into/<target>``, where they replace older ones: ``into`` is what
+    ``$NBCONV_KERNELS`` names on another machine, or `store.FOLDER`/prebuilt for a wheel.
+    By default they go to the user's cache.
+    Returns the manifests' paths.
+    Raises KernelError or OSError.
     """
+    from nbconv.kernels.cache import forget, keep
+
     goal = target or host()
     names = list(dict.fromkeys(families if families is not None else globals()["families"](goal)))
     keys = _keys(names, goal, required=True)
@@ -97,8 +108,8 @@ def build(
     for name, image, manifest in _compiled(names, goal):
         wanted = keys[name] or ""
         if into is not None:
-            store.forget(folder, name)
-        store.keep(folder, name, goal, wanted, image, manifest, mode)
+            forget(folder, name)
+        keep(folder, name, goal, wanted, image, manifest, mode)
         written.append(os.path.join(folder, f"{name}-{wanted}.json"))
     return written
 
@@ -135,6 +146,8 @@ def _opened(name: str, goal: Target, image: Any, manifest: dict) -> Library:
 
 def _obtain(missing: list[str], goal: Target) -> None:
     """Compiles and opens families, and keeps them in the cache if there is one."""
+    from nbconv.kernels.cache import keep
+
     folder = store.cache_dir()
     if folder is None:
         say("compiled kernels are not kept: there is no cache folder; every process compiles its own")
@@ -145,7 +158,7 @@ def _obtain(missing: list[str], goal: Target) -> None:
             found = None
             if folder:
                 try:
-                    store.keep(str(folder), name, goal, keys[name] or "", image, manifest)
+                    keep(str(folder), name, goal, keys[name] or "", image, manifest)
                     found = store.load(name, goal, keys[name], None)
                 except OSError as e:
                     say(f"compiled kernels are not kept in {folder}: {e.strerror}; every process compiles its own")
@@ -165,8 +178,9 @@ def _open_fresh(name: str, image: bytes, goal: Target) -> Symbols:
 
 @contextmanager
 def _turn(folder: os.PathLike | None, finished: Callable[[], bool]) -> Iterator[None]:
-    """Waits while another process compiles, until it is done or ``finished`` says so; never for ever. The lock is only
-    there to save work, and ends with the process that holds it."""
+    """Waits while another process compiles, until it is done or ``finished`` says so; never for
+    ever.
+    The lock is only there to save work, and ends with the process that holds it."""
     try:
         import fcntl
 
@@ -194,7 +208,8 @@ def _turn(folder: os.PathLike | None, finished: Callable[[], bool]) -> Iterator[
 
 
 def _compiled(names: list[str], goal: Target) -> Iterator[tuple[str, bytes, dict]]:
-    """(family, library, manifest) of each family, as they get ready. Raises KernelError; leaves no child behind."""
+    """(family, library, manifest) of each family, as they get ready.
+    Raises KernelError; leaves no child behind."""
     if not names:
         return
     if goal.gpu and store.toolchain(goal) is None:
@@ -288,7 +303,8 @@ def _last_words(process: subprocess.Popen) -> str:
 
 
 def _spawn(count: int, goal: Target) -> list[subprocess.Popen]:
-    """Children that compile; none where the interpreter cannot be started again (embedded, frozen, no processes)."""
+    """Children that compile; none where the interpreter cannot be started again (embedded, frozen,
+    no processes)."""
     import subprocess
     import tempfile
 

@@ -1,8 +1,11 @@
-"""A linker: one self-contained ELF64 object in, one shared library out (x86-64 and aarch64), with no toolchain at hand.
+"""A linker: one self-contained ELF64 object in, one shared library out (x86-64 and aarch64), with
+no toolchain at hand.
 
-The object holds code and constants only, in position-independent form, and refers to nothing outside itself: so the
-library needs no relocation when it is loaded, no writable data and no other library. Whatever does not fit that
-description is refused. Formats: the System V gABI ("Object Files", "Dynamic Linking") and the x86-64 and AArch64 psABIs.
+The object holds code and constants only, in position-independent form, and refers to nothing
+outside itself: so the library needs no relocation when it is loaded, no writable data and no other
+library.
+Whatever does not fit that description is refused.
+Formats: the System V gABI ("Object Files", "Dynamic Linking") and the x86-64 and AArch64 psABIs.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ _MAGIC = b"\x7fELF\x02\x01\x01"
 
 
 class LinkError(ValueError):
-    """The object code is damaged, or needs more than this linker gives; the message names the symbol or section."""
+    """The object code is damaged, or needs more than this linker gives; the message names the
+    symbol or section."""
 
 
 class _Section(NamedTuple):
@@ -117,15 +121,17 @@ class _Object:
 
 
 def undefined(obj: bytes) -> list[str]:
-    """Names of the symbols that a relocatable object needs from elsewhere. Raises LinkError for a damaged object."""
+    """Names of the symbols that a relocatable object needs from elsewhere.
+    Raises LinkError for a damaged object."""
     return _Object(obj).undefined()
 
 
 def link(obj: bytes, exports: Iterable[str]) -> bytes:
     """The shared library of a relocatable object that exports the functions named.
 
-    Raises LinkError when the object is damaged, is not for x86-64 or aarch64, has undefined symbols, writable data or a
-    relocation that is not position-independent, or lacks an exported function.
+    Raises LinkError when the object is damaged, is not for x86-64 or aarch64, has undefined
+    symbols, writable data or a relocation that is not position-independent, or lacks an exported
+    function.
     """
     o = _Object(obj)
     o.check()
@@ -169,8 +175,16 @@ def _exported(o: _Object, name: str) -> _Symbol:
     raise LinkError(f"the object does not define the function {name}")
 
 
-def _place(o: _Object, at: int, bias: int, places: dict[int, tuple[int, int]], *, executable: bool) -> int:
-    """Puts the sections of one segment one after the other from file offset ``at``; returns where they end."""
+def _place(
+    o: _Object,
+    at: int,
+    bias: int,
+    places: dict[int, tuple[int, int]],
+    *,
+    executable: bool,
+) -> int:
+    """Puts the sections of one segment one after the other from file offset ``at``; returns where
+    they end."""
     for i in o.kept():
         if bool(o.sections[i].flags & _EXEC) is executable:
             at = _align(at, o.sections[i].align)
@@ -205,7 +219,14 @@ def _relocate(o: _Object, image: bytearray, places: dict[int, tuple[int, int]]) 
 _EIGHT_BYTES = {X86_64: (24,), AARCH64: (260,)}  # PC64, PREL64
 
 
-def _relocate_x86_64(image: bytearray, kind: int, at: int, place: int, value: int, where: int) -> None:
+def _relocate_x86_64(
+    image: bytearray,
+    kind: int,
+    at: int,
+    place: int,
+    value: int,
+    where: int,
+) -> None:
     """Writes ``value`` (S + A) at offset ``at`` of the image, which is mapped at ``place``."""
     if kind in (2, 4):  # PC32, PLT32
         struct.pack_into("<i", image, at, value - place)
@@ -227,7 +248,14 @@ def _relocate_x86_64(image: bytearray, kind: int, at: int, place: int, value: in
 _LOADS = {278: 0, 284: 1, 285: 2, 286: 3, 299: 4}  # LDST{8,16,32,64,128}_ABS_LO12_NC: log2 of the access's size
 
 
-def _relocate_aarch64(image: bytearray, kind: int, at: int, place: int, value: int, where: int) -> None:
+def _relocate_aarch64(
+    image: bytearray,
+    kind: int,
+    at: int,
+    place: int,
+    value: int,
+    where: int,
+) -> None:
     """Writes ``value`` (S + A) at offset ``at`` of the image, which is mapped at ``place``."""
     if kind == 260:  # PREL64
         struct.pack_into("<q", image, at, value - place)
@@ -264,7 +292,11 @@ def _signed(value: int, bits: int) -> int:
     return value & ((1 << bits) - 1)
 
 
-def _dynamic_symbols(exported: list[_Symbol], strings: bytes, places: dict[int, tuple[int, int]]) -> bytes:
+def _dynamic_symbols(
+    exported: list[_Symbol],
+    strings: bytes,
+    places: dict[int, tuple[int, int]],
+) -> bytes:
     rows = [bytes(struct.calcsize(_SYM))]
     for s in exported:
         name = strings.index(b"\0" + s.name.encode() + b"\0") + 1
@@ -290,7 +322,8 @@ _TEXT_INDEX = 5
 
 
 def _with_headers(image: bytearray, machine: int, parts: tuple[int, ...], exported: int) -> bytes:
-    """The image with its ELF header, program headers and (for debuggers and profilers) section headers."""
+    """The image with its ELF header, program headers and (for debuggers and profilers) section
+    headers."""
     symbols, strings, table, constants, code, dynamic = parts
     page, end = PAGE[machine], len(image)
     top = dynamic + 2 * page

@@ -1,4 +1,5 @@
-"""Opening a kernel library whose bytes were verified: from its file, from memory, or through llvmlite."""
+"""Opening a kernel library whose bytes were verified: from its file, from memory, or through
+llvmlite."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ def say(text: str) -> None:
 
 
 def logger() -> Logger:
-    """nbconv's one logger, "nbconv": quiet unless the application adds a handler. `logging` is imported when it is first
-    wanted."""
+    """nbconv's one logger, "nbconv": quiet unless the application adds a handler.
+    `logging` is imported when it is first wanted."""
     import logging
 
     log = logging.getLogger("nbconv")
@@ -53,8 +54,9 @@ def sha256(data: bytes) -> str:
 
 
 def open_image(image: bytes, goal: Target, name: str, fd: int = -1) -> Symbols:
-    """Opens a library whose bytes are known to be good: from descriptor ``fd`` of its file, else from memory, else from
-    a private temporary folder. Raises OSError when the system allows none of them."""
+    """Opens a library whose bytes are known to be good: from descriptor ``fd`` of its file, else
+    from memory, else from a private temporary folder.
+    Raises OSError when the system allows none of them."""
     if goal.os != "linux":
         return load_object(image, goal)
     if fd >= 0:
@@ -84,8 +86,9 @@ def _from_temporary(image: bytes) -> Symbols:
 
 
 def _dlopen(fd: int) -> ctypes.CDLL:
-    """Opens the very file that was read. The loader takes two equal names for one library, and descriptors are used
-    again, so that each path must be spelt as no path was before: "//" and "/./" spell the bits of a counter."""
+    """Opens the very file that was read.
+    The loader takes two equal names for one library, and descriptors are used again, so that each
+    path must be spelt as no path was before: "//" and "/./" spell the bits of a counter."""
     global _opened
     _opened += 1
     spelling = "".join("/." if bit == "1" else "/" for bit in f"{_opened:b}")
@@ -100,7 +103,8 @@ def _symbols(library: ctypes.CDLL) -> Symbols:
 
 
 def load_object(image: bytes, goal: Target) -> Symbols:
-    """Loads relocatable object code into this process through llvmlite. Raises KernelError where that is missing."""
+    """Loads relocatable object code into this process through llvmlite.
+    Raises KernelError where that is missing."""
     try:
         import llvmlite.binding as llvm
     except ImportError:

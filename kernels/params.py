@@ -1,7 +1,9 @@
-"""Parameters of kernels that belong together, as NamedTuples: CPU kernels, CUDA kernels and lowering share them.
+"""Parameters of kernels that belong together, as NamedTuples: CPU kernels, CUDA kernels and
+lowering share them.
 
-A kernel takes ``window: Window``; in its table of arguments each field is one word, ``window.kh`` by name, in the fields'
-order. An ``int`` is an int64 there, a ``float`` a float32, `Floats` an address of float32, or null.
+A kernel takes ``window: Window``; in its table of arguments each field is one word, ``window.kh``
+by name, in the fields' order.
+An ``int`` is an int64 there, a ``float`` a float32, `Floats` an address of float32, or null.
 """
 
 from collections.abc import Mapping
@@ -40,8 +42,8 @@ class Clamp(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What is done to each result before it is stored: the clamp, or the activation; then, where ``scale`` is given, a
-    factor and a term a channel."""
+    """What is done to each result before it is stored: the clamp, or the activation; then, where
+    ``scale`` is given, a factor and a term a channel."""
 
     low: float = -inf
     high: float = inf
@@ -57,8 +59,8 @@ class Epilogue(NamedTuple):
 
 
 class Addends(NamedTuple):
-    """What is added to sums before the epilogue: a bias a channel, and, where ``ldres`` is not 0, an array of y's shape,
-    ``ldres`` floats a pixel."""
+    """What is added to sums before the epilogue: a bias a channel, and, where ``ldres`` is not 0,
+    an array of y's shape, ``ldres`` floats a pixel."""
 
     bias: Floats
     residual: Floats = None
@@ -75,7 +77,8 @@ class Rows(NamedTuple):
 
 
 class RowStrides(NamedTuple):
-    """Row (i, j, k) of an operand begins at i·s0 + j·s1 + k·s2, its elements are ``element`` apart."""
+    """Row (i, j, k) of an operand begins at i·s0 + j·s1 + k·s2, its elements are ``element``
+    apart."""
 
     s0: int
     s1: int
@@ -103,7 +106,8 @@ class Strides(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A window that slides over an image: taps, strides, dilations, and the padding before the first row and column."""
+    """A window that slides over an image: taps, strides, dilations, and the padding before the
+    first row and column."""
 
     kh: int
     kw: int
@@ -116,7 +120,8 @@ class Window(NamedTuple):
 
 
 class Image(NamedTuple):
-    """Images (h, width) of c channels, ``ldx`` floats a pixel, from which (oh, ow) are made, ``ldy`` floats a pixel."""
+    """Images (h, width) of c channels, ``ldx`` floats a pixel, from which (oh, ow) are made,
+    ``ldy`` floats a pixel."""
 
     h: int
     width: int
@@ -138,8 +143,8 @@ class DenseImage(NamedTuple):
 
 
 class ConvImage(NamedTuple):
-    """Images (h, width), ``ldx`` floats a pixel and cg channels a group, from which (oh, ow) are made, m pixels in all of
-    them, ``ldy`` floats a pixel and og channels a group."""
+    """Images (h, width), ``ldx`` floats a pixel and cg channels a group, from which (oh, ow) are
+    made, m pixels in all of them, ``ldy`` floats a pixel and og channels a group."""
 
     m: int
     h: int
@@ -164,8 +169,8 @@ class Scatter(NamedTuple):
 
 
 class ConvBlocking(NamedTuple):
-    """How a convolution is cut: a unit has ``panels`` panels of ``rows`` pixels, k goes in chunks of taps × channels;
-    ``padded``: packed columns a group."""
+    """How a convolution is cut: a unit has ``panels`` panels of ``rows`` pixels, k goes in chunks
+    of taps × channels; ``padded``: packed columns a group."""
 
     rows: int
     panels: int
@@ -175,8 +180,8 @@ class ConvBlocking(NamedTuple):
 
 
 class GradBlocking(NamedTuple):
-    """How the sums of a weight gradient are cut: ``parts`` of ``pixels``, which go ``chunk`` at a time, and units of
-    ``columns``; ``padded``: floats a row of a group's sums."""
+    """How the sums of a weight gradient are cut: ``parts`` of ``pixels``, which go ``chunk`` at a
+    time, and units of ``columns``; ``padded``: floats a row of a group's sums."""
 
     groups: int
     parts: int
@@ -213,7 +218,8 @@ class MatrixBlocking(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """``parts`` of sums (m, n), ``lds`` floats a row, which are added to results of ``ldy`` floats a row."""
+    """``parts`` of sums (m, n), ``lds`` floats a row, which are added to results of ``ldy`` floats
+    a row."""
 
     m: int
     n: int
@@ -223,7 +229,8 @@ class Sums(NamedTuple):
 
 
 class SumsBatch(NamedTuple):
-    """Floats from one matrix of a batch, or group, to the next: of the sums, of what is given a channel, of results."""
+    """Floats from one matrix of a batch, or group, to the next: of the sums, of what is given a
+    channel, of results."""
 
     sums: int
     channels: int
@@ -231,9 +238,9 @@ class SumsBatch(NamedTuple):
 
 
 class Filtering(NamedTuple):
-    """How Winograd's filtering goes: padding, ``size`` × ``size`` results a tile, ``tiles`` tiles and ``group`` channels of
-    y a unit, ``columns`` channels at a time; ``inner``: input channels in whole vectors, ``padded``: packed columns,
-    ``area``: floats of scratch memory a thread."""
+    """How Winograd's filtering goes: padding, ``size`` × ``size`` results a tile, ``tiles`` tiles
+    and ``group`` channels of y a unit, ``columns`` channels at a time; ``inner``: input channels in
+    whole vectors, ``padded``: packed columns, ``area``: floats of scratch memory a thread."""
 
     ph: int
     pw: int
@@ -275,8 +282,8 @@ class TapStrides(NamedTuple):
 
 
 class Divisor(NamedTuple):
-    """What a mean divides by: the taps inside the image, or, with ``count_pad``, those inside [-ph, padded_h) and
-    [-pw, padded_w)."""
+    """What a mean divides by: the taps inside the image, or, with ``count_pad``, those inside [-ph,
+    padded_h) and [-pw, padded_w)."""
 
     padded_h: int
     padded_w: int
@@ -299,7 +306,8 @@ class Moments(NamedTuple):
 
 
 class Running(NamedTuple):
-    """Running mean and variance a channel, which the new ones replace: old · momentum + new · (1 - momentum)."""
+    """Running mean and variance a channel, which the new ones replace: old · momentum + new · (1 -
+    momentum)."""
 
     old_mean: Floats
     old_var: Floats
@@ -325,7 +333,8 @@ class BatchNorm(NamedTuple):
 
 
 class RowAffine(NamedTuple):
-    """A scale and a shift, where there are such, for each ``run`` elements of a row; row r has those of r % ``groups``."""
+    """A scale and a shift, where there are such, for each ``run`` elements of a row; row r has
+    those of r % ``groups``."""
 
     scale: Floats
     shift: Floats
@@ -336,7 +345,8 @@ class RowAffine(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Where the score of class j at position p lies: p // size · image + p % size · pixel + j · apart."""
+    """Where the score of class j at position p lies: p // size · image + p % size · pixel + j ·
+    apart."""
 
     classes: int
     size: int
@@ -346,7 +356,8 @@ class Scores(NamedTuple):
 
 
 class ClassWeights(NamedTuple):
-    """What labels weigh: 1, or, where ``weighted``, a weight a class; where ``ignoring``, the label ``ignore`` weighs 0."""
+    """What labels weigh: 1, or, where ``weighted``, a weight a class; where ``ignoring``, the label
+    ``ignore`` weighs 0."""
 
     weights: Floats
     weighted: int
@@ -354,64 +365,23 @@ class ClassWeights(NamedTuple):
     ignore: int
 
 
-class Span(NamedTuple):
-    """n elements, of which a unit has ``chunk``."""
-
-    n: int
-    chunk: int
-
-
-class Learning(NamedTuple):
-    """The learning rate, a number in memory times ``rate``, and the factors of weight decay and of the L1 norm's slope."""
-
-    lr: Floats
-    rate: float
-    decay: float
-    l1: float
-
-
-class AdaDelta(NamedTuple):
-    """Factors of AdaDelta; ``rest`` is 1 - rho."""
-
-    rho: float
-    rest: float
-    epsilon: float
-
-
-class RMSProp(NamedTuple):
-    """Factors of RMSProp; ``rest`` is 1 - alpha."""
-
-    alpha: float
-    rest: float
-    epsilon: float
-    momentum: float
-
-
-class Adam(NamedTuple):
-    """Factors of Adam; ``c1`` and ``root`` are numbers in memory: 1 - beta1^t and sqrt(1 - beta2^t), ``rest`` 1 - beta.
-    ``decoupled``: weight decay is not part of the gradient."""
-
-    c1: Floats
-    root: Floats
-    rest1: float
-    beta2: float
-    rest2: float
-    epsilon: float
-    decoupled: int
+MODULES = (__name__, f"{__package__}.optimizer_params")
+"""Where such NamedTuples are defined."""
 
 
 def is_group(kind: Any) -> bool:
-    """Whether a type is one of this module's NamedTuples."""
-    return isinstance(kind, type) and issubclass(kind, tuple) and kind.__module__ == __name__
+    """Whether a type is one of these NamedTuples."""
+    return isinstance(kind, type) and issubclass(kind, tuple) and kind.__module__ in MODULES
 
 
 def fields(name: str, kind: type) -> dict[str, str]:
-    """Names and kinds of a parameter's words, where its type is one of this module's."""
+    """Names and kinds of a parameter's words, where its type is one of the NamedTuples."""
     return {f"{name}.{field}": KINDS[k] for field, k in kind.__annotations__.items()}
 
 
 def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A kernel's arguments a word each: the fields of this module's NamedTuples one by one, named ``argument.field``."""
+    """A kernel's arguments a word each: the fields of NamedTuples of parameters one by one, named
+    ``argument.field``."""
     found: dict[str, Any] = {}
     for name, value in arguments.items():
         if is_group(type(value)):

@@ -9,8 +9,10 @@ from nbconv.kernels.target import Target
 
 
 class Launch(NamedTuple):
-    """How a kernel is started. ``width`` threads do a unit at a time (a block's, a warp's or one), in blocks of
-    ``threads``; ``begin`` and ``end`` say where its PTX, a module of its own with the entry ``entry``, lies in the family's.
+    """How a kernel is started.
+    ``width`` threads do a unit at a time (a block's, a warp's or one), in blocks of ``threads``;
+    ``begin`` and ``end`` say where its PTX, a module of its own with the entry ``entry``, lies in
+    the family's.
     """
 
     entry: str
@@ -20,7 +22,8 @@ class Launch(NamedTuple):
     end: int
 
     def blocks(self, units: int) -> int:
-        """Blocks of a launch: those beyond `MOST_BLOCKS` would wait for others anyway, so blocks then do several units."""
+        """Blocks of a launch: those beyond `MOST_BLOCKS` would wait for others anyway, so blocks
+        then do several units."""
         return max(1, min(-(-units * self.width // self.threads), MOST_BLOCKS))
 
 
@@ -28,7 +31,8 @@ MOST_BLOCKS = 1 << 16
 
 
 class PtxLibrary(Library):
-    """A family's PTX. `text` is what a driver loads, `launch` says which variant of a kernel fits its arguments."""
+    """A family's PTX.
+    `text` is what a driver loads, `launch` says which variant of a kernel fits its arguments."""
 
     __slots__ = ("_image", "_launches")
 
@@ -40,8 +44,8 @@ class PtxLibrary(Library):
         self._image, self._launches = image, manifest["launch"]
 
     def launch(self, kernel: str, arguments: dict[str, int]) -> Launch:
-        """How to start a kernel with these integer arguments. A kernel may have variants, compiled apart, each for some
-        value of an argument."""
+        """How to start a kernel with these integer arguments.
+        A kernel may have variants, compiled apart, each for some value of an argument."""
         self.arguments(kernel)
         found = self._launches[kernel]
         if found["by"]:

@@ -1,11 +1,13 @@
-"""Where kernel libraries are kept and how they are opened: prebuilt folders first, then the user's cache.
+"""Where kernel libraries are kept and how they are opened: prebuilt folders first, then the user's
+cache.
 
-A library is code, so nothing is opened that is not ours: its key hashes the sources it was compiled from, its checksum
-is verified over the very bytes that are opened, and it lies in a folder that only its owner (we or root) can write.
+A library is code, so nothing is opened that is not ours: its key hashes the sources it was compiled
+from, its checksum is verified over the very bytes that are opened, and it lies in a folder that
+only its owner (we or root) can write.
 
-A library is two files: ``<family>-<key>.json``, the manifest (kernels and their arguments, target, toolchain, checksum),
-and ``<family>-<checksum>.so`` (``.o`` where no shared library can be made), named by its content: whoever replaces a
-manifest at the same moment, the two always fit.
+A library is two files: ``<family>-<key>.json``, the manifest (kernels and their arguments, target,
+toolchain, checksum), and ``<family>-<checksum>.so`` (``.o`` where no shared library can be made),
+named by its content: whoever replaces a manifest at the same moment, the two always fit.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from nbconv.kernels import LOOP_ABI
-from nbconv.kernels.load import Symbols, open_image, say, sha256, write_all
-from nbconv.kernels.target import GPUS, PLANNING, TARGETS, Target
+from nbconv.kernels.load import Symbols, open_image, say, sha256
+from nbconv.kernels.target import PLANNING, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-"""The installed package: sources in ``cpu/``, libraries that a wheel carries in ``prebuilt/<target>/``."""
+"""The installed package: sources in ``cpu/``, libraries that a wheel carries in
+``prebuilt/<target>/``."""
 
 LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
@@ -33,14 +36,14 @@ LARGEST = 1 << 28
 _IMPORT = rb"(?:from\s+\.|cpu\.|shared_source\(\")(\w+)|(?:from\s+\.|cpu)\s+import\s+(\([^)]*\)|[^\n]*)"
 _ABOVE = rb"(?:from\s+\.\.|nbconv\.kernels\.)(\w+)"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NAME = r"[A-Za-z0-9_]+-[0-9a-f]{32}\.(json|so|o|ptx)"
 
 
 # Sources and keys
 
 
 def modules(of: str = "cpu") -> list[str]:
-    """Names of the files in kernels/cpu (or kernels/cuda), shared ones (leading underscore) included."""
+    """Names of the files in kernels/cpu (or kernels/cuda), shared ones (leading underscore)
+    included."""
     return [name[len(of) + 1 : -3] for name in _listing(f"{of}/") if name.count("/") == 1]
 
 
@@ -63,7 +66,8 @@ def _listing(within: str = "") -> list[str]:
 
 
 def source(name: str) -> bytes | None:
-    """The text of a file of the package, ``cpu/conv.py``; None in a frozen application that carries no sources."""
+    """The text of a file of the package, ``cpu/conv.py``; None in a frozen application that carries
+    no sources."""
     try:
         return __loader__.get_data(os.path.join(FOLDER, *name.split("/")))  # type: ignore[name-defined]
     except (OSError, AttributeError):
@@ -71,7 +75,8 @@ def source(name: str) -> bytes | None:
 
 
 class Sources:
-    """The package's sources as they are now: what the libraries' keys are made of. Reads each file once."""
+    """The package's sources as they are now: what the libraries' keys are made of.
+    Reads each file once."""
 
     def __init__(self) -> None:
         self._names = _listing()
@@ -94,8 +99,9 @@ class Sources:
         return "_numba.py" in self._digests
 
     def key(self, family: str, goal: Target) -> str | None:
-        """What a library is looked up by: 32 hex digits over everything that its code depends on but the toolchain: its
-        `files`, the loop's ABI and the target. None where there is no such source."""
+        """What a library is looked up by: 32 hex digits over everything that its code depends on
+        but the toolchain: its `files`, the loop's ABI and the target.
+        None where there is no such source."""
         files = [(name, self._digests[name]) for name in self.files(family, goal)]
         if not files:
             return None
@@ -104,9 +110,9 @@ class Sources:
         return sha256(json.dumps([family, LOOP_ABI, fields, *machine, files]).encode())[:32]
 
     def files(self, family: str, goal: Target) -> list[str]:
-        """Names of the sources that a library's code depends on: the family's, the shared ones, those in folders that are
-        no family's, what any of them imports, and for processors the compiler and the linker. [] where there is no such
-        family."""
+        """Names of the sources that a library's code depends on: the family's, the shared ones,
+        those in folders that are no family's, what any of them imports, and for processors the
+        compiler and the linker. [] where there is no such family."""
         if goal.gpu and not any(name.startswith("cuda/") for name in self._digests):
             self._read([name for name in self._names if name.startswith("cuda/")])
         there = {name for name in self._digests if goal.gpu or not name.startswith("cuda/")}
@@ -131,8 +137,8 @@ def _shared(name: str) -> bool:
 
 
 def toolchain(goal: Target | None = None) -> dict[str, str] | None:
-    """Versions of the installed numba and llvmlite, and for a GPU numba-cuda, without importing them; None where one is not
-    installed."""
+    """Versions of the installed numba and llvmlite, and for a GPU numba-cuda, without importing
+    them; None where one is not installed."""
     from importlib.util import find_spec
 
     found = {}
@@ -167,9 +173,11 @@ def _version(name: str, path: str) -> str:
 
 
 def cache_folder() -> str | None:
-    """The user's cache folder for nbconv, made with mode 0700 where it is missing; None when there is none to trust.
+    """The user's cache folder for nbconv, made with mode 0700 where it is missing; None when there
+    is none to trust.
 
-    ``$NBCONV_CACHE``, else ``$XDG_CACHE_HOME/nbconv``, else ``~/.cache/nbconv`` (Windows: ``%LOCALAPPDATA%\\nbconv``).
+    ``$NBCONV_CACHE``, else ``$XDG_CACHE_HOME/nbconv``, else ``~/.cache/nbconv`` (Windows:
+    ``%LOCALAPPDATA%\\nbconv``).
     A folder that others own or can write is refused, with a warning.
     """
     path = os.environ.get("NBCONV_CACHE")
@@ -228,7 +236,8 @@ def _foreign(found: os.stat_result) -> str | None:
 
 
 def folders(goal: Target) -> Iterator[tuple[str, str]]:
-    """(kind, path) of the places to look, in order: "package", "given" (``$NBCONV_KERNELS``) and "cache"."""
+    """(kind, path) of the places to look, in order: "package", "given" (``$NBCONV_KERNELS``) and
+    "cache"."""
     yield "package", os.path.join(FOLDER, "prebuilt", goal.name)
     given = os.environ.get("NBCONV_KERNELS")
     if given:
@@ -247,19 +256,28 @@ def folders(goal: Target) -> Iterator[tuple[str, str]]:
 
 
 def suffix(goal: Target) -> str:
-    """Shared libraries are made for Linux; elsewhere the object code itself is kept, and llvmlite loads it. GPUs' drivers
-    take PTX."""
+    """Shared libraries are made for Linux; elsewhere the object code itself is kept, and llvmlite
+    loads it.
+    GPUs' drivers take PTX."""
     if goal.gpu:
         return ".ptx"
     return ".so" if goal.os == "linux" else ".o"
 
 
-def load(family: str, goal: Target, wanted: str | None, versions: dict[str, str] | None) -> tuple[Any, dict] | None:
-    """Opens a family's library from the first folder that has it; returns its symbols (a GPU's: its PTX) and its manifest.
+def load(
+    family: str,
+    goal: Target,
+    wanted: str | None,
+    versions: dict[str, str] | None,
+) -> tuple[Any, dict] | None:
+    """Opens a family's library from the first folder that has it; returns its symbols (a GPU's: its
+    PTX) and its manifest.
 
-    ``wanted`` is its key; None (no sources to hash) takes what the prebuilt folders have for the family. ``versions``
-    are the `toolchain`'s: a cached library of other versions is passed over, so that it is compiled anew; prebuilt
-    libraries are taken as they are. Damaged files are passed over, with a warning.
+    ``wanted`` is its key; None (no sources to hash) takes what the prebuilt folders have for the
+    family.
+    ``versions`` are the `toolchain`'s: a cached library of other versions is passed over, so that
+    it is compiled anew; prebuilt libraries are taken as they are.
+    Damaged files are passed over, with a warning.
     """
     for kind, folder in folders(goal):
         for name in [f"{family}-{wanted}.json"] if wanted else _any(family, kind, folder):
@@ -283,7 +301,8 @@ def _any(family: str, kind: str, folder: str) -> list[str]:
 
 
 def _read(kind: str, path: str) -> tuple[bytes, int]:
-    """The bytes of a file and its open descriptor (-1 when it lies in a zip). Raises OSError or ValueError."""
+    """The bytes of a file and its open descriptor (-1 when it lies in a zip).
+    Raises OSError or ValueError."""
     try:
         fd = os.open(path, os.O_RDONLY | _FLAGS)
     except NotADirectoryError:
@@ -338,7 +357,8 @@ def _manifest(kind: str, path: str, family: str, goal: Target, wanted: str | Non
 
 
 def _launches(manifest: dict) -> bool:
-    """Whether a manifest of PTX says for each kernel how to launch it (see `nbconv.kernels.ptx.Launch`)."""
+    """Whether a manifest of PTX says for each kernel how to launch it (see
+    `nbconv.kernels.ptx.Launch`)."""
     if manifest["launch"].keys() != manifest["kernels"].keys():
         return False
     for kernel, found in manifest["launch"].items():
@@ -364,86 +384,3 @@ def _open(kind: str, path: str, manifest: dict, goal: Target) -> Symbols | bytes
     finally:
         if fd >= 0:
             os.close(fd)
-
-
-# Writing
-
-
-def _write(path: str, data: bytes, mode: int) -> None:
-    """Writes a file aside, and moves it into place when it is on the disk."""
-    aside = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.part"
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
-    try:
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
-
-
-def keep(folder: str, family: str, goal: Target, wanted: str, image: bytes, manifest: dict, mode: int = 0o600) -> None:
-    """Writes a library and then its manifest into a folder. Raises OSError."""
-    checksum = sha256(image)
-    whole = {
-        "family": family,
-        "target": goal.name,
-        "os": goal.os,
-        "abi": LOOP_ABI,
-        "key": wanted,
-        "kernels": manifest["kernels"],
-        "toolchain": manifest["toolchain"],
-        **({"launch": manifest["launch"]} if goal.gpu else {}),
-        "size": len(image),
-        "sha256": checksum,
-    }
-    _write(os.path.join(folder, f"{family}-{checksum[:32]}{suffix(goal)}"), image, mode)
-    _write(os.path.join(folder, f"{family}-{wanted}.json"), json.dumps(whole, indent=1).encode(), mode)
-
-
-def listing() -> list[dict]:
-    """The libraries in the cache: their manifests, with ``current``: whether the sources still ask for them."""
-    folder = cache_folder()
-    found = []
-    sources = Sources()
-    for name in sorted(os.listdir(folder)) if folder else []:
-        if re.fullmatch(_NAME, name) and name.endswith(".json"):
-            try:
-                manifest = json.loads(_bytes(folder, name))
-                goal = {**TARGETS, **GPUS}.get(manifest["target"])
-                current = goal is not None and sources.key(manifest["family"], goal) == manifest["key"]
-                found.append({**manifest, "current": current})
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-    return found
-
-
-def _bytes(folder: str | None, name: str) -> bytes:
-    with open(os.path.join(folder or "", name), "rb") as f:
-        return f.read()
-
-
-def forget(folder: str, family: str) -> None:
-    """Removes a family's libraries from a folder."""
-    for name in os.listdir(folder):
-        if re.fullmatch(_NAME, name) and name.rpartition("-")[0] == family:
-            os.unlink(os.path.join(folder, name))
-
-
-def clear() -> tuple[int, int]:
-    """Removes the libraries, and what unfinished writes left, from the cache; returns how many files and bytes. Programs
-    that have a library open keep it."""
-    folder = cache_folder()
-    files = size = 0
-    for name in os.listdir(folder) if folder else []:
-        if re.fullmatch(_NAME, name) or (name.endswith(".part") and re.match(_NAME, name)):
-            try:
-                size += os.path.getsize(os.path.join(folder, name))  # type: ignore[arg-type]
-                os.unlink(os.path.join(folder, name))  # type: ignore[arg-type]
-                files += 1
-            except OSError:
-                continue
-    return files, size

@@ -1,7 +1,7 @@
 """The machines that kernels are compiled for, and which of them this process can run on.
 
-Detection needs neither llvmlite nor numba, and asks the system rather than the CPU: a feature counts when the operating
-system saves its registers too.
+Detection needs neither llvmlite nor numba, and asks the system rather than the CPU: a feature
+counts when the operating system saves its registers too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """Sums that a GEMM micro-kernel keeps in registers: ``rows`` x (``vectors`` · lanes), or ``rows_wider`` x
-    ((``vectors`` + 1) · lanes). They are as high as leaves no sum in memory (tests/kernels/test_spills.py)."""
+    """Sums that a GEMM micro-kernel keeps in registers: ``rows`` x (``vectors`` · lanes), or
+    ``rows_wider`` x ((``vectors`` + 1) · lanes).
+    They are as high as leaves no sum in memory (tests/kernels/test_spills.py)."""
 
     rows: int
     vectors: int
@@ -22,18 +23,21 @@ class Tile(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A machine to compile for. ``cpu`` and ``features`` are LLVM's names; ``needs`` uses those of Linux's /proc/cpuinfo.
+    """A machine to compile for.
+    ``cpu`` and ``features`` are LLVM's names; ``needs`` uses those of Linux's /proc/cpuinfo.
 
-    ``lanes`` float32 values fill a vector, of which ``registers`` hold one each; ``gemm`` has the `Tile` for each element
-    type that a product can have, see `tile`. ``chunk``: elements that a unit of an elementwise kernel does.
-    ``winograd``: whether convolutions may go through Winograd's filtering. ``units`` a step should
-    have at least, so that all of the machine finds work.
+    ``lanes`` float32 values fill a vector, of which ``registers`` hold one each; ``gemm`` has the
+    `Tile` for each element type that a product can have, see `tile`.
+    ``chunk``: elements that a unit of an elementwise kernel does.
+    ``winograd``: whether convolutions may go through Winograd's filtering.
+    ``units`` a step should have at least, so that all of the machine finds work.
 
-    On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes one of ``tiles``, which are
-    (rows, columns, how fast it multiplies, 1 being float32's multiply-adds and nothing else: counted in main loops by
-    `tests/cuda/test_sass.py`); the rows of its `Tile` are those of the smallest.
-    ``tf32``: tensor cores multiply, numbers rounded to TF32. That is no target of its own: the kernels for it are in the
-    same libraries.
+    On a GPU ``cpu`` is its architecture, a vector is a warp, and a block of matrix kernels takes
+    one of ``tiles``, which are (rows, columns, how fast it multiplies, 1 being float32's
+    multiply-adds and nothing else: counted in main loops by `tests/cuda/test_sass.py`); the rows of
+    its `Tile` are those of the smallest.
+    ``tf32``: tensor cores multiply, numbers rounded to TF32.
+    That is no target of its own: the kernels for it are in the same libraries.
     """
 
     name: str
@@ -52,11 +56,13 @@ class Target(NamedTuple):
     tf32: bool = False
 
     def identity(self) -> tuple[tuple[str, object], ...]:
-        """Every field with its name, written alike in every process: a part of the key of what is kept for a target."""
+        """Every field with its name, written alike in every process: a part of the key of what is
+        kept for a target."""
         return tuple((name, sorted(v) if isinstance(v, frozenset) else v) for name, v in self._asdict().items())
 
     def tile(self, dtype: str = "float32") -> Tile:
-        """The register tile of products of this element type; ValueError where there is no kernel for them."""
+        """The register tile of products of this element type; ValueError where there is no kernel
+        for them."""
         for name, tile in self.gemm:
             if name == dtype:
                 return tile
@@ -75,22 +81,26 @@ class Target(NamedTuple):
 
     @property
     def line(self) -> float:
-        """Elements of a row that a unit of a kernel on strided rows does at most, where the row can be cut."""
+        """Elements of a row that a unit of a kernel on strided rows does at most, where the row can
+        be cut."""
         return self.chunk if self.gpu else inf
 
     @property
     def run(self) -> float:
-        """Vectors that a unit of a reduction does one after another at most, where there are few units."""
+        """Vectors that a unit of a reduction does one after another at most, where there are few
+        units."""
         return 32 if self.gpu else inf
 
     @property
     def pixels(self) -> int:
-        """Pixels of a part of a sum over an image, at least; 0 where what a core's cache holds decides."""
+        """Pixels of a part of a sum over an image, at least; 0 where what a core's cache holds
+        decides."""
         return 64 if self.gpu else 0
 
     @property
     def sums(self) -> int:
-        """Bytes of a weight's gradient that a unit sums in its cache; 0 where it sums in registers alone."""
+        """Bytes of a weight's gradient that a unit sums in its cache; 0 where it sums in registers
+        alone."""
         return 0 if self.gpu else 512 << 10
 
 
@@ -126,7 +136,8 @@ TARGETS: dict[str, Target] = {
         Target("aarch64", _ARM, "generic", "+neon", 4, _float32(8, 2, 6), 32, frozenset(), _OS),
     )
 }
-"""By name. The triples are those of this operating system: a library is built on the system it will run on."""
+"""By name.
+The triples are those of this operating system: a library is built on the system it will run on."""
 
 _PTX = "nvptx64-nvidia-cuda"
 _TILES = ((128, 128, 0.84), (64, 64, 0.76), (256, 32, 0.72))
@@ -137,7 +148,9 @@ GPUS: dict[str, Target] = {
         Target("cuda-sm_75", _PTX, "sm_75", "", 32, _float32(64, 2, 64), 255, frozenset(), "cuda", 128, True, 512, _TILES),
     )
 }
-"""By name. The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75" 7.5."""
+"""By name.
+The driver translates PTX for its GPU: "cuda" serves compute capability 8.0 and up, "cuda-sm_75"
+7.5."""
 _TF32_TILES = ((128, 128, 7.4), (64, 64, 4.5), (256, 32, 2.9))
 
 
@@ -159,7 +172,8 @@ def target(name: str) -> Target:
 def host() -> Target:
     """The best target that this process can run, or the one that ``$NBCONV_TARGET`` names.
 
-    Raises ValueError when no target fits the machine, or when the named one is unknown or needs what the CPU lacks.
+    Raises ValueError when no target fits the machine, or when the named one is unknown or needs
+    what the CPU lacks.
     """
     wanted = os.environ.get("NBCONV_TARGET")
     if wanted:
@@ -177,7 +191,8 @@ def host() -> Target:
 
 
 def runs_here(goal: Target) -> bool:
-    """Whether this process can run the target's code: its architecture, its operating system, all of its features."""
+    """Whether this process can run the target's code: its architecture, its operating system, all
+    of its features."""
     return goal.os == _OS and not _lacks(goal)
 
 
@@ -190,7 +205,8 @@ def _lacks(goal: Target) -> list[str]:
 
 
 def _machine() -> tuple[str, frozenset[str]]:
-    """The process's architecture (LLVM's name) and the CPU features it may use, in /proc/cpuinfo's names."""
+    """The process's architecture (LLVM's name) and the CPU features it may use, in /proc/cpuinfo's
+    names."""
     if not _detected:
         _detected.append(_detect())
     return _detected[0]
@@ -211,8 +227,9 @@ def _detect() -> tuple[str, frozenset[str]]:
 
 
 def _linux_features(path: str = "/proc/cpuinfo") -> frozenset[str]:
-    """The flags of the first processor. The kernel hides those whose registers it does not save, and on hybrid machines
-    those that not every core has."""
+    """The flags of the first processor.
+    The kernel hides those whose registers it does not save, and on hybrid machines those that not
+    every core has."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -234,7 +251,8 @@ def _linux_features(path: str = "/proc/cpuinfo") -> frozenset[str]:
 
 
 def _macos_features() -> frozenset[str]:
-    """From the sysctls machdep.cpu.*features, whose names differ from Linux's in the few listed here."""
+    """From the sysctls machdep.cpu.*features, whose names differ from Linux's in the few listed
+    here."""
     import ctypes
 
     libc = ctypes.CDLL(None)
@@ -253,8 +271,10 @@ def _from_macos(found: set[str]) -> set[str]:
 
 
 def _windows_features() -> frozenset[str]:
-    """From IsProcessorFeaturePresent, which has no numbers for FMA, BMI or AVX-512BW: at most x86-64-v3 is chosen, and
-    where both AVX2 (40) and BMI2 (60, a Haswell feature like FMA) are there. Older Windows does not know 60: baseline."""
+    """From IsProcessorFeaturePresent, which has no numbers for FMA, BMI or AVX-512BW: at most
+    x86-64-v3 is chosen, and where both AVX2 (40) and BMI2 (60, a Haswell feature like FMA) are
+    there.
+    Older Windows does not know 60: baseline."""
     import ctypes
 
     present = ctypes.WinDLL("kernel32").IsProcessorFeaturePresent  # type: ignore[attr-defined]

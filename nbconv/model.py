@@ -46,9 +46,13 @@ class Port(NamedTuple):
 
 
 def load(
-    source: str | os.PathLike | bytes, *, threads: int | None = None, device: str = "cpu", tune: bool = False,
+    source: str | os.PathLike | bytes,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    tune: bool = False,
     deterministic: bool = False,
-) -> Model:  # fmt: skip
+) -> Model:
     """The model of an ONNX file, given by path or as its bytes.
 
     ``threads``: how many may work on a run (default: what affinity and the cgroup allow). ``device``: "cpu", or "cuda" or

@@ -21,3 +21,26 @@ def pytest_report_header(config: pytest.Config) -> str:
     from nbconv.kernels.target import host
 
     return f"kernels for {host().name}"
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command line: (exit code, standard output, standard error)."""
+    from nbconv.cli import main
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def small(tmp_path):
+    """The file of a small model."""
+    from tests.models import small_model
+
+    path = tmp_path / "small.onnx"
+    path.write_bytes(small_model().SerializeToString())
+    return path

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from nbconv.kernels import params
+from nbconv.kernels import optimizer_params, params
 from nbconv.kernels.compile import families
 from nbconv.kernels.target import host, target
 from nbconv.lowering.context import Ref
@@ -15,7 +15,7 @@ from tests.cuda.kernels import COMPILER
 
 MOST = 12
 """Parameters of a kernel."""
-GROUPS = [kind for _, kind in inspect.getmembers(params, params.is_group)]
+GROUPS = [kind for module in (params, optimizer_params) for _, kind in inspect.getmembers(module, params.is_group)]
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)

@@ -1,4 +1,4 @@
-"""The library cache: whom it trusts, what it opens, and when a key changes."""
+"""The library cache: whom it trusts, and what it opens."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import json
 import logging
 import os
 import platform
-import shutil
-import subprocess
 import sys
 
 import pytest
 
 from nbconv.kernels import load as loading
 from nbconv.kernels import store
+from nbconv.kernels.cache import clear, keep, listing
 from nbconv.kernels.elf import link
-from nbconv.kernels.target import TARGETS, host
+from nbconv.kernels.target import host
 from tests.test_kernels_elf import compiled
 
 linux_x86 = pytest.mark.skipif(
@@ -46,7 +45,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def kept(cache):
     """The cache with one library in it; its file."""
-    store.keep(str(store.cache_dir()), "tiny", host(), KEY, image(), MANIFEST)
+    keep(str(store.cache_dir()), "tiny", host(), KEY, image(), MANIFEST)
     return next(cache.glob("tiny-*.so"))
 
 
@@ -125,8 +124,8 @@ def test_no_folder_where_none_can_be(cache, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("NBCONV_CACHE", str(tmp_path / "file"))
     assert store.cache_dir() is None
     assert "no cache folder" in caplog.text
-    assert store.listing() == []
-    assert store.clear() == (0, 0)
+    assert listing() == []
+    assert clear() == (0, 0)
 
 
 # What is opened
@@ -148,7 +147,7 @@ def test_another_library_under_the_same_descriptor_is_another_library(cache):
     folder = str(store.cache_dir())
     found = []
     for value in (7, 8, 9):
-        store.keep(folder, "tiny", host(), KEY, image(value), MANIFEST)
+        keep(folder, "tiny", host(), KEY, image(value), MANIFEST)
         found.append(store.load("tiny", host(), KEY, VERSIONS))
     assert [call(f) for f in found] == [7, 8, 9]
 
@@ -233,7 +232,7 @@ def test_other_versions_of_the_toolchain_count_only_where_it_is_installed(kept, 
     assert call(store.load("tiny", host(), KEY, None)) == 7
     given = tmp_path / "given" / host().name
     given.mkdir(parents=True)
-    store.keep(str(given), "tiny", host(), KEY, image(9), MANIFEST, 0o644)
+    keep(str(given), "tiny", host(), KEY, image(9), MANIFEST, 0o644)
     monkeypatch.setenv("NBCONV_KERNELS", str(tmp_path / "given"))
     assert call(store.load("tiny", host(), KEY, newer)) == 9  # prebuilt: taken as it is
     given.chmod(0o777)
@@ -245,7 +244,7 @@ def test_prebuilt_libraries_need_no_sources(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "FOLDER", str(tmp_path))
     prebuilt = tmp_path / "prebuilt" / host().name
     prebuilt.mkdir(parents=True)
-    store.keep(str(prebuilt), "tiny", host(), KEY, image(9), MANIFEST, 0o664)
+    keep(str(prebuilt), "tiny", host(), KEY, image(9), MANIFEST, 0o664)
     assert store.Sources().key("tiny", host()) is None
     assert call(store.load("tiny", host(), None, None)) == 9
     assert store.load("other", host(), None, None) is None
@@ -282,10 +281,10 @@ def test_object_code_is_loaded_through_llvmlite():
 def test_listing_and_clear(kept, cache):
     (cache / "model.bin").write_bytes(b"of somebody else")
     (cache / f"tiny-{KEY}.json.77-aabbccdd.part").write_bytes(b"left behind")
-    listed = store.listing()
+    listed = listing()
     assert [(m["family"], m["target"], m["current"]) for m in listed] == [("tiny", host().name, False)]
     assert listed[0]["size"] == kept.stat().st_size
-    files, size = store.clear()
+    files, size = clear()
     assert files == 3
     assert size > listed[0]["size"]
     assert [p.name for p in cache.iterdir()] == ["model.bin"]
@@ -299,128 +298,5 @@ def test_a_failed_write_leaves_nothing(cache, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        store.keep(folder, "tiny", host(), KEY, b"x", MANIFEST)
+        keep(folder, "tiny", host(), KEY, b"x", MANIFEST)
     assert os.listdir(folder) == []
-
-
-# Keys
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    folder = tmp_path / "package"
-    (folder / "cpu").mkdir(parents=True)
-    for name, text in {
-        "_numba.py": "",
-        "elf.py": "",
-        "cpu/__init__.py": "",
-        "cpu/_simd.py": "W = 8\n",
-        "cpu/gemm.py": "from nbconv.kernels.cpu._simd import W\n",
-        "cpu/conv.py": "from nbconv.kernels.cpu.gemm import tile\n",
-        "cpu/pool.py": "from nbconv.kernels.cpu import (\n    conv,\n)\n",
-        "cpu/norm.py": "from nbconv.kernels.window import x\n",
-        "cpu/deep/tile.py": "x = 1\n",
-        "common/window.py": "x = 1\n",
-        "window.py": "x = 1\n",
-        "compile.py": "from nbconv.kernels.cpu.gemm import tile\n",
-    }.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text)
-    monkeypatch.setattr(store, "FOLDER", str(folder))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("file", "changed"),
-    [
-        ("cpu/norm.py", "norm"),
-        ("cpu/pool.py", "pool"),
-        ("cpu/conv.py", "conv pool"),
-        ("cpu/gemm.py", "conv gemm pool"),
-        ("cpu/_simd.py", "conv gemm norm pool"),
-        ("_numba.py", "conv gemm norm pool"),
-        ("elf.py", "conv gemm norm pool"),
-        ("cpu/deep/tile.py", "conv gemm norm pool"),
-        ("cpu/deep/new.py", "conv gemm norm pool"),
-        ("common/window.py", "conv gemm norm pool"),
-        ("window.py", "norm"),
-        ("compile.py", ""),
-    ],
-)
-def test_a_key_changes_with_each_source_it_depends_on(package, file, changed):
-    families = [m for m in store.modules() if m[0] != "_"]
-    assert families == ["conv", "gemm", "norm", "pool"]
-    goal = TARGETS["x86-64-v3"]
-    before = {f: store.Sources().key(f, goal) for f in families}
-    assert len(set(before.values())) == 4
-    assert before == {f: store.Sources().key(f, goal) for f in families}
-    with open(package / file, "a") as f:
-        f.write("# a comment\n")
-    after = {f: store.Sources().key(f, goal) for f in families}
-    assert [f for f in families if before[f] != after[f]] == changed.split()
-
-
-def test_a_key_changes_with_the_target_and_the_abi(package, monkeypatch):
-    goal = TARGETS["x86-64-v3"]
-    others = [*TARGETS.values(), goal._replace(lanes=4), goal._replace(gemm=(("float32", goal.tile()._replace(rows=5)),))]
-    others += [
-        goal._replace(cpu="haswell"),
-        goal._replace(features="+x"),
-        goal._replace(os="other"),
-        goal._replace(triple="y"),
-    ]
-    others += [goal._replace(registers=1), goal._replace(needs=frozenset("x"))]
-    keys = [store.Sources().key("conv", t) for t in others]
-    assert {*keys} == {store.Sources().key("conv", t._replace(chunk=1, winograd=False, tf32=True)) for t in others}
-    monkeypatch.setattr(store, "LOOP_ABI", store.LOOP_ABI + 1)
-    keys += [store.Sources().key("conv", goal)]
-    assert len(set(keys)) == len(others) + 1
-
-
-def test_keys_cover_what_families_import():
-    """Every module of the kernels that is loaded once all families are, but what only runs or describes them."""
-    code = (
-        "import sys, json; from nbconv.kernels import _numba, store, target, compile as c\n"
-        "for family in c.families(): _numba.kernels_of(family, target.host())\n"
-        "print(json.dumps([m[15:].replace('.', '/') + '.py' for m in sys.modules if m.startswith('nbconv.')]))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    loaded = {name for name in json.loads(out) if name in store._listing()}
-    covered = {name for family in store.modules() for name in store.Sources().files(family, host())}
-    assert "cpu/_tile.py" in loaded
-    assert loaded - covered == {"compile.py", "library.py", "load.py", "store.py", "target.py"}
-
-
-def test_toolchain_is_read_without_importing_it():
-    pytest.importorskip("numba")
-    code = "from nbconv.kernels import store; import sys; print(store.toolchain(), 'numba' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    from importlib.metadata import version
-
-    assert out.strip() == f"{ {'numba': version('numba'), 'llvmlite': version('llvmlite')} } False"
-
-
-def test_no_toolchain(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
-    assert store.toolchain() is None
-
-
-def test_sources_are_read_from_a_zip(tmp_path):
-    """The package as a zip on the path: keys are the same as from the folder."""
-    site = tmp_path / "site" / "nbconv"
-    site.mkdir(parents=True)
-    (site / "__init__.py").write_text("")
-    ignored = shutil.ignore_patterns("__pycache__", "prebuilt")
-    shutil.copytree(store.FOLDER, site / "kernels", ignore=ignored)
-    shutil.make_archive(str(tmp_path / "app"), "zip", tmp_path / "site")
-    code = (
-        "from nbconv.kernels import store, target as t; assert store.FOLDER.startswith({0!r}), store.FOLDER;"
-        "print([store.Sources().key(f, t.TARGETS['aarch64']) for f in store.modules()])"
-    )
-    out = []
-    for path in (tmp_path / "site", tmp_path / "app.zip"):
-        environment = {**os.environ, "PYTHONPATH": str(path)}
-        command = [sys.executable, "-c", code.format(str(path))]
-        out.append(subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path).stdout)
-    assert out[0] == out[1]
-    assert "None" not in out[0]

@@ -15,14 +15,6 @@ from nbconv.cli import main
 from nbconv.plan.cost import cost
 from nbconv.tools.profiler import KINDS, Cost, bounded, lives, profile
 from nbconv.tools.roofline import Level, Roofline, roofline
-from tests.models import small_model
-
-
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.onnx"
-    path.write_bytes(small_model().SerializeToString())
-    return path
 
 
 def layer(tmp_path, ci, co, size, kernel, group=1, name="layer", **attributes):

@@ -1,1 +1,3 @@
-"""CPU kernels. Each file is a family and compiles to one library; files that begin with an underscore are shared by all."""
+"""CPU kernels.
+Each file is a family and compiles to one library; files that begin with an underscore are shared by
+all."""

@@ -1,7 +1,8 @@
-"""What a kernel does to its results before they are stored: a clamp or an activation, then a factor and a term a channel.
+"""What a kernel does to its results before they are stored: a clamp or an activation, then a factor
+and a term a channel.
 
-The clamp, HardSwish and LeakyRelu are done in registers (`short_activation`); the longer ones on what was just stored, while
-it is in L1 (`activate`): unrolled over a tile they would be large.
+The clamp, HardSwish and LeakyRelu are done in registers (`short_activation`); the longer ones on
+what was just stored, while it is in L1 (`activate`): unrolled over a tile they would be large.
 """
 
 from nbconv.kernels._numba import i64
@@ -51,7 +52,8 @@ def merge(bd, branches):
 
 
 def short_activation(bd, acc, act, low, high, alpha, beta):
-    """Rows of vectors after the activation ``act``, where `in_registers` has it; the others as they are."""
+    """Rows of vectors after the activation ``act``, where `in_registers` has it; the others as they
+    are."""
     lo, hi, a, b = (splat_ir(bd, v) for v in (low, high, alpha, beta))
 
     def hard_swish(x):
@@ -77,7 +79,8 @@ def short_activation(bd, acc, act, low, high, alpha, beta):
 
 
 def scaled(bd, acc, scale, load_channels):
-    """Rows of vectors times a factor plus a term a column, which ``load_channels`` gives, where ``scale`` is not null."""
+    """Rows of vectors times a factor plus a term a column, which ``load_channels`` gives, where
+    ``scale`` is not null."""
     before = bd.block
     with bd.if_then(given(bd, scale)):
         factors, terms = load_channels()

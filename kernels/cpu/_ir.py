@@ -1,5 +1,5 @@
-"""What kernels' LLVM code is written with: the types of W float32 lanes, and functions of a builder ``b`` for what several
-kernels emit."""
+"""What kernels' LLVM code is written with: the types of W float32 lanes, and functions of a builder
+``b`` for what several kernels emit."""
 
 from collections.abc import Callable
 
@@ -51,7 +51,8 @@ def lanes_below(b, n):
 
 
 def load_part_ir(b, pointer, n, fill=0.0):
-    """The first n floats at a vector pointer, the other lanes ``fill``; memory past them is not touched."""
+    """The first n floats at a vector pointer, the other lanes ``fill``; memory past them is not
+    touched."""
     fn = cgutils.get_or_insert_function(
         b.module, ir.FunctionType(VT, [VT.as_pointer(), i32, VM, VT]), f"llvm.masked.load.v{W}f32.p0"
     )
@@ -91,8 +92,8 @@ def over_vectors(b, begin, end, body) -> None:
 
 
 def internal(module, name: str, kinds) -> tuple[ir.Function, bool]:
-    """(the function of this name, of arguments of these types, that only its own library sees and that is never inlined;
-    whether it has no body yet)."""
+    """(the function of this name, of arguments of these types, that only its own library sees and
+    that is never inlined; whether it has no body yet)."""
     if name in module.globals:
         return module.globals[name], False
     fn = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
@@ -102,7 +103,8 @@ def internal(module, name: str, kinds) -> tuple[ir.Function, bool]:
 
 
 def by_size(b, size, most: int, function: Callable[[int], ir.Function], args) -> None:
-    """Call ``function(size)`` on values, for a size of 1 to ``most`` that is known when it runs: a switch."""
+    """Call ``function(size)`` on values, for a size of 1 to ``most`` that is known when it runs: a
+    switch."""
     done = b.append_basic_block("done")
     switch = b.switch(size, done)
     for n in range(1, most + 1):

@@ -1,4 +1,5 @@
-"""Kernels made from formulas: `unary` and `binary` turn a function of vectors into a kernel over arrays."""
+"""Kernels made from formulas: `unary` and `binary` turn a function of vectors into a kernel over
+arrays."""
 
 import inspect
 
@@ -22,8 +23,8 @@ from ._simd import (
 
 
 def unary(function):
-    """The kernel y[i] = function(x[i], …) for n elements; a unit is ``chunk`` of them. What the formula takes beside x are
-    Float arguments of the kernel."""
+    """The kernel y[i] = function(x[i], …) for n elements; a unit is ``chunk`` of them.
+    What the formula takes beside x are Float arguments of the kernel."""
     names = list(inspect.signature(function).parameters)[1:]
     formula = inline(function)
 
@@ -41,7 +42,16 @@ def unary(function):
             else:
                 store_part(y, i, formula(load_part(x, i, n - i), p), n - i)
 
-    def with_two(x: Floats, y: Floats, n: Int, chunk: Int, p: Float, q: Float, first: Int, last: Int) -> None:
+    def with_two(
+        x: Floats,
+        y: Floats,
+        n: Int,
+        chunk: Int,
+        p: Float,
+        q: Float,
+        first: Int,
+        last: Int,
+    ) -> None:
         for i in range(first * chunk, min(last * chunk, n), W):
             if i + W <= n:
                 store(y, i, formula(load(x, i), p, q))
@@ -110,7 +120,8 @@ def binary(function):
 
 
 def called(name, made, module):
-    """The kernel ``made`` under a name of its own: one of several that a function makes for types of elements."""
+    """The kernel ``made`` under a name of its own: one of several that a function makes for types
+    of elements."""
     made.__name__ = made.__qualname__ = name
     made.__module__ = module
     return kernel(made)

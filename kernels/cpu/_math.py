@@ -1,6 +1,7 @@
 """Elementary functions of vectors, as polynomials: no libm, so kernels need no symbol from outside.
 
-Error bounds are against float64 over the whole float32 range, measured by tests/kernels/test_math.py.
+Error bounds are against float64 over the whole float32 range, measured by
+tests/kernels/test_math.py.
 """
 
 from nbconv.kernels.params import Activation
@@ -25,7 +26,8 @@ NAN = float("nan")
 
 @inline
 def exp(x):
-    """e^x, relative error ≤ 2.5e-7 (Cephes expf). Overflows to inf, underflows to 0 through the denormals."""
+    """e^x, relative error ≤ 2.5e-7 (Cephes expf).
+    Overflows to inf, underflows to 0 through the denormals."""
     x = minimum(maximum(x, -104.0), 89.0)
     n = magic_round(x * 1.44269504088896341)
     r = x - n * 0.693359375
@@ -42,7 +44,8 @@ def exp(x):
 
 @inline
 def log(x):
-    """ln x, relative error ≤ 3e-7 (Cephes logf). -inf at 0, NaN below; denormals are scaled first."""
+    """ln x, relative error ≤ 3e-7 (Cephes logf). -inf at 0, NaN below; denormals are scaled
+    first."""
     tiny = x < 1.17549435e-38
     scaled = where(tiny, x * 8388608.0, x)
     e = bits_exponent(scaled) + where(tiny, splat(-23.0), splat(0.0))
@@ -102,7 +105,8 @@ def log1p(x):
 
 @inline
 def erf(x):
-    """erf x, absolute error ≤ 4e-7: a rational function of x on [-4, 4] (the coefficients Eigen uses)."""
+    """erf x, absolute error ≤ 4e-7: a rational function of x on [-4, 4] (the coefficients Eigen
+    uses)."""
     x = minimum(maximum(x, -4.0), 4.0)
     s = x * x
     p = s * -2.72614225801306e-10 + 2.77068142495902e-08

@@ -1,7 +1,9 @@
-"""The register tile of weight gradients: R input channels × (W or 2W) output channels, accumulated over pixels.
+"""The register tile of weight gradients: R input channels × (W or 2W) output channels, accumulated
+over pixels.
 
-dw[ci, co] += Σ_p x[p, ci]·dy[p, co]: channels lie last in both, so each pixel gives R neighbours to broadcast and vectors to
-multiply them with; nothing is packed. x's pixels are found through a table of addresses, dy's lie in a row.
+dw[ci, co] += Σ_p x[p, ci]·dy[p, co]: channels lie last in both, so each pixel gives R neighbours to
+broadcast and vectors to multiply them with; nothing is packed. x's pixels are found through a table
+of addresses, dy's lie in a row.
 """
 
 from llvmlite import ir
@@ -26,7 +28,8 @@ def _vector(bd, p, offset: int):
 
 
 def _make(vectors: int, whole: bool):
-    """An intrinsic for tiles of 1 to MR rows, ``vectors`` wide, the last of dy's vectors masked unless ``whole``."""
+    """An intrinsic for tiles of 1 to MR rows, ``vectors`` wide, the last of dy's vectors masked
+    unless ``whole``."""
 
     @intrinsic
     def outer(tc, rows, table, koff, count, dy, ldy, c, ldc, begins, cols):
@@ -50,7 +53,8 @@ def _function(module, rows: int, vectors: int, whole: bool, kinds):
 
 
 def _emit(fn, R, V, whole, table, koff, count, dy, ldy, c, ldc, begins, cols) -> None:
-    """C[R, V·W] (=, where ``begins``, or +=) Σ_p x[p][koff + r]·dy[p, :]; C has room for whole vectors."""
+    """C[R, V·W] (=, where ``begins``, or +=) Σ_p x[p][koff + r]·dy[p, :]; C has room for whole
+    vectors."""
     f32p = f32.as_pointer()
     bd = ir.IRBuilder(fn.append_basic_block("entry"))
     rows = [bd.gep(c, [bd.mul(_n(r), ldc)]) for r in range(R)]

@@ -1,4 +1,5 @@
-"""Kernels made from formulas of two arrays of one shape: `pair`, beside `unary` and `binary` of `_map`."""
+"""Kernels made from formulas of two arrays of one shape: `pair`, beside `unary` and `binary` of
+`_map`."""
 
 import inspect
 
@@ -6,8 +7,8 @@ from ._simd import Float, Floats, Int, W, inline, kernel, load, load_part, store
 
 
 def pair(function):
-    """The kernel y[i] = function(dy[i], v[i], …) for n elements; a unit is ``chunk`` of them. What the formula takes beside
-    the two are Float arguments of the kernel."""
+    """The kernel y[i] = function(dy[i], v[i], …) for n elements; a unit is ``chunk`` of them.
+    What the formula takes beside the two are Float arguments of the kernel."""
     names = list(inspect.signature(function).parameters)[2:]
     formula = inline(function)
 
@@ -18,14 +19,33 @@ def pair(function):
             else:
                 store_part(y, i, formula(load_part(dy, i, n - i), load_part(v, i, n - i)), n - i)
 
-    def with_one(dy: Floats, v: Floats, y: Floats, n: Int, chunk: Int, p: Float, first: Int, last: Int) -> None:
+    def with_one(
+        dy: Floats,
+        v: Floats,
+        y: Floats,
+        n: Int,
+        chunk: Int,
+        p: Float,
+        first: Int,
+        last: Int,
+    ) -> None:
         for i in range(first * chunk, min(last * chunk, n), W):
             if i + W <= n:
                 store(y, i, formula(load(dy, i), load(v, i), p))
             else:
                 store_part(y, i, formula(load_part(dy, i, n - i), load_part(v, i, n - i), p), n - i)
 
-    def with_two(dy: Floats, v: Floats, y: Floats, n: Int, chunk: Int, p: Float, q: Float, first: Int, last: Int) -> None:
+    def with_two(
+        dy: Floats,
+        v: Floats,
+        y: Floats,
+        n: Int,
+        chunk: Int,
+        p: Float,
+        q: Float,
+        first: Int,
+        last: Int,
+    ) -> None:
         for i in range(first * chunk, min(last * chunk, n), W):
             if i + W <= n:
                 store(y, i, formula(load(dy, i), load(v, i), p, q))

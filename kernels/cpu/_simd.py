@@ -1,25 +1,35 @@
-"""Vectors of float32 for kernels: a Numba type with operators, loads, stores and a few intrinsics.
+"""Vectors of float32 for kernels: a Numba type with operators (`_operators`), loads, stores and a
+few intrinsics.
 
-`W` lanes is a constant of the target. Formulas read like arithmetic: ``store(y, i, maximum(load(x, i), splat(0)))``; a
-Python number beside a vector is a constant of all lanes. Floating-point contraction (a·b+c as one rounding where the CPU
-has it) is the only licence the optimiser gets: NaN and infinity behave as IEEE 754 says.
+`W` lanes is a constant of the target.
+Formulas read like arithmetic: ``store(y, i, maximum(load(x, i), splat(0)))``; a Python number
+beside a vector is a constant of all lanes.
+Floating-point contraction (a·b+c as one rounding where the CPU has it) is the only licence the
+optimiser gets: NaN and infinity behave as IEEE 754 says.
 """
-
-import operator
 
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.imputils import lower_builtin
-from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 
-from nbconv.kernels._numba import Bytes, Float, Floats, Int, Int8s, Int32s, Ints, Shorts, f32, i32, i64, kernel
+from nbconv.kernels._numba import (
+    Bytes,
+    Float,
+    Floats,
+    Int,
+    Int8s,
+    Int32s,
+    Ints,
+    Shorts,
+    f32,
+    i32,
+    i64,
+    kernel,
+)
 
 from ._ir import (
     VI,
-    VM,
     VT,
     W,
     call_intrinsic,
@@ -28,104 +38,10 @@ from ._ir import (
     constant,
     lanes_below,
     load_part_ir,
-    splat_ir,
     store_part_ir,
     vector_pointer,
 )
-
-
-class Vec(types.Type):
-    """W float32 lanes."""
-
-    def __init__(self) -> None:
-        super().__init__(name=f"f32x{W}")
-
-
-class Mask(types.Type):
-    """W truth values."""
-
-    def __init__(self) -> None:
-        super().__init__(name=f"i1x{W}")
-
-
-vec, mask = Vec(), Mask()
-
-
-@register_model(Vec)
-class _VecModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type) -> None:
-        super().__init__(dmm, fe_type, VT)
-
-
-@register_model(Mask)
-class _MaskModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type) -> None:
-        super().__init__(dmm, fe_type, VM)
-
-
-def _to_vec(b, kind, value):
-    if kind is vec:
-        return value
-    if isinstance(kind, types.Integer):
-        return splat_ir(b, b.sitofp(value, f32))
-    return splat_ir(b, b.fptrunc(value, f32) if kind == types.float64 else value)
-
-
-def _operators() -> None:
-    """a + b, a - b, a * b, a / b and comparisons between vectors, or a vector and a number."""
-    arithmetic = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
-    comparison = {
-        operator.lt: "<",
-        operator.le: "<=",
-        operator.gt: ">",
-        operator.ge: ">=",
-        operator.eq: "==",
-        operator.ne: "!=",
-    }
-    for op in (*arithmetic, *comparison):
-        result = vec if op in arithmetic else mask
-
-        @infer_global(op)
-        class _Template(AbstractTemplate):
-            _result = result
-
-            def generic(self, args, kws):
-                if len(args) == 2 and vec in args and all(a is vec or isinstance(a, types.Number) for a in args):
-                    return signature(self._result, *args)
-                return None
-
-        def lower(ctx, b, sig, args, op=op):
-            x, y = (_to_vec(b, k, a) for k, a in zip(sig.args, args))
-            if op in arithmetic:
-                return getattr(b, arithmetic[op])(x, y, flags=("contract",))
-            return (b.fcmp_unordered if op is operator.ne else b.fcmp_ordered)(comparison[op], x, y)
-
-        for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
-            lower_builtin(op, left, right)(lower)
-
-
-_operators()
-
-
-@infer_global(operator.neg)
-class _Neg(AbstractTemplate):
-    def generic(self, args, kws):
-        return signature(vec, vec) if args == (vec,) else None
-
-
-@lower_builtin(operator.neg, Vec)
-def _neg(ctx, b, sig, args):
-    return b.fneg(args[0])
-
-
-for _op, _method in ((operator.or_, "or_"), (operator.and_, "and_")):
-
-    @infer_global(_op)
-    class _Logic(AbstractTemplate):
-        def generic(self, args, kws):
-            return signature(mask, mask, mask) if args == (mask, mask) else None
-
-    lower_builtin(_op, Mask, Mask)(lambda ctx, b, sig, args, _method=_method: getattr(b, _method)(*args))
+from ._operators import mask, to_vec, vec
 
 
 @intrinsic
@@ -177,7 +93,7 @@ def splat(tc, s):
         return None
 
     def gen(ctx, b, sig, args):
-        return _to_vec(b, sig.args[0], args[0])
+        return to_vec(b, sig.args[0], args[0])
 
     return vec(s), gen
 
@@ -187,7 +103,7 @@ def where(tc, m, x, y):
     """Lane by lane x where m, else y."""
 
     def gen(ctx, b, sig, args):
-        return b.select(args[0], _to_vec(b, sig.args[1], args[1]), _to_vec(b, sig.args[2], args[2]))
+        return b.select(args[0], to_vec(b, sig.args[1], args[1]), to_vec(b, sig.args[2], args[2]))
 
     return vec(mask, x, y), gen
 
@@ -217,7 +133,7 @@ def maximum(tc, x, y):
     """Lane by lane the larger; x where either is NaN, so NaN in x propagates."""
 
     def gen(ctx, b, sig, args):
-        return clamp_low_ir(b, args[0], _to_vec(b, sig.args[1], args[1]))
+        return clamp_low_ir(b, args[0], to_vec(b, sig.args[1], args[1]))
 
     return vec(vec, y), gen
 
@@ -227,7 +143,7 @@ def minimum(tc, x, y):
     """Lane by lane the smaller; x where either is NaN, so NaN in x propagates."""
 
     def gen(ctx, b, sig, args):
-        return clamp_high_ir(b, args[0], _to_vec(b, sig.args[1], args[1]))
+        return clamp_high_ir(b, args[0], to_vec(b, sig.args[1], args[1]))
 
     return vec(vec, y), gen
 
@@ -277,7 +193,8 @@ def magic_round(tc, x):
 
 @intrinsic
 def pow2(tc, n):
-    """2^n for integral n in [-126, 127]. Bits only: no conversion that would be undefined for NaN."""
+    """2^n for integral n in [-126, 127].
+    Bits only: no conversion that would be undefined for NaN."""
 
     def gen(ctx, b, sig, args):
         bits = b.bitcast(b.fadd(args[0], constant(MAGIC + 127)), VI)
@@ -322,7 +239,8 @@ def hmax(tc, v):
 
 
 def _stack(element, name):
-    """An intrinsic that gives n (a literal) elements of stack, the same memory each time it is reached."""
+    """An intrinsic that gives n (a literal) elements of stack, the same memory each time it is
+    reached."""
 
     @intrinsic(prefer_literal=True)
     def reserve(tc, n):
@@ -412,7 +330,8 @@ inline = numba.njit(inline="always")
 
 @inline
 def spread(n):
-    """The numbers below n, for elements that are done one at a time. (On CUDA a warp's lanes share them out.)"""
+    """The numbers below n, for elements that are done one at a time.
+    (On CUDA a warp's lanes share them out.)"""
     return range(n)
 
 

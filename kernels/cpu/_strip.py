@@ -1,5 +1,7 @@
-"""Strips of a depthwise convolution's output: up to STRIP pixels of one channel vector, and the same strip of the rows
-below. Each input vector is loaded once for all the windows of a strip it lies in, and is still in L1 for the next row's."""
+"""Strips of a depthwise convolution's output: up to STRIP pixels of one channel vector, and the
+same strip of the rows below.
+Each input vector is loaded once for all the windows of a strip it lies in, and is still in L1 for
+the next row's."""
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -22,11 +24,12 @@ def reach(kw):
 
 
 def _make_strips(kw: int, stride: int):
-    """y[i, p, :] = epilogue(Σ_ky Σ_kx x[i·down + ky·line, p·stride + kx, :]·w[ky, kx, :] + bias) for p < ``pixels`` ≤ STRIP
-    and i < ``count`` rows of y, ``below`` floats apart.
+    """y[i, p, :] = epilogue(Σ_ky Σ_kx x[i·down + ky·line, p·stride + kx, :]·w[ky, kx, :] + bias)
+    for p < ``pixels`` ≤ STRIP and i < ``count`` rows of y, ``below`` floats apart.
 
-    x is at the first pixel of the first window, ldx floats a pixel. That pixel is column ``left`` of an image of ``width``
-    columns: those outside, at most `reach` to either side, are padding and are not read.
+    x is at the first pixel of the first window, ldx floats a pixel.
+    That pixel is column ``left`` of an image of ``width`` columns: those outside, at most `reach`
+    to either side, are padding and are not read.
     """
 
     @intrinsic
@@ -50,8 +53,9 @@ def _make_strips(kw: int, stride: int):
 
 
 def _function(module, pixels: int, kw: int, stride: int, kinds):
-    """The function for strips of so many pixels. A strip in the middle of the image loads whole vectors; one at its border,
-    or of the last channels, masks what is not there."""
+    """The function for strips of so many pixels.
+    A strip in the middle of the image loads whole vectors; one at its border, or of the last
+    channels, masks what is not there."""
     fn, new = internal(module, f"strip_{pixels}_{kw}_{stride}", kinds)
     if new:
         b = ir.IRBuilder(fn.append_basic_block("entry"))

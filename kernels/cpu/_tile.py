@@ -1,7 +1,9 @@
-"""The register tile that all matrix work stands on: R rows × (W or 2W) columns of C, accumulated over taps and channels.
+"""The register tile that all matrix work stands on: R rows × (W or 2W) columns of C, accumulated
+over taps and channels.
 
-Rows of A are found through a table of addresses, one entry a tap and row (an indirect convolution: Dukhan, "The Indirect
-Convolution Algorithm", 2019), so that one kernel serves pointwise, strided, dilated and padded convolutions and GEMM.
+Rows of A are found through a table of addresses, one entry a tap and row (an indirect convolution:
+Dukhan, "The Indirect Convolution Algorithm", 2019), so that one kernel serves pointwise, strided,
+dilated and padded convolutions and GEMM.
 B is packed in panels: k-major, NR = NV·W floats a k (the last panel may be W wide).
 """
 
@@ -43,19 +45,21 @@ MR3 = target().tile().rows_wider
 LINE = 16
 """Floats of a cache line."""
 AHEAD = 2048
-"""Floats by which packed weights are asked for before they are read: across pages, where the processor's own prefetcher
-stops. Two instructions a k; weights that come from memory or a shared cache go up to 1.4 times as fast."""
+"""Floats by which packed weights are asked for before they are read: across pages, where the
+processor's own prefetcher stops.
+Two instructions a k; weights that come from memory or a shared cache go up to 1.4 times as fast."""
 UNROLL = 4
 """k steps per turn of the inner loop."""
 BY_LANE = W == UNROLL and target().registers >= 32
-"""Whether a turn's values of A are loaded as a vector a row and multiplied lane by lane, as NEON's fmla can; elsewhere each
-is loaded into all lanes."""
+"""Whether a turn's values of A are loaded as a vector a row and multiplied lane by lane, as NEON's
+fmla can; elsewhere each is loaded into all lanes."""
 
 
 def _make_tiles(vectors: int, most: int):
-    """An intrinsic for ``count`` tiles of ``rows`` (1 to ``most``) rows each, one below the other: each height is a function
-    of its own, chosen by a switch. A tile of NV + 1 vectors reads a full panel at b and a narrow one at q. Scale and shift,
-    where scale is not null, multiply and add a column after the activation."""
+    """An intrinsic for ``count`` tiles of ``rows`` (1 to ``most``) rows each, one below the other:
+    each height is a function of its own, chosen by a switch.
+    A tile of NV + 1 vectors reads a full panel at b and a narrow one at q.
+    Scale and shift, where scale is not null, multiply and add a column after the activation."""
 
     @intrinsic
     def tiles(
@@ -78,7 +82,8 @@ def _make_tiles(vectors: int, most: int):
 
 
 def _function(module, rows: int, vectors: int, kinds):
-    """The function of one tile height: for each tile C[rows, vectors·W] (+)= Σ_taps Σ_k A[row(tap, i)][k] · B[tap, k, :]."""
+    """The function of one tile height: for each tile C[rows, vectors·W] (+)= Σ_taps Σ_k A[row(tap,
+    i)][k] · B[tap, k, :]."""
     fn, new = internal(module, f"tile_{rows}x{vectors}", kinds)
     if new:
         bd = ir.IRBuilder(fn.append_basic_block("entry"))
@@ -270,7 +275,8 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
 
 
 def _prefetch(bd, p, begin: int, end: int) -> None:
-    """Ask for the lines that begin in p[begin:end]; any address will do, even one that is not there."""
+    """Ask for the lines that begin in p[begin:end]; any address will do, even one that is not
+    there."""
     kinds = [f32.as_pointer(), i32, i32, i32]
     fn = cgutils.get_or_insert_function(bd.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
     for at_line in range(-(-begin // LINE) * LINE, end, LINE):
@@ -306,8 +312,9 @@ tiles_both = _make_tiles(NV + 1, MR3)
 
 @inline
 def block(table, count, taps, kc, koff, w, k0, k, out, y, ldy, begins, ends, addends, n0, n1, og, epilogue):
-    """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a panel stays in L1. A narrow
-    panel is done with the full one before it."""
+    """All register tiles of a block: pixels in tiles of equal height, panels outermost so that a
+    panel stays in L1.
+    A narrow panel is done with the full one before it."""
     low, high, act, alpha, beta, scale, _ = epilogue
     affine = address(scale, 0) != 0
     later = ends and not in_registers(act)
@@ -331,21 +338,14 @@ def block(table, count, taps, kc, koff, w, k0, k, out, y, ldy, begins, ends, add
         for part in range(2):  # tiles of rows + 1 first, then those of rows
             height = rows + 1 - part
             n = extra if part == 0 else tiles - extra
+            work = height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy
+            rest = begins, ends, bias, r, ldres, low, high, cols, act, alpha, beta, t, s
             if both:
-                tiles_both(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
-                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
-                )  # fmt: skip
+                tiles_both(*work, *rest)
             elif cols > W:
-                tiles_wide(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
-                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
-                )  # fmt: skip
+                tiles_wide(*work, *rest)
             else:
-                tiles_narrow(
-                    height, n, at(table, i), count, taps, kc, koff, p, q, at(out, i), c, ldy, begins, ends,
-                    bias, r, ldres, low, high, cols, act, alpha, beta, t, s,
-                )  # fmt: skip
+                tiles_narrow(*work, *rest)
             i += n * height
         if later:
             if ldy == cols and not affine and out[count - 1] - out[0] == count - 1:  # the rows lie in one piece

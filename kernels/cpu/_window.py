@@ -5,7 +5,8 @@ from ._simd import inline
 
 @inline
 def inside(i0, k, d, size):
-    """First tap and one past the last tap that fall inside [0, size), of k taps d apart from i0 on."""
+    """First tap and one past the last tap that fall inside [0, size), of k taps d apart from i0
+    on."""
     k0 = 0
     while k0 < k and i0 + k0 * d < 0:
         k0 += 1

@@ -1,5 +1,6 @@
-"""The transforms of Winograd's minimal filtering F(m×m, 3×3), as straight vector code (Lavin and Gray, "Fast Algorithms for
-Convolutional Neural Networks", 2015): m = 4 with the points 0, ±1, ±2, ∞, m = 2 with 0, ±1, ∞."""
+"""The transforms of Winograd's minimal filtering F(m×m, 3×3), as straight vector code (Lavin and
+Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): m = 4 with the points 0, ±1, ±2,
+∞, m = 2 with 0, ±1, ∞."""
 
 from llvmlite import ir
 from numba.core import types
@@ -26,9 +27,13 @@ def _input_4(b, d):
     p, q = _fma(b, -4.0, d2, d4), _fma(b, -4.0, d1, d3)
     r, s = b.fsub(d4, d2), b.fsub(d3, d1)
     return [
-        _fma(b, 4.0, d0, _fma(b, -5.0, d2, d4)), b.fadd(p, q), b.fsub(p, q), _fma(b, 2.0, s, r), _fma(b, -2.0, s, r),
+        _fma(b, 4.0, d0, _fma(b, -5.0, d2, d4)),
+        b.fadd(p, q),
+        b.fsub(p, q),
+        _fma(b, 2.0, s, r),
+        _fma(b, -2.0, s, r),
         _fma(b, 4.0, d1, _fma(b, -5.0, d3, d5)),
-    ]  # fmt: skip
+    ]
 
 
 def _output_4(b, m):
@@ -53,8 +58,8 @@ def _output_2(b, m):
 def _make_input(size: int, transform):
     @intrinsic
     def into(tc, table, channels, v, step):
-        """v[p·step + c] = (Bᵀ d B)[p, c] for the size² pixels whose addresses stand in the table, all of their channels;
-        zeros up to whole vectors."""
+        """v[p·step + c] = (Bᵀ d B)[p, c] for the size² pixels whose addresses stand in the table,
+        all of their channels; zeros up to whole vectors."""
         sig = types.void(Ints, Int, Floats, Int)
 
         def gen(ctx, b, sig, args):
@@ -120,12 +125,10 @@ def _make_output(size: int, transform):
 
 def _make_whole(size: int, transform):
     @intrinsic
-    def whole(
-        tc, m, step, channels, bias, res, resrow, ldres, y, row, ldy, low, high, act, alpha, beta, scale, shift
-    ):  # fmt: skip
-        """A tile of results that the image has all of, for whole vectors of channels (at least one): Aᵀ m A + bias + res
-        with the short activations and the scale of `_epilogue`. Pixels of y lie ldy apart, rows ``row``; those of res (if
-        not null) ldres and ``resrow``."""
+    def whole(tc, m, step, channels, bias, res, resrow, ldres, y, row, ldy, low, high, act, alpha, beta, scale, shift):
+        """A tile of results that the image has all of, for whole vectors of channels (at least
+        one): Aᵀ m A + bias + res with the short activations and the scale of `_epilogue`.
+        Pixels of y lie ldy apart, rows ``row``; those of res (if not null) ldres and ``resrow``."""
         sig = types.void(
             Floats, Int, Int, Floats, Floats, Int, Int, Floats, Int, Int, Float, Float, Int, Float, Float, Floats, Floats
         )

@@ -130,7 +130,8 @@ def celu(x, alpha):
 
 @unary
 def mish(x):
-    """x·tanh(ln(1 + e^x)): with n = e^x (e^x + 2) the tanh is n / (n + 2), to the last bit 1 from x = 20 on."""
+    """x·tanh(ln(1 + e^x)): with n = e^x (e^x + 2) the tanh is n / (n + 2), to the last bit 1 from x
+    = 20 on."""
     e = _math.exp(minimum(x, 20.0))
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))

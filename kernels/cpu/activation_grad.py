@@ -84,7 +84,8 @@ def softplus_grad(dy, x):
 
 @pair
 def mish_grad(dy, x):
-    """As `activation.mish`: with n = e^x (e^x + 2), t = n / (n + 2) and 1 - t² = 4 (n + 1) / (n + 2)²."""
+    """As `activation.mish`: with n = e^x (e^x + 2), t = n / (n + 2) and 1 - t² = 4 (n + 1) / (n +
+    2)²."""
     e = _math.exp(minimum(x, 20.0))
     n = e * (e + 2.0)
     m = splat(1.0) / (n + 2.0)

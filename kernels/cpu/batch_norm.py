@@ -88,8 +88,9 @@ def statistics(
     first: Int,
     last: Int,
 ) -> None:
-    """Mean and variance of ``count`` parts of `moments` (Chan, Golub and LeVeque 1983, pairwise, in order); what x is
-    multiplied with and what is added; the running statistics. A unit is a vector of channels."""
+    """Mean and variance of ``count`` parts of `moments` (Chan, Golub and LeVeque 1983, pairwise, in
+    order); what x is multiplied with and what is added; the running statistics.
+    A unit is a vector of channels."""
     pixels, total, c = split
     momentum = running.momentum
     for unit in range(first, last):
@@ -125,7 +126,8 @@ def factors(
     first: Int,
     last: Int,
 ) -> None:
-    """factor = scale / sqrt(var + epsilon), shift = b - mean·factor; a unit is a vector of channels."""
+    """factor = scale / sqrt(var + epsilon), shift = b - mean·factor; a unit is a vector of
+    channels."""
     for unit in range(first, last):
         c0 = unit * W
         cols = c - c0
@@ -147,8 +149,9 @@ def grad_sums(
     first: Int,
     last: Int,
 ) -> None:
-    """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where ``rectified`` dy counts
-    for nothing where y is not positive. A unit is a part."""
+    """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where
+    ``rectified`` dy counts for nothing where y is not positive.
+    A unit is a part."""
     pixels, total, c = split
     for unit in range(first, last):
         p0 = unit * pixels
@@ -193,7 +196,8 @@ def grad_merge(
     first: Int,
     last: Int,
 ) -> None:
-    """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a vector of channels."""
+    """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a
+    vector of channels."""
     for unit in range(first, last):
         c0 = unit * W
         cols = c - c0
@@ -221,8 +225,9 @@ def grad_input(
     first: Int,
     last: Int,
 ) -> None:
-    """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``; dy as in
-    `grad_sums`. A unit is a part of the pixels."""
+    """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``;
+    dy as in `grad_sums`.
+    A unit is a part of the pixels."""
     pixels, total, c = split
     for unit in range(first, last):
         p0 = unit * pixels

@@ -1,4 +1,5 @@
-"""Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its transpose."""
+"""Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its
+transpose."""
 
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Epilogue, Scatter, Window
 
@@ -27,10 +28,12 @@ def conv(
     first: Int,
     last: Int,
 ) -> None:
-    """y[n, oy·osh+oy0, ox·osw+ox0, :] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, :]·w + bias + residual)).
+    """y[n, oy·osh+oy0, ox·osw+ox0, :] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, :]·w +
+    bias + residual)).
 
-    w is packed [group][panel][ky][kx][cg][NR], ``padded`` columns a group; zeros holds cg zeros, what a tap in the padding
-    reads. A unit is (group, block of panels, block of pixels).
+    w is packed [group][panel][ky][kx][cg][NR], ``padded`` columns a group; zeros holds cg zeros,
+    what a tap in the padding reads.
+    A unit is (group, block of panels, block of pixels).
     """
     m, cg, og, ldy = image.m, image.cg, image.og, image.ldy
     rows, panels, tap_chunk, channel_chunk, padded = blocking
@@ -98,8 +101,8 @@ def _sequence(p, n, begin, step):
 
 @inline
 def _addresses(table, x, c0, nothing, m0, count, t0, t1, image, window):
-    """Where each (tap, pixel) of the block finds its input row: a row of the image after the other, of which a tap sees the
-    columns from ``begin`` to ``end``."""
+    """Where each (tap, pixel) of the block finds its input row: a row of the image after the other,
+    of which a tap sees the columns from ``begin`` to ``end``."""
     h, width, ldx, oh, ow = image.h, image.width, image.ldx, image.oh, image.ow
     _, kw, sh, sw, dh, dw, ph, pw = window
     base = address(x, c0)

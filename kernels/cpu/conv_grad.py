@@ -1,6 +1,7 @@
 """Gradients of convolutions on channels-last data: of the weights, and of what depthwise ones read.
 
-Sums over pixels are split into parts that depend on shapes alone; `merge` and `merge_depthwise` add them in order.
+Sums over pixels are split into parts that depend on shapes alone; `merge` and `merge_depthwise` add
+them in order.
 """
 
 from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides, Window
@@ -39,11 +40,12 @@ def conv_grad_weight(
     first: Int,
     last: Int,
 ) -> None:
-    """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels`` of
-    the part.
+    """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co]
+    over the ``pixels`` of the part.
 
-    zeros holds cg of them. A unit is (part, group, ``columns`` of y); pixels go ``chunk`` at a time, so that both sides stay
-    in cache while all taps meet them.
+    zeros holds cg of them.
+    A unit is (part, group, ``columns`` of y); pixels go ``chunk`` at a time, so that both sides
+    stay in cache while all taps meet them.
     """
     m, cg, ldy, og = image.m, image.cg, image.ldy, image.og
     kh, kw, sh, sw, dh, dw, ph, pw = window
@@ -105,7 +107,8 @@ def _addresses(table, x, c0, nothing, p0, count, dy, dx, image, sh, sw):
 
 @inline
 def _tap(table, count, dy, ldy, y, padded, cg, n0, n1, begins):
-    """All register tiles of one tap, rows in tiles of equal height, columns outermost so that dy's stay in L1."""
+    """All register tiles of one tap, rows in tiles of equal height, columns outermost so that dy's
+    stay in L1."""
     tiles = (cg + MR - 1) // MR
     small = cg // tiles
     extra = cg - small * tiles
@@ -143,8 +146,8 @@ def merge(
     first: Int,
     last: Int,
 ) -> None:
-    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a vector of
-    outputs o of a group."""
+    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a
+    unit is a vector of outputs o of a group."""
     tap, ci, co, group = strides
     held = stack_floats(W)
     blocks = (og + W - 1) // W
@@ -177,7 +180,8 @@ def depthwise_grad_weight(
     first: Int,
     last: Int,
 ) -> None:
-    """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the part's ``rows`` of dy.
+    """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the
+    part's ``rows`` of dy.
 
     y has ``padded`` floats a tap. A unit is a part.
     """
@@ -260,10 +264,20 @@ def _inside(kx, sw, dw, pw, width, ow):
 
 @kernel
 def depthwise_transposed(
-    dy: Floats, w: Floats, b: Floats, y: Floats, image: DenseImage, window: Window, padded: Int, first: Int, last: Int
+    dy: Floats,
+    w: Floats,
+    b: Floats,
+    y: Floats,
+    image: DenseImage,
+    window: Window,
+    padded: Int,
+    first: Int,
+    last: Int,
 ) -> None:
-    """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw + kx·dw - pw = ix: the
-    transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow, c); w (kh, kw, padded). A unit is a row of y."""
+    """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw
+    + kx·dw - pw = ix: the transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow,
+    c); w (kh, kw, padded).
+    A unit is a row of y."""
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
     for unit in range(first, last):

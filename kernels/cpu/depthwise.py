@@ -36,10 +36,13 @@ def depthwise(
     first: Int,
     last: Int,
 ) -> None:
-    """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
+    """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw,
+    c]·w[ky, kx, c] + b[c])).
 
-    w (kh, kw, padded), b, scale and shift (padded) are zero past c. A unit is ``band`` rows of ``piece`` channels of y.
-    Strips follow each other downwards where there are rows enough (what they read is then still in L1), else to the right.
+    w (kh, kw, padded), b, scale and shift (padded) are zero past c.
+    A unit is ``band`` rows of ``piece`` channels of y.
+    Strips follow each other downwards where there are rows enough (what they read is then still in
+    L1), else to the right.
     """
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
@@ -114,31 +117,22 @@ def depthwise(
 def _strips(pixels, count, x, down, w, bias, y, below, c, cols, kw, sw, left, width, line, padded, kys, epilogue):
     low, high, act, alpha, beta, _, shift = epilogue
     scale = short_only(epilogue)
+    sums = pixels, count, x, down, c, line, w, padded, kys, bias, y, below
+    rest = low, high, cols, left, width, act, alpha, beta, scale, shift
     if kw == 3 and sw == 1:
-        strips_3_1(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_3_1(*sums, *rest)
     elif kw == 3:
-        strips_3_2(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_3_2(*sums, *rest)
     elif sw == 1:
-        strips_5_1(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_5_1(*sums, *rest)
     else:
-        strips_5_2(
-            pixels, count, x, down, c, line, w, padded, kys, bias, y, below, low, high, cols, left, width, act, alpha, beta,
-            scale, shift,
-        )  # fmt: skip
+        strips_5_2(*sums, *rest)
 
 
 @inline
 def _pixel(x, w, bias, y, ix0, width, c, cols, kw, dw, line, padded, kys, epilogue):
-    """One output pixel of any window; x is where its first column would be, which may lie outside the image."""
+    """One output pixel of any window; x is where its first column would be, which may lie outside
+    the image."""
     kx0, kx1 = inside(ix0, kw, dw, width)
     total = bias
     for ky in range(kys):

@@ -26,7 +26,8 @@ def dropout(
     first: Int,
     last: Int,
 ) -> None:
-    """y = x·scale, 0 where the element's word is below the threshold; a unit is ``chunk`` elements, an even number."""
+    """y = x·scale, 0 where the element's word is below the threshold; a unit is ``chunk`` elements,
+    an even number."""
     high = step[0] if real == 0 else Int(float_step[0])
     high = high & LOW
     for i in range(first * chunk // 2, (min(last * chunk, n) + 1) // 2):

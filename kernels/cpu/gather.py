@@ -1,10 +1,20 @@
-"""Picking by index, and the sums that are its gradients: an element has one owner, who adds in the indices' order."""
+"""Picking by index, and the sums that are its gradients: an element has one owner, who adds in the
+indices' order."""
 
 from ._simd import Floats, Int, Ints, kernel, spread
 
 
 @kernel
-def gather(x: Floats, y: Floats, places: Ints, count: Int, size: Int, inner: Int, first: Int, last: Int) -> None:
+def gather(
+    x: Floats,
+    y: Floats,
+    places: Ints,
+    count: Int,
+    size: Int,
+    inner: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y[o, t, :] = x[o, places[t], :], x is (outer, size, inner); a unit is one (o, t)."""
     for unit in range(first, last):
         o = unit // count
@@ -15,9 +25,18 @@ def gather(x: Floats, y: Floats, places: Ints, count: Int, size: Int, inner: Int
 
 @kernel
 def gather_grad(
-    dy: Floats, indices: Ints, dx: Floats, count: Int, size: Int, inner: Int, width: Int, first: Int, last: Int
+    dy: Floats,
+    indices: Ints,
+    dx: Floats,
+    count: Int,
+    size: Int,
+    inner: Int,
+    width: Int,
+    first: Int,
+    last: Int,
 ) -> None:
-    """dx[o, j, :] = Σ dy[o, t, :] over the t with indices[t] = j; a unit is ``width`` columns of one o."""
+    """dx[o, j, :] = Σ dy[o, t, :] over the t with indices[t] = j; a unit is ``width`` columns of
+    one o."""
     parts = (inner + width - 1) // width
     for unit in range(first, last):
         o = unit // parts

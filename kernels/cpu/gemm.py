@@ -21,8 +21,8 @@ def gemm(
     first: Int,
     last: Int,
 ) -> None:
-    """y = act(clamp(a·b + bias + residual)) for each matrix of a batch, b packed [panel][k][NR]. A unit is (matrix, block of
-    panels, block of rows)."""
+    """y = act(clamp(a·b + bias + residual)) for each matrix of a batch, b packed [panel][k][NR].
+    A unit is (matrix, block of panels, block of rows)."""
     m, n, k, lda, ldy = matrices
     rows, panels, k_chunk = blocking
     table = stack_ints(MAX_ROWS)

@@ -1,13 +1,15 @@
 """The run loop: a table of steps, done by one thread or claimed unit by unit by several.
 
-A step is four 64-bit words: function, arguments, units, units claimed at a time. Which units exist is fixed by the plan, so
-the results do not depend on who does them. A thread never waits for another to arrive, only for claimed units to be
-finished: late or preempted workers cost nothing but their help. Between runs the workers wait here for a while, then
-return to Python and sleep.
+A step is four 64-bit words: function, arguments, units, units claimed at a time.
+Which units exist is fixed by the plan, so the results do not depend on who does them.
+A thread never waits for another to arrive, only for claimed units to be finished: late or preempted
+workers cost nothing but their help.
+Between runs the workers wait here for a while, then return to Python and sleep.
 
-``job`` (64-bit words, each on a cache line of its own, so word k is job[8·k]):
-0 epoch, counts the jobs opened · 1 open flag · 2 workers inside · 3 cancel flag · 4 steps · 5 number of steps ·
-6 counters · 7 address of a function that yields the processor · 8 the highest number of a worker that may help.
+``job`` (64-bit words, each on a cache line of its own, so word k is job[8·k]): 0 epoch, counts the
+jobs opened · 1 open flag · 2 workers inside · 3 cancel flag · 4 steps · 5 number of steps · 6
+counters · 7 address of a function that yields the processor · 8 the highest number of a worker that
+may help.
 Counters of step i: claimed units at counters[16·i], finished units at counters[16·i + 8].
 """
 
@@ -102,7 +104,8 @@ def run(steps: Ints, job: Ints, first: Int, last: Int) -> None:
 
 @inline
 def _share(job, steps, count, counters, slot):
-    """Help with every step of the open job: claim units while there are any, then wait until all are finished."""
+    """Help with every step of the open job: claim units while there are any, then wait until all
+    are finished."""
     yielder = job[YIELD]
     for i in range(count):
         step = at(steps, 4 * i)
@@ -128,7 +131,8 @@ def _share(job, steps, count, counters, slot):
 
 @kernel
 def lead(steps: Ints, counters: Ints, job: Ints, first: Int, last: Int) -> None:
-    """Open a job of the steps from first to last, do it together with whoever comes, close it. One leader at a time."""
+    """Open a job of the steps from first to last, do it together with whoever comes, close it.
+    One leader at a time."""
     count = last - first
     for i in range(count):
         counters[16 * i] = 0
@@ -161,11 +165,13 @@ def _value(tc, p):
 
 @kernel
 def follow(job: Ints, mine: Ints, patience: Int, first: Int, last: Int) -> None:
-    """A worker's turn: wait for an epoch beyond mine[0] for ``patience`` spins, help with its job, and wait again.
+    """A worker's turn: wait for an epoch beyond mine[0] for ``patience`` spins, help with its job,
+    and wait again.
 
     mine[2] is the worker's number, from 1: its slot, since the leader's is 0.
 
-    Returns when the patience is spent (the caller sleeps then), or when mine[1] is set (the pool is closing).
+    Returns when the patience is spent (the caller sleeps then), or when mine[1] is set (the pool is
+    closing).
     """
     spins = 0
     while mine[1] == 0:

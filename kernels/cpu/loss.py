@@ -94,8 +94,8 @@ def factors(
     first: Int,
     last: Int,
 ) -> None:
-    """factor[p] = dy·share[p], divided by Σ share where it is the ``mean``; dy is one for each position where ``each`` is 1;
-    one unit."""
+    """factor[p] = dy·share[p], divided by Σ share where it is the ``mean``; dy is one for each
+    position where ``each`` is 1; one unit."""
     for _ in range(first, last):
         parts = Float(0.0)
         for i0 in range(0, n, 64):
@@ -124,7 +124,8 @@ def labels_grad(
     first: Int,
     last: Int,
 ) -> None:
-    """dx = factor·(e^logp - [j = label]), or without e^logp where ``soft`` is 0; a unit is ``chunk`` positions."""
+    """dx = factor·(e^logp - [j = label]), or without e^logp where ``soft`` is 0; a unit is
+    ``chunk`` positions."""
     classes, size, image, pixel, apart = scores
     for unit in range(first, last):
         p0 = unit * chunk
@@ -186,7 +187,8 @@ def one_hot(
     first: Int,
     last: Int,
 ) -> None:
-    """``on`` at the label, else ``off``; 0 where the label is ``ignore`` or no class; a unit is ``chunk`` positions."""
+    """``on`` at the label, else ``off``; 0 where the label is ``ignore`` or no class; a unit is
+    ``chunk`` positions."""
     classes, size, image, pixel, apart = scores
     p0 = first * chunk
     for i in spread(min(last * chunk, n) - p0):

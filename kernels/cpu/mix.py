@@ -1,6 +1,19 @@
 """Weighted sums along an axis by a table (a sparse matrix by rows)."""
 
-from ._simd import Float, Floats, Int, Ints, W, inline, kernel, load, load_part, splat, store, store_part
+from ._simd import (
+    Float,
+    Floats,
+    Int,
+    Ints,
+    W,
+    inline,
+    kernel,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+)
 
 
 @kernel
@@ -17,8 +30,9 @@ def mix(
     first: Int,
     last: Int,
 ) -> None:
-    """y[o, j, :] = Σ weights[t]·x[o, cells[t], :] over rows[j] ≤ t < rows[j+1]; x is (outer, size, inner), y (outer, out,
-    inner). A unit is ``width`` columns of one (o, j)."""
+    """y[o, j, :] = Σ weights[t]·x[o, cells[t], :] over rows[j] ≤ t < rows[j+1]; x is (outer, size,
+    inner), y (outer, out, inner).
+    A unit is ``width`` columns of one (o, j)."""
     parts = (inner + width - 1) // width
     for unit in range(first, last):
         oj = unit // parts

@@ -8,12 +8,34 @@ from nbconv.kernels._numba import i32, i64
 from nbconv.kernels.params import Extents, Strides
 
 from ._ir import vector_pointer
-from ._simd import Float, Floats, Int, W, at, inline, kernel, load, load_part, splat, store, store_part
+from ._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    inline,
+    kernel,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+)
 
 
 @kernel
-def copy(x: Floats, y: Floats, extents: Extents, x_strides: Strides, y_strides: Strides, first: Int, last: Int) -> None:
-    """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is one (i0, i1, i2).
+def copy(
+    x: Floats,
+    y: Floats,
+    extents: Extents,
+    x_strides: Strides,
+    y_strides: Strides,
+    first: Int,
+    last: Int,
+) -> None:
+    """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is one (i0, i1,
+    i2).
 
     Serves transposes, slices, concatenations, padding, repeats and changes of layout.
     """
@@ -51,7 +73,8 @@ def copy(x: Floats, y: Floats, extents: Extents, x_strides: Strides, y_strides: 
 
 @inline
 def _interleave(source, target, n, parts, apart):
-    """target[r, s] = source[s·apart + r] for 2 to 4 parts: loops that the compiler turns into shuffles of vectors."""
+    """target[r, s] = source[s·apart + r] for 2 to 4 parts: loops that the compiler turns into
+    shuffles of vectors."""
     a = source
     b = at(source, apart)
     c = at(source, 2 * apart)
@@ -91,8 +114,8 @@ def _transpose(source, target, rows, columns, apart, row):
 
 @intrinsic
 def _transpose_square(tc, x, ldx, y, ldy):
-    """y[i·ldy + j] = x[j·ldx + i] for W × W floats: at each distance 1, 2, 4 … pairs of rows exchange every other
-    element."""
+    """y[i·ldy + j] = x[j·ldx + i] for W × W floats: at each distance 1, 2, 4 … pairs of rows
+    exchange every other element."""
 
     def gen(ctx, b, sig, args):
         x, ldx, y, ldy = args

@@ -32,9 +32,19 @@ SQUARES = MAX_CHANNELS + 2 * MAX_REACH + 64
 
 @kernel
 def affine(
-    x: Floats, scale: Floats, shift: Floats, y: Floats, ldx: Int, c: Int, ldy: Int, clamp: Clamp, first: Int, last: Int
+    x: Floats,
+    scale: Floats,
+    shift: Floats,
+    y: Floats,
+    ldx: Int,
+    c: Int,
+    ldy: Int,
+    clamp: Clamp,
+    first: Int,
+    last: Int,
 ) -> None:
-    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at inference."""
+    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is a pixel: batch normalisation at
+    inference."""
     low, high = clamp
     for unit in range(first, last):
         xp = at(x, unit * ldx)
@@ -50,12 +60,24 @@ def affine(
 
 @kernel
 def lrn(
-    x: Floats, y: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float, first: Int, last: Int
+    x: Floats,
+    y: Floats,
+    c: Int,
+    before: Int,
+    after: Int,
+    alpha: Float,
+    beta: Float,
+    bias: Float,
+    first: Int,
+    last: Int,
 ) -> None:
-    """y = x / (bias + alpha·Σ x²)^beta, the sum over channels [i-before, i+after]; a unit is a pixel, c ≤ 4096.
+    """y = x / (bias + alpha·Σ x²)^beta, the sum over channels [i-before, i+after]; a unit is a
+    pixel, c ≤ 4096.
 
-    ``alpha`` is ONNX's alpha / size. The squares of some pixels are made before they are summed: loads that overlap two
-    stores wait until these have left the core. ImageNet Classification with Deep CNNs (Krizhevsky 2012), section 3.3.
+    ``alpha`` is ONNX's alpha / size.
+    The squares of some pixels are made before they are summed: loads that overlap two stores wait
+    until these have left the core.
+    ImageNet Classification with Deep CNNs (Krizhevsky 2012), section 3.3.
     """
     squares = stack_floats(SQUARES)
     line = before + (c + W - 1) // W * W + after
@@ -105,8 +127,9 @@ def lrn_grad(
     first: Int,
     last: Int,
 ) -> None:
-    """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
-    unit is a pixel, c ≤ 4096."""
+    """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after,
+    i+before]; s as in `lrn`.
+    A unit is a pixel, c ≤ 4096."""
     squares = stack_floats(SQUARES)
     parts = stack_floats(SQUARES)
     for i in range(before):

@@ -23,7 +23,15 @@ RUN = 64
 
 
 @kernel
-def moments(x: Floats, mean: Floats, inverse: Floats, n: Int, epsilon: Float, first: Int, last: Int) -> None:
+def moments(
+    x: Floats,
+    mean: Floats,
+    inverse: Floats,
+    n: Int,
+    epsilon: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """The mean of each row of n, and 1 / sqrt(variance + epsilon); a unit is a row."""
     for unit in range(first, last):
         row = at(x, unit * n)
@@ -47,7 +55,16 @@ def moments(x: Floats, mean: Floats, inverse: Floats, n: Int, epsilon: Float, fi
 
 
 @kernel
-def normalize(x: Floats, mean: Floats, inverse: Floats, y: Floats, affine: RowAffine, n: Int, first: Int, last: Int) -> None:
+def normalize(
+    x: Floats,
+    mean: Floats,
+    inverse: Floats,
+    y: Floats,
+    affine: RowAffine,
+    n: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y = (x - mean)·inverse·scale + shift in rows of n. A unit is a row."""
     run, scaled, shifted = affine.run, affine.scaled, affine.shifted
     for unit in range(first, last):

@@ -1,10 +1,11 @@
-"""Optimizer steps, as `nbconv/ops/optimizer.py` says them: element by element, a unit is a `Span`'s chunk.
+"""Optimizer steps, as `nbconv/ops/optimizer.py` says them: element by element, a unit is a `Span`'s
+chunk.
 
 
 The new values may lie where the old ones do. Numbers that change every step are read from memory.
 """
 
-from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
+from nbconv.kernels.optimizer_params import AdaDelta, Adam, Learning, RMSProp, Span
 
 from ._simd import Float, Floats, Int, W, get, inline, kernel, put, splat, sqrt, where
 
@@ -20,7 +21,15 @@ def decayed(w, d, decay, l1):
 
 
 @kernel
-def sgd(p: Floats, g: Floats, new_p: Floats, span: Span, learning: Learning, first: Int, last: Int) -> None:
+def sgd(
+    p: Floats,
+    g: Floats,
+    new_p: Floats,
+    span: Span,
+    learning: Learning,
+    first: Int,
+    last: Int,
+) -> None:
     size, n = learning.lr[0] * learning.rate, span.n
     for i in range(first * span.chunk, min(last * span.chunk, n), W):
         w = get(p, i, n - i)

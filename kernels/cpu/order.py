@@ -1,7 +1,10 @@
-"""What needs an order and no arithmetic, of element types that are no float32: Relu, Clip and max-pooling.
+"""What needs an order and no arithmetic, of element types that are no float32: Relu, Clip and
+max-pooling.
 
-Integers are their own order. A float16 is compared by `_rank`, an integer that rises with it: -0 and 0 have one, and every
-NaN has the greatest, so that NaN stays. What is stored is an element that was read, its bits unchanged.
+Integers are their own order.
+A float16 is compared by `_rank`, an integer that rises with it: -0 and 0 have one, and every NaN
+has the greatest, so that NaN stays.
+What is stored is an element that was read, its bits unchanged.
 """
 
 from nbconv.kernels.params import Image, Window
@@ -40,7 +43,8 @@ def _clip(of, name):
     element = of.dtype
 
     def clip(x: of, y: of, n: Int, chunk: Int, low: Int, high: Int, first: Int, last: Int) -> None:
-        """y = min(max(x, low), high), for limits that the element type has; a unit is ``chunk`` elements."""
+        """y = min(max(x, low), high), for limits that the element type has; a unit is ``chunk``
+        elements."""
         i0, lowest, highest = first * chunk, element(low), element(high)
         for e in spread(min(last * chunk, n) - i0):
             y[i0 + e] = min(max(x[i0 + e], lowest), highest)
@@ -49,9 +53,18 @@ def _clip(of, name):
 
 
 def _max_pool(of, rank, name):
-    def max_pool(x: of, y: of, image: Image, window: Window, lowest: Int, first: Int, last: Int) -> None:
-        """Largest value of each window of a channels-last image, the first of equals; ``lowest`` (its bits) where a window
-        holds none. A unit is an output row."""
+    def max_pool(
+        x: of,
+        y: of,
+        image: Image,
+        window: Window,
+        lowest: Int,
+        first: Int,
+        last: Int,
+    ) -> None:
+        """Largest value of each window of a channels-last image, the first of equals; ``lowest``
+        (its bits) where a window holds none.
+        A unit is an output row."""
         h, width, ldx, c, ldy, oh, ow = image
         kh, kw, sh, sw, dh, dw, ph, pw = window
         for unit in range(first, last):

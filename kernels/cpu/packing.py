@@ -1,5 +1,5 @@
-"""Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, through
-Winograd's transform, into rows of vectors."""
+"""Packing of weights that are computed while running, as those that train are: into panels for the
+matrix kernels, through Winograd's transform, into rows of vectors."""
 
 from nbconv.kernels.params import FilterStrides
 
@@ -24,7 +24,8 @@ def panels(
     first: Int,
     last: Int,
 ) -> None:
-    """y[group][panel][ky][kx][ci][NR] = scale·w, element (g, y, x, i, o) of w at g·group + y·ky + x·kx + i·ci + o·co.
+    """y[group][panel][ky][kx][ci][NR] = scale·w, element (g, y, x, i, o) of w at g·group + y·ky +
+    x·kx + i·ci + o·co.
 
     A unit is a panel of a group: ``padded`` columns a group, zero past n.
     """
@@ -58,7 +59,17 @@ def panels(
 
 
 @kernel
-def rows(x: Floats, y: Floats, n: Int, row: Int, column: Int, padded: Int, scale: Float, first: Int, last: Int) -> None:
+def rows(
+    x: Floats,
+    y: Floats,
+    n: Int,
+    row: Int,
+    column: Int,
+    padded: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """y[i, 0:n] = scale·x[i·row + j·column], 0 up to ``padded``; a unit is a row of y."""
     for unit in range(first, last):
         target = at(y, unit * padded)
@@ -71,9 +82,19 @@ def rows(x: Floats, y: Floats, n: Int, row: Int, column: Int, padded: Int, scale
 
 @kernel
 def winograd_4(
-    w: Floats, y: Floats, ci: Int, co: Int, cis: Int, cos: Int, turned: Int, padded: Int, first: Int, last: Int
+    w: Floats,
+    y: Floats,
+    ci: Int,
+    co: Int,
+    cis: Int,
+    cos: Int,
+    turned: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
 ) -> None:
-    """Transformed 3×3 filters for tiles of 4×4 results, packed [36 points][panel][ci][NR]; a unit is a panel.
+    """Transformed 3×3 filters for tiles of 4×4 results, packed [36 points][panel][ci][NR]; a unit
+    is a panel.
 
     Filter (i, o) begins at w[i·cis + o·cos]; ``turned`` reads its taps from the last to the first.
     """
@@ -82,7 +103,16 @@ def winograd_4(
 
 @kernel
 def winograd_2(
-    w: Floats, y: Floats, ci: Int, co: Int, cis: Int, cos: Int, turned: Int, padded: Int, first: Int, last: Int
+    w: Floats,
+    y: Floats,
+    ci: Int,
+    co: Int,
+    cis: Int,
+    cos: Int,
+    turned: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
 ) -> None:
     """As `winograd_4`, for tiles of 2×2 results: 16 points."""
     _winograd(w, y, ci, co, cis, cos, turned, padded, first, last, 4, _into_2)

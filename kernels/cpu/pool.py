@@ -30,7 +30,15 @@ def _either(v, best):
 
 
 @kernel
-def max_pool(x: Floats, y: Floats, image: Image, window: Window, clamp: Clamp, first: Int, last: Int) -> None:
+def max_pool(
+    x: Floats,
+    y: Floats,
+    image: Image,
+    window: Window,
+    clamp: Clamp,
+    first: Int,
+    last: Int,
+) -> None:
     """Largest value of each window; NaN where the window holds one. Padding is never chosen."""
     h, width, ldx, c, ldy, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
@@ -72,7 +80,14 @@ def max_pool(x: Floats, y: Floats, image: Image, window: Window, clamp: Clamp, f
 
 @kernel
 def average_pool(
-    x: Floats, y: Floats, image: Image, window: Window, divisor: Divisor, clamp: Clamp, first: Int, last: Int
+    x: Floats,
+    y: Floats,
+    image: Image,
+    window: Window,
+    divisor: Divisor,
+    clamp: Clamp,
+    first: Int,
+    last: Int,
 ) -> None:
     """Mean of each window."""
     h, width, ldx, c, ldy, oh, ow = image

@@ -1,5 +1,6 @@
-"""Gradients of pooling on channels-last data. A unit is a plane of one image, a vector of channels wide: windows may
-overlap, so a plane has one owner."""
+"""Gradients of pooling on channels-last data.
+A unit is a plane of one image, a vector of channels wide: windows may overlap, so a plane has one
+owner."""
 
 from nbconv.kernels.params import DenseImage, Divisor, Window
 
@@ -10,8 +11,17 @@ INF = float("inf")
 
 
 @kernel
-def max_pool_grad(dy: Floats, x: Floats, dx: Floats, image: DenseImage, window: Window, first: Int, last: Int) -> None:
-    """Each dy is added to dx where its window of x has its maximum: the first of equals, or the first NaN."""
+def max_pool_grad(
+    dy: Floats,
+    x: Floats,
+    dx: Floats,
+    image: DenseImage,
+    window: Window,
+    first: Int,
+    last: Int,
+) -> None:
+    """Each dy is added to dx where its window of x has its maximum: the first of equals, or the
+    first NaN."""
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
     vectors = (c + W - 1) // W
@@ -46,9 +56,17 @@ def max_pool_grad(dy: Floats, x: Floats, dx: Floats, image: DenseImage, window: 
 
 @kernel
 def average_pool_grad(
-    dy: Floats, dx: Floats, image: DenseImage, window: Window, divisor: Divisor, divided: Int, first: Int, last: Int
+    dy: Floats,
+    dx: Floats,
+    image: DenseImage,
+    window: Window,
+    divisor: Divisor,
+    divided: Int,
+    first: Int,
+    last: Int,
 ) -> None:
-    """Each dy, divided as `pool.average_pool` divides where ``divided`` is 1, is added to all cells of its window."""
+    """Each dy, divided as `pool.average_pool` divides where ``divided`` is 1, is added to all cells
+    of its window."""
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
     padded_h, padded_w, count_pad = divisor

@@ -7,7 +7,8 @@ from ._simd import absolute, copysign_bits, inline, magic_round, splat, where
 
 @inline
 def _power(a, b):
-    """As C's pow, by e^(b ln|a|), relative error ≤ 1e-6·(1 + |b ln a|). Exponents from 2^22 on count as even."""
+    """As C's pow, by e^(b ln|a|), relative error ≤ 1e-6·(1 + |b ln a|).
+    Exponents from 2^22 on count as even."""
     size = absolute(a)
     y = _math.exp(_math.log(size) * b)
     y = where((size == 1.0) | (b == 0.0), splat(1.0), y)

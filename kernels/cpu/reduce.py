@@ -1,5 +1,5 @@
-"""Reductions over the middle axis of (outer, n, inner) arrays. Sums go in runs of 64, so that their error grows
-with n/64."""
+"""Reductions over the middle axis of (outer, n, inner) arrays.
+Sums go in runs of 64, so that their error grows with n/64."""
 
 from ._max import larger, row_max
 from ._simd import Float, Floats, Int, W, at, get, hsum, inline, kernel, put, splat
@@ -32,8 +32,17 @@ def _row_sum(x, n):
 
 
 @kernel
-def sum_scaled(x: Floats, y: Floats, n: Int, inner: Int, scale: Float, first: Int, last: Int) -> None:
-    """y[o, i] = scale·Σ_j x[o, j, i]. A unit is a vector of columns of one o, or one o where inner is 1."""
+def sum_scaled(
+    x: Floats,
+    y: Floats,
+    n: Int,
+    inner: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
+    """y[o, i] = scale·Σ_j x[o, j, i].
+    A unit is a vector of columns of one o, or one o where inner is 1."""
     if inner == 1:
         for unit in range(first, last):
             y[unit] = _row_sum(at(x, unit * n), n) * scale
@@ -48,7 +57,7 @@ def sum_scaled(x: Floats, y: Floats, n: Int, inner: Int, scale: Float, first: In
 
 
 @kernel
-def largest(x: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> None:
+def max(x: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> None:
     """y[o, i] = max_j x[o, j, i], NaN where one is NaN. Units as in `sum_scaled`."""
     blocks = (inner + W - 1) // W
     for unit in range(first, last):

@@ -1,13 +1,35 @@
-"""Resizing of channels-last images by tables that say which rows and columns each output pixel reads. A unit is an output
-row."""
+"""Resizing of channels-last images by tables that say which rows and columns each output pixel
+reads.
+A unit is an output row."""
 
 from nbconv.kernels.params import Image
 
-from ._simd import Floats, Int, Ints, W, at, inline, kernel, load, load_part, splat, store, store_part
+from ._simd import (
+    Floats,
+    Int,
+    Ints,
+    W,
+    at,
+    inline,
+    kernel,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+)
 
 
 @kernel
-def nearest(x: Floats, y: Floats, rows: Ints, columns: Ints, image: Image, first: Int, last: Int) -> None:
+def nearest(
+    x: Floats,
+    y: Floats,
+    rows: Ints,
+    columns: Ints,
+    image: Image,
+    first: Int,
+    last: Int,
+) -> None:
     """y[n, i, j, :] = x[n, rows[i], columns[j], :]."""
     h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
@@ -38,7 +60,8 @@ def linear(
     first: Int,
     last: Int,
 ) -> None:
-    """Bilinear: output row i mixes input rows rows[2i] and rows[2i+1] with row_weights[2i] and [2i+1]; columns likewise."""
+    """Bilinear: output row i mixes input rows rows[2i] and rows[2i+1] with row_weights[2i] and
+    [2i+1]; columns likewise."""
     h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
         n = unit // oh

@@ -1,5 +1,6 @@
-"""What the processor can do at best: multiply-adds on registers, reading and writing at each level of the memory. Nothing
-runs these but the measurement of a machine's roofline."""
+"""What the processor can do at best: multiply-adds on registers, reading and writing at each level
+of the memory.
+Nothing runs these but the measurement of a machine's roofline."""
 
 from numba.core import types
 from numba.extending import intrinsic
@@ -10,12 +11,14 @@ from ._ir import VT, call_intrinsic
 from ._simd import Floats, W, at, kernel, load, store, vec
 
 CHAINS = 12
-"""Sums that do not wait for one another: two a cycle at a latency of four need eight, and 16 registers hold these."""
+"""Sums that do not wait for one another: two a cycle at a latency of four need eight, and 16
+registers hold these."""
 
 
 @intrinsic
 def _spin(tc, n, x, y):
-    """n turns of sum ← sum · x + y in each chain, all of it in registers; the total of the chains."""
+    """n turns of sum ← sum · x + y in each chain, all of it in registers; the total of the
+    chains."""
 
     def gen(ctx, b, sig, args):
         count, xv, yv = args
@@ -44,7 +47,8 @@ def _spin(tc, n, x, y):
 
 @kernel
 def multiply_add(x: Floats, n: Int, part: Int, first: Int, last: Int, slot: Int) -> None:
-    """A unit is n turns of 12 multiply-adds of vectors. A thread works on ``part`` floats of x of its own."""
+    """A unit is n turns of 12 multiply-adds of vectors.
+    A thread works on ``part`` floats of x of its own."""
     mine = at(x, slot * part)
     for unit in range(first, last):
         store(mine, 0, _spin(n, load(mine, W), load(mine, 2 * W)))
@@ -52,7 +56,8 @@ def multiply_add(x: Floats, n: Int, part: Int, first: Int, last: Int, slot: Int)
 
 @kernel
 def read(x: Floats, n: Int, part: Int, first: Int, last: Int, slot: Int) -> None:
-    """A unit is one pass over n floats (a multiple of eight vectors) of the thread's own part of x."""
+    """A unit is one pass over n floats (a multiple of eight vectors) of the thread's own part of
+    x."""
     mine = at(x, slot * part)
     for unit in range(first, last):
         a, b, c, d = load(mine, 0), load(mine, 0), load(mine, 0), load(mine, 0)
@@ -75,8 +80,9 @@ def read(x: Floats, n: Int, part: Int, first: Int, last: Int, slot: Int) -> None
 
 @kernel
 def scale(x: Floats, n: Int, part: Int, first: Int, last: Int, slot: Int) -> None:
-    """A unit reads the first half of n floats (a multiple of eight vectors) of the thread's own part of x and writes the
-    other half, which lies half a page further than it need: loads wait for stores whose addresses end alike."""
+    """A unit reads the first half of n floats (a multiple of eight vectors) of the thread's own
+    part of x and writes the other half, which lies half a page further than it need: loads wait for
+    stores whose addresses end alike."""
     mine = at(x, slot * part)
     half = n // 2
     other = at(mine, half + 512)

@@ -1,5 +1,5 @@
-"""Softmax, LogSoftmax and their gradients, along the middle axis of (outer, n, inner) arrays. A unit is a vector of columns
-of one o, or one o where inner is 1, as in `reduce.py`."""
+"""Softmax, LogSoftmax and their gradients, along the middle axis of (outer, n, inner) arrays.
+A unit is a vector of columns of one o, or one o where inner is 1, as in `reduce.py`."""
 
 from . import _math
 from ._max import larger, row_max
@@ -44,7 +44,15 @@ def log_softmax(x: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int)
 
 
 @kernel
-def softmax_grad(x: Floats, dy: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> None:
+def softmax_grad(
+    x: Floats,
+    dy: Floats,
+    y: Floats,
+    n: Int,
+    inner: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y = x·(dy - Σ dy·x), where x is what softmax gave."""
     for unit in range(first, last):
         if inner == 1:
@@ -55,7 +63,15 @@ def softmax_grad(x: Floats, dy: Floats, y: Floats, n: Int, inner: Int, first: In
 
 
 @kernel
-def log_softmax_grad(x: Floats, dy: Floats, y: Floats, n: Int, inner: Int, first: Int, last: Int) -> None:
+def log_softmax_grad(
+    x: Floats,
+    dy: Floats,
+    y: Floats,
+    n: Int,
+    inner: Int,
+    first: Int,
+    last: Int,
+) -> None:
     """y = dy - e^x·Σ dy, where x is what log_softmax gave."""
     for unit in range(first, last):
         if inner == 1:

@@ -1,7 +1,7 @@
 """3×3 convolution at stride 1 by Winograd's minimal filtering, on channels-last data.
 
-A block of tiles is transformed, multiplied with the transformed weights at each of the 36 (16) points by the matrix kernel,
-and transformed back, all within one thread's scratch memory.
+A block of tiles is transformed, multiplied with the transformed weights at each of the 36 (16)
+points by the matrix kernel, and transformed back, all within one thread's scratch memory.
 """
 
 from nbconv.kernels.params import Addends, ConvImage, Epilogue, Filtering
@@ -32,7 +32,8 @@ MAX_TILES = 256
 """Most tiles of a block."""
 PIXELS = 16 * W
 SKEW = 16
-"""Floats between the points' matrices: else the points of a tile may all lie in one set of the cache."""
+"""Floats between the points' matrices: else the points of a tile may all lie in one set of the
+cache."""
 
 
 @kernel
@@ -52,8 +53,10 @@ def winograd(
 ) -> None:
     """y = act(clamp(conv(x, w) + bias + residual)), size × size results a tile (4 or 2).
 
-    A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)² points][panel][ci][NR]. A thread's scratch
-    memory holds V (points, tiles, inner) and M (points, tiles, columns), `SKEW` floats behind each point.
+    A unit is (block of tiles, ``group`` channels of y). w is packed [(size+2)²
+    points][panel][ci][NR].
+    A thread's scratch memory holds V (points, tiles, inner) and M (points, tiles, columns), `SKEW`
+    floats behind each point.
     """
     ci, oh, ow, co, ldy = image.cg, image.oh, image.ow, image.og, image.ldy
     _, _, size, tiles, columns, group, inner, padded, area = filtering
@@ -88,10 +91,9 @@ def winograd(
             for p in range(points):
                 for i in range(count):
                     table[i] = address(v, p * v_step + i * inner)
-                block(
-                    table, count, 1, ci, 0, at(w, p * ci * padded), 0, ci, order, at(m, p * m_step - col), columns,
-                    True, False, none, col, col + cols, co, bare,
-                )  # fmt: skip
+                wp = at(w, p * ci * padded)
+                mp = at(m, p * m_step - col)
+                block(table, count, 1, ci, 0, wp, 0, ci, order, mp, columns, True, False, none, col, col + cols, co, bare)
             for i in range(count):
                 t = t0 + i
                 line = t // across
@@ -105,16 +107,12 @@ def winograd(
                     b, r, ldres = addends_from(addends, col, place * addends.ldres + col)
                     done = epilogue_from(epilogue, col)
                     low, high, act, alpha, beta, _, s = done
+                    into = b, r, ow * ldres, ldres, q, ow * ldy, ldy
+                    ending = low, high, act, alpha, beta
                     if size == 4:
-                        whole_4(
-                            at(m, i * columns), m_step, begin, b, r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
-                            act, alpha, beta, short_only(done), s,
-                        )  # fmt: skip
+                        whole_4(at(m, i * columns), m_step, begin, *into, *ending, short_only(done), s)
                     else:
-                        whole_2(
-                            at(m, i * columns), m_step, begin, b, r, ow * ldres, ldres, q, ow * ldy, ldy, low, high,
-                            act, alpha, beta, short_only(done), s,
-                        )  # fmt: skip
+                        whole_2(at(m, i * columns), m_step, begin, *into, *ending, short_only(done), s)
                     if not in_registers(epilogue.act):
                         _activate_tile(q, size, ow * ldy, ldy, begin, done)
                 for j in range(begin, cols, W):
@@ -164,8 +162,8 @@ def _activate_tile(y, size, row, ldy, channels, epilogue):
 
 @inline
 def _output(pixels, size, rows, columns, ow, ldy, addends, y, place, channel, cols, epilogue):
-    """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored where the image has
-    them."""
+    """Bias, residual, clamp and activation of one tile's results for a vector of channels, stored
+    where the image has them."""
     b, res, ldres = addends
     low, high, act, alpha, beta, scale, shift = epilogue
     bias = load(b, channel)

@@ -1,5 +1,5 @@
-"""What kernels need beside vectors: addresses, a block's shared memory and barriers, 16 bytes at a time, and integers of 32
-bits, since those of 64 take several instructions on a GPU."""
+"""What kernels need beside vectors: addresses, a block's shared memory and barriers, 16 bytes at a
+time, and integers of 32 bits, since those of 64 take several instructions on a GPU."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def aligned(tc, p):
 
 @intrinsic
 def quotient(tc, n, d):
-    """n // d for 0 ≤ n < 2^32 and 0 < d < 2^32, by a division of 32 bits: one of 64 takes a hundred instructions."""
+    """n // d for 0 ≤ n < 2^32 and 0 < d < 2^32, by a division of 32 bits: one of 64 takes a hundred
+    instructions."""
 
     def gen(ctx, b, sig, args):
         return b.zext(b.udiv(*(b.trunc(a, i32) for a in args)), i64)
@@ -92,7 +93,8 @@ def _shared_pointer(ctx, b, kind, value):
 
 @intrinsic
 def load4(tc, p, i):
-    """Four neighbours p[i:i+4] of global memory (a pointer) or shared memory (an array); 16-byte aligned."""
+    """Four neighbours p[i:i+4] of global memory (a pointer) or shared memory (an array); 16-byte
+    aligned."""
     kind = p
 
     def gen(ctx, b, sig, args):
@@ -133,7 +135,8 @@ def store4(tc, p, i, x, y, z, w):
 
 @intrinsic
 def below(tc, i, n):
-    """Whether i < n, of their low 32 bits as numbers without sign: what is negative is below nothing."""
+    """Whether i < n, of their low 32 bits as numbers without sign: what is negative is below
+    nothing."""
 
     def gen(ctx, b, sig, args):
         return b.icmp_unsigned("<", *(b.trunc(a, i32) for a in args))
@@ -164,7 +167,8 @@ def product(tc, x, y):
 
 @intrinsic
 def unseen(tc, n):
-    """n as a number that the compiler knows nothing of: a loop up to it stays a loop, and it is not computed again."""
+    """n as a number that the compiler knows nothing of: a loop up to it stays a loop, and it is not
+    computed again."""
 
     def gen(ctx, b, sig, args):
         return b.call(ir.InlineAsm(ir.FunctionType(i64, [i64]), "mov.b64 $0, $1;", "=l,l"), args)
@@ -174,7 +178,9 @@ def unseen(tc, n):
 
 @intrinsic
 def shared_floats(tc, n):
-    """Shared memory for n floats (a constant), the block's: each place in the code that asks has its own. A pointer."""
+    """Shared memory for n floats (a constant), the block's: each place in the code that asks has
+    its own.
+    A pointer."""
     if not isinstance(n, types.IntegerLiteral):
         return None
     count = n.literal_value
@@ -201,7 +207,9 @@ def to_tf32(tc, v):
 
 @intrinsic
 def mma(tc, c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
-    """c + a·b of a warp's fragments by mma.m16n8k8, a and b as `to_tf32` rounds. Four floats. (sm_80)"""
+    """c + a·b of a warp's fragments by mma.m16n8k8, a and b as `to_tf32` rounds.
+    Four floats.
+    (sm_80)"""
 
     def gen(ctx, b, sig, args):
         four = ir.LiteralStructType([f32] * 4)

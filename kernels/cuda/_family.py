@@ -14,7 +14,8 @@ THREADS = 256
 
 
 def compile_family(family: str, goal: Target) -> tuple[bytes, dict]:
-    """The PTX modules of all kernels of a family, one after another, and the manifest: arguments, and how to launch each."""
+    """The PTX modules of all kernels of a family, one after another, and the manifest: arguments,
+    and how to launch each."""
     digits = goal.cpu.removeprefix("sm_")
     capability = int(digits[:-1]), int(digits[-1])
     found = kernels_of(family, capability)
@@ -41,5 +42,6 @@ def threads(function: Callable) -> int:
 
 
 def variants(function: Callable) -> tuple[str, list[tuple[int | None, Callable]]]:
-    """(the argument that decides, (its value, the kernel for it)): for most kernels ("", the one that there is)."""
+    """(the argument that decides, (its value, the kernel for it)): for most kernels ("", the one
+    that there is)."""
     return getattr(function, "__variants__", None) or ("", [(None, function)])

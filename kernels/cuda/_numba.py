@@ -1,10 +1,12 @@
-"""Every use of numba.cuda: kernels (Python) → PTX. Importing this module imports numba and numba-cuda.
+"""Every use of numba.cuda: kernels (Python) → PTX.
+Importing this module imports numba and numba-cuda.
 
-A kernel may have variants, for tiles of another size: functions of the same name and arguments, compiled apart, as
-registers and shared memory are those of an entry. Its attribute ``__variants__`` is (the argument that decides, [(its value,
-function)]).
+A kernel may have variants, for tiles of another size: functions of the same name and arguments,
+compiled apart, as registers and shared memory are those of an entry.
+Its attribute ``__variants__`` is (the argument that decides, [(its value, function)]).
 
-With ``NUMBA_ENABLE_CUDASIM=1`` kernels are Python functions of Numba's simulator instead: arrays stand for pointers.
+With ``NUMBA_ENABLE_CUDASIM=1`` kernels are Python functions of Numba's simulator instead: arrays
+stand for pointers.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -28,7 +30,7 @@ from nbconv.kernels.params import fields, is_group
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """whether kernels run in Numba's simulator"""
 if not SIMULATED:
-    # what `_vector` makes types and functions of the language from
+    # what `_operators` and `_vector` make types and functions of the language from
     from llvmlite import ir  # noqa: F401
     from numba.cuda import cgutils, dispatcher  # noqa: F401
     from numba.cuda.cudadecl import registry as typing_registry  # noqa: F401
@@ -58,8 +60,9 @@ def kernel(function: Callable) -> Callable:
 
 
 def tiled(threads: int, blocks_per_sm: int = 1) -> Callable[[Callable], Callable]:
-    """Marks a kernel that is written for blocks of ``threads`` threads, each block a unit at a time: it is called with the
-    unit's number in the place of ``first``, by all of them. ``blocks_per_sm`` blocks must fit an SM's registers."""
+    """Marks a kernel that is written for blocks of ``threads`` threads, each block a unit at a
+    time: it is called with the unit's number in the place of ``first``, by all of them.
+    ``blocks_per_sm`` blocks must fit an SM's registers."""
 
     def mark(function: Callable) -> Callable:
         function.__tiled__ = (threads, blocks_per_sm)  # type: ignore[attr-defined]
@@ -69,7 +72,8 @@ def tiled(threads: int, blocks_per_sm: int = 1) -> Callable[[Callable], Callable
 
 
 def on_tensor_cores(function: Callable) -> Callable:
-    """Marks a tiled kernel as the twin, of numbers rounded to TF32, of the one that has its name."""
+    """Marks a tiled kernel as the twin, of numbers rounded to TF32, of the one that has its
+    name."""
     function.__name__ += "_tf32"
     function.__needs__ = (8, 0)  # type: ignore[attr-defined]
     return function
@@ -91,13 +95,15 @@ def context() -> Any:
 
 
 def simulate(function: Callable, grid: int, block: int, given: list[Any]) -> None:
-    """Run a kernel in the simulator: its arguments (`_simulated.Pointer`, numbers), then ``units``."""
+    """Run a kernel in the simulator: its arguments (`_simulated.Pointer`, numbers), then
+    ``units``."""
     made: Any = cuda.jit(entry(function))
     made[grid, block](*given)
 
 
 def shared_source(family: str) -> ModuleType:
-    """The CPU's file of a family as a module of this package, for a file of this package that replaces parts of it."""
+    """The CPU's file of a family as a module of this package, for a file of this package that
+    replaces parts of it."""
     name = f"{__package__}._shared_{family}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, Path(__file__).parent.parent / "cpu" / f"{family}.py")
@@ -132,7 +138,8 @@ def arguments(function: Callable) -> dict[str, types.Type]:
 
 
 def width(function: Callable) -> int:
-    """How many threads do a unit: a block's, a warp's, or 1 where the kernel does nothing by vectors."""
+    """How many threads do a unit: a block's, a warp's, or 1 where the kernel does nothing by
+    vectors."""
     bounds = getattr(function, "__tiled__", None)
     if bounds is not None:
         return bounds[0]
@@ -155,8 +162,8 @@ def _by_vectors(function: Callable, seen: set[int]) -> bool:
 
 
 def entry(function: Callable) -> Callable:
-    """The function that is launched: the kernel's arguments, a word each, then ``units``. Blocks, warps or threads take
-    units in turn."""
+    """The function that is launched: the kernel's arguments, a word each, then ``units``.
+    Blocks, warps or threads take units in turn."""
     names = ", ".join(name.replace(".", "_") for name in arguments(function))
     groups = {name: kind for name, kind in parameters(function).items() if is_group(kind)}
     given = ", ".join(_call(name, groups[name]) if name in groups else name for name in parameters(function))
@@ -194,7 +201,8 @@ def compile_kernel(function: Callable, capability: tuple[int, int]) -> str:
 
 
 def _tidy(text: str, name: str) -> str:
-    """The entry under the kernel's name, without comments and the symbols of Numba's environments, which nothing reads."""
+    """The entry under the kernel's name, without comments and the symbols of Numba's environments,
+    which nothing reads."""
     mangled = re.search(r"\.entry (\S+)\(", text)
     assert mangled is not None
     text = text.replace(mangled[1], name)

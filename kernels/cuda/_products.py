@@ -1,6 +1,9 @@
-"""How threads share the products of a step of a tile: by multiply-adds of each thread, or by tensor cores.
+"""How threads share the products of a step of a tile: by multiply-adds of each thread, or by tensor
+cores.
 
-Both read columns of A and rows of B that lie in shared memory, and hold their sums as quads of a row. A step has 8 products.
+Both read columns of A and rows of B that lie in shared memory, and hold their sums as quads of a
+row.
+A step has 8 products.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ HIGH = 8
 
 
 class Tile(NamedTuple):
-    """A block's tile: rows × columns sums by ``threads`` threads, ``wide`` columns each; ``blocks`` blocks fit an SM."""
+    """A block's tile: rows × columns sums by ``threads`` threads, ``wide`` columns each; ``blocks``
+    blocks fit an SM."""
 
     rows: int
     columns: int
@@ -28,9 +32,10 @@ class Tile(NamedTuple):
 
 
 def quads(tile: Tile) -> SimpleNamespace:
-    """Each thread multiplies: `HIGH` × ``tile.wide`` sums, quads of four rows and four columns half a tile apart, so that a
-    warp reads neighbouring 16 bytes. A lies as [k][row], B as [k][column]; rows of A are four floats longer than the tile,
-    which puts the two quads of k that a warp stores into different banks."""
+    """Each thread multiplies: `HIGH` × ``tile.wide`` sums, quads of four rows and four columns half
+    a tile apart, so that a warp reads neighbouring 16 bytes.
+    A lies as [k][row], B as [k][column]; rows of A are four floats longer than the tile, which puts
+    the two quads of k that a warp stores into different banks."""
     columns, wide, high = tile.columns, tile.wide, HIGH
     pitch, stage_pitch = tile.rows + 4, columns
     size_a, size = 8 * pitch, 8 * (pitch + columns)
@@ -42,7 +47,8 @@ def quads(tile: Tile) -> SimpleNamespace:
 
     @inline
     def place():
-        """(ty, tx): which quads of rows and of columns are the thread's. A warp is 4 × 8 threads."""
+        """(ty, tx): which quads of rows and of columns are the thread's.
+        A warp is 4 × 8 threads."""
         t = Int(cuda.threadIdx.x)
         warp = t >> 5
         ty = ((warp >> warps_across) << 2) + ((t & 31) >> 3)
@@ -62,7 +68,8 @@ def quads(tile: Tile) -> SimpleNamespace:
 
     @inline
     def stores(row, ka, kb, column):
-        """Where in shared memory the thread stores its quads: of A, from (row, ka) on; of B, from (kb, column) on."""
+        """Where in shared memory the thread stores its quads: of A, from (row, ka) on; of B, from
+        (kb, column) on."""
         return ka * pitch + row, size_a + kb * columns + column
 
     @inline
@@ -73,7 +80,8 @@ def quads(tile: Tile) -> SimpleNamespace:
 
     @inline
     def put_turned(shared, half, quad, k, held):
-        """Four rows of A and four columns of B of one k, both the quad-th, where A comes as [k][row]."""
+        """Four rows of A and four columns of B of one k, both the quad-th, where A comes as
+        [k][row]."""
         store4(shared, half + k * pitch + quad * 4, held[0], held[1], held[2], held[3])
         store4(shared, half + size_a + k * columns + quad * 4, held[4], held[5], held[6], held[7])
 
@@ -102,7 +110,8 @@ def quads(tile: Tile) -> SimpleNamespace:
 
     @inline
     def multiply(shared, ia, ib, acc):
-        """The products of a whole step. The calls are written out: loops over k would be loops in the machine code."""
+        """The products of a whole step.
+        The calls are written out: loops over k would be loops in the machine code."""
         a = cuda.local.array(HIGH, Float)
         b = cuda.local.array(wide, Float)
         step(shared, ia, ib, acc, a, b)
@@ -127,16 +136,19 @@ def quads(tile: Tile) -> SimpleNamespace:
 
 
 def fragments(tile: Tile) -> SimpleNamespace:
-    """A warp multiplies 32 rows and ``tile.wide`` · 8 columns by `mma`, 16 × 8 at a time. (PTX ISA, "Matrix Fragments for
-    mma.m16n8k8".)
+    """A warp multiplies 32 rows and ``tile.wide`` · 8 columns by `mma`, 16 × 8 at a time.
+    (PTX ISA, "Matrix Fragments for mma.m16n8k8".)
 
-    Which row, column and k of the tile are which of the instruction's is free, as long as A and B agree on k. Thread 4r + q
-    of a warp has the instruction's rows r and r + 8, column r of B, and two k: here rows 2r and 2r + 1 of 16, columns
-    4r … 4r + 3 of 32, one an instruction, and k = 2q and 2q + 1. Its sums are then of columns 8q … 8q + 7.
+    Which row, column and k of the tile are which of the instruction's is free, as long as A and B
+    agree on k.
+    Thread 4r + q of a warp has the instruction's rows r and r + 8, column r of B, and two k: here
+    rows 2r and 2r + 1 of 16, columns 4r … 4r + 3 of 32, one an instruction, and k = 2q and 2q + 1.
+    Its sums are then of columns 8q … 8q + 7.
 
-    What an instruction takes lies together, as its registers do: A as [k / 2][row / 2][k % 2][row % 2], B as
-    [k / 2][column % 4][column / 4][k % 2]. From k = 4 on the two k are swapped, B's rows of k / 2 are in the order 0, 2, 1,
-    3, and rows are 8 floats longer than needed: so no two threads meet in a bank.
+    What an instruction takes lies together, as its registers do: A as [k / 2][row / 2][k % 2][row %
+    2], B as [k / 2][column % 4][column / 4][k % 2].
+    From k = 4 on the two k are swapped, B's rows of k / 2 are in the order 0, 2, 1, 3, and rows are
+    8 floats longer than needed: so no two threads meet in a bank.
     """
     high, halves, columns = 4, tile.wide // 4, tile.columns
     wide = 8 * halves
@@ -152,7 +164,8 @@ def fragments(tile: Tile) -> SimpleNamespace:
 
     @inline
     def place():
-        """(ty, tx): the thread's number among those that share columns, and which quad of columns is its first."""
+        """(ty, tx): the thread's number among those that share columns, and which quad of columns
+        is its first."""
         down, across = warp_place()
         t = Int(cuda.threadIdx.x) & 31
         return (down >> 2) + (t >> 2), (across >> 2) + (t & 3) * 2
@@ -199,7 +212,8 @@ def fragments(tile: Tile) -> SimpleNamespace:
 
     @inline
     def put_turned(shared, half, quad, k, held):
-        """Four rows of A and four columns of B of one k, both the quad-th, where A comes as [k][row]."""
+        """Four rows of A and four columns of B of one k, both the quad-th, where A comes as
+        [k][row]."""
         a = half + (k >> 1) * a_pitch + (quad >> 1) * 4 + 2 * slot(k) + (quad & 1)
         for j in range(4):
             shared[a + j * (tile.rows // 2)] = to_tf32(held[j])
@@ -219,9 +233,7 @@ def fragments(tile: Tile) -> SimpleNamespace:
                 for j in range(4):
                     b = load2(shared, ib + j * (columns // 2) + 16 * h)
                     s = 2 * i * wide + 8 * h + j
-                    d = mma(
-                        acc[s], acc[s + 4], acc[s + wide], acc[s + wide + 4], a[0], a[1], a[2], a[3], b[0], b[1]
-                    )  # fmt: skip
+                    d = mma(acc[s], acc[s + 4], acc[s + wide], acc[s + wide + 4], a[0], a[1], a[2], a[3], b[0], b[1])
                     acc[s], acc[s + 4], acc[s + wide], acc[s + wide + 4] = d[0], d[1], d[2], d[3]
 
     @inline
@@ -237,8 +249,5 @@ def fragments(tile: Tile) -> SimpleNamespace:
 
 
 def _shared(found: dict) -> SimpleNamespace:
-    names = (
-        "place", "row_of", "reads", "stores", "put_a", "put_b", "put_turned", "turned_row", "multiply", "stage_row", "high",
-        "wide", "size", "stage_pitch",
-    )  # fmt: skip
-    return SimpleNamespace(**{name: found[name] for name in names})
+    names = "place row_of reads stores put_a put_b put_turned turned_row multiply stage_row high wide size stage_pitch"
+    return SimpleNamespace(**{name: found[name] for name in names.split()})

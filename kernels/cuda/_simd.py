@@ -1,7 +1,9 @@
-"""The kernels' language on CUDA: a vector is one float32 of each of a warp's 32 threads (see `kernels/cpu/_simd.py`).
+"""The kernels' language on CUDA: a vector is one float32 of each of a warp's 32 threads (see
+`kernels/cpu/_simd.py`).
 
-What is written once for vectors means the same here: literals are float32, a·b+c may be one rounding, NaN and infinity
-behave as IEEE 754 says. `hsum` folds halves first, as on the CPU.
+What is written once for vectors means the same here: literals are float32, a·b+c may be one
+rounding, NaN and infinity behave as IEEE 754 says.
+`hsum` folds halves first, as on the CPU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""The language of `_simd` in Numba's CUDA simulator: threads of Python, with NumPy scalars as lanes.
+"""The language of `_simd` in Numba's CUDA simulator: threads of Python, with NumPy scalars as
+lanes.
 
-A pointer is a `Pointer`: an array and a place in it, which may lie outside as long as nothing is read there. The simulator
-has no warp instructions: where lanes meet (`hsum`) the block does, so a block is one warp wherever lanes meet.
+A pointer is a `Pointer`: an array and a place in it, which may lie outside as long as nothing is
+read there.
+The simulator has no warp instructions: where lanes meet (`hsum`) the block does, so a block is one
+warp wherever lanes meet.
 """
 
 from __future__ import annotations
@@ -12,7 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from ._numba import VECTOR, WARP, Bytes, Float, Floats, Int, Ints, context, inline, kernel, on_tensor_cores, tiled
+from ._numba import (
+    VECTOR,
+    WARP,
+    Bytes,
+    Float,
+    Floats,
+    Int,
+    Ints,
+    context,
+    inline,
+    kernel,
+    on_tensor_cores,
+    tiled,
+)
 
 __all__ = [
     "Bytes", "Float", "Floats", "Int", "Ints", "Pointer", "W", "absolute", "aligned", "at", "barrier", "below",

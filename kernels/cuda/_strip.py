@@ -1,4 +1,5 @@
-"""Runs of pixels of a depthwise convolution, a thread a channel: each input is read once for all pixels that it reaches."""
+"""Runs of pixels of a depthwise convolution, a thread a channel: each input is read once for all
+pixels that it reaches."""
 
 from ._numba import SIMULATED
 
@@ -14,8 +15,10 @@ if SIMULATED:
         return tuple(w[i * padded] if i < n else 0 for i in range(TAPS))
 
     def strip(k, stride):  # pyright: ignore[reportRedeclaration]
-        """The function that adds k × k taps (of `taps`, by rows) to ``a`` for the RUN pixels whose windows begin at (iy,
-        ix + i·stride) of one channel of an image, x, of h × width pixels c apart. What lies outside is 0."""
+        """The function that adds k × k taps (of `taps`, by rows) to ``a`` for the RUN pixels whose
+        windows begin at (iy, ix + i·stride) of one channel of an image, x, of h × width pixels c
+        apart.
+        What lies outside is 0."""
 
         def run(x, held, a, iy, dh, h, ix, width, c):
             sums = [a] * RUN

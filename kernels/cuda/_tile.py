@@ -1,9 +1,11 @@
-"""The tile of a matrix product that a block of threads computes: rows of A (channels last) × packed panels of B.
+"""The tile of a matrix product that a block of threads computes: rows of A (channels last) × packed
+panels of B.
 
-A step of `DEPTH` products goes from global memory through registers into one of two halves of shared memory while the
-other half is multiplied: one barrier a step. `_products.py` says how that half lies and which sums a thread holds, and
-multiplies. Every sum is made in the order of k, whatever the tile's shape: the bits of a result do not depend on it (on
-tensor cores a step's eight products are one sum).
+A step of `DEPTH` products goes from global memory through registers into one of two halves of
+shared memory while the other half is multiplied: one barrier a step.
+`_products.py` says how that half lies and which sums a thread holds, and multiplies.
+Every sum is made in the order of k, whatever the tile's shape: the bits of a result do not depend
+on it (on tensor cores a step's eight products are one sum).
 
 Indices are 64 bits wide, divisions 32: pixels, rows and units number fewer than 2^31.
 """
@@ -49,11 +51,13 @@ NOTHING = 1 << 30
 
 
 TILES = LARGE, SMALL, NARROW = Tile(128, 128, 8, 2), Tile(64, 64, 4, 4), Tile(256, 32, 4, 2)
-"""For large products; for those with too few tiles of that size to fill a GPU; for one narrow panel."""
+"""For large products; for those with too few tiles of that size to fill a GPU; for one narrow
+panel."""
 
 
 def by_tile(make: Callable[[Tile, bool], Callable], tensor: bool = False) -> Callable:
-    """The kernel that ``make`` makes for `LARGE` tiles; its argument ``blocking.rows`` tells which of `TILES` a step wants.
+    """The kernel that ``make`` makes for `LARGE` tiles; its argument ``blocking.rows`` tells which
+    of `TILES` a step wants.
     ``tensor``: it needs tensor cores for TF32, and is named so."""
     found = [make(tile, tensor) for tile in TILES]
     for kernel in found if tensor else []:
@@ -63,11 +67,12 @@ def by_tile(make: Callable[[Tile, bool], Callable], tensor: bool = False) -> Cal
 
 
 def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
-    """The parts of a tile's work as functions to inline, its sizes being constants in them. ``tensor``: products by tensor
-    cores, of numbers rounded to TF32 (see `fragments`).
+    """The parts of a tile's work as functions to inline, its sizes being constants in them.
+    ``tensor``: products by tensor cores, of numbers rounded to TF32 (see `fragments`).
 
-    ``held`` is what a thread carries from global to shared memory: its quads of A, then its quad of B. ``half`` is where the
-    half of shared memory in use begins: A's rows, then B's.
+    ``held`` is what a thread carries from global to shared memory: its quads of A, then its quad of
+    B.
+    ``half`` is where the half of shared memory in use begins: A's rows, then B's.
     """
     threads, tall, columns = tile.threads, tile.rows, tile.columns
     a_quads = tall * DEPTH // 4 // threads
@@ -84,14 +89,16 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
     down = tile.rows // high
     """quads of rows that are staged at a time"""
     staged = 1 if tensor else 2 if 4 * down * stage_pitch > both else 4
-    """rows of a thread that shared memory has room for when the products are done; of `fragments` more would share banks"""
+    """rows of a thread that shared memory has room for when the products are done; of `fragments`
+    more would share banks"""
     parts, staged_bits, quads_wide = high // staged, _log2(staged), _log2(columns // 4)
     turns = staged * down * columns // 4 // threads
     assert staged * down * stage_pitch <= both
 
     @inline
     def begin(unit, m, n, k, k_chunk):
-        """(matrix, part of its k, first row, first column) of a unit. A part is k_chunk of k, or what is left."""
+        """(matrix, part of its k, first row, first column) of a unit.
+        A part is k_chunk of k, or what is left."""
         row_blocks = quotient(m + tall - 1, tall)
         rest = quotient(unit, row_blocks)
         column_blocks = quotient(n + columns - 1, columns)
@@ -113,8 +120,9 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
 
     @inline
     def b_place(n0, n, k):
-        """(k in the step, where in the packed matrix, floats from one k to the next) of the thread's quad of B: (k, n) from
-        column n0 on. Where there is no such quad, k is `NOTHING`."""
+        """(k in the step, where in the packed matrix, floats from one k to the next) of the
+        thread's quad of B: (k, n) from column n0 on.
+        Where there is no such quad, k is `NOTHING`."""
         t = Int(cuda.threadIdx.x)
         first = n0 + (t >> panel_quads) * NR
         rest = t & ((1 << panel_quads) - 1)
@@ -126,7 +134,8 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
 
     @inline
     def shared_places():
-        """Where a thread has its quads in a half of shared memory: (A's that it reads, B's, A's that it stores, B's)."""
+        """Where a thread has its quads in a half of shared memory: (A's that it reads, B's, A's
+        that it stores, B's)."""
         t = Int(cuda.threadIdx.x)
         kb = (t & ((1 << panel_quads) - 1)) >> row_quads
         column = (t >> panel_quads) * NR + (t & ((1 << row_quads) - 1)) * 4
@@ -144,7 +153,8 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
 
     @inline
     def stage(shared, acc, part):
-        """Store the thread's rows of sums of this ``part`` into shared memory. Which sums these are must be constants."""
+        """Store the thread's rows of sums of this ``part`` into shared memory.
+        Which sums these are must be constants."""
         if part == 0:
             stage_rows(shared, acc, 0)
         elif part == 1:
@@ -161,11 +171,13 @@ def working(tile: Tile, tensor: bool = False) -> SimpleNamespace:
 
     @inline
     def results(shared, acc, m0, m, n0, n, placed, oh, ow, scatter, y, ldy, addends, epilogue):
-        """What follows the products (bias, residual, clamp or activation, factor and term), for the tile from row m0 and
-        column n0 on of (m, n). Sums go through shared memory, so that a warp stores whole rows, and the code is there once,
+        """What follows the products (bias, residual, clamp or activation, factor and term), for the
+        tile from row m0 and column n0 on of (m, n).
+        Sums go through shared memory, so that a warp stores whole rows, and the code is there once,
         not for each sum.
 
-        Row r goes to pixel r of y, or, if ``placed``, to the pixel that a convolution's geometry says."""
+        Row r goes to pixel r of y, or, if ``placed``, to the pixel that a convolution's geometry
+        says."""
         bias, res, ldres = addends
         low, high, act, alpha, beta, scale, shift = epilogue
         t = Int(cuda.threadIdx.x)
@@ -254,7 +266,8 @@ def epilogue_from(epilogue, channel):
 
 @inline
 def fetch(held, to, p, whole, k, end, there):
-    """Four neighbours at p, which belong to k, k + 1 …: zeros from ``end`` on, and if they are not ``there``.
+    """Four neighbours at p, which belong to k, k + 1 …: zeros from ``end`` on, and if they are not
+    ``there``.
     ``whole``: read as 16 bytes."""
     for j in range(4):
         held[to + j] = Float(0)
@@ -270,8 +283,9 @@ def fetch(held, to, p, whole, k, end, there):
 
 @inline
 def activate(shared, place, v, act, alpha, beta):
-    """Four values of a thread through an activation, one by one in shared memory: the code is there once. Which comes first
-    differs between lanes, so that they meet in no bank."""
+    """Four values of a thread through an activation, one by one in shared memory: the code is there
+    once.
+    Which comes first differs between lanes, so that they meet in no bank."""
     store4(shared, place, v[0], v[1], v[2], v[3])
     turned = (Int(cuda.threadIdx.x) >> 3) & 3
     for j in range(unseen(4)):

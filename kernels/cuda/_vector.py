@@ -1,13 +1,11 @@
-"""The language of `_simd` as code for a GPU: Numba types, operators and functions that become LLVM instructions."""
+"""The language of `_simd` as code for a GPU: Numba types, operators and functions that become LLVM
+instructions."""
 
 from __future__ import annotations
-
-import operator
 
 from ._numba import (
     VECTOR,
     WARP,
-    AbstractTemplate,
     Bytes,
     Float,
     Floats,
@@ -18,13 +16,9 @@ from ._numba import (
     intrinsic,
     ir,
     kernel,
-    lowering_registry,
-    models,
-    register_model,
-    signature,
     types,
-    typing_registry,
 )
+from ._operators import f32, mask, to_vec, vec
 
 __all__ = [
     "Bytes", "Float", "Floats", "Int", "Ints", "W", "absolute", "bits_exponent", "bits_mantissa", "blocks",
@@ -34,100 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 W = WARP
-f32, i1, i32, i64 = ir.FloatType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
-
-
-class Vec(types.Type):
-    """A float32 of each thread of a warp."""
-
-    def __init__(self) -> None:
-        super().__init__(name="f32xwarp")
-
-
-class Mask(types.Type):
-    """A truth value of each thread of a warp."""
-
-    def __init__(self) -> None:
-        super().__init__(name="i1xwarp")
-
-
-vec, mask = Vec(), Mask()
-
-
-@register_model(Vec)
-class _VecModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type) -> None:
-        super().__init__(dmm, fe_type, f32)
-
-
-@register_model(Mask)
-class _MaskModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type) -> None:
-        super().__init__(dmm, fe_type, i1)
-
-
-def _to_vec(b, kind, value):
-    if kind is vec or kind == types.float32:
-        return value
-    if isinstance(kind, types.Integer):
-        return b.sitofp(value, f32)
-    return b.fptrunc(value, f32)
-
-
-def _operators() -> None:
-    arithmetic = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
-    comparison = {
-        operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!=",
-    }  # fmt: skip
-    for op in (*arithmetic, *comparison):
-        result = vec if op in arithmetic else mask
-
-        @typing_registry.register_global(op)
-        class _Template(AbstractTemplate):
-            _result = result
-            key = op
-
-            def generic(self, args, kws):
-                if len(args) == 2 and vec in args and all(a is vec or isinstance(a, types.Number) for a in args):
-                    return signature(self._result, *args)
-                return None
-
-        def lower(ctx, b, sig, args, op=op):
-            x, y = (_to_vec(b, k, a) for k, a in zip(sig.args, args))
-            if op in arithmetic:
-                return getattr(b, arithmetic[op])(x, y, flags=("contract",))
-            return (b.fcmp_unordered if op is operator.ne else b.fcmp_ordered)(comparison[op], x, y)
-
-        for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
-            lowering_registry.lower(op, left, right)(lower)
-
-
-_operators()
-
-
-@typing_registry.register_global(operator.neg)
-class _Neg(AbstractTemplate):
-    key = operator.neg
-
-    def generic(self, args, kws):
-        return signature(vec, vec) if args == (vec,) else None
-
-
-@lowering_registry.lower(operator.neg, Vec)
-def _neg(ctx, b, sig, args):
-    return b.fsub(ir.Constant(f32, -0.0), args[0])  # NVVM's IR has no fneg
-
-
-for _op, _method in ((operator.or_, "or_"), (operator.and_, "and_")):
-
-    @typing_registry.register_global(_op)
-    class _Logic(AbstractTemplate):
-        key = _op
-
-        def generic(self, args, kws):
-            return signature(mask, mask, mask) if args == (mask, mask) else None
-
-    lowering_registry.lower(_op, Mask, Mask)(lambda ctx, b, sig, args, _method=_method: getattr(b, _method)(*args))
+i32, i64 = ir.IntType(32), ir.IntType(64)
 
 
 def _by_warp(function):
@@ -228,17 +129,18 @@ def splat(tc, s):
         return None
 
     def gen(ctx, b, sig, args):
-        return _to_vec(b, sig.args[0], args[0])
+        return to_vec(b, sig.args[0], args[0])
 
     return vec(s), gen
 
 
 @intrinsic
 def where(tc, m, x, y):
-    """Lane by lane x where m, else y. ``m`` may be a truth value: both sides are there, and nothing branches."""
+    """Lane by lane x where m, else y.
+    ``m`` may be a truth value: both sides are there, and nothing branches."""
 
     def gen(ctx, b, sig, args):
-        return b.select(args[0], _to_vec(b, sig.args[1], args[1]), _to_vec(b, sig.args[2], args[2]))
+        return b.select(args[0], to_vec(b, sig.args[1], args[1]), to_vec(b, sig.args[2], args[2]))
 
     return vec(m if isinstance(m, types.Boolean) else mask, x, y), gen
 
@@ -278,7 +180,7 @@ def maximum(tc, x, y):
     """Lane by lane the larger; x where either is NaN, so NaN in x propagates."""
 
     def gen(ctx, b, sig, args):
-        low = _to_vec(b, sig.args[1], args[1])
+        low = to_vec(b, sig.args[1], args[1])
         return b.select(b.fcmp_ordered("<", args[0], low), low, args[0])
 
     return vec(vec, y), gen
@@ -289,7 +191,7 @@ def minimum(tc, x, y):
     """Lane by lane the smaller; x where either is NaN, so NaN in x propagates."""
 
     def gen(ctx, b, sig, args):
-        high = _to_vec(b, sig.args[1], args[1])
+        high = to_vec(b, sig.args[1], args[1])
         return b.select(b.fcmp_ordered(">", args[0], high), high, args[0])
 
     return vec(vec, y), gen
@@ -354,7 +256,8 @@ def magic_round(tc, x):
 
 @intrinsic
 def pow2(tc, n):
-    """2^n for integral n in [-126, 127]. Bits only: no conversion that would be undefined for NaN."""
+    """2^n for integral n in [-126, 127].
+    Bits only: no conversion that would be undefined for NaN."""
 
     def gen(ctx, b, sig, args):
         bits = b.bitcast(b.fadd(args[0], ir.Constant(f32, MAGIC + 127)), i32)
@@ -424,7 +327,8 @@ def hmax(tc, v):
 @inline
 @_by_warp
 def spread(n):
-    """The numbers below n, shared out among a warp's lanes: for elements that are done one at a time."""
+    """The numbers below n, shared out among a warp's lanes: for elements that are done one at a
+    time."""
     return range(lane(), n, W)
 
 

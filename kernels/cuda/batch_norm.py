@@ -1,12 +1,29 @@
-"""Batch normalisation in training, and its gradient, on channels-last data; see `kernels/cpu/batch_norm.py`.
+"""Batch normalisation in training, and its gradient, on channels-last data; see
+`kernels/cpu/batch_norm.py`.
 
-What goes over pixels, or over their parts, is done by blocks: a thread has one channel, a warp every 16th pixel or part.
+What goes over pixels, or over their parts, is done by blocks: a thread has one channel, a warp
+every 16th pixel or part.
 Then the warps' sums are added in their order."""
 
 from nbconv.kernels.params import BatchNorm, ChannelAffine, Moments, Pixels, Running
 
 from ._numba import shared_source
-from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, quotient, scalar, shared_floats, splat, sqrt, tiled
+from ._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    barrier,
+    cuda,
+    inline,
+    quotient,
+    scalar,
+    shared_floats,
+    splat,
+    sqrt,
+    tiled,
+)
 
 _shared = shared_source("batch_norm")
 factors = _shared.factors
@@ -17,8 +34,9 @@ THREADS = WARPS * W
 
 @inline
 def _place(unit, pixels, total, c):
-    """(part, channel, first pixel of this thread, pixels that it has) of a unit: a part, W channels wide. Threads past the
-    last channel read what it reads."""
+    """(part, channel, first pixel of this thread, pixels that it has) of a unit: a part, W channels
+    wide.
+    Threads past the last channel read what it reads."""
     vectors = quotient(c + W - 1, W)
     part = quotient(unit, vectors)
     t = Int(cuda.threadIdx.x)
@@ -97,8 +115,9 @@ def statistics(
     first: Int,
     last: Int,
 ) -> None:
-    """Mean and variance of ``count`` parts of `moments`: the mean of their means, then Σ (x - mean)² of each; what x is
-    multiplied with and what is added; the running statistics. A unit is a vector of channels."""
+    """Mean and variance of ``count`` parts of `moments`: the mean of their means, then Σ (x -
+    mean)² of each; what x is multiplied with and what is added; the running statistics.
+    A unit is a vector of channels."""
     pixels, total, c = split
     momentum = running.momentum
     held = shared_floats(THREADS)
@@ -143,8 +162,9 @@ def grad_sums(
     first: Int,
     last: Int,
 ) -> None:
-    """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where ``rectified`` dy counts
-    for nothing where y is not positive. A unit is a part, W channels wide."""
+    """parts[part, 0, c] = Σ dy, parts[part, 1, c] = Σ dy·(x - mean) over the part's pixels; where
+    ``rectified`` dy counts for nothing where y is not positive.
+    A unit is a part, W channels wide."""
     pixels, total, c = split
     held = shared_floats(THREADS)
     part, channel, p, n = _place(first, pixels, total, c)
@@ -184,7 +204,8 @@ def grad_merge(
     first: Int,
     last: Int,
 ) -> None:
-    """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a vector of channels."""
+    """db = Σ dy and dscale = Σ dy·(x - mean) / sqrt(var + epsilon), of the parts; a unit is a
+    vector of channels."""
     held = shared_floats(THREADS)
     t = Int(cuda.threadIdx.x)
     channel = first * W + t % W
@@ -212,8 +233,9 @@ def grad_input(
     first: Int,
     last: Int,
 ) -> None:
-    """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``; dy as in
-    `grad_sums`. A unit is a part of the pixels, W channels wide."""
+    """dx = scale·r·(dy - db/N - (x - mean)·r·dscale/N), r = 1 / sqrt(var + epsilon), N = ``count``;
+    dy as in `grad_sums`.
+    A unit is a part of the pixels, W channels wide."""
     pixels, total, c = split
     _, channel, p, n = _place(first, pixels, total, c)
     if channel < c:

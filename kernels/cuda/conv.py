@@ -1,11 +1,15 @@
-"""Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its transpose.
+"""Convolution on channels-last data: any kernel, stride, dilation, padding and groups, and its
+transpose.
 
-An implicit matrix product: a row of A is what an output pixel sees, k goes over taps and their channels. A step of k stays
-in one tap, so the last of a tap may be short. A thread's rows of A are those of one or two pixels, whose place it moves from
-tap to tap; a tap outside the image has no channels.
+An implicit matrix product: a row of A is what an output pixel sees, k goes over taps and their
+channels.
+A step of k stays in one tap, so the last of a tap may be short.
+A thread's rows of A are those of one or two pixels, whose place it moves from tap to tap; a tap
+outside the image has no channels.
 
-Where ``channel_chunk``, a multiple of `DEPTH`, is less than a group's channels, products are made in parts, each of some
-channels of all taps: see gemm.py. Taps are not cut: the main loop would have to hold where they end.
+Where ``channel_chunk``, a multiple of `DEPTH`, is less than a group's channels, products are made
+in parts, each of some channels of all taps: see gemm.py.
+Taps are not cut: the main loop would have to hold where they end.
 """
 
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Epilogue, Scatter, Window
@@ -28,7 +32,16 @@ from ._simd import (
     tiled,
     unseen,
 )
-from ._tile import DEPTH, NOTHING, addends_from, by_tile, epilogue_from, fetch, is_scattered, working
+from ._tile import (
+    DEPTH,
+    NOTHING,
+    addends_from,
+    by_tile,
+    epilogue_from,
+    fetch,
+    is_scattered,
+    working,
+)
 
 
 @inline
@@ -55,8 +68,10 @@ def convolution(tile: Tile, tensor: bool):
 
     @inline
     def products(vector, shared, acc, x, from0, pixel0, iy0, ix0, pixel1, iy1, ix1, w, n0, c0, chunk, image, window):
-        """Sums over all taps and ``chunk`` of their cg channels, from c0 on. The first tap of the thread's pixels is (iy,
-        ix) of the image, ``pixel`` of x; its channels begin at ``from0``. ``vector``: four can be read as 16 bytes."""
+        """Sums over all taps and ``chunk`` of their cg channels, from c0 on.
+        The first tap of the thread's pixels is (iy, ix) of the image, ``pixel`` of x; its channels
+        begin at ``from0``.
+        ``vector``: four can be read as 16 bytes."""
         h, width, ldx, cg, og = image.h, image.width, image.ldx, image.cg, image.og
         kh, kw, dh, dw = window.kh, window.kw, window.dh, window.dw
         held = cuda.local.array(carried, Float)

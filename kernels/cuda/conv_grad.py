@@ -1,7 +1,8 @@
 """Gradients of convolutions on channels-last data: of the weights, and of what depthwise ones read.
 
-Sums over pixels are split into parts that depend on shapes alone; `merge` adds them in order. Units are smaller than the
-CPU's (`Lowering.gpu_split`): a tile of the product, a vector of channels.
+Sums over pixels are split into parts that depend on shapes alone; `merge` adds them in order.
+Units are smaller than the CPU's (`Lowering.gpu_split`): a tile of the product, a vector of
+channels.
 """
 
 from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides, Window
@@ -81,8 +82,11 @@ def grad_weight(tensor: bool):
 
     @inline
     def products(whole, shared, acc, x, dy, r0, n0, p0, p1, image, window):
-        """Sums over pixels [p0, p1). A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``:
-        16 bytes at a time. Where a pixel's window lies is carried from one to the next: divisions take longer than reading.
+        """Sums over pixels [p0, p1).
+        A thread reads four rows (ky, kx, ci) and four columns of every 8th pixel; ``whole``: 16
+        bytes at a time.
+        Where a pixel's window lies is carried from one to the next: divisions take longer than
+        reading.
         """
         _, h, width, ldx, cg, oh, ow, ldy, og = image
         kh, kw, sh, sw, dh, dw, ph, pw = window
@@ -159,8 +163,9 @@ def grad_weight(tensor: bool):
         first: Int,
         last: Int,
     ) -> None:
-        """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox, co] over the ``pixels``
-        of the part. A unit is (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
+        """y[part, group, ky, kx, ci, co] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, ci]·dy[n, oy, ox,
+        co] over the ``pixels`` of the part.
+        A unit is (part, group, a tile of ROWS (ky, kx, ci) and COLUMNS co).
         """
         m, ldx, cg, ldy, og = image.m, image.ldx, image.cg, image.ldy, image.og
         kh, kw = window.kh, window.kw
@@ -216,8 +221,9 @@ def merge(
     first: Int,
     last: Int,
 ) -> None:
-    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a unit is a tile of 32
-    outputs o of a group and 8 (i, t), which lie as near in y as the outputs do in x."""
+    """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a
+    unit is a tile of 32 outputs o of a group and 8 (i, t), which lie as near in y as the outputs do
+    in x."""
     tap, ci, co, group = strides
     held = shared_floats(HELD)
     rows = taps * cg
@@ -262,8 +268,8 @@ def _whole(held, v):
 
 @inline
 def _tap(x, row, ix, there, width, c, d):
-    """d times what a tap at ix meets in a row of x, 0 where that is no part of the image. Nothing branches, so that one read
-    does not wait for another."""
+    """d times what a tap at ix meets in a row of x, 0 where that is no part of the image.
+    Nothing branches, so that one read does not wait for another."""
     there = there & below(ix, width)
     v = x[row + (ix if there else 0) * c] * d
     return v if there else Float(0)
@@ -282,9 +288,11 @@ def depthwise_grad_weight(
     first: Int,
     last: Int,
 ) -> None:
-    """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the part's ``rows`` of dy.
+    """y[part, ky, kx, c] = Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·dy[n, oy, ox, c] over the
+    part's ``rows`` of dy.
 
-    y has ``padded`` floats a tap. A unit is (part, vector of channels, ky); a warp has every 16th pixel.
+    y has ``padded`` floats a tap.
+    A unit is (part, vector of channels, ky); a warp has every 16th pixel.
     """
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
@@ -329,11 +337,20 @@ def _met(i, s, n):
 
 @kernel
 def depthwise_transposed(
-    dy: Floats, w: Floats, b: Floats, y: Floats, image: DenseImage, window: Window, padded: Int, first: Int, last: Int
+    dy: Floats,
+    w: Floats,
+    b: Floats,
+    y: Floats,
+    image: DenseImage,
+    window: Window,
+    padded: Int,
+    first: Int,
+    last: Int,
 ) -> None:
-    """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw + kx·dw - pw = ix: the
-    transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow, c); w (kh, kw, padded). A unit is a strip of a
-    row of y, W channels wide."""
+    """y[n, iy, ix, c] = b[c] + Σ dy[n, oy, ox, c]·w[ky, kx, c] where oy·sh + ky·dh - ph = iy, ox·sw
+    + kx·dw - pw = ix: the transpose of a depthwise convolution. y (n, h, width, c), dy (n, oh, ow,
+    c); w (kh, kw, padded).
+    A unit is a strip of a row of y, W channels wide."""
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
     for unit in range(first, last):
@@ -366,8 +383,8 @@ def _back(dy, w, row, tap, across, there, sw, ow, c, padded, channel):
 
 @tiled(SUMMERS)
 def channel_sums(x: Floats, y: Floats, split: Pixels, padded: Int, first: Int, last: Int) -> None:
-    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part, W channels wide, of which a warp
-    has every 16th pixel."""
+    """y[part, c] = Σ x[p, c] over the part's pixels; a unit is a part, W channels wide, of which a
+    warp has every 16th pixel."""
     pixels, total, c = split
     held = shared_floats(SUMMERS)
     vectors = quotient(c + W - 1, W)

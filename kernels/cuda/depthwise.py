@@ -3,7 +3,21 @@
 from nbconv.kernels.params import Activation, DenseImage, Epilogue, Window
 
 from ._math import activated
-from ._simd import Floats, Int, W, at, cuda, given, inline, maximum, minimum, quotient, scalar, splat, tiled
+from ._simd import (
+    Floats,
+    Int,
+    W,
+    at,
+    cuda,
+    given,
+    inline,
+    maximum,
+    minimum,
+    quotient,
+    scalar,
+    splat,
+    tiled,
+)
 from ._strip import RUN, strip, taps
 
 WARPS = 4
@@ -25,10 +39,11 @@ def depthwise(
     first: Int,
     last: Int,
 ) -> None:
-    """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, c]·w[ky, kx, c] + b[c])).
+    """One filter a channel: y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw,
+    c]·w[ky, kx, c] + b[c])).
 
-    w (kh, kw, padded), b, scale and shift (padded) are zero past c. A unit is ``band`` rows of ``piece`` channels of y;
-    its warps take runs of pixels in turn.
+    w (kh, kw, padded), b, scale and shift (padded) are zero past c.
+    A unit is ``band`` rows of ``piece`` channels of y; its warps take runs of pixels in turn.
     """
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window

@@ -1,5 +1,6 @@
-"""Dropout by the CPU's random bits: Philox 2×32, as `nbconv/base/random.py` has it. A thread makes its own element's word:
-of the two words that a counter gives it keeps one, and neighbours read and write side by side."""
+"""Dropout by the CPU's random bits: Philox 2×32, as `nbconv/base/random.py` has it.
+A thread makes its own element's word: of the two words that a counter gives it keeps one, and
+neighbours read and write side by side."""
 
 from ._numba import shared_source
 from ._simd import Float, Floats, Int, Ints, kernel, spread
@@ -23,7 +24,8 @@ def dropout(
     first: Int,
     last: Int,
 ) -> None:
-    """y = x·scale, 0 where the element's word is below the threshold; a unit is ``chunk`` elements."""
+    """y = x·scale, 0 where the element's word is below the threshold; a unit is ``chunk``
+    elements."""
     high = step[0] if real == 0 else Int(float_step[0])
     high = high & LOW
     i0 = first * chunk

@@ -1,10 +1,20 @@
 """Matrix products on packed B (see packing.py for one that is computed while running).
 
-Where ``k_chunk``, a multiple of `DEPTH`, is less than k, a product is made in parts: each stores its sums, with no epilogue,
-m rows of y further, and a step of `finish` adds them.
+Where ``k_chunk``, a multiple of `DEPTH`, is less than k, a product is made in parts: each stores
+its sums, with no epilogue, m rows of y further, and a step of `finish` adds them.
 """
 
-from nbconv.kernels.params import Activation, Addends, Batch, Epilogue, Matrices, MatrixBlocking, Scatter, Sums, SumsBatch
+from nbconv.kernels.params import (
+    Activation,
+    Addends,
+    Batch,
+    Epilogue,
+    Matrices,
+    MatrixBlocking,
+    Scatter,
+    Sums,
+    SumsBatch,
+)
 
 from ._math import activated
 from ._products import Tile
@@ -47,8 +57,8 @@ def product(tile: Tile, tensor: bool):
 
     @inline
     def products(vector, shared, acc, a, a2, b, n0, n, k, k0, count):
-        """Sums over ``count`` of k from k0 on. The thread's quads of A begin at a and a2; ``vector``: they can be read as 16
-        bytes."""
+        """Sums over ``count`` of k from k0 on.
+        The thread's quads of A begin at a and a2; ``vector``: they can be read as 16 bytes."""
         held = cuda.local.array(carried, Float)
         reads_a, reads_b, stores_a, stores_b = shared_places()
         kb, skip, b_step = b_place(n0, n, k)
@@ -131,10 +141,13 @@ def finish(
     first: Int,
     last: Int,
 ) -> None:
-    """y = act(clamp(Σ sums + bias + residual)) · scale + shift for each matrix of a batch, or group of a convolution.
+    """y = act(clamp(Σ sums + bias + residual)) · scale + shift for each matrix of a batch, or group
+    of a convolution.
 
-    Sums are added in the order of their parts; row r goes to row r of y, or to the pixel that a convolution's geometry says.
-    Bias, scale and shift are zero-filled to whole vectors. A unit is a row of a matrix, `W` columns.
+    Sums are added in the order of their parts; row r goes to row r of y, or to the pixel that a
+    convolution's geometry says.
+    Bias, scale and shift are zero-filled to whole vectors.
+    A unit is a row of a matrix, `W` columns.
     """
     m, n, count, lds, ldy = parts
     bias, res, ldres = addends

@@ -1,5 +1,6 @@
-"""Losses of class labels, and their gradients; see `kernels/cpu/loss.py`. Sums over positions are a block's: a thread adds
-every 256th, then halves are folded, always in the same order."""
+"""Losses of class labels, and their gradients; see `kernels/cpu/loss.py`.
+Sums over positions are a block's: a thread adds every 256th, then halves are folded, always in the
+same order."""
 
 from nbconv.kernels.params import ClassWeights, Scores
 
@@ -77,8 +78,8 @@ def factors(
     first: Int,
     last: Int,
 ) -> None:
-    """factor[p] = dy·share[p], divided by Σ share where it is the ``mean``; dy is one for each position where ``each`` is 1;
-    one unit."""
+    """factor[p] = dy·share[p], divided by Σ share where it is the ``mean``; dy is one for each
+    position where ``each`` is 1; one unit."""
     held = shared_floats(THREADS)
     mine = Int(cuda.threadIdx.x)
     parts = Float(0.0)
@@ -107,7 +108,8 @@ def labels_grad(
     first: Int,
     last: Int,
 ) -> None:
-    """dx = factor·(e^logp - [j = label]), or without e^logp where ``soft`` is 0; a unit is ``chunk`` positions."""
+    """dx = factor·(e^logp - [j = label]), or without e^logp where ``soft`` is 0; a unit is
+    ``chunk`` positions."""
     classes, size, image, pixel, apart = scores
     for unit in range(first, last):
         p0 = unit * chunk

@@ -2,18 +2,42 @@
 
 from nbconv.kernels.params import Extents, Strides
 
-from ._simd import Float, Floats, Int, W, at, barrier, cuda, inline, kernel, put, shared_floats, splat, tiled
+from ._simd import (
+    Float,
+    Floats,
+    Int,
+    W,
+    at,
+    barrier,
+    cuda,
+    inline,
+    kernel,
+    put,
+    shared_floats,
+    splat,
+    tiled,
+)
 
 THREADS = 256
 SIDE = 32
-"""Rows and columns of a tile that is turned. In shared memory its rows are one longer: a column then meets all banks."""
+"""Rows and columns of a tile that is turned.
+In shared memory its rows are one longer: a column then meets all banks."""
 HELD = SIDE * (SIDE + 1)  # floats: a constant of the module, as shared memory's size must be
 
 
 @tiled(THREADS)
-def copy(x: Floats, y: Floats, extents: Extents, x_strides: Strides, y_strides: Strides, first: Int, last: Int) -> None:
-    """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is a tile of one (i0, i1, i2), of as
-    many (i3, i4) as `Lowering.copy` says: 256×8 where n4 is at most 8, 4×256 where n3 is at most 4, else 32×32."""
+def copy(
+    x: Floats,
+    y: Floats,
+    extents: Extents,
+    x_strides: Strides,
+    y_strides: Strides,
+    first: Int,
+    last: Int,
+) -> None:
+    """y[…] = x[…] over n0 × n1 × n2 × n3 × n4 elements, strides in elements; a unit is a tile of
+    one (i0, i1, i2), of as many (i3, i4) as `Lowering.copy` says: 256×8 where n4 is at most 8,
+    4×256 where n3 is at most 4, else 32×32."""
     n1, n2, n3, n4 = extents
     x0, x1, x2, x3, x4 = x_strides
     y0, y1, y2, y3, y4 = y_strides
@@ -54,7 +78,8 @@ def copy(x: Floats, y: Floats, extents: Extents, x_strides: Strides, y_strides: 
 
 @inline
 def _turned(source, target, held, rows, columns, x4, y3, y4, lane, warp):
-    """A tile whose columns are contiguous in x: what a warp reads is a column, what it writes a row."""
+    """A tile whose columns are contiguous in x: what a warp reads is a column, what it writes a
+    row."""
     for s in range(warp, columns, THREADS // W):
         if lane < rows:
             held[s * (SIDE + 1) + lane] = source[lane + s * x4]

@@ -35,9 +35,19 @@ SPAN = 128
 
 @kernel
 def affine(
-    x: Floats, scale: Floats, shift: Floats, y: Floats, ldx: Int, c: Int, ldy: Int, clamp: Clamp, first: Int, last: Int
+    x: Floats,
+    scale: Floats,
+    shift: Floats,
+    y: Floats,
+    ldx: Int,
+    c: Int,
+    ldy: Int,
+    clamp: Clamp,
+    first: Int,
+    last: Int,
 ) -> None:
-    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is `SPAN` channels of a pixel: batch normalisation at inference."""
+    """y[p, :] = clamp(x[p, :]·scale + shift), a unit is `SPAN` channels of a pixel: batch
+    normalisation at inference."""
     low, high = clamp
     spans = quotient(c + SPAN - 1, SPAN)
     for unit in range(first, last):
@@ -51,9 +61,19 @@ def affine(
 
 @kernel
 def lrn(
-    x: Floats, y: Floats, c: Int, before: Int, after: Int, alpha: Float, beta: Float, bias: Float, first: Int, last: Int
+    x: Floats,
+    y: Floats,
+    c: Int,
+    before: Int,
+    after: Int,
+    alpha: Float,
+    beta: Float,
+    bias: Float,
+    first: Int,
+    last: Int,
 ) -> None:
-    """y = x / (bias + alpha·Σ x²)^beta, the sum over channels [i-before, i+after]; a unit is a pixel."""
+    """y = x / (bias + alpha·Σ x²)^beta, the sum over channels [i-before, i+after]; a unit is a
+    pixel."""
     for unit in range(first, last):
         xp = at(x, unit * c)
         yp = at(y, unit * c)
@@ -90,8 +110,9 @@ def lrn_grad(
     first: Int,
     last: Int,
 ) -> None:
-    """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after, i+before]; s as in `lrn`. A
-    unit is a pixel, c ≤ 4096."""
+    """dx = dy·s^-beta - 2·alpha·beta·x·Σ dy·x·s^(-beta-1), the sum over channels [i-after,
+    i+before]; s as in `lrn`.
+    A unit is a pixel, c ≤ 4096."""
     parts = shared_floats(MAX_CHANNELS)
     xp = at(x, first * c)
     dp = at(dy, first * c)

@@ -1,5 +1,5 @@
-"""Packing of weights that are computed while running, as those that train are: into panels for the matrix kernels, through
-Winograd's transform, into rows."""
+"""Packing of weights that are computed while running, as those that train are: into panels for the
+matrix kernels, through Winograd's transform, into rows."""
 
 from nbconv.kernels.params import FilterStrides
 
@@ -48,8 +48,9 @@ def place_of(unit, k, n):
 
 @inline
 def turn(source, target, piece, k, taps, kw, cg, cols, ky, kx, ci, co, scale):
-    """A piece of a panel: target[tap][i][column] = scale·source, in the source's order. What lies together is read
-    together: a row of columns, or a piece of a column, which then passes through shared memory."""
+    """A piece of a panel: target[tap][i][column] = scale·source, in the source's order.
+    What lies together is read together: a row of columns, or a piece of a column, which then passes
+    through shared memory."""
     held = shared_floats(HELD)
     wide = NR if cols > W else W
     t = Int(cuda.threadIdx.x)
@@ -102,7 +103,8 @@ def panels(
     first: Int,
     last: Int,
 ) -> None:
-    """y[group][panel][ky][kx][ci][NR] = scale·w; a unit is `PIECE` rows of a panel of a group, a block's work."""
+    """y[group][panel][ky][kx][ci][NR] = scale·w; a unit is `PIECE` rows of a panel of a group, a
+    block's work."""
     group, ky, kx, ci, co = strides
     k = kh * kw * cg
     g, n0, piece = place_of(first, k, n)
@@ -124,7 +126,17 @@ def panels(
 
 
 @kernel
-def rows(x: Floats, y: Floats, n: Int, row: Int, column: Int, padded: Int, scale: Float, first: Int, last: Int) -> None:
+def rows(
+    x: Floats,
+    y: Floats,
+    n: Int,
+    row: Int,
+    column: Int,
+    padded: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
     """y[i, 0:n] = scale·x[i·row + j·column], 0 up to ``padded``; a unit is a row of y."""
     for unit in range(first, last):
         target = at(y, unit * padded)
@@ -159,7 +171,8 @@ def into_2(f, i, step, y):
 
 @inline
 def hold_filters(held, w, rows, cols, cis, cos):
-    """The filters of a block, in w's order: held[column][row][tap], zeros for columns from ``cols`` on."""
+    """The filters of a block, in w's order: held[column][row][tap], zeros for columns from ``cols``
+    on."""
     for e in range(Int(cuda.threadIdx.x), NR * RUN, THREADS):
         number = quotient(e, 9)
         tap = e - number * 9
@@ -215,17 +228,35 @@ transform_4, transform_2 = filter_transform(6, into_4), filter_transform(4, into
 
 @tiled(THREADS)
 def winograd_4(
-    w: Floats, y: Floats, ci: Int, co: Int, cis: Int, cos: Int, turned: Int, padded: Int, first: Int, last: Int
+    w: Floats,
+    y: Floats,
+    ci: Int,
+    co: Int,
+    cis: Int,
+    cos: Int,
+    turned: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
 ) -> None:
-    """y[36 points][panel][ci][NR] = G g Gᵀ for 3×3 filters g and tiles of 4×4 results; filter (i, o) begins at
-    w[i·cis + o·cos], ``turned`` reads its taps from the last to the first. A unit is `FILTERS` rows of a panel, a block's
-    work."""
+    """y[36 points][panel][ci][NR] = G g Gᵀ for 3×3 filters g and tiles of 4×4 results; filter (i,
+    o) begins at w[i·cis + o·cos], ``turned`` reads its taps from the last to the first.
+    A unit is `FILTERS` rows of a panel, a block's work."""
     transform_4(w, y, ci, co, cis, cos, turned, padded, first)
 
 
 @tiled(THREADS)
 def winograd_2(
-    w: Floats, y: Floats, ci: Int, co: Int, cis: Int, cos: Int, turned: Int, padded: Int, first: Int, last: Int
+    w: Floats,
+    y: Floats,
+    ci: Int,
+    co: Int,
+    cis: Int,
+    cos: Int,
+    turned: Int,
+    padded: Int,
+    first: Int,
+    last: Int,
 ) -> None:
     """As `winograd_4`, for tiles of 2×2 results: 16 points."""
     transform_2(w, y, ci, co, cis, cos, turned, padded, first)

@@ -2,14 +2,36 @@
 
 from nbconv.kernels.params import Clamp, Divisor, Image, Window
 
-from ._simd import Floats, Int, W, at, get, kernel, maximum, minimum, put, quotient, splat, unordered, where
+from ._simd import (
+    Floats,
+    Int,
+    W,
+    at,
+    get,
+    kernel,
+    maximum,
+    minimum,
+    put,
+    quotient,
+    splat,
+    unordered,
+    where,
+)
 from ._window import inside
 
 INF, NAN = float("inf"), float("nan")
 
 
 @kernel
-def max_pool(x: Floats, y: Floats, image: Image, window: Window, clamp: Clamp, first: Int, last: Int) -> None:
+def max_pool(
+    x: Floats,
+    y: Floats,
+    image: Image,
+    window: Window,
+    clamp: Clamp,
+    first: Int,
+    last: Int,
+) -> None:
     """Largest value of each window; NaN where the window holds one. Padding is never chosen."""
     h, width, ldx, c, ldy, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
@@ -35,7 +57,14 @@ def max_pool(x: Floats, y: Floats, image: Image, window: Window, clamp: Clamp, f
 
 @kernel
 def average_pool(
-    x: Floats, y: Floats, image: Image, window: Window, divisor: Divisor, clamp: Clamp, first: Int, last: Int
+    x: Floats,
+    y: Floats,
+    image: Image,
+    window: Window,
+    divisor: Divisor,
+    clamp: Clamp,
+    first: Int,
+    last: Int,
 ) -> None:
     """Mean of each window."""
     h, width, ldx, c, ldy, oh, ow = image

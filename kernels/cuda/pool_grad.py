@@ -1,5 +1,6 @@
-"""Gradients of pooling on channels-last data. A unit is a strip of a row of dx, a vector of channels wide: each of its cells
-asks the windows that it lies in, in their order, so that nothing is added to memory that others write."""
+"""Gradients of pooling on channels-last data.
+A unit is a strip of a row of dx, a vector of channels wide: each of its cells asks the windows that
+it lies in, in their order, so that nothing is added to memory that others write."""
 
 from nbconv.kernels.params import DenseImage, Divisor, Window
 
@@ -30,8 +31,17 @@ def _window(i, p, k, s, d, out):
 
 
 @kernel
-def max_pool_grad(dy: Floats, x: Floats, dx: Floats, image: DenseImage, window: Window, first: Int, last: Int) -> None:
-    """Each dy is added to dx where its window of x has its maximum: the first of equals, or the first NaN."""
+def max_pool_grad(
+    dy: Floats,
+    x: Floats,
+    dx: Floats,
+    image: DenseImage,
+    window: Window,
+    first: Int,
+    last: Int,
+) -> None:
+    """Each dy is added to dx where its window of x has its maximum: the first of equals, or the
+    first NaN."""
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
     for unit in range(first, last):
@@ -73,8 +83,9 @@ def _has(x, v, tap, iy, ix, kh, kw, dh, dw, h, width, c):
 
 @inline
 def _yields(x, v, tap, row, other, ix, there, width, c):
-    """Whether another tap does not take the maximum from v: it is less, or equal and comes later; a NaN is more than all
-    else, the first of them most. Nothing branches, so that one read does not wait for another."""
+    """Whether another tap does not take the maximum from v: it is less, or equal and comes later; a
+    NaN is more than all else, the first of them most.
+    Nothing branches, so that one read does not wait for another."""
     there = there & below(ix, width)
     u = x[(row + (ix if there else 0)) * c]
     later = other >= tap
@@ -83,9 +94,17 @@ def _yields(x, v, tap, row, other, ix, there, width, c):
 
 @kernel
 def average_pool_grad(
-    dy: Floats, dx: Floats, image: DenseImage, window: Window, divisor: Divisor, divided: Int, first: Int, last: Int
+    dy: Floats,
+    dx: Floats,
+    image: DenseImage,
+    window: Window,
+    divisor: Divisor,
+    divided: Int,
+    first: Int,
+    last: Int,
 ) -> None:
-    """Each dy, divided as `pool.average_pool` divides where ``divided`` is 1, is added to all cells of its window."""
+    """Each dy, divided as `pool.average_pool` divides where ``divided`` is 1, is added to all cells
+    of its window."""
     h, width, c, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
     padded_h, padded_w, count_pad = divisor

@@ -1,5 +1,6 @@
-"""Resizing of channels-last images by tables that say which rows and columns each output pixel reads. A unit is an output
-pixel."""
+"""Resizing of channels-last images by tables that say which rows and columns each output pixel
+reads.
+A unit is an output pixel."""
 
 from nbconv.kernels.params import Image
 
@@ -7,7 +8,15 @@ from ._simd import Floats, Int, Ints, W, get, kernel, put, quotient, splat
 
 
 @kernel
-def nearest(x: Floats, y: Floats, rows: Ints, columns: Ints, image: Image, first: Int, last: Int) -> None:
+def nearest(
+    x: Floats,
+    y: Floats,
+    rows: Ints,
+    columns: Ints,
+    image: Image,
+    first: Int,
+    last: Int,
+) -> None:
     """y[n, i, j, :] = x[n, rows[i], columns[j], :]."""
     h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
@@ -30,7 +39,8 @@ def linear(
     first: Int,
     last: Int,
 ) -> None:
-    """Bilinear: output row i mixes input rows rows[2i] and rows[2i+1] with row_weights[2i] and [2i+1]; columns likewise."""
+    """Bilinear: output row i mixes input rows rows[2i] and rows[2i+1] with row_weights[2i] and
+    [2i+1]; columns likewise."""
     h, width, ldx, c, ldy, oh, ow = image
     for unit in range(first, last):
         line = quotient(unit, ow)

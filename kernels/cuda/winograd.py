@@ -1,8 +1,10 @@
-"""3×3 convolution at stride 1 by Winograd's minimal filtering, on channels-last data: the transforms of x's tiles and of the
-products. Between them `gemm` multiplies with the transformed weights, a matrix at each of the (size+2)² points, which are
-those of kernels/cpu/_winograd.py.
+"""3×3 convolution at stride 1 by Winograd's minimal filtering, on channels-last data: the
+transforms of x's tiles and of the products.
+Between them `gemm` multiplies with the transformed weights, a matrix at each of the (size+2)²
+points, which are those of kernels/cpu/_winograd.py.
 
-A thread has a channel of a tile, all points of it in registers. Threads past the last channel read what it reads.
+A thread has a channel of a tile, all points of it in registers.
+Threads past the last channel read what it reads.
 """
 
 from nbconv.kernels.params import Activation, Addends, Epilogue, Tiles
@@ -86,9 +88,20 @@ def input_transform(side, transform):
 
     @kernel
     def transform_input(
-        x: Floats, v: Floats, h: Int, width: Int, ldx: Int, c: Int, tiles: Tiles, ph: Int, pw: Int, first: Int, last: Int
+        x: Floats,
+        v: Floats,
+        h: Int,
+        width: Int,
+        ldx: Int,
+        c: Int,
+        tiles: Tiles,
+        ph: Int,
+        pw: Int,
+        first: Int,
+        last: Int,
     ) -> None:
-        """v[point][tile][c] = Bᵀ d B of the (size+2)² pixels of x that a tile's results see, zero outside the image.
+        """v[point][tile][c] = Bᵀ d B of the (size+2)² pixels of x that a tile's results see, zero
+        outside the image.
 
         ldx floats a pixel of x. A unit is (tile, W channels)."""
         down, across, total, _ = tiles
@@ -133,7 +146,8 @@ def output_transform(side, transform):
         first: Int,
         last: Int,
     ) -> None:
-        """y = act(clamp(Aᵀ m A + bias + residual))·scale + shift for m[point][tile][c], those results of a tile that y has.
+        """y = act(clamp(Aᵀ m A + bias + residual))·scale + shift for m[point][tile][c], those
+        results of a tile that y has.
 
         bias, scale and shift are filled up to vectors. Units and tiles as in `transform_input`."""
         down, across, total, _ = tiles
@@ -169,7 +183,8 @@ def output_transform(side, transform):
 
 @inline
 def finish(o, count, columns, pixel, mine, channel, addends, epilogue):
-    """What follows the products, for ``count`` neighbours of a channel, of which ``columns`` are y's."""
+    """What follows the products, for ``count`` neighbours of a channel, of which ``columns`` are
+    y's."""
     b, res, ldres = addends
     low, high, act, alpha, beta, scale, shift = epilogue
     res = at(res, pixel * ldres + mine)
@@ -193,7 +208,8 @@ def finish(o, count, columns, pixel, mine, channel, addends, epilogue):
 
 
 def by_size(make, transforms):
-    """The kernel that ``make`` makes for tiles of 4×4 results; ``tiles.size`` tells which tiles a step wants."""
+    """The kernel that ``make`` makes for tiles of 4×4 results; ``tiles.size`` tells which tiles a
+    step wants."""
     found = [(size, make(size, transform)) for size, transform in transforms]
     found[0][1].__variants__ = ("tiles.size", found)
     return found[0][1]

@@ -7,9 +7,12 @@ from typing import Any
 
 
 def aligned(
-    head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int = 100,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[int] = (),
+    width: int = 100,
     cuts: Sequence[int] | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Lines of a table, its head first; columns listed in ``right`` are numbers. What does not fit ``width`` is cut in the
     widest of the columns ``cuts`` (default: all but numbers), but none to less than 12 characters."""
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]

@@ -107,9 +107,12 @@ def machine(model: Model, peer: str | None) -> dict[str, Any]:
 
     packages = ["nbconv", "numpy", *([peer] if peer else [])]
     return {
-        "cpu": cpu_name(), "gpu": gpu_name(model), "target": model._target().name, "python": platform.python_version(),
+        "cpu": cpu_name(),
+        "gpu": gpu_name(model),
+        "target": model._target().name,
+        "python": platform.python_version(),
         "versions": versions(packages),
-    }  # fmt: skip
+    }
 
 
 def _about_gpu(facts: dict[str, Any], args: argparse.Namespace) -> list[str]:
@@ -217,10 +220,15 @@ def _print_rows(rows: list[dict[str, Any]], peer: str | None, device: str | None
             ratio = [f"{row['speedup']:.2f}×" if name == "nbconv" else ""] if peer else []
             cells.append(
                 (
-                    shape, "" if device and name == "nbconv" else str(row["threads"]), f"{name}{where.get(name, '')}",
-                    *figures, f"{s['images_per_second']:.1f}", str(s["runs"]), *ratio,
+                    shape,
+                    "" if device and name == "nbconv" else str(row["threads"]),
+                    f"{name}{where.get(name, '')}",
+                    *figures,
+                    f"{s['images_per_second']:.1f}",
+                    str(s["runs"]),
+                    *ratio,
                 )
-            )  # fmt: skip
+            )
             shape = ""
     head = ("INPUT", "THREADS", "ENGINE", "MIN", "P50", "P90", "P99", "IMAGES/S", "RUNS", *(["SPEED"] if peer else []))
     table(head, cells, right=(1, 3, 4, 5, 6, 7, 8, 9), width=120)

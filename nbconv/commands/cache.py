@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _libraries(folder: Path) -> list[dict[str, Any]]:
-    from nbconv.kernels import store
+    from nbconv.kernels.cache import listing
 
     found = []
-    for m in store.listing():
+    for m in listing():
         age = 0.0
         with contextlib.suppress(OSError):
             age = time.time() - os.path.getmtime(folder / f"{m['family']}-{m['key']}.json")
@@ -77,10 +77,10 @@ def _structures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _clear(folder: Path, as_json: bool) -> int:
-    from nbconv.kernels import store
+    from nbconv.kernels import cache
     from nbconv.runtime import plan_cache
 
-    files, freed = (a + b for a, b in zip(store.clear(), plan_cache.clear(), strict=True))
+    files, freed = (a + b for a, b in zip(cache.clear(), plan_cache.clear(), strict=True))
     for entry in _structures(folder):
         name = entry["name"].lstrip(".").partition(".")[0]
         if len(name) == 64 and set(name) <= set("0123456789abcdef"):  # only what nbconv wrote

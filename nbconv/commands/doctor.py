@@ -86,8 +86,12 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
     except ModelError as error:
         raise type(error)(str(error) if path in str(error) else f"{path}: {error}") from None
     found: dict[str, Any] = {
-        "problems": [p._asdict() for p in problems], "steps": None, "numpy_steps": [], "unplanned": "", "training": None,
-    }  # fmt: skip
+        "problems": [p._asdict() for p in problems],
+        "steps": None,
+        "numpy_steps": [],
+        "unplanned": "",
+        "training": None,
+    }
     if problems:
         return found
     notes: list[str] = []
@@ -164,13 +168,14 @@ def environment() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     from nbconv.kernels import store
+    from nbconv.kernels.cache import listing
     from nbconv.kernels.compile import families
 
     folder = store.cache_dir()
     if folder is None:
         why = "there is none: every process compiles its own kernels; set NBCONV_CACHE to a folder of your own (mode 0700)"
         return {"folder": None, "usable": False, "state": why}
-    libraries = [m for m in store.listing() if m["current"]]
+    libraries = [m for m in listing() if m["current"]]
     total = sum(m["size"] for m in libraries)
     state = f"{len(libraries)} current kernel libraries, {size(total)}; {len(families())} families a target"
     usable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)

@@ -48,12 +48,22 @@ def run(args: argparse.Namespace) -> int:
         check(path)
     try:
         report = finetune(
-            args.model, args.data, args.out, layers=args.layers, epochs=args.epochs, batch_size=args.batch,
-            optimizer=Adam(args.lr) if args.lr is not None else None, held_out=args.held_out,
-            mean=_numbers(args.mean), std=_numbers(args.std),
-            augment=Augment(flip=0.5) if args.flip else None, seed=args.seed, threads=args.threads, device=args.device,
+            args.model,
+            args.data,
+            args.out,
+            layers=args.layers,
+            epochs=args.epochs,
+            batch_size=args.batch,
+            optimizer=Adam(args.lr) if args.lr is not None else None,
+            held_out=args.held_out,
+            mean=_numbers(args.mean),
+            std=_numbers(args.std),
+            augment=Augment(flip=0.5) if args.flip else None,
+            seed=args.seed,
+            threads=args.threads,
+            device=args.device,
             progress=True,
-        )  # fmt: skip
+        )
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
     print(report)

@@ -95,17 +95,19 @@ def describe(graph: Graph, specs: dict[str, Spec]) -> list[dict[str, Any]]:
         constant = all(spec.constant for spec in outs)
         own = [] if constant else [n for n in _parameters(node, specs) if n not in counted]
         counted.update(own)
-        rows.append({
-            "name": node.name,
-            "op": node.op.type,
-            "attributes": {k: _plain(v) for k, v in node.op.attributes().items()},
-            "inputs": list(node.inputs),
-            "outputs": [{"name": n, **spec_json(specs[n])} for n in node.outputs if n],
-            "parameters": sum(specs[n].size for n in own),
-            "flops": 0 if constant or node.op.moves else int(node.op.flops(given, tuple(outs))),
-            "memory": sum(spec.nbytes for spec in outs),
-            "constant": constant,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": node.name,
+                "op": node.op.type,
+                "attributes": {k: _plain(v) for k, v in node.op.attributes().items()},
+                "inputs": list(node.inputs),
+                "outputs": [{"name": n, **spec_json(specs[n])} for n in node.outputs if n],
+                "parameters": sum(specs[n].size for n in own),
+                "flops": 0 if constant or node.op.moves else int(node.op.flops(given, tuple(outs))),
+                "memory": sum(spec.nbytes for spec in outs),
+                "constant": constant,
+            }
+        )
     return rows
 
 
@@ -178,8 +180,12 @@ def _node_json(node: Node, plan: Plan) -> dict[str, Any]:
     ]
     attributes = {k: _plain(v) for k, v in op.attributes().items()}
     return {
-        "name": node.name, "op": node.op.label, "attributes": attributes, "inputs": list(node.inputs), "outputs": outputs,
-    }  # fmt: skip
+        "name": node.name,
+        "op": node.op.label,
+        "attributes": attributes,
+        "inputs": list(node.inputs),
+        "outputs": outputs,
+    }
 
 
 def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
@@ -192,19 +198,21 @@ def _steps(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
     for i, step in enumerate(plan.steps):
         name = step.node.outputs[0]
         own = name.removesuffix("#last")
-        found.append({
-            "step": i,
-            "value": name,
-            "node": step.node.name or name,
-            "ops": [step.node.op.type] if step.node.op.type == "Reorder" else done.get(own, [step.node.op.type]),
-            "implementation": step.impl.name if step.impl.candidates else None,
-            "kernel": step.kernel or ("programs" if step.node.op.control else "numpy"),
-            "units": step.units,
-            **spec_json(plan.specs[name]),
-            "bytes": plan.specs[name].nbytes,
-            "offset": plan.offsets.get(plan.root(name)),
-            "channels_last": plan.layout(name) == "channels_last",
-        })  # fmt: skip
+        found.append(
+            {
+                "step": i,
+                "value": name,
+                "node": step.node.name or name,
+                "ops": [step.node.op.type] if step.node.op.type == "Reorder" else done.get(own, [step.node.op.type]),
+                "implementation": step.impl.name if step.impl.candidates else None,
+                "kernel": step.kernel or ("programs" if step.node.op.control else "numpy"),
+                "units": step.units,
+                **spec_json(plan.specs[name]),
+                "bytes": plan.specs[name].nbytes,
+                "offset": plan.offsets.get(plan.root(name)),
+                "channels_last": plan.layout(name) == "channels_last",
+            }
+        )
     return found
 
 

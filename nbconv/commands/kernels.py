@@ -38,14 +38,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from nbconv.kernels import store
+    from nbconv.kernels.cache import listing
     from nbconv.kernels.compile import families
     from nbconv.kernels.target import TARGETS, host, runs_here
 
     sources, versions = store.Sources(), store.toolchain()
     cached = {
-        (m["family"], m["target"])
-        for m in store.listing()
-        if m["current"] and (versions is None or m["toolchain"] == versions)
+        (m["family"], m["target"]) for m in listing() if m["current"] and (versions is None or m["toolchain"] == versions)
     }
     prebuilt = {
         (name, goal.name)

@@ -100,15 +100,26 @@ def trace(report: dict[str, Any], found: Any) -> dict[str, Any]:
     for s in report["steps"]:
         duration = s["seconds"] * 1e6
         roof = {"share of the roof": round(s["share_of_roof"], 4), "limit": s["limit"]} if report["roofline"] else {}
-        events.append({
-            "name": s["name"], "cat": s["kind"], "ph": "X", "pid": 1, "tid": 1, "ts": round(at, 3),
-            "dur": round(duration, 3),
-            "args": {
-                "step": s["step"], "algorithm": s["algorithm"], "op": s["op"], "output": dims(s["shape"]),
-                "GFLOP/s": round(s["flops_per_second"] / 1e9, 2), "GB/s": round(s["bytes_per_second"] / 1e9, 2),
-                **roof,
-            },
-        })  # fmt: skip
+        events.append(
+            {
+                "name": s["name"],
+                "cat": s["kind"],
+                "ph": "X",
+                "pid": 1,
+                "tid": 1,
+                "ts": round(at, 3),
+                "dur": round(duration, 3),
+                "args": {
+                    "step": s["step"],
+                    "algorithm": s["algorithm"],
+                    "op": s["op"],
+                    "output": dims(s["shape"]),
+                    "GFLOP/s": round(s["flops_per_second"] / 1e9, 2),
+                    "GB/s": round(s["bytes_per_second"] / 1e9, 2),
+                    **roof,
+                },
+            }
+        )
         used = sum(v.nbytes for v in held if v.begin <= s["step"] <= v.end)
         events.append({"name": "arena", "ph": "C", "pid": 1, "tid": 1, "ts": round(at, 3), "args": {"bytes in use": used}})
         at += duration
@@ -145,11 +156,16 @@ def _print(report: dict[str, Any], args: argparse.Namespace) -> None:
 def _print_kinds(report: dict[str, Any]) -> None:
     cells = [
         (
-            name, str(k["steps"]), milliseconds(k["seconds"]), f"{k['share']:.1%}", f"{k['flops_per_second'] / 1e9:.1f}",
-            *_roof(k), "█" * round(40 * k["share"]),
+            name,
+            str(k["steps"]),
+            milliseconds(k["seconds"]),
+            f"{k['share']:.1%}",
+            f"{k['flops_per_second'] / 1e9:.1f}",
+            *_roof(k),
+            "█" * round(40 * k["share"]),
         )
         for name, k in sorted(report["kinds"].items(), key=lambda item: -item[1]["seconds"])
-    ]  # fmt: skip
+    ]
     roof = ("ROOF",) if report["roofline"] else ()
     table(("KIND", "STEPS", "TIME", "SHARE", "GFLOP/s", *roof, ""), cells, right=(1, 2, 3, 4, 5)[: 4 + len(roof)])
 
@@ -166,11 +182,18 @@ def _print_steps(report: dict[str, Any], args: argparse.Namespace) -> None:
     shown = steps if args.all else sorted(steps, key=lambda s: -s["seconds"])[: args.top]
     cells = [
         (
-            str(s["step"]), s["name"], dims(s["shape"]), s["algorithm"], milliseconds(s["seconds"]), f"{s['share']:.1%}",
-            f"{s['flops_per_second'] / 1e9:.1f}", f"{s['bytes_per_second'] / 1e9:.1f}", *_roof(s),
+            str(s["step"]),
+            s["name"],
+            dims(s["shape"]),
+            s["algorithm"],
+            milliseconds(s["seconds"]),
+            f"{s['share']:.1%}",
+            f"{s['flops_per_second'] / 1e9:.1f}",
+            f"{s['bytes_per_second'] / 1e9:.1f}",
+            *_roof(s),
         )
         for s in shown
-    ]  # fmt: skip
+    ]
     roof = ("ROOF", "LIMIT") if report["roofline"] else ()
     head = ("STEP", "NODE", "OUTPUT", "ALGORITHM", "TIME", "SHARE", "GFLOP/s", "GB/s", *roof)
     table(head, cells, right=(0, 4, 5, 6, 7, *((8,) if roof else ())), width=140)

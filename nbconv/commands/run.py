@@ -168,10 +168,15 @@ def image_settings(spec: Spec, name: str, graph: Graph, args: argparse.Namespace
         std = 1 / args.scale
     bgr = args.bgr or (not args.rgb and graph.metadata.get("Image.BitmapPixelFormat", "").startswith("Bgr"))
     return {
-        "size": size, "resize": args.resize, "filter": args.filter, "layout": layout, "channels": channels,
-        "mean": mean if args.mean is None else args.mean, "std": std if args.std is None else args.std,
+        "size": size,
+        "resize": args.resize,
+        "filter": args.filter,
+        "layout": layout,
+        "channels": channels,
+        "mean": mean if args.mean is None else args.mean,
+        "std": std if args.std is None else args.std,
         "bgr": bgr and channels == 3,
-    }  # fmt: skip
+    }
 
 
 def _labels(path: str) -> list[str]:

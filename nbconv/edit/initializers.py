@@ -57,7 +57,11 @@ def constant(value: float = 0.0) -> Initializer:
 
 
 INITIALIZERS: dict[str, Initializer] = {
-    "xavier_uniform": xavier_uniform, "xavier_normal": xavier_normal, "he": he, "he_uniform": he_uniform,
-    "orthogonal": orthogonal, "zeros": constant(0.0),
-}  # fmt: skip
+    "xavier_uniform": xavier_uniform,
+    "xavier_normal": xavier_normal,
+    "he": he,
+    "he_uniform": he_uniform,
+    "orthogonal": orthogonal,
+    "zeros": constant(0.0),
+}
 """By name, as `Model.replace_head` takes them."""

@@ -65,6 +65,12 @@ class Builder:
         """The graph with the new nodes; ``outputs`` are added to those it had."""
         old = self._graph
         return Graph(
-            self.nodes, self.inputs, {**old.outputs, **dict.fromkeys(outputs)}, self.constants, old.name, old.metadata,
-            old.provenance, old.header,
-        )  # fmt: skip
+            self.nodes,
+            self.inputs,
+            {**old.outputs, **dict.fromkeys(outputs)},
+            self.constants,
+            old.name,
+            old.metadata,
+            old.provenance,
+            old.header,
+        )

@@ -69,7 +69,7 @@ class GlobalMaxPool(GlobalPool):
 
     def lower(self, to: Lowering) -> None:
         n, c, *size = to.inputs[0].shape
-        to.columns_step("reduce.largest", n, prod(size), c)
+        to.columns_step("reduce.max", n, prod(size), c)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (to.add(MaxPoolGrad(kernel_shape=to.inputs[0].shape[2:]), to.dy(), to.x()),)

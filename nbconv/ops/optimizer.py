@@ -14,7 +14,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op, same_dtype
-from nbconv.kernels.params import AdaDelta, Adam, Learning, RMSProp, Span
+from nbconv.kernels.optimizer_params import AdaDelta, Adam, Learning, RMSProp, Span
 from nbconv.lowering.context import Lowering, Ref
 
 

@@ -13,7 +13,8 @@ from nbconv.graph.op import ONLY_FLOAT32, Op
 from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import UnaryGrad
-from nbconv.ops.pointwise import Binary, Min, Mul, Same, Sub, Unary, broadcast_layout
+from nbconv.ops.nary import Min
+from nbconv.ops.pointwise import Binary, Mul, Same, Sub, Unary, broadcast_layout
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward

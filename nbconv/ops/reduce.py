@@ -187,7 +187,7 @@ class ReduceMax(Reduce):
     """NaN where there is one; of nothing, minus infinity or the type's least value."""
 
     accepts = "fiub"
-    kernel = "largest"
+    kernel = "max"
 
     def formula(self, x, axes):
         return x.max(axis=axes, keepdims=True, initial=extreme(x.dtype, -1))
@@ -200,7 +200,7 @@ class ReduceMin(Reduce):
     """NaN where there is one; of nothing, infinity or the type's greatest value."""
 
     accepts = "fiub"
-    kernel, before, after = "largest", "negative", "negative"
+    kernel, before, after = "max", "negative", "negative"
 
     def formula(self, x, axes):
         return x.min(axis=axes, keepdims=True, initial=extreme(x.dtype, 1))

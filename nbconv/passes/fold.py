@@ -34,9 +34,12 @@ def array(constant: np.ndarray | Deferred) -> np.ndarray:
 
 
 def fold(
-    graph: Graph, inputs: dict[str, Spec], weights: Weights, keep: frozenset[str] = frozenset(),
+    graph: Graph,
+    inputs: dict[str, Spec],
+    weights: Weights,
+    keep: frozenset[str] = frozenset(),
     varying: frozenset[str] = frozenset(),
-) -> tuple[Graph, dict[str, Spec], set[str]]:  # fmt: skip
+) -> tuple[Graph, dict[str, Spec], set[str]]:
     """The graph for inputs of these Specs (all dimensions known), the Spec of every value in it, and which of its constants
     the inputs' shapes decide (the others may be shared by all plans).
 

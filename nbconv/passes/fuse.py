@@ -157,9 +157,11 @@ def _affine(node: Node, specs: dict[str, Spec], constants: dict) -> tuple[str, n
         return None
     one, zero = np.ones_like(value), np.zeros_like(value)
     return {
-        "Mul": (x, value, zero), "Div": (x, 1 / value if kind == "Div" else one, zero),
-        "Add": (x, one, value), "Sub": (x, one, -value),
-    }[kind]  # fmt: skip
+        "Mul": (x, value, zero),
+        "Div": (x, 1 / value if kind == "Div" else one, zero),
+        "Add": (x, one, value),
+        "Sub": (x, one, -value),
+    }[kind]
 
 
 def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], constants: dict[str, Any]) -> Node | None:

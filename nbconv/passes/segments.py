@@ -259,9 +259,15 @@ class _Written:
         return here.get(name) or self.names.get(name, name)
 
     def clone(
-        self, number: int, i: int, here: dict[str, str], mine: dict[str, str] | None, parts: int, k: int = 0,
+        self,
+        number: int,
+        i: int,
+        here: dict[str, str],
+        mine: dict[str, str] | None,
+        parts: int,
+        k: int = 0,
         pieces: dict[str, list[str]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Adds what node i reads that is computed again: whole where ``mine`` is None or it cannot be cut, else part k."""
         of, needed, whole = self.of, set(), set()
         todo = [(n, self._whole_read(i, j, mine)) for j, n in enumerate(of.whole.nodes[i].inputs)]
@@ -296,9 +302,16 @@ class _Written:
         return mine is None or j not in (self.of.places[i] or ())
 
     def piece(
-        self, number: int, i: int, node: Node, outputs: tuple[str, ...], here: dict[str, str], mine: dict[str, str],
-        parts: int, k: int,
-    ) -> None:  # fmt: skip
+        self,
+        number: int,
+        i: int,
+        node: Node,
+        outputs: tuple[str, ...],
+        here: dict[str, str],
+        mine: dict[str, str],
+        parts: int,
+        k: int,
+    ) -> None:
         """Adds a node for part k of the samples."""
         rows, op = self.of.count // parts, node.op
         inputs = []

@@ -81,10 +81,19 @@ class Plan:
     """
 
     def __init__(
-        self, graph: Graph, inputs: dict[str, Spec], weights: Weights, fetch: tuple[str, ...], target: Target,
-        choices: Mapping[Any, str] | None = None, packed_limit: tuple[float, float] = (inf, inf), threads: int | None = None,
-        scratch_limit: float = inf, enough: float | None = None, varying: frozenset[str] = frozenset(),
-    ) -> None:  # fmt: skip
+        self,
+        graph: Graph,
+        inputs: dict[str, Spec],
+        weights: Weights,
+        fetch: tuple[str, ...],
+        target: Target,
+        choices: Mapping[Any, str] | None = None,
+        packed_limit: tuple[float, float] = (inf, inf),
+        threads: int | None = None,
+        scratch_limit: float = inf,
+        enough: float | None = None,
+        varying: frozenset[str] = frozenset(),
+    ) -> None:
         self.target = target
         self.inputs = inputs
         self.fetch = fetch

@@ -129,9 +129,14 @@ def moved(x: np.ndarray, attempt: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def directional(
-    op: Op, inputs: tuple, through: tuple[int, ...], x: dict[str, np.ndarray], way: dict[str, np.ndarray], step: float,
+    op: Op,
+    inputs: tuple,
+    through: tuple[int, ...],
+    x: dict[str, np.ndarray],
+    way: dict[str, np.ndarray],
+    step: float,
     smooth: bool,
-) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]] | None:  # fmt: skip
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]] | None:
     """The derivatives of outputs along ``way`` by central differences (Richardson's extrapolation of two of them), and
     where there is a kink or a jump; None where an output is not finite."""
 
@@ -199,8 +204,12 @@ def check_model(graph: Graph, feeds: dict[str, np.ndarray], seed: int = 0) -> It
 
 
 def _check_node(
-    node: Node, given: tuple, wrt: tuple[int, ...], specs: dict[str, Spec], rng: np.random.Generator
-) -> Finding:  # fmt: skip
+    node: Node,
+    given: tuple,
+    wrt: tuple[int, ...],
+    specs: dict[str, Spec],
+    rng: np.random.Generator,
+) -> Finding:
     names = tuple(node.inputs[i] for i in wrt)
     used = [i for i, n in enumerate(node.outputs) if n and specs[n].dtype.kind == "f"]
     try:

@@ -75,34 +75,60 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
     steps = []
     for s in found.steps:
         seconds, made = s.seconds, plan.specs[s.step.node.outputs[0]]
-        steps.append({
-            "step": s.number, "name": s.name, "op": repr(s.step.node.op).partition("(")[0], "kind": s.kind,
-            "implementation": s.step.impl.name if s.step.impl.candidates else None, "kernel": s.step.kernel or "numpy",
-            "algorithm": s.algorithm, "shape": list(made.shape), "units": s.step.units, "seconds": seconds,
-            "share": seconds / total if total else 0.0, "flops": s.cost.flops, "arithmetic": s.cost.arithmetic,
-            "reads": s.cost.reads, "writes": s.cost.writes, "weights": s.cost.weights,
-            "flops_per_second": s.cost.flops / seconds, "arithmetic_per_second": s.cost.arithmetic / seconds,
-            "bytes_per_second": s.cost.nbytes / seconds, "bound": s.bound, "share_of_roof": s.share_of_roof,
-            "limit": s.limit, "level": s.level,
-        })  # fmt: skip
+        steps.append(
+            {
+                "step": s.number,
+                "name": s.name,
+                "op": repr(s.step.node.op).partition("(")[0],
+                "kind": s.kind,
+                "implementation": s.step.impl.name if s.step.impl.candidates else None,
+                "kernel": s.step.kernel or "numpy",
+                "algorithm": s.algorithm,
+                "shape": list(made.shape),
+                "units": s.step.units,
+                "seconds": seconds,
+                "share": seconds / total if total else 0.0,
+                "flops": s.cost.flops,
+                "arithmetic": s.cost.arithmetic,
+                "reads": s.cost.reads,
+                "writes": s.cost.writes,
+                "weights": s.cost.weights,
+                "flops_per_second": s.cost.flops / seconds,
+                "arithmetic_per_second": s.cost.arithmetic / seconds,
+                "bytes_per_second": s.cost.nbytes / seconds,
+                "bound": s.bound,
+                "share_of_roof": s.share_of_roof,
+                "limit": s.limit,
+                "level": s.level,
+            }
+        )
     kinds = {}
     for kind in KINDS:
         mine = [s for s in found.steps if s.kind == kind]
         if mine:
             seconds, flops = sum(s.seconds for s in mine), sum(s.cost.flops for s in mine)
             kinds[kind] = {
-                "steps": len(mine), "seconds": seconds, "share": seconds / total, "flops_per_second": flops / seconds,
+                "steps": len(mine),
+                "seconds": seconds,
+                "share": seconds / total,
+                "flops_per_second": flops / seconds,
                 "share_of_roof": share_of_roof(mine, seconds),
-            }  # fmt: skip
+            }
     return {
-        "model": name, "inputs": {n: list(s) for n, s in shapes.items()}, "target": plan.target.name,
+        "model": name,
+        "inputs": {n: list(s) for n, s in shapes.items()},
+        "target": plan.target.name,
         "threads": found.threads,
-        "runs": found.runs, "seconds": found.seconds, "sum_of_steps": total, "flops": sum(s.cost.flops for s in found.steps),
+        "runs": found.runs,
+        "seconds": found.seconds,
+        "sum_of_steps": total,
+        "flops": sum(s.cost.flops for s in found.steps),
         "share_of_roof": share_of_roof(found.steps, total),
         "roofline": None if found.roof is None else found.roof.as_json(),
-        "memory": {"arena": plan.arena, "weights": sum(a.nbytes for a in plan.arrays.values())}, "kinds": kinds,
+        "memory": {"arena": plan.arena, "weights": sum(a.nbytes for a in plan.arrays.values())},
+        "kinds": kinds,
         "steps": steps,
-    }  # fmt: skip
+    }
 
 
 def profile(

@@ -121,9 +121,17 @@ def _rate(kernel: str, floats: int, n: int, threads: int, target: Target, value:
     units = threads
     best = 0.0
     program = Program(
-        results=[], inputs=[], arena=4 * part * threads, kernels=[f"roof.{kernel}"], constants=[], input_moves={},
-        result_moves={}, segments=[(0, 1)], tables={**tables, "table": np.array([[0, 0, units, 1]])}, slots=threads,
-    )  # fmt: skip
+        results=[],
+        inputs=[],
+        arena=4 * part * threads,
+        kernels=[f"roof.{kernel}"],
+        constants=[],
+        input_moves={},
+        result_moves={},
+        segments=[(0, 1)],
+        tables={**tables, "table": np.array([[0, 0, units, 1]])},
+        slots=threads,
+    )
     space = Workspace(bind(program, target, {}))
     space.arena.view(np.float32)[:] = value
     space.run({}, [], threads)

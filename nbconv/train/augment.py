@@ -20,9 +20,18 @@ class Augment:
     """
 
     def __init__(
-        self, *, rotation: float = 0.0, crop: int = 0, flip: float = 0.0, brightness: float = 0.0, contrast: float = 0.0,
-        saturation: float = 0.0, cutout: int = 0, mixup: float = 0.0, fill: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        rotation: float = 0.0,
+        crop: int = 0,
+        flip: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        cutout: int = 0,
+        mixup: float = 0.0,
+        fill: float = 0.0,
+    ) -> None:
         values = dict(locals())
         for name, value in values.items():
             if name not in ("self", "fill") and not value >= 0:

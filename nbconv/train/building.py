@@ -15,7 +15,8 @@ from nbconv.graph.builder import Builder
 from nbconv.kernels.target import Target
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
-from nbconv.ops.pointwise import Add, Div, Min, Mul, Sqrt, Sub
+from nbconv.ops.nary import Min
+from nbconv.ops.pointwise import Add, Div, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
@@ -94,9 +95,14 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
 
 
 def build(
-    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], policy: MemoryPolicy = USUAL,
-    threads: int = 1, target: Target | None = None,
-) -> Built:  # fmt: skip
+    recipe: Recipe,
+    feeds: Mapping[str, Spec],
+    targets: Spec,
+    state: Mapping[str, np.ndarray],
+    policy: MemoryPolicy = USUAL,
+    threads: int = 1,
+    target: Target | None = None,
+) -> Built:
     """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
     ``threads`` and ``target`` (default: this machine): what its memory is estimated for.
 
@@ -271,5 +277,6 @@ def hyper_values(recipe: Recipe, lr: float, step: int) -> dict[str, Any]:
     """What is fed beside the data at a step, counted from 1."""
     scalars = recipe.optimizer.scalars(lr, step)
     return {
-        STEP: np.array(step, np.int64), **{f"hyper/{n}": np.array(v, np.float32) for n, v in scalars.items()},
-    }  # fmt: skip
+        STEP: np.array(step, np.int64),
+        **{f"hyper/{n}": np.array(v, np.float32) for n, v in scalars.items()},
+    }

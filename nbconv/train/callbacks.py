@@ -105,9 +105,13 @@ class ModelCheckpoint(_Watch):
     ``monitor`` is the best so far; with ``every`` also after so many steps."""
 
     def __init__(
-        self, path: str | os.PathLike, monitor: str = "val_loss", best_only: bool = False, mode: str = "auto",
+        self,
+        path: str | os.PathLike,
+        monitor: str = "val_loss",
+        best_only: bool = False,
+        mode: str = "auto",
         every: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(monitor, mode)
         self.path, self.best_only, self.every = os.fspath(path), best_only, every
 
@@ -128,9 +132,14 @@ class ReduceLROnPlateau(_Watch):
     epochs."""
 
     def __init__(
-        self, monitor: str = "val_loss", factor: float = 0.1, patience: int = 3, least: float = 0.0, mode: str = "auto",
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 3,
+        least: float = 0.0,
+        mode: str = "auto",
         lowest: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(monitor, mode, least)
         if not 0 < factor < 1:
             raise ValueError(f"factor is {factor}, wanted a number between 0 and 1")

@@ -24,10 +24,16 @@ def save(trainer: Learner, path: str | os.PathLike, more: Mapping[str, Any]) -> 
     """Write a checkpoint. OSError where it cannot be written: what was at ``path`` stays as it is."""
     with trainer._lock:
         about = {
-            "version": VERSION, "model": mark(trainer), "steps": trainer.steps, "epoch": trainer.epoch, "seed": trainer.seed,
-            "lr_scale": trainer.lr_scale, "run": trainer.run.state() if trainer.run is not None else {}, "more": dict(more),
+            "version": VERSION,
+            "model": mark(trainer),
+            "steps": trainer.steps,
+            "epoch": trainer.epoch,
+            "seed": trainer.seed,
+            "lr_scale": trainer.lr_scale,
+            "run": trainer.run.state() if trainer.run is not None else {},
+            "more": dict(more),
             "plateau": trainer.schedule.state() if isinstance(trainer.schedule, Plateau) else None,
-        }  # fmt: skip
+        }
         replace(path, lambda file: write_tensors(file, trainer.state, {"nbconv": json.dumps(about)}))
 
 

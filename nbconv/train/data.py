@@ -100,9 +100,16 @@ class Arrays(Data):
     read. ``mean`` and ``std``: numbers, or one a channel: the model gets (x - mean) / std. ``channels``: 3 repeats grey."""
 
     def __init__(
-        self, x: Any, y: Any, *, size: tuple[int, int] | None = None, mean: Any = 0.0, std: Any = 1.0,
-        channels: int | None = None, classes: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+        self,
+        x: Any,
+        y: Any,
+        *,
+        size: tuple[int, int] | None = None,
+        mean: Any = 0.0,
+        std: Any = 1.0,
+        channels: int | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.x, self.labels = np.asarray(x), targets(y)
         if len(self.x) != len(self.labels):
             raise ValueError(f"{len(self.x)} samples and {len(self.labels)} targets")
@@ -130,9 +137,17 @@ class Pictures(Data):
     """Picture files, decoded as they are read; other arguments are `nbconv.image.load_image`'s."""
 
     def __init__(
-        self, paths: Sequence[os.PathLike | str], y: Any, *, size: tuple[int, int], mean: Any = 0.0, std: Any = 255.0,
-        channels: int = 3, resize: str = "crop", classes: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+        self,
+        paths: Sequence[os.PathLike | str],
+        y: Any,
+        *,
+        size: tuple[int, int],
+        mean: Any = 0.0,
+        std: Any = 255.0,
+        channels: int = 3,
+        resize: str = "crop",
+        classes: Sequence[str] = (),
+    ) -> None:
         self.paths, self.labels = list(paths), targets(y)
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{len(self.paths)} pictures and {len(self.labels)} targets")
@@ -251,9 +266,16 @@ def order(data: Data, epoch: int, seed: int, shuffle: bool = True, balance: Bala
 
 
 def batches(
-    data: Data, numbers: np.ndarray, batch_size: int, *, start: int = 0, augment: Augment | None = None, seed: int = 0,
-    epoch: int = 0, classes: int = 0,
-) -> Iterator[Batch]:  # fmt: skip
+    data: Data,
+    numbers: np.ndarray,
+    batch_size: int,
+    *,
+    start: int = 0,
+    augment: Augment | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    classes: int = 0,
+) -> Iterator[Batch]:
     """Batches of an epoch from number ``start`` on, augmented by what seed, epoch and place in the epoch decide."""
     for k in range(start, -(-len(numbers) // batch_size)):
         places = np.arange(k * batch_size, min((k + 1) * batch_size, len(numbers)))

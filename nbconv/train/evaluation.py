@@ -37,10 +37,13 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
     result: dict[str, Any] = {"loss": total / count}
     if matrix is not None:
         result |= {
-            "accuracy": metrics.accuracy(matrix), "confusion": matrix, "precision": float(metrics.precision(matrix).mean()),
-            "recall": float(metrics.recall(matrix).mean()), "f1": float(metrics.f1(matrix).mean()),
+            "accuracy": metrics.accuracy(matrix),
+            "confusion": matrix,
+            "precision": float(metrics.precision(matrix).mean()),
+            "recall": float(metrics.recall(matrix).mean()),
+            "f1": float(metrics.f1(matrix).mean()),
             "jaccard": metrics.mean_jaccard(matrix),
-        }  # fmt: skip
+        }
     return result
 
 

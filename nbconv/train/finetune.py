@@ -51,11 +51,26 @@ class Report(NamedTuple):
 
 
 def finetune(
-    model: str | os.PathLike | bytes | Model, data: Any, out: str | os.PathLike | None = None, *, classes: int | None = None,
-    layers: str = "head", epochs: int = 10, batch_size: int = 32, optimizer: Optimizer | None = None, lr_decay: float = 1.0,
-    held_out: float = 0.2, augment: Augment | None = None, size: tuple[int, int] | None = None, mean: Any = 0.0,
-    std: Any = 255.0, seed: int = 0, threads: int | None = None, device: str = "cpu", progress: bool = False,
-) -> Report:  # fmt: skip
+    model: str | os.PathLike | bytes | Model,
+    data: Any,
+    out: str | os.PathLike | None = None,
+    *,
+    classes: int | None = None,
+    layers: str = "head",
+    epochs: int = 10,
+    batch_size: int = 32,
+    optimizer: Optimizer | None = None,
+    lr_decay: float = 1.0,
+    held_out: float = 0.2,
+    augment: Augment | None = None,
+    size: tuple[int, int] | None = None,
+    mean: Any = 0.0,
+    std: Any = 255.0,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Report:
     """Teaches a classifier the classes of ``data``, writes it to ``out``, and tells how good it became.
 
     ``data``: a folder of class sub-folders, a .csv of path,label lines, an .npz with x and y, (x, y), or `Data`. The model's

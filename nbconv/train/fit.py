@@ -32,10 +32,21 @@ class History(dict):
 
 
 def fit(
-    trainer: Learner, train: Any, validation: Any = None, *, epochs: int = 1, batch_size: int = 32,
-    callbacks: Sequence[Callback] = (), augment: Augment | None = None, shuffle: bool = True, balance: Balance = 0.0,
-    cache: bool | str = "auto", cache_mb: float = 1024, resume: str | os.PathLike | None = None, progress: bool = False,
-) -> History:  # fmt: skip
+    trainer: Learner,
+    train: Any,
+    validation: Any = None,
+    *,
+    epochs: int = 1,
+    batch_size: int = 32,
+    callbacks: Sequence[Callback] = (),
+    augment: Augment | None = None,
+    shuffle: bool = True,
+    balance: Balance = 0.0,
+    cache: bool | str = "auto",
+    cache_mb: float = 1024,
+    resume: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> History:
     """Trains until ``epochs`` epochs are done, those before a ``resume`` counted; what happened in all of them.
 
     ``train``: (x, y), `Data` (`nbconv.Arrays`, `nbconv.image_folder`, …), or an iterable of batches, which is gone through
@@ -79,9 +90,11 @@ def fit(
     finally:
         run.tell("end")
     run.history.report = {
-        "seconds": time.perf_counter() - begin, "cached": isinstance(data, Features), "peak_mb": peak_mb(),
+        "seconds": time.perf_counter() - begin,
+        "cached": isinstance(data, Features),
+        "peak_mb": peak_mb(),
         **trainer.forecast(),
-    }  # fmt: skip
+    }
     return run.history
 
 
@@ -96,9 +109,14 @@ class _Run:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         return {
-            "epoch": self.epoch, "batch": self.batch, "total": self.total, "count": self.count, "history":
-            dict(self.history), "batch_size": self.batch_size, "callbacks": [c.state() for c in self.callbacks if c.state()],
-        }  # fmt: skip
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "total": self.total,
+            "count": self.count,
+            "history": dict(self.history),
+            "batch_size": self.batch_size,
+            "callbacks": [c.state() for c in self.callbacks if c.state()],
+        }
 
     def restore(self, kept: dict[str, Any]) -> None:
         if not kept:

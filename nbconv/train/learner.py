@@ -24,10 +24,15 @@ from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
 
 LOSSES: dict[str, Callable[..., str]] = {
-    "cross_entropy": losses.cross_entropy, "binary_cross_entropy": losses.binary_cross_entropy, "hinge": losses.hinge,
-    "multiclass_hinge": losses.multiclass_hinge, "mse": losses.mse, "l1": losses.l1, "huber": losses.huber,
+    "cross_entropy": losses.cross_entropy,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+    "hinge": losses.hinge,
+    "multiclass_hinge": losses.multiclass_hinge,
+    "mse": losses.mse,
+    "l1": losses.l1,
+    "huber": losses.huber,
     "dice": losses.dice,
-}  # fmt: skip
+}
 """By name, as `Trainer` takes them; their options are `loss_options`."""
 
 
@@ -40,11 +45,23 @@ class Learner:
     evaluation and checkpoints."""
 
     def __init__(
-        self, model: Model, loss: str | Callable[..., str] = "cross_entropy", optimizer: Optimizer | None = None,
-        trainable: str | Iterable[str] = "all", *, schedule: Schedule | None = None, lr_decay: float = 1.0, seed: int = 0,
-        memory_mb: float | None = None, loss_options: Mapping[str, Any] | None = None, output: str = "",
-        repair: bool = False, bn_momentum: float | None = None, threads: int | None = None, micro_batch_norm: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        loss: str | Callable[..., str] = "cross_entropy",
+        optimizer: Optimizer | None = None,
+        trainable: str | Iterable[str] = "all",
+        *,
+        schedule: Schedule | None = None,
+        lr_decay: float = 1.0,
+        seed: int = 0,
+        memory_mb: float | None = None,
+        loss_options: Mapping[str, Any] | None = None,
+        output: str = "",
+        repair: bool = False,
+        bn_momentum: float | None = None,
+        threads: int | None = None,
+        micro_batch_norm: bool = False,
+    ) -> None:
         if not 0 < lr_decay <= 1:
             raise ValueError(f"lr_decay is {lr_decay}, wanted a number above 0, at most 1")
         if memory_mb is not None and not memory_mb > 0:
@@ -76,8 +93,16 @@ class Learner:
         factors = {p.value: lr_decay**p.depth for p in chosen}
         self.authored_logits = _logits(self.authored, self.output, self.loss_name)
         self.logits = _logits(graph, self.output, self.loss_name)
-        self.recipe = Recipe(graph, self.logits, partial(_loss, function, self.loss_options), self.optimizer, tuple(chosen),
-                             factors, self.seed, bn_momentum)  # fmt: skip
+        self.recipe = Recipe(
+            graph,
+            self.logits,
+            partial(_loss, function, self.loss_options),
+            self.optimizer,
+            tuple(chosen),
+            factors,
+            self.seed,
+            bn_momentum,
+        )
         self._state.update(_statistics(graph, chosen))
         self._state.update(building.initial_state(self.recipe, self._state))
         self._home = None
@@ -175,9 +200,16 @@ class Learner:
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
             recipe = self.recipe._replace(graph=graph)
             built, step, policy = planned(
-                recipe, specs, Spec(y.shape, kind), self._state, self.memory_mb, self.micro_batch_norm,
-                threads=self.threads, drop=self.model.weights.drop, home=self._home,
-            )  # fmt: skip
+                recipe,
+                specs,
+                Spec(y.shape, kind),
+                self._state,
+                self.memory_mb,
+                self.micro_batch_norm,
+                threads=self.threads,
+                drop=self.model.weights.drop,
+                home=self._home,
+            )
             self._works[key] = _Work(step, built.loss, kind, built.classes, built, policy)
             block = max((work.step.block for work in self._works.values()), key=len)
             for work in self._works.values():
@@ -210,9 +242,12 @@ class Learner:
     def training_metadata(self) -> dict[str, Any]:
         """What is written into a saved model's metadata."""
         return {
-            "trained": [p.name for p in self.recipe.chosen if p.name in self.authored.constants], "steps": self.steps,
-            "loss": self.loss_name, "optimizer": repr(self.optimizer), "seed": self.seed,
-        }  # fmt: skip
+            "trained": [p.name for p in self.recipe.chosen if p.name in self.authored.constants],
+            "steps": self.steps,
+            "loss": self.loss_name,
+            "optimizer": repr(self.optimizer),
+            "seed": self.seed,
+        }
 
     def graph(self) -> Graph:
         """The model as it is now: the authored graph with the weights of the last finished step."""

@@ -31,9 +31,15 @@ class Adds(Protocol):
 
 
 def cross_entropy(
-    to: Adds, logits: str, labels: str, *, weights: Sequence[float] | None = None, ignore_index: int | None = None,
-    label_smoothing: float = 0.0, reduction: str = "mean",
-) -> str:  # fmt: skip
+    to: Adds,
+    logits: str,
+    labels: str,
+    *,
+    weights: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> str:
     """Softmax and categorical cross-entropy, of labels: -Σ w[y] · log softmax(x)[y] / Σ w[y] (``mean``), as
     `torch.nn.functional.cross_entropy`.
 
@@ -58,9 +64,7 @@ def cross_entropy(
         one = _one_hot(to, labels, logits, ignore_index)
         one = one if weights is None else to.add(Mul(), one, _along(to, weights, spec))
         soft = to.add(Div(), soft, _sum(to, one))
-    return to.add(
-        Add(), _times(to, hard, 1 - label_smoothing), _times(to, soft, label_smoothing / classes)
-    )  # fmt: skip
+    return to.add(Add(), _times(to, hard, 1 - label_smoothing), _times(to, soft, label_smoothing / classes))
 
 
 def soft_cross_entropy(

@@ -21,9 +21,15 @@ class Optimizer:
     op: type[Update] = ops.SGDUpdate
 
     def __init__(
-        self, lr: float, *, weight_decay: float = 0.0, l1: float = 0.0, clip_value: float | None = None,
-        clip_norm: float | None = None, groups: Mapping[str, Mapping[str, float]] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        groups: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         self.lr, self.weight_decay, self.l1 = _positive("lr", lr), _least("weight_decay", weight_decay), _least("l1", l1)
         self.clip_value = None if clip_value is None else _positive("clip_value", clip_value)
         self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)

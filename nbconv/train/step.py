@@ -76,10 +76,16 @@ class TrainingStep:
         graph = fuse_relu_bn_grad(graph, frozenset(fetch))
         outside = sum(self.state[n].nbytes for n, v in self.updates.items() if v not in placed)  # and small outputs
         self.plan = Plan(
-            graph, {**self.feeds, **held}, Weights(drop), fetch, target_of(home), packed_limit=packed,
+            graph,
+            {**self.feeds, **held},
+            Weights(drop),
+            fetch,
+            target_of(home),
+            packed_limit=packed,
             threads=max(self.threads, slots),
-            scratch_limit=scratch_limit, enough=None if memory_mb is None else memory_mb * MIB - outside,
-        )  # fmt: skip
+            scratch_limit=scratch_limit,
+            enough=None if memory_mb is None else memory_mb * MIB - outside,
+        )
         self._check_places(placed)
         self.boundary = self._boundary(placed)
         self.in_place = placed
@@ -108,11 +114,16 @@ class TrainingStep:
 
         plan = self.plan
         return DeviceProgram(
-            plan.program, home.device, [plan.arrays[n] for n in plan.program.constants], Uploads(home.device), plan.inputs,
-            plan=plan, resident={name: home.address(name) for name in self.state},
+            plan.program,
+            home.device,
+            [plan.arrays[n] for n in plan.program.constants],
+            Uploads(home.device),
+            plan.inputs,
+            plan=plan,
+            resident={name: home.address(name) for name in self.state},
             homes={k: name for k, value in enumerate(fetch) if (name := self._home(value))},
             wanted={fetch.index(name) for name in self.outputs},
-        )  # fmt: skip
+        )
 
     def _home(self, value: str) -> str | None:
         """The state that a value is written to in place."""

@@ -22,8 +22,9 @@ from nbconv.ops.activation import (
 from nbconv.ops.gather import GatherElementsGrad, GatherGrad
 from nbconv.ops.grad import ExpandLike, Mix, SliceGrad, transposed
 from nbconv.ops.inner import ChannelShuffle, Silu, SiluGrad
+from nbconv.ops.nary import Max, Min
 from nbconv.ops.norm import LRNGrad
-from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Max, Min, Same
+from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Same
 from nbconv.ops.power import PowLog, PowSlope
 from nbconv.ops.rectifier import (
     ClipGrad,

@@ -11,6 +11,7 @@ from nbconv.ops import lookup
 from nbconv.ops.cast import Cast, CastLike
 from nbconv.ops.dropout import Dropout
 from nbconv.ops.logic import And, Equal, Greater, GreaterOrEqual, IsInf, IsNaN, Less, LessOrEqual, Not, Or, Where, Xor
+from nbconv.ops.nary import Max, Mean, Min, Sum
 from nbconv.ops.pointwise import (
     Abs,
     Add,
@@ -22,9 +23,6 @@ from nbconv.ops.pointwise import (
     Floor,
     Identity,
     Log,
-    Max,
-    Mean,
-    Min,
     Mod,
     Mul,
     Neg,
@@ -34,7 +32,6 @@ from nbconv.ops.pointwise import (
     Sin,
     Sqrt,
     Sub,
-    Sum,
 )
 from nbconv.ops.power import Pow
 from tests.check import case, run_cases, sampler

@@ -9,16 +9,15 @@ import pytest
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
+from nbconv.ops.blocks import DepthToSpace, SpaceToDepth
 from nbconv.ops.constant import Constant, ConstantOfShape, Range, Shape, Size
 from nbconv.ops.gather import Gather, GatherElements
 from nbconv.ops.pad import Expand, Pad, Tile
 from nbconv.ops.shape import (
     Concat,
-    DepthToSpace,
     Flatten,
     Reshape,
     Slice,
-    SpaceToDepth,
     Split,
     Squeeze,
     Transpose,

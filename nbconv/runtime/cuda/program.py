@@ -51,10 +51,18 @@ class DeviceProgram:
     """
 
     def __init__(
-        self, program: Program, device: Device, arrays: list[np.ndarray], uploads: Uploads, inputs: Mapping[str, Spec], *,
-        plan: Plan | None = None, resident: Mapping[str, int] | None = None, homes: Mapping[int, str] | None = None,
+        self,
+        program: Program,
+        device: Device,
+        arrays: list[np.ndarray],
+        uploads: Uploads,
+        inputs: Mapping[str, Spec],
+        *,
+        plan: Plan | None = None,
+        resident: Mapping[str, int] | None = None,
+        homes: Mapping[int, str] | None = None,
         wanted: set[int] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         assert plan is not None or not (program.host_steps or program.copies)
         self.program, self.device, self.arrays = program, device, arrays
         self.host_steps, self.copies = program.host_steps, program.copies

@@ -63,7 +63,7 @@ class Estimate:
 
     def __init__(
         self, segments: Segments, target: Target, threads: int, packed: tuple[float, float], scratch_limit: float
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.segments, self.target, self.threads, self.packed, self.scratch_limit = (
             segments,
             target,
@@ -123,9 +123,13 @@ class Estimate:
         later = needs.later[number]
         kept = frozenset(n for n in later if n in late or self.segments.segment.get(n) == number)
         key = (
-            number, choice.parts.get(number, 1), frozenset(needs.clones[number]), late, kept,
+            number,
+            choice.parts.get(number, 1),
+            frozenset(needs.clones[number]),
+            late,
+            kept,
             frozenset(needs.renamed[number]),
-        )  # fmt: skip
+        )
         if key not in self._fragments:
             nodes, times = self.segments.sketch(number, choice, needs)
             self._fragments[key] = self._fragment(nodes, times, {*kept, *(f"{n}/late" for n in kept)})

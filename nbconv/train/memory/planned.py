@@ -23,9 +23,14 @@ FAR = 1.1
 
 
 def planned(
-    recipe: Recipe, feeds: Mapping[str, Spec], targets: Spec, state: Mapping[str, np.ndarray], memory_mb: float | None,
-    micro_batch_norm: bool, **options: Any,
-) -> tuple[Built, TrainingStep, MemoryPolicy]:  # fmt: skip
+    recipe: Recipe,
+    feeds: Mapping[str, Spec],
+    targets: Spec,
+    state: Mapping[str, np.ndarray],
+    memory_mb: float | None,
+    micro_batch_norm: bool,
+    **options: Any,
+) -> tuple[Built, TrainingStep, MemoryPolicy]:
     """The fastest step that takes no more than ``memory_mb``, and how it saves: see `building.build`. Batches are cut only
     where no batch normalisation takes statistics, unless ``micro_batch_norm``. ModelError says the least it needs."""
     trained_norms = bool(norms(recipe.graph, recipe.chosen))
@@ -47,9 +52,17 @@ def planned(
         fed = {n: s for n, s in built.graph.inputs.items() if n not in held}
         try:
             step = TrainingStep(
-                built.graph, fed, held, built.updates, (built.loss,), memory_mb=memory_mb, packed=policy.packed,
-                scratch_limit=policy.scratch_limit, slots=1 if policy.most is None else slots, **options,
-            )  # fmt: skip
+                built.graph,
+                fed,
+                held,
+                built.updates,
+                (built.loss,),
+                memory_mb=memory_mb,
+                packed=policy.packed,
+                scratch_limit=policy.scratch_limit,
+                slots=1 if policy.most is None else slots,
+                **options,
+            )
         except TooLarge as error:
             if not policy.most:  # the others depend on memory_mb
                 least = min(least, error.nbytes)

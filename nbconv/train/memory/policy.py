@@ -69,9 +69,15 @@ def frozen(graph: Graph, specs: Mapping[str, Spec], feeds: Mapping[str, Spec], c
 
 
 def split(
-    graph: Graph, specs: Mapping[str, Spec], part: Graph, part_specs: Mapping[str, Spec], shared: Mapping[str, object],
-    feeds: Mapping[str, Spec], inner: set[str], parts: int,
-) -> tuple[Graph, dict[str, Spec]] | None:  # fmt: skip
+    graph: Graph,
+    specs: Mapping[str, Spec],
+    part: Graph,
+    part_specs: Mapping[str, Spec],
+    shared: Mapping[str, object],
+    feeds: Mapping[str, Spec],
+    inner: set[str],
+    parts: int,
+) -> tuple[Graph, dict[str, Spec]] | None:
     """The graph whose values ``inner`` are made in so many parts along their first axis, and its Specs; None where they
     cannot. ``part`` is the graph for feeds of a part; ``shared`` names the constants that both have."""
     samples = next(iter(feeds.values())).shape[0]
