@@ -136,6 +136,11 @@ def slice_inputs(draft: Draft, context: OpsetContext) -> None:
         _to_input(draft, context, attribute, slot)
 
 
+def batched_scan(draft: Draft, context: OpsetContext) -> None:
+    """Scan-9 has no batch axis and no lengths of sequences any more."""
+    raise UnsupportedError("Scan of opset 8, over batches of sequences, is not supported")
+
+
 def top_k_input(draft: Draft, context: OpsetContext) -> None:
     """TopK-10: k is an input."""
     draft.set_input(1, context.constant(f"{draft.name}_k", np.array([draft.attributes.pop("k")])))
@@ -303,6 +308,7 @@ RULES: dict[str, list[tuple[int, Rule]]] = {
     "Softmax": [(13, flat_softmax)],
     "Split": [(13, split_input), (18, split_count)],
     "Squeeze": [(13, axes_input)],
+    "Scan": [(9, batched_scan)],
     "TopK": [(10, top_k_input)],
     "Unsqueeze": [(13, axes_input)],
     "Upsample": [(10, upsample)],

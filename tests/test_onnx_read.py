@@ -158,7 +158,7 @@ def test_all_that_is_lacking_is_told_at_once():
         helper.make_node("Mystery", ["y"], ["m1"], "first", domain="com.example"),
         helper.make_node("Mystery", ["y"], ["m2"], "second", domain="com.example"),
         helper.make_node("NoSuchOp", ["y"], ["m3"]),
-        helper.make_node("Loop", ["", ""], ["m4"], "loop", body=sub),
+        helper.make_node("SequenceMap", ["y"], ["m4"], "loop", body=sub),
         helper.make_node("Constant", [], ["m5"], value_string="text"),
     ])  # fmt: skip
     model.graph.initializer.append(helper.make_tensor("half", TensorProto.BFLOAT16, [1], [1.0]))
@@ -166,7 +166,7 @@ def test_all_that_is_lacking_is_told_at_once():
     content = model.SerializeToString()
     found = {(p.node, p.op) for p in survey(content)}
     assert found == {
-        ("first", "Mystery"), ("second", "Mystery"), ("m3", "NoSuchOp"), ("loop", "Loop"), ("m5", "Constant"),
+        ("first", "Mystery"), ("second", "Mystery"), ("m3", "NoSuchOp"), ("loop", "SequenceMap"), ("m5", "Constant"),
         ("half", "initializer"), ("many", "input"),
     }  # fmt: skip
     with pytest.raises(UnsupportedError) as error:
@@ -176,7 +176,7 @@ def test_all_that_is_lacking_is_told_at_once():
         "first, second",
         "NoSuchOp",
         "m3",
-        "Loop",
+        "SequenceMap",
         "m5",
         "bfloat16",
         "half",
