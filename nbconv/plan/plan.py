@@ -19,6 +19,7 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
+from nbconv.passes.promote import promote
 from nbconv.plan.call import Body, CallStep
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
@@ -59,6 +60,9 @@ def derive(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
     graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
+    promoted = promote(graph, specs)
+    if promoted is not graph:
+        graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
     if any(specs[name].dtype.kind == "f" for name in decided):
         weights = Weights()
     graph = fuse_silu(graph, specs, wanted)
