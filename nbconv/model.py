@@ -16,6 +16,7 @@ import numpy as np
 from nbconv.base.machine import available_threads, thread_count
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Spec
+from nbconv.graph.dtypes import from_text
 from nbconv.lowering.weights import Weights
 from nbconv.runtime.arguments import checked, copied, fit, results_for
 from nbconv.runtime.executor import Arenas, Ready
@@ -105,7 +106,7 @@ class Model:
                 self._plan_cache = None
             return
         ports = [
-            {n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
+            {n: None if d is None else Spec(tuple(d), from_text(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
         ]
         self._start(card["name"], ports[0], ports[1], threads)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -44,24 +45,44 @@ def in_float32(reference: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(reference)
     def evaluated(op: Any, *inputs: Any, **named: Any) -> Any:
         half = {i for i, x in enumerate(inputs) if isinstance(x, (np.ndarray, np.generic)) and is_half(x.dtype)}
-        if not half or op.moves:
+        if not half or op.moves or op.control or _asked.op is op:
             return reference(op, *inputs, **named)
-        given = [spec_of(np.asarray(x)) if isinstance(x, (np.ndarray, np.generic)) else None for x in inputs]
-        try:
-            made = op.infer(*given)
-        except (ModelError, ValueError, IndexError, TypeError):
-            return reference(op, *inputs, **named)
-        found = (made,) if isinstance(made, Spec) else made
-        if op.has_kernel(tuple(given), found) or not takes_float32(op.infer, given, found):
+        made = _wanted(op, inputs)
+        if made is None:
             return reference(op, *inputs, **named)
         wide = (np.asarray(x).astype(FLOAT32) if i in half else x for i, x in enumerate(inputs))
         results = reference(op, *wide, **named)
         with np.errstate(all="ignore"):
             if isinstance(made, Spec):
                 return _rounded(results, made)
-            return tuple(_rounded(y, spec) for y, spec in zip(results, found, strict=True))
+            return tuple(_rounded(y, spec) for y, spec in zip(results, made, strict=True))
 
     return evaluated
+
+
+class _Asked(threading.local):
+    """The op whose `infer` is asked: it may evaluate the op, for a shape that depends on values."""
+
+    op: Any = None
+
+
+_asked = _Asked()
+
+
+def _wanted(op: Any, inputs: Sequence[Any]) -> Spec | tuple[Spec, ...] | None:
+    """What the op makes of these arrays, where it is to compute it in float32; else None."""
+    given = tuple(spec_of(np.asarray(x)) if isinstance(x, (np.ndarray, np.generic)) else None for x in inputs)
+    before, _asked.op = _asked.op, op
+    try:
+        made = op.infer(*given)
+        found = (made,) if isinstance(made, Spec) else tuple(made)
+        if op.layout(given, found[:1]) != "numpy" or not takes_float32(op.infer, given, found):
+            return None
+        return made if isinstance(made, Spec) else found
+    except (ModelError, ValueError, IndexError, TypeError):
+        return None
+    finally:
+        _asked.op = before
 
 
 def _rounded(y: np.ndarray, spec: Spec) -> np.ndarray:

@@ -13,6 +13,7 @@ from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.dtypes import is_half
 from nbconv.graph.half import any_half, takes_float32
 from nbconv.graph.infer import number_of
+from nbconv.graph.op import NUMPY
 from nbconv.ops.cast import Cast, Change
 
 SINGLE = number_of(FLOAT32)
@@ -100,5 +101,5 @@ class _Promotion:
 
 def _stays(node: Node, given: tuple[Spec | None, ...], found: tuple[Spec, ...]) -> bool:
     """Whether the node does no arithmetic on its half-precision inputs, and has a kernel for them as they are."""
-    first = given[0]
-    return first is not None and first.dtype == np.float16 and node.op.has_kernel(given, found)
+    first, named = given[0], tuple(s for n, s in zip(node.outputs, found, strict=False) if n)
+    return first is not None and first.dtype == np.float16 and node.op.layout(given, named) != NUMPY

@@ -12,6 +12,7 @@ from nbconv.base import machine
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
+from nbconv.graph.dtypes import is_added, text_of
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.step import Impl, Step, Work
@@ -293,7 +294,7 @@ class Plan:
             **_columns(("constant_words", "constant_indices", "constant_offsets"), fixed),
         }  # fmt: skip
         program = Program(
-            results=[(n, self.specs[n].shape, self.specs[n].dtype.str) for n in self.fetch], inputs=list(self.inputs),
+            results=[(n, self.specs[n].shape, text_of(self.specs[n].dtype)) for n in self.fetch], inputs=list(self.inputs),
             arena=self.arena, kernels=list(kernels), constants=list(constants),
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
@@ -352,7 +353,7 @@ class Plan:
     def portable(self) -> bool:
         """Whether the program can be kept in a file. What a GPU's steps on the CPU need, only a plan knows."""
         there = self.target.gpu and (self.program.host_steps or self.program.copies)
-        kept = (self.arrays[n].dtype.kind in "biuf" for n in self.program.constant_names())
+        kept = (self.arrays[n].dtype.kind in "biuf" or is_added(self.arrays[n].dtype) for n in self.program.constant_names())
         return not there and self.program.portable and all(kept)
 
     def numpy_steps(self) -> list[Node]:
