@@ -19,7 +19,7 @@ from nbconv.base.files import replace
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, own_inputs, renamed, surroundings
-from nbconv.graph.dtypes import packed, packed_size
+from nbconv.graph.dtypes import ADDED, SINCE, packed, packed_size
 from nbconv.graph.infer import number_of
 
 IR_VERSION = 10
@@ -101,6 +101,7 @@ def _size(graph: Graph) -> int:
 def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) -> onnx.ModelProto:
     """The graph as a ModelProto, whose initializers ``tensor`` makes."""
     opset = max((_opset(node) for node in graph.nodes), default=OPSET)
+    opset = max(opset, _types_opset(graph))
     proto = _graph(graph, opset, tensor)
     told = {"producer_name": "nbconv", **graph.header}
     proto.doc_string = str(told.pop("graph.doc_string", ""))
@@ -151,6 +152,15 @@ def _opset(node: Node) -> int:
             if not schema.deprecated and set(op.attributes()) <= set(schema.attributes):
                 return opset
     raise ModelError(f"{node.name} ({op.type}): ONNX has no operator of this name with {list(op.attributes())}")
+
+
+def _types_opset(graph: Graph) -> int:
+    """The opset that the graph's element types need."""
+    read = {name for node in graph.nodes if node.op.type != "Cast" for name in node.inputs}
+    names = {x.dtype.name for n, x in (*graph.inputs.items(), *graph.constants.items()) if n in read}
+    names.update(ADDED.get(getattr(node.op, "to", 0), "") for node in graph.nodes)
+    bodies = [body for node in graph.nodes for body in node.op.bodies().values()]
+    return max((OPSET, *(SINCE[name] for name in names & SINCE.keys()), *map(_types_opset, bodies)))
 
 
 def _node(node: Node, opset: int) -> onnx.NodeProto:

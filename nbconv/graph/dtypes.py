@@ -1,4 +1,4 @@
-"""Element types that NumPy lacks: bfloat16, float8 and integers of few bits, from the ml_dtypes package, which is imported only
+"""Element types that NumPy lacks: bfloat16, float8 and those of few bits, from the ml_dtypes package, which is imported only
 when a model has one."""
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ ADDED = {
 
 BITS = {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
 """Bits of an element in a file, where several share a byte (the first one in its lowest bits); an array has one a byte."""
+
+SINCE = {"bfloat16": 22, "float4_e2m1fn": 23, "float8_e8m0fnu": 24, "uint2": 25, "int2": 25}
+"""The opsets from which on operators (for bfloat16: all) take these; the others are older than our inner one."""
 
 FLOAT16 = np.dtype(np.float16)
 
@@ -68,10 +71,7 @@ def unpacked(data: np.ndarray, dtype: np.dtype, size: int) -> np.ndarray:
     """So many elements of a type of `BITS`, from a file's bytes."""
     bits = BITS[dtype.name]
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    fields = (data[:, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(-1)[:size]
-    if dtype.name.startswith("int"):  # an array has the sign in all of a byte's upper bits
-        fields = (fields ^ np.uint8(1 << bits - 1)) - np.uint8(1 << bits - 1)
-    return fields.view(dtype)
+    return (data[:, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(-1)[:size].view(dtype)
 
 
 def packed(array: np.ndarray) -> bytes:

@@ -128,11 +128,13 @@ def power_of_two(x: np.ndarray, saturate: bool, round_mode: str) -> np.ndarray:
     (an infinity, too). Beyond the greatest: that, if it shall ``saturate``, else NaN."""
     bits = x.astype(FLOAT32).view(np.uint32)
     exponent, fraction = (bits >> 23 & 0xFF).astype(np.int32), bits & 0x7FFFFF
+    least = np.where(exponent == 0, 0x400000, 0)  # of the numbers that round to this exponent: a denormal's is 2^-127
+    most = np.uint32(0x800000)
     match round_mode:
         case "up":
-            more = fraction > 0
+            more = fraction > least
         case "nearest":
-            more = (fraction > 0x400000) | ((fraction == 0x400000) & (exponent > 0))
+            more = fraction >= (least + most) // 2
         case "down":
             more = np.zeros(x.shape, np.bool_)
         case _:

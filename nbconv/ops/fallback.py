@@ -14,7 +14,6 @@ import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.graph.dtypes import from_text, text_of
 from nbconv.graph.op import Op
 
 RANDOM = frozenset(
@@ -51,7 +50,7 @@ class Fallback(Op, abstract=True):
 
 
 def _key(attributes: dict[str, Any]) -> tuple:
-    return tuple((n, (text_of(v.dtype), v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v) for n, v in attributes.items())
+    return tuple((n, (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v) for n, v in attributes.items())
 
 
 @cache
@@ -59,7 +58,7 @@ def _evaluator(cls: type[Fallback], attributes: tuple, inputs: tuple[str, ...]) 
     onnx = importlib.import_module("onnx")
     reference, numpy_helper = (importlib.import_module(f"onnx.{n}") for n in ("reference", "numpy_helper"))
     values = {
-        n: numpy_helper.from_array(np.frombuffer(v[2], from_text(v[0])).reshape(v[1])) if cls.kinds[n].startswith("np.") else v
+        n: numpy_helper.from_array(np.frombuffer(v[2], v[0]).reshape(v[1])) if cls.kinds[n].startswith("np.") else v
         for n, v in attributes
     }
     outputs = [f"y{i}" for i in range(_schema(cls.type).max_output if _schema(cls.type).max_output < 16 else 1)]

@@ -116,7 +116,9 @@ class QuantizeLinear(Quantization):
 
     def quantisation(self, inputs, outputs) -> Quantisation | None:
         x, scale, zero_point = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
-        return None if self.blocked(x.shape, scale.shape) or is_added(outputs[0].dtype) else meaning(scale, zero_point, self.axis % max(x.rank, 1))
+        if self.blocked(x.shape, scale.shape) or is_added(outputs[0].dtype):
+            return None
+        return meaning(scale, zero_point, self.axis % max(x.rank, 1))
 
     def reference(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
         dtype = want.dtype_of(self.precision) if self.precision else scale.dtype
