@@ -197,10 +197,10 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """Run the model: ``{input name: array}`` to ``{output name: array}``.
 
-        Inputs may have any stride. float64 and float16 arrays are cast where the model wants float32; any other difference
-        of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit. ``fetch`` names what
-        to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps names to
-        C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
+        Inputs may have any stride. Floating-point arrays are cast where the model wants float32, float16 or bfloat16; any
+        other difference of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit.
+        ``fetch`` names what to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps
+        names to C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
         """
         count = self.threads if threads is None else thread_count(threads)
         given = self._feeds(feeds)

@@ -19,23 +19,25 @@ from nbconv.ops.cast import Cast, Change
 SINGLE = number_of(FLOAT32)
 
 
-def promote(graph: Graph, specs: Mapping[str, Spec]) -> Graph:
+def promote(graph: Graph, specs: Mapping[str, Spec], rounds: bool = True) -> Graph:
     """The graph with float32 in the place of float16 and bfloat16 wherever nodes compute; ``specs`` are those of all values.
     It is the same graph where there is nothing to do.
 
     An authored value keeps its name and type, behind a Cast that stays only where somebody reads it. Nodes that only move
     float16 (or choose among it, where a kernel does) move float16 still, unless they stand behind one that computes.
+    ``rounds``: whether the model's own Casts to half precision round for what computes with their results; where it is
+    trained they do not, and neither do its gradients.
     """
     if not any(is_half(dtype) for dtype in {spec.dtype for spec in specs.values()}):
         return graph
-    return _Promotion(graph, specs).graph()
+    return _Promotion(graph, specs, rounds).graph()
 
 
 class _Promotion:
     """A graph being rewritten, node by node."""
 
-    def __init__(self, graph: Graph, specs: Mapping[str, Spec]) -> None:
-        self._graph, self._specs = graph, specs
+    def __init__(self, graph: Graph, specs: Mapping[str, Spec], rounds: bool) -> None:
+        self._graph, self._specs, self._rounds = graph, specs, rounds
         self._nodes: list[Node] = []
         self._wide: dict[str, str] = {}
         """half-precision values → what they are in float32"""
@@ -47,7 +49,12 @@ class _Promotion:
     def graph(self) -> Graph:
         for node in self._graph.nodes:
             given = tuple(self._specs[n] if n else None for n in node.inputs)
-            self._nodes.append(node) if node.op.control or not any_half(given) else self._add(node, given)
+            if any_half(given) and not node.op.control:
+                self._add(node, given)
+            else:
+                self._nodes.append(node)
+                if not self._rounds and isinstance(node.op, Change) and given[0].dtype == FLOAT32:  # type: ignore[union-attr]
+                    self._passes(node, node.inputs[0])
         told = {value: f"{wide}, in float32" for value, wide in self._computed.items()}
         return self._graph.derive(self._nodes, provenance=told)
 
@@ -58,6 +65,8 @@ class _Promotion:
             wide = found[0].dtype in (FLOAT32, np.float64) and is_half(given[0].dtype)  # type: ignore[union-attr]
             inputs = (self._in_float32(node.inputs[0]), *node.inputs[1:]) if wide else node.inputs
             self._nodes.append(Node(node.op, inputs, node.outputs, node.name))
+            if not self._rounds and is_half(given[0].dtype):  # type: ignore[union-attr]
+                self._passes(node, self._in_float32(node.inputs[0]))
         elif (not computed and _stays(node, given, found)) or not takes_float32(node.op.infer, given, found):
             self._nodes.append(node)
         else:
@@ -72,6 +81,11 @@ class _Promotion:
                 self._wide[name] = self._computed[name] = wide_name
                 back = Cast(to=number_of(self._specs[name].dtype))
                 self._nodes.append(Node(back, (wide_name,), (name,), name))
+
+    def _passes(self, node: Node, wide: str) -> None:
+        """Take this for what a Cast to half precision makes, in float32."""
+        if is_half(self._specs[node.outputs[0]].dtype):
+            self._wide[node.outputs[0]] = self._computed[node.outputs[0]] = wide
 
     def _in_float32(self, name: str) -> str:
         """The value in float32, not rounded where it was computed."""
