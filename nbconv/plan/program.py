@@ -113,7 +113,13 @@ class Program:
     def nbytes(self) -> int:
         """Bytes that it and a workspace take, Python's objects counted, without arena and weights, which plans share."""
         own = sum(a.nbytes for a in self.own) + sum(p.nbytes for p in self.bodies)
-        return OBJECTS + own + 3 * (self.words.nbytes + self.table.nbytes) + 128 * len(self.table) + 8 * len(self.arena_words) * 2
+        return (
+            OBJECTS
+            + own
+            + 3 * (self.words.nbytes + self.table.nbytes)
+            + 128 * len(self.table)
+            + 8 * len(self.arena_words) * 2
+        )
 
     def spec(self, k: int) -> Spec:
         """The Spec of result k."""
