@@ -12,7 +12,7 @@ import onnx
 import onnx.numpy_helper
 import pytest
 
-import nbconv.model
+import nbconv
 from nbconv.converters.onnx import read, write
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
@@ -265,7 +265,7 @@ def test_stored_types_are_moved(dtype: np.dtype, tmp_path: Path) -> None:
         assert got["q"].dtype == got["f"].dtype == dtype and got["n"].tolist() == [1, *t.shape]
         assert (bits(got["q"]), bits(got["f"])) == (bits(t), bits(t))
         assert any(name.endswith(".program") for name in os.listdir(folder))
-        model = nbconv.model.load(tmp_path / "model.onnx")
+        model = nbconv.load(tmp_path / "model.onnx")
     shutil.rmtree(folder)
     nodes = [
         node("Concat", "x,x", "c", axis=1), node("Slice", "c,start,end,ones", "s"), node("Gather", "s,rows", "g", axis=2),

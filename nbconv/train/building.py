@@ -168,7 +168,7 @@ def _forward(
         if is_half(specs[recipe.logits].dtype):
             end = Node(Cast(to=number_of(FLOAT32)), (recipe.logits,), (widened(recipe.logits),))
             graph = graph.derive([*graph.nodes, end])
-            graph.outputs = {end.outputs[0]: None}
+            graph.outputs = dict.fromkeys(end.outputs)
             specs[end.outputs[0]] = specs[recipe.logits]._replace(dtype=FLOAT32)
         promoted = promote(graph, specs, rounds=False)
         if promoted is not graph:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import nbconv
-import nbconv.model
 from nbconv.converters.onnx import read
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
@@ -54,7 +53,7 @@ def test_saved_in_the_models_type(dtype: np.dtype, tmp_path: Path) -> None:
         graph = read(tmp_path / "m.onnx")
         assert graph.inputs["x"].dtype == dtype
         assert all(a.dtype == dtype for a in graph.constants.values() if a.size > 1)
-        found = nbconv.model.load(tmp_path / "m.onnx", threads=1).run({"x": x})["y"]
+        found = nbconv.load(tmp_path / "m.onnx", threads=1).run({"x": x})["y"]
         assert found.dtype == dtype
         np.testing.assert_allclose(found.astype(F32), trainer.predict(x).astype(F32), atol=2e-2 if dtype == BF16 else 2e-3)
     constants = trainer.graph().constants
