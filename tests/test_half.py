@@ -294,3 +294,25 @@ def test_what_does_not_fit() -> None:
     content = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]).SerializeToString()
     with pytest.raises(ModelError, match=r"int4\[5\] wants 3 bytes, it has 2 bytes of raw_data"):
         read(content)
+
+
+@HALF
+def test_an_operator_of_onnxs_reference_computes_in_float32(dtype: np.dtype) -> None:
+    """In NumPy, which has determinants of float32 and none of half precision."""
+    x = (sampler(6)(3, 4, 4) * 5).astype(dtype)
+    graph = Graph([node("Det", "x", "d")], {"x": Spec(x.shape, dtype)}, {"d": None}, {})
+    got = Model(graph, threads=1).run({"x": x})["d"]
+    assert got.dtype == dtype
+    assert bits(got) == bits(np.linalg.det(x.astype(F32)).astype(dtype))
+
+
+@HALF
+def test_floats_are_cast_to_what_the_model_wants(dtype: np.dtype, tmp_path: Path) -> None:
+    x = sample(dtype)
+    model = Model(net(dtype), threads=1)
+    want = bits(model.run({"x": x})["y"])
+    np.save(tmp_path / "x.npy", x)  # of which NumPy knows no more than the size, if it is bfloat16
+    for given in (x.astype(F32), x.astype(np.float64), np.load(tmp_path / "x.npy")):
+        assert bits(model.run({"x": given})["y"]) == want
+    with pytest.raises(ValueError, match=f"input 'x' is int32, wanted {dtype}"):
+        model.run({"x": x.astype(np.int32)})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph.dtypes import is_half
 from nbconv.graph.spec import FLOAT32, Spec, spec_of
 
@@ -55,7 +55,7 @@ def in_float32(reference: Callable[..., Any]) -> Callable[..., Any]:
         with np.errstate(all="ignore"):
             if isinstance(made, Spec):
                 return _rounded(results, made)
-            return tuple(_rounded(y, spec) for y, spec in zip(results, made, strict=True))
+            return tuple(_rounded(y, spec) for y, spec in zip(results, made, strict=False))
 
     return evaluated
 
@@ -79,6 +79,9 @@ def _wanted(op: Any, inputs: Sequence[Any]) -> Spec | tuple[Spec, ...] | None:
         if op.layout(given, found[:1]) != "numpy" or not takes_float32(op.infer, given, found):
             return None
         return made if isinstance(made, Spec) else found
+    except DataDependentError:
+        types = op.types(given)
+        return types and tuple(Spec((), dtype) for dtype in types)
     except (ModelError, ValueError, IndexError, TypeError):
         return None
     finally:

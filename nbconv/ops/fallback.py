@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
-from nbconv.graph import Spec
+from nbconv.graph import FLOAT32, Spec
+from nbconv.graph.dtypes import is_half
 from nbconv.graph.op import Op
 
 RANDOM = frozenset(
@@ -36,6 +37,12 @@ class Fallback(Op, abstract=True):
 
     def infer(self, *inputs: Spec | None) -> tuple[Spec, ...]:
         raise DataDependentError("onnx's reference does it, which says what its result is when it has run")
+
+    def types(self, inputs: tuple[Any, ...]) -> tuple[np.dtype, ...]:
+        schema = importlib.import_module("onnx.defs").get_schema(self.type, self.domain)
+        reads, makes = ([port.type_str for port in ports] for ports in (schema.inputs, schema.outputs))
+        half = {reads[min(i, len(reads) - 1)]: s.dtype for i, s in enumerate(inputs) if s is not None and is_half(s.dtype)}
+        return tuple(half.get(kind, FLOAT32) for kind in makes)
 
     def reference(self, *inputs: Any) -> tuple[Any, ...]:
         given = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Spec
-from nbconv.graph.dtypes import is_half
+from nbconv.graph.dtypes import is_added, is_half
 
 if TYPE_CHECKING:
     from nbconv.plan.program import Program
@@ -52,6 +52,8 @@ def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
     if (wanted == np.float32 or is_half(wanted)) and (array.dtype in _FLOATS or is_half(array.dtype)):
         with np.errstate(over="ignore"):
             return array.astype(wanted)
+    if is_added(wanted) and array.dtype.kind == "V" and array.dtype.itemsize == wanted.itemsize:
+        return array.view(wanted)  # as NumPy reads it from a file
     hint = ""
     if wanted == np.float32 and array.dtype.kind in "iub":
         hint = ": scale it as the model expects, e.g. x.astype(np.float32) / 255"
