@@ -170,6 +170,26 @@ def test_runs_in_stages(dtype: np.dtype) -> None:
             np.testing.assert_allclose(got[name].astype(np.float64), value, rtol=1e-2 if dtype == BF16 else 1e-3)
 
 
+@HALF
+def test_a_node_done_alone_has_its_kernel(dtype: np.dtype) -> None:
+    """A Resize whose sizes a run computes."""
+    nodes = [
+        node("Conv", "x,w", "a"), node("Cast", "n", "half", to=7), node("Concat", "front,half", "sizes", axis=0),
+        node("Resize", "a,,,sizes", "y", mode="linear"),
+    ]  # fmt: skip
+    r = sampler(7)
+    graph = Graph(nodes, {"x": Spec((1, 3, 8, 8), dtype), "n": Spec((2,), F32)}, dict.fromkeys(("y", "a")), {
+        "w": r(4, 3, 1, 1).astype(dtype), "front": np.array([1, 4])})  # fmt: skip
+    model, x = Model(graph, threads=1), r(1, 3, 8, 8).astype(dtype)
+    got = model.run({"x": x, "n": np.array([13, 11], F32)})
+    assert model._staged is not None
+    alone = [stage.ready.program for stage in model._staged._stages.values() if stage.ready is not None]
+    assert any(kernel.startswith("resize.") for program in alone for kernel in program.kernels)
+    want = lookup("Resize")(mode="linear").reference(got["a"].astype(F32), None, None, np.array([1, 4, 13, 11]))
+    assert got["y"].dtype == dtype and got["y"].shape == (1, 4, 13, 11)
+    np.testing.assert_allclose(got["y"].astype(F32), want, rtol=2e-2 if dtype == BF16 else 2e-3, atol=1e-2)
+
+
 FRESH = """
 import sys
 import numpy as np

@@ -22,12 +22,16 @@ def any_half(specs: Sequence[Spec | None]) -> bool:
     return any(spec is not None and is_half(spec.dtype) for spec in specs)
 
 
+def in_single(specs: Sequence[Any]) -> tuple[Any, ...]:
+    """The Specs with float32 in the place of half precision."""
+    return tuple(s and (Spec(s.shape, FLOAT32, _value(s), s.constant) if is_half(s.dtype) else s) for s in specs)
+
+
 def takes_float32(infer: Callable[..., Any], given: Sequence[Spec | None], found: Sequence[Spec]) -> bool:
     """Whether ``infer``, which has ``found`` for ``given``, has float32 for float32 in the place of half precision, all else
     being as it was. An op whose result's type is an attribute, or another input's, has not."""
-    wide = (s and (Spec(s.shape, FLOAT32, _value(s), s.constant) if is_half(s.dtype) else s) for s in given)
     try:
-        made = infer(*wide)
+        made = infer(*in_single(given))
     except (ModelError, ValueError, IndexError, TypeError):
         return False
     made = (made,) if isinstance(made, Spec) else made
