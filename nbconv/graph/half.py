@@ -92,5 +92,7 @@ def _wanted(op: Any, inputs: Sequence[Any]) -> Spec | tuple[Spec, ...] | None:
         _asked.op = before
 
 
-def _rounded(y: np.ndarray, spec: Spec) -> np.ndarray:
-    return np.asarray(y).astype(spec.dtype) if is_half(spec.dtype) else y
+def _rounded(y: Any, spec: Spec) -> Any:
+    if is_half(spec.dtype) and isinstance(y, (np.ndarray, np.generic)) and y.dtype == FLOAT32:
+        return np.asarray(y).astype(spec.dtype)
+    return y

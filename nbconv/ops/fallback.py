@@ -41,8 +41,9 @@ class Fallback(Op, abstract=True):
     def types(self, inputs: tuple[Any, ...]) -> tuple[np.dtype, ...]:
         schema = importlib.import_module("onnx.defs").get_schema(self.type, self.domain)
         reads, makes = ([port.type_str for port in ports] for ports in (schema.inputs, schema.outputs))
-        half = {reads[min(i, len(reads) - 1)]: s.dtype for i, s in enumerate(inputs) if s is not None and is_half(s.dtype)}
-        return tuple(half.get(kind, FLOAT32) for kind in makes)
+        given = {reads[min(i, len(reads) - 1)]: s.dtype for i, s in enumerate(inputs) if s is not None}
+        half = next(dtype for dtype in given.values() if is_half(dtype))  # of what no input says, too
+        return tuple(given.get(kind, FLOAT32 if kind.startswith("tensor(") else half) for kind in makes)
 
     def reference(self, *inputs: Any) -> tuple[Any, ...]:
         given = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
