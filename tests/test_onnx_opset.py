@@ -209,15 +209,14 @@ def test_new_names_do_not_clash():
     same(model(nodes, 11, {"x": [1, 1, 3]}), {"x": x(1, 1, 3)})
 
 
-@pytest.mark.parametrize("opset", [1, 6, 999])
-def test_other_opsets_are_refused(opset):
-    content = model([node("Relu")], opset, {"x": [2]})
-    with pytest.raises(ModelError, match=rf"opset {opset}; nbconv reads 7 to"):
+def test_opsets_not_yet_known_are_refused():
+    content = model([node("Relu")], 999, {"x": [2]})
+    with pytest.raises(ModelError, match=r"opset 999; nbconv reads 1 to"):
         read(content)
 
 
 def test_every_opset_is_read():
-    for opset in range(7, onnx.defs.onnx_opset_version() + 1):
+    for opset in range(1, onnx.defs.onnx_opset_version() + 1):
         case = helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 0, 0, 1])
         graph = read(model([case, node("Relu", "c")], opset, {"x": [1, 2, 5, 4]}, {"w": x(3, 2, 2, 2)}))
         assert [n.op.type for n in graph.nodes] == ["Conv", "Relu"]
