@@ -16,8 +16,9 @@ import onnx.helper
 import onnx.shape_inference
 
 from nbconv.base.files import replace
+from nbconv.converters.types import proto_of
 from nbconv.errors import ModelError
-from nbconv.graph import OPSET, Graph, Node, Spec
+from nbconv.graph import OBJECT, OPSET, UNRANKED, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, own_inputs, renamed, surroundings
 from nbconv.graph.infer import DTYPES
 
@@ -122,7 +123,9 @@ def _graph(graph: Graph, opset: int, tensor: Callable[[str, np.ndarray], onnx.Te
         made.name = _unique(made.name, taken)
         proto.node.append(made)
     proto.initializer.extend(tensor(name, graph.constants[name]) for name in _used(graph))
-    proto.input.extend(_value_info(name, spec) for name, spec in graph.inputs.items())
+    read = set(_used(graph))
+    optional = {name: spec for name, spec in graph.optional.items() if name in read}
+    proto.input.extend(_value_info(name, spec) for name, spec in (*graph.inputs.items(), *optional.items()))
     proto.output.extend(_value_info(name, spec) for name, spec in graph.outputs.items())
     return proto
 
@@ -163,6 +166,8 @@ def _node(node: Node, opset: int) -> onnx.NodeProto:
         kind = int(schema.attributes[name].type.value)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(value, np.ndarray):
             value = _tensor("", value, value.tobytes())
+        elif kind == onnx.AttributeProto.TYPE_PROTO:
+            value = proto_of(value)
         proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
     return proto
 
@@ -179,6 +184,8 @@ def _body(node: Node, which: str) -> Graph:
 def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProto:
     if array.dtype not in _NUMBERS:
         raise ModelError(f"{name}: element type {array.dtype} cannot be written as ONNX")
+    if array.dtype == OBJECT:
+        return onnx.helper.make_tensor(name, onnx.TensorProto.STRING, array.shape, [str(text).encode() for text in array.flat])
     tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=_NUMBERS[array.dtype])
     if data is not None:
         tensor.raw_data = data
@@ -187,9 +194,13 @@ def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProt
 
 def _value_info(name: str, spec: Spec | None) -> onnx.ValueInfoProto:
     info = onnx.ValueInfoProto(name=name)
-    if spec is not None:
+    if spec is not None and spec.type:
+        info.type.CopyFrom(proto_of(spec.type))
+    elif spec is not None:
         kind = info.type.tensor_type
         kind.elem_type = _NUMBERS[spec.dtype]
+        if spec.shape == UNRANKED:
+            return info
         kind.shape.SetInParent()
         for d in spec.shape:
             dim = kind.shape.dim.add()

@@ -74,7 +74,7 @@ def slice_inputs(draft: Draft, context: OpsetContext) -> None:
 
 def batched_scan(draft: Draft, context: OpsetContext) -> None:
     """Scan-9 has no batch axis and no lengths of sequences any more."""
-    raise UnsupportedError("Scan of opset 8, over batches of sequences, is not supported")
+    draft.type, draft.domain = "BatchedScan", "nbconv"
 
 
 def top_k_input(draft: Draft, context: OpsetContext) -> None:
