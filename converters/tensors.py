@@ -42,6 +42,8 @@ def place_of(name: str, tensor: onnx.TensorProto) -> Place:
         raise UnsupportedError("tensors in segments are not supported")
     place = Place(shape, dtype)
     if tensor.data_location == T.EXTERNAL:
+        if dtype == OBJECT:
+            raise UnsupportedError("strings in another file are not supported")
         return _external(name, tensor, place)
     note = read_note(tensor.doc_string)
     if dtype == OBJECT:
