@@ -310,9 +310,9 @@ class Importer(OpsetContext):
             try:
                 bodies = {name: body.graph() for name, body in held.items()}
                 draft.attributes |= bodies
-                own = getattr(lookup(draft.type, draft.domain), "own", 0) if bodies else 0
-                draft.inputs += ("",) * (own - len(draft.inputs)) + captured(bodies.values())
                 op = self._op(draft)
+                own = getattr(op, "own", 0) if bodies else 0
+                draft.inputs += ("",) * (own - len(draft.inputs)) + captured(op.bodies().values())
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
             except ModelError as error:

@@ -19,9 +19,15 @@ class Held(Op, abstract=True):
 
 
 class Optional(Held):
-    """The value, or none of the type."""
+    """The value, or none of the type (``of``, which is ONNX's ``type``)."""
 
-    type: str | None = None
+    of: str | None = None
+
+    def __init__(self, type: str | None = None) -> None:
+        super().__init__(of=type)
+
+    def attributes(self) -> dict[str, Any]:
+        return {} if self.of is None else {"type": self.of}
 
     def reference(self, *held: Any) -> Any:
         return (held[0] if held else None,)
