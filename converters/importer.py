@@ -165,9 +165,9 @@ class Importer(OpsetContext):
         kind = info.type.WhichOneof("value")
         if self.around and what == "input" and not info.type.tensor_type.HasField("shape"):
             return Spec((), np.dtype(np.float32))  # what is given to a body's input says what it is
-        if what == "output" and kind in ("tensor_type", None):
-            if not (info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type):
-                return None
+        declared = info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type
+        if what == "output" and kind in ("tensor_type", None) and not declared:
+            return None
         if kind != "tensor_type":
             try:
                 return Spec((), OBJECT, type=text_of(info.type))
