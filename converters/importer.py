@@ -311,8 +311,9 @@ class Importer(OpsetContext):
                 bodies = {name: body.graph() for name, body in held.items()}
                 draft.attributes |= bodies
                 op = self._op(draft)
-                own = getattr(op, "own", 0) if bodies else 0
-                draft.inputs += ("",) * (own - len(draft.inputs)) + captured(op.bodies().values())
+                if bodies:  # they are made once, and what they read comes behind the node's own inputs
+                    own = getattr(op, "own", 0)
+                    draft.inputs += ("",) * (own - len(draft.inputs)) + captured(op.bodies().values())
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
             except ModelError as error:
