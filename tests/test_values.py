@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from nbconv.converters.onnx import read
 from nbconv.errors import ModelError
 from nbconv.model import Model, load, save
+from nbconv.train.optimizers import SGD
+from nbconv.train.trainer import Trainer
 
 FLOAT = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
 TEXT = helper.make_tensor_type_proto(TensorProto.STRING, None)
@@ -109,6 +111,19 @@ def test_inputs_and_outputs_without_a_rank(tmp_path) -> None:
             assert m.inputs[0].shape is None
 
 
+def test_what_has_no_declared_shape_trains_and_is_saved(tmp_path) -> None:
+    weights = {"w": np.eye(3), "b": np.zeros(3)}
+    content = model([node("Relu", "x", "r"), node("Gemm", "r,w,b", "y")], {"x": ["n", 3]}, {"y": FLOAT}, weights)
+    trainer = Trainer(load(content), optimizer=SGD(0.1))
+    x = np.random.default_rng(2).standard_normal((8, 3)).astype(np.float32)
+    trainer.step(x, np.arange(8) % 3)
+    trainer.save(tmp_path / "trained.onnx")
+    trained = load(tmp_path / "trained.onnx")
+    trainer.commit()
+    assert trained.outputs[0].shape == ("n", 3)
+    np.testing.assert_allclose(trained.run({"x": x})["y"], trainer.model.run({"x": x})["y"], rtol=1e-6)
+
+
 def test_shapes_that_onnx_infers_are_written(tmp_path) -> None:
     m = load(model([node("Relu", "x", "y")], {"x": ["n", 3]}, {"y": FLOAT}))
     m.save(tmp_path / "again.onnx")
@@ -127,6 +142,22 @@ def test_strings() -> None:
         assert found["y"].tolist() == [False, True]
     with pytest.raises(ValueError, match="'a' is float32, wanted object"):
         m.run({"a": f32([1]), "b": ["y"]})
+
+
+def test_strings_in_a_body() -> None:
+    words = [node("Constant", "", "w", value_strings=["a"]), node("Constant", "", "v", value_strings=["a"])]
+    then = helper.make_graph([*words, node("Equal", "w,v", "t")], "then", [], [
+        helper.make_value_info("t", helper.make_tensor_type_proto(TensorProto.BOOL, [1]))
+    ])  # fmt: skip
+    other = helper.make_graph([node("Not", "c", "n"), node("Unsqueeze", "n,zero", "e")], "else", [], [
+        helper.make_value_info("e", helper.make_tensor_type_proto(TensorProto.BOOL, [1]))
+    ])  # fmt: skip
+    choice = node("If", "c", "y", then_branch=then, else_branch=other)
+    whole = {n: helper.make_tensor_type_proto(TensorProto.BOOL, s) for n, s in (("c", []), ("y", [1]))}
+    zero = node("Constant", "", "zero", value_ints=[0])
+    m = load(model([zero, choice], {"c": whole["c"]}, {"y": whole["y"]}))
+    for c in (True, False):
+        assert m.run({"c": np.array(c)})["y"].tolist() == [True]
 
 
 @pytest.mark.parametrize("run", [0, 1], ids=["cold", "warm"])
