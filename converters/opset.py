@@ -98,11 +98,32 @@ def dft_input(draft: Draft, context: OpsetContext) -> None:
 # Changed defaults and removed attributes
 
 
-def batch_normalization(draft: Draft, context: OpsetContext) -> None:
-    """BatchNormalization-9 drops ``spatial`` (1: one mean a channel), 14 the training outputs of inference nodes."""
-    if draft.attributes.pop("spatial", 1) != 1:
-        raise UnsupportedError("spatial=0 (a mean for each position) is not supported")
+def batch_normalization(draft: Draft, context: OpsetContext) -> list[Draft] | None:
+    """BatchNormalization-9 drops ``spatial`` (1: a mean for each channel, 0: for each element of a sample, which is
+    arithmetic), 14 the training outputs of inference nodes."""
     drop_outputs(draft, context, "training outputs")
+    shape = context.shape(draft.input(0))
+    if draft.attributes.pop("spatial", 1) or (shape is not None and len(shape) == 2):
+        return None
+    x, scale, b, mean, var = draft.inputs
+    own = context.shape(scale)
+    if shape is not None and own is not None and len(own) != len(shape) - 1:
+        raise ModelError(
+            f"{draft.name} (BatchNormalization): spatial=0 with a scale of {len(own)} dimensions for {len(shape)}"
+        )
+    dtype = context.dtype(var)
+    epsilon = context.constant(f"{draft.name}_epsilon", np.array(draft.attributes.get("epsilon", 1e-5), dtype))
+    spread, root, factor, centred, scaled = (
+        context.unique(f"{draft.name}_{what}") for what in ("spread", "root", "factor", "centred", "scaled")
+    )
+    return [
+        Draft("Add", [var, epsilon], [spread], {}, spread),
+        Draft("Sqrt", [spread], [root], {}, root),
+        Draft("Div", [scale, root], [factor], {}, factor),
+        Draft("Sub", [x, mean], [centred], {}, centred),
+        Draft("Mul", [centred, factor], [scaled], {}, scaled),
+        Draft("Add", [scaled, b], draft.outputs, {}, draft.name),
+    ]
 
 
 def roi_align(draft: Draft, context: OpsetContext) -> None:

@@ -195,8 +195,19 @@ def test_batch_normalization_with_training_outputs():
     assert graph.nodes[0].outputs == ("y",)
     with pytest.raises(UnsupportedError, match=r"'m' is read.*bn"):
         read(model([batch()], 9, {"x": [2, 3, 4]}, ones, ("y", "m")))
-    with pytest.raises(UnsupportedError, match="spatial=0"):
-        read(model([batch(spatial=0)], 7, {"x": [2, 3, 4]}, ones))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4), (2, 3, 4, 2)])
+def test_batch_normalization_of_each_element(shape):
+    """spatial=0 of opset 7: a mean for each element of a sample."""
+    vectors = {n: x(*shape[1:], seed=k) for k, n in enumerate("abm")} | {"v": np.abs(x(*shape[1:], seed=4))}
+    batch = helper.make_node("BatchNormalization", ["x", *"abmv"], ["y"], spatial=0, epsilon=1e-3)
+    content = model([batch], 7, {"x": list(shape)}, vectors)
+    (was,), (now,) = (run(c, {"x": x(*shape)}) for c in (content, write(read(content))))
+    np.testing.assert_allclose(now, was, rtol=1e-5, atol=1e-5, strict=True)
+    if len(shape) > 2:
+        with pytest.raises(ModelError, match="spatial=0 with a scale of 1 dimensions"):
+            read(model([batch], 7, {"x": list(shape)}, {n: x(3) for n in vectors}))
 
 
 def test_new_names_do_not_clash():
