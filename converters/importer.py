@@ -22,6 +22,7 @@ from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET, Graph, Node, Spec, sort
 from nbconv.graph.bodies import captured
+from nbconv.graph.dtypes import packed
 from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
 from nbconv.graph.op import Op
 from nbconv.ops import lookup
@@ -251,7 +252,7 @@ class Importer(OpsetContext):
         if a.type == A.TENSOR:
             array = self.source.view(name, place_of(name, a.t))
             if read_note(a.t.doc_string) is not None:
-                a.t.doc_string, a.t.raw_data = "", array.tobytes()  # for the checker
+                a.t.doc_string, a.t.raw_data = "", packed(array)  # for the checker
             return array
         if a.type == A.GRAPH:
             return a.g

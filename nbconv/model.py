@@ -16,6 +16,7 @@ import numpy as np
 from nbconv.base.machine import available_threads, thread_count
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Spec
+from nbconv.graph.dtypes import from_text
 from nbconv.lowering.weights import Weights
 from nbconv.runtime.arguments import checked, copied, fit, results_for
 from nbconv.runtime.executor import Arenas, Ready
@@ -105,7 +106,7 @@ class Model:
                 self._plan_cache = None
             return
         ports = [
-            {n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
+            {n: None if d is None else Spec(tuple(d), from_text(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
         ]
         self._start(card["name"], ports[0], ports[1], threads)  # type: ignore[arg-type]
 
@@ -196,10 +197,10 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """Run the model: ``{input name: array}`` to ``{output name: array}``.
 
-        Inputs may have any stride. float64 and float16 arrays are cast where the model wants float32; any other difference
-        of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit. ``fetch`` names what
-        to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps names to
-        C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
+        Inputs may have any stride. Floating-point arrays are cast where the model wants float32, float16 or bfloat16; any
+        other difference of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit.
+        ``fetch`` names what to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps
+        names to C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
         """
         count = self.threads if threads is None else thread_count(threads)
         given = self._feeds(feeds)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph.half import in_float32
 from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Quantisation, Spec
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Op:
             if not kind.startswith("ClassVar"):
                 cls.fields[name] = cls.__dict__.get(name, _REQUIRED)
                 cls.kinds[name] = kind
+        if "reference" in cls.__dict__:
+            cls.reference = in_float32(cls.__dict__["reference"])
         if not abstract:
             REGISTRY[cls.domain, cls.type] = cls
 
@@ -125,7 +128,7 @@ class Op:
 
     def reference(self, *inputs: Any, **_: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """The outputs in NumPy, written from the ONNX text: oracle, constant folder and fallback. Works in the inputs'
-        own dtype (float64 in, float64 out) and never writes to its inputs."""
+        own dtype (float64 in, float64 out), half precision in float32 (see `in_float32`), and never writes to its inputs."""
         raise NotImplementedError(self.type)
 
     def gradient(self, to: Any) -> tuple[str | None, ...]:

@@ -34,7 +34,7 @@ class Gather(Op):
     axis: int = 0
 
     def infer(self, x: Spec, indices: Spec) -> Spec:
-        want.kind("fiub", x=x)
+        want.kind("fiubn", x=x)
         want.kind("i", indices=indices)
         axis = want.axis(self.axis, x.rank)
         if indices.value is not None:
@@ -126,7 +126,7 @@ class GatherElements(Op):
     axis: int = 0
 
     def infer(self, x: Spec, indices: Spec) -> Spec:
-        want.kind("fiub", x=x)
+        want.kind("fiubn", x=x)
         want.kind("i", indices=indices)
         axis = want.axis(self.axis, x.rank)
         if indices.rank != x.rank or any(

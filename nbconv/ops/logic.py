@@ -132,7 +132,7 @@ class Where(Op):
 
     def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
         want.kind("b", condition=condition)
-        dtype = want.one_type("fiub", x=x, y=y)
+        dtype = want.one_type("fiubn", x=x, y=y)
         return want.make(want.broadcast(condition.shape, x.shape, y.shape), dtype)
 
     def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -189,7 +189,7 @@ class Identity(Unary):
     converts = True
     keeps_classes = True
     keeps_quantisation = True
-    accepts = "fiub"
+    accepts = "fiubn"
 
     def kept_axis(self, axis, inputs, outputs) -> int:
         return axis

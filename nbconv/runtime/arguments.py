@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Spec
+from nbconv.graph.dtypes import is_half
 
 if TYPE_CHECKING:
     from nbconv.plan.program import Program
     from nbconv.runtime.cuda.program import DeviceProgram
+
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
 def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -46,8 +49,9 @@ def _agree(wanted: Mapping[str, Spec], shapes: dict[str, tuple[int, ...]]) -> No
 
 
 def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
-    if wanted == np.float32 and array.dtype in (np.float64, np.float16):
-        return array.astype(np.float32)
+    if (wanted == np.float32 or is_half(wanted)) and (array.dtype in _FLOATS or is_half(array.dtype)):
+        with np.errstate(over="ignore"):
+            return array.astype(wanted)
     hint = ""
     if wanted == np.float32 and array.dtype.kind in "iub":
         hint = ": scale it as the model expects, e.g. x.astype(np.float32) / 255"

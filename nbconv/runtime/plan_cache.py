@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.graph.dtypes import text_of
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.load import sha256
 from nbconv.kernels.store import cache_folder
@@ -191,7 +192,7 @@ class PlanCache:
         """Remember a model that was read: it is valid, and these are its inputs and outputs."""
         if self._folder is None:
             return
-        ports = [[[n, s and list(s.shape), s and s.dtype.str] for n, s in part.items()] for part in (inputs, outputs)]
+        ports = [[[n, s and list(s.shape), s and text_of(s.dtype)] for n, s in part.items()] for part in (inputs, outputs)]
         body = json.dumps({"name": name, "inputs": ports[0], "outputs": ports[1]}).encode()
         _write(os.path.join(self._folder, "card.json"), sha256(body).encode() + b"\n" + body)
         _trim(self._folder)
@@ -257,7 +258,7 @@ class PlanCache:
                 return
             extra, held = {}, b""
             for name, a in missing.items():
-                extra[name] = (a.dtype.str, a.shape, len(held), a.nbytes)
+                extra[name] = (text_of(a.dtype), a.shape, len(held), a.nbytes)
                 held += a.tobytes()
             parts: list[np.ndarray] = []
             encoded = program.encode(parts)
@@ -273,7 +274,7 @@ class PlanCache:
     def _keep_weights(self, arrays: dict[str, np.ndarray]) -> None:
         index, at = {}, 0
         for name, a in arrays.items():
-            index[name] = (a.dtype.str, a.shape, at)
+            index[name] = (text_of(a.dtype), a.shape, at)
             at += -(-a.nbytes // 64) * 64
         head = json.dumps({"identity": os.urandom(8).hex(), "arrays": index}).encode()
         head += b" " * (-(16 + len(head)) % 64)

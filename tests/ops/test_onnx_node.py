@@ -16,9 +16,6 @@ from nbconv.ops import REGISTRY
 onnx: Any = pytest.importorskip("onnx")
 
 SKIPPED = {
-    r"BFLOAT16|bfloat16": "no bfloat16",
-    r"FLOAT8|float8|e4m3fn|e5m2|e8m0|FLOAT4|float4": "no 8-bit or 4-bit floats",
-    r"INT4|int4|INT2|int2": "no 4-bit or 2-bit integers",
     r"STRING|string": "no strings",
     r"if_(seq|opt)": "no sequences and optionals",
     r"linear_blocked": "no blocked quantisation",
