@@ -302,6 +302,8 @@ class Importer(OpsetContext):
                 raise ModelError(f"{draft.name}: {error}") from None
             else:
                 if any(draft.outputs):
+                    if not draft.outputs[0]:  # passes call a node by its first output
+                        draft.outputs[0] = self.unique(f"{draft.name}_unread")
                     nodes.append(Node(op, tuple(draft.inputs), tuple(draft.outputs), draft.name))
         return nodes
 

@@ -290,6 +290,7 @@ def _drop_outputs(draft: Draft, context: OpsetContext, what: str) -> None:
 _NEWEST = 1 << 30
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
+
 def batch_first(draft: Draft, context: OpsetContext) -> list[Draft] | None:
     """The layout 1 of LSTM, GRU and RNN, with the batch first, as Transposes around one of layout 0."""
     if not draft.attributes.pop("layout", 0):
@@ -316,7 +317,6 @@ RULES: dict[str, list[tuple[int, Rule]]] = {
     "GridSample": [(20, grid_sample)],
     "GroupNormalization": [(21, group_normalization)],
     "Hardmax": [(13, flat_softmax)],
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), [(_NEWEST, batch_first)]),
     "LogSoftmax": [(13, flat_softmax)],
     "Pad": [(11, pad_inputs)],
     "ReduceSum": [(13, axes_input)],
@@ -331,6 +331,7 @@ RULES: dict[str, list[tuple[int, Rule]]] = {
     "TopK": [(10, top_k_input)],
     "Unsqueeze": [(13, axes_input)],
     "Upsample": [(10, upsample)],
+    **{name: [(_NEWEST, batch_first)] for name in ("GRU", "LSTM", "RNN")},
     **{f"Reduce{name}": [(18, axes_input)] for name in _REDUCTIONS},
 }
 """type → rules in order: a rule serves models whose opset is below the number beside it."""

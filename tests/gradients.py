@@ -39,7 +39,7 @@ HELD: dict[str, tuple[int, ...]] = {
 NUMPY_GRADIENT = frozenset()
 """Ops that kernels serve while NumPy has a part in their gradient."""
 
-SEVERAL = frozenset(("ConvGradWeight", "BatchNormalizationGradScale"))
+SEVERAL = frozenset(("ConvGradWeight", "BatchNormalizationGradScale", "RNNGrad", "GRUGrad", "LSTMGrad"))
 """Ops for which `terms` tells the terms of every output."""
 
 WIDE_STEP, WIDE_RTOL = 64.0, 2e-2

@@ -25,11 +25,12 @@ NAMES = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 class Recurrent(Op, abstract=True):
     """What RNN, GRU and LSTM share: X (steps, batch, inputs) in one or two directions.
 
-    W (directions, gates · hidden, inputs), R (directions, gates · hidden, hidden), B (directions, 2 · gates · hidden: that of
-    W, then that of R); ``sequence_lens`` (batch, int32): behind its length a sequence gives 0, and backwards it begins at its
-    end; initial states (directions, batch, hidden). Gives Y (steps, directions, batch, hidden) and the last states.
-    ``clip`` limits what goes into the gates' activations. The ``layout`` 1 of ONNX, batch first, becomes Transposes when a
-    model is read.
+    W (directions, gates · hidden, inputs), R (directions, gates · hidden, hidden), B (directions, 2 · gates · hidden: W's,
+    then R's); ``sequence_lens`` (batch): behind its length a sequence gives 0, and backwards it begins at its end; initial
+    states (directions, batch, hidden). Gives Y (steps, directions, batch, hidden) and the last states.
+    ``clip`` limits what goes into the gates' activations.
+
+    The ``layout`` 1 of ONNX, batch first, becomes Transposes when a model is read.
     """
 
     parameters = (1, 2, 3)
@@ -136,7 +137,7 @@ class Recurrent(Op, abstract=True):
 
     def slopes(self, inputs: Sequence[Any], dy: Any, states: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """The gradients of X, W, R, B, initial_h, initial_c and P, from those of the outputs, None where there is none."""
-        x, w, r, b, lengths, h0, c0, p = (*inputs, *[None] * 8)[:8]
+        x, w, r, b, lengths, _, _, p = (*inputs, *[None] * 8)[:8]
         tapes = [cells.Tape([], []) for _ in self.ways]
         y, *last = self.run(inputs, tapes)
         dx, of = np.zeros_like(x), []
@@ -178,7 +179,7 @@ def slots_of(states: int, peepholes: bool) -> tuple[int, ...]:
 
 def check_lengths(lengths: np.ndarray, steps: int) -> None:
     """ModelError for a length that no sequence of so many steps can have."""
-    if lengths.size and not (0 <= lengths.min() and lengths.max() <= steps):
+    if lengths.size and not (lengths.min() >= 0 and lengths.max() <= steps):
         raise ModelError(f"sequence_lens are {lengths.min()} to {lengths.max()}, X has {steps} steps")
 
 
@@ -241,19 +242,19 @@ class _Grad(Recurrent, abstract=True):
         return 3 * super().flops(inputs, outputs)
 
 
-class RNNGrad(_Grad, RNN):
+class RNNGrad(RNN, _Grad):
     """The gradients of `RNN`."""
 
     domain = "nbconv"
 
 
-class GRUGrad(_Grad, GRU):
+class GRUGrad(GRU, _Grad):
     """The gradients of `GRU`."""
 
     domain = "nbconv"
 
 
-class LSTMGrad(_Grad, LSTM):
+class LSTMGrad(LSTM, _Grad):
     """The gradients of `LSTM`."""
 
     domain = "nbconv"

@@ -34,7 +34,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": Activation(lambda x, a, b: np.tanh(x), lambda x, a, b: 1 - np.tanh(x) ** 2),
     "sigmoid": Activation(lambda x, a, b: _sigmoid(x), lambda x, a, b: _sigmoid(x) * _sigmoid(-x)),
     "affine": Activation(lambda x, a, b: a * x + b, lambda x, a, b: np.full_like(x, a), 1.0, 0.0),
-    "leakyrelu": Activation(lambda x, a, b: np.where(x < 0, a * x, x), lambda x, a, b: np.where(x < 0, a, x.dtype.type(1)), 0.01),
+    "leakyrelu": Activation(
+        lambda x, a, b: np.where(x < 0, a * x, x), lambda x, a, b: np.where(x < 0, a, x.dtype.type(1)), 0.01
+    ),
     "thresholdedrelu": Activation(
         lambda x, a, b: np.where(x < a, x.dtype.type(0), x), lambda x, a, b: (x >= a) * x.dtype.type(1), 1.0
     ),
@@ -277,9 +279,7 @@ class Gradients(NamedTuple):
     state: State
 
 
-def back(
-    cell: Cell, tape: Tape, dy: np.ndarray, state: State, weights: Weights, lengths: np.ndarray | None
-) -> Gradients:
+def back(cell: Cell, tape: Tape, dy: np.ndarray, state: State, weights: Weights, lengths: np.ndarray | None) -> Gradients:
     """Back through time; ``state`` is the gradient of the last state."""
     state = state if lengths is None else some(state, lengths)
     steps, batch, hidden = dy.shape
@@ -291,7 +291,9 @@ def back(
         d = after if going is None else tuple(np.where(going, v, 0) for v in after)
         found = cell.back(tape.saved[s], d, weights)
         dx[s], met[s] = found.dx, found.dr
-        state = found.state if going is None else tuple(np.where(going, a, b) for a, b in zip(found.state, state, strict=True))
+        if going is not None:
+            found = found._replace(state=tuple(np.where(going, a, b) for a, b in zip(found.state, state, strict=True)))
+        state = found.state
         if dp is not None:
             dp += found.dp
     dr = np.zeros_like(weights.r)
