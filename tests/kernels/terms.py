@@ -119,8 +119,8 @@ def _loss_grad(c: Call) -> np.ndarray:
 
 
 def _recurrent(c: Call) -> tuple[np.ndarray, ...]:
-    """An error goes on from step to step, and with the state into all that come: of the size of the greatest result, or, where
-    activations limit it, of 1, for each of them."""
+    """An error goes on from step to step, with the state: as many steps as there are, of the size of the greatest result,
+    or, where activations limit that, of 1."""
     found, least = c.op.reference(*c.x), 0.0 if c.op.domain else 1.0
     return tuple(np.full(v.shape, len(c.x[0]) * np.abs(v).max(initial=least)) for v in found)
 

@@ -9,7 +9,7 @@ import pytest
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops.recurrent import GRU, LSTM, RNN, GRUGrad, LSTMGrad, RNNGrad, Recurrent
+from nbconv.ops.recurrent import GRU, LSTM, RNN, GRUGrad, LSTMGrad, Recurrent, RNNGrad
 from tests.check import Case, case, run_cases, sampler
 
 r = sampler(15)
@@ -20,10 +20,10 @@ def call(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given:
     ways, rows = len(op.ways), op.gates * hidden
     lengths = np.random.default_rng(steps).integers(0, steps + 1, batch).astype(np.int32)
     states = r(ways, batch, hidden), r(ways, batch, hidden)
+    w, rec, x = r(ways, rows, inputs), r(ways, rows, hidden), r(steps, batch, inputs)
+    optional = zip("BLhcP", (r(ways, 2 * rows), lengths, *states, r(ways, 3 * hidden)), strict=True)
     made = (
-        r(steps, batch, inputs), r(ways, rows, inputs) / np.float32(inputs**0.5), r(ways, rows, hidden) / np.float32(hidden**0.5),
-        r(ways, 2 * rows) if "B" in given else None, lengths if "L" in given else None,
-        states[0] if "h" in given else None, states[1] if "c" in given else None, r(ways, 3 * hidden) if "P" in given else None,
+        x, w / np.float32(inputs**0.5), rec / np.float32(hidden**0.5), *(v if name in given else None for name, v in optional),
     )  # fmt: skip
     op.hidden_size = hidden
     while made[-1] is None:
@@ -46,10 +46,10 @@ def grad(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given:
 
 ONE = np.ones((1, 1, 1), np.float32)
 HALF = 0.5 * np.ones((1, 4, 1), np.float32)
-WRITTEN = np.tanh(np.full((1, 1, 1, 1), 4.0, np.float32))
+WRITTEN = np.tanh(np.full((1, 1, 1, 1), 1.5, np.float32))
 HELD = 0.5 * np.tanh(np.ones((1, 1, 1, 1), np.float32))
 CASES = [
-    case(RNN(hidden_size=1), 2 * ONE, ONE, ONE, [[0.5, 0.5]], None, ONE, outputs=2,
+    case(RNN(hidden_size=1), 0.5 * ONE, ONE, ONE, [[0.25, 0.25]], None, ONE / 2, outputs=2,
          expect=(WRITTEN, WRITTEN[0])),
     case(RNN(hidden_size=1, activations=("Affine", "Tanh"), activation_alpha=(2.0,), activation_beta=(1.0,)),
          np.array([[[1.0]], [[2.0]]], np.float32), ONE, ONE, outputs=2, expect=([[[[3]]], [[[11]]]], [[[11]]])),
