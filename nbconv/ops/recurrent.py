@@ -9,7 +9,9 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import NUMPY, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
+from nbconv.lowering import recurrent
+from nbconv.lowering.context import Lowering
 from nbconv.ops import recurrent_cells as cells
 
 if TYPE_CHECKING:
@@ -160,8 +162,30 @@ class Recurrent(Op, abstract=True):
         x, r = inputs[0], inputs[2]
         return 2 * x.shape[0] * x.shape[1] * r.size // r.shape[2] * (x.shape[2] + r.shape[2])
 
+    def kernel(self) -> str:
+        """The kernel of kernels/cpu/recurrent.py that has its activations; "" where none has."""
+        names = {tuple(f.kind for f in of) for of in self.functions()}
+        return self.type.lower() if names == {tuple(name.lower() for name in self.usual)} else ""
+
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The gates that the kernel computes together."""
+        return (tuple(range(self.gates)),)
+
     def layout(self, inputs, outputs) -> str:
-        return NUMPY
+        return CHANNELS_FIRST if self.has_kernel(inputs, outputs) else NUMPY
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        lengths = inputs[4] if len(inputs) > 4 else None
+        small = lengths is None or lengths.dtype == np.int32
+        return super().has_kernel(inputs, outputs) and small and all(s.size for s in inputs[:3]) and bool(self.kernel())
+
+    def lower(self, to: Lowering) -> None:
+        limit = np.inf if self.clip is None or self.clip <= 0 else self.clip
+        recurrent.lower(to, self.kernel(), self.groups(), self.ways[0], self.marked(), limit)
+
+    def marked(self) -> bool:
+        """The flag of its kernel."""
+        return self.flag
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         count, hold = len(to.inputs), [to.dy(i) or "" for i in range(1 + self.states)]
@@ -188,6 +212,13 @@ class RNN(Recurrent):
 
     gates, usual, cell = 1, ("Tanh",), cells.RNNCell
 
+    def kernel(self) -> str:
+        kinds = {f.kind for of in self.functions() for f in of}
+        return "rnn" if kinds in ({"tanh"}, {"relu"}) else ""
+
+    def marked(self) -> bool:
+        return self.functions()[0][0].kind == "relu"
+
 
 class GRU(Recurrent):
     """Gates z, r, h. h' = (1 - z) · n + z · h, with n = g(W·x + R·(r · h) + B), or, with ``linear_before_reset``,
@@ -200,6 +231,13 @@ class GRU(Recurrent):
     @property
     def flag(self) -> bool:
         return bool(self.linear_before_reset)
+
+    def kernel(self) -> str:
+        found = super().kernel()
+        return found if self.flag or not found else "gru_reset"
+
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        return ((0, 1, 2),) if self.flag else ((0, 1), (2,))
 
 
 class LSTM(Recurrent):
@@ -221,6 +259,10 @@ class _Grad(Recurrent, abstract=True):
     the operator, then the gradients of its outputs."""
 
     gradient = Op.gradient
+    lower = Op.lower
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return False
 
     def infer(self, *inputs: Spec | None) -> tuple[Spec, ...]:
         own = inputs[:8]

@@ -36,6 +36,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
     "MaxPool": lambda op, x: x.ndim == 5,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda op, *_: not op.kernel()),
     "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,

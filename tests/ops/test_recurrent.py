@@ -22,9 +22,8 @@ def call(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given:
     states = r(ways, batch, hidden), r(ways, batch, hidden)
     w, rec, x = r(ways, rows, inputs), r(ways, rows, hidden), r(steps, batch, inputs)
     optional = zip("BLhcP", (r(ways, 2 * rows), lengths, *states, r(ways, 3 * hidden)), strict=True)
-    made = (
-        x, w / np.float32(inputs**0.5), rec / np.float32(hidden**0.5), *(v if name in given else None for name, v in optional),
-    )  # fmt: skip
+    rest = [v if name in given else None for name, v in optional]
+    made = (x, w / np.float32(inputs**0.5), rec / np.float32(hidden**0.5), *rest)
     op.hidden_size = hidden
     while made[-1] is None:
         made = made[:-1]
