@@ -31,7 +31,7 @@ from ._simd import (
     store,
 )
 
-ROWS = 4 if target().registers >= 32 else 2
+ROWS = 6 if target().registers >= 32 else 2
 """Most sequences of a unit: their sums are held in registers."""
 CHAINS = 8
 """Sums that go on side by side, so that none waits for its own last addition."""

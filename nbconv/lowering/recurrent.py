@@ -106,12 +106,12 @@ def lower(to: Lowering, kernel: str, groups: Groups, reverse: bool, flag: bool, 
 
 
 def most_rows(to: Lowering, p: Problem) -> int:
-    """Sequences of a unit: as many as the kernel takes, but one where each has a length of its own, and two units at
-    least."""
+    """Sequences of a unit: as many as the kernel takes, but one where each has a length of its own, and no less than two units
+    of three."""
     if to.has(4):
         return 1
-    most = 4 if to.target.registers >= 32 else 2
-    return min(most, p.batch if p.ways > 1 else ceil(p.batch, 2))
+    most = 6 if to.target.registers >= 32 else 2
+    return min(most, p.batch if p.ways > 1 or p.batch < 4 else ceil(p.batch, 2))
 
 
 def outputs(to: Lowering) -> list[Ref | None]:
