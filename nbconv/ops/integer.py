@@ -97,8 +97,8 @@ def product(a: np.ndarray, a_zero: np.ndarray | None, b: np.ndarray, b_zero: np.
 
 
 class MatMulInteger(Op):
-    """(A - a_zero_point) · (B - b_zero_point) in int32, of 8-bit integers; shapes as NumPy's matmul. Zero points are scalars,
-    or one for each row of A and each column of B."""
+    """(A - a_zero_point) · (B - b_zero_point) in int32, of 8-bit integers; shapes as NumPy's matmul. Zero points are
+    scalars, or one for each row of A and each column of B."""
 
     is_layer = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from nbconv.graph import Spec
 from nbconv.ops.integer import ConvInteger, DynamicQuantizeLinear, MatMulInteger, QLinearConv, QLinearMatMul
 from tests.check import Case, case, run_cases
 
+U8, I8, I32 = (partial(np.array, dtype=dtype) for dtype in (np.uint8, np.int8, np.int32))
 rng = np.random.default_rng(26)
 
 
@@ -39,8 +41,8 @@ def conv(x: np.ndarray, w: np.ndarray, b: bool = False, **fields: Any) -> Case:
     bias = [rng.integers(-2000, 2000, w.shape[0]).astype(np.int32)] if b else []
     zeros = np.zeros(w.shape[0], w.dtype)
     return case(
-        QLinearConv(**fields), x, f32(0.05), np.array(3, x.dtype), w, scales(w.shape[0]), zeros, f32(5), np.array(9, x.dtype),
-        *bias,
+        QLinearConv(**fields), x, f32(0.05), np.array(3, x.dtype), w, scales(w.shape[0]), zeros, f32(5),
+        np.array(9, x.dtype), *bias,
     )  # fmt: skip
 
 
@@ -52,18 +54,18 @@ CASES = [
     case(MatMulInteger(), u8(3, 5), u8(5, 2), u8(3), u8(2), differs="no zero points by row"),
     case(MatMulInteger(), u8(2, 3, 5), u8(2, 5, 2), u8(2, 3, 1), u8(2, 1, 2), differs="no zero points by row"),
     case(
-        MatMulInteger(), np.uint8([[11, 7, 3], [10, 6, 2]]), np.uint8([[1, 4], [2, 5], [3, 6]]), np.array(12, np.uint8),
-        np.array(0, np.uint8), expect=np.int32([[-38, -83], [-44, -98]]),
+        MatMulInteger(), U8([[11, 7, 3], [10, 6, 2]]), U8([[1, 4], [2, 5], [3, 6]]), U8(12),
+        U8(0), expect=I32([[-38, -83], [-44, -98]]),
     ),
     case(MatMulInteger(), u8(0, 4), u8(4, 3)),
     case(MatMulInteger(), np.full((1, 33100), 255, np.uint8), np.full((33100, 1), 255, np.uint8), differs="overflows",
-         expect=np.int32([[33100 * 255 * 255 - 2**32]])),
+         expect=I32([[33100 * 255 * 255 - 2**32]])),
     case(QLinearMatMul(), u8(5, 7), f32(0.02), U, u8(7, 3), f32(0.03), U, f32(0.4), U),
     case(QLinearMatMul(), u8(2, 5, 9), f32(0.02), U, i8(9, 3), scales(3), np.zeros(3, np.int8), f32(0.5), U),
     case(QLinearMatMul(), i8(5, 300), f32(0.02), S, i8(300, 3), f32(0.03), S, f32(2), S),
     case(QLinearMatMul(), u8(3, 4), scales(3), u8(3), u8(4, 5), scales(5), u8(5), scales(3) * 50, u8(3), differs="by row"),
-    case(QLinearMatMul(), np.int8([[1, 2]]), f32(1), np.int8(0), np.int8([[1], [2]]), f32(0.5), np.int8(0), f32(1), np.int8(3),
-         expect=np.int8([[5]])),  # 2.5 goes to 2 before 3 is added
+    case(QLinearMatMul(), I8([[1, 2]]), f32(1), I8(0), I8([[1], [2]]), f32(0.5), I8(0), f32(1), I8(3),
+         expect=I8([[5]])),  # 2.5 goes to 2 before 3 is added
     case(ConvInteger(), u8(2, 3, 7, 6), u8(4, 3, 3, 3), U, U),
     case(ConvInteger(pads=(1, 1, 1, 1), strides=(2, 1), group=2), u8(1, 4, 7, 6), u8(6, 2, 3, 3), U),
     case(ConvInteger(auto_pad="SAME_UPPER"), u8(1, 40, 5, 5), u8(3, 40, 3, 3), U),
@@ -71,7 +73,7 @@ CASES = [
     case(ConvInteger(), i8(1, 2, 4, 4, 4), i8(2, 2, 2, 2, 2), S, S, differs="uint8 alone"),
     case(
         ConvInteger(), np.arange(2, 11, dtype=np.uint8).reshape(1, 1, 3, 3), np.ones((1, 1, 2, 2), np.uint8),
-        np.array(1, np.uint8), expect=np.int32([[[[12, 16], [24, 28]]]]),
+        U8(1), expect=I32([[[[12, 16], [24, 28]]]]),
     ),
     conv(u8(2, 3, 8, 7), i8(5, 3, 3, 3), b=True, pads=(1, 1, 1, 1)),
     conv(i8(2, 40, 6, 5), i8(4, 40, 3, 3), strides=(2, 2)),
@@ -79,18 +81,18 @@ CASES = [
     conv(u8(1, 4, 12), i8(3, 4, 5), strides=(2,), auto_pad="SAME_LOWER"),
     case(QLinearConv(), u8(1, 2, 5, 5), f32(0.05), U, u8(3, 2, 2, 2), f32(0.02), U, f32(0.3), U),
     case(QLinearConv(), u8(1, 2, 3, 3, 3), f32(0.05), U, u8(3, 2, 2, 2, 2), f32(0.02), U, f32(0.3), U),
-    case(QLinearConv(), i8(1, 2, 5, 5), f32(0.05), S, i8(3, 2, 2, 2), scales(3), i8(3), f32(0.3), S, differs="one zero point"),
+    case(QLinearConv(), i8(1, 2, 5, 5), f32(0.05), S, i8(3, 2, 2, 2), scales(3), i8(3), f32(0.3), S, differs="one alone"),
     case(
-        QLinearConv(), np.uint8([[[3, 1, 255]]]), f32(0.5), np.uint8(1), np.int8([[[1]]]), f32(1), np.int8(0), f32(1), np.uint8(9),
-        np.int32([1]), expect=np.uint8([[[11, 9, 137]]]),
+        QLinearConv(), U8([[[3, 1, 255]]]), f32(0.5), U8(1), I8([[[1]]]), f32(1), I8(0), f32(1), U8(9),
+        I32([1]), expect=U8([[[11, 9, 137]]]),
     ),  # 1.5, 0.5 and 127.5 go to even
     case(DynamicQuantizeLinear(), [0.0, 2.0, -3.0, -2.6, 1.34, 0.51], outputs=3,
-         expect=(np.uint8([153, 255, 0, 20, 221, 179]), f32(5 / 255), np.array(153, np.uint8))),
+         expect=(U8([153, 255, 0, 20, 221, 179]), f32(5 / 255), U8(153))),
     case(DynamicQuantizeLinear(), [-1.0, -2.1, -1.3, -2.5, -3.34, -4.0], outputs=3),
     case(DynamicQuantizeLinear(), [[1.0, 2.1, 1.3], [2.5, 3.34, 4.0]], outputs=3),
-    case(DynamicQuantizeLinear(), [0.0, 0.0], outputs=3, expect=(np.uint8([0, 0]), f32(1), np.array(0, np.uint8))),
+    case(DynamicQuantizeLinear(), [0.0, 0.0], outputs=3, expect=(U8([0, 0]), f32(1), U8(0))),
     case(DynamicQuantizeLinear(), np.zeros((0, 3), np.float32), outputs=3,
-         expect=(np.zeros((0, 3), np.uint8), f32(1), np.array(0, np.uint8))),
+         expect=(np.zeros((0, 3), np.uint8), f32(1), U8(0))),
 ]  # fmt: skip
 
 test_cases = run_cases(CASES)
@@ -98,7 +100,7 @@ test_cases = run_cases(CASES)
 
 def test_messages() -> None:
     a, b = Spec((2, 3), np.dtype(np.uint8)), Spec((3, 4), np.dtype(np.int8))
-    with pytest.raises(ModelError, match="a_zero_point is int8.*, wanted uint8"):
+    with pytest.raises(ModelError, match=r"a_zero_point is int8.*, wanted uint8"):
         MatMulInteger().infer(a, b, Spec((), np.dtype(np.int8)))
     with pytest.raises(ModelError, match=r"b_zero_point is int8\(3\), wanted a scalar or one for each column of \[3, 4\]"):
         MatMulInteger().infer(a, b, None, Spec((3,), np.dtype(np.int8)))
