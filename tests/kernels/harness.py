@@ -31,6 +31,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "Conv": lambda op, x, w, b=None: x.ndim == 5,
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "Dropout": lambda op, x, *_: True,
+    "FusedMatMul": lambda op, a, b: op.transBatchA or op.transBatchB,
     "Gemm": lambda op, a, b, c=None: a.size == 0 or (c is not None and c.ndim == 2 and c.shape[0] > 1),
     "GlobalAveragePool": lambda op, x: x.size == 0,
     "GlobalMaxPool": lambda op, x: x.size == 0,
