@@ -106,8 +106,8 @@ def lower(to: Lowering, kernel: str, groups: Groups, reverse: bool, flag: bool, 
 
 
 def most_rows(to: Lowering, p: Problem) -> int:
-    """Sequences of a unit: as many as the kernel takes, but one where each has a length of its own, and no less than two units
-    of three."""
+    """Sequences of a unit: as many as the kernel takes, but one where each has a length of its own; four and more make two
+    units."""
     if to.has(4):
         return 1
     most = 6 if to.target.registers >= 32 else 2

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 """For each direction whether it goes backwards."""
-NAMES = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+
+
+def slots(inputs: Sequence[Any]) -> list[Any]:
+    """ONNX's eight inputs, None for what is left out."""
+    return [*inputs, *[None] * 8][:8]
 
 
 class Recurrent(Op, abstract=True):
@@ -81,7 +85,7 @@ class Recurrent(Op, abstract=True):
         return x.shape[0], x.shape[1], r.shape[2]
 
     def infer(self, *inputs: Spec | None) -> tuple[Spec, ...]:
-        x, w, r, b, lengths, h0, c0, p = (*inputs, *[None] * 8)[:8]
+        x, w, r, b, lengths, h0, c0, p = slots(inputs)
         if x is None or w is None or r is None:
             raise ModelError("X, W and R must be given")
         dtype = want.one_type("f", X=x, W=w, R=r, B=b, initial_h=h0, initial_c=c0, P=p)
@@ -115,7 +119,7 @@ class Recurrent(Op, abstract=True):
 
     def run(self, inputs: Sequence[Any], tapes: list[cells.Tape] | None) -> tuple[np.ndarray, ...]:
         """The outputs; ``tapes`` are filled, one a direction."""
-        x, w, r, b, lengths, h0, c0, p = (*inputs, *[None] * 8)[:8]
+        x, w, r, b, lengths, h0, c0, p = slots(inputs)
         if lengths is not None:
             check_lengths(lengths, len(x))
         hidden, rows = r.shape[2], self.gates * r.shape[2]
@@ -139,7 +143,7 @@ class Recurrent(Op, abstract=True):
 
     def slopes(self, inputs: Sequence[Any], dy: Any, states: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """The gradients of X, W, R, B, initial_h, initial_c and P, from those of the outputs, None where there is none."""
-        x, w, r, b, lengths, _, _, p = (*inputs, *[None] * 8)[:8]
+        x, w, r, b, lengths, _, _, p = slots(inputs)
         tapes = [cells.Tape([], []) for _ in self.ways]
         y, *last = self.run(inputs, tapes)
         dx, of = np.zeros_like(x), []

@@ -172,11 +172,8 @@ class GRUCell(Cell):
         h, first, z, r, q, last, new = saved
         (f, g), (dh,), n = self.acts, d, h.shape[1]
         dn = dh * (1 - z) * g.slope(last)
-        if self.flag:
-            dr, met = dn * q, dn * r
-        else:
-            dq = dn @ weights.r[2 * n :]
-            dr, met = dq * h, dn
+        dq = dn * r if self.flag else dn @ weights.r[2 * n :]
+        dr, met = (dn * q, dq) if self.flag else (dq * h, dn)
         dzr = np.concatenate([dh * (h - new), dr], 1) * f.slope(first)
         back = np.concatenate([dzr, met], 1)
         if self.flag:

@@ -162,7 +162,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
         ("Erf", "Tanh", "Sigmoid", "Softplus", "Elu", "Selu", "Celu"),
         lambda c: np.maximum(np.abs(c.y), c.field.get("alpha", 1)),
     ),
-    **dict.fromkeys(("RNN", "GRU", "LSTM", "RNNGrad", "GRUGrad", "LSTMGrad"), _recurrent),
+    **dict.fromkeys(("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM", "RNNGrad", "GRUGrad", "LSTMGrad"), _recurrent),
     "ReduceLogSum": lambda c: np.maximum(np.abs(c.y), 1),
     "Softmax": lambda c: c.y * (1 + np.abs(c.x[0] - _greatest(c))),
     "SoftmaxGrad": lambda c: c.size[1] * (c.size[0] + (c.size[0] * c.size[1]).sum(axis=c.field["axis"], keepdims=True)),

@@ -10,6 +10,7 @@ import pytest
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.ops.recurrent import GRU, LSTM, RNN, GRUGrad, LSTMGrad, Recurrent, RNNGrad
+from nbconv.ops.recurrent_quantized import DynamicQuantizeLSTM
 from tests.check import Case, case, run_cases, sampler
 
 r = sampler(15)
@@ -41,6 +42,22 @@ def grad(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given:
     dy = r(steps, ways, batch, hidden), *(r(ways, batch, hidden) for _ in range(op.states))
     made = (*made.inputs, *[None] * (8 - len(made.inputs)), *dy)
     return case(op, *made, outputs=5 + op.states - 1 + ("P" in given))
+
+
+def quantised(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given: str = "", **options: Any) -> Case:
+    """A case of DynamicQuantizeLSTM; "u" among ``given``: unsigned weights, "." one scale for all of a direction."""
+    made = call(op, steps, batch, inputs, hidden, given, **options)
+    x, w, rec, *rest = (*made.inputs, *[None] * (8 - len(made.inputs)))
+    scales: list[Any] = []
+    stored = []
+    for v in (w, rec):
+        turned = v.swapaxes(1, 2)  # pyright: ignore[reportOptionalMemberAccess]
+        scale = np.abs(turned).max((1, 2) if "." in given else 1) / np.float32(127)
+        of, zero = (np.uint8, 128) if "u" in given else (np.int8, 0)
+        spread = scale.reshape(len(turned), 1, -1)
+        stored.append(np.ascontiguousarray((np.rint(turned / spread) + zero).astype(of)))
+        scales += [scale, np.full(scale.shape, zero, of)]
+    return Case(op, (x, *stored, *rest, *scales), made.options)
 
 
 ONE = np.ones((1, 1, 1), np.float32)
@@ -83,6 +100,11 @@ CASES = [
     call(LSTM(activations=("HardSigmoid", "Softsign", "Elu"), activation_alpha=(0.3, 0.7), activation_beta=(0.4,)),
          4, 2, 3, 5, "Bc"),
     call(both(LSTM), 1, 1, 1, 1),
+    quantised(DynamicQuantizeLSTM(), 6, 1, 4, 18, "B"),
+    quantised(both(DynamicQuantizeLSTM), 5, 1, 7, 9, "Bhcu"),
+    quantised(both(DynamicQuantizeLSTM), 5, 1, 7, 33, "."),
+    quantised(DynamicQuantizeLSTM(direction="reverse"), 4, 1, 3, 16, "Bu.P"),
+    quantised(both(DynamicQuantizeLSTM), 5, 3, 7, 9, "BLhc", differs="it rounds the sequences of a thread together"),
     grad(RNNGrad(), 3, 2, 3, 4, "BLh"),
     grad(GRUGrad(linear_before_reset=1), 3, 2, 3, 4, "BLh"),
     grad(LSTMGrad(), 3, 2, 3, 4, "BLhcP"),
