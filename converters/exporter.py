@@ -16,17 +16,30 @@ import onnx.helper
 import onnx.shape_inference
 
 from nbconv.base.files import replace
+from nbconv.converters.contrib import INNER
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, own_inputs, renamed, surroundings
 from nbconv.graph.dtypes import ADDED, SINCE, packed, packed_size
 from nbconv.graph.infer import number_of
 
+A = onnx.AttributeProto
+
 IR_VERSION = 10
 """ONNX's file format that goes with opset 21."""
 
 LIMIT = 2**31 - 2**20
 """Bytes that a protobuf message can hold, with room for the structure."""
+
+_KINDS = {
+    kind + absent: number
+    for kind, number in {
+        "int": A.INT, "float": A.FLOAT, "str": A.STRING, "np.ndarray": A.TENSOR, "Graph": A.GRAPH,
+        "tuple[int, ...]": A.INTS, "tuple[float, ...]": A.FLOATS, "tuple[str, ...]": A.STRINGS,
+    }.items()
+    for absent in ("", " | None")
+}  # fmt: skip
+"""Types of attributes by those of an op's fields."""
 
 
 def write(graph: Graph, limit: int = LIMIT) -> bytes:
@@ -107,6 +120,8 @@ def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) 
     proto.doc_string = str(told.pop("graph.doc_string", ""))
     model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), graph=proto, **told)  # pyright: ignore[reportArgumentType]
     model.opset_import.add(domain="", version=opset)
+    for domain in sorted(_domains(graph)):
+        model.opset_import.add(domain=domain, version=1)
     for key, value in graph.metadata.items():
         model.metadata_props.add(key=key, value=value)
     return model
@@ -140,12 +155,20 @@ def _ir_version(opset: int) -> int:
     return onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
 
 
+def _domains(graph: Graph) -> set[str]:
+    """The domains besides ONNX's whose ops the graph and its bodies have."""
+    inner = (_domains(body) for node in graph.nodes for body in node.op.bodies().values())
+    return {node.op.domain for node in graph.nodes if node.op.domain}.union(*inner)
+
+
 def _opset(node: Node) -> int:
     """The opset that a node needs, at least the inner one."""
     op = node.op
-    if op.domain:
+    if op.domain == INNER:
         raise ModelError(f"{node.name} ({op.type}): an op of domain {op.domain!r} cannot be written as ONNX yet")
     inner = max((_opset(n) for body in op.bodies().values() for n in body.nodes), default=OPSET)
+    if op.domain:
+        return inner
     for opset in range(inner, onnx.defs.onnx_opset_version() + 1):
         if onnx.defs.has(op.type, opset, ""):
             schema = onnx.defs.get_schema(op.type, opset, "")
@@ -164,12 +187,15 @@ def _types_opset(graph: Graph) -> int:
 
 
 def _node(node: Node, opset: int) -> onnx.NodeProto:
-    schema = onnx.defs.get_schema(node.op.type, opset, "")
-    proto = onnx.NodeProto(op_type=node.op.type, name=node.name, input=own_inputs(node), output=node.outputs)
+    domain = node.op.domain
+    schema = None if domain else onnx.defs.get_schema(node.op.type, opset, "")
+    proto = onnx.NodeProto(
+        op_type=node.op.type, name=node.name, input=own_inputs(node), output=node.outputs, domain=domain or None
+    )
     for name, value in node.op.attributes().items():
         if isinstance(value, Graph):
             value = _graph(_body(node, name), opset)
-        kind = int(schema.attributes[name].type.value)  # pyright: ignore[reportAttributeAccessIssue]
+        kind = int(schema.attributes[name].type.value) if schema else _KINDS[node.op.kinds[name]]  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(value, np.ndarray):
             value = _tensor("", value, packed(value))
         proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))

@@ -12,6 +12,7 @@ import onnx.defs
 import onnx.inliner
 import onnx.shape_inference
 
+from nbconv.converters import contrib
 from nbconv.converters.guard import graphs
 from nbconv.converters.opset import OLDEST, Draft, OpsetContext, rewrite
 from nbconv.converters.parse import first_line, parse
@@ -222,17 +223,19 @@ class Importer(OpsetContext):
                 for name, value in draft.attributes.items():
                     if isinstance(value, onnx.GraphProto):
                         draft.attributes[name] = Importer(self.source, value, self)
-                done += rewrite(draft, self)
+                done += contrib.rewrite(draft, self) or rewrite(draft, self)
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
         return done
 
     def _draft(self, proto: onnx.NodeProto, name: str, context: Any) -> Draft:
         domain = _domain(proto)
-        if domain or not onnx.defs.has(proto.op_type, self.opset, ""):
-            raise UnsupportedError(f"operator {f'{domain}.' if domain else ''}{proto.op_type} is not supported")
+        ours = not domain and onnx.defs.has(proto.op_type, self.opset, "")
+        schema = onnx.defs.get_schema(proto.op_type, self.opset, "") if ours else None
+        if schema is None:
+            contrib.check(proto.op_type, domain)
         held = [a for a in proto.attribute if a.type in (A.GRAPH, A.GRAPHS)]
-        if held and not all(lookup(proto.op_type).kinds.get(a.name) == "Graph" and a.type == A.GRAPH for a in held):
+        if held and not all(lookup(proto.op_type, domain).kinds.get(a.name) == "Graph" and a.type == A.GRAPH for a in held):
             raise UnsupportedError(f"operator {proto.op_type} (it has a subgraph) is not supported")
         attributes = {}
         for a in proto.attribute:
@@ -242,11 +245,11 @@ class Importer(OpsetContext):
                 raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} refers to a function's outside one")
             attributes[a.name] = self._attribute(name, a)
         try:
-            if not onnx.defs.get_schema(proto.op_type, self.opset, "").deprecated:  # the checker refuses those
+            if schema is not None and not schema.deprecated:  # the checker refuses those
                 onnx.checker.check_node(_hollow(proto) if held else proto, context)
         except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ModelError(f"{name} ({proto.op_type}): {first_line(error)}") from None
-        return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name)
+        return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name, domain)
 
     def _attribute(self, name: str, a: onnx.AttributeProto) -> Any:
         if a.type == A.TENSOR:
@@ -294,7 +297,7 @@ class Importer(OpsetContext):
             try:
                 bodies = {name: body.graph() for name, body in held.items()}
                 draft.attributes |= bodies
-                own = getattr(lookup(draft.type), "own", 0) if bodies else 0
+                own = getattr(lookup(draft.type, draft.domain), "own", 0) if bodies else 0
                 draft.inputs += ("",) * (own - len(draft.inputs)) + captured(bodies.values())
                 op = self._op(draft)
             except UnsupportedError as error:
@@ -303,12 +306,16 @@ class Importer(OpsetContext):
                 raise ModelError(f"{draft.name}: {error}") from None
             else:
                 if any(draft.outputs):
+                    if not draft.outputs[0]:  # passes call a node by its first output
+                        draft.outputs[0] = self.unique(f"{draft.name}_unread")
                     nodes.append(Node(op, tuple(draft.inputs), tuple(draft.outputs), draft.name))
         return nodes
 
     def _op(self, draft: Draft) -> Op:
         op = lookup(draft.type, draft.domain)
-        if self.opset > OPSET:  # a newer attribute that says what was always so
+        if (
+            self.opset > OPSET and not draft.domain and onnx.defs.has(draft.type, self.opset, "")
+        ):  # a newer attribute that says what was always so
             schema = onnx.defs.get_schema(draft.type, self.opset, "")
             for name in [name for name in draft.attributes if name not in op.fields and name in schema.attributes]:
                 default = schema.attributes[name].default_value

@@ -290,6 +290,25 @@ def _drop_outputs(draft: Draft, context: OpsetContext, what: str) -> None:
 _NEWEST = 1 << 30
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
+
+def batch_first(draft: Draft, context: OpsetContext) -> list[Draft] | None:
+    """The layout 1 of LSTM, GRU and RNN, with the batch first, as Transposes around one of layout 0."""
+    if not draft.attributes.pop("layout", 0):
+        return None
+    before, after = [], []
+    for slot in (0, 5, 6):
+        if draft.input(slot):
+            name = context.unique(f"{draft.name}_{slot}_steps_first")
+            before.append(Draft("Transpose", [draft.input(slot)], [name], {"perm": (1, 0, 2)}, name))
+            draft.set_input(slot, name)
+    for slot, perm in enumerate(((2, 0, 1, 3), (1, 0, 2), (1, 0, 2))[: len(draft.outputs)]):
+        if draft.outputs[slot]:
+            name = context.unique(f"{draft.outputs[slot]}_steps_first")
+            after.append(Draft("Transpose", [name], [draft.outputs[slot]], {"perm": perm}, name))
+            draft.outputs[slot] = name
+    return [*before, draft, *after]
+
+
 RULES: dict[str, list[tuple[int, Rule]]] = {
     "BatchNormalization": [(14, batch_normalization)],
     "Clip": [(11, clip_inputs)],
@@ -312,6 +331,7 @@ RULES: dict[str, list[tuple[int, Rule]]] = {
     "TopK": [(10, top_k_input)],
     "Unsqueeze": [(13, axes_input)],
     "Upsample": [(10, upsample)],
+    **{name: [(_NEWEST, batch_first)] for name in ("GRU", "LSTM", "RNN")},
     **{f"Reduce{name}": [(18, axes_input)] for name in _REDUCTIONS},
 }
 """type → rules in order: a rule serves models whose opset is below the number beside it."""

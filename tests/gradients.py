@@ -36,10 +36,10 @@ HELD: dict[str, tuple[int, ...]] = {
 }
 """Inputs of floating point that are parameters of the function, not its arguments: held constant."""
 
-NUMPY_GRADIENT = frozenset()
+NUMPY_GRADIENT = frozenset(("RNN", "GRU", "LSTM"))
 """Ops that kernels serve while NumPy has a part in their gradient."""
 
-SEVERAL = frozenset(("ConvGradWeight", "BatchNormalizationGradScale"))
+SEVERAL = frozenset(("ConvGradWeight", "BatchNormalizationGradScale", "RNNGrad", "GRUGrad", "LSTMGrad"))
 """Ops for which `terms` tells the terms of every output."""
 
 WIDE_STEP, WIDE_RTOL = 64.0, 2e-2

@@ -37,9 +37,8 @@ class Quantization(Op, abstract=True):
             axis = want.axis(self.axis, x.rank)
             shape = self.blocks(x.shape)
             if scale.shape != shape:
-                raise ModelError(
-                    f"scale is {scale}, blocks of {self.block_size} along axis {axis} of x {list(x.shape)} want shape {list(shape)}"
-                )
+                blocks = f"blocks of {self.block_size} along axis {axis} of x {list(x.shape)}"
+                raise ModelError(f"scale is {scale}, {blocks} want shape {list(shape)}")
             return
         want.rank(scale, 0, 1, "scale")
         if scale.rank and scale.size != 1:
