@@ -32,9 +32,7 @@ def batch(dtype: np.dtype) -> np.ndarray:
 def test_steps_are_float32s(dtype: np.dtype, options: dict) -> None:
     """The bits of a float32 model that begins at the same weights."""
     x = batch(dtype)
-    half, single = (
-        nbconv.Trainer(model(kind, dtype), optimizer=nbconv.Adam(1e-2), **options) for kind in (dtype, F32)
-    )
+    half, single = (nbconv.Trainer(model(kind, dtype), optimizer=nbconv.Adam(1e-2), **options) for kind in (dtype, F32))
     for _ in range(4):
         assert half.step(x, LABELS) == single.step(x.astype(F32), LABELS)
     assert half.state.keys() == single.state.keys()
