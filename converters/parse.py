@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx.checker
+import onnx.defs
 import onnx.inliner
 from google.protobuf.message import DecodeError
 
-from nbconv.converters.guard import check_functions, texts
+from nbconv.converters.guard import check_functions, graphs, texts
 from nbconv.converters.proto import strip
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
+
+PREVIEW = ("ai.onnx.preview",)
+"""Domains whose operators are written out as the functions that they are."""
 
 
 def parse(source: Source) -> onnx.ModelProto:
@@ -35,7 +41,19 @@ def parse(source: Source) -> onnx.ModelProto:
             model = onnx.inliner.inline_local_functions(model)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{source.label}: its functions cannot be inlined: {first_line(error)}") from None
-    return model
+    nodes = (node for graph in graphs(model.graph) for node in graph.node if node.domain in PREVIEW)
+    written_out = {(node.domain, node.op_type) for node in nodes if _body(node)}
+    if not written_out:
+        return model
+    return onnx.inliner.inline_selected_functions(model, [*written_out], inline_schema_functions=True)
+
+
+def _body(node: onnx.NodeProto) -> bool:
+    """Whether onnx says of which operators a node is made."""
+    if not onnx.defs.has(node.op_type, node.domain):
+        return False
+    schema: Any = onnx.defs.get_schema(node.op_type, node.domain)
+    return schema.has_function or schema.has_context_dependent_function
 
 
 def first_line(error: BaseException) -> str:
