@@ -44,13 +44,6 @@ UNSERVED: dict[str, Callable[..., bool]] = {
         ("ReduceSum", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"),
         lambda op, x, axes=None: x.size == 0,
     ),
-    "Resize": lambda op, x, roi=None, scales=None, sizes=None: (
-        op.mode == "cubic"
-        or op.antialias
-        or op.coordinate_transformation_mode == "tf_crop_and_resize"
-        or x.ndim not in (3, 4)
-        or op.infer(spec_of(x), None, *(v if v is None else spec_of(v) for v in (scales, sizes))).shape[:2] != x.shape[:2]
-    ),
 }
 """Calls of float32, weights constant, for which an op that has kernels has none."""
 

@@ -30,7 +30,7 @@ def terms(op: Any, x: tuple, y: np.ndarray) -> Any:
     """Σ|terms| of each element: one array, or one an output."""
     size = tuple(np.abs(v) if v is not None and v.dtype == np.float64 else v for v in x)
     field = {**op.fields, **op.attributes()}
-    if op.type not in TERMS or field.get("mode") == "cubic":
+    if op.type not in TERMS:
         return np.abs(y)
     return TERMS[op.type](Call(op, x, size, y, field))
 
@@ -39,6 +39,13 @@ def _linear(c: Call) -> Any:
     """The same op on magnitudes: of its scalars, too."""
     scalars = {name: abs(c.field[name]) for name in ("alpha", "beta") if name in c.field}
     return type(c.op)(**{**c.op.attributes(), **scalars}).reference(*c.size)
+
+
+def _resize(c: Call) -> Any:
+    """The same weights, but positive."""
+    op = type(c.op)(**c.op.attributes())
+    op.weights = lambda axis: (lambda cells, weights: (cells, np.abs(weights)))(*c.op.weights(axis))
+    return np.abs(op.reference(*c.size))
 
 
 def _standard(c: Call) -> np.ndarray:
@@ -126,13 +133,14 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(
         ("Add", "Sum", "Mean", "Gemm", "MatMul", "Conv", "ConvTranspose", "ConvGradInput", "ConvGradWeight"), _linear
     ),
-    **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean", "Resize"), _linear),
+    **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean"), _linear),
     **dict.fromkeys(("GatherGrad", "GatherElementsGrad"), _linear),
     **dict.fromkeys(("Sub", "Mod"), lambda c: c.size[0] + c.size[1]),
     **dict.fromkeys(
         ("Pow", "PowSlope", "PowLog"), lambda c: np.abs(c.y) * (2 + np.abs((c.size[1] + 1) * np.log(c.size[0])))
     ),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "LayerNormalization", "Standardize"), _standard),
+    "Resize": _resize,
     "StandardizeGrad": _standardize_grad,
     "MeanVarianceNormalization": _mean_variance,
     "BatchNormalization": _batch_norm,
