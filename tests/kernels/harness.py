@@ -33,6 +33,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "Dropout": lambda op, x, *_: True,
     "Gemm": lambda op, a, b, c=None: a.size == 0 or (c is not None and c.ndim == 2 and c.shape[0] > 1),
     "GlobalAveragePool": lambda op, x: x.size == 0,
+    "GridSample": lambda op, x, grid: x.ndim not in (4, 5),
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
     "MaxPool": lambda op, x: x.ndim == 5,

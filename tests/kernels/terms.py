@@ -48,6 +48,18 @@ def _resize(c: Call) -> Any:
     return np.abs(op.reference(*c.size))
 
 
+def _sampled(c: Call) -> np.ndarray:
+    """Places round, too: by how much what they read changes within a few cells."""
+    x, size = c.size[-2], 4 + max(c.x[-1].shape[1:] + c.x[-2].shape[2:])
+    if c.op.type == "GridSampleGrad":
+        over = (0, *range(2, x.ndim))
+        return 4 * size * x.max(axis=over, initial=0).reshape(1, -1, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
+    greatest = x.reshape(*x.shape[:2], -1).max(axis=2, initial=0)
+    if c.op.type == "GridSample":
+        return 4 * size * greatest.reshape(*greatest.shape, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
+    return 4 * size * size * (c.size[0].sum(axis=1) * greatest.max())[..., None] * np.ones(c.y.shape)
+
+
 def _standard(c: Call) -> np.ndarray:
     """Of what standardises rows: the mean takes from each element, and the deviation is a sum, too."""
     op, x, y = c.op, c.x, c.y
@@ -141,6 +153,10 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     ),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "LayerNormalization", "Standardize"), _standard),
     "Resize": _resize,
+    **dict.fromkeys(("GridSample", "GridSampleGrad", "GridSampleGradGrid"), _sampled),
+    "AffineGrid": lambda c: np.broadcast_to(
+        c.size[0].sum(axis=2).reshape(-1, *[1] * (c.y.ndim - 2), c.y.shape[-1]), c.y.shape
+    ),
     "StandardizeGrad": _standardize_grad,
     "MeanVarianceNormalization": _mean_variance,
     "BatchNormalization": _batch_norm,
