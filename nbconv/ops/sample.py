@@ -58,7 +58,7 @@ class Sampling(Op, abstract=True):
             raise ModelError(f"x is {list(x)}: nothing to sample along an empty axis")
 
     def along(self, g: np.ndarray, size: int) -> list[Taps]:
-        """The taps along an axis of this size, whose coordinates in the grid are ``g``. NaN lies far before the first cell."""
+        """The taps along an axis of this size, of coordinates ``g``. NaN lies far before the first cell."""
         g, aligned = g.astype(np.result_type(g, np.float32)), bool(self.align_corners)
         slope = np.full(g.shape, (size - aligned) / 2, g.dtype)
         place = (g + 1) / 2 * (size - 1) if aligned else ((g + 1) * size - 1) / 2

@@ -27,7 +27,6 @@ NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", 
 
 UNSERVED: dict[str, Callable[..., bool]] = {
     "LayerNormalization": lambda op, *_: op.stash_type != 1,
-    "AveragePool": lambda op, x: x.ndim == 5,
     "Conv": lambda op, x, w, b=None: x.ndim == 5,
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "Dropout": lambda op, x, *_: True,
@@ -36,7 +35,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "GridSample": lambda op, x, grid: x.ndim not in (4, 5),
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
-    "MaxPool": lambda op, x: x.ndim == 5,
+    "MaxUnpool": lambda op, x, places, shape=None: shape is not None and tuple(shape) != op.inferred(x.shape),
     "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
