@@ -113,6 +113,7 @@ NO_TWIN = {
     "order": "none: the host does it",
     "cast": "none: the host does it",
     "sample": "none: the host does it",
+    "deform": "none: the host does it",
     "volume": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""

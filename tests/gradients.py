@@ -39,6 +39,7 @@ HELD: dict[str, tuple[int, ...]] = {
 
 NUMPY_GRADIENT: dict[str, Callable[..., bool]] = {
     "AveragePool": lambda op, x: x.ndim == 5,
+    "DeformConv": lambda *_: True,
     "MaxPool": lambda op, x: x.ndim == 5,
 }
 """Calls that kernels serve while NumPy has a part in their gradient."""

@@ -29,6 +29,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "LayerNormalization": lambda op, *_: op.stash_type != 1,
     "Conv": lambda op, x, w, b=None: x.ndim == 5,
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
+    "DeformConv": lambda op, x, *_: x.ndim != 4,
     "Dropout": lambda op, x, *_: True,
     "Gemm": lambda op, a, b, c=None: a.size == 0 or (c is not None and c.ndim == 2 and c.shape[0] > 1),
     "GlobalAveragePool": lambda op, x: x.size == 0,

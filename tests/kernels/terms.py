@@ -60,6 +60,13 @@ def _sampled(c: Call) -> np.ndarray:
     return 4 * size * size * (c.size[0].sum(axis=1) * greatest.max())[..., None] * np.ones(c.y.shape)
 
 
+def _deformed(c: Call) -> np.ndarray:
+    """Places round, too: by how much what they read changes within a few cells."""
+    x, w, mask = c.size[0], c.size[1], (*c.size, None, None)[4]
+    most = x.max() * (1 if mask is None else mask.max()) * (4 + max(c.x[0].shape[2:]) + c.size[2].max())
+    return most * w.reshape(len(w), -1).sum(axis=1).reshape(-1, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
+
+
 def _standard(c: Call) -> np.ndarray:
     """Of what standardises rows: the mean takes from each element, and the deviation is a sum, too."""
     op, x, y = c.op, c.x, c.y
@@ -154,6 +161,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "LayerNormalization", "Standardize"), _standard),
     "Resize": _resize,
     **dict.fromkeys(("GridSample", "GridSampleGrad", "GridSampleGradGrid"), _sampled),
+    "DeformConv": _deformed,
     "AffineGrid": lambda c: np.broadcast_to(
         c.size[0].sum(axis=2).reshape(-1, *[1] * (c.y.ndim - 2), c.y.shape[-1]), c.y.shape
     ),
