@@ -202,10 +202,6 @@ def resize_inputs(draft: Draft, context: OpsetContext) -> None:
     """From 13 on an input that is not used is left out; before (and in many a newer model) it is an empty tensor, or a
     region of interest that no mode but one reads."""
     mode = draft.attributes.get("coordinate_transformation_mode", "half_pixel")
-    if mode == "tf_half_pixel_for_nn":
-        raise UnsupportedError(
-            "coordinate_transformation_mode 'tf_half_pixel_for_nn' (removed in opset 13) is not supported"
-        )
     for slot in (1, 2, 3):
         name = draft.input(slot)
         shape = context.shape(name) if name else None

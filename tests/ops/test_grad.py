@@ -8,6 +8,7 @@ import pytest
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph.op import Op
+from nbconv.lowering.mix import transposed
 from nbconv.ops.activation import (
     CeluGrad,
     EluGrad,
@@ -20,7 +21,7 @@ from nbconv.ops.activation import (
     TanhGrad,
 )
 from nbconv.ops.gather import GatherElementsGrad, GatherGrad
-from nbconv.ops.grad import ExpandLike, Mix, SliceGrad, transposed
+from nbconv.ops.grad import ExpandLike, Mix, SliceGrad
 from nbconv.ops.inner import ChannelShuffle, Silu, SiluGrad
 from nbconv.ops.nary import Max, Min
 from nbconv.ops.norm import LRNGrad
