@@ -331,20 +331,21 @@ class DivOrZero(Binary):
 
 
 class Mod(Binary):
-    """Remainder with the divisor's sign (``fmod=0``, integers only) or with the dividend's (``fmod=1``, C's fmod)."""
+    """Remainder with the divisor's sign (``fmod=0``; of floating point from opset 28 on) or with the dividend's
+    (``fmod=1``, C's fmod)."""
 
     fmod: int = 0
 
     def infer(self, a: Spec, b: Spec) -> Spec:
-        if not self.fmod and a.dtype.kind == "f":
-            raise ModelError(f"a is {a.dtype.name}: fmod must be 1 for floating point")
+        if self.fmod not in (0, 1):
+            raise ModelError(f"fmod is {self.fmod}, wanted 0 or 1")
         return super().infer(a, b)
 
     def formula(self, a, b):
         return np.fmod(a, b) if self.fmod else np.mod(a, b)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        """y is a - b · trunc(a / b), so that the whole number is (a - y) / b."""
+        """y is a - b · (a / b in whole numbers), and that is (a - y) / b."""
         dy = to.dy()
         whole = to.add(Div(), to.add(Sub(), to.x(0), to.y()), to.x(1))
         db = to.add(Neg(), to.reduced(to.add(Mul(), dy, whole), 1)) if to.wants(1) else None

@@ -107,8 +107,8 @@ class Scatter(Op, abstract=True):
 
 
 class ScatterND(Scatter):
-    """x with the slices that ``indices`` name replaced by, or combined with, those of ``updates``: along the last axis of the
-    indices is one for each of x's first axes."""
+    """x with the slices that ``indices`` name replaced by, or combined with, those of ``updates``: along the last axis of
+    the indices is one for each of x's first axes."""
 
     def infer(self, x: Spec, indices: Spec, updates: Spec) -> Spec:
         self.check(x, indices, updates)
@@ -162,3 +162,72 @@ class ScatterElements(Scatter):
     def places_op(self, to: Backward) -> Places:
         x = to.inputs[0]
         return Places(shape=x.shape, axis=want.axis(self.axis, x.rank))
+
+
+class TensorScatter(Op):
+    """``past`` with ``update`` written along ``axis`` from a sample's write index on (by default 0); where ``mode`` is
+    circular, on at the axis's begin."""
+
+    moves = True
+
+    axis: int = -2
+    mode: str = "linear"
+
+    def infer(self, past: Spec, update: Spec, write_indices: Spec | None = None) -> Spec:
+        dtype = want.one_type("fiub", past_cache=past, update=update)
+        axis = want.axis(self.axis, past.rank)
+        if self.mode not in ("linear", "circular"):
+            raise ModelError(f"mode is {self.mode!r}, wanted linear or circular")
+        fits = update.rank == past.rank and update.shape[axis : axis + 1] <= past.shape[axis : axis + 1]
+        if axis == 0 or not fits or any(a != axis and u != p for a, (u, p) in enumerate(zip(update.shape, past.shape))):
+            raise ModelError(
+                f"update is {update}, past_cache {past}: wanted its shape, or less along axis {axis}, not the first"
+            )
+        want.vector(past.shape[0], f"past_cache {past}", write_indices=write_indices)
+        if write_indices is not None:
+            want.kind("i", write_indices=write_indices)
+            if write_indices.value is not None:
+                self.cells(past.shape, update.shape, write_indices.value)
+        return Spec(past.shape, dtype)
+
+    def cells(self, past: tuple, update: tuple, write: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """What to index an array with whose axis stands second: samples, and places along the axis."""
+        axis = self.axis % len(past)
+        size, count = past[axis], update[axis]
+        at = (np.zeros(past[0], np.int64) if write is None else write.astype(np.int64))[:, None] + np.arange(count)
+        if self.mode == "circular":
+            at %= max(size, 1)
+        if at.size and (at.min() < 0 or at.max() >= size):
+            raise ModelError(f"write_indices lead from {at.min()} to {at.max()}, outside of an axis of size {size}")
+        return np.arange(past[0])[:, None], at
+
+    def reference(self, past: np.ndarray, update: np.ndarray, write_indices: np.ndarray | None = None) -> np.ndarray:
+        y, axis = past.copy(), self.axis % past.ndim
+        np.moveaxis(y, axis, 1)[self.cells(past.shape, update.shape, write_indices)] = np.moveaxis(update, axis, 1)
+        return y
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        past, update, given = to.inputs[0], to.inputs[1], [to.x(2)] if to.has(2) else []
+        zeros = to.constant(np.zeros(update.shape, update.dtype))
+        dpast = to.add(TensorScatter(axis=self.axis, mode=self.mode), to.dy(), zeros, *given) if to.wants(0) else None
+        grad = TensorScatterGrad(axis=want.axis(self.axis, past.rank), mode=self.mode, count=update.shape[self.axis])
+        return dpast, to.add(grad, to.dy(), *given) if to.wants(1) else None, *[None] * (len(to.inputs) - 2)
+
+
+class TensorScatterGrad(Op):
+    """What of dy lies where `TensorScatter` wrote ``count`` entries along ``axis``."""
+
+    domain = "nbconv"
+
+    axis: int
+    mode: str
+    count: int
+
+    def infer(self, dy: Spec, write_indices: Spec | None = None) -> Spec:
+        return want.make((*dy.shape[: self.axis], self.count, *dy.shape[self.axis + 1 :]), dy.dtype)
+
+    def reference(self, dy: np.ndarray, write_indices: np.ndarray | None = None) -> np.ndarray:
+        forward = TensorScatter(axis=self.axis, mode=self.mode)
+        shape = (*dy.shape[: self.axis], self.count, *dy.shape[self.axis + 1 :])
+        found = np.moveaxis(dy, self.axis, 1)[forward.cells(dy.shape, shape, write_indices)]
+        return np.ascontiguousarray(np.moveaxis(found, 1, self.axis))

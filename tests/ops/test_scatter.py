@@ -1,4 +1,4 @@
-"""ScatterND, ScatterElements: updates at indexed places."""
+"""ScatterND, ScatterElements, TensorScatter: updates at indexed places."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec, spec_of
-from nbconv.ops.scatter import ScatterElements, ScatterND
+from nbconv.ops.scatter import ScatterElements, ScatterND, TensorScatter, TensorScatterGrad
 from nbconv.tools.gradcheck import Call
 from tests.check import case, run_cases, sampler
 
 r = sampler(13)
+NEWER = "newer than opset 21"
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 
 
@@ -48,6 +49,12 @@ CASES = [
          differs="it wants no more indices than there are elements"),
     case(ScatterElements(reduction="max"), [2, 3, 5], [1, 1, 2], [7, 2, 4], expect=[2, 7, 5]),
     case(ScatterElements(reduction="min"), [2, 3, 5], [1, 1, 2], [7, 2, 4], expect=[2, 2, 4]),
+    case(TensorScatter(), r(2, 4, 3), r(2, 2, 3), [1, 2], differs=NEWER),
+    case(TensorScatter(axis=1), [[1.0, 2.0, 3.0]], [[7.0, 8.0]], expect=[[7, 8, 3]], differs=NEWER),
+    case(TensorScatter(axis=-1, mode="circular"), [[1.0, 2.0, 3.0]], [[7.0, 8.0]], [2], expect=[[8, 2, 7]], differs=NEWER),
+    case(TensorScatter(axis=2, mode="circular"), r(2, 2, 5, 3), r(2, 2, 3, 3), [4, 1], differs=NEWER),
+    case(TensorScatterGrad(axis=1, mode="linear", count=2), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [1, 0],
+         expect=[[2, 3], [4, 5]]),
     case(ScatterElements(), r(4, 3, dtype=np.int32), np.array([[2, 0, 3]], np.int32), r(1, 3, dtype=np.int32)),
 ]  # fmt: skip
 test_cases = run_cases(CASES)
@@ -80,5 +87,9 @@ def test_what_does_not_fit() -> None:
         ScatterElements(axis=0).infer(x, Spec((2, 4), I64), Spec((2, 4), F32))
     with pytest.raises(ModelError, match="wanted one shape"):
         ScatterElements(axis=0).infer(x, Spec((2, 3), I64), Spec((2, 2), F32))
+    with pytest.raises(ModelError, match="write_indices lead from 3 to 4, outside of an axis of size 4"):
+        TensorScatter().infer(Spec((1, 4, 3), F32), Spec((1, 2, 3), F32), spec_of(np.array([3])))
+    with pytest.raises(ModelError, match="wanted its shape, or less along axis 1"):
+        TensorScatter().infer(Spec((1, 4, 3), F32), Spec((1, 5, 3), F32))
     with pytest.raises(ModelError, match="leave an axis of size 4"):
         ScatterElements().reference(np.zeros((4, 3), np.float32), np.array([[0, -5, 1]]), np.zeros((1, 3), np.float32))
