@@ -17,7 +17,7 @@ from nbconv.lowering.gemm.problem import operand, problem
 from nbconv.lowering.implementation import emit
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class Gemm(Op):
@@ -168,7 +168,7 @@ class MatMul(Op):
         return da, db
 
 
-def reshape(to: Backward, x: str, shape: tuple[int, ...]) -> str:
+def reshape(to: Expansion, x: str, shape: tuple[int, ...]) -> str:
     """x under another shape."""
     from nbconv.ops.shape import Reshape
 

@@ -124,7 +124,8 @@ def _greatest(c: Call) -> np.ndarray:
 
 TERMS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(
-        ("Add", "Sum", "Mean", "Gemm", "MatMul", "Conv", "ConvTranspose", "ConvGradInput", "ConvGradWeight"), _linear
+        ("Add", "Sum", "Mean", "Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "ConvGradInput", "ConvGradWeight"),
+        _linear,
     ),
     **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean", "Resize"), _linear),
     **dict.fromkeys(("GatherGrad", "GatherElementsGrad"), _linear),
