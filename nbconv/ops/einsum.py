@@ -34,8 +34,8 @@ class Term(NamedTuple):
 
 class Einsum(Op):
     """Σ over the letters that the result lacks of the product of the inputs, to whose axes ``equation`` gives letters:
-    "ij,jk->ik" is a matrix product. "..." stands for axes that broadcast. Without "->" the result has the letters that come once, in
-    order. An axis of size 1 broadcasts, as in NumPy."""
+    "ij,jk->ik" is a matrix product. "..." stands for axes that broadcast. Without "->" the result has the letters that come
+    once, in order. An axis of size 1 broadcasts, as in NumPy."""
 
     equation: str
 
