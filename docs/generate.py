@@ -112,6 +112,7 @@ NO_TWIN = {
     "elements": "none: the host does it",
     "order": "none: the host does it",
     "cast": "none: the host does it",
+    "integers": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""
 
