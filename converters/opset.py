@@ -146,6 +146,17 @@ def group_normalization(draft: Draft, context: OpsetContext) -> list[Draft]:
     return [*before, draft]
 
 
+def swish(draft: Draft, context: OpsetContext) -> list[Draft]:
+    """Swish (24) is x · Sigmoid(alpha · x): as the nodes from which exporters make it."""
+    x, y, alpha = draft.input(0), draft.outputs[0], draft.attributes.get("alpha", 1.0)
+    gate, inner, before = context.unique(f"{y}_gate"), x, []
+    if alpha != 1:
+        inner = context.unique(f"{y}_scaled")
+        factor = context.constant(f"{y}_alpha", np.array(alpha, context.dtype(x)))
+        before = [Draft("Mul", [x, factor], [inner], {}, inner)]
+    return [*before, Draft("Sigmoid", [inner], [gate], {}, gate), Draft("Mul", [x, gate], [y], {}, draft.name)]
+
+
 # Softmax on a matrix
 
 
@@ -250,6 +261,7 @@ RULES: dict[str, list[tuple[int, Rule]]] = {
     "Split": [(13, split_input), (18, split_count)],
     "Squeeze": [(13, axes_input)],
     "Scan": [(9, batched_scan)],
+    "Swish": [(_NEWEST, swish)],
     "TopK": [(10, top_k_input)],
     "Unsqueeze": [(13, axes_input)],
     "Upsample": [(10, upsample)],

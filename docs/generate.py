@@ -120,6 +120,7 @@ NO_TWIN = {
     "sample": "none: the host does it",
     "deform": "none: the host does it",
     "volume": "none: the host does it",
+    "integers": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""
 

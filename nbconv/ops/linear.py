@@ -17,7 +17,7 @@ from nbconv.lowering.gemm.problem import operand, problem
 from nbconv.lowering.implementation import emit
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class Gemm(Op):
@@ -262,7 +262,7 @@ class _Factors:
         return self.slope
 
 
-def reshape(to: Backward, x: str, shape: tuple[int, ...]) -> str:
+def reshape(to: Expansion, x: str, shape: tuple[int, ...]) -> str:
     """x under another shape."""
     from nbconv.ops.shape import Reshape
 

@@ -157,9 +157,10 @@ def _greatest(c: Call) -> np.ndarray:
 
 TERMS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(
-        ("Add", "Sum", "Mean", "Gemm", "MatMul", "FusedMatMul", "Conv", "ConvTranspose", "ConvGradInput", "ConvGradWeight"),
+        ("Add", "Sum", "Mean", "Gemm", "MatMul", "FusedMatMul", "Einsum", "Conv", "ConvTranspose", "ConvGradInput"),
         _linear,
     ),
+    "ConvGradWeight": _linear,
     **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean"), _linear),
     **dict.fromkeys(("GatherGrad", "GatherElementsGrad", "CumSum", "CumProdGrad"), _linear),
     **dict.fromkeys(("Sub", "Mod"), lambda c: c.size[0] + c.size[1]),
