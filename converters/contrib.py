@@ -6,13 +6,13 @@ What has no such form is a class of that domain in `nbconv.ops`. The texts are o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import nbconv.ops
-from nbconv.converters.opset import Draft, OpsetContext, grid_sample
+from nbconv.converters.draft import Draft, OpsetContext, Rule
+from nbconv.converters.opset import grid_sample
 from nbconv.errors import ModelError, UnsupportedError
 
 DOMAIN = "com.microsoft"
@@ -282,8 +282,6 @@ def q_gemm(draft: Draft, context: OpsetContext) -> list[Draft]:
     y = _scaled(chain, total, a_scale, b_scale)
     return chain.done(chain.add("QuantizeLinear", y, *draft.inputs[7:9]) if draft.input(7) else y)
 
-
-Rule = Callable[[Draft, OpsetContext], "list[Draft]"]
 
 RULES: dict[tuple[str, str], Rule] = {
     ("", "LayerNormalization"): layer_normalization,

@@ -17,8 +17,9 @@ import onnx.shape_inference
 
 from nbconv.base.files import replace
 from nbconv.converters.contrib import INNER
+from nbconv.converters.types import proto_of
 from nbconv.errors import ModelError
-from nbconv.graph import OPSET, Graph, Node, Spec
+from nbconv.graph import OBJECT, OPSET, UNRANKED, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, own_inputs, renamed, surroundings
 from nbconv.graph.infer import DTYPES
 
@@ -121,7 +122,8 @@ def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) 
     model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), graph=proto, **told)  # pyright: ignore[reportArgumentType]
     model.opset_import.add(domain="", version=opset)
     for domain in sorted(_domains(graph)):
-        model.opset_import.add(domain=domain, version=1)
+        known = (s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.domain == domain)
+        model.opset_import.add(domain=domain, version=max(known, default=1))
     for key, value in graph.metadata.items():
         model.metadata_props.add(key=key, value=value)
     return model
@@ -137,7 +139,9 @@ def _graph(graph: Graph, opset: int, tensor: Callable[[str, np.ndarray], onnx.Te
         made.name = _unique(made.name, taken)
         proto.node.append(made)
     proto.initializer.extend(tensor(name, graph.constants[name]) for name in _used(graph))
-    proto.input.extend(_value_info(name, spec) for name, spec in graph.inputs.items())
+    read = set(_used(graph))
+    optional = {name: spec for name, spec in graph.optional.items() if name in read}
+    proto.input.extend(_value_info(name, spec) for name, spec in (*graph.inputs.items(), *optional.items()))
     proto.output.extend(_value_info(name, spec) for name, spec in graph.outputs.items())
     return proto
 
@@ -189,6 +193,8 @@ def _node(node: Node, opset: int) -> onnx.NodeProto:
         kind = int(schema.attributes[name].type.value) if schema else _KINDS[node.op.kinds[name]]  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(value, np.ndarray):
             value = _tensor("", value, value.tobytes())
+        elif kind == onnx.AttributeProto.TYPE_PROTO:
+            value = proto_of(value)
         proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
     return proto
 
@@ -205,6 +211,10 @@ def _body(node: Node, which: str) -> Graph:
 def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProto:
     if array.dtype not in _NUMBERS:
         raise ModelError(f"{name}: element type {array.dtype} cannot be written as ONNX")
+    if array.dtype == OBJECT:
+        return onnx.helper.make_tensor(
+            name, onnx.TensorProto.STRING, array.shape, [str(text).encode() for text in array.flat]
+        )
     tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=_NUMBERS[array.dtype])
     if data is not None:
         tensor.raw_data = data
@@ -213,9 +223,13 @@ def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProt
 
 def _value_info(name: str, spec: Spec | None) -> onnx.ValueInfoProto:
     info = onnx.ValueInfoProto(name=name)
-    if spec is not None:
+    if spec is not None and spec.type:
+        info.type.CopyFrom(proto_of(spec.type))
+    elif spec is not None:
         kind = info.type.tensor_type
         kind.elem_type = _NUMBERS[spec.dtype]
+        if spec.shape == UNRANKED:
+            return info
         kind.shape.SetInParent()
         for d in spec.shape:
             dim = kind.shape.dim.add()
@@ -226,22 +240,38 @@ def _value_info(name: str, spec: Spec | None) -> onnx.ValueInfoProto:
     return info
 
 
+def _unshaped(info: onnx.ValueInfoProto) -> bool:
+    """Whether a shape may be missing."""
+    kind = info.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not info.type.tensor_type.HasField("shape"))
+
+
 def _infer_outputs(model: onnx.ModelProto) -> None:
     """Declare the outputs that the graph knows nothing of, as onnx infers them."""
-    missing = [info for info in model.graph.output if not info.type.WhichOneof("value")]
+    missing = [info for info in model.graph.output if _unshaped(info)]
     if not missing:
         return
     inferred = {info.name: info for info in onnx.shape_inference.infer_shapes(model).graph.output}
     for info in missing:
         info.CopyFrom(inferred[info.name])
-        if not info.type.tensor_type.HasField("shape"):
-            raise ModelError(f"the output {info.name!r} has no known rank, which ONNX asks for")
+        if not info.type.WhichOneof("value"):
+            raise ModelError(f"the output {info.name!r} has no known type, which ONNX asks for")
 
 
 def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, its outputs declared as far as onnx infers them; ModelError where onnx finds it wrong. A rank that is not
+    known is left out, as IR.md has it, though onnx's checker asks for one."""
     try:
         _infer_outputs(model)
-        onnx.checker.check_model(model, full_check=True)
+        if not any(map(_unshaped, (*model.graph.input, *model.graph.output))):
+            onnx.checker.check_model(model, full_check=True)
+            return model
+        looked = onnx.ModelProto()
+        looked.CopyFrom(model)
+        for info in filter(_unshaped, (*looked.graph.input, *looked.graph.output)):
+            info.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(looked)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"the graph is no valid ONNX model: {' '.join(str(error).split())[:300]}") from None
     return model

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import onnx
 import onnx.checker
+import onnx.defs
 import onnx.inliner
 from google.protobuf.message import DecodeError
 
-from nbconv.converters.guard import check_functions, texts
+from nbconv.converters.guard import check_functions, graphs, texts
 from nbconv.converters.proto import strip
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
+
+PREVIEW = ("ai.onnx.preview",)
+"""Domains whose operators are written out as the functions that they are."""
 
 
 def parse(source: Source) -> onnx.ModelProto:
@@ -35,7 +39,16 @@ def parse(source: Source) -> onnx.ModelProto:
             model = onnx.inliner.inline_local_functions(model)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{source.label}: its functions cannot be inlined: {first_line(error)}") from None
-    return model
+    made_of = {(n.domain, n.op_type) for graph in graphs(model.graph) for n in graph.node if n.domain in PREVIEW and _body(n)}
+    return onnx.inliner.inline_selected_functions(model, [*made_of], inline_schema_functions=True) if made_of else model
+
+
+def _body(node: onnx.NodeProto) -> bool:
+    """Whether onnx says of which operators a node is made."""
+    if not onnx.defs.has(node.op_type, node.domain):
+        return False
+    schema = onnx.defs.get_schema(node.op_type, node.domain)
+    return schema.has_function or schema.has_context_dependent_function
 
 
 def first_line(error: BaseException) -> str:

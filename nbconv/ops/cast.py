@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbconv.graph import FLOAT32, Spec
+from nbconv.graph import FLOAT32, OBJECT, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, NUMPY, Op
 from nbconv.lowering.context import Lowering
@@ -73,6 +73,8 @@ def converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """x in another element type. A float becomes an int64 (for int64 and uint32) or int32 toward zero, of which the
     target's low bits are kept; one that has no such integer, NaN too, becomes the lowest, as x86 has it."""
     x = np.asarray(x)
+    if dtype == OBJECT:
+        return np.array([str(v) for v in x.flat], OBJECT).reshape(x.shape)
     with np.errstate(all="ignore"):
         if x.dtype.kind != "f" or dtype.kind not in "iu" or dtype == np.dtype(np.uint64):
             return x.astype(dtype)

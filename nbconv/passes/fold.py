@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.errors import DataDependentError, ModelError
+from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, renamed
 from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
@@ -52,6 +52,9 @@ def fold(
     constants: dict[str, Any] = {}
     specs: dict[str, Spec] = dict(inputs)
     for name in dict.fromkeys((*(n for node in nodes for n in node.inputs), *graph.outputs)):
+        known = inputs if name in inputs else graph.constants
+        if name in known and known[name].dtype == OBJECT:
+            raise DataDependentError(f"{name!r} is no tensor of numbers")
         if name in graph.constants:
             constants[name] = graph.constants[name]
             specs[name] = _spec(graph.constants[name])
@@ -76,6 +79,8 @@ def fold(
             waiting += reversed(inner.nodes)
             continue
         found = node.infer(given)
+        if any(spec.dtype == OBJECT for spec in found):
+            raise DataDependentError(f"{node.name} ({node.op.type}): its result is no tensor of numbers")
         values = _known(node, given, found, constants, weights if static.issuperset(n for n in node.inputs if n) else None)
         for name, spec in zip(node.outputs, found, strict=False):
             if name:
