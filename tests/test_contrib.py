@@ -420,6 +420,45 @@ def test_optimized_quantised(level: str, kind: Any, tmp_path: Path) -> None:
         assert {"QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat", "QGemm"} <= found
 
 
+MOVES: dict[str, tuple[str, dict[str, Any], dict[str, np.ndarray]]] = {
+    "ArgMax": ("", {"axis": 1}, {}),
+    "DepthToSpace": ("", {"blocksize": 2}, {}),
+    "Expand": (" k", {}, {"k": np.array([2, 2, 4, 6, 5])}),
+    "Flatten": ("", {"axis": 2}, {}),
+    "Gather": (" k", {"axis": 2}, {"k": np.array([5, 0, -1])}),
+    "MaxPool": ("", {"kernel_shape": [2, 3], "strides": [1, 2]}, {}),
+    "Pad": (" k", {}, {"k": np.array([0, 0, 1, 0, 0, 1, 0, 2])}),
+    "ReduceMax": ("", {"axes": [2]}, {}),
+    "Resize": (" - k", {"mode": "nearest"}, {"k": np.float32([1, 1, 2, 1.5])}),
+    "Resize linear": (" - k", {"mode": "linear"}, {"k": np.float32([1, 1, 2, 1.5])}),
+    "Slice": (" k l", {}, {"k": np.array([0, 1, 2]), "l": np.array([9, 3, 4])}),
+    "Tile": (" k", {}, {"k": np.array([1, 2, 1, 3])}),
+    "Transpose": ("", {"perm": [0, 2, 3, 1]}, {}),
+    "Unsqueeze": (" k", {}, {"k": np.array([0, 3])}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize("name", MOVES)
+def test_optimized_between_pairs(name: str, kind: Any, tmp_path: Path) -> None:
+    """What onnxruntime lets integers pass through where a pair of QuantizeLinear and DequantizeLinear is on both sides."""
+    rng = np.random.default_rng(23)
+    x, q = floats(rng)(2, 4, 6, 5), Quantised(rng, kind)
+    more, attributes, constants = MOVES[name]
+    v = q.pair("x", 0.03)
+    q.nodes.append(onnx_node(name.split()[0], v + more, "moved", **attributes))
+    if name != "ArgMax":
+        q.constants |= {"moved_s": q.constants["x_s"], "moved_z": q.constants["x_z"]}
+        q.nodes += [onnx_node("QuantizeLinear", "moved moved_s moved_z", "moved_q"),
+                    onnx_node("DequantizeLinear", "moved_q moved_s moved_z", "y")]  # fmt: skip
+    content = model(q.nodes, {"x": x}, {"moved": 7} if name == "ArgMax" else {"y": 1}, {**q.constants, **constants})
+    session, path = peer(content, "ORT_ENABLE_EXTENDED", tmp_path / "saved.onnx"), tmp_path / "saved.onnx"
+    want = session.run(None, {"x": x})[0]
+    (got,) = load(path).run({"x": x}).values()
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, atol=0.031 if "linear" in name else 0)
+
+
 # Refusals
 
 
