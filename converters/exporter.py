@@ -122,7 +122,8 @@ def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) 
     model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), graph=proto, **told)  # pyright: ignore[reportArgumentType]
     model.opset_import.add(domain="", version=opset)
     for domain in sorted(_domains(graph)):
-        model.opset_import.add(domain=domain, version=1)
+        known = (s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.domain == domain)
+        model.opset_import.add(domain=domain, version=max(known, default=1))
     for key, value in graph.metadata.items():
         model.metadata_props.add(key=key, value=value)
     return model

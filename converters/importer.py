@@ -330,9 +330,8 @@ class Importer(OpsetContext):
 
     def _op(self, draft: Draft) -> Op:
         op = lookup(draft.type, draft.domain)
-        if (
-            self.opset > OPSET and not draft.domain and onnx.defs.has(draft.type, self.opset, "")
-        ):  # a newer attribute that says what was always so
+        newer = self.opset > OPSET and not draft.domain and onnx.defs.has(draft.type, self.opset, "")
+        if newer:  # perhaps a newer attribute that says what was always so
             schema = onnx.defs.get_schema(draft.type, self.opset, "")
             for name in [name for name in draft.attributes if name not in op.fields and name in schema.attributes]:
                 default = schema.attributes[name].default_value

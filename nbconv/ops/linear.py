@@ -195,6 +195,8 @@ class FusedMatMul(MatMul):
         return tuple(turned)  # pyright: ignore[reportReturnType]
 
     def infer(self, a: Spec, b: Spec) -> Spec:
+        if a is None or b is None:
+            raise ModelError("wants two inputs")
         want.one_type("f", A=a, B=b)
         return MatMul.infer(self, *self.factors(a, b))
 

@@ -21,7 +21,7 @@ from nbconv.ops.activation import (
     TanhGrad,
 )
 from nbconv.ops.gather import GatherElementsGrad, GatherGrad, Places
-from nbconv.ops.grad import ExpandLike, Mix, SliceGrad, transposed
+from nbconv.ops.grad import ExpandLike, Mix, SliceGrad
 from nbconv.ops.inner import ChannelShuffle, Silu, SiluGrad
 from nbconv.ops.nary import Max, Min
 from nbconv.ops.norm import LRNGrad
