@@ -12,6 +12,7 @@ import onnx.defs
 import onnx.inliner
 import onnx.shape_inference
 
+from nbconv.converters import contrib
 from nbconv.converters.draft import Draft, OpsetContext
 from nbconv.converters.guard import graphs
 from nbconv.converters.opset import OLDEST, rewrite
@@ -24,6 +25,7 @@ from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OBJECT, OPSET, UNRANKED, Graph, Node, Spec, sort
 from nbconv.graph.bodies import captured
+from nbconv.graph.dtypes import packed
 from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
 from nbconv.graph.op import Op
 from nbconv.ops import lookup
@@ -230,15 +232,17 @@ class Importer(OpsetContext):
                 for name, value in draft.attributes.items():
                     if isinstance(value, onnx.GraphProto):
                         draft.attributes[name] = Importer(self.source, value, self)
-                done += rewrite(draft, self)
+                done += contrib.rewrite(draft, self) or rewrite(draft, self)
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
         return done
 
     def _draft(self, proto: onnx.NodeProto, name: str, context: Any) -> Draft:
         domain, version = _domain(proto), context.opset_imports.get(_domain(proto), self.opset)
-        if domain not in DOMAINS or not onnx.defs.has(proto.op_type, version, domain):
-            raise UnsupportedError(f"operator {f'{domain}.' if domain else ''}{proto.op_type} is not supported")
+        ours = domain in DOMAINS and onnx.defs.has(proto.op_type, version, domain)
+        schema = onnx.defs.get_schema(proto.op_type, version, domain) if ours else None
+        if schema is None:
+            contrib.check(proto.op_type, domain)
         held = [a for a in proto.attribute if a.type in (A.GRAPH, A.GRAPHS)]
         if held and not all(lookup(proto.op_type, domain).kinds.get(a.name) == "Graph" and a.type == A.GRAPH for a in held):
             raise UnsupportedError(f"operator {proto.op_type} (it has a subgraph) is not supported")
@@ -250,7 +254,7 @@ class Importer(OpsetContext):
                 raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} refers to a function's outside one")
             attributes[a.name] = self._attribute(name, a)
         try:
-            if not onnx.defs.get_schema(proto.op_type, version, domain).deprecated:  # the checker refuses those
+            if schema is not None and not schema.deprecated:  # the checker refuses those
                 onnx.checker.check_node(_hollow(proto) if held else proto, context)
         except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ModelError(f"{name} ({proto.op_type}): {first_line(error)}") from None
@@ -260,7 +264,7 @@ class Importer(OpsetContext):
         if a.type == A.TENSOR:
             array = self.source.view(name, place_of(name, a.t))
             if read_note(a.t.doc_string) is not None:
-                a.t.doc_string, a.t.raw_data = "", array.tobytes()  # for the checker
+                a.t.doc_string, a.t.raw_data = "", packed(array)  # for the checker
             return array
         if a.type == A.GRAPH:
             return a.g
@@ -320,12 +324,15 @@ class Importer(OpsetContext):
                 raise ModelError(f"{draft.name}: {error}") from None
             else:
                 if any(draft.outputs):
+                    if not draft.outputs[0]:  # passes call a node by its first output
+                        draft.outputs[0] = self.unique(f"{draft.name}_unread")
                     nodes.append(Node(op, tuple(draft.inputs), tuple(draft.outputs), draft.name))
         return nodes
 
     def _op(self, draft: Draft) -> Op:
         op = lookup(draft.type, draft.domain)
-        if self.opset > OPSET and not draft.domain:  # a newer attribute that says what was always so
+        newer = self.opset > OPSET and not draft.domain and onnx.defs.has(draft.type, self.opset, "")
+        if newer:  # perhaps a newer attribute that says what was always so
             schema = onnx.defs.get_schema(draft.type, self.opset, "")
             for name in [name for name in draft.attributes if name not in op.fields and name in schema.attributes]:
                 default = schema.attributes[name].default_value

@@ -167,6 +167,17 @@ def group_normalization(draft: Draft, context: OpsetContext) -> list[Draft]:
     return [*before, draft]
 
 
+def swish(draft: Draft, context: OpsetContext) -> list[Draft]:
+    """Swish (24) is x · Sigmoid(alpha · x): as the nodes from which exporters make it."""
+    x, y, alpha = draft.input(0), draft.outputs[0], draft.attributes.get("alpha", 1.0)
+    gate, inner, before = context.unique(f"{y}_gate"), x, []
+    if alpha != 1:
+        inner = context.unique(f"{y}_scaled")
+        factor = context.constant(f"{y}_alpha", np.array(alpha, context.dtype(x)))
+        before = [Draft("Mul", [x, factor], [inner], {}, inner)]
+    return [*before, Draft("Sigmoid", [inner], [gate], {}, gate), Draft("Mul", [x, gate], [y], {}, draft.name)]
+
+
 # Softmax on a matrix
 
 
@@ -223,10 +234,6 @@ def resize_inputs(draft: Draft, context: OpsetContext) -> None:
     """From 13 on an input that is not used is left out; before (and in many a newer model) it is an empty tensor, or a
     region of interest that no mode but one reads."""
     mode = draft.attributes.get("coordinate_transformation_mode", "half_pixel")
-    if mode == "tf_half_pixel_for_nn":
-        raise UnsupportedError(
-            "coordinate_transformation_mode 'tf_half_pixel_for_nn' (removed in opset 13) is not supported"
-        )
     for slot in (1, 2, 3):
         name = draft.input(slot)
         shape = context.shape(name) if name else None
@@ -236,6 +243,25 @@ def resize_inputs(draft: Draft, context: OpsetContext) -> None:
 
 _NEWEST = 1 << 30
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+
+
+def batch_first(draft: Draft, context: OpsetContext) -> list[Draft] | None:
+    """The layout 1 of LSTM, GRU and RNN, with the batch first, as Transposes around one of layout 0."""
+    if not draft.attributes.pop("layout", 0):
+        return None
+    before, after = [], []
+    for slot in (0, 5, 6):
+        if draft.input(slot):
+            name = context.unique(f"{draft.name}_{slot}_steps_first")
+            before.append(Draft("Transpose", [draft.input(slot)], [name], {"perm": (1, 0, 2)}, name))
+            draft.set_input(slot, name)
+    for slot, perm in enumerate(((2, 0, 1, 3), (1, 0, 2), (1, 0, 2))[: len(draft.outputs)]):
+        if draft.outputs[slot]:
+            name = context.unique(f"{draft.outputs[slot]}_steps_first")
+            after.append(Draft("Transpose", [name], [draft.outputs[slot]], {"perm": perm}, name))
+            draft.outputs[slot] = name
+    return [*before, draft, *after]
+
 
 RULES: dict[str, list[tuple[int, Rule]]] = {
     "BatchNormalization": [(14, batch_normalization)],
@@ -256,9 +282,11 @@ RULES: dict[str, list[tuple[int, Rule]]] = {
     "Split": [(13, split_input), (18, split_count)],
     "Squeeze": [(13, axes_input)],
     "Scan": [(9, batched_scan)],
+    "Swish": [(_NEWEST, swish)],
     "TopK": [(10, top_k_input)],
     "Unsqueeze": [(13, axes_input)],
     "Upsample": [(10, upsample)],
+    **{name: [(_NEWEST, batch_first)] for name in ("GRU", "LSTM", "RNN")},
     **{f"Reduce{name}": [(18, axes_input)] for name in _REDUCTIONS},
 }
 """type → rules in order: a rule serves models whose opset is below the number beside it."""

@@ -8,19 +8,19 @@ import onnx
 import onnx.checker
 import onnx.defs
 import onnx.inliner
+import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
 from nbconv.converters.guard import check_functions, graphs, texts
+from nbconv.converters.opset import RULES
 from nbconv.converters.proto import strip
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
-
-PREVIEW = ("ai.onnx.preview",)
-"""Domains whose operators are written out as the functions that they are."""
+from nbconv.ops import REGISTRY
 
 
 def parse(source: Source) -> onnx.ModelProto:
-    """The model without its large tensors, functions inlined; ModelError when it is none."""
+    """The model without its large tensors, functions inlined, ONNX's own too; ModelError when it is none."""
     try:
         model = onnx.ModelProto.FromString(strip(source.data))
     except (ModelError, DecodeError, RecursionError) as error:
@@ -41,19 +41,35 @@ def parse(source: Source) -> onnx.ModelProto:
             model = onnx.inliner.inline_local_functions(model)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{source.label}: its functions cannot be inlined: {first_line(error)}") from None
-    nodes = (node for graph in graphs(model.graph) for node in graph.node if node.domain in PREVIEW)
-    written_out = {(node.domain, node.op_type) for node in nodes if _body(node)}
-    if not written_out:
+    return expanded(model)
+
+
+def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with ONNX's own function bodies in place of operators that nbconv has no class for (Attention,
+    RMSNormalization …), so that kernels do what they are made of. Where onnx cannot tell a node's body, the node stays."""
+    versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    wanted = set()
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            key = _domain(node.domain), node.op_type
+            if key in REGISTRY or (not key[0] and node.op_type in RULES) or key[0] not in versions:
+                continue
+            if onnx.defs.has(node.op_type, versions[key[0]], key[0]):
+                schema: Any = onnx.defs.get_schema(node.op_type, versions[key[0]], key[0])
+                if schema.has_function:  # whose text refers to attributes, those left out too
+                    given = {a.name for a in node.attribute}
+                    defaults = [a.default_value for name, a in schema.attributes.items() if name not in given]
+                    node.attribute.extend(a for a in defaults if a.type)
+                if schema.has_function or schema.has_context_dependent_function:
+                    wanted.add(key)
+    try:
+        return onnx.inliner.inline_selected_functions(model, sorted(wanted), False, True) if wanted else model
+    except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
         return model
-    return onnx.inliner.inline_selected_functions(model, [*written_out], inline_schema_functions=True)
 
 
-def _body(node: onnx.NodeProto) -> bool:
-    """Whether onnx says of which operators a node is made."""
-    if not onnx.defs.has(node.op_type, node.domain):
-        return False
-    schema: Any = onnx.defs.get_schema(node.op_type, node.domain)
-    return schema.has_function or schema.has_context_dependent_function
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
 
 
 def first_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ import nbconv.ops
 from nbconv.converters.weights import Place, Source
 from nbconv.graph import OBJECT, UNRANKED, Graph, Node, Spec, sort
 from nbconv.graph.bodies import free
+from nbconv.graph.dtypes import added
 from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
 from nbconv.runtime.plan_cache import code
@@ -33,6 +34,10 @@ MOST_ENTRIES = 256
 """Entries kept; beyond them the oldest go."""
 
 _DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
+
+
+def _dtype(name: str) -> np.dtype:
+    return _DTYPES[name] if name in _DTYPES else added(_str(name))
 
 
 def key(source: Source) -> str:
@@ -113,10 +118,10 @@ def decode(entry: Any, source: Source, body: bool = False) -> Graph:
     for name, dtype, shape, kind, *rest in entry["constants"]:
         shape = tuple(_int(d) for d in shape)
         if kind == "data":
-            place = Place(shape, _DTYPES[dtype], array=_array(dtype, shape, *rest))
+            place = Place(shape, _dtype(dtype), array=_array(dtype, shape, *rest))
         elif kind == "file":
             file, offset = rest
-            place = Place(shape, _DTYPES[dtype], _str(file), _int(offset))
+            place = Place(shape, _dtype(dtype), _str(file), _int(offset))
         else:
             raise ValueError(kind)
         constants[_str(name)] = source.view(name, place)
@@ -151,7 +156,7 @@ def _spec(item: list) -> tuple[str, Spec | None]:
         return _str(name), None
     shape, kind = rest
     dims = UNRANKED if shape == "..." else tuple(d if d is None or isinstance(d, str) else _int(d) for d in shape)
-    return _str(name), Spec(dims, _DTYPES[dtype], type=_str(kind))
+    return _str(name), Spec(dims, _dtype(dtype), type=_str(kind))
 
 
 def _place_json(name: str, place: Place) -> list:
@@ -189,7 +194,7 @@ def _array(dtype: str, shape: tuple[int, ...], data: str | list[str]) -> np.ndar
         texts = np.empty(len(data), OBJECT)
         texts[:] = [_str(text) for text in data]
         return texts.reshape(shape)
-    array = np.frombuffer(binascii.a2b_base64(_str(data)), _DTYPES[dtype])
+    array = np.frombuffer(binascii.a2b_base64(_str(data)), _dtype(dtype))
     if array.size != math.prod(shape):
         raise ValueError("size")
     return array.reshape(shape)

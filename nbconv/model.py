@@ -201,12 +201,12 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """Run the model: ``{input name: array}`` to ``{output name: array}``.
 
-        Inputs may have any stride. float64 and float16 arrays are cast where the model wants float32; any other difference
-        of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit. ``fetch`` names what
-        to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps names to
-        C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads. Strings come as
-        arrays of Python objects, sequences as lists, and an optional value that is not there as None or not at all. What is
-        fed of `optional_inputs` takes the place of the model's own value.
+        Inputs may have any stride. Floating-point arrays are cast where the model wants float32, float16 or bfloat16; any
+        other difference of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit.
+        ``fetch`` names what to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps
+        names to C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads. Strings
+        come as arrays of Python objects, sequences as lists, and an optional value that is not there as None or not at all.
+        What is fed of `optional_inputs` takes the place of the model's own value.
         """
         if self._optional and isinstance(feeds, Mapping) and not self._optional.keys().isdisjoint(feeds):
             return self._with_fed(feeds).run(feeds, fetch, out=out, threads=threads)

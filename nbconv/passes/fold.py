@@ -12,6 +12,7 @@ from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, renamed
 from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
+from nbconv.passes.expand import expanded
 
 SMALL = 1 << 14
 """Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""
@@ -45,8 +46,9 @@ def fold(
 
     Nodes whose outputs nobody reads are dropped, those that read only constants become constants, those that compute
     nothing (Identity, Dropout at inference, Cast to the same type …) are bypassed; where known inputs choose one of a node's
-    bodies, it stands for the node. ``keep`` names values to leave alone, ``varying`` constants that shapes decided already.
-    Raises ModelError that names the node where shapes or types do not fit.
+    bodies, it stands for the node, and so do the nodes that an op without kernels names (`expanded`). ``keep`` names values
+    to leave alone, ``varying`` constants that shapes decided already. Raises ModelError that names the node where shapes or
+    types do not fit.
     """
     nodes = live(graph, keep)
     constants: dict[str, Any] = {}
@@ -97,7 +99,14 @@ def fold(
             same[node.outputs[0]] = node.inputs[0]
             gone[node.outputs[0]] = f"the same as {node.inputs[0]}"
         else:
-            kept.append(node)
+            stand, added = expanded(node, given, found)
+            constants |= added
+            static.update(added)
+            specs |= {name: _spec(value) for name, value in added.items()}
+            read.update(name for n in stand for name in n.inputs)
+            waiting += reversed(stand)
+            if not stand:
+                kept.append(node)
     derived = graph.derive(kept, constants, gone)
     if any(node.op.control for node in nodes):  # what only the other body reads
         derived = derived.derive(live(derived, keep))

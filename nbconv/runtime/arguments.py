@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import OBJECT, Spec
+from nbconv.graph.dtypes import is_half
 
 if TYPE_CHECKING:
     from nbconv.plan.program import Program
     from nbconv.runtime.cuda.program import DeviceProgram
+
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
 def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,8 +66,9 @@ def _agree(wanted: Mapping[str, Spec], shapes: dict[str, tuple[int, ...]]) -> No
 
 
 def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
-    if wanted == np.float32 and array.dtype in (np.float64, np.float16):
-        return array.astype(np.float32)
+    if (wanted == np.float32 or is_half(wanted)) and (array.dtype in _FLOATS or is_half(array.dtype)):
+        with np.errstate(over="ignore"):
+            return array.astype(wanted)
     if wanted == OBJECT and array.dtype.kind in "US":
         return np.char.decode(array, "utf-8").astype(object) if array.dtype.kind == "S" else array.astype(object)
     hint = ""

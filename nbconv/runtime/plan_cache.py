@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.graph.dtypes import text_of
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.load import sha256
 from nbconv.kernels.store import cache_folder
@@ -262,7 +263,7 @@ class PlanCache:
                 return
             extra, held = {}, b""
             for name, a in missing.items():
-                extra[name] = (a.dtype.str, a.shape, len(held), a.nbytes)
+                extra[name] = (text_of(a.dtype), a.shape, len(held), a.nbytes)
                 held += a.tobytes()
             parts: list[np.ndarray] = []
             encoded = program.encode(parts)
@@ -278,7 +279,7 @@ class PlanCache:
     def _keep_weights(self, arrays: dict[str, np.ndarray]) -> None:
         index, at = {}, 0
         for name, a in arrays.items():
-            index[name] = (a.dtype.str, a.shape, at)
+            index[name] = (text_of(a.dtype), a.shape, at)
             at += -(-a.nbytes // 64) * 64
         head = json.dumps({"identity": os.urandom(8).hex(), "arrays": index}).encode()
         head += b" " * (-(16 + len(head)) % 64)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.graph import UNRANKED, Spec
+from nbconv.graph.dtypes import from_text, text_of
 
 
 class Port(NamedTuple):
@@ -31,7 +32,7 @@ def port(name: str, spec: Spec | None) -> Port:
 
 def encode(specs: Mapping[str, Spec | None]) -> list[list]:
     """Specs by name as JSON has it."""
-    return [[n, None, None] if s is None else [n, _dims(s), s.dtype.str, s.type] for n, s in specs.items()]
+    return [[n, None, None] if s is None else [n, _dims(s), text_of(s.dtype), s.type] for n, s in specs.items()]
 
 
 def decode(entries: list[list]) -> dict[str, Spec | None]:
@@ -39,7 +40,7 @@ def decode(entries: list[list]) -> dict[str, Spec | None]:
     found: dict[str, Spec | None] = {}
     for name, shape, dtype, *kind in entries:
         dims = UNRANKED if shape == ["..."] else tuple(shape or ())
-        found[name] = None if shape is None else Spec(dims, np.dtype(dtype), type=kind[0])
+        found[name] = None if shape is None else Spec(dims, from_text(dtype), type=kind[0])
     return found
 
 
