@@ -16,17 +16,31 @@ import onnx.helper
 import onnx.shape_inference
 
 from nbconv.base.files import replace
+from nbconv.converters.contrib import INNER
+from nbconv.converters.types import proto_of
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import OPSET, Graph, Node, Spec
+from nbconv.graph import OBJECT, OPSET, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, own_inputs, renamed, surroundings
 from nbconv.graph.dtypes import ADDED, SINCE, packed, packed_size
 from nbconv.graph.infer import number_of
+
+A = onnx.AttributeProto
 
 IR_VERSION = 10
 """ONNX's file format that goes with opset 21."""
 
 LIMIT = 2**31 - 2**20
 """Bytes that a protobuf message can hold, with room for the structure."""
+
+_KINDS = {
+    kind + absent: number
+    for kind, number in {
+        "int": A.INT, "float": A.FLOAT, "str": A.STRING, "np.ndarray": A.TENSOR, "Graph": A.GRAPH,
+        "tuple[int, ...]": A.INTS, "tuple[float, ...]": A.FLOATS, "tuple[str, ...]": A.STRINGS,
+    }.items()
+    for absent in ("", " | None")
+}  # fmt: skip
+"""Types of attributes by those of an op's fields."""
 
 
 def write(graph: Graph, limit: int = LIMIT) -> bytes:
@@ -107,6 +121,9 @@ def _model(graph: Graph, tensor: Callable[[str, np.ndarray], onnx.TensorProto]) 
     proto.doc_string = str(told.pop("graph.doc_string", ""))
     model = onnx.ModelProto(ir_version=max(IR_VERSION, _ir_version(opset)), graph=proto, **told)  # pyright: ignore[reportArgumentType]
     model.opset_import.add(domain="", version=opset)
+    for domain in sorted(_domains(graph)):
+        known = (s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.domain == domain)
+        model.opset_import.add(domain=domain, version=max(known, default=1))
     for key, value in graph.metadata.items():
         model.metadata_props.add(key=key, value=value)
     return model
@@ -122,7 +139,9 @@ def _graph(graph: Graph, opset: int, tensor: Callable[[str, np.ndarray], onnx.Te
         made.name = _unique(made.name, taken)
         proto.node.append(made)
     proto.initializer.extend(tensor(name, graph.constants[name]) for name in _used(graph))
-    proto.input.extend(_value_info(name, spec) for name, spec in graph.inputs.items())
+    read = set(_used(graph))
+    optional = {name: spec for name, spec in graph.optional.items() if name in read}
+    proto.input.extend(_value_info(name, spec) for name, spec in (*graph.inputs.items(), *optional.items()))
     proto.output.extend(_value_info(name, spec) for name, spec in graph.outputs.items())
     return proto
 
@@ -140,12 +159,20 @@ def _ir_version(opset: int) -> int:
     return onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
 
 
+def _domains(graph: Graph) -> set[str]:
+    """The domains besides ONNX's whose ops the graph and its bodies have."""
+    inner = (_domains(body) for node in graph.nodes for body in node.op.bodies().values())
+    return {node.op.domain for node in graph.nodes if node.op.domain}.union(*inner)
+
+
 def _opset(node: Node) -> int:
     """The opset that a node needs, at least the inner one."""
     op = node.op
-    if op.domain:
+    if op.domain == INNER:
         raise ModelError(f"{node.name} ({op.type}): an op of domain {op.domain!r} cannot be written as ONNX yet")
     inner = max((_opset(n) for body in op.bodies().values() for n in body.nodes), default=OPSET)
+    if op.domain:
+        return inner
     for opset in range(inner, onnx.defs.onnx_opset_version() + 1):
         if onnx.defs.has(op.type, opset, ""):
             schema = onnx.defs.get_schema(op.type, opset, "")
@@ -164,14 +191,19 @@ def _types_opset(graph: Graph) -> int:
 
 
 def _node(node: Node, opset: int) -> onnx.NodeProto:
-    schema = onnx.defs.get_schema(node.op.type, opset, "")
-    proto = onnx.NodeProto(op_type=node.op.type, name=node.name, input=own_inputs(node), output=node.outputs)
+    domain = node.op.domain
+    schema = None if domain else onnx.defs.get_schema(node.op.type, opset, "")
+    proto = onnx.NodeProto(
+        op_type=node.op.type, name=node.name, input=own_inputs(node), output=node.outputs, domain=domain or None
+    )
     for name, value in node.op.attributes().items():
         if isinstance(value, Graph):
             value = _graph(_body(node, name), opset)
-        kind = int(schema.attributes[name].type.value)  # pyright: ignore[reportAttributeAccessIssue]
+        kind = int(schema.attributes[name].type.value) if schema else _KINDS[node.op.kinds[name]]  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(value, np.ndarray):
             value = _tensor("", value, packed(value))
+        elif kind == onnx.AttributeProto.TYPE_PROTO:
+            value = proto_of(str(value))
         proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
     return proto
 
@@ -186,6 +218,9 @@ def _body(node: Node, which: str) -> Graph:
 
 
 def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProto:
+    if array.dtype == OBJECT:
+        texts = [str(text).encode() for text in array.flat]
+        return onnx.TensorProto(name=name, dims=array.shape, data_type=onnx.TensorProto.STRING, string_data=texts)
     tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=_number(name, array.dtype))
     if data is not None:
         tensor.raw_data = data
@@ -201,9 +236,13 @@ def _number(name: str, dtype: np.dtype) -> int:
 
 def _value_info(name: str, spec: Spec | None) -> onnx.ValueInfoProto:
     info = onnx.ValueInfoProto(name=name)
-    if spec is not None:
+    if spec is not None and spec.type:
+        info.type.CopyFrom(proto_of(spec.type))
+    elif spec is not None:
         kind = info.type.tensor_type
         kind.elem_type = _number(name, spec.dtype)
+        if not spec.ranked:
+            return info
         kind.shape.SetInParent()
         for d in spec.shape:
             dim = kind.shape.dim.add()
@@ -214,22 +253,38 @@ def _value_info(name: str, spec: Spec | None) -> onnx.ValueInfoProto:
     return info
 
 
+def _unshaped(info: onnx.ValueInfoProto) -> bool:
+    """Whether a shape may be missing."""
+    kind = info.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not info.type.tensor_type.HasField("shape"))
+
+
 def _infer_outputs(model: onnx.ModelProto) -> None:
     """Declare the outputs that the graph knows nothing of, as onnx infers them."""
-    missing = [info for info in model.graph.output if not info.type.WhichOneof("value")]
+    missing = [info for info in model.graph.output if _unshaped(info)]
     if not missing:
         return
     inferred = {info.name: info for info in onnx.shape_inference.infer_shapes(model).graph.output}
     for info in missing:
         info.CopyFrom(inferred[info.name])
-        if not info.type.tensor_type.HasField("shape"):
-            raise ModelError(f"the output {info.name!r} has no known rank, which ONNX asks for")
+        if not info.type.WhichOneof("value"):
+            raise ModelError(f"the output {info.name!r} has no known type, which ONNX asks for")
 
 
 def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, its outputs declared as far as onnx infers them; ModelError where onnx finds it wrong. A rank that is not
+    known is left out, as IR.md has it, though onnx's checker asks for one."""
     try:
         _infer_outputs(model)
-        onnx.checker.check_model(model, full_check=True)
+        if not any(map(_unshaped, (*model.graph.input, *model.graph.output))):
+            onnx.checker.check_model(model, full_check=True)
+            return model
+        looked = onnx.ModelProto()
+        looked.CopyFrom(model)
+        for info in filter(_unshaped, (*looked.graph.input, *looked.graph.output)):
+            info.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(looked)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"the graph is no valid ONNX model: {' '.join(str(error).split())[:300]}") from None
     return model

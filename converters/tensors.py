@@ -11,6 +11,7 @@ import onnx
 from nbconv.converters.proto import read_note
 from nbconv.converters.weights import Place
 from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import OBJECT
 from nbconv.graph.dtypes import BITS, is_added, unpacked
 from nbconv.graph.infer import dtype_of
 
@@ -42,8 +43,12 @@ def place_of(name: str, tensor: onnx.TensorProto) -> Place:
         raise UnsupportedError("tensors in segments are not supported")
     place = Place(shape, dtype)
     if tensor.data_location == T.EXTERNAL:
+        if dtype == OBJECT:
+            raise UnsupportedError("strings in another file are not supported")
         return _external(name, tensor, place)
     note = read_note(tensor.doc_string)
+    if dtype == OBJECT:
+        return place._replace(array=_strings(name, tensor, place))
     field = "raw_data" if tensor.HasField("raw_data") else _typed_field(tensor.data_type)
     if note is not None:
         fits = note.field in ("raw_data", _typed_field(tensor.data_type)) and note.length == place.nbytes
@@ -62,6 +67,16 @@ def place_of(name: str, tensor: onnx.TensorProto) -> Place:
     if not fits:
         raise ModelError(f"{name}: {dtype.name}{list(shape)} wants {place.nbytes} bytes, it has {have}")
     return place
+
+
+def _strings(name: str, tensor: onnx.TensorProto, place: Place) -> np.ndarray:
+    """The values of a tensor of strings."""
+    texts = [text.decode("utf-8", "replace") for text in tensor.string_data]
+    if len(texts) != math.prod(place.shape):
+        raise ModelError(f"{name}: string{list(place.shape)} wants {math.prod(place.shape)} values, it has {len(texts)}")
+    array = np.empty(len(texts), OBJECT)
+    array[:] = texts
+    return array.reshape(place.shape)
 
 
 def _external(name: str, tensor: onnx.TensorProto, place: Place) -> Place:

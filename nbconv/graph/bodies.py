@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph.graph import Graph, Node
-from nbconv.graph.spec import Spec, spec_of
+from nbconv.graph.spec import OBJECT, Spec, spec_of
 
 SMALL = 1 << 14
 """Values up to this many bytes are computed where shapes may depend on them."""
@@ -67,6 +67,8 @@ def infer(graph: Graph, given: Mapping[str, Spec]) -> dict[str, Spec]:
     specs = {**given, **{name: spec_of(value) for name, value in graph.constants.items()}}
     for node in graph.nodes:
         inputs = [specs[n] if n else None for n in node.inputs]
+        if any(spec is not None and spec.dtype == OBJECT for spec in inputs):
+            raise DataDependentError(f"{node.name} ({node.op.type}): reads what is no tensor of numbers")
         found = node.infer(tuple(inputs))
         values = node.op.known(*inputs)
         known = node.op.pure and all(s is None or s.value is not None for s in inputs)

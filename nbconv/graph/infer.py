@@ -21,19 +21,20 @@ DTYPES = {
     5: np.dtype(np.int16),
     6: np.dtype(np.int32),
     7: np.dtype(np.int64),
+    8: np.dtype(object),
     9: np.dtype(np.bool_),
     10: np.dtype(np.float16),
     11: np.dtype(np.float64),
     12: np.dtype(np.uint32),
     13: np.dtype(np.uint64),
 }
-"""NumPy's types by ONNX's TensorProto.DataType numbers (`dtype_of` knows others, too)."""
+"""NumPy's types by ONNX's TensorProto.DataType numbers (`dtype_of` knows others, too): strings are Python objects."""
 
 BOOL, INT64 = DTYPES[9], DTYPES[7]
 
-_KNOWN = frozenset(DTYPES.values())
+_KNOWN = frozenset(DTYPES.values()) - {DTYPES[8]}
 _NUMBERS = {dtype: number for number, dtype in DTYPES.items()} | {name: number for number, name in ADDED.items()}
-_NAMES = {8: "string", 14: "complex64", 15: "complex128"}
+_NAMES = {14: "complex64", 15: "complex128"}
 _KINDS = {"f": "floating point", "i": "signed integer", "u": "unsigned integer", "b": "bool", "n": "float8 or of few bits"}
 
 

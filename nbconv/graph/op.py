@@ -181,6 +181,11 @@ class Op:
         """The body (its attribute) that stands for this node, where its inputs' Specs decide that; "" otherwise."""
         return ""
 
+    def expand(self, to: Any) -> str | None:
+        """The value that stands for the one output where other ops, which have kernels, do this one; None where it stands
+        for itself. ``to`` is a `nbconv.graph.backward.Expansion`: nodes are added with ``to.add(Op(), to.x(0))``."""
+        return None
+
     def bypass(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the first output is just the first input."""
         return False

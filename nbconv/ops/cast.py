@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import FLOAT32, Spec
+from nbconv.graph import FLOAT32, OBJECT, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.dtypes import BITS, is_added, is_half, kind_of
 from nbconv.graph.op import CHANNELS_FIRST, NUMPY, Op
@@ -90,6 +90,8 @@ def converted(x: np.ndarray, dtype: np.dtype, saturate: bool = True, round_mode:
     target's low bits are kept; one that has no such integer, NaN too, becomes the lowest, as x86 has it. ``saturate``: what
     is beyond a float8's range, infinities too, becomes its greatest number; ``round_mode``: see `power_of_two`."""
     x = np.asarray(x)
+    if dtype == OBJECT:
+        return np.array([str(v) for v in x.flat], OBJECT).reshape(x.shape)
     with np.errstate(all="ignore"):
         if is_added(x.dtype) and x.dtype != dtype:
             x = x.astype(FLOAT32)  # which holds all that they can
@@ -208,6 +210,10 @@ class CastLike(Change):
 
     def bypass(self, inputs) -> bool:
         return inputs[0].dtype == inputs[1].dtype
+
+    def known(self, *inputs: Spec) -> tuple[np.ndarray, ...] | None:
+        x, like = inputs
+        return None if x.value is None else (self.reference(x.value, np.empty(0, like.dtype)),)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return to.add(CastLike(), to.dy(), to.x()) if to.inputs[0].dtype.kind == "f" else None, None

@@ -37,9 +37,8 @@ class Quantization(Op, abstract=True):
             axis = want.axis(self.axis, x.rank)
             shape = self.blocks(x.shape)
             if scale.shape != shape:
-                raise ModelError(
-                    f"scale is {scale}, blocks of {self.block_size} along axis {axis} of x {list(x.shape)} want shape {list(shape)}"
-                )
+                blocks = f"blocks of {self.block_size} along axis {axis} of x {list(x.shape)}"
+                raise ModelError(f"scale is {scale}, {blocks} want shape {list(shape)}")
             return
         want.rank(scale, 0, 1, "scale")
         if scale.rank and scale.size != 1:
@@ -67,19 +66,20 @@ class Quantization(Op, abstract=True):
 
 def meaning(scale: Spec, zero_point: Spec | None, axis: int | None) -> Quantisation | None:
     """What integers of this scale and zero point stand for, where these are known; ``axis``: the one of a vector."""
-    if scale.value is None or (zero_point is not None and zero_point.value is None):
+    zero = None if zero_point is None else zero_point.value
+    if scale.value is None or (zero_point is not None and zero is None):
         return None
     scales = tuple(float(v) for v in scale.value.reshape(-1))
-    zeros = (0,) * len(scales) if zero_point is None else tuple(int(v) for v in zero_point.value.reshape(-1))
+    zeros = (0,) * len(scales) if zero is None else tuple(int(v) for v in zero.reshape(-1))
     return Quantisation(scales, zeros, None if len(scales) == 1 else axis)
 
 
 def requantised(x: np.ndarray, zero_point: np.ndarray | int, dtype: np.dtype) -> np.ndarray:
-    """saturate(round(x) + zero_point), halves to even: integers of ``dtype``."""
+    """saturate(round(x) + zero_point), halves to even: integers of ``dtype``. NaN becomes the least, as in onnxruntime."""
     low, high = limits(dtype)
     with np.errstate(all="ignore"):
         y = np.rint(x) + np.asarray(zero_point).astype(x.dtype)
-        return converted(np.clip(y, low, high), dtype)
+        return converted(np.fmin(np.fmax(y, low), high), dtype)
 
 
 def limits(dtype: np.dtype) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
 from tests.check import case, run_cases, sampler
 
 r = sampler(10)
+nan, inf = np.nan, np.inf
 SCALE = np.array(0.5, np.float32)
 
 
@@ -35,9 +36,28 @@ CASES = [
     case(QuantizeLinear(axis=0), 9 * r(3, 2), np.array([0.5, 0.1, 1], np.float32), np.array([9, -3, 0], np.int16)),
     case(QuantizeLinear(block_size=2), 9 * r(2, 4, 3), np.abs(r(2, 2, 3)), r(2, 2, 3, dtype=np.uint8)),
     case(QuantizeLinear(block_size=3, axis=-1), 9 * r(2, 4), np.abs(r(2, 2)), r(2, 2, dtype=np.int8)),
-    case(QuantizeLinear(block_size=2, axis=0), [3.0, -1.0, 9.0], [1.0, 0.5], np.int8([1, 2]), expect=np.int8([4, 0, 20])),
+    case(
+        QuantizeLinear(block_size=2, axis=0),
+        [3.0, -1.0, 9.0],
+        [1.0, 0.5],
+        np.array([1, 2], np.int8),
+        expect=np.array([4, 0, 20], np.int8),
+    ),
+    case(
+        QuantizeLinear(),
+        [nan, inf, -inf, 1e38],
+        SCALE,
+        np.array(-3, np.int8),
+        expect=np.array([-128, 127, -128, 127], np.int8),
+    ),
     case(QuantizeLinear(precision=11), [1.0, 3.0], SCALE, expect=u8(2, 6), differs="newer than onnxruntime"),
-    case(DequantizeLinear(block_size=2, axis=0), np.int16([3, -1, 9]), [1.0, 0.5], np.int16([1, 2]), expect=[2.0, -2.0, 3.5]),
+    case(
+        DequantizeLinear(block_size=2, axis=0),
+        np.array([3, -1, 9], np.int16),
+        [1.0, 0.5],
+        np.array([1, 2], np.int16),
+        expect=[2.0, -2.0, 3.5],
+    ),
     case(DequantizeLinear(block_size=3, axis=2), r(2, 3, 7, dtype=np.uint8), np.abs(r(2, 3, 3)), r(2, 3, 3, dtype=np.uint8)),
     case(DequantizeLinear(block_size=5), r(2, 4, dtype=np.int32), np.abs(r(2, 1))),
 ]
