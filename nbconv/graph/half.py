@@ -49,7 +49,8 @@ def in_float32(reference: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(reference)
     def evaluated(op: Any, *inputs: Any, **named: Any) -> Any:
         half = {i for i, x in enumerate(inputs) if isinstance(x, (np.ndarray, np.generic)) and is_half(x.dtype)}
-        if not half or op.moves or op.control or _asked.op is op:
+        only_moves = op.moves and getattr(op, "reduction", "none") == "none"
+        if not half or only_moves or op.control or _asked.op is op:
             return reference(op, *inputs, **named)
         made = _wanted(op, inputs)
         if made is None:
