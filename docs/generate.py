@@ -114,6 +114,7 @@ NO_TWIN = {
     "cast": "none: the host does it",
     "sample": "none: the host does it",
     "deform": "none: the host does it",
+    "roi": "none: the host does it",
     "volume": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""

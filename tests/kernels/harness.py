@@ -41,6 +41,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
     "ReduceMean": lambda op, x, axes=None: x.size == 0,
+    "RoiAlignGrad": lambda op, *_: op.mode == "max",
     **dict.fromkeys(
         ("ReduceSum", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"),
         lambda op, x, axes=None: x.size == 0,
