@@ -41,6 +41,7 @@ HELD: dict[str, tuple[int, ...]] = {
 
 NUMPY_GRADIENT: dict[str, Callable[..., bool]] = {
     "AveragePool": lambda op, x: x.ndim == 5,
+    "Conv": lambda op, x, *_: x.ndim == 5,
     "DeformConv": lambda *_: True,
     "MaxPool": lambda op, x: x.ndim == 5,
     "RoiAlign": lambda op, *_: op.mode == "max",
