@@ -45,10 +45,11 @@ NUMPY_GRADIENT: dict[str, Callable[..., bool]] = {
     "DeformConv": lambda *_: True,
     "MaxPool": lambda op, x: x.ndim == 5,
     "RoiAlign": lambda op, *_: op.mode == "max",
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda *_: True),
 }
 """Calls that kernels serve while NumPy has a part in their gradient."""
 
-SEVERAL = frozenset(("ConvGradWeight", "BatchNormalizationGradScale"))
+SEVERAL = frozenset(("ConvGradWeight", "BatchNormalizationGradScale", "RNNGrad", "GRUGrad", "LSTMGrad"))
 """Ops for which `terms` tells the terms of every output."""
 
 WIDE_STEP, WIDE_RTOL = 64.0, 2e-2

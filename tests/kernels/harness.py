@@ -22,7 +22,8 @@ EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
-NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin"))
+NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin",
+                   "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"))  # fmt: skip
 """Ops whose family has kernels, and they have none: NumPy runs them, as it does those without ``lower``."""
 
 UNSERVED: dict[str, Callable[..., bool]] = {
@@ -31,11 +32,13 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "DeformConv": lambda op, x, *_: x.ndim != 4,
     "Dropout": lambda op, x, *_: True,
+    "FusedMatMul": lambda op, a, b: op.transBatchA or op.transBatchB,
     "Gemm": lambda op, a, b, c=None: a.size == 0 or (c is not None and c.ndim == 2 and c.shape[0] > 1),
     "GlobalAveragePool": lambda op, x: x.size == 0,
     "GridSample": lambda op, x, grid: x.ndim not in (4, 5),
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda op, *_: not op.kernel()),
     "MaxUnpool": lambda op, x, places, shape=None: shape is not None and tuple(shape) != op.inferred(x.shape),
     "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
@@ -81,7 +84,8 @@ def check_served(op: Op, inputs: tuple, want: tuple, model: Model) -> None:
     plan = model.plan({"x0": inputs[0].shape})  # pyright: ignore[reportOptionalMemberAccess]
     assert not unwritten(plan), f"a step of {op!r} does not say what it writes"
     steps = plan.numpy_steps()
-    if unserved(op, inputs):
+    specs = tuple(None if x is None else spec_of(x) for x in inputs)
+    if unserved(op, inputs) or (plan.target.gpu and op.on_processors(specs, tuple(spec_of(y) for y in want))):
         assert steps, f"a kernel serves {op!r} now: strike it from the table"
     else:
         assert not steps, f"NumPy runs {op!r}"

@@ -150,16 +150,25 @@ def _loss_grad(c: Call) -> np.ndarray:
     return (1 + c.size[1]) * np.abs(c.op.factors(c.size[0], share))[:, None]
 
 
+def _recurrent(c: Call) -> tuple[np.ndarray, ...]:
+    """An error goes on from step to step, with the state: as many steps as there are, of the size of the greatest result,
+    or, where activations limit that, of 1."""
+    found, least = c.op.reference(*c.x), 0.0 if c.op.domain else 1.0
+    return tuple(np.full(v.shape, len(c.x[0]) * np.abs(v).max(initial=least)) for v in found)
+
+
 def _greatest(c: Call) -> np.ndarray:
     return c.x[0].max(axis=c.field["axis"], keepdims=True, initial=-np.inf)
 
 
 TERMS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(
-        ("Add", "Sum", "Mean", "Gemm", "MatMul", "Conv", "ConvTranspose", "ConvGradInput", "ConvGradWeight"), _linear
+        ("Add", "Sum", "Mean", "Gemm", "MatMul", "FusedMatMul", "Einsum", "Conv", "ConvTranspose", "ConvGradInput"),
+        _linear,
     ),
+    "ConvGradWeight": _linear,
     **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean"), _linear),
-    **dict.fromkeys(("GatherGrad", "GatherElementsGrad"), _linear),
+    **dict.fromkeys(("GatherGrad", "GatherElementsGrad", "CumSum", "CumProdGrad"), _linear),
     **dict.fromkeys(("Sub", "Mod"), lambda c: c.size[0] + c.size[1]),
     **dict.fromkeys(
         ("Pow", "PowSlope", "PowLog"), lambda c: np.abs(c.y) * (2 + np.abs((c.size[1] + 1) * np.log(c.size[0])))
@@ -193,6 +202,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
         ("Erf", "Tanh", "Sigmoid", "Softplus", "Elu", "Selu", "Celu"),
         lambda c: np.maximum(np.abs(c.y), c.field.get("alpha", 1)),
     ),
+    **dict.fromkeys(("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM", "RNNGrad", "GRUGrad", "LSTMGrad"), _recurrent),
     "ReduceLogSum": lambda c: np.maximum(np.abs(c.y), 1),
     "Softmax": lambda c: c.y * (1 + np.abs(c.x[0] - _greatest(c))),
     "SoftmaxGrad": lambda c: c.size[1] * (c.size[0] + (c.size[0] * c.size[1]).sum(axis=c.field["axis"], keepdims=True)),
