@@ -129,6 +129,7 @@ NO_TWIN = {
     "scan": "none: the host does it",
     "sample": "none: the host does it",
     "deform": "none: the host does it",
+    "roi": "none: the host does it",
     "volume": "none: the host does it",
     "integers": "none: the host does it",
 }

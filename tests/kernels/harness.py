@@ -28,7 +28,7 @@ NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", 
 
 UNSERVED: dict[str, Callable[..., bool]] = {
     "LayerNormalization": lambda op, *_: op.stash_type != 1,
-    "Conv": lambda op, x, w, b=None: x.ndim == 5,
+    "Conv": lambda op, x, w, b=None: x.ndim == 5 and op.depthwise(spec_of(w)),
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "DeformConv": lambda op, x, *_: x.ndim != 4,
     "Einsum": lambda op, *x: any(v.size == 0 for v in x) or any(len(set(t)) < len(t) for t in op.terms(x)[0]),
@@ -45,6 +45,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
     "ReduceMean": lambda op, x, axes=None: x.size == 0,
+    "RoiAlignGrad": lambda op, *_: op.mode == "max",
     **dict.fromkeys(
         ("ReduceSum", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"),
         lambda op, x, axes=None: x.size == 0,
@@ -84,7 +85,8 @@ def check_served(op: Op, inputs: tuple, want: tuple, model: Model) -> None:
     plan = model.plan({"x0": inputs[0].shape})  # pyright: ignore[reportOptionalMemberAccess]
     assert not unwritten(plan), f"a step of {op!r} does not say what it writes"
     steps = plan.numpy_steps()
-    if unserved(op, inputs):
+    specs = tuple(None if x is None else spec_of(x) for x in inputs)
+    if unserved(op, inputs) or (plan.target.gpu and op.on_processors(specs, tuple(spec_of(y) for y in want))):
         assert steps, f"a kernel serves {op!r} now: strike it from the table"
     else:
         assert not steps, f"NumPy runs {op!r}"

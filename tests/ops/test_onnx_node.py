@@ -23,7 +23,6 @@ SKIPPED = {
     r"dropout_random_old": "opset 11: rewritten at import",
     r"split_.*_opset13": "opset 13: rewritten at import",
     r"spacetodepth_(dcr|crd)_mode": "newer than opset 21, which has no mode",
-    r"resize_.*antialias": "no antialias yet",
     r"resize_downsample_scales_(linear|cubic)_align_corners": (
         "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
     ),
