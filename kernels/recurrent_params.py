@@ -8,7 +8,8 @@ from nbconv.kernels.params import Floats
 class Sequences(NamedTuple):
     """``steps`` of a ``batch`` of sequences in ``ways`` directions, of which a unit has ``rows``.
     ``reverse``: the first direction, too, goes backwards; ``flag``: changes the cell's equations;
-    ``clip``: limits what goes into the gates."""
+    ``clip``: limits what goes into the gates.
+    ``hard``: gates are hard sigmoids of ``alpha`` and ``beta``; ``relu``: in place of tanh."""
 
     steps: int
     batch: int
@@ -18,6 +19,10 @@ class Sequences(NamedTuple):
     reverse: int
     flag: int
     clip: float
+    hard: int
+    alpha: float
+    beta: float
+    relu: int
 
 
 class Recurrence(NamedTuple):

@@ -152,6 +152,16 @@ def _last(to, p, v, ld, n, count, hidden):
                 put(to, p + i * hidden + j, found, cols)
 
 
+@inline
+def _gate(v, hard, alpha, beta):
+    return _math.hard_sigmoid(v, alpha, beta) if hard else _math.sigmoid(v)
+
+
+@inline
+def _unit(v, relu):
+    return maximum(v, 0.0) if relu else _math.tanh(v)
+
+
 @kernel
 def lstm(
     x: Floats,
@@ -166,7 +176,7 @@ def lstm(
 ) -> None:
     """An LSTM with ONNX's usual activations, gates i, o, f, c; cells (ways, batch, whole vectors)
     are memory for c."""
-    steps, batch, hidden, ways, rows, reverse, flag, clip = sizes
+    steps, batch, hidden, ways, rows, reverse, flag, clip, hard, alpha, beta, relu = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 4 * W
     sums = stack_floats(SUMS)
@@ -207,14 +217,14 @@ def lstm(
                     ai = minimum(maximum(ai, -clip), clip)
                     af = minimum(maximum(af, -clip), clip)
                     ag = minimum(maximum(ag, -clip), clip)
-                    gi = _math.sigmoid(ai)
-                    gf = splat(1.0) - gi if flag else _math.sigmoid(af)
-                    c = gf * c + gi * _math.tanh(ag)
+                    gi = _gate(ai, hard, alpha, beta)
+                    gf = splat(1.0) - gi if flag else _gate(af, hard, alpha, beta)
+                    c = gf * c + gi * _unit(ag, relu)
                     store(c0, i * panels * W + j, c)
                     if peep:
                         ao = ao + get(p, (d * 3 + 1) * hidden + j, cols) * c
                     ao = minimum(maximum(ao, -clip), clip)
-                    put(y, i * hidden + j, _math.sigmoid(ao) * _math.tanh(c), cols)
+                    put(y, i * hidden + j, _gate(ao, hard, alpha, beta) * _unit(c, relu), cols)
             h, ldh = y, hidden
         _rest(results.y, n, b, d, count, sizes)
         _last(results.h, state * hidden, h, ldh, n, count, hidden)
@@ -233,7 +243,7 @@ def gru(
     last: Int,
 ) -> None:
     """A GRU with ONNX's usual activations, gates z, r, h, that resets what R made of h."""
-    steps, batch, hidden, ways, rows, reverse, _, clip = sizes
+    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 3 * W
     sums = stack_floats(SUMS)
@@ -257,10 +267,10 @@ def gru(
                     mine = at(sums, i * 3 * W)
                     az = load(added, 0) + load(mine, 0)
                     ar = load(added, W) + load(mine, W)
-                    gz = _math.sigmoid(minimum(maximum(az, -clip), clip))
-                    gr = _math.sigmoid(minimum(maximum(ar, -clip), clip))
+                    gz = _gate(minimum(maximum(az, -clip), clip), hard, alpha, beta)
+                    gr = _gate(minimum(maximum(ar, -clip), clip), hard, alpha, beta)
                     an = load(added, 2 * W) + gr * load(mine, 2 * W)
-                    new = _math.tanh(minimum(maximum(an, -clip), clip))
+                    new = _unit(minimum(maximum(an, -clip), clip), relu)
                     before = get(at(h, i * ldh), j, cols)
                     put(y, i * hidden + j, (splat(1.0) - gz) * new + gz * before, cols)
             h, ldh = y, hidden
@@ -282,7 +292,7 @@ def gru_reset(
 ) -> None:
     """A GRU that resets h before R meets it: panels of z and r, then those of h.
     cells (ways, batch, 2, whole vectors) are memory for z and the reset h."""
-    steps, batch, hidden, ways, rows, reverse, _, clip = sizes
+    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 3 * W
     sums = stack_floats(SUMS)
@@ -307,8 +317,8 @@ def gru_reset(
                     added = at(x, ((t * batch + b + i) * ways + d) * gates + g)
                     az = load(added, 0) + load(sums, i * 2 * W)
                     ar = load(added, W) + load(sums, i * 2 * W + W)
-                    store(zs, i * 2 * line + j, _math.sigmoid(minimum(maximum(az, -clip), clip)))
-                    gr = _math.sigmoid(minimum(maximum(ar, -clip), clip))
+                    store(zs, i * 2 * line + j, _gate(minimum(maximum(az, -clip), clip), hard, alpha, beta))
+                    gr = _gate(minimum(maximum(ar, -clip), clip), hard, alpha, beta)
                     store(qs, i * 2 * line + j, gr * get(at(h, i * ldh), j, min(W, hidden - j)))
             for panel in range(panels):
                 g = 2 * line + panel * W
@@ -325,7 +335,7 @@ def gru_reset(
                 )
                 for i in range(count):
                     an = load(x, ((t * batch + b + i) * ways + d) * gates + g) + load(sums, i * W)
-                    new = _math.tanh(minimum(maximum(an, -clip), clip))
+                    new = _unit(minimum(maximum(an, -clip), clip), relu)
                     gz = load(zs, i * 2 * line + j)
                     put(y, i * hidden + j, (splat(1.0) - gz) * new + gz * get(at(h, i * ldh), j, cols), cols)
             h, ldh = y, hidden
@@ -344,8 +354,8 @@ def rnn(
     first: Int,
     last: Int,
 ) -> None:
-    """tanh(x + R·h), or with ``flag`` its ReLU."""
-    steps, batch, hidden, ways, rows, reverse, flag, clip = sizes
+    """tanh(x + R·h), or its ReLU."""
+    steps, batch, hidden, ways, rows, reverse, _, clip, _, _, _, relu = sizes
     panels = (hidden + W - 1) // W
     gates = panels * W
     sums = stack_floats(SUMS)
@@ -364,7 +374,7 @@ def rnn(
                 for i in range(count):
                     a = load(x, ((t * batch + b + i) * ways + d) * gates + j) + load(sums, i * W)
                     a = minimum(maximum(a, -clip), clip)
-                    put(y, i * hidden + j, maximum(a, 0.0) if flag else _math.tanh(a), min(W, hidden - j))
+                    put(y, i * hidden + j, _unit(a, relu), min(W, hidden - j))
             h, ldh = y, hidden
         _rest(results.y, n, b, d, count, sizes)
         _last(results.h, (d * batch + b) * hidden, h, ldh, n, count, hidden)

@@ -75,7 +75,19 @@ class Problem(NamedTuple):
         return np.ascontiguousarray(np.concatenate(parts, 1)).reshape(-1)
 
 
-def lower(to: Lowering, kernel: str, groups: Groups, reverse: bool, flag: bool, clip: float) -> None:
+class Kind(NamedTuple):
+    """What a kernel is told of the cell, see `nbconv.kernels.recurrent_params.Sequences`."""
+
+    reverse: int
+    flag: int
+    clip: float
+    hard: int
+    alpha: float
+    beta: float
+    relu: int
+
+
+def lower(to: Lowering, kernel: str, groups: Groups, kind: Kind) -> None:
     """The steps of an RNN, GRU or LSTM, whose inputs are ONNX's."""
     (steps, batch, inputs), (ways, _, hidden) = to.inputs[0].shape, to.inputs[2].shape
     p = Problem(steps, batch, inputs, hidden, ways, groups, to.target.lanes)
@@ -99,7 +111,7 @@ def lower(to: Lowering, kernel: str, groups: Groups, reverse: bool, flag: bool, 
         states=States(h, c, way, row, c_way, c_row),
         **cells,
         results=Outputs(y or to.floats(steps * ways * batch * hidden), *lasts),
-        sizes=Sequences(steps, batch, hidden, ways, rows, int(reverse), int(flag), clip),
+        sizes=Sequences(steps, batch, hidden, ways, rows, *kind),
         algorithm=f"recurrence, {rows} sequences a unit",
         does=Work(arithmetic, arithmetic, FLOAT32.itemsize * sum(spec.size for spec in to.outputs)),
     )
