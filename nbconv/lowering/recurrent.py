@@ -118,12 +118,12 @@ def lower(to: Lowering, kernel: str, groups: Groups, kind: Kind) -> None:
 
 
 def most_rows(to: Lowering, p: Problem) -> int:
-    """Sequences of a unit: as many as the kernel takes, but one where each has a length of its own; four and more make two
-    units."""
+    """Sequences of a unit: one where each has a length of its own, else as many as the kernel takes or little less, so that
+    units are of one size; four sequences and more are two units."""
     if to.has(4):
         return 1
-    most = 6 if to.target.registers >= 32 else 2
-    return min(most, p.batch if p.ways > 1 or p.batch < 4 else ceil(p.batch, 2))
+    units = max(ceil(p.batch, 6 if to.target.registers >= 32 else 2), 1 if p.ways > 1 or p.batch < 4 else 2)
+    return ceil(p.batch, units)
 
 
 def outputs(to: Lowering) -> list[Ref | None]:
