@@ -9,7 +9,8 @@ class Sequences(NamedTuple):
     """``steps`` of a ``batch`` of sequences in ``ways`` directions, of which a unit has ``rows``.
     ``reverse``: the first direction, too, goes backwards; ``flag``: changes the cell's equations;
     ``clip``: limits what goes into the gates.
-    ``hard``: gates are hard sigmoids of ``alpha`` and ``beta``; ``relu``: in place of tanh."""
+    ``hard``: gates are hard sigmoids of ``alpha`` and ``beta``; ``relu``: in place of tanh;
+    ``rounded``: h is rounded to 8 bits before R meets it."""
 
     steps: int
     batch: int
@@ -23,6 +24,7 @@ class Sequences(NamedTuple):
     alpha: float
     beta: float
     relu: int
+    rounded: int
 
 
 class Recurrence(NamedTuple):

@@ -20,15 +20,18 @@ from ._simd import (
     address,
     at,
     get,
+    hmax,
     inline,
     kernel,
     load,
+    magic_round,
     maximum,
     minimum,
     put,
     splat,
     stack_floats,
     store,
+    where,
 )
 
 ROWS = 6 if target().registers >= 32 else 2
@@ -162,6 +165,32 @@ def _unit(v, relu):
     return maximum(v, 0.0) if relu else _math.tanh(v)
 
 
+@inline
+def _round(x, y, n):
+    """y = x by the 8-bit integers that stand for it best, with 0 among them."""
+    low = splat(0.0)
+    high = splat(0.0)
+    for j in range(0, n, W):
+        v = get(x, j, min(W, n - j))
+        low = maximum(low, -v)
+        high = maximum(high, v)
+    least = splat(-hmax(low))
+    span = splat(hmax(high)) - least
+    scale = where(span == 0.0, splat(1.0), span / 255.0)
+    zero = magic_round(minimum(maximum(-least / scale, 0.0), 255.0))
+    for j in range(0, n, W):
+        cols = min(W, n - j)
+        q = minimum(maximum(magic_round(get(x, j, cols) / scale) + zero, 0.0), 255.0)
+        put(y, j, (q - zero) * scale, cols)
+
+
+@kernel
+def rounded(x: Floats, y: Floats, n: Int, first: Int, last: Int) -> None:
+    """Rows of n elements rounded to 8 bits, each by itself. A unit is a row."""
+    for unit in range(first, last):
+        _round(at(x, unit * n), at(y, unit * n), n)
+
+
 @kernel
 def lstm(
     x: Floats,
@@ -174,9 +203,9 @@ def lstm(
     first: Int,
     last: Int,
 ) -> None:
-    """An LSTM with ONNX's usual activations, gates i, o, f, c; cells (ways, batch, whole vectors)
-    are memory for c."""
-    steps, batch, hidden, ways, rows, reverse, flag, clip, hard, alpha, beta, relu = sizes
+    """An LSTM, gates i, o, f, c; cells (ways, batch, whole vectors) are memory for c, and, where
+    ``rounded``, as much behind it for h."""
+    steps, batch, hidden, ways, rows, reverse, flag, clip, hard, alpha, beta, relu, rounds = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 4 * W
     sums = stack_floats(SUMS)
@@ -189,24 +218,33 @@ def lstm(
         count = min(rows, batch - b)
         n = _length(lengths, b, steps)
         state = d * batch + b
-        c0 = at(cells, state * panels * W)
+        line = panels * W
+        c0 = at(cells, state * line)
+        near = at(cells, (ways * batch + state) * line)
         for i in range(count):
             for j in range(0, hidden, W):
                 v = get(at(states.c, d * states.c_way + (b + i) * states.c_row), j, min(W, hidden - j))
-                store(c0, i * panels * W + j, v)
+                store(c0, i * line + j, v)
         h, ldh = at(states.h, d * states.way + b * states.row), states.row
         for s in range(n):
             t = n - 1 - s if d == 1 or reverse else s
             y = at(results.y, ((t * ways + d) * batch + b) * hidden)
+            seen, ld = h, ldh
+            if rounds:
+                for i in range(count):
+                    _round(at(h, i * ldh), at(near, i * line), hidden)
+                seen, ld = near, line
             for panel in range(panels):
                 g = panel * 4 * W
                 j = panel * W
                 cols = min(W, hidden - j)
-                sums_4(count, h, ldh, hidden, at(weights.r, (d * gates + g) * hidden), at(weights.bias, d * gates + g), sums)
+                sums_4(
+                    count, seen, ld, hidden, at(weights.r, (d * gates + g) * hidden), at(weights.bias, d * gates + g), sums
+                )
                 for i in range(count):
                     added = at(x, ((t * batch + b + i) * ways + d) * gates + g)
                     mine = at(sums, i * 4 * W)
-                    c = load(c0, i * panels * W + j)
+                    c = load(c0, i * line + j)
                     ai = load(added, 0) + load(mine, 0)
                     ao = load(added, W) + load(mine, W)
                     af = load(added, 2 * W) + load(mine, 2 * W)
@@ -220,7 +258,7 @@ def lstm(
                     gi = _gate(ai, hard, alpha, beta)
                     gf = splat(1.0) - gi if flag else _gate(af, hard, alpha, beta)
                     c = gf * c + gi * _unit(ag, relu)
-                    store(c0, i * panels * W + j, c)
+                    store(c0, i * line + j, c)
                     if peep:
                         ao = ao + get(p, (d * 3 + 1) * hidden + j, cols) * c
                     ao = minimum(maximum(ao, -clip), clip)
@@ -228,7 +266,7 @@ def lstm(
             h, ldh = y, hidden
         _rest(results.y, n, b, d, count, sizes)
         _last(results.h, state * hidden, h, ldh, n, count, hidden)
-        _last(results.c, state * hidden, c0, panels * W, n, count, hidden)
+        _last(results.c, state * hidden, c0, line, n, count, hidden)
 
 
 @kernel
@@ -243,7 +281,7 @@ def gru(
     last: Int,
 ) -> None:
     """A GRU with ONNX's usual activations, gates z, r, h, that resets what R made of h."""
-    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu = sizes
+    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu, _ = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 3 * W
     sums = stack_floats(SUMS)
@@ -292,7 +330,7 @@ def gru_reset(
 ) -> None:
     """A GRU that resets h before R meets it: panels of z and r, then those of h.
     cells (ways, batch, 2, whole vectors) are memory for z and the reset h."""
-    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu = sizes
+    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu, _ = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 3 * W
     sums = stack_floats(SUMS)
@@ -355,7 +393,7 @@ def rnn(
     last: Int,
 ) -> None:
     """tanh(x + R·h), or its ReLU."""
-    steps, batch, hidden, ways, rows, reverse, _, clip, _, _, _, relu = sizes
+    steps, batch, hidden, ways, rows, reverse, _, clip, _, _, _, relu, _ = sizes
     panels = (hidden + W - 1) // W
     gates = panels * W
     sums = stack_floats(SUMS)

@@ -50,6 +50,8 @@ class Recurrent(Op, abstract=True):
     units: ClassVar[int] = 1
     """activations that are no gate's, the last of them"""
     cell: ClassVar[type[cells.Cell]]
+    name: ClassVar[str]
+    """of its kernel"""
 
     activation_alpha: tuple[float, ...] | None = None
     activation_beta: tuple[float, ...] | None = None
@@ -173,7 +175,7 @@ class Recurrent(Op, abstract=True):
         first, *others = self.functions()
         gates, units = first[: len(first) - self.units], first[len(first) - self.units :]
         plain = all(f.kind in ("sigmoid", "hardsigmoid") for f in gates) and {f.kind for f in units} in ({"tanh"}, {"relu"})
-        return self.type.lower() if plain and all(of == first for of in others) else ""
+        return self.name if plain and all(of == first for of in others) else ""
 
     def kind(self) -> recurrent.Kind:
         """What its kernel is told."""
@@ -193,7 +195,12 @@ class Recurrent(Op, abstract=True):
     def has_kernel(self, inputs, outputs) -> bool:
         lengths = inputs[4] if len(inputs) > 4 else None
         small = lengths is None or lengths.dtype == np.int32
-        return super().has_kernel(inputs, outputs) and small and all(s.size for s in inputs[:3]) and bool(self.kernel())
+        return (
+            super().has_kernel(inputs, outputs)
+            and small
+            and all(s.size for s in (*inputs[:3], *outputs))
+            and bool(self.kernel())
+        )
 
     def lower(self, to: Lowering) -> None:
         recurrent.lower(to, self.kernel(), self.groups(), self.kind())
@@ -221,14 +228,14 @@ def check_lengths(lengths: np.ndarray, steps: int) -> None:
 class RNN(Recurrent):
     """h' = f(W·x + R·h + B)."""
 
-    gates, usual, cell = 1, ("Tanh",), cells.RNNCell
+    gates, usual, cell, name = 1, ("Tanh",), cells.RNNCell, "rnn"
 
 
 class GRU(Recurrent):
     """Gates z, r, h. h' = (1 - z) · n + z · h, with n = g(W·x + R·(r · h) + B), or, with ``linear_before_reset``,
     g(W·x + r · (R·h + B))."""
 
-    gates, usual, cell = 3, ("Sigmoid", "Tanh"), cells.GRUCell
+    gates, usual, cell, name = 3, ("Sigmoid", "Tanh"), cells.GRUCell, "gru"
 
     linear_before_reset: int = 0
 
@@ -248,7 +255,7 @@ class LSTM(Recurrent):
     """Gates i, o, f, c. c' = f · c + i · g, h' = o · act(c'); ``P`` (directions, 3 · hidden): peepholes of c at i, o, f.
     With ``input_forget`` f is 1 - i."""
 
-    gates, states, usual, cell = 4, 2, ("Sigmoid", "Tanh", "Tanh"), cells.LSTMCell
+    gates, states, usual, cell, name = 4, 2, ("Sigmoid", "Tanh", "Tanh"), cells.LSTMCell, "lstm"
     parameters, units = (1, 2, 3, 7), 2
 
     input_forget: int = 0
