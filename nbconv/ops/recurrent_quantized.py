@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -73,7 +72,7 @@ class DynamicQuantizeLSTM(LSTM):
         spread = [v.reshape(len(stored), 1, -1).astype(np.float64) for v in (zero, scale)]
         return ((stored - spread[0]) * spread[1]).swapaxes(1, 2)
 
-    def has_kernel(self, inputs: Sequence[Any], outputs: Sequence[Spec]) -> bool:
+    def has_kernel(self, inputs, outputs) -> bool:
         fixed = all(inputs[i].constant for i in (1, 2, *range(8, 12)))
         return fixed and super().has_kernel(inputs, outputs)
 
