@@ -6,13 +6,13 @@ What has no such form is a class of that domain in `nbconv.ops`. The texts are o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import nbconv.ops
-from nbconv.converters.opset import Draft, OpsetContext, grid_sample
+from nbconv.converters.draft import Draft, OpsetContext, Rule
+from nbconv.converters.opset import grid_sample
 from nbconv.errors import ModelError, UnsupportedError
 
 DOMAIN = "com.microsoft"
@@ -52,8 +52,10 @@ class _Chain:
         self.nodes.append(Draft(type, list(inputs), made, attributes, made[0]))
         return made[0]
 
-    def constant(self, what: str, value: Any, dtype: Any) -> str:
-        return self.context.constant(f"{self.draft.name}_{what}", np.array(value, dtype))
+    def number(self, what: str, value: float, like: str) -> str:
+        """A constant of another value's element type."""
+        name = self.context.constant(f"{self.draft.name}_{what}", np.array(value, np.float32))
+        return self.add("CastLike", name, like)
 
     def done(self, value: str) -> list[Draft]:
         """The nodes, the value being the draft's first output."""
@@ -80,14 +82,14 @@ ACTIVATIONS: dict[str, tuple[str, ...]] = {
 """What is fused behind others → its parameters."""
 
 
-def _activated(chain: _Chain, x: str, kind: str | None, given: dict[str, float], dtype: np.dtype) -> str:
+def _activated(chain: _Chain, x: str, kind: str | None, given: dict[str, float]) -> str:
     """The activation of x."""
     if not kind:
         return x
     if kind not in ACTIVATIONS:
         raise UnsupportedError(f"the activation {kind!r} is not supported")
     if kind == "Clip":
-        limits = [chain.constant(name, given[name], dtype) if name in given else "" for name in ("min", "max")]
+        limits = [chain.number(name, given[name], x) if name in given else "" for name in ("min", "max")]
         return chain.add("Clip", x, *limits)
     options: dict[str, Any] = {name: given[name] for name in ACTIVATIONS[kind] if name in given}
     return chain.add(kind, x, **options)
@@ -102,7 +104,7 @@ def fused_conv(draft: Draft, context: OpsetContext) -> list[Draft]:
     if draft.input(3):
         y = chain.add("Add", y, draft.input(3))
     given = dict(zip(ACTIVATIONS.get(kind, ()), params, strict=False))
-    return chain.done(_activated(chain, y, kind, given, context.dtype(draft.input(1))))
+    return chain.done(_activated(chain, y, kind, given))
 
 
 def fused_gemm(draft: Draft, context: OpsetContext) -> list[Draft]:
@@ -113,7 +115,7 @@ def fused_gemm(draft: Draft, context: OpsetContext) -> list[Draft]:
     given = {name: attributes.pop(f"activation_{name}") for name in ("alpha", "beta", "gamma")
              if f"activation_{name}" in attributes}  # fmt: skip
     y = chain.add("Gemm", *draft.inputs, **attributes)
-    return chain.done(_activated(chain, y, kind, given, context.dtype(draft.input(1))))
+    return chain.done(_activated(chain, y, kind, given))
 
 
 def transpose_mat_mul(draft: Draft, context: OpsetContext) -> list[Draft]:
@@ -138,7 +140,7 @@ def quick_gelu(draft: Draft, context: OpsetContext) -> list[Draft]:
     """QuickGelu: x · sigmoid(alpha · x)."""
     _required(draft, 1)
     chain, x, alpha = _Chain(draft, context), draft.input(0), draft.attributes.get("alpha", 1.702)
-    gate = x if alpha == 1 else chain.add("Mul", x, chain.constant("alpha", alpha, context.dtype(x)))
+    gate = x if alpha == 1 else chain.add("Mul", x, chain.number("alpha", alpha, x))
     return chain.done(chain.add("Mul", x, chain.add("Sigmoid", gate)))
 
 
@@ -278,12 +280,10 @@ def q_gemm(draft: Draft, context: OpsetContext) -> list[Draft]:
         total = chain.add("Add", total, draft.input(6))
     alpha = draft.attributes.get("alpha", 1.0)
     if alpha != 1:
-        a_scale = chain.add("Mul", a_scale, chain.constant("alpha", alpha, context.dtype(a_scale)))
+        a_scale = chain.add("Mul", a_scale, chain.number("alpha", alpha, a_scale))
     y = _scaled(chain, total, a_scale, b_scale)
     return chain.done(chain.add("QuantizeLinear", y, *draft.inputs[7:9]) if draft.input(7) else y)
 
-
-Rule = Callable[[Draft, OpsetContext], "list[Draft]"]
 
 RULES: dict[tuple[str, str], Rule] = {
     ("", "LayerNormalization"): layer_normalization,

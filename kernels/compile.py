@@ -48,7 +48,7 @@ def families(goal: Target | None = None) -> list[str]:
     than float32 are done by the host."""
     names = {*store.modules(), *(store.modules("cuda") if goal is not None and goal.gpu else ())}
     left_out = (
-        {"simd", "loop", "roof", "elements", "order", "cast", "recurrent", "scan"}
+        {"simd", "loop", "roof", "elements", "order", "cast", "recurrent", "scan", "sample", "volume", "deform", "integers"}
         if goal is not None and goal.gpu
         else {"simd"}
     )

@@ -17,7 +17,7 @@ from nbconv.lowering.gemm.problem import operand, problem
 from nbconv.lowering.implementation import emit
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class Gemm(Op):
@@ -195,6 +195,8 @@ class FusedMatMul(MatMul):
         return tuple(turned)  # pyright: ignore[reportReturnType]
 
     def infer(self, a: Spec, b: Spec) -> Spec:
+        if a is None or b is None:
+            raise ModelError("wants two inputs")
         want.one_type("f", A=a, B=b)
         return MatMul.infer(self, *self.factors(a, b))
 
@@ -262,7 +264,7 @@ class _Factors:
         return self.slope
 
 
-def reshape(to: Backward, x: str, shape: tuple[int, ...]) -> str:
+def reshape(to: Expansion, x: str, shape: tuple[int, ...]) -> str:
     """x under another shape."""
     from nbconv.ops.shape import Reshape
 

@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 F32 = np.float32
 
 
+def given(**named: Spec | None) -> None:
+    """ModelError where an input that must be given is left out."""
+    for name, spec in named.items():
+        if spec is None:
+            raise ModelError(f"its input {name} is left out")
+
+
 def scalars(**named: Spec | None) -> None:
-    """Refuses scales and zero points that are no scalars, and scales that are no floats."""
+    """Refuses scales and zero points that are no scalars, and scales that are no floats or left out."""
+    given(**{name: spec for name, spec in named.items() if name.endswith("scale")})
     for name, spec in named.items():
         want.scalar(spec, name)
         if name.endswith("scale"):
@@ -55,6 +63,7 @@ class QLinear(Op, abstract=True):
     def infer(
         self, x: Spec, x_scale: Spec, x_zero_point: Spec | None, y_scale: Spec, y_zero_point: Spec | None = None
     ) -> Spec:
+        given(x=x)
         scalars(x_scale=x_scale, x_zero_point=x_zero_point, y_scale=y_scale, y_zero_point=y_zero_point)
         return want.make(self.shape(x.shape), eight_bits(x=x, x_zero_point=x_zero_point, y_zero_point=y_zero_point))
 
@@ -204,6 +213,7 @@ class QLinearBinary(Op, abstract=True):
         self, a: Spec, a_scale: Spec, a_zero_point: Spec | None, b: Spec, b_scale: Spec, b_zero_point: Spec | None,
         c_scale: Spec, c_zero_point: Spec | None = None,
     ) -> Spec:  # fmt: skip
+        given(A=a, B=b)
         scalars(a_scale=a_scale, a_zero_point=a_zero_point, b_scale=b_scale, b_zero_point=b_zero_point, c_scale=c_scale,
                 c_zero_point=c_zero_point)  # fmt: skip
         zeros = {"A_zero_point": a_zero_point, "B_zero_point": b_zero_point, "C_zero_point": c_zero_point}
@@ -244,6 +254,7 @@ class QLinearConcat(Op):
     def infer(self, y_scale: Spec, y_zero_point: Spec, *inputs: Spec) -> Spec:
         if not inputs or len(inputs) % 3:
             raise ModelError(f"behind y_scale and y_zero_point stand {len(inputs)} inputs, wanted three for each array")
+        given(y_zero_point=y_zero_point, **{f"input {i + 2}": spec for i, spec in enumerate(inputs)})
         scalars(y_scale=y_scale, y_zero_point=y_zero_point)
         first = inputs[0]
         dtype, axis, total = eight_bits(y_zero_point=y_zero_point), want.axis(self.axis, first.rank), 0
@@ -288,6 +299,7 @@ class QLinearWhere(Op):
         self, condition: Spec, x: Spec, x_scale: Spec, x_zero_point: Spec, y: Spec, y_scale: Spec, y_zero_point: Spec,
         z_scale: Spec, z_zero_point: Spec,
     ) -> Spec:  # fmt: skip
+        given(condition=condition, x=x, y=y, x_zero_point=x_zero_point, y_zero_point=y_zero_point, z_zero_point=z_zero_point)
         want.kind("b", condition=condition)
         scalars(x_scale=x_scale, x_zero_point=x_zero_point, y_scale=y_scale, y_zero_point=y_zero_point, z_scale=z_scale,
                 z_zero_point=z_zero_point)  # fmt: skip

@@ -9,8 +9,9 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Quantisation, Spec
 from nbconv.graph import infer as want
+from nbconv.graph.dtypes import BITS, is_added, kind_of
 from nbconv.graph.op import Op
-from nbconv.ops.cast import CastLike
+from nbconv.ops.cast import CastLike, converted
 from nbconv.ops.pad import Pad
 from nbconv.ops.pointwise import Mul
 from nbconv.ops.reduce import ReduceSum
@@ -27,7 +28,7 @@ class Quantization(Op, abstract=True):
     block_size: int = 0
 
     def check(self, x: Spec, scale: Spec, zero_point: Spec | None) -> None:
-        want.kind("f", scale=scale)
+        want.kind("f" if scale.dtype.name != "float8_e8m0fnu" else "n", scale=scale)
         if zero_point is not None and zero_point.shape != scale.shape and not zero_point.size == scale.size == 1:
             raise ModelError(f"zero_point is {zero_point}, scale is {scale}: wanted one shape")
         if self.block_size < 0:
@@ -65,22 +66,33 @@ class Quantization(Op, abstract=True):
 
 def meaning(scale: Spec, zero_point: Spec | None, axis: int | None) -> Quantisation | None:
     """What integers of this scale and zero point stand for, where these are known; ``axis``: the one of a vector."""
-    if scale.value is None or (zero_point is not None and zero_point.value is None):
+    zero = None if zero_point is None else zero_point.value
+    if scale.value is None or (zero_point is not None and zero is None):
         return None
     scales = tuple(float(v) for v in scale.value.reshape(-1))
-    zeros = (0,) * len(scales) if zero_point is None else tuple(int(v) for v in zero_point.value.reshape(-1))
+    zeros = (0,) * len(scales) if zero is None else tuple(int(v) for v in zero.reshape(-1))
     return Quantisation(scales, zeros, None if len(scales) == 1 else axis)
 
 
 def requantised(x: np.ndarray, zero_point: np.ndarray | int, dtype: np.dtype) -> np.ndarray:
-    """saturate(round(x) + zero_point), halves to even: integers of ``dtype``."""
+    """saturate(round(x) + zero_point), halves to even: integers of ``dtype``. NaN becomes the least, as in onnxruntime."""
+    low, high = limits(dtype)
     with np.errstate(all="ignore"):
         y = np.rint(x) + np.asarray(zero_point).astype(x.dtype)
-        return np.asarray(np.clip(y, np.iinfo(dtype).min, np.iinfo(dtype).max)).astype(dtype)
+        return converted(np.fmin(np.fmax(y, low), high), dtype)
+
+
+def limits(dtype: np.dtype) -> tuple[int, int]:
+    """The least and the greatest integer of a type."""
+    if not is_added(dtype):
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
+    bits = BITS[dtype.name]
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if dtype.name.startswith("int") else (0, (1 << bits) - 1)
 
 
 class QuantizeLinear(Quantization):
-    """saturate(round(x / scale) + zero_point), halves to even; uint8 unless zero_point or ``output_dtype`` says else."""
+    """saturate(round(x / scale) + zero_point), halves to even; uint8 unless zero_point or ``output_dtype`` says else. To a
+    float of few bits, x / scale is rounded as `Cast` rounds, and a zero point is 0."""
 
     output_dtype: int = 0
     saturate: int = 1
@@ -88,7 +100,8 @@ class QuantizeLinear(Quantization):
 
     def target(self, zero_point: Spec | np.ndarray | None) -> np.dtype:
         dtype = want.dtype_of(self.output_dtype or 2) if zero_point is None else zero_point.dtype
-        if dtype.kind not in "iu" or dtype.itemsize > 2:
+        stored = kind_of(dtype) == "n" and dtype.name != "float8_e8m0fnu"
+        if not stored and (kind_of(dtype) not in "iu" or dtype.itemsize > 2):
             raise UnsupportedError(f"quantising to {dtype.name} is not supported")
         if self.output_dtype and want.dtype_of(self.output_dtype) != dtype:
             raise ModelError(f"zero_point is {dtype.name}, output_dtype is {want.dtype_of(self.output_dtype).name}")
@@ -103,7 +116,9 @@ class QuantizeLinear(Quantization):
 
     def quantisation(self, inputs, outputs) -> Quantisation | None:
         x, scale, zero_point = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
-        return None if self.blocked(x.shape, scale.shape) else meaning(scale, zero_point, self.axis % max(x.rank, 1))
+        if self.blocked(x.shape, scale.shape) or is_added(outputs[0].dtype):
+            return None
+        return meaning(scale, zero_point, self.axis % max(x.rank, 1))
 
     def reference(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
         dtype = want.dtype_of(self.precision) if self.precision else scale.dtype
@@ -112,7 +127,10 @@ class QuantizeLinear(Quantization):
             x = x.astype(dtype, copy=False)
         with np.errstate(all="ignore"):
             steps = x / scale
-        return requantised(steps, 0 if zero_point is None else self.along(zero_point, x.shape), self.target(zero_point))
+        target = self.target(zero_point)
+        if target.name.startswith("float"):
+            return converted(steps, target, bool(self.saturate))
+        return requantised(steps, 0 if zero_point is None else self.along(zero_point, x.shape), target)
 
 
 class DequantizeLinear(Quantization):
@@ -123,7 +141,7 @@ class DequantizeLinear(Quantization):
     output_dtype: int = 0
 
     def infer(self, x: Spec, scale: Spec, zero_point: Spec | None = None) -> Spec:
-        want.one_type("iu", x=x, zero_point=zero_point)
+        want.one_type("iun", x=x, zero_point=zero_point)
         self.check(x, scale, zero_point)
         return Spec(x.shape, self.target(scale.dtype))
 
@@ -134,9 +152,12 @@ class DequantizeLinear(Quantization):
         return dtype
 
     def reference(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
-        y = x.astype(np.int64) - (0 if zero_point is None else self.along(zero_point.astype(np.int64), x.shape))
+        whole, target = np.float32 if x.dtype.name.startswith("float") else np.int64, self.target(scale.dtype)
+        y = x.astype(whole) - (0 if zero_point is None else self.along(zero_point.astype(whole), x.shape))
+        if is_added(scale.dtype):
+            scale = scale.astype(np.float32)
         with np.errstate(all="ignore"):
-            return np.asarray(y * self.along(scale, x.shape)).astype(self.target(scale.dtype))
+            return np.asarray(y * self.along(scale, x.shape)).astype(target)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """dscale = Σ dy · (x - zero_point) over all that have a scale in common; the integers have none."""

@@ -11,7 +11,7 @@ import pytest
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.ops.integer import ConvInteger, DynamicQuantizeLinear, MatMulInteger, QLinearConv, QLinearMatMul
-from tests.check import Case, case, run_cases
+from tests.check import Case, case, check_op, run_cases
 
 U8, I8, I32 = (partial(np.array, dtype=dtype) for dtype in (np.uint8, np.int8, np.int32))
 rng = np.random.default_rng(26)
@@ -111,3 +111,33 @@ def test_messages() -> None:
         ConvInteger().infer(x, w, None, Spec((3,), np.dtype(np.int8)))
     with pytest.raises(ModelError, match=r"x has 3 channels, w wants 6"):
         ConvInteger(group=2).infer(x, w)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_shapes(seed: int) -> None:
+    """Convolutions and products of any geometry, as onnxruntime has them: exact, the rounded ones within a step."""
+    rng = np.random.default_rng([28, seed])
+    kind = (np.uint8, np.int8)[seed % 2]
+
+    def draw(dtype: Any, *shape: int) -> np.ndarray:
+        return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+    rank, group = int(rng.integers(1, 3)), int(rng.choice([1, 1, 2, 3]))
+    n, ci, co = int(rng.integers(1, 3)), group * int(rng.integers(1, 20)), group * int(rng.integers(1, 9))
+    kernel, stride, dilation = (tuple(rng.integers(1, top, rank).tolist()) for top in (4, 3, 3))
+    size = [int(k * d + rng.integers(0, 9)) for k, d in zip(kernel, dilation, strict=True)]
+    fields: dict[str, Any] = {"strides": stride, "dilations": dilation, "group": group,
+                              "pads": tuple(rng.integers(0, 2, 2 * rank).tolist())}  # fmt: skip
+    x, w = draw(kind, n, ci, *size), draw(np.int8, co, ci // group, *kernel)
+    conv_scale = np.float32(0.05 * np.sqrt(w[0].size))
+    zero = np.array(rng.integers(-20, 20) if kind is np.int8 else rng.integers(100, 140), kind)
+    bias = rng.integers(-9999, 9999, co).astype(np.int32)
+    check_op(
+        QLinearConv(**fields), x, f32(0.05), zero, w, scales(co), np.zeros(co, np.int8), conv_scale * 4, zero, bias, steps=1
+    )
+    if kind is np.uint8:
+        check_op(ConvInteger(**fields), x, w.view(np.uint8), zero, U)
+    m, k, columns = (int(v) for v in rng.integers(1, 40, 3))
+    a, b = draw(kind, n, m, k), draw(np.int8, k, columns)
+    check_op(MatMulInteger(), a, b, zero, draw(np.int8, columns))
+    check_op(QLinearMatMul(), a, f32(0.05), zero, b, scales(columns), draw(np.int8, columns), f32(5), zero, steps=1)

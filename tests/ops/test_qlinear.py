@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Node, Spec
 from nbconv.ops.qlinear import (
     QLinearAdd,
     QLinearAveragePool,
@@ -89,3 +89,7 @@ def test_messages() -> None:
         QLinearSigmoid().infer(x, Spec((3,), np.dtype(np.float32)), None, s)
     with pytest.raises(ModelError, match="stand 4 inputs, wanted three for each array"):
         QLinearConcat(axis=0).infer(s, Spec((), np.dtype(np.uint8)), x, s, Spec((), np.dtype(np.uint8)), x)
+    with pytest.raises(ModelError, match="its input B is left out"):
+        Node(QLinearAdd(), ("a", "s", "", "", "s", "", "s"), ("y",)).infer((x, s, None, None, s, None, s))
+    with pytest.raises(ModelError, match="its input y_scale is left out"):
+        Node(QLinearSigmoid(), ("x", "s"), ("y",)).infer((x, s, None, None))

@@ -11,6 +11,7 @@ from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
 from tests.check import case, run_cases, sampler
 
 r = sampler(10)
+nan, inf = np.nan, np.inf
 SCALE = np.array(0.5, np.float32)
 
 
@@ -41,6 +42,13 @@ CASES = [
         [1.0, 0.5],
         np.array([1, 2], np.int8),
         expect=np.array([4, 0, 20], np.int8),
+    ),
+    case(
+        QuantizeLinear(),
+        [nan, inf, -inf, 1e38],
+        SCALE,
+        np.array(-3, np.int8),
+        expect=np.array([-128, 127, -128, 127], np.int8),
     ),
     case(QuantizeLinear(precision=11), [1.0, 3.0], SCALE, expect=u8(2, 6), differs="newer than onnxruntime"),
     case(
