@@ -19,7 +19,7 @@ from nbconv.base.files import replace
 from nbconv.converters.contrib import INNER
 from nbconv.converters.types import proto_of
 from nbconv.errors import ModelError
-from nbconv.graph import OBJECT, OPSET, UNRANKED, Graph, Node, Spec
+from nbconv.graph import OBJECT, OPSET, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, own_inputs, renamed, surroundings
 from nbconv.graph.infer import DTYPES
 
@@ -194,7 +194,7 @@ def _node(node: Node, opset: int) -> onnx.NodeProto:
         if isinstance(value, np.ndarray):
             value = _tensor("", value, value.tobytes())
         elif kind == onnx.AttributeProto.TYPE_PROTO:
-            value = proto_of(value)
+            value = proto_of(str(value))
         proto.attribute.append(onnx.helper.make_attribute(name, value, attr_type=kind))
     return proto
 
@@ -212,9 +212,8 @@ def _tensor(name: str, array: np.ndarray, data: bytes | None) -> onnx.TensorProt
     if array.dtype not in _NUMBERS:
         raise ModelError(f"{name}: element type {array.dtype} cannot be written as ONNX")
     if array.dtype == OBJECT:
-        return onnx.helper.make_tensor(
-            name, onnx.TensorProto.STRING, array.shape, [str(text).encode() for text in array.flat]
-        )
+        texts = [str(text).encode() for text in array.flat]
+        return onnx.TensorProto(name=name, dims=array.shape, data_type=onnx.TensorProto.STRING, string_data=texts)
     tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=_NUMBERS[array.dtype])
     if data is not None:
         tensor.raw_data = data
@@ -228,7 +227,7 @@ def _value_info(name: str, spec: Spec | None) -> onnx.ValueInfoProto:
     elif spec is not None:
         kind = info.type.tensor_type
         kind.elem_type = _NUMBERS[spec.dtype]
-        if spec.shape == UNRANKED:
+        if not spec.ranked:
             return info
         kind.shape.SetInParent()
         for d in spec.shape:

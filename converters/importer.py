@@ -166,9 +166,9 @@ class Importer(OpsetContext):
         kind = info.type.WhichOneof("value")
         if self.around and what == "input" and not info.type.tensor_type.HasField("shape"):
             return Spec((), np.dtype(np.float32))  # what is given to a body's input says what it is
-        if what == "output" and kind in ("tensor_type", None):
-            if not (info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type):
-                return None
+        declared = info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type
+        if what == "output" and kind in ("tensor_type", None) and not declared:
+            return None
         if kind != "tensor_type":
             try:
                 return Spec((), OBJECT, type=text_of(info.type))
@@ -314,8 +314,9 @@ class Importer(OpsetContext):
                 bodies = {name: body.graph() for name, body in held.items()}
                 draft.attributes |= bodies
                 op = self._op(draft)
-                own = getattr(op, "own", 0) if bodies else 0
-                draft.inputs += ("",) * (own - len(draft.inputs)) + captured(op.bodies().values())
+                if bodies:  # they are made once, and what they read comes behind the node's own inputs
+                    own = getattr(op, "own", 0)
+                    draft.inputs += ("",) * (own - len(draft.inputs)) + captured(op.bodies().values())
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
             except ModelError as error:

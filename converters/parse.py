@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx.checker
 import onnx.defs
@@ -39,15 +41,18 @@ def parse(source: Source) -> onnx.ModelProto:
             model = onnx.inliner.inline_local_functions(model)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{source.label}: its functions cannot be inlined: {first_line(error)}") from None
-    made_of = {(n.domain, n.op_type) for graph in graphs(model.graph) for n in graph.node if n.domain in PREVIEW and _body(n)}
-    return onnx.inliner.inline_selected_functions(model, [*made_of], inline_schema_functions=True) if made_of else model
+    nodes = (node for graph in graphs(model.graph) for node in graph.node if node.domain in PREVIEW)
+    written_out = {(node.domain, node.op_type) for node in nodes if _body(node)}
+    if not written_out:
+        return model
+    return onnx.inliner.inline_selected_functions(model, [*written_out], inline_schema_functions=True)
 
 
 def _body(node: onnx.NodeProto) -> bool:
     """Whether onnx says of which operators a node is made."""
     if not onnx.defs.has(node.op_type, node.domain):
         return False
-    schema = onnx.defs.get_schema(node.op_type, node.domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, node.domain)
     return schema.has_function or schema.has_context_dependent_function
 
 

@@ -142,7 +142,7 @@ def decode(entry: Any, source: Source, body: bool = False) -> Graph:
 def _spec_json(name: str, spec: Spec | None) -> list:
     if spec is None:
         return [name, None]
-    return [name, spec.dtype.name, "..." if spec.shape == UNRANKED else list(spec.shape), spec.type]
+    return [name, spec.dtype.name, list(spec.shape) if spec.ranked else "...", spec.type]
 
 
 def _spec(item: list) -> tuple[str, Spec | None]:

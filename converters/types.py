@@ -7,7 +7,6 @@ import onnx
 from nbconv.errors import ModelError, UnsupportedError
 
 
-
 def text_of(kind: onnx.TypeProto) -> str:
     """A TypeProto as text; what shapes it declares is left out. UnsupportedError for a type that nbconv lacks."""
     which = kind.WhichOneof("value")

@@ -1,7 +1,7 @@
 """Writes what of the documentation comes from code and measurements: ``python -m docs.generate``, ``make docs``.
 
-Operators in docs/onnx.md; kernels and ResNet-50's layers in docs/cuda.md; latencies, of which ``benchmarks/results`` holds
-the measurements, in README.md and docs/benchmarks.md.
+Operators in docs/onnx.md; onnx's backend suite in docs/conformance.md; kernels and ResNet-50's layers in docs/cuda.md;
+latencies, of which ``benchmarks/results`` holds the measurements, in README.md and docs/benchmarks.md.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
@@ -32,11 +32,13 @@ from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
 from nbconv.plan.plan import Plan
 from nbconv.tools.gradcheck import Call
+from tests import conformance
 from tests.check import Case, as_tuple
 from tests.gradients import arguments, aside
 
 PAGE = Path(__file__).resolve().parent / "onnx.md"
 CUDA_PAGE = PAGE.with_name("cuda.md")
+CONFORMANCE_PAGE = PAGE.with_name("conformance.md")
 SPEED_PAGE = PAGE.with_name("benchmarks.md")
 README = PAGE.parent.parent / "README.md"
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
@@ -47,6 +49,7 @@ def main() -> None:
     reports = picture.measured()
     renew(README, picture.sentences(reports))
     renew(SPEED_PAGE, picture.markdown(reports))
+    renew(CONFORMANCE_PAGE, *conformance.tables(list(conformance.outcomes())))
     if find_spec("numba_cuda"):
         renew(CUDA_PAGE, cuda_table(), layers_table())
     else:
@@ -147,6 +150,8 @@ def all_cases() -> dict[tuple[str, str], list[Case]]:
 def runs_on(cases: list[Case]) -> str:
     """What computes the op where its first input is float32 and not known before the run; its other inputs (shapes, axes,
     limits) are constants, as in most models."""
+    if not cases:  # it works on values that are no tensors
+        return "NumPy"
     answers = {where(case) for case in cases if any(x is not None and x.dtype == np.float32 for x in case.inputs)}
     answers = answers or {where(case) for case in cases}
     answers = answers - {"nothing"} or answers

@@ -88,6 +88,9 @@ class Case(NamedTuple):
     """whether it belongs to the part that CNNs use"""
     run: Callable[[], None]
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Outcome(NamedTuple):
     """What came of a test."""
@@ -196,16 +199,15 @@ def counted(found: Iterable[Outcome]) -> dict[str, dict[str, list[int]]]:
     return made
 
 
-def page(found: Sequence[Outcome]) -> str:
-    """What docs/conformance.md has of these outcomes: tables of counts, and every test that does not pass with its reason."""
+def tables(found: Sequence[Outcome]) -> list[list[str]]:
+    """What docs/conformance.md has of these outcomes, by lines: counts, and each test that does not pass with its reason."""
     counts = counted(found)
-    parts = []
+    made = []
     for what, head in (("part", "part"), ("kind", "kind of test"), ("family", "family of operators")):
         rows = [f"| {name} | {passed} | {total} |" for name, (passed, total) in counts[what].items()]
-        parts.append("\n".join([f"| {head} | passed | of |", "|---|---:|---:|", *rows]))
+        made.append([f"| {head} | passed | of |", "|---|---:|---:|", *rows])
     lacking = [f"| {o.case.name} | {skipped(o.case.name) or o.why} |" for o in found if o.result != "passed"]
-    parts.append("\n".join(["| test that does not pass | why |", "|---|---|", *lacking]))
-    return "\n\n".join(parts)
+    return [*made, ["| test | why |", "|---|---|", *lacking]]
 
 
 def main() -> None:
@@ -220,7 +222,9 @@ def main() -> None:
             print(f"{one.result:8} {one.case.name}: {one.why}", flush=True)
     counts = counted(found)
     if args.json:
-        lacking = {o.case.name: {"result": o.result, "why": skipped(o.case.name) or o.why} for o in found if o.result != "passed"}
+        lacking = {
+            o.case.name: {"result": o.result, "why": skipped(o.case.name) or o.why} for o in found if o.result != "passed"
+        }
         print(json.dumps({**counts, "lacking": lacking}, indent=1))
         return
     for what in ("family", "kind"):

@@ -91,6 +91,7 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
         "numpy_steps": [],
         "unplanned": "",
         "training": None,
+        "optional_inputs": [],
     }
     if problems:
         return found
@@ -100,6 +101,7 @@ def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) 
     except (ValueError, KernelError) as error:
         found["unplanned"] = str(error)
         return found
+    found["optional_inputs"] = [port.name for port in model.optional_inputs]
     _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
     try:
         sizes, notes = _model.input_shapes(model.graph, shapes)
@@ -220,6 +222,10 @@ def _print_model(report: dict[str, Any]) -> None:
         table(("NODE", "OP", "OUTPUTS"), [(s["node"], s["op"], s["outputs"]) for s in slow])
     else:
         print(style(f"{path}: runs, all {plural(report['steps'], 'step')} on compiled kernels", "green"))
+    if report["optional_inputs"]:
+        names = report["optional_inputs"]
+        told = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        print(f"inputs: {told} may be fed too; where they are not, the model's own values are constants")
     if report["training"]:
         _print_training(report["training"])
 

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     model = _model.open_model(args.model, args.threads, args.device)
     named = _model.named(args.input, "--input")
     for name in named:
-        if name not in model.graph.inputs:
+        if name not in model.graph.inputs and name not in model.graph.optional:
             raise ValueError(f"--input {name}: the model's inputs are {', '.join(model.graph.inputs)}")
     rest = [name for name in model.graph.inputs if name not in named]
     if len(rest) > 1 or bool(rest) != bool(args.files):
@@ -133,7 +133,7 @@ def _read(path: str, name: str, graph: Graph, args: argparse.Namespace) -> np.nd
 
     from nbconv.base.image import load_image
 
-    spec = graph.inputs[name]
+    spec = graph.inputs[name] if name in graph.inputs else graph.optional[name]
     settings = image_settings(spec, name, graph, args)
     x = load_image(path, **settings)
     if spec.dtype == np.float32:

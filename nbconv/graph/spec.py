@@ -31,8 +31,8 @@ class Spec(NamedTuple):
     """What is known of a value before it is computed.
 
     ``shape`` holds an ``int`` per known dimension; in an authored graph a dimension may also be a ``str`` (symbolic) or
-    None (unknown), and an input's shape `UNRANKED`. In a planned graph all are ints. ``value`` is the array itself where it is known (a constant, or a
-    shape computation), else None.
+    None (unknown), and an input's shape `UNRANKED`. In a planned graph all are ints. ``value`` is the array itself where it
+    is known (a constant, or a shape computation), else None.
     """
 
     shape: tuple
@@ -48,6 +48,11 @@ class Spec(NamedTuple):
     @property
     def rank(self) -> int:
         return len(self.shape)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the rank is declared, as everywhere but at a model's inputs."""
+        return self.shape != UNRANKED
 
     @property
     def size(self) -> int:

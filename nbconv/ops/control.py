@@ -205,7 +205,9 @@ class BatchedScan(Control):
                 f"{len(given)} inputs of which {self.num_scan_inputs} are scanned, its body has {len(self.body.inputs)}"
             )
         if any(spec.rank < 1 for spec in given) or any(spec.rank < 2 for spec in given[-self.num_scan_inputs :]):
-            raise ModelError(f"its inputs are {', '.join(map(str, given))}: wanted a batch, and a sequence of what is scanned")
+            raise ModelError(
+                f"its inputs are {', '.join(map(str, given))}: wanted a batch, and a sequence of what is scanned"
+            )
         return self.done((lengths, *values), "its body runs for each slice")
 
     def interpret(self, inputs: list[Any], run: Run) -> list[Any]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Dropout(Op):
-    """The identity, as in inference; the mask is all True. With ``training_mode`` x / (1 - ratio), with elements 0 at random,
-    each with probability ``ratio``: others in each run, unless there is a seed."""
+    """The identity, as in inference; the mask is all True. With ``training_mode`` x / (1 - ratio), where each element is 0
+    with probability ``ratio``: others in each run, unless there is a seed."""
 
     pure = False
     moves = True

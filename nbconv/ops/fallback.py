@@ -64,7 +64,8 @@ class Fallback(Op, abstract=True):
 
 
 def _key(attributes: dict[str, Any]) -> tuple:
-    return tuple((n, (v.dtype.str, v.shape, tuple(v.flat)) if isinstance(v, np.ndarray) else v) for n, v in attributes.items())
+    arrays = {n: (v.dtype.str, v.shape, tuple(v.flat)) for n, v in attributes.items() if isinstance(v, np.ndarray)}
+    return tuple({**attributes, **arrays}.items())
 
 
 @cache

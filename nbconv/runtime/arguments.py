@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbconv.graph import OBJECT, UNRANKED, Spec
+from nbconv.graph import OBJECT, Spec
 
 if TYPE_CHECKING:
     from nbconv.plan.program import Program
@@ -34,7 +34,7 @@ def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, A
             array = _cast(name, array, spec.dtype)
         fit(name, spec, array.shape)
         found[name] = np.require(array, requirements=["C", "A"])
-    _agree(wanted, {n: a.shape for n, a in found.items() if wanted[n].shape != UNRANKED and not wanted[n].type})
+    _agree(wanted, {n: a.shape for n, a in found.items() if wanted[n].ranked and not wanted[n].type})
     return found
 
 
@@ -75,7 +75,7 @@ def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
 
 def fit(name: str, spec: Spec, shape: tuple[int, ...]) -> None:
     """ValueError unless an array of this shape is what the input wants."""
-    if spec.shape == UNRANKED:
+    if not spec.ranked:
         return
     if len(shape) != len(spec.shape):
         raise ValueError(f"input {name!r} has shape {list(shape)}, wanted {len(spec.shape)} dimensions: {spec}")
@@ -117,7 +117,9 @@ def _own(value: Any, given: Mapping[str, np.ndarray]) -> Any:
         return [_own(v, given) for v in value]
     if not isinstance(value, np.ndarray):
         return value
-    shared = not value.flags.writeable or any(np.may_share_memory(value, x) for x in given.values() if isinstance(x, np.ndarray))
+    shared = not value.flags.writeable or any(
+        np.may_share_memory(value, x) for x in given.values() if isinstance(x, np.ndarray)
+    )
     return value.copy() if shared else value
 
 

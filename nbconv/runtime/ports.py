@@ -26,7 +26,7 @@ def port(name: str, spec: Spec | None) -> Port:
     """What a Spec declares; None declares nothing."""
     if spec is None:
         return Port(name, None, None)
-    return Port(name, None if spec.type or spec.shape == UNRANKED else spec.shape, spec.dtype, spec.type)
+    return Port(name, None if spec.type or not spec.ranked else spec.shape, spec.dtype, spec.type)
 
 
 def encode(specs: Mapping[str, Spec | None]) -> list[list]:
@@ -44,4 +44,4 @@ def decode(entries: list[list]) -> dict[str, Spec | None]:
 
 
 def _dims(spec: Spec) -> list:
-    return ["..."] if spec.shape == UNRANKED else list(spec.shape)
+    return list(spec.shape) if spec.ranked else ["..."]

@@ -95,7 +95,12 @@ CASES = [
     case(DepthToSpace(blocksize=2), DEPTH, expect=[[[[0, 2], [4, 6]], [[1, 3], [5, 7]]]]),
     case(DepthToSpace(blocksize=2, mode="CRD"), DEPTH, expect=[[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]]),
     case(SpaceToDepth(blocksize=2, mode="CRD"), r(2, 3, 4, 6), differs=NEWER),
-    case(SpaceToDepth(blocksize=2, mode="CRD"), [[[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]]]], expect=DEPTH, differs=NEWER),
+    case(
+        SpaceToDepth(blocksize=2, mode="CRD"),
+        [[[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]]]],
+        expect=DEPTH,
+        differs=NEWER,
+    ),
     case(SpaceToDepth(blocksize=2), [[[[0.0, 2.0], [4.0, 6.0]], [[1.0, 3.0], [5.0, 7.0]]]], expect=DEPTH),
     case(Gather(), r(5, 4), [[0, -1], [2, 2]]),
     case(Gather(axis=1), r(5, 4, 3), s(-2)),
