@@ -21,7 +21,6 @@ SKIPPED = {
     r"INT4|int4|INT2|int2": "no 4-bit or 2-bit integers",
     r"STRING|string": "no strings",
     r"if_(seq|opt)|loop1[36]_seq|optional_|sequence_map": "values that are no tensors: runs in stages have them",
-    r"linear_blocked": "no blocked quantisation",
     r"training_dropout_default|batchnorm.*training": "inference only",
     r"dropout_random_old": "opset 11: rewritten at import",
     r"split_.*_opset13": "opset 13: rewritten at import",
