@@ -46,7 +46,6 @@ SKIPPED = {
     r"resize_downsample_scales_(linear|cubic)_align_corners": (
         "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
     ),
-    r"causal_conv_with_state_silu_fp16_expanded": "its value is one function's; these steps round to float16",
 }
 """Tests that do not pass (regular expressions), and why."""
 
