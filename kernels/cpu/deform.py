@@ -15,7 +15,7 @@ def _corners(py, px, h, width, ldx, places, parts):
     py = py if py < Float(FAR) else Float(FAR)
     px = px if px > Float(-FAR) else Float(-FAR)
     px = px if px < Float(FAR) else Float(FAR)
-    y0, x0 = Int(py), Int(px)
+    y0, x0 = Int(py), Int(px)  # pyright: ignore[reportArgumentType] - Numba casts
     y0 = y0 - 1 if Float(y0) > py else y0
     x0 = x0 - 1 if Float(x0) > px else x0
     ty, tx = py - Float(y0), px - Float(x0)

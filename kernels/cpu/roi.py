@@ -34,7 +34,7 @@ def _between(v, size):
     """A sample along one axis: whether it counts, the cells around it, and how far it is from the first."""
     inside = v >= Float(-1.0) and v <= Float(size)
     v = v if inside and v > Float(0.0) else Float(0.0)
-    low = min(Int(v), size - 1)
+    low = min(Int(v), size - 1)  # pyright: ignore[reportArgumentType] - Numba casts
     high = min(low + 1, size - 1)
     part = v - Float(low) if high > low else Float(0.0)
     return inside, low, high, part

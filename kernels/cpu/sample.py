@@ -158,7 +158,7 @@ def _axes(g, volumes, sampler, cells, weights, slopes):
 @inline
 def _taps(g, volumes, sampler, cells, weights, slopes, places, parts):
     """All taps of a pixel that lie inside: how many, the floats before each, its weight."""
-    deep, down, across = _axes(g, volumes, sampler, cells, weights, slopes)
+    deep, down, across = _axes(g, volumes, sampler, cells, weights, slopes)  # pyright: ignore[reportGeneralTypeIssues]
     _, h, width, c, _, _ = volumes
     count = 0
     for k in range(deep):
