@@ -15,6 +15,7 @@ import onnx.shape_inference
 from nbconv.converters import contrib
 from nbconv.converters.draft import Draft, OpsetContext
 from nbconv.converters.guard import graphs
+from nbconv.converters.inferable import inferable
 from nbconv.converters.opset import OLDEST, rewrite
 from nbconv.converters.parse import first_line, parse
 from nbconv.converters.problems import Problem, summary
@@ -113,7 +114,7 @@ class Importer(OpsetContext):
             return self.around._type(name)
         if self._types is None:
             try:
-                proto = self.proto if self.around else onnx.shape_inference.infer_shapes(_inferable(self.model)).graph
+                proto = self.proto if self.around else onnx.shape_inference.infer_shapes(inferable(self.model)).graph
             except Exception:  # whatever onnx makes of a damaged model, the model's own declarations stay
                 proto = self.proto
             infos = (*proto.value_info, *proto.input, *proto.output)
@@ -392,17 +393,6 @@ def _opset(source: Source, model: onnx.ModelProto) -> int:
     if not OLDEST <= max(versions) <= newest or min(versions) != max(versions):
         raise ModelError(f"{source.label} uses opset {', '.join(map(str, versions))}; nbconv reads {OLDEST} to {newest}")
     return versions[0]
-
-
-def _inferable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as onnx infers its shapes: what has no inference before opset 6 has it there."""
-    if model.opset_import and not any(e.domain in ("", "ai.onnx") and e.version < 6 for e in model.opset_import):
-        return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.opset_import[:]
-    copy.opset_import.add(domain="", version=6)
-    return copy
 
 
 def _hollow(node: onnx.NodeProto) -> onnx.NodeProto:

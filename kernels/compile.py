@@ -42,16 +42,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+ON_PROCESSORS = frozenset(
+    ("loop", "roof", "elements", "order", "cast", "recurrent", "scan", "sample", "volume", "deform", "roi", "integers")
+)
+"""Families that a GPU has no use for, or whose nodes the host does there."""
+
+
 def families(goal: Target | None = None) -> list[str]:
     """Names of the kernel families: the files of kernels/cpu that are not shared ones.
     On a GPU the run loop and what measures a processor have no meaning, and nodes of other types
     than float32 are done by the host."""
     names = {*store.modules(), *(store.modules("cuda") if goal is not None and goal.gpu else ())}
-    left_out = (
-        {"simd", "loop", "roof", "elements", "order", "cast", "recurrent", "scan", "sample", "volume", "deform", "integers"}
-        if goal is not None and goal.gpu
-        else {"simd"}
-    )
+    left_out = {"simd", *(ON_PROCESSORS if goal is not None and goal.gpu else ())}
     return sorted(name for name in names - left_out if not name.startswith("_"))
 
 

@@ -8,7 +8,9 @@ from nbconv.kernels.params import Floats
 class Sequences(NamedTuple):
     """``steps`` of a ``batch`` of sequences in ``ways`` directions, of which a unit has ``rows``.
     ``reverse``: the first direction, too, goes backwards; ``flag``: changes the cell's equations;
-    ``clip``: limits what goes into the gates."""
+    ``clip``: limits what goes into the gates.
+    ``hard``: gates are hard sigmoids of ``alpha`` and ``beta``; ``relu``: in place of tanh;
+    ``rounded``: h is rounded to 8 bits before R meets it."""
 
     steps: int
     batch: int
@@ -18,6 +20,11 @@ class Sequences(NamedTuple):
     reverse: int
     flag: int
     clip: float
+    hard: int
+    alpha: float
+    beta: float
+    relu: int
+    rounded: int
 
 
 class Recurrence(NamedTuple):

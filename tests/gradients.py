@@ -30,7 +30,9 @@ PENDING: frozenset[str] = frozenset(("If",))
 HELD: dict[str, tuple[int, ...]] = {
     "BatchNormalization": (3, 4),
     "Dropout": (1,),
+    "MaxRoiPool": (1,),
     "Resize": (1, 2),
+    "RoiAlign": (1,),
     "DequantizeLinear": (2,),
     "SoftmaxCrossEntropyLoss": (2,),
     "NegativeLogLikelihoodLoss": (2,),
@@ -39,8 +41,10 @@ HELD: dict[str, tuple[int, ...]] = {
 
 NUMPY_GRADIENT: dict[str, Callable[..., bool]] = {
     "AveragePool": lambda op, x: x.ndim == 5,
+    "Conv": lambda op, x, *_: x.ndim == 5,
     "DeformConv": lambda *_: True,
     "MaxPool": lambda op, x: x.ndim == 5,
+    "RoiAlign": lambda op, *_: op.mode == "max",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda *_: True),
 }
 """Calls that kernels serve while NumPy has a part in their gradient."""

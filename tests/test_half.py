@@ -170,6 +170,26 @@ def test_runs_in_stages(dtype: np.dtype) -> None:
             np.testing.assert_allclose(got[name].astype(np.float64), value, rtol=1e-2 if dtype == BF16 else 1e-3)
 
 
+@HALF
+def test_a_node_done_alone_has_its_kernel(dtype: np.dtype) -> None:
+    """A Resize whose sizes a run computes."""
+    nodes = [
+        node("Conv", "x,w", "a"), node("Cast", "n", "half", to=7), node("Concat", "front,half", "sizes", axis=0),
+        node("Resize", "a,,,sizes", "y", mode="linear"),
+    ]  # fmt: skip
+    r = sampler(7)
+    graph = Graph(nodes, {"x": Spec((1, 3, 8, 8), dtype), "n": Spec((2,), F32)}, dict.fromkeys(("y", "a")), {
+        "w": r(4, 3, 1, 1).astype(dtype), "front": np.array([1, 4])})  # fmt: skip
+    model, x = Model(graph, threads=1), r(1, 3, 8, 8).astype(dtype)
+    got = model.run({"x": x, "n": np.array([13, 11], F32)})
+    assert model._staged is not None
+    alone = [stage.ready.program for stage in model._staged._stages.values() if stage.ready is not None]
+    assert any(kernel.startswith("resize.") for program in alone for kernel in program.kernels)
+    want = lookup("Resize")(mode="linear").reference(got["a"].astype(F32), None, None, np.array([1, 4, 13, 11]))
+    assert got["y"].dtype == dtype and got["y"].shape == (1, 4, 13, 11)
+    np.testing.assert_allclose(got["y"].astype(F32), want, rtol=2e-2 if dtype == BF16 else 2e-3, atol=1e-2)
+
+
 FRESH = """
 import sys
 import numpy as np
@@ -294,3 +314,25 @@ def test_what_does_not_fit() -> None:
     content = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]).SerializeToString()
     with pytest.raises(ModelError, match=r"int4\[5\] wants 3 bytes, it has 2 bytes of raw_data"):
         read(content)
+
+
+@HALF
+def test_an_operator_of_onnxs_reference_computes_in_float32(dtype: np.dtype) -> None:
+    """In NumPy, which has determinants of float32 and none of half precision."""
+    x = (sampler(6)(3, 4, 4) * 5).astype(dtype)
+    graph = Graph([node("Det", "x", "d")], {"x": Spec(x.shape, dtype)}, {"d": None}, {})
+    got = Model(graph, threads=1).run({"x": x})["d"]
+    assert got.dtype == dtype
+    assert bits(got) == bits(np.linalg.det(x.astype(F32)).astype(dtype))
+
+
+@HALF
+def test_floats_are_cast_to_what_the_model_wants(dtype: np.dtype, tmp_path: Path) -> None:
+    x = sample(dtype)
+    model = Model(net(dtype), threads=1)
+    want = bits(model.run({"x": x})["y"])
+    np.save(tmp_path / "x.npy", x)  # of which NumPy knows no more than the size, if it is bfloat16
+    for given in (x.astype(F32), x.astype(np.float64), np.load(tmp_path / "x.npy")):
+        assert bits(model.run({"x": given})["y"]) == want
+    with pytest.raises(ValueError, match=f"input 'x' is int32, wanted {dtype}"):
+        model.run({"x": x.astype(np.int32)})

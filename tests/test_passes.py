@@ -292,7 +292,7 @@ FUSIONS = [
     ("broadcast", "y", [node("Conv", "x w", "c", **SAME), node("Add", "c v", "y")], ["Conv", "Add"]),
     ("weights computed", "y", [node("Tanh", "u", "w2"), node("Conv", "x w2", "c"), node("Relu", "c", "y")], ["Tanh",
     "Conv()+Relu"]),
-    ("volumes", "y", [node("Conv", "vol w3", "c"), node("Relu", "c", "y")], ["Conv", "Relu"]),
+    ("volumes", "y", [node("Conv", "vol w3", "c"), node("Relu", "c", "y")], ["Conv()+Relu"]),
     ("product of broadcasts", "y", [node("MatMul", "m1 m2", "c"), node("Relu", "c", "y")], ["MatMul", "Relu"]),
 ]  # fmt: skip
 

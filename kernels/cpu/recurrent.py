@@ -20,15 +20,18 @@ from ._simd import (
     address,
     at,
     get,
+    hmax,
     inline,
     kernel,
     load,
+    magic_round,
     maximum,
     minimum,
     put,
     splat,
     stack_floats,
     store,
+    where,
 )
 
 ROWS = 6 if target().registers >= 32 else 2
@@ -152,6 +155,42 @@ def _last(to, p, v, ld, n, count, hidden):
                 put(to, p + i * hidden + j, found, cols)
 
 
+@inline
+def _gate(v, hard, alpha, beta):
+    return _math.hard_sigmoid(v, alpha, beta) if hard else _math.sigmoid(v)
+
+
+@inline
+def _unit(v, relu):
+    return maximum(v, 0.0) if relu else _math.tanh(v)
+
+
+@inline
+def _round(x, y, n):
+    """y = x by the 8-bit integers that stand for it best, with 0 among them."""
+    low = splat(0.0)
+    high = splat(0.0)
+    for j in range(0, n, W):
+        v = get(x, j, min(W, n - j))
+        low = maximum(low, -v)
+        high = maximum(high, v)
+    least = splat(-hmax(low))
+    span = splat(hmax(high)) - least
+    scale = where(span == 0.0, splat(1.0), span / 255.0)
+    zero = magic_round(minimum(maximum(-least / scale, 0.0), 255.0))
+    for j in range(0, n, W):
+        cols = min(W, n - j)
+        q = minimum(maximum(magic_round(get(x, j, cols) / scale) + zero, 0.0), 255.0)
+        put(y, j, (q - zero) * scale, cols)
+
+
+@kernel
+def rounded(x: Floats, y: Floats, n: Int, first: Int, last: Int) -> None:
+    """Rows of n elements rounded to 8 bits, each by itself. A unit is a row."""
+    for unit in range(first, last):
+        _round(at(x, unit * n), at(y, unit * n), n)
+
+
 @kernel
 def lstm(
     x: Floats,
@@ -164,9 +203,9 @@ def lstm(
     first: Int,
     last: Int,
 ) -> None:
-    """An LSTM with ONNX's usual activations, gates i, o, f, c; cells (ways, batch, whole vectors)
-    are memory for c."""
-    steps, batch, hidden, ways, rows, reverse, flag, clip = sizes
+    """An LSTM, gates i, o, f, c; cells (ways, batch, whole vectors) are memory for c, and, where
+    ``rounded``, as much behind it for h."""
+    steps, batch, hidden, ways, rows, reverse, flag, clip, hard, alpha, beta, relu, rounds = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 4 * W
     sums = stack_floats(SUMS)
@@ -179,24 +218,33 @@ def lstm(
         count = min(rows, batch - b)
         n = _length(lengths, b, steps)
         state = d * batch + b
-        c0 = at(cells, state * panels * W)
+        line = panels * W
+        c0 = at(cells, state * line)
+        near = at(cells, (ways * batch + state) * line)
         for i in range(count):
             for j in range(0, hidden, W):
                 v = get(at(states.c, d * states.c_way + (b + i) * states.c_row), j, min(W, hidden - j))
-                store(c0, i * panels * W + j, v)
+                store(c0, i * line + j, v)
         h, ldh = at(states.h, d * states.way + b * states.row), states.row
         for s in range(n):
             t = n - 1 - s if d == 1 or reverse else s
             y = at(results.y, ((t * ways + d) * batch + b) * hidden)
+            seen, ld = h, ldh
+            if rounds:
+                for i in range(count):
+                    _round(at(h, i * ldh), at(near, i * line), hidden)
+                seen, ld = near, line
             for panel in range(panels):
                 g = panel * 4 * W
                 j = panel * W
                 cols = min(W, hidden - j)
-                sums_4(count, h, ldh, hidden, at(weights.r, (d * gates + g) * hidden), at(weights.bias, d * gates + g), sums)
+                sums_4(
+                    count, seen, ld, hidden, at(weights.r, (d * gates + g) * hidden), at(weights.bias, d * gates + g), sums
+                )
                 for i in range(count):
                     added = at(x, ((t * batch + b + i) * ways + d) * gates + g)
                     mine = at(sums, i * 4 * W)
-                    c = load(c0, i * panels * W + j)
+                    c = load(c0, i * line + j)
                     ai = load(added, 0) + load(mine, 0)
                     ao = load(added, W) + load(mine, W)
                     af = load(added, 2 * W) + load(mine, 2 * W)
@@ -207,18 +255,18 @@ def lstm(
                     ai = minimum(maximum(ai, -clip), clip)
                     af = minimum(maximum(af, -clip), clip)
                     ag = minimum(maximum(ag, -clip), clip)
-                    gi = _math.sigmoid(ai)
-                    gf = splat(1.0) - gi if flag else _math.sigmoid(af)
-                    c = gf * c + gi * _math.tanh(ag)
-                    store(c0, i * panels * W + j, c)
+                    gi = _gate(ai, hard, alpha, beta)
+                    gf = splat(1.0) - gi if flag else _gate(af, hard, alpha, beta)
+                    c = gf * c + gi * _unit(ag, relu)
+                    store(c0, i * line + j, c)
                     if peep:
                         ao = ao + get(p, (d * 3 + 1) * hidden + j, cols) * c
                     ao = minimum(maximum(ao, -clip), clip)
-                    put(y, i * hidden + j, _math.sigmoid(ao) * _math.tanh(c), cols)
+                    put(y, i * hidden + j, _gate(ao, hard, alpha, beta) * _unit(c, relu), cols)
             h, ldh = y, hidden
         _rest(results.y, n, b, d, count, sizes)
         _last(results.h, state * hidden, h, ldh, n, count, hidden)
-        _last(results.c, state * hidden, c0, panels * W, n, count, hidden)
+        _last(results.c, state * hidden, c0, line, n, count, hidden)
 
 
 @kernel
@@ -233,7 +281,7 @@ def gru(
     last: Int,
 ) -> None:
     """A GRU with ONNX's usual activations, gates z, r, h, that resets what R made of h."""
-    steps, batch, hidden, ways, rows, reverse, _, clip = sizes
+    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu, _ = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 3 * W
     sums = stack_floats(SUMS)
@@ -257,10 +305,10 @@ def gru(
                     mine = at(sums, i * 3 * W)
                     az = load(added, 0) + load(mine, 0)
                     ar = load(added, W) + load(mine, W)
-                    gz = _math.sigmoid(minimum(maximum(az, -clip), clip))
-                    gr = _math.sigmoid(minimum(maximum(ar, -clip), clip))
+                    gz = _gate(minimum(maximum(az, -clip), clip), hard, alpha, beta)
+                    gr = _gate(minimum(maximum(ar, -clip), clip), hard, alpha, beta)
                     an = load(added, 2 * W) + gr * load(mine, 2 * W)
-                    new = _math.tanh(minimum(maximum(an, -clip), clip))
+                    new = _unit(minimum(maximum(an, -clip), clip), relu)
                     before = get(at(h, i * ldh), j, cols)
                     put(y, i * hidden + j, (splat(1.0) - gz) * new + gz * before, cols)
             h, ldh = y, hidden
@@ -282,7 +330,7 @@ def gru_reset(
 ) -> None:
     """A GRU that resets h before R meets it: panels of z and r, then those of h.
     cells (ways, batch, 2, whole vectors) are memory for z and the reset h."""
-    steps, batch, hidden, ways, rows, reverse, _, clip = sizes
+    steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu, _ = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 3 * W
     sums = stack_floats(SUMS)
@@ -307,8 +355,8 @@ def gru_reset(
                     added = at(x, ((t * batch + b + i) * ways + d) * gates + g)
                     az = load(added, 0) + load(sums, i * 2 * W)
                     ar = load(added, W) + load(sums, i * 2 * W + W)
-                    store(zs, i * 2 * line + j, _math.sigmoid(minimum(maximum(az, -clip), clip)))
-                    gr = _math.sigmoid(minimum(maximum(ar, -clip), clip))
+                    store(zs, i * 2 * line + j, _gate(minimum(maximum(az, -clip), clip), hard, alpha, beta))
+                    gr = _gate(minimum(maximum(ar, -clip), clip), hard, alpha, beta)
                     store(qs, i * 2 * line + j, gr * get(at(h, i * ldh), j, min(W, hidden - j)))
             for panel in range(panels):
                 g = 2 * line + panel * W
@@ -325,7 +373,7 @@ def gru_reset(
                 )
                 for i in range(count):
                     an = load(x, ((t * batch + b + i) * ways + d) * gates + g) + load(sums, i * W)
-                    new = _math.tanh(minimum(maximum(an, -clip), clip))
+                    new = _unit(minimum(maximum(an, -clip), clip), relu)
                     gz = load(zs, i * 2 * line + j)
                     put(y, i * hidden + j, (splat(1.0) - gz) * new + gz * get(at(h, i * ldh), j, cols), cols)
             h, ldh = y, hidden
@@ -344,8 +392,8 @@ def rnn(
     first: Int,
     last: Int,
 ) -> None:
-    """tanh(x + R·h), or with ``flag`` its ReLU."""
-    steps, batch, hidden, ways, rows, reverse, flag, clip = sizes
+    """tanh(x + R·h), or its ReLU."""
+    steps, batch, hidden, ways, rows, reverse, _, clip, _, _, _, relu, _ = sizes
     panels = (hidden + W - 1) // W
     gates = panels * W
     sums = stack_floats(SUMS)
@@ -364,7 +412,7 @@ def rnn(
                 for i in range(count):
                     a = load(x, ((t * batch + b + i) * ways + d) * gates + j) + load(sums, i * W)
                     a = minimum(maximum(a, -clip), clip)
-                    put(y, i * hidden + j, maximum(a, 0.0) if flag else _math.tanh(a), min(W, hidden - j))
+                    put(y, i * hidden + j, _unit(a, relu), min(W, hidden - j))
             h, ldh = y, hidden
         _rest(results.y, n, b, d, count, sizes)
         _last(results.h, (d * batch + b) * hidden, h, ldh, n, count, hidden)

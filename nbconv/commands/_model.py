@@ -47,13 +47,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tolerance(parser: argparse.ArgumentParser, of: str) -> None:
-    allowed = f"differences allowed, as a share of {of} greatest magnitude (default 1e-4, with TF32 1e-2)"
+    allowed = f"differences allowed, as a share of {of} greatest magnitude (default 1e-4, with TF32 or half precision 1e-2)"
     parser.add_argument("--tolerance", type=nonnegative, metavar="SHARE", help=allowed)
 
 
 def tolerance(args: argparse.Namespace, model: Model) -> float:
-    """What was asked for, or what the products of the model's device are held to."""
-    return args.tolerance if args.tolerance is not None else 1e-2 if model._target().tf32 else 1e-4
+    """What was asked for, or what the products of the model's device, or its element types, are held to."""
+    from nbconv.graph.dtypes import is_half
+
+    if args.tolerance is not None:
+        return args.tolerance
+    half = any(port.dtype is not None and is_half(port.dtype) for port in (*model.inputs, *model.outputs))
+    return 1e-2 if half or model._target().tf32 else 1e-4
 
 
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
@@ -214,11 +219,13 @@ def random_feeds(graph: Graph, shapes: dict[str, tuple[int, ...]], seed: int = 0
     """Seeded inputs of these shapes: floats are normal, integers 0 or 1, for they may be indices."""
     import numpy as np
 
+    from nbconv.graph.dtypes import kind_of
+
     rng = np.random.default_rng(seed)
     feeds = {}
     for name, shape in shapes.items():
         dtype = graph.inputs[name].dtype
-        if dtype.kind == "f":
+        if kind_of(dtype) == "f":
             feeds[name] = rng.standard_normal(shape, np.float32).astype(dtype)
         else:
             feeds[name] = rng.integers(0, 2, shape).astype(dtype)

@@ -80,8 +80,10 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
 def _not_finite(results: dict[str, np.ndarray]) -> str:
     import numpy as np
 
+    from nbconv.graph.dtypes import kind_of
+
     for name, y in results.items():
-        if y.dtype.kind == "f":
+        if kind_of(y.dtype) == "f":
             bad = int(y.size - np.isfinite(y).sum())
             if bad:
                 return f"output {name}: {bad} of {plural(y.size, 'value')} are not finite, for random input"

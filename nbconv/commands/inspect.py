@@ -112,8 +112,10 @@ def describe(graph: Graph, specs: dict[str, Spec]) -> list[dict[str, Any]]:
 
 
 def _parameters(node: Node, specs: dict[str, Spec]) -> list[str]:
+    from nbconv.graph.dtypes import kind_of
+
     given = [(n, specs[n]) for i, n in enumerate(node.inputs) if n and i not in node.op.settings]
-    return [n for n, spec in given if spec.constant and spec.dtype.kind == "f" and spec.size > 1]
+    return [n for n, spec in given if spec.constant and kind_of(spec.dtype) == "f" and spec.size > 1]
 
 
 def _plain(value: Any) -> Any:

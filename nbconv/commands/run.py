@@ -221,9 +221,14 @@ def _show_classes(scores: np.ndarray, labels: list[str] | None, k: int, softmax:
 
 
 def _summary(name: str, y: np.ndarray) -> tuple[str, ...]:
-    if y.size == 0 or y.dtype.kind not in "fiub":
+    import numpy as np
+
+    from nbconv.graph.dtypes import is_added, kind_of
+
+    if y.size == 0 or kind_of(y.dtype) not in "fiubn":
         return name, dims(y.shape), y.dtype.name, "", "", ""
-    return name, dims(y.shape), y.dtype.name, *(f"{float(v):.5g}" for v in (y.min(), y.mean(), y.max()))
+    kind, y = y.dtype.name, y.astype(np.float32) if is_added(y.dtype) else y
+    return name, dims(y.shape), kind, *(f"{float(v):.5g}" for v in (y.min(), y.mean(), y.max()))
 
 
 def save(path: str, results: dict[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph.dtypes import is_half
 from nbconv.graph.spec import FLOAT32, Spec, spec_of
 
@@ -22,12 +22,16 @@ def any_half(specs: Sequence[Spec | None]) -> bool:
     return any(spec is not None and is_half(spec.dtype) for spec in specs)
 
 
+def in_single(specs: Sequence[Any]) -> tuple[Any, ...]:
+    """The Specs with float32 in the place of half precision."""
+    return tuple(s and (Spec(s.shape, FLOAT32, _value(s), s.constant) if is_half(s.dtype) else s) for s in specs)
+
+
 def takes_float32(infer: Callable[..., Any], given: Sequence[Spec | None], found: Sequence[Spec]) -> bool:
     """Whether ``infer``, which has ``found`` for ``given``, has float32 for float32 in the place of half precision, all else
     being as it was. An op whose result's type is an attribute, or another input's, has not."""
-    wide = (s and (Spec(s.shape, FLOAT32, _value(s), s.constant) if is_half(s.dtype) else s) for s in given)
     try:
-        made = infer(*wide)
+        made = infer(*in_single(given))
     except (ModelError, ValueError, IndexError, TypeError):
         return False
     made = (made,) if isinstance(made, Spec) else made
@@ -45,7 +49,8 @@ def in_float32(reference: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(reference)
     def evaluated(op: Any, *inputs: Any, **named: Any) -> Any:
         half = {i for i, x in enumerate(inputs) if isinstance(x, (np.ndarray, np.generic)) and is_half(x.dtype)}
-        if not half or op.moves or op.control or _asked.op is op:
+        only_moves = op.moves and getattr(op, "reduction", "none") == "none"
+        if not half or only_moves or op.control or _asked.op is op:
             return reference(op, *inputs, **named)
         made = _wanted(op, inputs)
         if made is None:
@@ -55,7 +60,7 @@ def in_float32(reference: Callable[..., Any]) -> Callable[..., Any]:
         with np.errstate(all="ignore"):
             if isinstance(made, Spec):
                 return _rounded(results, made)
-            return tuple(_rounded(y, spec) for y, spec in zip(results, made, strict=True))
+            return tuple(_rounded(y, spec) for y, spec in zip(results, made, strict=False))
 
     return evaluated
 
@@ -79,11 +84,16 @@ def _wanted(op: Any, inputs: Sequence[Any]) -> Spec | tuple[Spec, ...] | None:
         if op.layout(given, found[:1]) != "numpy" or not takes_float32(op.infer, given, found):
             return None
         return made if isinstance(made, Spec) else found
+    except DataDependentError:
+        types = op.types(given)
+        return types and tuple(Spec((), dtype) for dtype in types)
     except (ModelError, ValueError, IndexError, TypeError):
         return None
     finally:
         _asked.op = before
 
 
-def _rounded(y: np.ndarray, spec: Spec) -> np.ndarray:
-    return np.asarray(y).astype(spec.dtype) if is_half(spec.dtype) else y
+def _rounded(y: Any, spec: Spec) -> Any:
+    if is_half(spec.dtype) and isinstance(y, (np.ndarray, np.generic)) and y.dtype == FLOAT32:
+        return np.asarray(y).astype(spec.dtype)
+    return y

@@ -164,6 +164,10 @@ class Op:
         """Whether only processors have kernels for these Specs: on a GPU the host does the node."""
         return bool(inputs) and inputs[0] is not None and inputs[0].dtype in self.processor_dtypes
 
+    def types(self, inputs: tuple[Any, ...]) -> tuple[np.dtype, ...] | None:
+        """The outputs' element types, for an op that computes and whose `infer` cannot say."""
+        return None
+
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
         """The outputs, where the inputs' Specs alone decide them (Shape, Size); None otherwise."""
         return None

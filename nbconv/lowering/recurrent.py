@@ -6,6 +6,7 @@ Rows of weights are dealt into panels: of each group of gates, vectors of hidden
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -75,17 +76,44 @@ class Problem(NamedTuple):
         return np.ascontiguousarray(np.concatenate(parts, 1)).reshape(-1)
 
 
-def lower(to: Lowering, kernel: str, groups: Groups, reverse: bool, flag: bool, clip: float) -> None:
-    """The steps of an RNN, GRU or LSTM, whose inputs are ONNX's."""
-    (steps, batch, inputs), (ways, _, hidden) = to.inputs[0].shape, to.inputs[2].shape
+class Kind(NamedTuple):
+    """What a kernel is told of the cell, see `nbconv.kernels.recurrent_params.Sequences`."""
+
+    reverse: int
+    flag: int
+    clip: float
+    hard: int
+    alpha: float
+    beta: float
+    relu: int
+    rounded: int = 0
+
+
+class Stored(NamedTuple):
+    """What gives W and R as ONNX's operators have them, where the node has them otherwise, both constants; ``key`` says of
+    what else they are made than inputs 1 and 2."""
+
+    w: Callable[[], np.ndarray]
+    r: Callable[[], np.ndarray]
+    key: str
+
+
+def lower(to: Lowering, kernel: str, groups: Groups, kind: Kind, stored: Stored | None = None) -> None:
+    """The steps of an RNN, GRU or LSTM, whose inputs are ONNX's, W and R perhaps ``stored``."""
+    (steps, batch, inputs), (ways, *sides) = to.inputs[0].shape, to.inputs[2].shape
+    hidden = min(sides)
     p = Problem(steps, batch, inputs, hidden, ways, groups, to.target.lanes)
-    added = product(to, p)
+    x = to.input(0)
+    if kind.rounded:
+        x = to.floats(to.inputs[0].size)
+        to.step("recurrent.rounded", 1, work=16 * to.inputs[0].size, x=to.input(0), y=x, n=to.inputs[0].size)
+    added = product(to, p, x, stored)
     rows = most_rows(to, p)
     lengths = to.input(4) if to.has(4) else None
     (h, way, row), (c, c_way, c_row) = state(to, p, 5), state(to, p, 6)
     cells = {}
     if kernel in ("lstm", "gru_reset"):
-        cells["cells"] = to.floats(ways * batch * p.panels * p.lanes * (1 if kernel == "lstm" else 2))
+        cells["cells"] = to.floats(ways * batch * p.panels * p.lanes * (1 if kernel == "lstm" and not kind.rounded else 2))
     y, *lasts = outputs(to)
     arithmetic = 2 * steps * batch * ways * p.gates * hidden * hidden
     to.step(
@@ -94,24 +122,24 @@ def lower(to: Lowering, kernel: str, groups: Groups, reverse: bool, flag: bool, 
         work=arithmetic,
         writes=("results.y", "results.h", "results.c", "cells"),
         x=added,
-        weights=Recurrence(recurrence(to, p), bias(to, p), to.input(7) if to.has(7) else None),
+        weights=Recurrence(recurrence(to, p, stored), bias(to, p), to.input(7) if to.has(7) else None),
         lengths=lengths,
         states=States(h, c, way, row, c_way, c_row),
         **cells,
         results=Outputs(y or to.floats(steps * ways * batch * hidden), *lasts),
-        sizes=Sequences(steps, batch, hidden, ways, rows, int(reverse), int(flag), clip),
+        sizes=Sequences(steps, batch, hidden, ways, rows, *kind),
         algorithm=f"recurrence, {rows} sequences a unit",
         does=Work(arithmetic, arithmetic, FLOAT32.itemsize * sum(spec.size for spec in to.outputs)),
     )
 
 
 def most_rows(to: Lowering, p: Problem) -> int:
-    """Sequences of a unit: as many as the kernel takes, but one where each has a length of its own; four and more make two
-    units."""
+    """Sequences of a unit: one where each has a length of its own, else as many as the kernel takes or little less, so that
+    units are of one size; four sequences and more are two units."""
     if to.has(4):
         return 1
-    most = 6 if to.target.registers >= 32 else 2
-    return min(most, p.batch if p.ways > 1 or p.batch < 4 else ceil(p.batch, 2))
+    units = max(ceil(p.batch, 6 if to.target.registers >= 32 else 2), 1 if p.ways > 1 or p.batch < 4 else 2)
+    return ceil(p.batch, units)
 
 
 def outputs(to: Lowering) -> list[Ref | None]:
@@ -132,23 +160,23 @@ def state(to: Lowering, p: Problem, i: int) -> tuple[Ref, int, int]:
     return to.zeros(p.hidden), 0, 0
 
 
-def product(to: Lowering, p: Problem) -> Ref:
+def product(to: Lowering, p: Problem, x: Ref, stored: Stored | None) -> Ref:
     """The step that makes W·x and W's bias of all steps: (steps, batch, ways, columns)."""
     m, k, n = p.steps * p.batch, p.inputs, p.ways * p.columns
     w, name = to.inputs[1], to.node.inputs[1]
 
     def array() -> np.ndarray:
-        return p.dealt(to.value(1)).reshape(n, k)
+        return p.dealt(stored.w() if stored else to.value(1)).reshape(n, k)
 
     ref = Ref(name) if w.constant else dealt(to, p, to.input(1), p.inputs, p.gates * p.hidden * p.inputs)
-    b = Operand(ref, f"{name}{p.key}", bool(w.constant), array)
+    b = Operand(ref, f"{name}{p.key}{stored.key if stored else ''}", bool(w.constant), array)
     c = None
     if to.has(3):
         given = to.inputs[3]
         ref = Ref(to.node.inputs[3]) if given.constant else dealt(to, p, to.input(3), 1, given.shape[1])
         c = Operand(ref, f"{to.node.inputs[3]}{p.key}.w", bool(given.constant), partial(_bias, to, p, 0))
     problem = GemmProblem("float32", 1, m, k, n, False, True, 0, 0, b.constant, to.target, to.scratch_limit)
-    operands = Operands(to.input(0), b, c)
+    operands = Operands(x, b, c)
     y = to.floats(m * n)
     addends = Addends(packed.bias(to, problem, operands))
     wanted = Results(m, n, 1, False, y, n, m * n, addends, Epilogue(), (1, m), Scatter(1, m))
@@ -171,8 +199,10 @@ def bias(to: Lowering, p: Problem) -> Ref:
     return dealt(to, p, to.input(3).at(p.gates * p.hidden), 1, to.inputs[3].shape[1])
 
 
-def recurrence(to: Lowering, p: Problem) -> Ref:
+def recurrence(to: Lowering, p: Problem, stored: Stored | None) -> Ref:
     """R in panels."""
+    if stored:
+        return to.constant(f"{to.node.inputs[2]}{p.key}{stored.key}", lambda: p.panelled(stored.r()))
     if to.inputs[2].constant:
         return to.constant(f"{to.node.inputs[2]}{p.key}", lambda: p.panelled(to.value(2)))
     r, hidden, lanes, size = to.input(2), p.hidden, p.lanes, p.columns * p.hidden

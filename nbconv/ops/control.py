@@ -67,13 +67,30 @@ class If(Control):
         body = self.inlined((cond, *around))
         if body:
             return self._found(body, around)
-        one, other = (self._found(name, around) for name in self.bodies())
+        one, other = self._both(around)
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
             if (a.shape, a.dtype) != (b.shape, b.dtype):
                 raise DataDependentError(f"output {i} is {a} in then_branch, {b} in else_branch")
         return tuple(
             a if a.quantisation == b.quantisation else a._replace(quantisation=None) for a, b in zip(one, other, strict=True)
         )
+
+    def _both(self, around: tuple[Spec, ...]) -> list[tuple[Spec, ...]]:
+        """The outputs of each branch. One that is not for these shapes may be the one that is not taken: which is taken must
+        then be known."""
+        found, wrong = [], []
+        for name in self.bodies():
+            try:
+                found.append(self._found(name, around))
+            except DataDependentError:
+                raise
+            except ModelError as error:
+                wrong.append(error)
+        if found and wrong:
+            raise DataDependentError(f"a branch cannot be taken with these shapes: {wrong[0]}")
+        if wrong:
+            raise wrong[0]
+        return found
 
     def _found(self, name: str, around: tuple[Spec, ...]) -> tuple[Spec, ...]:
         """The Specs of a body's outputs."""

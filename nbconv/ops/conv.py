@@ -15,6 +15,7 @@ from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, 
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS, Geometry
 from nbconv.lowering.conv.problem import geometry, problem
+from nbconv.lowering.conv.volume import is_padded, lower_volume
 from nbconv.lowering.conv.weight_grad import channel_sums, small_channels
 from nbconv.lowering.implementation import emit
 from nbconv.lowering.patches import pad, reach, taps
@@ -120,20 +121,37 @@ class Conv(Convolution):
         return geometry(x, w[1], w[0] // self.group, self.window(x, w), self.group)
 
     def writes_strided(self, inputs, outputs) -> bool:
-        return not self.depthwise(inputs[1])
+        return inputs[0].rank < 5 and not self.depthwise(inputs[1])
 
     def reads_strided(self, inputs, outputs, i) -> bool:
-        return i == 0 and not self.depthwise(inputs[1])
+        return i == 0 and self.writes_strided(inputs, outputs)
 
     def absorbs(self, inputs, outputs) -> str:
         return "activation" if self.depthwise(inputs[1]) else "residual"
 
+    def layout(self, inputs, outputs) -> str:
+        if inputs[0].rank < 5:
+            return super().layout(inputs, outputs)
+        served = inputs[0].dtype in ONLY_FLOAT32 and not inputs[0].constant and outputs[0].size and inputs[1].size
+        return CHANNELS_LAST if served and not self.depthwise(inputs[1]) else NUMPY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return inputs[0].rank == 5
+
     def layouts(self, inputs, outputs, given):
-        """An image of few channels is padded first, and turned with that."""
+        """An image of few channels is padded first, and turned with that; so is a volume with padding."""
         found = super().layouts(inputs, outputs, given)
-        if found is None or not self.geometry(inputs[0].shape, inputs[1].shape).small_channels:
+        if found is None:
             return found
-        return (given[0], *found[0][1:]), found[1]
+        x, w = inputs[0].shape, inputs[1].shape
+        copied = is_padded(self.window(x, w)) if len(x) == 5 else self.geometry(x, w).small_channels
+        return ((given[0], *found[0][1:]), found[1]) if copied else found
+
+    def lower(self, to: Lowering) -> None:
+        if to.inputs[0].rank == 5:
+            lower_volume(to, self.window(to.inputs[0].shape, to.inputs[1].shape), self.group)
+        else:
+            super().lower(to)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return conv_gradient(self, to)

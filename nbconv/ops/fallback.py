@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
-from nbconv.graph import OBJECT, Spec
+from nbconv.graph import FLOAT32, OBJECT, Spec
+from nbconv.graph.dtypes import is_half
 from nbconv.graph.op import Op
 
 RANDOM = frozenset(
@@ -49,6 +50,13 @@ class Fallback(Op, abstract=True):
 
     def infer(self, *inputs: Spec | None) -> tuple[Spec, ...]:
         raise DataDependentError("onnx's reference does it, which says what its result is when it has run")
+
+    def types(self, inputs: tuple[Any, ...]) -> tuple[np.dtype, ...]:
+        schema = importlib.import_module("onnx.defs").get_schema(self.type, self.domain)
+        reads, makes = ([port.type_str for port in ports] for ports in (schema.inputs, schema.outputs))
+        given = {reads[min(i, len(reads) - 1)]: s.dtype for i, s in enumerate(inputs) if s is not None}
+        half = next(dtype for dtype in given.values() if is_half(dtype))  # of what no input says, too
+        return tuple(given.get(kind, FLOAT32 if kind.startswith("tensor(") else half) for kind in makes)
 
     def reference(self, *inputs: Any) -> tuple[Any, ...]:
         given = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]

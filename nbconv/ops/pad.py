@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
@@ -190,3 +190,62 @@ class Tile(Op):
                 cells = np.tile(np.arange(d), t)
                 dx = to.add(Mix(axis=axis, **transposed(cells, np.ones(len(cells)), d)), dx)
         return dx, None
+
+
+class CenterCropPad(Op):
+    """x with the middle of the sizes in ``shape`` along ``axes`` (all by default): what is larger is cropped, what is
+    smaller gets zeros around it, of an odd number one more at the end."""
+
+    moves = True
+    keeps_quantisation = True
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
+
+    axes: tuple[int, ...] | None = None
+
+    def infer(self, x: Spec, shape: Spec) -> Spec:
+        want.kind("fiub", x=x)
+        sizes = want.integers(shape, "shape")
+        axes = tuple(range(x.rank)) if self.axes is None else want.axes(self.axes, x.rank)
+        if len(sizes) != len(axes):
+            raise ModelError(f"shape {list(sizes)} has {len(sizes)} entries, {len(axes)} axes want {len(axes)}")
+        found = list(x.shape)
+        for axis, size in zip(axes, sizes, strict=True):
+            found[axis] = size
+        return want.make(found, x.dtype)
+
+    def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+        y = np.zeros(self.infer(Spec(x.shape, x.dtype), spec_of(shape)).shape, x.dtype)
+        source, target = middles(x.shape, y.shape)
+        y[target] = x[source]
+        return y
+
+    def quantisation(self, inputs, outputs):
+        """Zeros stand for what the zero point does not."""
+        smaller = all(a <= b for a, b in zip(outputs[0].shape, inputs[0].shape, strict=True))
+        return super().quantisation(inputs, outputs) if smaller else None
+
+    def kept_axis(self, axis, inputs, outputs) -> int | None:
+        return axis if inputs[0].shape[axis] == outputs[0].shape[axis] else None
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and outputs[0].size > 0
+
+    def lower(self, to: Lowering) -> None:
+        x, y, xs, ys = to.inputs[0].shape, to.outputs[0].shape, to.strides(0), to.out_strides()
+        if any(a > b for a, b in zip(y, x, strict=True)):
+            to.fill(to.output(), to.outputs[0].size)
+        source, target = middles(x, y)
+        shape = tuple(s.stop - s.start for s in source)
+        if min(shape, default=1):
+            begin, end = (sum(s.start * d for s, d in zip(t, by, strict=True)) for t, by in ((source, xs), (target, ys)))
+            to.copy(to.input(0).at(begin), to.output().at(end), shape, xs, ys)
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        return to.add(CenterCropPad(), to.dy(), to.constant(np.array(to.inputs[0].shape, np.int64))), None
+
+
+def middles(x: tuple[int, ...], y: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """What of an array of the one shape goes where in one of the other, middle to middle."""
+    source = tuple(slice(max(a - b, 0) // 2, max(a - b, 0) // 2 + min(a, b)) for a, b in zip(x, y, strict=True))
+    target = tuple(slice(max(b - a, 0) // 2, max(b - a, 0) // 2 + min(a, b)) for a, b in zip(x, y, strict=True))
+    return source, target

@@ -47,7 +47,11 @@ class Recurrent(Op, abstract=True):
     """parts of a state"""
     usual: ClassVar[tuple[str, ...]]
     """its activations where none are given, of one direction"""
+    units: ClassVar[int] = 1
+    """activations that are no gate's, the last of them"""
     cell: ClassVar[type[cells.Cell]]
+    name: ClassVar[str]
+    """of its kernel"""
 
     activation_alpha: tuple[float, ...] | None = None
     activation_beta: tuple[float, ...] | None = None
@@ -168,8 +172,18 @@ class Recurrent(Op, abstract=True):
 
     def kernel(self) -> str:
         """The kernel of kernels/cpu/recurrent.py that has its activations; "" where none has."""
-        names = {tuple(f.kind for f in of) for of in self.functions()}
-        return self.type.lower() if names == {tuple(name.lower() for name in self.usual)} else ""
+        first, *others = self.functions()
+        gates, units = first[: len(first) - self.units], first[len(first) - self.units :]
+        plain = all(f.kind in ("sigmoid", "hardsigmoid") for f in gates) and {f.kind for f in units} in ({"tanh"}, {"relu"})
+        return self.name if plain and all(of == first for of in others) else ""
+
+    def kind(self) -> recurrent.Kind:
+        """What its kernel is told."""
+        first = self.functions()[0]
+        gate, hard = first[0], first[0].kind == "hardsigmoid"
+        return recurrent.Kind(
+            int(self.ways[0]), int(self.flag), gate.clip, int(hard), gate.alpha, gate.beta, int(first[-1].kind == "relu")
+        )
 
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """The gates that the kernel computes together."""
@@ -181,15 +195,15 @@ class Recurrent(Op, abstract=True):
     def has_kernel(self, inputs, outputs) -> bool:
         lengths = inputs[4] if len(inputs) > 4 else None
         small = lengths is None or lengths.dtype == np.int32
-        return super().has_kernel(inputs, outputs) and small and all(s.size for s in inputs[:3]) and bool(self.kernel())
+        return (
+            super().has_kernel(inputs, outputs)
+            and small
+            and all(s.size for s in (*inputs[:3], *outputs))
+            and bool(self.kernel())
+        )
 
     def lower(self, to: Lowering) -> None:
-        limit = np.inf if self.clip is None or self.clip <= 0 else self.clip
-        recurrent.lower(to, self.kernel(), self.groups(), self.ways[0], self.marked(), limit)
-
-    def marked(self) -> bool:
-        """The flag of its kernel."""
-        return self.flag
+        recurrent.lower(to, self.kernel(), self.groups(), self.kind())
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         count, hold = len(to.inputs), [to.dy(i) or "" for i in range(1 + self.states)]
@@ -214,21 +228,14 @@ def check_lengths(lengths: np.ndarray, steps: int) -> None:
 class RNN(Recurrent):
     """h' = f(W·x + R·h + B)."""
 
-    gates, usual, cell = 1, ("Tanh",), cells.RNNCell
-
-    def kernel(self) -> str:
-        kinds = {f.kind for of in self.functions() for f in of}
-        return "rnn" if kinds in ({"tanh"}, {"relu"}) else ""
-
-    def marked(self) -> bool:
-        return self.functions()[0][0].kind == "relu"
+    gates, usual, cell, name = 1, ("Tanh",), cells.RNNCell, "rnn"
 
 
 class GRU(Recurrent):
     """Gates z, r, h. h' = (1 - z) · n + z · h, with n = g(W·x + R·(r · h) + B), or, with ``linear_before_reset``,
     g(W·x + r · (R·h + B))."""
 
-    gates, usual, cell = 3, ("Sigmoid", "Tanh"), cells.GRUCell
+    gates, usual, cell, name = 3, ("Sigmoid", "Tanh"), cells.GRUCell, "gru"
 
     linear_before_reset: int = 0
 
@@ -248,8 +255,8 @@ class LSTM(Recurrent):
     """Gates i, o, f, c. c' = f · c + i · g, h' = o · act(c'); ``P`` (directions, 3 · hidden): peepholes of c at i, o, f.
     With ``input_forget`` f is 1 - i."""
 
-    gates, states, usual, cell = 4, 2, ("Sigmoid", "Tanh", "Tanh"), cells.LSTMCell
-    parameters = (1, 2, 3, 7)
+    gates, states, usual, cell, name = 4, 2, ("Sigmoid", "Tanh", "Tanh"), cells.LSTMCell, "lstm"
+    parameters, units = (1, 2, 3, 7), 2
 
     input_forget: int = 0
 

@@ -294,6 +294,8 @@ def back(cell: Cell, tape: Tape, dy: np.ndarray, state: State, weights: Weights,
         if dp is not None:
             dp += found.dp
     dr = np.zeros_like(weights.r)
+    if not tape.saved:
+        return Gradients(dx, dr, met.sum((0, 1)), dp, state)
     operands = [np.stack(of) for of in zip(*(cell.operands(saved) for saved in tape.saved), strict=True)]
     first = 0
     for h, last in zip(operands, (rows,) if len(operands) == 1 else (2 * hidden, rows), strict=True):

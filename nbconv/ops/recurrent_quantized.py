@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import FLOAT32, Op
+from nbconv.lowering import recurrent
+from nbconv.lowering.context import Lowering
+from nbconv.lowering.recurrent import Stored
 from nbconv.ops.recurrent import LSTM
 
 STORED = (np.dtype(np.int8), np.dtype(np.uint8))
@@ -69,7 +72,14 @@ class DynamicQuantizeLSTM(LSTM):
         spread = [v.reshape(len(stored), 1, -1).astype(np.float64) for v in (zero, scale)]
         return ((stored - spread[0]) * spread[1]).swapaxes(1, 2)
 
-    def has_kernel(self, inputs: Sequence[Any], outputs: Sequence[Spec]) -> bool:
-        return False
+    def has_kernel(self, inputs, outputs) -> bool:
+        fixed = all(inputs[i].constant for i in (1, 2, *range(8, 12)))
+        return fixed and super().has_kernel(inputs, outputs)
 
-    lower = Op.lower
+    def lower(self, to: Lowering) -> None:
+        def weights(slot: int, scale: int) -> np.ndarray:
+            found = self.weights(*(to.value(i) for i in (slot, scale, scale + 1)))
+            return found.astype(FLOAT32)
+
+        stored = Stored(partial(weights, 1, 8), partial(weights, 2, 10), "".join(f"#{n}" for n in to.node.inputs[8:12]))
+        recurrent.lower(to, self.kernel(), self.groups(), self.kind()._replace(rounded=1), stored)

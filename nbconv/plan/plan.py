@@ -12,7 +12,7 @@ from nbconv.base import machine
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
-from nbconv.graph.dtypes import is_added, text_of
+from nbconv.graph.dtypes import is_added, kind_of, text_of
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.step import Impl, Step, Work
@@ -64,7 +64,7 @@ def derive(
     promoted = promote(graph, specs)
     if promoted is not graph:
         graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
-    if any(specs[name].dtype.kind == "f" for name in decided):
+    if any(kind_of(specs[name].dtype) == "f" for name in decided):
         weights = Weights()
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import OBJECT, Spec
-from nbconv.graph.dtypes import is_half
+from nbconv.graph.dtypes import is_added, is_half
 
 if TYPE_CHECKING:
     from nbconv.plan.program import Program
@@ -69,6 +69,8 @@ def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
     if (wanted == np.float32 or is_half(wanted)) and (array.dtype in _FLOATS or is_half(array.dtype)):
         with np.errstate(over="ignore"):
             return array.astype(wanted)
+    if is_added(wanted) and array.dtype.kind == "V" and array.dtype.itemsize == wanted.itemsize:
+        return array.view(wanted)  # as NumPy reads it from a file
     if wanted == OBJECT and array.dtype.kind in "US":
         return np.char.decode(array, "utf-8").astype(object) if array.dtype.kind == "S" else array.astype(object)
     hint = ""

@@ -15,6 +15,7 @@ import numpy as np
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs, results
+from nbconv.graph.half import any_half, in_single, takes_float32
 from nbconv.graph.op import NUMPY
 from nbconv.graph.spec import spec_of
 from nbconv.ops.fallback import Fallback, of_schema
@@ -164,7 +165,12 @@ class Staged:
             return False
         if any(s.dtype == OBJECT for s in found):
             return False
-        return node.op.layout(tuple(specs), found) != NUMPY and any(s.size for s in found)
+        there = node.op.layout(tuple(specs), found) != NUMPY or (
+            any_half(specs)
+            and takes_float32(node.op.infer, specs, found)
+            and node.op.layout(in_single(specs), in_single(found)) != NUMPY
+        )
+        return there and any(s.size for s in found)
 
     def _alone(self, node: Node, graph: Graph, values: dict[str, Any], threads: int) -> dict[str, Any]:
         """The outputs of one node by a plan of its own, which knows its small inputs' values."""

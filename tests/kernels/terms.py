@@ -67,6 +67,12 @@ def _deformed(c: Call) -> np.ndarray:
     return most * w.reshape(len(w), -1).sum(axis=1).reshape(-1, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
 
 
+def _region(c: Call) -> np.ndarray:
+    """Places round, too: by how much what they read changes within a few cells."""
+    most = (4 + max(c.size[-3].shape[2:]) + np.nan_to_num(c.size[-2]).max(initial=0)) * c.size[0].max(initial=0)
+    return most * (1 if c.op.type == "RoiAlign" else c.x[0].shape[2] * c.x[0].shape[3]) * np.ones(c.y.shape)
+
+
 def _standard(c: Call) -> np.ndarray:
     """Of what standardises rows: the mean takes from each element, and the deviation is a sum, too."""
     op, x, y = c.op, c.x, c.y
@@ -171,6 +177,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     "Resize": _resize,
     **dict.fromkeys(("GridSample", "GridSampleGrad", "GridSampleGradGrid"), _sampled),
     "DeformConv": _deformed,
+    **dict.fromkeys(("RoiAlign", "RoiAlignGrad"), _region),
     "AffineGrid": lambda c: np.broadcast_to(
         c.size[0].sum(axis=2).reshape(-1, *[1] * (c.y.ndim - 2), c.y.shape[-1]), c.y.shape
     ),

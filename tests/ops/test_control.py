@@ -9,6 +9,7 @@ import pytest
 
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
+from nbconv.model import Model
 from nbconv.ops import Op, lookup
 from nbconv.ops.control import BatchedScan, If, Loop, Scan
 from tests.check import case, run_cases, sampler
@@ -110,3 +111,20 @@ def test_flops_are_those_of_the_larger_branch() -> None:
     op = branches(SUM, Graph([*PRODUCT.nodes, Node(lookup("Neg")(), ("p",), ("q",))], {}, {"q": None}, {}))
     x = Spec((5, 7), np.dtype(np.float32))
     assert op.flops((BOOL, x, x), (x,)) == 70
+
+
+def test_a_branch_that_is_not_for_these_shapes() -> None:
+    """As where one window is for 16 kHz, the other for 8: it matters only if it is taken."""
+    x, w = Spec((2, 3), np.dtype(np.float32)), Spec((2, 3), np.dtype(np.float32))
+    op = branches(SUM, body([("MatMul", "x1,x2", "p")], "p"))
+    with pytest.raises(DataDependentError, match="a branch cannot be taken with these shapes"):
+        op.infer(BOOL, x, w)
+    (y,) = op.infer(spec_of(np.array(True)), x, w)
+    assert y.shape == (2, 3)
+    with pytest.raises(ModelError, match="has 3 columns"):
+        op.infer(spec_of(np.array(False)), x, w)
+    one, other = np.ones((2, 3), np.float32), np.full((2, 3), 2, np.float32)
+    model = Model(Graph([Node(op, ("c", "x1", "x2"), ("y",))], {"c": BOOL, "x1": x, "x2": w}, {"y": None}, {}))
+    np.testing.assert_array_equal(model.run({"c": np.array(True), "x1": one, "x2": other})["y"], one + other)
+    with pytest.raises(ModelError, match="columns"):
+        model.run({"c": np.array(False), "x1": one, "x2": other})

@@ -18,12 +18,10 @@ onnx: Any = pytest.importorskip("onnx")
 SKIPPED = {
     r"STRING|string": "no strings",
     r"if_(seq|opt)|loop1[36]_seq|optional_|sequence_map": "values that are no tensors: runs in stages have them",
-    r"linear_blocked": "no blocked quantisation",
     r"training_dropout_default|batchnorm.*training": "inference only",
     r"dropout_random_old": "opset 11: rewritten at import",
     r"split_.*_opset13": "opset 13: rewritten at import",
     r"spacetodepth_(dcr|crd)_mode": "newer than opset 21, which has no mode",
-    r"resize_.*antialias": "no antialias yet",
     r"resize_downsample_scales_(linear|cubic)_align_corners": (
         "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
     ),

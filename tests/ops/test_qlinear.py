@@ -21,7 +21,7 @@ from nbconv.ops.qlinear import (
     QLinearSoftmax,
     QLinearWhere,
 )
-from tests.check import case, run_cases
+from tests.check import case, check_op, run_cases
 
 U8, I8, F32 = (partial(np.array, dtype=dtype) for dtype in (np.uint8, np.int8, np.float32))
 rng = np.random.default_rng(27)
@@ -93,3 +93,40 @@ def test_messages() -> None:
         Node(QLinearAdd(), ("a", "s", "", "", "s", "", "s"), ("y",)).infer((x, s, None, None, s, None, s))
     with pytest.raises(ModelError, match="its input y_scale is left out"):
         Node(QLinearSigmoid(), ("x", "s"), ("y",)).infer((x, s, None, None))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_shapes(seed: int) -> None:
+    """Any shapes, scales and zero points, as onnxruntime has them within a step."""
+    rng = np.random.default_rng([29, seed])
+    kind = (np.uint8, np.int8)[seed % 2]
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, shape).astype(kind)
+
+    def scaled() -> tuple[np.ndarray, np.ndarray]:
+        return F32(rng.uniform(0.01, 0.1)), draw()
+
+    shape = tuple(rng.integers(1, 9, int(rng.integers(1, 5))).tolist())
+    spread = tuple(d if rng.random() < 0.6 else 1 for d in shape)[int(rng.integers(len(shape))) :]
+    x, y = draw(*shape), draw(*spread)
+    for op in (QLinearAdd(), QLinearMul()):
+        check_op(op, x, *scaled(), y, *scaled(), *scaled(), steps=1)
+        check_op(op, y, *scaled(), x, *scaled(), *scaled(), steps=1)
+    alpha = float(rng.uniform(0, 1))
+    for op in (QLinearSigmoid(), QLinearLeakyRelu(alpha=alpha)):
+        check_op(op, x, *scaled(), *scaled(), steps=1)
+    axis = int(rng.integers(-len(shape), len(shape)))
+    least = np.array(np.iinfo(kind).min, kind)
+    check_op(QLinearSoftmax(opset=13, axis=axis), x, *scaled(), F32(1 / 256), least, steps=1)
+    check_op(QLinearConcat(axis=axis), *scaled(), x, *scaled(), x, *scaled(), steps=1)
+    check_op(QLinearWhere(), rng.random(spread) < 0.5, x, *scaled(), y, *scaled(), *scaled(), steps=1)
+    size = rng.integers(3, 9, 2)
+    planes = draw(*rng.integers(1, 6, 2).tolist(), *size.tolist())
+    check_op(QLinearGlobalAveragePool(), planes, *scaled(), *scaled(), steps=1)
+    window = {
+        "kernel_shape": tuple(rng.integers(1, 4, 2).tolist()), "strides": tuple(rng.integers(1, 4, 2).tolist()),
+        "count_include_pad": seed // 2 % 2, "ceil_mode": seed // 4 % 2,
+    }  # fmt: skip
+    window["pads"] = tuple(int(rng.integers(k)) for k in window["kernel_shape"] * 2)
+    check_op(QLinearAveragePool(**window), planes, *scaled(), *scaled(), steps=1)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
+import nbconv
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Graph, Node, Spec
+from nbconv.model import Model
 from nbconv.ops.recurrent import GRU, LSTM, RNN, GRUGrad, LSTMGrad, Recurrent, RNNGrad
 from nbconv.ops.recurrent_quantized import DynamicQuantizeLSTM
 from tests.check import Case, case, run_cases, sampler
@@ -99,6 +103,12 @@ CASES = [
     call(LSTM(input_forget=1), 4, 2, 3, 9, "Bhc"),
     call(LSTM(activations=("HardSigmoid", "Softsign", "Elu"), activation_alpha=(0.3, 0.7), activation_beta=(0.4,)),
          4, 2, 3, 5, "Bc"),
+    call(LSTM(activations=("HardSigmoid", "Tanh", "Tanh")), 4, 2, 3, 17, "Bc"),
+    call(both(LSTM, activations=("HardSigmoid", "Relu", "Relu") * 2, activation_alpha=(0.3,) * 2,
+              activation_beta=(0.4,) * 2), 4, 2, 3, 17, "Bc"),
+    call(both(GRU, activations=("HardSigmoid", "Tanh") * 2, linear_before_reset=1), 4, 2, 3, 17, "B"),
+    call(GRU(activations=("HardSigmoid", "Relu")), 4, 2, 3, 17, "B"),
+    call(RNN(activations=("Relu",)), 4, 2, 3, 17, "B"),
     call(both(LSTM), 1, 1, 1, 1),
     quantised(DynamicQuantizeLSTM(), 6, 1, 4, 18, "B"),
     quantised(both(DynamicQuantizeLSTM), 5, 1, 7, 9, "Bhcu"),
@@ -140,3 +150,46 @@ def test_lengths_that_cannot_be() -> None:
     given = [Spec(v.shape, v.dtype) for v in (x, w, rec)]
     with pytest.raises(ModelError, match="sequence_lens are 3 to 6, X has 5 steps"):
         RNN().infer(*given, None, Spec((2,), np.dtype(np.int32), lengths))
+
+
+@pytest.mark.parametrize("op", [LSTM(), GRU(), GRU(linear_before_reset=1), RNN()], ids=str)
+def test_lengths_that_cannot_be_are_nan_in_kernels(op: Recurrent) -> None:
+    """Where they are computed while running: of that sequence alone, and nothing is read or written elsewhere."""
+    x, w, rec = r(5, 3, 4), r(1, op.gates * 6, 4), r(1, op.gates * 6, 6)
+    node = Node(op, ("x", "w", "r", "", "n"), ("y", "h"))
+    inputs = {"x": Spec(x.shape, x.dtype), "n": Spec((3,), np.dtype(np.int32))}
+    model = Model(Graph([node], inputs, {"y": None, "h": None}, {"w": w, "r": rec}))
+    for wrong in (-1, 6, 2**31 - 1):
+        found = model.run({"x": x, "n": np.array([3, wrong, 5], np.int32)})
+        want = op.reference(x, w, rec, None, np.array([3, 1, 5], np.int32))
+        for name, exact in zip("yh", want, strict=False):
+            assert np.isnan(found[name][..., 1, :]).all()
+            np.testing.assert_allclose(found[name][..., ::2, :], exact[..., ::2, :], atol=1e-5)
+
+
+def test_only_the_last_state_is_wanted() -> None:
+    """As in a classifier of sequences: Y has no name in the file, where it stands first."""
+    text = """<ir_version: 10, opset_import: ["": 21]> g (float[5, 2, 3] x, float[1, 16, 3] w, float[1, 16, 4] r) =>
+        (float[1, 2, 4] h) { y, h = LSTM <hidden_size = 4> (x, w, r) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.node[0].output[0] = ""
+    x, w, rec = r(5, 2, 3), r(1, 16, 3), r(1, 16, 4)
+    found = nbconv.load(proto.SerializeToString()).run({"x": x, "w": w, "r": rec})
+    np.testing.assert_allclose(found["h"], LSTM().reference(x, w, rec)[1], atol=1e-5)
+    again = nbconv.load(proto.SerializeToString()).run({"x": x, "w": w, "r": rec})
+    assert found["h"].tobytes() == again["h"].tobytes()
+
+
+def test_batch_first() -> None:
+    """ONNX's layout 1."""
+    text = """<ir_version: 10, opset_import: ["": 21]>
+        g (float[2, 5, 3] x, float[2, 16, 3] w, float[2, 16, 4] r, float[2, 2, 4] h0) =>
+        (float[2, 5, 2, 4] y, float[2, 2, 4] h, float[2, 2, 4] c)
+        { y, h, c = LSTM <hidden_size = 4, layout = 1, direction = "bidirectional"> (x, w, r, , , h0) }"""
+    x, w, rec, h0 = r(2, 5, 3), r(2, 16, 3), r(2, 16, 4), r(2, 2, 4)
+    proto = onnx.parser.parse_model(text)
+    found = nbconv.load(proto.SerializeToString()).run({"x": x, "w": w, "r": rec, "h0": h0})
+    op = LSTM(direction="bidirectional")
+    y, *states = op.reference(x.swapaxes(0, 1), w, rec, None, None, h0.swapaxes(0, 1))
+    for name, exact in zip("yhc", (y.transpose(2, 0, 1, 3), *(s.swapaxes(0, 1) for s in states)), strict=True):
+        np.testing.assert_allclose(found[name], exact, atol=1e-5)
