@@ -156,12 +156,13 @@ def test_deprecated_ops_are_told():
 
 
 def test_attributes_newer_than_the_inner_opset():
-    def cast(**attributes):
-        return model([node("Cast", to=TensorProto.INT64, **attributes)], 24, {"x": [2]}, types={"y": TensorProto.INT64})
+    def steps(**attributes):
+        scalars = {name: np.float32(value) for name, value in (("a", 0), ("b", 3), ("d", 1))}
+        return model([node("Range", "a", "b", "d", **attributes)], 27, {}, scalars)
 
-    assert read(cast(round_mode="up")).nodes[0].op.attributes() == {"to": 7}
-    with pytest.raises(UnsupportedError, match="round_mode"):
-        read(cast(round_mode="down"))
+    assert read(steps(stash_type=TensorProto.FLOAT)).nodes[0].op.attributes() == {}
+    with pytest.raises(UnsupportedError, match="stash_type"):
+        read(steps(stash_type=TensorProto.DOUBLE))
 
 
 def test_top_k_9():
