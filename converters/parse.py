@@ -11,12 +11,15 @@ import onnx.inliner
 import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
-from nbconv.converters.guard import check_functions, graphs, texts
+from nbconv.converters.guard import MOST_NODES, check_functions, graphs, texts
 from nbconv.converters.opset import RULES
 from nbconv.converters.proto import strip
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
 from nbconv.ops import REGISTRY
+
+LARGEST_FUNCTION = 200
+"""Nodes of ONNX's own functions, at most."""
 
 
 def parse(source: Source) -> onnx.ModelProto:
@@ -48,7 +51,7 @@ def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with ONNX's own function bodies in place of operators that nbconv has no class for (Attention,
     RMSNormalization …), so that kernels do what they are made of. Where onnx cannot tell a node's body, the node stays."""
     versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
-    wanted = set()
+    wanted, count = set(), 0
     for graph in graphs(model.graph):
         for node in graph.node:
             key = _domain(node.domain), node.op_type
@@ -62,6 +65,9 @@ def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
                     node.attribute.extend(a for a in defaults if a.type)
                 if schema.has_function or schema.has_context_dependent_function:
                     wanted.add(key)
+                    count += 1
+    if count * LARGEST_FUNCTION > MOST_NODES:
+        return model
     try:
         return onnx.inliner.inline_selected_functions(model, sorted(wanted), False, True) if wanted else model
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):

@@ -30,6 +30,7 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
+from nbconv.passes.expand import expanded
 from nbconv.plan.plan import Plan
 from nbconv.tools.gradcheck import Call
 from tests import conformance
@@ -180,7 +181,9 @@ def where(case: Case) -> str:
         return "planning"
     if case.op.bypass(given):
         return "nothing"
-    kernel = case.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is not None
+    node = Node(case.op, tuple(f"x{i}" if s else "" for i, s in enumerate(given)), tuple(f"y{i}" for i in range(len(found))))
+    others = bool(expanded(node, given, found)[0])
+    kernel = others or case.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is not None
     return "kernel" if kernel else "NumPy"
 
 
@@ -205,7 +208,7 @@ def gradient(op: type[Op], cases: list[Case]) -> str:
 def in_numpy(node: Node, call: Call) -> bool:
     """As `nbconv.plan` decides it of a node that no constants fold away."""
     given, found = (tuple(call.specs[n] if n else None for n in names) for names in (node.inputs, node.outputs))
-    if all(spec is None or spec.constant for spec in given) or node.op.bypass(given):
+    if all(spec is None or spec.constant for spec in given) or node.op.bypass(given) or expanded(node, given, found)[0]:
         return False
     return node.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is None
 

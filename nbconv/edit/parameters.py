@@ -61,7 +61,7 @@ def parameters(graph: Graph) -> list[Parameter]:
 
 
 def _layer(node: Node, graph: Graph, made: dict[str, Node]) -> bool:
-    return node.op.is_layer and stored(node.inputs[1], graph, made) is not None
+    return node.op.is_layer and len(node.inputs) > 1 and stored(node.inputs[1], graph, made) is not None
 
 
 def _slots(node: Node, made: dict[str, Node]) -> Sequence[int]:

@@ -37,6 +37,9 @@ class Einsum(Op):
     "ij,jk->ik" is a matrix product. "..." stands for axes that broadcast. Without "->" the result has the letters that come
     once, in order. An axis of size 1 broadcasts, as in NumPy."""
 
+    is_layer = True
+    parameters = (1, 0)
+
     equation: str
 
     def infer(self, *inputs: Spec) -> Spec:

@@ -99,7 +99,8 @@ class Scatter(Op, abstract=True):
             zeros = to.constant(np.zeros(updates.shape, updates.dtype))
             dx = to.add(type(self)(**self.attributes()), to.dy(), to.x(1), zeros)
         if to.wants(2):
-            places = to.add(self.places_op(to), to.x(1))
+            known = indices.value
+            places = to.add(self.places_op(to), to.x(1)) if known is None else to.constant(self.places(known, x.shape))
             rows, inner = self.rows(x.shape, indices.shape)
             slices = to.add(Gather(), reshape(to, to.dy(), (rows, inner)), places)
             dupdates = reshape(to, slices, updates.shape)

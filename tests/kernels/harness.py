@@ -31,6 +31,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "Conv": lambda op, x, w, b=None: x.ndim == 5 and op.depthwise(spec_of(w)),
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "DeformConv": lambda op, x, *_: x.ndim != 4,
+    "Einsum": lambda op, *x: any(v.size == 0 for v in x) or any(len(set(t)) < len(t) for t in op.terms(x)[0]),
     "Dropout": lambda op, x, *_: True,
     "FusedMatMul": lambda op, a, b: op.transBatchA or op.transBatchB,
     "Gemm": lambda op, a, b, c=None: a.size == 0 or (c is not None and c.ndim == 2 and c.shape[0] > 1),
@@ -79,7 +80,7 @@ def check_kernels(op: Op, inputs: tuple[np.ndarray | None, ...], want: tuple[np.
 
 def check_served(op: Op, inputs: tuple, want: tuple, model: Model) -> None:
     """Fails for a kernel that was lost, and for an exception that is none any more."""
-    if type(op).lower is Op.lower or any(x.dtype != F32 for x in (inputs[0], *want)) or not any(y.size for y in want):
+    if without(op) or any(x.dtype != F32 for x in (inputs[0], *want)) or not any(y.size for y in want):
         return
     plan = model.plan({"x0": inputs[0].shape})  # pyright: ignore[reportOptionalMemberAccess]
     assert not unwritten(plan), f"a step of {op!r} does not say what it writes"
@@ -100,9 +101,14 @@ def unwritten(plan: Plan) -> list[tuple[Step, str]]:
     return found
 
 
+def without(op: Op) -> bool:
+    """Whether the op has no kernels, nor those of others that stand for it."""
+    return type(op).lower is Op.lower and type(op).expand is Op.expand
+
+
 def unserved(op: Op, inputs: tuple[np.ndarray | None, ...]) -> bool:
     """Whether NumPy runs the call, as the tables say."""
-    return type(op).lower is Op.lower or op.type in NUMPY or (op.type in UNSERVED and UNSERVED[op.type](op, *inputs))
+    return without(op) or op.type in NUMPY or (op.type in UNSERVED and UNSERVED[op.type](op, *inputs))
 
 
 def variants(op: Op, inputs: tuple[np.ndarray | None, ...]) -> list[tuple[int, ...]]:

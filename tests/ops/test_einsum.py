@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy import nan
 
+from nbconv.edit.parameters import parameters
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
@@ -81,6 +82,7 @@ def test_weights_are_packed_once() -> None:
     packed = [{step.arguments["b"].name for step in plan.steps if step.kernel == "gemm.gemm"} for plan in plans]
     assert packed[0] and packed[0] == packed[1]
     assert not any(plan.own & packed[0] for plan in plans)
+    assert [p.name for p in parameters(graph)] == ["w"]
 
 
 def test_what_does_not_fit() -> None:
