@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
 import onnx
 import onnx.checker
 import onnx.inliner
+import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
 from nbconv.converters.guard import check_functions, texts
 from nbconv.converters.proto import strip
+from nbconv.converters.tensors import dims_of
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
+from nbconv.graph.infer import DTYPES
 
 
 def parse(source: Source) -> onnx.ModelProto:
@@ -36,6 +43,19 @@ def parse(source: Source) -> onnx.ModelProto:
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{source.label}: its functions cannot be inlined: {first_line(error)}") from None
     return model
+
+
+def inferred_outputs(source: Source) -> dict[str, tuple[tuple[int | str | None, ...] | None, np.dtype | None]]:
+    """(shape, element type) of each output of a model as onnx infers them; None for what it cannot tell."""
+    model = parse(source)
+    with suppress(Exception):  # whatever onnx makes of the model, its own declarations stay
+        model = onnx.shape_inference.infer_shapes(model)
+    found: dict[str, Any] = {}
+    for info in model.graph.output:
+        kind = info.type.tensor_type
+        shape = dims_of(info.name, kind) if kind.HasField("shape") else None
+        found[info.name] = shape, DTYPES.get(kind.elem_type)
+    return found
 
 
 def first_line(error: BaseException) -> str:
