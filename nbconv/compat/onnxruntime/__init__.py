@@ -11,7 +11,4 @@ from nbconv.compat.onnxruntime import capi
 from nbconv.compat.onnxruntime.capi import _pybind_state, onnxruntime_inference_collection, onnxruntime_pybind11_state  # noqa: F401
 from nbconv.compat.onnxruntime.modules import install
 from nbconv.compat.onnxruntime.names import *  # noqa: F403
-from nbconv.compat.onnxruntime.names import __all__ as _names
 from nbconv.compat.onnxruntime.names import __version__
-
-__all__ = [*_names, "__version__", "capi", "install"]
