@@ -13,7 +13,9 @@ from PyInstaller.utils.hooks import (  # pyright: ignore[reportMissingModuleSour
 
 def _wanted(name: str) -> bool:
     """GPUs' kernels need numba-cuda; nothing runs these hooks."""
-    return "._pyinstaller" not in name and (not name.startswith("nbconv.kernels.cuda") or find_spec("numba_cuda") is not None)
+    if name.startswith("nbconv.kernels.cuda"):
+        return find_spec("numba_cuda") is not None
+    return not name.startswith("nbconv._pyinstaller")
 
 
 module_collection_mode = {"nbconv": "pyz+py"}

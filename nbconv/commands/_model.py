@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nbconv.graph import Graph, Spec
     from nbconv.model import Model
+    from nbconv.plan.plan import Plan
 
 ASSUMED = 224
 """Height and width taken for images of any size."""
@@ -121,6 +122,15 @@ def _named(path: str, error: Exception) -> str:
     return text if name in text or text.startswith(os.path.basename(name)) else f"{name}: {text}"
 
 
+def whole_plan(model: Model, path: str, shapes: dict[str, tuple[int, ...]]) -> Plan:
+    """The plan; ModelError for a model that has none, as values decide its shapes."""
+    try:
+        return model.plan(shapes)
+    except DataDependentError as error:
+        told = "it has no single plan, as values decide shapes"
+        raise ModelError(f"{path}: {told} ({error}); nbconv doctor shows how it is planned while it runs") from None
+
+
 def given_shapes(graph: Graph, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """What --shape said, by input name. ValueError for what is no shape, or of no input."""
     found: dict[str, tuple[int, ...]] = {}
@@ -197,6 +207,16 @@ def layout_of(shape: Sequence[Any]) -> str | None:
 
 def _example(spec: Spec) -> str:
     return ",".join(str(d) if isinstance(d, int) else "1" if i == 0 else "N" for i, d in enumerate(spec.shape))
+
+
+def plain_feeds(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs to try in turn where values decide shapes: zeros, with ones for integers, which may be counts; zeros; and 32
+    everywhere, for what may be sizes."""
+    import numpy as np
+
+    for integer, real in ((1, 0), (0, 0), (32, 32)):
+        dtypes = {name: graph.inputs[name].dtype for name in shapes}
+        yield {n: np.full(shape, integer if dtypes[n].kind in "iu" else real, dtypes[n]) for n, shape in shapes.items()}
 
 
 def random_feeds(graph: Graph, shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         check(path)
     model = _model.open_model(args.model, args.threads, args.device)
     shapes, notes = _model.input_shapes(model.graph, args.shape)
+    _model.whole_plan(model, args.model, shapes)
     found = profiling.profile(model, _model.random_feeds(model.graph, shapes), runs=args.runs)
     report = {**profiling.as_json(found, args.model, shapes), "machine": _machine(model), "notes": notes}
     if args.trace:

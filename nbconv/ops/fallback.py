@@ -31,6 +31,7 @@ _KINDS = {
 class Fallback(Op, abstract=True):
     """An operator as its schema says it is."""
 
+    evaluator = "onnx.reference"
     since = 0
     """The opset that the schema is of."""
 

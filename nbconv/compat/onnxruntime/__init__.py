@@ -7,8 +7,8 @@ here are ValueErrors, too). Options that nbconv has no use for are accepted with
 `SessionOptions` says which.
 """
 
-from nbconv.compat.onnxruntime import capi
+from nbconv.compat.onnxruntime import capi as capi
 from nbconv.compat.onnxruntime.capi import _pybind_state, onnxruntime_inference_collection, onnxruntime_pybind11_state  # noqa: F401
-from nbconv.compat.onnxruntime.modules import install
+from nbconv.compat.onnxruntime.modules import install as install
 from nbconv.compat.onnxruntime.names import *  # noqa: F403
-from nbconv.compat.onnxruntime.names import __version__
+from nbconv.compat.onnxruntime.names import __version__ as __version__
