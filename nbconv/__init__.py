@@ -15,6 +15,7 @@ from nbconv.model import Model, load, save
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from nbconv.compat.torch import from_torch
     from nbconv.train.augment import Augment
     from nbconv.train.callbacks import (
         CSVLogger,
@@ -30,27 +31,33 @@ if TYPE_CHECKING:
     from nbconv.train.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp
     from nbconv.train.trainer import Trainer
 
-_TRAINING = {
-    "Augment": "augment", **dict.fromkeys(("CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint"), "callbacks"),
-    **dict.fromkeys(("ReduceLROnPlateau", "TerminateOnNaN"), "callbacks"),
-    **dict.fromkeys(("Arrays", "Pictures", "image_folder", "image_list", "load_npz"), "data"),
-    **dict.fromkeys(("SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp"), "optimizers"),
-    "finetune": "finetune", "NonFiniteLoss": "learner", "Trainer": "trainer",
+_MODULES = {
+    "compat.torch": ("from_torch",),
+    "train.augment": ("Augment",),
+    "train.callbacks": (
+        "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
+    ),
+    "train.data": ("Arrays", "Pictures", "image_folder", "image_list", "load_npz"),
+    "train.finetune": ("finetune",),
+    "train.learner": ("NonFiniteLoss",),
+    "train.optimizers": ("SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp"),
+    "train.trainer": ("Trainer",),
 }  # fmt: skip
-"""Public names of training, and the module of `nbconv.train` that each is imported from when it is asked for."""
+_LATER = {name: module for module, names in _MODULES.items() for name in names}
+"""Public names that are imported when they are asked for, and where from."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TRAINING:
+    if name not in _LATER:
         raise AttributeError(f"module 'nbconv' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"nbconv.train.{_TRAINING[name]}"), name)
+    return getattr(importlib.import_module(f"nbconv.{_LATER[name]}"), name)
 
 
 __all__ = [
     "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "DeviceError", "EarlyStopping",
     "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau",
-    "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "finetune", "image_folder", "image_list", "load",
-    "load_npz", "save",
+    "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "finetune", "from_torch", "image_folder", "image_list",
+    "load", "load_npz", "save",
 ]  # fmt: skip

@@ -39,6 +39,12 @@ def test_classify() -> None:
     assert run("classify.py", str(photograph())).splitlines()[0] == first
 
 
+def test_detect_faces(tmp_path: Path) -> None:
+    """A cat is no human face; the picture is written all the same."""
+    assert run("detect_faces.py", str(photograph()), str(tmp_path / "out.png")) == ""
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_web_service() -> None:
     command = [sys.executable, str(FOLDER / "web_service.py"), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

@@ -261,9 +261,9 @@ def test_without_a_cache_folder(package, cache):
 
 def test_a_cache_that_cannot_be_written(package):
     process = package.start("""
-from nbconv.kernels import store
+from nbconv.kernels import cache
 def full(*args): raise OSError(30, "Read-only file system")
-store._write = full
+cache._write = full
 print(scale(7, 'tiny', 'large'))
 """)
     out, err = process.communicate(timeout=100)

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 FIELDS = ("words", "table", "arena_words", "arena_offsets", "constant_words", "constant_indices", "constant_offsets")
 
 
+OBJECTS = 8 << 10
+"""Bytes of Python's objects that a plan of any size takes, some more than were counted for small and large nets."""
+
+
 class Program:
     """The tables of one plan.
 
@@ -107,9 +111,15 @@ class Program:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it and a workspace take, without arena and weights, which plans share."""
+        """Bytes that it and a workspace take, Python's objects counted, without arena and weights, which plans share."""
         own = sum(a.nbytes for a in self.own) + sum(p.nbytes for p in self.bodies)
-        return own + 3 * (self.words.nbytes + self.table.nbytes) + 128 * len(self.table) + 8 * len(self.arena_words) * 2
+        return (
+            OBJECTS
+            + own
+            + 3 * (self.words.nbytes + self.table.nbytes)
+            + 128 * len(self.table)
+            + 8 * len(self.arena_words) * 2
+        )
 
     def spec(self, k: int) -> Spec:
         """The Spec of result k."""

@@ -88,6 +88,11 @@ class Workspace:
             self.words[self.program.arena_words] = self.program.arena_offsets + base
             self._base = base
 
+    def detach(self) -> None:
+        """Between runs, hold nothing of a run: the arena is lent, and inputs and results are the caller's."""
+        del self.arena
+        self.feeds, self.results = {}, []
+
     def memory(self, root: str, offset: int, nbytes: int) -> np.ndarray:
         """The bytes of an intermediate value."""
         return self.arena[offset : offset + nbytes]
@@ -103,7 +108,7 @@ class Workspace:
         try:
             yield space
         finally:
-            del space.arena  # the block is lent for a run
+            space.detach()
 
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
@@ -262,7 +267,7 @@ class Ready:
         return space
 
     def give_back(self, space: Workspace | DeviceWorkspace) -> None:
-        del space.arena  # it goes when a larger one takes its place
+        space.detach()
         self._spaces.append(space)
 
 

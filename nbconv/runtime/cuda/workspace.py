@@ -70,6 +70,11 @@ class DeviceWorkspace:
             self.words[self.program.block_words] = self.program.block_offsets + self._base
             self._parts: dict[Any, list[_Part | int]] = {}
 
+    def detach(self) -> None:
+        """Between runs, hold nothing of a run: the arena is lent, and inputs are the caller's."""
+        del self.arena
+        self.feeds.given = {}
+
     def run(self, feeds: dict[str, np.ndarray], results: list[np.ndarray], threads: int) -> None:
         """Do the steps: ``feeds`` are C-contiguous arrays of the shapes and types planned for, ``results`` likewise take
         what is fetched."""

@@ -1,0 +1,100 @@
+"""Boxes: overlaps, suppression, and the way back from a letterboxed picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Detections(NamedTuple):
+    """What was found in one picture, best first."""
+
+    boxes: np.ndarray
+    """float32 (n, 4): left, top, right, bottom"""
+    scores: np.ndarray
+    """float32 (n,)"""
+    classes: np.ndarray
+    """int64 (n,)"""
+    points: np.ndarray | None = None
+    """float32 (n, k, 2): keypoints x, y, where the model gives some"""
+
+    def rows(self) -> Iterator[tuple[np.ndarray, float, int]]:
+        """(box, score, class) of each."""
+        return zip(self.boxes, map(float, self.scores), map(int, self.classes), strict=True)
+
+
+class Letterbox(NamedTuple):
+    """How a picture lies in a larger one: scaled, then moved."""
+
+    scale: float
+    left: int
+    top: int
+    size: tuple[int, int]
+    """(height, width) of the picture before"""
+
+    def undo(self, found: Detections) -> Detections:
+        """Detections in pixels of the picture before, cut off at its borders."""
+        h, w = self.size
+        origin = np.array([self.left, self.top], np.float32)
+        corners = (found.boxes.reshape(-1, 2, 2) - origin) / np.float32(self.scale)
+        corners = corners.clip(0, np.array([w, h], np.float32))
+        points = None if found.points is None else (found.points - origin) / np.float32(self.scale)
+        return found._replace(boxes=corners.reshape(-1, 4).astype(np.float32), points=points)
+
+
+def letterbox(image: np.ndarray, size: tuple[int, int], fill: int = 114) -> tuple[np.ndarray, Letterbox]:
+    """The whole picture, proportions kept, in the middle of one of ``size`` (height, width); the rest is ``fill``.
+
+    ``image``: uint8 (h, w) or (h, w, channels). Resized by Pillow's bilinear filter, which averages when it shrinks.
+    ValueError for another array.
+    """
+    from PIL import Image
+
+    image = np.asarray(image)
+    channels = image.shape[2:] or (1,)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape or channels[0] not in (1, 3, 4):
+        raise ValueError(f"image is {image.dtype}{list(image.shape)}, wanted uint8 (h, w) or (h, w, 1, 3 or 4)")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is {size}, wanted a height and a width of 1 or more")
+    h, w = image.shape[:2]
+    scale = min(size[0] / h, size[1] / w)
+    fit = max(1, round(h * scale)), max(1, round(w * scale))
+    picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    small = np.asarray(picture.resize((fit[1], fit[0]), Image.Resampling.BILINEAR)).reshape(*fit, *image.shape[2:])
+    top, left = (size[0] - fit[0]) // 2, (size[1] - fit[1]) // 2
+    out = np.full((*size, *image.shape[2:]), fill, np.uint8)
+    out[top : top + fit[0], left : left + fit[1]] = small
+    return out, Letterbox(scale, left, top, (h, w))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of each box of a (n, 4) with each of b (m, 4): (n, m); 0 for boxes without area."""
+    a, b = np.asarray(a, np.float32).reshape(-1, 4), np.asarray(b, np.float32).reshape(-1, 4)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(2)
+    union = np.maximum(a[:, 2:] - a[:, :2], 0).prod(1)[:, None] + np.maximum(b[:, 2:] - b[:, :2], 0).prod(1) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def nms(
+    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray | None = None, *, threshold: float = 0.45, most: int = 300
+) -> np.ndarray:
+    """Indices, best score first (of equal ones the first), of boxes that overlap none kept before by more than
+    ``threshold``; where ``classes`` are given, only boxes of one class suppress each other. NaN scores are dropped."""
+    boxes, scores = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(scores, np.float32).reshape(-1)
+    if len(boxes) != len(scores) or (classes is not None and len(classes) != len(scores)):
+        raise ValueError(f"{len(boxes)} boxes and {len(scores)} scores, wanted one score (and class) a box")
+    order = np.argsort(-scores, kind="stable")
+    order = order[~np.isnan(scores[order])]
+    kept: list[int] = []
+    while len(order) and len(kept) < most:
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        over = iou(boxes[best], boxes[order])[0] > threshold
+        if classes is not None:
+            over &= np.asarray(classes)[order] == np.asarray(classes)[best]
+        order = order[~over]
+    return np.array(kept, np.int64)

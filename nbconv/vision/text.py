@@ -1,0 +1,68 @@
+"""Text from the output of a recogniser trained by CTC (Graves et al., 2006)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Text(NamedTuple):
+    """What was read."""
+
+    text: str
+    score: float
+    """mean probability of its characters; 0 where there are none"""
+
+
+def ctc(
+    output: np.ndarray, alphabet: Sequence[str], *, blank: int = 0, beam: int = 1, probabilities: bool | None = None
+) -> Text:
+    """The text of one line from a CTC head.
+
+    ``output`` (time, classes), or with a batch axis of 1 before or after time: scores, log-probabilities or
+    ``probabilities`` (by default told by their values: rows of non-negative numbers that sum to 1). Class ``blank`` is no
+    character; the others are ``alphabet``'s in order. ``beam`` 1 takes the best class each time, repeated ones once; more
+    searches so many prefixes, whose paths add up. ValueError where shapes do not fit.
+    """
+    rows = np.asarray(output, np.float32)
+    rows = rows.reshape(rows.shape[0] * rows.shape[1], -1) if rows.ndim == 3 and 1 in rows.shape[:2] else rows
+    if rows.ndim != 2 or rows.shape[1] != len(alphabet) + 1 or not 0 <= blank < rows.shape[1]:
+        raise ValueError(
+            f"output has shape {list(np.shape(output))}, wanted (time, {len(alphabet) + 1}) for {len(alphabet)} characters"
+        )
+    if probabilities is None:
+        probabilities = bool(rows.size and rows.min() >= 0 and np.allclose(rows.sum(1), 1, atol=1e-2))
+    if not probabilities:
+        e = np.exp(rows - rows.max(1, keepdims=True))
+        rows = e / e.sum(1, keepdims=True)
+    letters = [*alphabet[:blank], "", *alphabet[blank:]]
+    if beam > 1:
+        return _beam(rows, letters, blank, beam)
+    best = rows.argmax(1)
+    new = (best != blank) & (np.diff(best, prepend=-1) != 0)
+    scores = rows[np.flatnonzero(new), best[new]]
+    return Text("".join(letters[k] for k in best[new]), float(scores.mean()) if len(scores) else 0.0)
+
+
+def _beam(rows: np.ndarray, letters: list[str], blank: int, width: int) -> Text:
+    """Prefix beam search: for each prefix, the probability of paths that end in blank and of those that do not."""
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
+    for row in rows.astype(np.float64):
+        likely = np.argsort(-row)[: max(width, 2)]
+        found: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (ended, open_) in beams.items():
+            kept = found.setdefault(prefix, [0.0, 0.0])
+            kept[0] += (ended + open_) * row[blank]
+            if prefix:
+                kept[1] += open_ * row[prefix[-1]]
+            for k in likely:
+                if k != blank:
+                    longer = found.setdefault((*prefix, int(k)), [0.0, 0.0])
+                    longer[1] += (ended if prefix and k == prefix[-1] else ended + open_) * row[k]
+        best = sorted(found.items(), key=lambda t: -sum(t[1]))[:width]
+        total = sum(sum(v) for _, v in best) or 1.0
+        beams = {prefix: (a / total, b / total) for prefix, (a, b) in best}
+    prefix, (ended, open_) = max(beams.items(), key=lambda t: sum(t[1]))
+    return Text("".join(letters[k] for k in prefix), float(ended + open_) if prefix else 0.0)
