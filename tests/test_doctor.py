@@ -244,6 +244,35 @@ def test_sizes_from_a_value(doctor) -> None:
     assert [s["node"] for s in report["stages"]["nodes"]] == ["grown"]
 
 
+def test_values_that_inputs_must_have(doctor, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Where no usual input will do, doctor says what to give; commands that run a model take it, too."""
+    text = """g (float[1, 6] x, int64 rate) => (float[a, b] y) {
+        parts = Constant <value = int64[2] {7, 8}> ()
+        one = Constant <value = int64[1] {1}> ()
+        r = Reshape (rate, one)
+        sizes = Sub (r, parts)
+        [split] y = Reshape (x, sizes)
+    }"""
+    report, said = doctor(parsed(text))
+    assert "--value NAME=NUMBER" in report["unplanned"] and "--value NAME=NUMBER" in said
+    report, _ = doctor(parsed(text), "--value", "rate=9")  # 2 rows, 1 column
+    assert report["unplanned"]
+    report, _ = doctor(parsed(text), "--value", "rate=10")  # 3 rows, 2 columns
+    assert report["unplanned"] == "" and report["steps"]
+    path = str(tmp_path / "model.onnx")
+    for command in (["inspect"], ["check"], ["bench", "--runs", "2"]):
+        assert main([command[0], path, *command[1:], "--value", "rate=10"]) == 0, capsys.readouterr()
+        for wrong, says in (
+            ("rate=x", "wanted a whole number"),
+            ("rate=1" + 20 * "0", "int64"),
+            ("ratio=1", "no input 'ratio'"),
+            ("rate", "NAME="),
+        ):
+            assert main([command[0], path, "--value", wrong]) in (1, 2)
+            told = capsys.readouterr()
+            assert says in told.out + told.err
+
+
 def test_steps_are_grouped_by_operator(doctor) -> None:
     nodes = " ".join(f"[wave{i}] x{i + 1} = Sin (x{i})" for i in range(30))
     report, text = doctor(parsed(f"g (double[4] x0) => (double[4] x30) {{ {nodes} }}"))

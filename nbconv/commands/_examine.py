@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nbconv.runtime.executor import Ready
 
 
-def examine(path: str, shapes: list[str], goal: Target | None = None) -> dict[str, Any]:
+def examine(path: str, shapes: list[str], values: list[str], goal: Target | None = None) -> dict[str, Any]:
     """What is unsupported (``problems``), how many ``steps`` a run has, those that NumPy or onnx.reference does, those on
     kernels that are known to be slow, ``stages``: where planning waits for a value, ``unplanned``: why the steps are not
     known, ``copies``, for the target of a GPU: values and bytes that cross over, and ``training``: what has no gradient, and
@@ -45,6 +45,7 @@ def examine(path: str, shapes: list[str], goal: Target | None = None) -> dict[st
         found["unplanned"] = str(error)
         return found
     _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
+    given = _model.given_values(model.graph, values)
     try:
         sizes, notes = _model.input_shapes(model.graph, shapes)
         try:
@@ -52,7 +53,7 @@ def examine(path: str, shapes: list[str], goal: Target | None = None) -> dict[st
         except DataDependentError:
             if goal is not None:
                 raise
-            run = _in_stages(model, sizes)
+            run = _in_stages(model, sizes, given)
             plans, alone = run.plans, list(run.alone.values())
             found["stages"] = {"plans": len(plans), "nodes": list(run.waits.values())}
     except (ValueError, KernelError, ArithmeticError, MemoryError) as error:
@@ -121,7 +122,7 @@ class _Watch:
         self.waits.setdefault(node.outputs, {"node": node.name, "op": node.op.type, "why": why})
 
 
-def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]]) -> _Watch:
+def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str, float]) -> _Watch:
     """A run with the first of `_model.plain_feeds` that it takes. ModelError where it takes none."""
     from nbconv.errors import ModelError
     from nbconv.model import PLAN_BYTES
@@ -129,7 +130,7 @@ def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]]) -> _Watch:
     from nbconv.runtime.staged import Staged
 
     first = ""
-    for feeds in _model.plain_feeds(model.graph, sizes):
+    for feeds in _model.plain_feeds(model.graph, sizes, values):
         watch = _Watch(model)
         try:
             Staged(model.graph, watch.planned, Arenas(), PLAN_BYTES, watch.done).run(
@@ -139,7 +140,8 @@ def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]]) -> _Watch:
             first = first or str(error)
         else:
             return watch
-    raise ModelError(f"it is planned while it runs, as values decide shapes, and a run with zeros ends early: {first}")
+    why = f"it is planned while it runs, as values decide shapes, and a run with zeros ends early: {first}"
+    raise ModelError(f"{why} (--value NAME=NUMBER says what an input is)")
 
 
 def _copies(plan: Plan) -> dict[str, int]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="model", help="ONNX files")
     _model.add_shape(parser)
+    _model.add_value(parser)
     _model.add_threads(parser)
     _model.add_device(parser)
     parser.add_argument("--against", choices=["onnxruntime"], help="also compare the outputs with these")
@@ -54,7 +55,7 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     model = _model.open_model(path, args.threads, args.device)
     graph, gpu = model.graph, gpu_name(model)
     shapes, notes = _model.input_shapes(graph, args.shape)
-    feeds = _model.random_feeds(graph, shapes)
+    feeds = _model.random_feeds(graph, shapes, values=_model.given_values(graph, args.value))
     plan = None
     try:
         plan = model.plan(shapes)

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 NAMED = 3
 """Nodes of a group that are named."""
+LONGEST = 30
+"""Characters of a name that are shown."""
 PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxruntime")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="an ONNX file")
     _model.add_shape(parser)
+    _model.add_value(parser)
     _model.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.epilog = f"""{_model.SHAPES}
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {"model": args.model, "device": None if args.device == "cpu" else gpu(args.device)}
     if args.model:
         goal = None if report["device"] is None else _goal(report["device"])
-        report.update(examine(args.model, args.shape, goal))
+        report.update(examine(args.model, args.shape, args.value, goal))
     report["environment"] = environment()
     if args.json:
         dump(report)
@@ -157,7 +160,8 @@ def _on_cpu(report: dict[str, Any]) -> str:
     steps, slow = plural(report["steps"], "step"), report["numpy_steps"]
     by_onnx = sum(s["by"] != "NumPy" for s in slow)
     if not slow:
-        return f"{report['model']}: runs, all {steps} on compiled kernels"
+        more = f", {len(report['slow_steps'])} of them on slow ones" if report["slow_steps"] else ""
+        return f"{report['model']}: runs, all {steps} on compiled kernels{more}"
     line = f"{report['model']}: runs, but {len(slow)} of {steps} in NumPy, for want of a kernel"
     return f"{line} ({by_onnx} by onnx.reference, which is very slow)" if by_onnx else line
 
@@ -169,7 +173,7 @@ def _print_groups(head: str, rows: list[dict[str, Any]], key: str) -> None:
         groups.setdefault((row["op"], row[key]), []).append(row["node"])
     cells = [(op, str(len(nodes)), text, _names(nodes)) for (op, text), nodes in groups.items()]
     print()
-    table(("OP", "NODES", head, "WHICH"), cells, right=(1,), width=160)
+    table(("OP", "NODES", head, "WHICH"), cells, right=(1,), width=180)
 
 
 def _print_numpy(steps: list[dict[str, Any]]) -> None:
@@ -183,13 +187,13 @@ def _print_numpy(steps: list[dict[str, Any]]) -> None:
         cells.append((op, str(len(rows)), by, size(sum(r["bytes"] for r in rows)), largest["outputs"],
                       _names([r["node"] for r in rows])))  # fmt: skip
     print()
-    table(("OP", "STEPS", "BY", "BYTES", "LARGEST OUTPUT", "NODES"), cells, right=(1, 3), width=160)
+    table(("OP", "STEPS", "BY", "BYTES", "LARGEST OUTPUT", "NODES"), cells, right=(1, 3), width=180)
 
 
 def _names(nodes: list[str]) -> str:
-    """A few of them, and how many more there are."""
+    """A few of them, long ones by their ends, and how many more there are."""
     more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
-    return ", ".join(nodes[:NAMED]) + more
+    return ", ".join(n if len(n) <= LONGEST else f"…{n[1 - LONGEST :]}" for n in nodes[:NAMED]) + more
 
 
 def _on_gpu(report: dict[str, Any]) -> str:

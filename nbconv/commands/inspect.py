@@ -28,6 +28,7 @@ CONSTANT = "a constant"
 def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
+    _model.add_value(parser)
     parser.add_argument(
         "--stage",
         choices=STAGES,
@@ -47,7 +48,7 @@ examples:
 def run(args: argparse.Namespace) -> int:
     graph = _model.open_graph(args.model)
     shapes, notes = _model.input_shapes(graph, args.shape)
-    specs = authored_specs(graph, shapes, notes)
+    specs = authored_specs(graph, shapes, notes, _model.given_values(graph, args.value))
     rows = describe(graph, specs)
     plan = None
     if args.stage != "authored":
@@ -70,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def authored_specs(graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str]) -> dict[str, Spec]:
+def authored_specs(
+    graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str], values: dict[str, float]
+) -> dict[str, Spec]:
     """The Spec of every value of the graph as it was authored, those that values decide as they are for zeros. ModelError
     where shapes do not fit."""
     from nbconv.errors import DataDependentError, ModelError
@@ -83,13 +86,13 @@ def authored_specs(graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list
         _, specs, _ = fold(graph, inputs, Weights(), frozenset(graph.values()))
     except DataDependentError:
         notes.append("values decide shapes: these are shapes for zeros")
-        return _specs_for_zeros(graph, inputs)
+        return _specs_for_zeros(graph, inputs, values)
     except ModelError as error:
         raise type(error)("; ".join([str(error), *notes])) from None
     return specs
 
 
-def _specs_for_zeros(graph: Graph, inputs: dict[str, Spec]) -> dict[str, Spec]:
+def _specs_for_zeros(graph: Graph, inputs: dict[str, Spec], values: dict[str, float]) -> dict[str, Spec]:
     import numpy as np
 
     from nbconv.errors import ModelError
@@ -98,7 +101,7 @@ def _specs_for_zeros(graph: Graph, inputs: dict[str, Spec]) -> dict[str, Spec]:
     from nbconv.model import Model
 
     first = None
-    for feeds in _model.plain_feeds(graph, {n: tuple(map(int, s.shape)) for n, s in inputs.items()}):
+    for feeds in _model.plain_feeds(graph, {n: tuple(map(int, s.shape)) for n, s in inputs.items()}, values):
         try:
             made = Model(graph).run(feeds, list(graph.values()))
         except ModelError as error:

@@ -16,7 +16,7 @@ from nbconv.lowering.window import seen_by, sliding
 
 BAND = 16
 """Most rows of a unit."""
-SLOW = "a depthwise window that is dilated, or neither 3 nor 5 wide at stride 1 or 2, goes pixel by pixel"
+SLOW = "depthwise windows that are dilated, or not 3 or 5 wide, go pixel by pixel"
 
 
 def fits(p: ConvProblem) -> bool:
