@@ -46,14 +46,19 @@ def parse(source: Source) -> onnx.ModelProto:
 
 
 def inferred_outputs(source: Source) -> dict[str, tuple[tuple[int | str | None, ...] | None, np.dtype | None]]:
-    """(shape, element type) of each output of a model as onnx infers them; None for what it cannot tell."""
+    """(shape, element type) of each output of a model as onnx infers them, without names that the inference makes up; None
+    for what it cannot tell."""
     model = parse(source)
+    infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    names = {d.dim_param for info in infos for d in info.type.tensor_type.shape.dim}
     with suppress(Exception):  # whatever onnx makes of the model, its own declarations stay
         model = onnx.shape_inference.infer_shapes(model)
     found: dict[str, Any] = {}
     for info in model.graph.output:
         kind = info.type.tensor_type
         shape = dims_of(info.name, kind) if kind.HasField("shape") else None
+        if shape is not None:
+            shape = tuple(d if isinstance(d, int) or d in names else None for d in shape)
         found[info.name] = shape, DTYPES.get(kind.elem_type)
     return found
 

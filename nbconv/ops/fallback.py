@@ -49,6 +49,14 @@ class Fallback(Op, abstract=True):
         except Exception as error:  # the reference raises what NumPy or Python raises
             raise ModelError(f"onnx's reference: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.type, self.attributes())
+
+
+def _made(kind: str, attributes: dict[str, Any]) -> Op:
+    """The op again, when it is unpickled."""
+    return of_schema(kind)(**attributes)
+
 
 def _key(attributes: dict[str, Any]) -> tuple:
     return tuple((n, (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v) for n, v in attributes.items())
