@@ -10,6 +10,7 @@ import onnx
 from nbconv.converters.parse import parse
 from nbconv.converters.tensors import place_of
 from nbconv.converters.weights import Source
+from nbconv.graph.dtypes import packed
 
 
 def complete(source: Source) -> onnx.ModelProto:
@@ -20,7 +21,7 @@ def complete(source: Source) -> onnx.ModelProto:
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             name = tensor.name or "a tensor"
-            data = source.view(name, place_of(name, tensor)).tobytes()
+            data = packed(source.view(name, place_of(name, tensor)))
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             tensor.raw_data = data

@@ -13,19 +13,24 @@ import onnx.defs
 import onnx.inliner
 import onnx.shape_inference
 
+from nbconv.converters import contrib
+from nbconv.converters.draft import Draft, OpsetContext
 from nbconv.converters.guard import graphs
-from nbconv.converters.opset import OLDEST, Draft, OpsetContext, rewrite
+from nbconv.converters.opset import OLDEST, rewrite
 from nbconv.converters.parse import first_line, parse
 from nbconv.converters.problems import Problem, summary
 from nbconv.converters.proto import printable, read_note
 from nbconv.converters.tensors import dims_of, place_of
+from nbconv.converters.types import text_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import OPSET, Graph, Node, Spec, sort
+from nbconv.graph import OBJECT, OPSET, UNRANKED, Graph, Node, Spec, sort
 from nbconv.graph.bodies import captured
-from nbconv.graph.infer import DTYPES, MAX_ELEMENTS, dtype_of
+from nbconv.graph.dtypes import packed
+from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
 from nbconv.graph.op import Op
 from nbconv.ops import lookup
+from nbconv.ops.fallback import DOMAINS
 from nbconv.passes.refusals import refusals, trial
 
 A = onnx.AttributeProto
@@ -111,7 +116,7 @@ class Importer(OpsetContext):
             return self.around._type(name)
         if self._types is None:
             try:
-                proto = self.proto if self.around else onnx.shape_inference.infer_shapes(self.model).graph
+                proto = self.proto if self.around else onnx.shape_inference.infer_shapes(_inferable(self.model)).graph
             except Exception:  # whatever onnx makes of a damaged model, the model's own declarations stay
                 proto = self.proto
             infos = (*proto.value_info, *proto.input, *proto.output)
@@ -129,16 +134,19 @@ class Importer(OpsetContext):
         for sparse in proto.sparse_initializer:
             self._lacks(sparse.values.name, "initializer", "sparse tensors are not supported")
         self.inputs: dict[str, Spec] = {}
+        self.optional: dict[str, Spec] = {}
+        """constants that are inputs too"""
         constants = {tensor.name for tensor in proto.initializer}
         seen: set[str] = set()
         for info in proto.input:
             if not info.name or info.name in seen:
                 raise ModelError(f"the input {info.name!r} is declared twice" if info.name else "an input has no name")
             seen.add(info.name)
-            if info.name not in constants:  # before IR version 4 initializers are listed as inputs too
-                spec = self._spec(info, "input")
-                if spec is not None:
-                    self.inputs[info.name] = spec
+            if info.name in constants and self.model.ir_version < 4:  # where initializers had to be listed as inputs too
+                continue
+            spec = self._spec(info, "input")
+            if spec is not None:
+                (self.optional if info.name in constants else self.inputs)[info.name] = spec
         if not proto.output:
             raise ModelError(f"{self.source.label}: the graph has no outputs")
         self.outputs: dict[str, Spec | None] = {}
@@ -162,23 +170,25 @@ class Importer(OpsetContext):
         kind = info.type.WhichOneof("value")
         if self.around and what == "input" and not info.type.tensor_type.HasField("shape"):
             return Spec((), np.dtype(np.float32))  # what is given to a body's input says what it is
-        if kind != "tensor_type" and (kind or what == "input"):
-            told = f"its type is {kind.removesuffix('_type')}, not a tensor" if kind else "it has no type"
-            self._lacks(info.name, what, told)
+        declared = info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type
+        if what == "output" and kind in ("tensor_type", None) and not declared:
             return None
-        if what == "output" and not (info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type):
-            return None
+        if kind != "tensor_type":
+            try:
+                return Spec((), OBJECT, type=text_of(info.type))
+            except UnsupportedError as error:
+                self._lacks(info.name, what, str(error))
+                return None
         tensor = info.type.tensor_type
         if not tensor.elem_type:
             raise ModelError(f"{what} {info.name!r} has no element type")
-        if not tensor.HasField("shape"):
-            self._lacks(info.name, what, "its rank is not declared")
-            return None
         try:
             dtype = dtype_of(tensor.elem_type)
         except UnsupportedError as error:
             self._lacks(info.name, what, str(error))
             return None
+        if not tensor.HasField("shape"):
+            return Spec(UNRANKED, dtype)
         shape = dims_of(info.name, tensor)
         size = math.prod(d for d in shape if isinstance(d, int))
         if size > MAX_ELEMENTS:
@@ -207,7 +217,8 @@ class Importer(OpsetContext):
         """The model's nodes in the inner vocabulary; Constant nodes become constants."""
         context = onnx.checker.C.CheckerContext()
         context.ir_version = self.model.ir_version
-        context.opset_imports = {"": self.opset}
+        others = {entry.domain: entry.version for entry in self.model.opset_import}
+        context.opset_imports = {**others, "": self.opset}
         drafts = []
         for proto in self.proto.node:
             if proto.op_type == "Constant" and _domain(proto) == "":
@@ -224,17 +235,19 @@ class Importer(OpsetContext):
                 for name, value in draft.attributes.items():
                     if isinstance(value, onnx.GraphProto):
                         draft.attributes[name] = Importer(self.source, value, self)
-                done += rewrite(draft, self)
+                done += contrib.rewrite(draft, self) or rewrite(draft, self)
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
         return done
 
     def _draft(self, proto: onnx.NodeProto, name: str, context: Any) -> Draft:
-        domain = _domain(proto)
-        if domain or not onnx.defs.has(proto.op_type, self.opset, ""):
-            raise UnsupportedError(f"operator {f'{domain}.' if domain else ''}{proto.op_type} is not supported")
+        domain, version = _domain(proto), context.opset_imports.get(_domain(proto), self.opset)
+        ours = domain in DOMAINS and onnx.defs.has(proto.op_type, version, domain)
+        schema = onnx.defs.get_schema(proto.op_type, version, domain) if ours else None
+        if schema is None:
+            contrib.check(proto.op_type, domain)
         held = [a for a in proto.attribute if a.type in (A.GRAPH, A.GRAPHS)]
-        if held and not all(lookup(proto.op_type).kinds.get(a.name) == "Graph" and a.type == A.GRAPH for a in held):
+        if held and not all(lookup(proto.op_type, domain).kinds.get(a.name) == "Graph" and a.type == A.GRAPH for a in held):
             raise UnsupportedError(f"operator {proto.op_type} (it has a subgraph) is not supported")
         attributes = {}
         for a in proto.attribute:
@@ -244,27 +257,31 @@ class Importer(OpsetContext):
                 raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} refers to a function's outside one")
             attributes[a.name] = self._attribute(name, a)
         try:
-            if not onnx.defs.get_schema(proto.op_type, self.opset, "").deprecated:  # the checker refuses those
+            if schema is not None and not schema.deprecated:  # the checker refuses those
                 onnx.checker.check_node(_hollow(proto) if held else proto, context)
         except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ModelError(f"{name} ({proto.op_type}): {first_line(error)}") from None
-        return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name)
+        return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name, domain)
 
     def _attribute(self, name: str, a: onnx.AttributeProto) -> Any:
         if a.type == A.TENSOR:
             array = self.source.view(name, place_of(name, a.t))
             if read_note(a.t.doc_string) is not None:
-                a.t.doc_string, a.t.raw_data = "", array.tobytes()  # for the checker
+                a.t.doc_string, a.t.raw_data = "", packed(array)  # for the checker
             return array
         if a.type == A.GRAPH:
             return a.g
+        if a.type == A.TYPE_PROTO:
+            return text_of(a.tp)
         if a.type not in _VALUES:
             kind = A.AttributeType.Name(a.type) if a.type in A.AttributeType.values() else a.type
             raise UnsupportedError(f"attribute {a.name!r} of type {kind} is not supported")
         value = getattr(a, _VALUES[a.type])
         if isinstance(value, bytes):  # as text: the rules of `opset` compare it
             return value.decode("utf-8", "replace")
-        return value if isinstance(value, (int, float)) else tuple(value)
+        if isinstance(value, (int, float)):
+            return value
+        return tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value)
 
     def _constant(self, proto: onnx.NodeProto) -> None:
         name = next(filter(None, proto.output), "")
@@ -275,6 +292,10 @@ class Importer(OpsetContext):
             self._tensor(name, "Constant", a.t)
         elif a.name in ("value_float", "value_floats") and a.type in (A.FLOAT, A.FLOATS):
             value = np.array(a.f if a.type == A.FLOAT else a.floats, np.float32)
+            self._add(name, Place(value.shape, value.dtype, array=value))
+        elif a.name in ("value_string", "value_strings") and a.type in (A.STRING, A.STRINGS):
+            value = np.array([s.decode("utf-8", "replace") for s in ([a.s] if a.type == A.STRING else a.strings)], OBJECT)
+            value = value.reshape(()) if a.type == A.STRING else value
             self._add(name, Place(value.shape, value.dtype, array=value))
         elif a.name in ("value_int", "value_ints") and a.type in (A.INT, A.INTS):
             value = np.array(a.i if a.type == A.INT else a.ints, np.int64)
@@ -296,21 +317,24 @@ class Importer(OpsetContext):
             try:
                 bodies = {name: body.graph() for name, body in held.items()}
                 draft.attributes |= bodies
-                own = getattr(lookup(draft.type), "own", 0) if bodies else 0
-                draft.inputs += ("",) * (own - len(draft.inputs)) + captured(bodies.values())
                 op = self._op(draft)
+                own = getattr(op, "own", 0) if bodies else 0
+                draft.inputs += ("",) * (own - len(draft.inputs)) + captured(op.bodies().values())
             except UnsupportedError as error:
                 self._lacks(draft.name, draft.type, str(error))
             except ModelError as error:
                 raise ModelError(f"{draft.name}: {error}") from None
             else:
                 if any(draft.outputs):
+                    if not draft.outputs[0]:  # passes call a node by its first output
+                        draft.outputs[0] = self.unique(f"{draft.name}_unread")
                     nodes.append(Node(op, tuple(draft.inputs), tuple(draft.outputs), draft.name))
         return nodes
 
     def _op(self, draft: Draft) -> Op:
         op = lookup(draft.type, draft.domain)
-        if self.opset > OPSET:  # a newer attribute that says what was always so
+        newer = self.opset > OPSET and not draft.domain and onnx.defs.has(draft.type, self.opset, "")
+        if newer:  # perhaps a newer attribute that says what was always so
             schema = onnx.defs.get_schema(draft.type, self.opset, "")
             for name in [name for name in draft.attributes if name not in op.fields and name in schema.attributes]:
                 default = schema.attributes[name].default_value
@@ -337,7 +361,8 @@ class Importer(OpsetContext):
         metadata = {entry.key: entry.value for entry in self.model.metadata_props}
         name = self.proto.name or "graph"
         header = {} if self.around else self._header()
-        graph = Graph(nodes, self.inputs, self.outputs, constants, name, {} if self.around else metadata, header=header)
+        metadata, optional = ({}, {}) if self.around else (metadata, self.optional)
+        graph = Graph(nodes, self.inputs, self.outputs, constants, name, metadata, header=header, optional=optional)
         self.found[id(graph)] = places
         if self.around is None:
             for node, op, problem in refusals(graph, self._trial):
@@ -352,9 +377,12 @@ class Importer(OpsetContext):
     def _trial(self, name: str) -> Spec | None:
         """What onnx infers of a value, with sizes for dimensions that have none."""
         kind = self._type(name)
-        if kind is None or not kind.HasField("shape") or kind.elem_type not in DTYPES:
+        if kind is None or not kind.HasField("shape"):
             return None
-        return trial(dims_of(name, kind), DTYPES[kind.elem_type])
+        try:
+            return trial(dims_of(name, kind), dtype_of(kind.elem_type))
+        except ModelError:
+            return None
 
     def _outside(self) -> set[str]:
         """The names that a body may read around it."""
@@ -374,6 +402,8 @@ class Importer(OpsetContext):
 def _opset(source: Source, model: onnx.ModelProto) -> int:
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     newest = onnx.defs.onnx_opset_version()
+    if not versions and model.ir_version < 3:  # whose models had no opset_import
+        return 1
     if not versions:
         if any(_domain(node) == "" for node in model.graph.node):
             raise ModelError(f"{source.label} does not say which opset it uses; nbconv reads {OLDEST} to {newest}")
@@ -381,6 +411,17 @@ def _opset(source: Source, model: onnx.ModelProto) -> int:
     if not OLDEST <= max(versions) <= newest or min(versions) != max(versions):
         raise ModelError(f"{source.label} uses opset {', '.join(map(str, versions))}; nbconv reads {OLDEST} to {newest}")
     return versions[0]
+
+
+def _inferable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as onnx infers its shapes: what has no inference before opset 6 has it there."""
+    if model.opset_import and not any(e.domain in ("", "ai.onnx") and e.version < 6 for e in model.opset_import):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.opset_import[:]
+    copy.opset_import.add(domain="", version=6)
+    return copy
 
 
 def _hollow(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -7,108 +7,44 @@ silent (Upsample's rounding), what onnxruntime does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
+from nbconv.converters import legacy
+from nbconv.converters.draft import Draft, OpsetContext, Rule, drop_outputs, to_input
 from nbconv.errors import ModelError, UnsupportedError
 
-OLDEST = 7
-"""The first opset that is read; before it broadcasting was an attribute."""
-
-
-class Draft:
-    """A node of the model on its way to an op: ONNX's type and attributes, as Python values."""
-
-    __slots__ = ("attributes", "domain", "inputs", "name", "outputs", "type")
-
-    def __init__(
-        self, type: str, inputs: list[str], outputs: list[str], attributes: dict[str, Any], name: str, domain: str = ""
-    ):
-        self.type = type
-        self.inputs = inputs
-        self.outputs = outputs
-        self.attributes = attributes
-        self.name = name or next((output for output in outputs if output), type)
-        self.domain = domain
-
-    def input(self, slot: int) -> str:
-        """The name of an input; "" when it is left out."""
-        return self.inputs[slot] if slot < len(self.inputs) else ""
-
-    def set_input(self, slot: int, name: str) -> None:
-        self.inputs += [""] * (slot + 1 - len(self.inputs))
-        self.inputs[slot] = name
-
-
-class OpsetContext:
-    """What rules may ask and add: constants, shapes, element types and names of the model being read."""
-
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
-        self.names: set[str] = set()
-        self.read: set[str] = set()
-        """values that some node or graph output reads"""
-
-    def unique(self, hint: str) -> str:
-        """A value name that the model does not use."""
-        name, n = hint, 1
-        while name in self.names:
-            name, n = f"{hint}_{n}", n + 1
-        self.names.add(name)
-        return name
-
-    def constant(self, hint: str, array: np.ndarray) -> str:
-        """Add a constant; its name."""
-        raise NotImplementedError
-
-    def value(self, name: str) -> np.ndarray | None:
-        """The constant of this name, None where the value is none (or lies outside the model's file)."""
-        raise NotImplementedError
-
-    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
-        """What is known of a value's shape; None when not even its rank is."""
-        raise NotImplementedError
-
-    def dtype(self, name: str) -> np.dtype:
-        """A value's element type, float32 where the model does not tell."""
-        raise NotImplementedError
-
-
-Rule = Callable[[Draft, OpsetContext], "list[Draft] | None"]
+OLDEST = 1
+"""The first opset that is read; `nbconv.converters.legacy` has the rules of those below 7."""
 
 
 def rewrite(draft: Draft, context: OpsetContext) -> list[Draft]:
     """The nodes of the inner opset that mean what ``draft`` means in the model's. UnsupportedError: there are none."""
-    for below, rule in RULES.get(draft.type, ()) if draft.domain == "" else ():
-        if context.opset < below:
-            replaced = rule(draft, context)
-            if replaced is not None:
-                return replaced
+    before: list[Draft] = []
+    if context.opset < legacy.CONSUMED and draft.domain == "":
+        draft.attributes.pop("consumed_inputs", None)
+    rules = (*legacy.RULES.get(draft.type, ()), *RULES.get(draft.type, ())) if draft.domain == "" else ()
+    for below, rule in rules:
+        replaced = rule(draft, context) if context.opset < below else None
+        if replaced is not None:
+            before += replaced
+            if before.pop() is not draft:
+                return [*before, replaced[-1]]
     while draft.inputs and not draft.inputs[-1]:
         draft.inputs.pop()
-    return [draft]
+    return [*before, draft]
 
 
 # Attributes that became inputs
 
 
-def _to_input(draft: Draft, context: OpsetContext, attribute: str, slot: int, dtype: Any = np.int64) -> None:
-    """Move an attribute, where it is given, to an input."""
-    value = draft.attributes.pop(attribute, None)
-    if value is not None:
-        draft.set_input(slot, context.constant(f"{draft.name}_{attribute}", np.array(value, dtype)))
-
-
 def axes_input(draft: Draft, context: OpsetContext) -> None:
     """Squeeze-13, Unsqueeze-13, ReduceSum-13, the other reductions 18: axes is an input."""
-    _to_input(draft, context, "axes", 1)
+    to_input(draft, context, "axes", 1)
 
 
 def split_input(draft: Draft, context: OpsetContext) -> None:
     """Split-13: split is an input."""
-    _to_input(draft, context, "split", 1)
+    to_input(draft, context, "split", 1)
 
 
 def split_count(draft: Draft, context: OpsetContext) -> None:
@@ -120,25 +56,25 @@ def split_count(draft: Draft, context: OpsetContext) -> None:
 def clip_inputs(draft: Draft, context: OpsetContext) -> None:
     """Clip-11: min and max are inputs of x's type."""
     dtype = context.dtype(draft.input(0))
-    _to_input(draft, context, "min", 1, dtype)
-    _to_input(draft, context, "max", 2, dtype)
+    to_input(draft, context, "min", 1, dtype)
+    to_input(draft, context, "max", 2, dtype)
 
 
 def pad_inputs(draft: Draft, context: OpsetContext) -> None:
     """Pad-11: pads and value are inputs."""
-    _to_input(draft, context, "pads", 1)
-    _to_input(draft, context, "value", 2, context.dtype(draft.input(0)))
+    to_input(draft, context, "pads", 1)
+    to_input(draft, context, "value", 2, context.dtype(draft.input(0)))
 
 
 def slice_inputs(draft: Draft, context: OpsetContext) -> None:
     """Slice-10: starts, ends and axes are inputs."""
     for slot, attribute in enumerate(("starts", "ends", "axes"), 1):
-        _to_input(draft, context, attribute, slot)
+        to_input(draft, context, attribute, slot)
 
 
 def batched_scan(draft: Draft, context: OpsetContext) -> None:
     """Scan-9 has no batch axis and no lengths of sequences any more."""
-    raise UnsupportedError("Scan of opset 8, over batches of sequences, is not supported")
+    draft.type, draft.domain = "BatchedScan", "nbconv"
 
 
 def top_k_input(draft: Draft, context: OpsetContext) -> None:
@@ -148,8 +84,9 @@ def top_k_input(draft: Draft, context: OpsetContext) -> None:
 
 def dropout_input(draft: Draft, context: OpsetContext) -> None:
     """Dropout-12: ratio is an input. What an inference's mask holds was not said before."""
-    _to_input(draft, context, "ratio", 1, np.float32)
-    _drop_outputs(draft, context, "masks")
+    to_input(draft, context, "ratio", 1, np.float32)
+    if not draft.input(2):
+        drop_outputs(draft, context, "masks")
 
 
 def dft_input(draft: Draft, context: OpsetContext) -> None:
@@ -165,7 +102,7 @@ def batch_normalization(draft: Draft, context: OpsetContext) -> None:
     """BatchNormalization-9 drops ``spatial`` (1: one mean a channel), 14 the training outputs of inference nodes."""
     if draft.attributes.pop("spatial", 1) != 1:
         raise UnsupportedError("spatial=0 (a mean for each position) is not supported")
-    _drop_outputs(draft, context, "training outputs")
+    drop_outputs(draft, context, "training outputs")
 
 
 def roi_align(draft: Draft, context: OpsetContext) -> None:
@@ -209,6 +146,17 @@ def group_normalization(draft: Draft, context: OpsetContext) -> list[Draft]:
     return [*before, draft]
 
 
+def swish(draft: Draft, context: OpsetContext) -> list[Draft]:
+    """Swish (24) is x · Sigmoid(alpha · x): as the nodes from which exporters make it."""
+    x, y, alpha = draft.input(0), draft.outputs[0], draft.attributes.get("alpha", 1.0)
+    gate, inner, before = context.unique(f"{y}_gate"), x, []
+    if alpha != 1:
+        inner = context.unique(f"{y}_scaled")
+        factor = context.constant(f"{y}_alpha", np.array(alpha, context.dtype(x)))
+        before = [Draft("Mul", [x, factor], [inner], {}, inner)]
+    return [*before, Draft("Sigmoid", [inner], [gate], {}, gate), Draft("Mul", [x, gate], [y], {}, draft.name)]
+
+
 # Softmax on a matrix
 
 
@@ -240,7 +188,7 @@ def flat_softmax(draft: Draft, context: OpsetContext) -> list[Draft] | None:
 def upsample(draft: Draft, context: OpsetContext) -> None:
     """Upsample-7 (scales an attribute) and 9 (an input) → Resize, whose opset-10 form it is."""
     if context.opset < 9:
-        _to_input(draft, context, "scales", 1, np.float32)
+        to_input(draft, context, "scales", 1, np.float32)
     draft.type = "Resize"
     resize_scales(draft, context)
 
@@ -265,10 +213,6 @@ def resize_inputs(draft: Draft, context: OpsetContext) -> None:
     """From 13 on an input that is not used is left out; before (and in many a newer model) it is an empty tensor, or a
     region of interest that no mode but one reads."""
     mode = draft.attributes.get("coordinate_transformation_mode", "half_pixel")
-    if mode == "tf_half_pixel_for_nn":
-        raise UnsupportedError(
-            "coordinate_transformation_mode 'tf_half_pixel_for_nn' (removed in opset 13) is not supported"
-        )
     for slot in (1, 2, 3):
         name = draft.input(slot)
         shape = context.shape(name) if name else None
@@ -276,19 +220,27 @@ def resize_inputs(draft: Draft, context: OpsetContext) -> None:
             draft.set_input(slot, "")
 
 
-# Helpers
-
-
-def _drop_outputs(draft: Draft, context: OpsetContext, what: str) -> None:
-    """Leave out all outputs but the first, which nobody may read."""
-    for name in draft.outputs[1:]:
-        if name in context.read:
-            raise UnsupportedError(f"its output {name!r} is read: {what} of this opset are not supported")
-    draft.outputs = draft.outputs[:1]
-
-
 _NEWEST = 1 << 30
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+
+
+def batch_first(draft: Draft, context: OpsetContext) -> list[Draft] | None:
+    """The layout 1 of LSTM, GRU and RNN, with the batch first, as Transposes around one of layout 0."""
+    if not draft.attributes.pop("layout", 0):
+        return None
+    before, after = [], []
+    for slot in (0, 5, 6):
+        if draft.input(slot):
+            name = context.unique(f"{draft.name}_{slot}_steps_first")
+            before.append(Draft("Transpose", [draft.input(slot)], [name], {"perm": (1, 0, 2)}, name))
+            draft.set_input(slot, name)
+    for slot, perm in enumerate(((2, 0, 1, 3), (1, 0, 2), (1, 0, 2))[: len(draft.outputs)]):
+        if draft.outputs[slot]:
+            name = context.unique(f"{draft.outputs[slot]}_steps_first")
+            after.append(Draft("Transpose", [name], [draft.outputs[slot]], {"perm": perm}, name))
+            draft.outputs[slot] = name
+    return [*before, draft, *after]
+
 
 RULES: dict[str, list[tuple[int, Rule]]] = {
     "BatchNormalization": [(14, batch_normalization)],
@@ -309,9 +261,11 @@ RULES: dict[str, list[tuple[int, Rule]]] = {
     "Split": [(13, split_input), (18, split_count)],
     "Squeeze": [(13, axes_input)],
     "Scan": [(9, batched_scan)],
+    "Swish": [(_NEWEST, swish)],
     "TopK": [(10, top_k_input)],
     "Unsqueeze": [(13, axes_input)],
     "Upsample": [(10, upsample)],
+    **{name: [(_NEWEST, batch_first)] for name in ("GRU", "LSTM", "RNN")},
     **{f"Reduce{name}": [(18, axes_input)] for name in _REDUCTIONS},
 }
 """type → rules in order: a rule serves models whose opset is below the number beside it."""

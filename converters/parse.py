@@ -8,20 +8,26 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.checker
+import onnx.defs
 import onnx.inliner
 import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
-from nbconv.converters.guard import check_functions, texts
+from nbconv.converters.guard import MOST_NODES, check_functions, graphs, texts
+from nbconv.converters.opset import RULES
 from nbconv.converters.proto import strip
 from nbconv.converters.tensors import dims_of
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
-from nbconv.graph.infer import DTYPES
+from nbconv.graph.infer import dtype_of
+from nbconv.ops import REGISTRY
+
+LARGEST_FUNCTION = 200
+"""Nodes of ONNX's own functions, at most."""
 
 
 def parse(source: Source) -> onnx.ModelProto:
-    """The model without its large tensors, functions inlined; ModelError when it is none."""
+    """The model without its large tensors, functions inlined, ONNX's own too; ModelError when it is none."""
     try:
         model = onnx.ModelProto.FromString(strip(source.data))
     except (ModelError, DecodeError, RecursionError) as error:
@@ -42,7 +48,38 @@ def parse(source: Source) -> onnx.ModelProto:
             model = onnx.inliner.inline_local_functions(model)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise ModelError(f"{source.label}: its functions cannot be inlined: {first_line(error)}") from None
-    return model
+    return expanded(model)
+
+
+def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with ONNX's own function bodies in place of operators that nbconv has no class for (Attention,
+    RMSNormalization …), so that kernels do what they are made of. Where onnx cannot tell a node's body, the node stays."""
+    versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    wanted, count = set(), 0
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            key = _domain(node.domain), node.op_type
+            if key in REGISTRY or (not key[0] and node.op_type in RULES) or key[0] not in versions:
+                continue
+            if onnx.defs.has(node.op_type, versions[key[0]], key[0]):
+                schema: Any = onnx.defs.get_schema(node.op_type, versions[key[0]], key[0])
+                if schema.has_function:  # whose text refers to attributes, those left out too
+                    given = {a.name for a in node.attribute}
+                    defaults = [a.default_value for name, a in schema.attributes.items() if name not in given]
+                    node.attribute.extend(a for a in defaults if a.type)
+                if schema.has_function or schema.has_context_dependent_function:
+                    wanted.add(key)
+                    count += 1
+    if count * LARGEST_FUNCTION > MOST_NODES:
+        return model
+    try:
+        return onnx.inliner.inline_selected_functions(model, sorted(wanted), False, True) if wanted else model
+    except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return model
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
 
 
 def inferred_outputs(source: Source) -> dict[str, tuple[tuple[int | str | None, ...] | None, np.dtype | None]]:
@@ -59,7 +96,10 @@ def inferred_outputs(source: Source) -> dict[str, tuple[tuple[int | str | None, 
         shape = dims_of(info.name, kind) if kind.HasField("shape") else None
         if shape is not None:
             shape = tuple(d if isinstance(d, int) or d in names else None for d in shape)
-        found[info.name] = shape, DTYPES.get(kind.elem_type)
+        try:
+            found[info.name] = shape, dtype_of(kind.elem_type)
+        except ModelError:
+            found[info.name] = shape, None
     return found
 
 

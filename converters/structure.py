@@ -20,8 +20,9 @@ import numpy as np
 
 import nbconv.ops
 from nbconv.converters.weights import Place, Source
-from nbconv.graph import Graph, Node, Spec, sort
+from nbconv.graph import OBJECT, UNRANKED, Graph, Node, Spec, sort
 from nbconv.graph.bodies import free
+from nbconv.graph.dtypes import added
 from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
 from nbconv.runtime.plan_cache import code
@@ -33,6 +34,10 @@ MOST_ENTRIES = 256
 """Entries kept; beyond them the oldest go."""
 
 _DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
+
+
+def _dtype(name: str) -> np.dtype:
+    return _DTYPES[name] if name in _DTYPES else added(_str(name))
 
 
 def key(source: Source) -> str:
@@ -91,6 +96,7 @@ def encode(graph: Graph, places: dict[int, dict[str, Place]]) -> dict[str, Any]:
         "header": graph.header,
         "inputs": [_spec_json(name, spec) for name, spec in graph.inputs.items()],
         "outputs": [_spec_json(name, spec) for name, spec in graph.outputs.items()],
+        "optional": [_spec_json(name, spec) for name, spec in graph.optional.items()],
         "constants": [_place_json(name, places[id(graph)][name]) for name in graph.constants],
         "nodes": [
             [
@@ -112,15 +118,16 @@ def decode(entry: Any, source: Source, body: bool = False) -> Graph:
     for name, dtype, shape, kind, *rest in entry["constants"]:
         shape = tuple(_int(d) for d in shape)
         if kind == "data":
-            place = Place(shape, _DTYPES[dtype], array=_array(dtype, shape, *rest))
+            place = Place(shape, _dtype(dtype), array=_array(dtype, shape, *rest))
         elif kind == "file":
             file, offset = rest
-            place = Place(shape, _DTYPES[dtype], _str(file), _int(offset))
+            place = Place(shape, _dtype(dtype), _str(file), _int(offset))
         else:
             raise ValueError(kind)
         constants[_str(name)] = source.view(name, place)
     inputs = {name: spec for name, spec in map(_spec, entry["inputs"]) if spec is not None}
     outputs = dict(map(_spec, entry["outputs"]))
+    optional = {name: spec for name, spec in map(_spec, entry["optional"]) if spec is not None}
     nodes = []
     for type, domain, name, reads, makes, attributes in entry["nodes"]:
         op = nbconv.ops.lookup(type, domain)(**{key: _attribute(value, source) for key, value in attributes.items()})
@@ -134,19 +141,22 @@ def decode(entry: Any, source: Source, body: bool = False) -> Graph:
         raise ValueError("incomplete")
     metadata = {_str(key): _str(value) for key, value in entry["metadata"].items()}
     header = {_str(key): value for key, value in entry["header"].items() if isinstance(value, (int, str))}
-    return Graph(nodes, inputs, outputs, constants, _str(entry["name"]), metadata, header=header)
+    return Graph(nodes, inputs, outputs, constants, _str(entry["name"]), metadata, header=header, optional=optional)
 
 
 def _spec_json(name: str, spec: Spec | None) -> list:
-    return [name, None] if spec is None else [name, spec.dtype.name, list(spec.shape)]
+    if spec is None:
+        return [name, None]
+    return [name, spec.dtype.name, list(spec.shape) if spec.ranked else "...", spec.type]
 
 
 def _spec(item: list) -> tuple[str, Spec | None]:
-    name, dtype, *shape = item
+    name, dtype, *rest = item
     if dtype is None:
         return _str(name), None
-    dims = tuple(d if d is None or isinstance(d, str) else _int(d) for d in shape[0])
-    return _str(name), Spec(dims, _DTYPES[dtype])
+    shape, kind = rest
+    dims = UNRANKED if shape == "..." else tuple(d if d is None or isinstance(d, str) else _int(d) for d in shape)
+    return _str(name), Spec(dims, _dtype(dtype), type=_str(kind))
 
 
 def _place_json(name: str, place: Place) -> list:
@@ -172,12 +182,19 @@ def _attribute(value: Any, source: Source) -> Any:
     return value
 
 
-def _base64(array: np.ndarray) -> str:
+def _base64(array: np.ndarray) -> str | list[str]:
+    """An array's bytes as text; strings as they are."""
+    if array.dtype == OBJECT:
+        return [_str(text) for text in array.flat]
     return binascii.b2a_base64(np.ascontiguousarray(array).tobytes(), newline=False).decode()
 
 
-def _array(dtype: str, shape: tuple[int, ...], data: str) -> np.ndarray:
-    array = np.frombuffer(binascii.a2b_base64(_str(data)), _DTYPES[dtype])
+def _array(dtype: str, shape: tuple[int, ...], data: str | list[str]) -> np.ndarray:
+    if isinstance(data, list):
+        texts = np.empty(len(data), OBJECT)
+        texts[:] = [_str(text) for text in data]
+        return texts.reshape(shape)
+    array = np.frombuffer(binascii.a2b_base64(_str(data)), _dtype(dtype))
     if array.size != math.prod(shape):
         raise ValueError("size")
     return array.reshape(shape)

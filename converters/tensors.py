@@ -11,6 +11,8 @@ import onnx
 from nbconv.converters.proto import read_note
 from nbconv.converters.weights import Place
 from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import OBJECT
+from nbconv.graph.dtypes import BITS, is_added, unpacked
 from nbconv.graph.infer import dtype_of
 
 T = onnx.TensorProto
@@ -41,8 +43,12 @@ def place_of(name: str, tensor: onnx.TensorProto) -> Place:
         raise UnsupportedError("tensors in segments are not supported")
     place = Place(shape, dtype)
     if tensor.data_location == T.EXTERNAL:
+        if dtype == OBJECT:
+            raise UnsupportedError("strings in another file are not supported")
         return _external(name, tensor, place)
     note = read_note(tensor.doc_string)
+    if dtype == OBJECT:
+        return place._replace(array=_strings(name, tensor, place))
     field = "raw_data" if tensor.HasField("raw_data") else _typed_field(tensor.data_type)
     if note is not None:
         fits = note.field in ("raw_data", _typed_field(tensor.data_type)) and note.length == place.nbytes
@@ -50,16 +56,27 @@ def place_of(name: str, tensor: onnx.TensorProto) -> Place:
     elif field == "raw_data":
         fits, have = len(tensor.raw_data) == place.nbytes, f"{len(tensor.raw_data)} bytes of raw_data"
         if fits:
-            array = np.frombuffer(tensor.raw_data, dtype.newbyteorder("<")).astype(dtype, copy=False)
+            array = _raw(tensor.raw_data, dtype, math.prod(shape))
             place = place._replace(array=array.reshape(shape))
     else:
         values = getattr(tensor, field)
-        fits, have = len(values) == math.prod(shape), f"{len(values)} values of {field}"
+        count = place.nbytes if dtype.name in BITS else math.prod(shape)
+        fits, have = len(values) == count, f"{len(values)} values of {field}"
         if fits:
-            place = place._replace(array=_typed(values, field, dtype).reshape(shape))
+            place = place._replace(array=_typed(values, field, dtype, math.prod(shape)).reshape(shape))
     if not fits:
         raise ModelError(f"{name}: {dtype.name}{list(shape)} wants {place.nbytes} bytes, it has {have}")
     return place
+
+
+def _strings(name: str, tensor: onnx.TensorProto, place: Place) -> np.ndarray:
+    """The values of a tensor of strings."""
+    texts = [text.decode("utf-8", "replace") for text in tensor.string_data]
+    if len(texts) != math.prod(place.shape):
+        raise ModelError(f"{name}: string{list(place.shape)} wants {math.prod(place.shape)} values, it has {len(texts)}")
+    array = np.empty(len(texts), OBJECT)
+    array[:] = texts
+    return array.reshape(place.shape)
 
 
 def _external(name: str, tensor: onnx.TensorProto, place: Place) -> Place:
@@ -89,8 +106,15 @@ def _typed_field(number: int) -> str:
     return fields.get(number, "int32_data")  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def _typed(values: Any, field: str, dtype: np.dtype) -> np.ndarray:
-    if dtype == np.float16:  # stored as its bits
-        return np.array(values, np.int32).astype(np.uint16).view(np.float16)
+def _raw(data: bytes, dtype: np.dtype, size: int) -> np.ndarray:
+    if dtype.name in BITS:
+        return unpacked(np.frombuffer(data, np.uint8), dtype, size)
+    return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False)
+
+
+def _typed(values: Any, field: str, dtype: np.dtype, size: int) -> np.ndarray:
+    if dtype == np.float16 or is_added(dtype):  # stored as its bits
+        bits = np.array(values, np.int32).astype(np.uint16 if dtype.itemsize == 2 else np.uint8)
+        return unpacked(bits, dtype, size) if dtype.name in BITS else bits.view(dtype)
     wide = {"int32_data": np.int32, "int64_data": np.int64, "uint64_data": np.uint64}.get(field, dtype)
     return np.array(values, wide).astype(dtype)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.errors import ModelError
+from nbconv.graph.dtypes import BITS, packed_size, unpacked
 
 _COPY = "it may lead to another's file; put a copy there"
 
@@ -25,7 +26,12 @@ class Place(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        n = self.dtype.itemsize
+        """In a file, where several elements of few bits share one."""
+        return packed_size(self.dtype, self.size)
+
+    @property
+    def size(self) -> int:
+        n = 1
         for d in self.shape:
             n *= d
         return n
@@ -82,8 +88,12 @@ class Source:
             array = flags.view(np.bool_) if flags.max(initial=0) <= 1 else flags != 0
             array.flags.writeable = False
             return array.reshape(place.shape)
+        if place.dtype.name in BITS:
+            array = unpacked(file[place.offset : place.offset + place.nbytes], place.dtype, place.size)
+            array.flags.writeable = False
+            return array.reshape(place.shape)
         little = place.dtype.newbyteorder("<")
-        size = place.nbytes // place.dtype.itemsize
+        size = place.size
         array = np.frombuffer(file, little, size, place.offset) if size else np.empty(0, place.dtype)
         array.flags.writeable = False
         return array.reshape(place.shape)

@@ -1,7 +1,7 @@
 """Writes what of the documentation comes from code and measurements: ``python -m docs.generate``, ``make docs``.
 
-Operators in docs/onnx.md; kernels and ResNet-50's layers in docs/cuda.md; latencies, of which ``benchmarks/results`` holds
-the measurements, in README.md and docs/benchmarks.md.
+Operators in docs/onnx.md; onnx's backend suite in docs/conformance.md; kernels and ResNet-50's layers in docs/cuda.md;
+latencies, of which ``benchmarks/results`` holds the measurements, in README.md and docs/benchmarks.md.
 
 Which ops have kernels and gradients is not written down anywhere: it is asked of the ops, for every case of theirs in
 tests/ops.
@@ -13,12 +13,14 @@ import importlib
 import pkgutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import tests.ops
 from benchmarks import picture
 from benchmarks.gpu import LAYERS
+from nbconv.converters.contrib import DOMAIN, RULES
 from nbconv.errors import ModelError
 from nbconv.graph import CHANNELS_FIRST, Graph, Node, Spec, spec_of
 from nbconv.kernels.compile import families, libraries
@@ -28,13 +30,16 @@ from nbconv.kernels.target import target
 from nbconv.model import Model
 from nbconv.ops import REGISTRY, Op
 from nbconv.ops.conv import Conv
+from nbconv.passes.expand import expanded
 from nbconv.plan.plan import Plan
 from nbconv.tools.gradcheck import Call
+from tests import conformance
 from tests.check import Case, as_tuple
 from tests.gradients import arguments, aside
 
 PAGE = Path(__file__).resolve().parent / "onnx.md"
 CUDA_PAGE = PAGE.with_name("cuda.md")
+CONFORMANCE_PAGE = PAGE.with_name("conformance.md")
 SPEED_PAGE = PAGE.with_name("benchmarks.md")
 README = PAGE.parent.parent / "README.md"
 BEGIN, END = "<!-- made by docs/generate.py -->", "<!-- end -->"
@@ -45,6 +50,7 @@ def main() -> None:
     reports = picture.measured()
     renew(README, picture.sentences(reports))
     renew(SPEED_PAGE, picture.markdown(reports))
+    renew(CONFORMANCE_PAGE, *conformance.tables(list(conformance.outcomes())))
     if find_spec("numba_cuda"):
         renew(CUDA_PAGE, cuda_table(), layers_table())
     else:
@@ -63,14 +69,21 @@ def with_tables(text: str, *tables: list[str]) -> str:
 
 
 def table() -> list[str]:
-    """The lines of the table: one an operator of ONNX's own domain."""
+    """The lines of the table: one an operator of ONNX's own domain or onnxruntime's, and one for each of onnxruntime's that
+    is rewritten when a model is read."""
     cases = all_cases()
     rows = ["| operator | computed by | gradient | |", "|---|---|---|---|"]
     for (domain, name), op in sorted(REGISTRY.items()):
-        if domain == "":
-            known = cases.get(name, [])
-            rows.append(f"| {name} | {runs_on(known)} | {gradient(op, known)} | {summary(op)} |")
-    return rows
+        if domain in ("", DOMAIN):
+            known = cases.get((domain, name), [])
+            rows.append(f"| {full(domain, name)} | {runs_on(known)} | {gradient(op, known)} | {summary(op)} |")
+    rewritten = [(full(*key), summary(rule)) for key, rule in sorted(RULES.items()) if key[0]]
+    return [*rows, *(f"| {name} | ONNX's | ONNX's | {told} |" for name, told in rewritten)]
+
+
+def full(domain: str, name: str) -> str:
+    """An operator's name with its domain, where that is not ONNX's."""
+    return f"{domain}.{name}" if domain else name
 
 
 def cuda_table() -> list[str]:
@@ -112,6 +125,12 @@ NO_TWIN = {
     "elements": "none: the host does it",
     "order": "none: the host does it",
     "cast": "none: the host does it",
+    "recurrent": "none: the host does it",
+    "scan": "none: the host does it",
+    "sample": "none: the host does it",
+    "deform": "none: the host does it",
+    "volume": "none: the host does it",
+    "integers": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""
 
@@ -126,19 +145,20 @@ def algorithm(plan: Plan) -> str:
     return ", ".join([*found, f"{product.units} blocks"])
 
 
-def all_cases() -> dict[str, list[Case]]:
-    """The rows of every CASES table of tests/ops, by operator."""
-    found: dict[str, list[Case]] = {}
+def all_cases() -> dict[tuple[str, str], list[Case]]:
+    """The rows of every CASES table of tests/ops, by domain and operator."""
+    found: dict[tuple[str, str], list[Case]] = {}
     for module in pkgutil.iter_modules(tests.ops.__path__):
         for row in getattr(importlib.import_module(f"tests.ops.{module.name}"), "CASES", []):
-            if row.op.domain == "":
-                found.setdefault(row.op.type, []).append(row)
+            found.setdefault((row.op.domain, row.op.type), []).append(row)
     return found
 
 
 def runs_on(cases: list[Case]) -> str:
     """What computes the op where its first input is float32 and not known before the run; its other inputs (shapes, axes,
     limits) are constants, as in most models."""
+    if not cases:  # it works on values that are no tensors
+        return "NumPy"
     answers = {where(case) for case in cases if any(x is not None and x.dtype == np.float32 for x in case.inputs)}
     answers = answers or {where(case) for case in cases}
     answers = answers - {"nothing"} or answers
@@ -160,7 +180,9 @@ def where(case: Case) -> str:
         return "planning"
     if case.op.bypass(given):
         return "nothing"
-    kernel = case.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is not None
+    node = Node(case.op, tuple(f"x{i}" if s else "" for i, s in enumerate(given)), tuple(f"y{i}" for i in range(len(found))))
+    others = bool(expanded(node, given, found)[0])
+    kernel = others or case.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is not None
     return "kernel" if kernel else "NumPy"
 
 
@@ -185,14 +207,18 @@ def gradient(op: type[Op], cases: list[Case]) -> str:
 def in_numpy(node: Node, call: Call) -> bool:
     """As `nbconv.plan` decides it of a node that no constants fold away."""
     given, found = (tuple(call.specs[n] if n else None for n in names) for names in (node.inputs, node.outputs))
-    if all(spec is None or spec.constant for spec in given) or node.op.bypass(given):
+    if all(spec is None or spec.constant for spec in given) or node.op.bypass(given) or expanded(node, given, found)[0]:
         return False
     return node.op.layouts(given, found, tuple(CHANNELS_FIRST for _ in given)) is None
 
 
-def summary(op: type[Op]) -> str:
-    """The first sentence of the op's own docstring."""
-    text = " ".join((op.__dict__.get("__doc__") or "").split()).replace("|", "\\|").replace("``", "`")
+def summary(op: Any) -> str:
+    """The first sentence of an op's own docstring, or of a rule's."""
+    text = (
+        " ".join(((op.__dict__.get("__doc__") if isinstance(op, type) else op.__doc__) or "").split())
+        .replace("|", "\\|")
+        .replace("``", "`")
+    )
     end = text.find(". ")
     return text if end < 0 else text[: end + 1]
 

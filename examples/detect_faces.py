@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     for (left, top, right, bottom), score, _ in faces.rows():
         print(f"{score:.2f}  left {left:.0f}, top {top:.0f}, right {right:.0f}, bottom {bottom:.0f}")
         draw.rectangle((left, top, right, bottom), outline="red", width=3)
-    for x, y in faces.points.reshape(-1, 2):
+    for x, y in np.reshape(faces.points, (-1, 2)):
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill="red")
     if len(argv) > 1:
         picture.save(argv[1])

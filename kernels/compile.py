@@ -47,7 +47,11 @@ def families(goal: Target | None = None) -> list[str]:
     On a GPU the run loop and what measures a processor have no meaning, and nodes of other types
     than float32 are done by the host."""
     names = {*store.modules(), *(store.modules("cuda") if goal is not None and goal.gpu else ())}
-    left_out = {"simd", "loop", "roof", "elements", "order", "cast"} if goal is not None and goal.gpu else {"simd"}
+    left_out = (
+        {"simd", "loop", "roof", "elements", "order", "cast", "recurrent", "scan", "sample", "volume", "deform", "integers"}
+        if goal is not None and goal.gpu
+        else {"simd"}
+    )
     return sorted(name for name in names - left_out if not name.startswith("_"))
 
 

@@ -9,16 +9,17 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbconv.base.machine import available_threads, thread_count
 from nbconv.errors import DataDependentError, ModelError
-from nbconv.graph import Graph, Spec
+from nbconv.graph import OBJECT, Graph, Spec
 from nbconv.lowering.weights import Weights
 from nbconv.runtime.arguments import checked, copied, fit, results_for
 from nbconv.runtime.executor import Arenas, Ready
+from nbconv.runtime.ports import Port, decode, port
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -35,14 +36,6 @@ if TYPE_CHECKING:
 
 PLAN_BYTES = 16 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
-
-
-class Port(NamedTuple):
-    """An input or output as the model declares it: a dimension is an int, a name (symbolic) or None (unknown)."""
-
-    name: str
-    shape: tuple[int | str | None, ...] | None
-    dtype: np.dtype | None
 
 
 def load(
@@ -87,7 +80,7 @@ class Model:
         self._graph: Graph | None = graph
         self._source: Source | None = None
         self._plan_cache: PlanCache | None = None
-        self._start(graph.name, graph.inputs, graph.outputs, thread_count(threads))
+        self._start(graph.name, graph.inputs, graph.outputs, graph.optional, thread_count(threads))
 
     def _open(self, source: Source, path: str | os.PathLike | None, threads: int) -> None:
         """A model in a file or in bytes: what an earlier process prepared is used, else the model is read now."""
@@ -98,16 +91,14 @@ class Model:
         card = self._plan_cache.card()
         if card is None:
             graph = self.graph
-            self._start(graph.name, graph.inputs, graph.outputs, threads)
+            self._start(graph.name, graph.inputs, graph.outputs, graph.optional, threads)
             if not source.external:
-                self._plan_cache.keep_card(graph.name, graph.inputs, graph.outputs)
+                self._plan_cache.keep_card(graph.name, graph.inputs, graph.outputs, graph.optional)
             else:
                 self._plan_cache = None
             return
-        ports = [
-            {n: None if d is None else Spec(tuple(d), np.dtype(t)) for n, d, t in card[k]} for k in ("inputs", "outputs")
-        ]
-        self._start(card["name"], ports[0], ports[1], threads)  # type: ignore[arg-type]
+        ports = [decode(card[k]) for k in ("inputs", "outputs", "optional")]
+        self._start(card["name"], *ports, threads)  # type: ignore[arg-type]
 
     def _set_device(self, name: str) -> None:
         self.device = name
@@ -125,13 +116,21 @@ class Model:
 
         return host()
 
-    def _start(self, name: str, inputs: dict[str, Spec], outputs: dict[str, Spec | None], threads: int) -> None:
-        self.name, self._inputs, self._outputs, self.threads = name, inputs, outputs, threads
+    def _start(
+        self,
+        name: str,
+        inputs: dict[str, Spec],
+        outputs: dict[str, Spec | None],
+        optional: dict[str, Spec],
+        threads: int,
+    ) -> None:
+        self.name, self._inputs, self._outputs, self._optional, self.threads = name, inputs, outputs, optional, threads
         self.weights = Weights(None if self._source is None else self._source.drop)
         self._lock = threading.Lock()
         _models.add(self)
         self._plans: OrderedDict[tuple, Ready] = OrderedDict()
         self._staged: Staged | None = None
+        self._fed: dict[frozenset[str], Model] = {}
         self._arenas = self._new_arenas()
         self.frozen: frozenset[str] = frozenset()
 
@@ -180,11 +179,17 @@ class Model:
 
     @property
     def inputs(self) -> list[Port]:
-        return [Port(name, spec.shape, spec.dtype) for name, spec in self._inputs.items()]
+        """What `run` wants, in the model's order."""
+        return [port(name, spec) for name, spec in self._inputs.items()]
+
+    @property
+    def optional_inputs(self) -> list[Port]:
+        """Inputs that have a value in the model, which `run` takes another one for (see onnx's IR.md, "Graphs")."""
+        return [port(name, spec) for name, spec in self._optional.items()]
 
     @property
     def outputs(self) -> list[Port]:
-        return [Port(n, s and s.shape, s and s.dtype) for n, s in self._outputs.items()]
+        return [port(name, spec) for name, spec in self._outputs.items()]
 
     def run(
         self,
@@ -196,15 +201,19 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """Run the model: ``{input name: array}`` to ``{output name: array}``.
 
-        Inputs may have any stride. float64 and float16 arrays are cast where the model wants float32; any other difference
-        of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit. ``fetch`` names what
-        to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps names to
-        C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads.
+        Inputs may have any stride. Floating-point arrays are cast where the model wants float32, float16 or bfloat16; any
+        other difference of type is a ValueError, and so are unknown or missing names, ranks and sizes that do not fit.
+        ``fetch`` names what to compute, outputs or any other value of the model (which is then not fused away). ``out`` maps
+        names to C-contiguous arrays that take the results. Equal inputs give equal bits, for any number of threads. Strings
+        come as arrays of Python objects, sequences as lists, and an optional value that is not there as None or not at all.
+        What is fed of `optional_inputs` takes the place of the model's own value.
         """
+        if self._optional and isinstance(feeds, Mapping) and not self._optional.keys().isdisjoint(feeds):
+            return self._with_fed(feeds).run(feeds, fetch, out=out, threads=threads)
         count = self.threads if threads is None else thread_count(threads)
         given = self._feeds(feeds)
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
-        ready = self._ready({n: (a.shape, a.dtype) for n, a in given.items()}, names)
+        ready = self._ready(given, names)
         if not isinstance(ready, Ready):
             self._check_fetch(names)
             return copied(ready.run(given, names, count), out or {}, given)
@@ -243,6 +252,8 @@ class Model:
         would on another ``target``."""
         from nbconv.plan.plan import Plan
 
+        if self._optional and not self._optional.keys().isdisjoint(shapes):
+            return self._with_fed(shapes).plan(shapes, fetch, target)
         for name, spec in self._inputs.items():
             if name not in shapes:
                 raise ValueError(f"no shape given for input {name!r} {spec}")
@@ -305,14 +316,29 @@ class Model:
         """Another graph, for the runs that begin from here on."""
         with self._lock:
             self._graph, self._plan_cache = graph, None
-            self._inputs, self._outputs = graph.inputs, graph.outputs
-            self.weights, self._plans, self._staged = Weights(), OrderedDict(), None
+            self._inputs, self._outputs, self._optional = graph.inputs, graph.outputs, graph.optional
+            self.weights, self._plans, self._staged, self._fed = Weights(), OrderedDict(), None, {}
             self._arenas = self._new_arenas()
 
-    def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _with_fed(self, given: Mapping[str, Any]) -> Model:
+        """The model with those of its optional inputs that are given as inputs."""
+        names = frozenset(name for name in given if name in self._optional)
+        with self._lock:
+            model = self._fed.get(names)
+            if model is None:
+                model = self._fed[names] = self._with(self.graph.fed(n for n in self._optional if n in names))
+                model.weights = self.weights
+        return model
+
+    def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         return checked(self._inputs, feeds)
 
-    def _ready(self, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]) -> Ready | Staged:
+    def _ready(self, values: Mapping[str, Any], fetch: tuple[str, ...]) -> Ready | Staged:
+        if any(spec.dtype == OBJECT for spec in self._inputs.values()):
+            with self._lock:
+                self._staged = self._staged or self._in_stages()
+            return self._staged
+        given = {n: (a.shape, a.dtype) for n, a in values.items()}
         key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)
         with self._lock:
             ready = self._plans.get(key) or self._staged
@@ -399,7 +425,7 @@ def _after_fork() -> None:
     """A child has none of the threads that may have held these locks."""
     for model in _models:
         model._lock = threading.Lock()
-        model._staged = None
+        model._staged, model._fed = None, {}
         if model._device is None:
             model._arenas = Arenas()
 

@@ -3,84 +3,49 @@
 from __future__ import annotations
 
 import re
-import unittest
 import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx.backend.test import BackendTest
-from onnx.backend.test.loader import load_model_tests
 
 import nbconv.backend
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph.infer import DTYPES
-from nbconv.ops import REGISTRY
-from tests import models
-
-SKIPPED = {
-    r"scan_sum": "Scan of opset 8",
-    r"linear_blocked": "no blocked quantisation",
-    r"training_dropout|batchnorm.*training": "inference only",
-    r"resize_.*antialias": "no antialias yet",
-    r"spacetodepth_crd_mode": "newer than opset 21, which has no mode",
-    r"mod_.*float.*_fmod_0": "newer than opset 21, which wants fmod=1 for floats",
-    r"not_[234]d": "opset 1",
-    r"resize_downsample_scales_(linear|cubic)_align_corners": (
-        "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
-    ),
-    r"causal_conv_with_state_silu_fp16_expanded": "its value is one function's; these steps round to float16",
-}
-"""Names not run of models whose operators we have (regular expressions), and why."""
+from tests import conformance, models
 
 
-def skipped(name: str) -> str:
-    return next((why for pattern, why in SKIPPED.items() if re.search(pattern, name)), "")
-
-
-def collect() -> Iterator[tuple[str, Callable]]:
-    """onnx's tests for the CPU: those of one node, or of what a function expands to, of those that
-    `ours_alone` lets in, and all that come as files (their runner asks `is_compatible` first)."""
+@pytest.mark.parametrize("case", [case for case in conformance.cases() if not conformance.skipped(case.name)], ids=str)
+def test_onnx(case: conformance.Case, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ONNX_MODELS", str(tmp_path))  # where the runner writes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cases = BackendTest(nbconv.backend, __name__).test_cases  # pyright: ignore[reportArgumentType]
-        ours = {row.name for row in load_model_tests(kind="node") if row.model is not None and ours_alone(row.model)}
-    for suite in cases.values():
-        for name in dir(suite):
-            if name.startswith("test_") and name.endswith("_cpu"):
-                if "NodeModel" in suite.__name__ and name.removesuffix("_cpu") not in ours:
-                    continue
-                yield name, getattr(suite, name)
+        case.run()
 
 
-def ours_alone(model: onnx.ModelProto) -> bool:
-    """Whether we have the model's operators and the element types of its inputs and outputs."""
-    known = all((node.domain, node.op_type) in REGISTRY or node.op_type == "Constant" for node in model.graph.node)
-    return known and all(value.type.tensor_type.elem_type in DTYPES for value in (*model.graph.input, *model.graph.output))
+@pytest.mark.parametrize("case", [case for case in conformance.cases() if conformance.skipped(case.name)], ids=str)
+def test_skips_are_needed(case: conformance.Case, tmp_path, monkeypatch) -> None:
+    """What passes should not be skipped."""
+    monkeypatch.setenv("ONNX_MODELS", str(tmp_path))
+    assert conformance.outcome(case).result != "passed"
 
 
-CASES = dict(collect())
+def test_every_pattern_skips_something() -> None:
+    names = [case.name for case in conformance.cases()]
+    assert not [pattern for pattern in conformance.SKIPPED if not any(re.search(pattern, name) for name in names)]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not skipped(name)])
-def test_onnx(name: str, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("ONNX_MODELS", str(tmp_path))  # where the runner writes
-    try:
-        CASES[name](None)
-    except unittest.SkipTest as why:  # an older opset, or an operator that we lack
-        pytest.skip(str(why))
-
-
-def test_skips_are_needed() -> None:
-    """A pattern that skips nothing should go."""
-    assert not [pattern for pattern in SKIPPED if not any(re.search(pattern, name) for name in CASES)]
-
-
-def test_most_run() -> None:
-    assert sum(not skipped(name) for name in CASES) > 1100
+def test_counts() -> None:
+    """Every test is counted once in each table, and those of which values are random are those of random operators."""
+    found = [conformance.Outcome(case, "passed", "") for case in conformance.cases()]
+    counts = conformance.counted(found)
+    assert counts["part"]["all"][1] > 2000
+    assert 1000 < counts["part"]["CNN"][1] < counts["part"]["all"][1]
+    for table in ("kind", "family"):
+        assert sum(total for _, total in counts[table].values()) == len(found)
+    heads = [table[0].split("|")[1].strip() for table in conformance.tables(found)]
+    assert heads == ["part", "kind of test", "family of operators", "test"]
 
 
 RNG = np.random.default_rng(3)
@@ -174,11 +139,11 @@ def test_what_is_supported() -> None:
     assert nbconv.backend.is_compatible(model)
     assert not nbconv.backend.is_compatible(model, "CUDA")
     assert nbconv.backend.is_opset_supported(model) == (True, "")
-    model.opset_import[0].version = 5
+    model.opset_import[0].version = 999
     assert not nbconv.backend.is_compatible(model)
     told = nbconv.backend.is_opset_supported(model)
     assert not told[0]
-    assert "opset 5" in told[1]
+    assert "opset 999" in told[1]
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
     node = helper.make_node("Relu", ["x"], ["y"], domain="com.example")
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])

@@ -35,6 +35,19 @@ def test_operators() -> None:
     assert len(rows) > 100
 
 
+def test_conformance() -> None:
+    """docs/conformance.md counts all of onnx's tests, and says of each that does not pass why."""
+    from docs.generate import BEGIN, END
+    from tests import conformance
+
+    parts = [part.split(END)[0].strip().splitlines() for part in read("docs/conformance.md").split(BEGIN)[1:]]
+    total = len(conformance.cases())
+    for part in parts[1:3]:
+        assert sum(int(row.split("|")[3]) for row in part[2:]) == total, "run make docs"
+    lacking = [[cell.strip() for cell in row.split("|")[1:3]] for row in parts[3][2:]]
+    assert lacking == [[c.name, why] for c in conformance.cases() if (why := conformance.skipped(c.name))], "run make docs"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_links(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

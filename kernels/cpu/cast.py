@@ -2,8 +2,8 @@
 
 A kernel is called by the types from and to which it changes; a target of 8, 16, 32 or 64 is an integer of so many bits,
 signed or not. To fewer bits, and to booleans, unsigned integers go as signed ones. Types that no kernel joins go through
-a third (`nbconv/ops/cast.py`). float16 and float64 are read and written as their bits; float16 by integer arithmetic, for
-which some processors would call a library.
+a third (`nbconv/ops/cast.py`). float16, bfloat16 and float64 are read and written as their bits; float16 by integer
+arithmetic, for which some processors would call a library.
 """
 
 from llvmlite import ir
@@ -62,6 +62,31 @@ def _to_half(tc, x):
         half = b.select(b.icmp_unsigned("<", size, _word(_NORMAL)), small, near)
         half = b.select(b.icmp_unsigned(">=", size, _word(_OVERFLOW)), large, half)
         return b.trunc(b.or_(half, b.lshr(b.and_(bits, _word(-1 << 31)), _word(16))), _I16)
+
+    return types.uint16(x), gen
+
+
+@intrinsic
+def _from_bfloat(tc, bits):
+    """The float32 that the bfloat16 of these bits is: its upper half."""
+
+    def gen(ctx, b, sig, args):
+        return b.bitcast(b.shl(b.zext(args[0], _I32), _word(16)), _F32)
+
+    return types.float32(bits), gen
+
+
+@intrinsic
+def _to_bfloat(tc, x):
+    """The bits of the nearest bfloat16, ties to even; NaN is one, of either sign."""
+
+    def gen(ctx, b, sig, args):
+        bits = b.bitcast(args[0], _I32)
+        odd = b.and_(b.lshr(bits, _word(16)), _word(1))
+        near = b.lshr(b.add(b.add(bits, _word(0x7FFF)), odd), _word(16))
+        sign = b.and_(b.lshr(bits, _word(16)), _word(0x8000))
+        nan = b.fcmp_unordered("uno", args[0], args[0])
+        return b.trunc(b.select(nan, b.or_(sign, _word(0x7FC0)), near), _I16)
 
     return types.uint16(x), gen
 
@@ -128,6 +153,8 @@ def _not_zero(v):
 int8_to_float32 = _cast(Int8s, Floats, lambda v: Float(v), "int8_to_float32")
 int32_to_float32 = _cast(Int32s, Floats, lambda v: Float(v), "int32_to_float32")
 float16_to_float32 = _cast(Shorts, Floats, lambda v: _from_half(v), "float16_to_float32")
+bfloat16_to_float32 = _cast(Shorts, Floats, lambda v: _from_bfloat(v), "bfloat16_to_float32")
+float32_to_bfloat16 = _cast(Floats, Shorts, lambda v: _to_bfloat(v), "float32_to_bfloat16")
 float64_to_float32 = _cast(Ints, Floats, lambda v: Float(_double(v)), "float64_to_float32")
 float32_to_float16 = _cast(Floats, Shorts, lambda v: _to_half(v), "float32_to_float16")
 float32_to_float64 = _cast(Floats, Ints, lambda v: _bits(types.float64(v)), "float32_to_float64")

@@ -91,5 +91,6 @@ def _max_pool(of, rank, name):
 relu_float16, relu_int8 = _relu(Shorts, _rank, "float16"), _relu(Int8s, _itself, "int8")
 relu_int32, relu_int64 = _relu(Int32s, _itself, "int32"), _relu(Ints, _itself, "int64")
 clip_int8, clip_uint8 = _clip(Int8s, "int8"), _clip(Bytes, "uint8")
+clip_int32, clip_int64 = _clip(Int32s, "int32"), _clip(Ints, "int64")
 max_pool_float16 = _max_pool(Shorts, _rank, "float16")
 max_pool_int8, max_pool_uint8 = _max_pool(Int8s, _itself, "int8"), _max_pool(Bytes, _itself, "uint8")

@@ -35,6 +35,7 @@ def examine(path: str, shapes: list[str], values: list[str], goal: Target | None
         "stages": None,
         "unplanned": "",
         "training": None,
+        "optional_inputs": [],
     }
     if problems:
         return found
@@ -44,6 +45,7 @@ def examine(path: str, shapes: list[str], values: list[str], goal: Target | None
     except (ValueError, KernelError) as error:
         found["unplanned"] = str(error)
         return found
+    found["optional_inputs"] = [port.name for port in model.optional_inputs]
     _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
     given = _model.given_values(model.graph, values)
     try:

@@ -155,6 +155,9 @@ def given_shapes(graph: Graph, texts: Sequence[str]) -> dict[str, tuple[int, ...
         except ValueError:
             raise ValueError(f"--shape {text}: wanted whole numbers separated by commas") from None
         declared = graph.inputs[name].shape
+        if not graph.inputs[name].ranked:
+            found[name] = shape
+            continue
         if len(shape) != len(declared) or min(shape, default=1) < 1:
             raise ValueError(f"--shape {text}: wanted {len(declared)} positive numbers, {name} is {graph.inputs[name]}")
         for have, want in zip(shape, declared, strict=True):
@@ -171,9 +174,17 @@ def input_shapes(
     given = given_shapes(graph, texts)
     sizes: dict[str, int] = {}
     for name, shape in given.items():
-        sizes.update((d, n) for d, n in zip(graph.inputs[name].shape, shape, strict=True) if isinstance(d, str))
+        declared = graph.inputs[name].shape
+        sizes.update((d, n) for d, n in zip(declared, shape, strict=False) if isinstance(d, str))
     found, notes = {}, []
     for name, spec in graph.inputs.items():
+        if spec.type:
+            raise ValueError(f"the input {name} is {spec}, no tensor: no shape stands for it")
+        if not spec.ranked and name not in given:
+            raise ValueError(f"the rank of {name} is not declared: say --shape {name}=1,3,224,224 or what it is")
+        if not spec.ranked:
+            found[name] = given[name]
+            continue
         shape = list(given.get(name, ()))
         for axis, d in enumerate(() if shape else spec.shape):
             if isinstance(d, int):

@@ -151,6 +151,10 @@ def _print_model(report: dict[str, Any]) -> None:
         print()
         print(style("steps on kernels that are known to be slow", "yellow"))
         _print_groups("WHY", report["slow_steps"], "why")
+    if report["optional_inputs"]:
+        names = report["optional_inputs"]
+        told = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        print(f"inputs: {told} may be fed too; where they are not, the model's own values are constants")
     if report["training"]:
         _print_training(report["training"])
 

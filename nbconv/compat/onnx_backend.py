@@ -109,11 +109,14 @@ class NbconvBackend(Backend):
     def is_opset_supported(cls, model: onnx.ModelProto) -> tuple[bool, str]:
         """Whether the model's opset is one that nbconv reads, and if not, why."""
         from nbconv.converters.opset import OLDEST
+        from nbconv.ops.fallback import DOMAINS
 
         newest = onnx.defs.onnx_opset_version()
         for entry in model.opset_import:
-            if entry.domain not in ("", "ai.onnx"):
+            if entry.domain not in DOMAINS and entry.domain != "ai.onnx":
                 return False, f"domain {entry.domain!r} is not supported"
+            if entry.domain not in ("", "ai.onnx"):
+                continue
             if not OLDEST <= entry.version <= newest:
                 return False, f"opset {entry.version} is not supported; nbconv reads {OLDEST} to {newest}"
         return True, ""

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter, norms, stored
+from nbconv.edit.parameters import Parameter, norms, stored, type_of
 from nbconv.graph import Graph, Node
+from nbconv.graph.dtypes import is_half
 
 
 def deployed(
     graph: Graph, chosen: Iterable[Parameter], state: Mapping[str, np.ndarray], metadata: Mapping[str, object] | None = None
 ) -> Graph:
-    """The graph with the values of ``state`` (copied) for what was trained. A weight that is stored in another type becomes
-    float32 under the same name where a Cast reads it, else under the name in which it was used. ``metadata`` goes into the
+    """The graph with the values of ``state`` (copied) for what was trained. A weight of half precision is rounded. One
+    that is stored in another type than it is used in becomes float32 under the same name where a Cast reads it, else what it
+    is used as, under the name in which it was used. ``metadata`` goes into the
     metadata as JSON under "nbconv.training"."""
     chosen, made = list(chosen), graph.producers()
     constants = dict(graph.constants)
@@ -28,6 +30,9 @@ def deployed(
                 values.append(origin)
     for name, value in values:
         array = np.array(state[value], np.float32)
+        if name == value or not _cast_once(value, name, made):
+            kind = type_of(value, graph)
+            array = array.astype(kind) if is_half(kind) else array
         array.flags.writeable = False
         if name == value or _cast_once(value, name, made):
             constants[name] = array

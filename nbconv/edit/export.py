@@ -9,7 +9,8 @@ import numpy as np
 
 from nbconv.base.files import replace
 from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node
+from nbconv.graph import FLOAT32, Graph, Node
+from nbconv.graph.dtypes import is_half
 
 
 def save(graph: Graph, path: str | os.PathLike, source: Any, fold: bool = False) -> None:
@@ -142,8 +143,10 @@ def folded(graph: Graph) -> Graph:
             w = (w.reshape(group, -1, *w.shape[1:]) * s.reshape(group, 1, w.shape[1], *[1] * (w.ndim - 2))).reshape(w.shape)
         b = graph.constants[reads[2]].astype(np.float64) if len(reads) > 2 and reads[2] else 0.0
         names = (f"{reads[1]}/folded/{conv.name}", f"{reads[1]}/bias/{conv.name}")
-        constants[names[0]] = w.astype(np.float32)
-        constants[names[1]] = ((b - mean) * s + shift).astype(np.float32)
+        kind = graph.constants[reads[1]].dtype
+        kind = kind if is_half(kind) else FLOAT32
+        constants[names[0]] = w.astype(kind)
+        constants[names[1]] = ((b - mean) * s + shift).astype(kind)
         replaced[id(conv)] = Node(conv.op, (reads[0], *names), node.outputs[:1], conv.name)
         gone.add(id(node))
     nodes = [replaced.get(id(n), n) for n in graph.nodes if id(n) not in gone]

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.edit.initializers import INITIALIZERS, Initializer
-from nbconv.edit.parameters import master, parameters, stored
+from nbconv.edit.parameters import master, parameters, stored, type_of
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.dtypes import is_half
 
 
 class Head(NamedTuple):
@@ -104,10 +105,12 @@ def replace_head(
     wanted = (int(classes), *shape[1:]) if axis == 0 else (int(classes), shape[0])
     fresh = initializer(wanted, np.random.default_rng([seed, 0x6E62]))
     constants = dict(graph.constants)
+    kind = type_of(weight.value, graph)
+    fresh = fresh.astype(kind) if is_half(kind) else fresh
     constants[head.weight] = fresh if axis == 0 else np.ascontiguousarray(fresh.T)
     gone = {head.weight}
     if head.bias:
-        constants[head.bias] = np.zeros(int(classes), np.float32)
+        constants[head.bias] = np.zeros(int(classes), fresh.dtype)
         gone.add(head.bias)
     nodes = [_resized(n, graph, constants, head.classes, int(classes), head, node) for n in graph.nodes]
     nodes = [n for n in nodes if gone.isdisjoint(n.outputs)]

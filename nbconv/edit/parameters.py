@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.graph import Graph, Node
+from nbconv.graph.dtypes import kind_of
+from nbconv.graph.infer import dtype_of
 
 
 class Parameter(NamedTuple):
@@ -52,14 +54,14 @@ def parameters(graph: Graph) -> list[Parameter]:
             if origin is None or origin[1] in found:
                 continue
             direct = origin[0] == origin[1]
-            if direct and graph.constants[origin[0]].dtype.kind != "f":
+            if direct and kind_of(graph.constants[origin[0]].dtype) != "f":
                 continue
             found[origin[1]] = Parameter(*origin, node, max(len(layers) - 1 - max(last, 0), 0))
     return list(found.values())
 
 
 def _layer(node: Node, graph: Graph, made: dict[str, Node]) -> bool:
-    return node.op.is_layer and stored(node.inputs[1], graph, made) is not None
+    return node.op.is_layer and len(node.inputs) > 1 and stored(node.inputs[1], graph, made) is not None
 
 
 def _slots(node: Node, made: dict[str, Node]) -> Sequence[int]:
@@ -81,6 +83,18 @@ def master(parameter: Parameter, graph: Graph) -> np.ndarray:
         return found[0] if isinstance(found, tuple) else found
 
     return np.array(value(parameter.value), np.float32)
+
+
+def type_of(value: str, graph: Graph) -> np.dtype:
+    """The element type of a parameter where the graph reads it."""
+    made = graph.producers()
+    while value not in graph.constants:
+        node = made[value]
+        kind = getattr(node.op, "to", 0) or getattr(node.op, "output_dtype", 0)
+        if kind:
+            return dtype_of(kind)
+        value = node.inputs[1 if len(node.inputs) > 1 else 0]  # a scale's type, or a CastLike's
+    return graph.constants[value].dtype
 
 
 def norms(graph: Graph, chosen: Sequence[Parameter]) -> list[Node]:

@@ -30,8 +30,8 @@ def repaired(graph: Graph, chosen: Sequence[Parameter]) -> tuple[Graph, list[Par
             continue
         channels, rank = graph.constants[b].shape[0], graph.constants[w].ndim
         scale, shift, y = f"{w}/scale", f"{w}/shift", node.outputs[0]
-        constants[scale] = np.ones((channels, *[1] * (rank - 2)), np.float32)
-        constants[shift] = np.zeros((channels, *[1] * (rank - 2)), np.float32)
+        constants[scale] = np.ones((channels, *[1] * (rank - 2)), graph.constants[b].dtype)
+        constants[shift] = np.zeros((channels, *[1] * (rank - 2)), graph.constants[b].dtype)
         nodes += [
             Node(node.op, node.inputs, (f"{y}/plain",), node.name),
             Node(Mul(), (f"{y}/plain", scale), (f"{y}/scaled",), f"{node.name}/scale"),

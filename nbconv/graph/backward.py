@@ -1,4 +1,4 @@
-"""What an op's `gradient` works with; `nbconv.passes.autodiff` makes one a node."""
+"""What an op's `gradient` and `expand` work with; `nbconv.passes.autodiff` and `nbconv.passes.expand` make one a node."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from nbconv.graph.op import Op
 from nbconv.graph.spec import Spec
 
 
-class Backward(Protocol):
-    """An op's Specs, the names of its values and of their gradients, and a place to put nodes. ``inputs`` and ``outputs``
-    are Specs (None for an input left out)."""
+class Expansion(Protocol):
+    """A node's Specs, the names of its inputs, and a place to put nodes. ``inputs`` and ``outputs`` are Specs (None for an
+    input left out)."""
 
     node: Node
     inputs: tuple[Any, ...]
@@ -21,20 +21,8 @@ class Backward(Protocol):
         """Whether input i was given."""
         ...
 
-    def wants(self, i: int) -> bool:
-        """Whether somebody needs the gradient of input i."""
-        ...
-
     def x(self, i: int = 0) -> str:
         """The name of input i."""
-        ...
-
-    def y(self, i: int = 0) -> str:
-        """The name of output i (made up where the node left it out, and then computed)."""
-        ...
-
-    def dy(self, i: int = 0) -> Any:
-        """The name of the gradient of output i; None where nothing depends on it (never so for an op's one output)."""
         ...
 
     def spec(self, name: str) -> Spec:
@@ -45,12 +33,28 @@ class Backward(Protocol):
         """A new node; the name of its first output. An input "" is left out."""
         ...
 
-    def add_many(self, op: Op, count: int, *inputs: str) -> tuple[str, ...]:
-        """A new node; the names of its first ``count`` outputs."""
-        ...
-
     def constant(self, value: Any) -> str:
         """The name of a constant with this value (given its dtype)."""
+        ...
+
+
+class Backward(Expansion, Protocol):
+    """That, and the names of gradients."""
+
+    def wants(self, i: int) -> bool:
+        """Whether somebody needs the gradient of input i."""
+        ...
+
+    def y(self, i: int = 0) -> str:
+        """The name of output i (made up where the node left it out, and then computed)."""
+        ...
+
+    def dy(self, i: int = 0) -> Any:
+        """The name of the gradient of output i; None where nothing depends on it (never so for an op's one output)."""
+        ...
+
+    def add_many(self, op: Op, count: int, *inputs: str) -> tuple[str, ...]:
+        """A new node; the names of its first ``count`` outputs."""
         ...
 
     def reduced(self, dy: str, i: int) -> str:

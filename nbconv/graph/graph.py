@@ -6,7 +6,7 @@ asks for a version. What ONNX lacks has domain ``nbconv``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -25,13 +25,14 @@ class Graph:
     does not say); ``constants`` maps names to arrays (possibly read-only views of a mapped file, possibly unaligned:
     never write to them). The authored graph is never changed: a pass takes a Graph and returns a new one.
 
+    ``optional`` maps to Specs those constants that are inputs too: a caller may give them another value.
     ``metadata`` is the model's own (ONNX's metadata_props); ``header`` what else the file says of itself, under ONNX's
     names and only where it says something: producer_name, producer_version, domain, model_version (an int), doc_string,
     and "graph.doc_string". ``provenance`` says where an authored value went that is no longer there:
     ``{"conv1_out": "fused into relu1_out"}``.
     """
 
-    __slots__ = ("constants", "header", "inputs", "metadata", "name", "nodes", "outputs", "provenance")
+    __slots__ = ("constants", "header", "inputs", "metadata", "name", "nodes", "optional", "outputs", "provenance")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Graph:
         metadata: dict[str, str] | None = None,
         provenance: dict[str, str] | None = None,
         header: dict[str, str | int] | None = None,
+        optional: dict[str, Spec] | None = None,
     ) -> None:
         self.nodes = nodes
         self.inputs = inputs
@@ -52,6 +54,7 @@ class Graph:
         self.metadata = metadata or {}
         self.provenance = provenance or {}
         self.header = header or {}
+        self.optional = {n: s for n, s in (optional or {}).items() if n in constants}
 
     def __repr__(self) -> str:
         return f"<Graph {self.name}: {len(self.nodes)} nodes>"
@@ -77,7 +80,14 @@ class Graph:
             self.metadata,
             {**self.provenance, **(provenance or {})},
             self.header,
+            self.optional,
         )
+
+    def fed(self, names: Iterable[str]) -> Graph:
+        """The graph with these of its `optional` constants as inputs."""
+        given = {name: self.optional[name] for name in names}
+        constants = {name: value for name, value in self.constants.items() if name not in given}
+        return Graph(self.nodes, {**self.inputs, **given}, self.outputs, constants, self.name, optional=self.optional)
 
     def producers(self) -> dict[str, Node]:
         """Which node makes each value (graph inputs and constants have none)."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
+from nbconv.graph.dtypes import ADDED, added, is_added, kind_of
 from nbconv.graph.spec import Spec
 
 MAX_ELEMENTS = 2**40
@@ -20,27 +21,38 @@ DTYPES = {
     5: np.dtype(np.int16),
     6: np.dtype(np.int32),
     7: np.dtype(np.int64),
+    8: np.dtype(object),
     9: np.dtype(np.bool_),
     10: np.dtype(np.float16),
     11: np.dtype(np.float64),
     12: np.dtype(np.uint32),
     13: np.dtype(np.uint64),
 }
-"""NumPy's types by ONNX's TensorProto.DataType numbers."""
+"""NumPy's types by ONNX's TensorProto.DataType numbers (`dtype_of` knows others, too): strings are Python objects."""
 
 BOOL, INT64 = DTYPES[9], DTYPES[7]
 
-_KNOWN = frozenset(DTYPES.values())
-_NAMES = {8: "string", 14: "complex64", 15: "complex128", 16: "bfloat16", 21: "uint4", 22: "int4"}
-_KINDS = {"f": "floating point", "i": "signed integer", "u": "unsigned integer", "b": "bool"}
+_KNOWN = frozenset(DTYPES.values()) - {DTYPES[8]}
+_NUMBERS = {dtype: number for number, dtype in DTYPES.items()} | {name: number for number, name in ADDED.items()}
+_NAMES = {14: "complex64", 15: "complex128"}
+_KINDS = {"f": "floating point", "i": "signed integer", "u": "unsigned integer", "b": "bool", "n": "float8 or of few bits"}
 
 
 def dtype_of(number: int) -> np.dtype:
     """The NumPy type of a TensorProto.DataType number; UnsupportedError for those that nbconv lacks."""
-    try:
+    if number in DTYPES:
         return DTYPES[number]
-    except KeyError:
-        raise UnsupportedError(f"element type {number} ({_NAMES.get(number, 'unknown')}) is not supported") from None
+    if number in ADDED:
+        return added(ADDED[number])
+    raise UnsupportedError(f"element type {number} ({_NAMES.get(number, 'unknown')}) is not supported")
+
+
+def number_of(dtype: np.dtype) -> int:
+    """The TensorProto.DataType number of a type; UnsupportedError where there is none."""
+    number = _NUMBERS.get(dtype) or _NUMBERS.get(dtype.name)
+    if number is None:
+        raise UnsupportedError(f"element type {dtype.name} is not supported")
+    return number
 
 
 def make(shape: Sequence[int], dtype: np.dtype) -> Spec:
@@ -57,9 +69,10 @@ def make(shape: Sequence[int], dtype: np.dtype) -> Spec:
 
 
 def kind(kinds: str, **named: Spec | None) -> None:
-    """UnsupportedError unless every Spec's type is of these NumPy kinds ("f", "iu", "fiub" …)."""
+    """UnsupportedError unless every Spec's type is of these kinds ("f", "iu", "fiub" …; see `kind_of`)."""
     for name, spec in named.items():
-        if spec is not None and (spec.dtype.kind not in kinds or spec.dtype not in _KNOWN):
+        known = spec is None or spec.dtype in _KNOWN or is_added(spec.dtype)
+        if spec is not None and not (known and kind_of(spec.dtype) in kinds):
             raise UnsupportedError(f"{name} is {spec.dtype.name}, wanted {' or '.join(_KINDS[k] for k in kinds)}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph.half import in_float32
 from nbconv.graph.spec import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Quantisation, Spec
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Op:
             if not kind.startswith("ClassVar"):
                 cls.fields[name] = cls.__dict__.get(name, _REQUIRED)
                 cls.kinds[name] = kind
+        if "reference" in cls.__dict__:
+            cls.reference = in_float32(cls.__dict__["reference"])
         if not abstract:
             REGISTRY[cls.domain, cls.type] = cls
 
@@ -127,7 +130,7 @@ class Op:
 
     def reference(self, *inputs: Any, **_: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """The outputs in NumPy, written from the ONNX text: oracle, constant folder and fallback. Works in the inputs'
-        own dtype (float64 in, float64 out) and never writes to its inputs."""
+        own dtype (float64 in, float64 out), half precision in float32 (see `in_float32`), and never writes to its inputs."""
         raise NotImplementedError(self.type)
 
     def gradient(self, to: Any) -> tuple[str | None, ...]:
@@ -175,6 +178,11 @@ class Op:
     def inlined(self, inputs: tuple[Any, ...]) -> str:
         """The body (its attribute) that stands for this node, where its inputs' Specs decide that; "" otherwise."""
         return ""
+
+    def expand(self, to: Any) -> str | None:
+        """The value that stands for the one output where other ops, which have kernels, do this one; None where it stands
+        for itself. ``to`` is a `nbconv.graph.backward.Expansion`: nodes are added with ``to.add(Op(), to.x(0))``."""
+        return None
 
     def bypass(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the first output is just the first input."""

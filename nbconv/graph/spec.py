@@ -8,6 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 FLOAT32 = np.dtype(np.float32)
+OBJECT = np.dtype(object)
+"""The element type of strings, and of what is no tensor."""
+UNRANKED = (...,)
+"""The shape of an input that may have any rank."""
 
 
 class Quantisation(NamedTuple):
@@ -27,8 +31,8 @@ class Spec(NamedTuple):
     """What is known of a value before it is computed.
 
     ``shape`` holds an ``int`` per known dimension; in an authored graph a dimension may also be a ``str`` (symbolic) or
-    None (unknown). In a planned graph all are ints. ``value`` is the array itself where it is known (a constant, or a
-    shape computation), else None.
+    None (unknown), and an input's shape `UNRANKED`. In a planned graph all are ints. ``value`` is the array itself where it
+    is known (a constant, or a shape computation), else None.
     """
 
     shape: tuple
@@ -38,10 +42,17 @@ class Spec(NamedTuple):
     """whether it is the same in every run (``value`` may still be None: large constants are computed when needed)"""
     quantisation: Quantisation | None = None
     """what its integers stand for, where that is known"""
+    type: str = ""
+    """ONNX's type of an input or output that is no tensor, as "seq(tensor(float))"; its dtype is then `OBJECT`"""
 
     @property
     def rank(self) -> int:
         return len(self.shape)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the rank is declared, as everywhere but at a model's inputs."""
+        return self.shape != UNRANKED
 
     @property
     def size(self) -> int:
@@ -56,7 +67,9 @@ class Spec(NamedTuple):
         return self.size * self.dtype.itemsize
 
     def __str__(self) -> str:
-        dims = ", ".join("?" if d is None else str(d) for d in self.shape)
+        if self.type:
+            return self.type
+        dims = ", ".join("?" if d is None else "..." if d is ... else str(d) for d in self.shape)
         return f"{self.dtype.name}({dims})" + (f" [{self.quantisation}]" if self.quantisation else "")
 
 

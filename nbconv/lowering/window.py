@@ -105,11 +105,16 @@ class Axis(NamedTuple):
     end: int
 
 
-def flat(window: Window) -> tuple[Axis, Axis]:
-    """Down and across, of a window over one or two axes."""
-    axes = [
+def spatial(window: Window) -> list[Axis]:
+    """A window's axes."""
+    return [
         Axis(*axis) for axis in zip(window.kernel, window.strides, window.dilations, window.begin, window.end, strict=True)
     ]
+
+
+def flat(window: Window) -> tuple[Axis, Axis]:
+    """Down and across, of a window over one or two axes."""
+    axes = spatial(window)
     return (axes[0], axes[1]) if len(axes) == 2 else (Axis(1, 1, 1, 0, 0), axes[0])
 
 

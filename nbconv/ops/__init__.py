@@ -40,9 +40,10 @@ def lookup(type: str, domain: str = "") -> type[Op]:
         _import_all()
     if key in _op.REGISTRY:
         return _op.REGISTRY[key]
-    if key[0]:
+    fallback = importlib.import_module(f"{__name__}.fallback")
+    if key[0] not in fallback.DOMAINS:
         raise UnsupportedError(f"operator {domain}.{type} is not supported")
-    return importlib.import_module(f"{__name__}.fallback").of_schema(type)
+    return fallback.of_schema(type, key[0])
 
 
 def family_of(op: Op) -> str | None:

@@ -36,17 +36,23 @@ class Blocks(Op, abstract=True):
 
 
 class SpaceToDepth(Blocks):
-    """(n, c, h, w) → (n, bs·bs·c, h/bs, w/bs): the cell of the block comes before the channel."""
+    """(n, c, h, w) → (n, bs·bs·c, h/bs, w/bs); in mode DCR the cell of the block comes before the channel, in CRD (from
+    opset 28 on) after."""
+
+    mode: str = "DCR"
 
     def infer(self, x: Spec) -> Spec:
         bs, (n, c, h, w) = self.check(x), x.shape
+        if self.mode not in ("DCR", "CRD"):
+            raise ModelError(f"mode is {self.mode!r}, wanted DCR or CRD")
         if h % bs or w % bs:
             raise ModelError(f"x is {x}: its size is no multiple of blocksize {bs}")
         return want.make((n, c * bs * bs, h // bs, w // bs), x.dtype)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         bs, (n, c, h, w) = self.blocksize, x.shape
-        blocks = x.reshape(n, c, h // bs, bs, w // bs, bs).transpose(0, 3, 5, 1, 2, 4)
+        order = (0, 3, 5, 1, 2, 4) if self.mode == "DCR" else (0, 1, 3, 5, 2, 4)
+        blocks = x.reshape(n, c, h // bs, bs, w // bs, bs).transpose(order)
         return blocks.reshape(n, c * bs * bs, h // bs, w // bs)
 
     def lower(self, to: Lowering) -> None:
@@ -54,11 +60,12 @@ class SpaceToDepth(Blocks):
         (xn, xc, xh, xw), (yn, yc, yh, yw) = to.strides(0), to.out_strides()
         c //= bs * bs
         shape = (n, bs, bs, c, h, w)
-        here, there = (xn, xh, xw, xc, xh * bs, xw * bs), (yn, yc * bs * c, yc * c, yc, yh, yw)
+        row, column, channel = (bs * c, c, 1) if self.mode == "DCR" else (bs, 1, bs * bs)
+        here, there = (xn, xh, xw, xc, xh * bs, xw * bs), (yn, yc * row, yc * column, yc * channel, yh, yw)
         to.copy(to.input(0), to.output(), shape, here, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        return (to.add(DepthToSpace(blocksize=self.blocksize), to.dy()),)
+        return (to.add(DepthToSpace(blocksize=self.blocksize, mode=self.mode), to.dy()),)
 
 
 class DepthToSpace(Blocks):
@@ -93,9 +100,4 @@ class DepthToSpace(Blocks):
         to.copy(to.input(0), to.output(), shape, here, there)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        if self.mode == "DCR":
-            return (to.add(SpaceToDepth(blocksize=self.blocksize), to.dy()),)
-        from nbconv.ops.inner import ChannelShuffle
-
-        cells = to.add(SpaceToDepth(blocksize=self.blocksize), to.dy())
-        return (to.add(ChannelShuffle(group=self.blocksize**2), cells),)
+        return (to.add(SpaceToDepth(blocksize=self.blocksize, mode=self.mode), to.dy()),)

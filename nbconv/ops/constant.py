@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
 from nbconv.graph.op import Op
+from nbconv.ops.linear import reshape
+
+if TYPE_CHECKING:
+    from nbconv.graph.backward import Backward
 
 
 class Constant(Op):
@@ -56,6 +60,65 @@ class ConstantOfShape(Op):
     def reference(self, shape: np.ndarray) -> np.ndarray:
         value = self.fill()
         return np.full(tuple(int(d) for d in shape.ravel()), value, value.dtype)
+
+
+class EyeLike(Op):
+    """Ones where column - row is ``k``, else 0, in x's shape; of the element type ``dtype``, by default x's. Known as soon
+    as x's shape is."""
+
+    moves = True
+
+    dtype: int | None = None
+    k: int = 0
+
+    def infer(self, x: Spec) -> Spec:
+        want.rank(x, 2, 2)
+        return Spec(x.shape, x.dtype if self.dtype is None else want.dtype_of(self.dtype))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.eye(x.shape[0], x.shape[1], self.k, self.infer(Spec(x.shape, x.dtype)).dtype)
+
+    def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
+        return (np.eye(inputs[0].shape[0], inputs[0].shape[1], self.k, self.infer(inputs[0]).dtype),)
+
+
+class OneHot(Op):
+    """values[1] where the new axis's coordinate is the index, which counts from the back where it is negative, else
+    values[0]; the new axis, of size ``depth``, is ``axis`` of the result."""
+
+    moves = True
+
+    axis: int = -1
+
+    def infer(self, indices: Spec, depth: Spec, values: Spec) -> Spec:
+        want.kind("fiu", indices=indices, depth=depth)
+        want.kind("fiub", values=values)
+        want.scalar(depth, "depth")
+        want.vector(2, "OneHot", values=values)
+        axis = want.axis(self.axis, indices.rank + 1)
+        count = int(want.known(depth, "depth").reshape(()))
+        return want.make((*indices.shape[:axis], count, *indices.shape[axis:]), values.dtype)
+
+    def reference(self, indices: np.ndarray, depth: np.ndarray, values: np.ndarray) -> np.ndarray:
+        axis, count = self.axis % (indices.ndim + 1), int(depth.reshape(()))
+        which = np.expand_dims(indices.astype(np.int64), axis)
+        which = np.where(which < 0, which + count, which)
+        here = np.arange(count).reshape(-1, *[1] * (indices.ndim - axis))
+        return np.where(here == which, values[1], values[0])
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """Σ dy over the places of each value."""
+        from nbconv.ops.pointwise import Mul
+        from nbconv.ops.reduce import ReduceSum
+        from nbconv.ops.shape import Concat
+
+        dtype = to.inputs[2].dtype
+        parts = []
+        for pair in ((1, 0), (0, 1)):
+            mask = to.add(OneHot(axis=self.axis), to.x(0), to.x(1), to.constant(np.array(pair, dtype)))
+            total = to.add(ReduceSum(keepdims=0), to.add(Mul(), to.dy(), mask))
+            parts.append(reshape(to, total, (1,)))
+        return None, None, to.add(Concat(axis=0), *parts)
 
 
 class Shape(Op):

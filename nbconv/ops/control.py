@@ -187,6 +187,63 @@ class Scan(Control):
         return [*states, *(np.ascontiguousarray(np.moveaxis(y, 0, a)) for y, a in zip(done, axes, strict=True))]
 
 
+class BatchedScan(Control):
+    """Scan of opset 8: over samples, along their first axis, and for each along the next one, as far as its length says.
+    What was scanned has zeros beyond."""
+
+    domain = "nbconv"
+    own = 1
+
+    body: Graph
+    num_scan_inputs: int
+    directions: tuple[int, ...] | None = None
+
+    def infer(self, lengths: Spec | None, *values: Spec) -> tuple[Spec, ...]:
+        given = values[: len(values) - len(self.named(values))]
+        if not 1 <= self.num_scan_inputs <= len(given) or len(self.body.inputs) != len(given):
+            raise ModelError(
+                f"{len(given)} inputs of which {self.num_scan_inputs} are scanned, its body has {len(self.body.inputs)}"
+            )
+        if any(spec.rank < 1 for spec in given) or any(spec.rank < 2 for spec in given[-self.num_scan_inputs :]):
+            raise ModelError(
+                f"its inputs are {', '.join(map(str, given))}: wanted a batch, and a sequence of what is scanned"
+            )
+        return self.done((lengths, *values), "its body runs for each slice")
+
+    def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
+        lengths, *values = inputs
+        states = len(values) - self.num_scan_inputs
+        scan = Scan(body=self.body, num_scan_inputs=self.num_scan_inputs, scan_input_directions=self.directions)
+        most = values[states].shape[1]
+        rows = []
+        for i in range(values[states].shape[0]):
+            length = most if lengths is None else int(lengths[i])
+            if not 0 <= length <= most:
+                raise ModelError(f"sequence {i} has length {length} of {most}")
+            found = scan.interpret([*(v[i] for v in values[:states]), *(v[i, :length] for v in values[states:])], run)
+            padded = [np.concatenate([y, np.zeros((most - length, *y.shape[1:]), y.dtype)]) for y in found[states:]]
+            rows.append([*found[:states], *padded])
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+
+class SequenceMap(Control):
+    """The results of ``body`` for each element of a sequence, with the elements of others, or with a tensor as it is:
+    sequences."""
+
+    body: Graph
+
+    def infer(self, *values: Spec | None) -> tuple[Spec, ...]:
+        raise DataDependentError("how often its body runs is known while it runs")
+
+    def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
+        first, *others = inputs
+        lengths = {len(x) for x in others if isinstance(x, list)}
+        if not isinstance(first, list) or lengths > {len(first)}:
+            raise ModelError(f"its sequences have {sorted({*lengths, len(first)})} elements, wanted one number")
+        rows = [run("body", [x, *(o[i] if isinstance(o, list) else o for o in others)]) for i, x in enumerate(first)]
+        return [[row[k] for row in rows] for k in range(len(self.body.outputs))]
+
+
 def stacked(parts: list[np.ndarray], spec: Spec | None) -> np.ndarray:
     """Values of one shape along a new first axis; ``spec``: what the body declares, for none."""
     if parts:

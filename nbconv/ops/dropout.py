@@ -18,32 +18,50 @@ if TYPE_CHECKING:
 
 
 class Dropout(Op):
-    """The identity, as in inference; the mask is all True."""
+    """The identity, as in inference; the mask is all True. With ``training_mode`` x / (1 - ratio), where each element is 0
+    with probability ``ratio``: others in each run, unless there is a seed."""
 
+    pure = False
     moves = True
     keeps_classes = True
 
     seed: int | None = None
 
     def infer(self, x: Spec, ratio: Spec | None = None, training_mode: Spec | None = None) -> tuple[Spec, Spec]:
-        want.kind("f", x=x)
-        if training_mode is not None and want.known(training_mode, "training_mode").any():
-            raise UnsupportedError("training_mode is true, nbconv runs Dropout in inference only")
+        want.kind("f", x=x, ratio=ratio)
+        want.kind("b", training_mode=training_mode)
+        want.scalar(ratio, "ratio")
+        want.scalar(training_mode, "training_mode")
+        if training_mode is not None:
+            want.known(training_mode, "training_mode")
         return Spec(x.shape, x.dtype), Spec(x.shape, want.BOOL)
 
     def reference(self, x: np.ndarray, ratio: np.ndarray | None = None, training_mode: np.ndarray | None = None):
-        return x, np.ones(x.shape, np.bool_)
+        share = 0.5 if ratio is None else float(ratio.reshape(()))
+        if training_mode is None or not training_mode.any() or share == 0:
+            return x, np.ones(x.shape, np.bool_)
+        if not 0 <= share < 1:
+            raise ModelError(f"ratio is {share}, wanted from 0 up to 1")
+        kept = np.random.RandomState(self.seed).uniform(0, 1, x.shape) >= share
+        return np.where(kept, x * x.dtype.type(1 / (1 - share)), x.dtype.type(0)), kept
+
+    @staticmethod
+    def trains(inputs) -> bool:
+        """Whether elements are dropped."""
+        return len(inputs) > 2 and inputs[2] is not None and bool(inputs[2].value is None or inputs[2].value.any())
 
     def bypass(self, inputs) -> bool:
-        return True
+        return not self.trains(inputs)
 
     def layout(self, inputs, outputs) -> str:
-        return ANY if len(outputs) == 1 else NUMPY
+        return ANY if len(outputs) == 1 and not self.trains(inputs) else NUMPY
 
     def lower(self, to: Lowering) -> None:
         to.alias()
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        if self.trains(to.inputs):
+            raise UnsupportedError("training_mode is true, where a Trainer sees to that Dropout drops")
         return (to.dy(), *[None] * (len(to.inputs) - 1))
 
 

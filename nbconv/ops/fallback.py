@@ -13,13 +13,19 @@ from typing import Any
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
-from nbconv.graph import Spec
+from nbconv.graph import OBJECT, Spec
 from nbconv.graph.op import Op
 
 RANDOM = frozenset(
     ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Dropout")
 )
 """Operators whose results are others each time."""
+
+DOMAINS = frozenset(("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training"))
+"""Domains whose operators onnx has schemas of."""
+
+ABSENT = frozenset(("Gradient",))
+"""Operators with a schema that onnx's reference lacks."""
 
 _KINDS = {
     "FLOAT": "float", "INT": "int", "STRING": "str", "TENSOR": "np.ndarray",
@@ -35,6 +41,13 @@ class Fallback(Op, abstract=True):
     since = 0
     """The opset that the schema is of."""
 
+    @classmethod
+    def variadic(cls, inputs: int) -> int:
+        """How many outputs it has where the schema says any number: the optimizers of (rate, step, *x, *gradients,
+        *states) → (*x, *states)."""
+        each = 4 if cls.type == "Adam" else 3
+        return max((inputs - 2) // each * (each - 1), 1)
+
     def infer(self, *inputs: Spec | None) -> tuple[Spec, ...]:
         raise DataDependentError("onnx's reference does it, which says what its result is when it has run")
 
@@ -43,11 +56,12 @@ class Fallback(Op, abstract=True):
         evaluator = _evaluator(type(self), _key(self.attributes()), tuple(given))
         try:
             with np.errstate(all="ignore"):
-                return tuple(evaluator.run(None, {n: x for n, x in zip(given, inputs, strict=True) if n}))
+                found = evaluator.run(None, {n: x for n, x in zip(given, inputs, strict=True) if n})
         except (MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # the reference raises what NumPy or Python raises
             raise ModelError(f"onnx's reference: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+        return tuple(y.astype(OBJECT) if isinstance(y, np.ndarray) and y.dtype.kind in "US" else y for y in found)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made, (self.type, self.attributes())
@@ -59,7 +73,8 @@ def _made(kind: str, attributes: dict[str, Any]) -> Op:
 
 
 def _key(attributes: dict[str, Any]) -> tuple:
-    return tuple((n, (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v) for n, v in attributes.items())
+    arrays = {n: (v.dtype.str, v.shape, tuple(v.flat)) for n, v in attributes.items() if isinstance(v, np.ndarray)}
+    return tuple({**attributes, **arrays}.items())
 
 
 @cache
@@ -67,32 +82,33 @@ def _evaluator(cls: type[Fallback], attributes: tuple, inputs: tuple[str, ...]) 
     onnx = importlib.import_module("onnx")
     reference, numpy_helper = (importlib.import_module(f"onnx.{n}") for n in ("reference", "numpy_helper"))
     values = {
-        n: numpy_helper.from_array(np.frombuffer(v[2], v[0]).reshape(v[1])) if cls.kinds[n].startswith("np.") else v
+        n: numpy_helper.from_array(np.array(v[2], v[0]).reshape(v[1])) if cls.kinds[n].startswith("np.") else v
         for n, v in attributes
     }
-    outputs = [f"y{i}" for i in range(_schema(cls.type).max_output if _schema(cls.type).max_output < 16 else 1)]
-    node = onnx.helper.make_node(cls.type, list(inputs), outputs, **values)
+    most = _schema(cls.type, cls.domain).max_output
+    outputs = [f"y{i}" for i in range(most if most < 16 else cls.variadic(len(inputs)))]
+    node = onnx.helper.make_node(cls.type, list(inputs), outputs, domain=cls.domain, **values)
     graph = onnx.helper.make_graph(
         [node], cls.type, [onnx.ValueInfoProto(name=n) for n in inputs if n], [onnx.ValueInfoProto(name=n) for n in outputs]
     )
-    return reference.ReferenceEvaluator(
-        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", max(cls.since, 21))])
-    )
+    versions = {"": 21, cls.domain: cls.since} if cls.domain else {"": max(cls.since, 21)}
+    imports = [onnx.helper.make_opsetid(*version) for version in versions.items()]
+    return reference.ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
 
 
-def _schema(kind: str) -> Any:
+def _schema(kind: str, domain: str) -> Any:
     defs = importlib.import_module("onnx.defs")
-    if not defs.has(kind, ""):
-        raise UnsupportedError(f"operator {kind} is not supported")
-    return defs.get_schema(kind, "")
+    if not defs.has(kind, domain):
+        raise UnsupportedError(f"operator {f'{domain}.' if domain else ''}{kind} is not supported")
+    return defs.get_schema(kind, domain)
 
 
 @cache
-def of_schema(kind: str) -> type[Op]:
-    """The class of an operator of ONNX's own domain; UnsupportedError where there is none, or the reference lacks it."""
-    schema = _schema(kind)
-    if schema.deprecated:
-        raise UnsupportedError(f"operator {kind} is not supported")
+def of_schema(kind: str, domain: str = "") -> type[Op]:
+    """The class of an operator of ONNX's own domains; UnsupportedError where there is none, or the reference lacks it."""
+    schema = _schema(kind, domain)
+    if schema.deprecated or kind in ABSENT:
+        raise UnsupportedError(f"operator {f'{domain}.' if domain else ''}{kind} is not supported")
     annotations, defaults = {}, {}
     helper = importlib.import_module("onnx.helper")
     for name, attribute in schema.attributes.items():
@@ -107,5 +123,5 @@ def of_schema(kind: str) -> type[Op]:
             annotations[name] += " | None"
             defaults[name] = None
     made = type(kind, (Fallback,), {"__annotations__": annotations, **defaults, "__module__": __name__}, abstract=True)
-    made.since, made.pure = schema.since_version, kind not in RANDOM
+    made.domain, made.since, made.pure = domain, schema.since_version, kind not in RANDOM
     return made

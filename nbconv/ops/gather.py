@@ -12,6 +12,7 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
+from nbconv.ops.linear import reshape
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -21,6 +22,22 @@ def check_range(indices: np.ndarray, size: int) -> None:
     """ModelError for an index outside [-size, size)."""
     if indices.size and not (-size <= indices.min() and indices.max() < size):
         raise ModelError(f"indices from {indices.min()} to {indices.max()} leave an axis of size {size}")
+
+
+def emit_gather(to: Lowering, outer: int, places: np.ndarray, size: int, inner: int) -> None:
+    """The step that takes these slices of input 0 along the middle axis of (outer, size, inner)."""
+    width = to.inputs[0].dtype.itemsize
+    to.step(
+        "gather.gather" if width == 4 else f"elements.gather_{width}",
+        outer * len(places),
+        work=8 * to.outputs[0].size,
+        x=to.input(0),
+        y=to.output(),
+        places=to.table("places", places),
+        count=len(places),
+        size=size,
+        inner=inner,
+    )
 
 
 class Gather(Op):
@@ -34,7 +51,7 @@ class Gather(Op):
     axis: int = 0
 
     def infer(self, x: Spec, indices: Spec) -> Spec:
-        want.kind("fiub", x=x)
+        want.kind("fiubn", x=x)
         want.kind("i", indices=indices)
         axis = want.axis(self.axis, x.rank)
         if indices.value is not None:
@@ -57,17 +74,7 @@ class Gather(Op):
         x, axis = to.inputs[0], want.axis(self.axis, to.inputs[0].rank)
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         places = (to.value(1).astype(np.int64) % size).reshape(-1)
-        to.step(
-            "gather.gather" if x.dtype.itemsize == 4 else f"elements.gather_{x.dtype.itemsize}",
-            outer * len(places),
-            work=8 * to.outputs[0].size,
-            x=to.input(0),
-            y=to.output(),
-            places=to.table("places", places),
-            count=len(places),
-            size=size,
-            inner=inner,
-        )
+        emit_gather(to, outer, places, size, inner)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         axis = want.axis(self.axis, to.inputs[0].rank)
@@ -117,6 +124,95 @@ class GatherGrad(Op):
         )
 
 
+def places_nd(indices: np.ndarray, shape: tuple[int, ...], batch: int = 0) -> np.ndarray:
+    """For each index, which the last axis of ``indices`` holds, its row-major place in an array of this shape, int64; the
+    first ``batch`` coordinates are those of the index itself. ModelError for one outside."""
+    found = np.zeros(indices.shape[:-1], np.int64)
+    for axis, size in enumerate(shape[:batch]):
+        found = found * size + np.arange(size).reshape(-1, *[1] * (found.ndim - axis - 1))
+    for i, size in enumerate(shape[batch:]):
+        check_range(indices[..., i], size)
+        found = found * size + indices[..., i].astype(np.int64) % max(size, 1)
+    return found
+
+
+def places_along(indices: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """For each index along ``axis`` the row-major place in an array of this shape, int64, whose other coordinates are those
+    of the index itself. ModelError for one outside."""
+    check_range(indices, shape[axis])
+    found = np.zeros(indices.shape, np.int64)
+    for a, size in enumerate(shape):
+        own = np.arange(indices.shape[a]).reshape(-1, *[1] * (indices.ndim - a - 1))
+        found = found * size + (indices.astype(np.int64) % max(size, 1) if a == axis else own)
+    return found
+
+
+class Places(Op):
+    """`places_along` of the indices for an array of this ``shape``, or without ``axis`` `places_nd`."""
+
+    moves = True
+    domain = "nbconv"
+
+    shape: tuple[int, ...]
+    axis: int | None = None
+    batch: int = 0
+
+    def infer(self, indices: Spec) -> Spec:
+        want.kind("i", indices=indices)
+        return Spec(indices.shape[:-1] if self.axis is None else indices.shape, want.INT64)
+
+    def reference(self, indices: np.ndarray) -> np.ndarray:
+        if self.axis is None:
+            return places_nd(indices, self.shape, self.batch)
+        return places_along(indices, self.shape, self.axis)
+
+
+class GatherND(Op):
+    """The slices of x that ``indices`` name: along their last axis is an index for each axis of x behind the first
+    ``batch_dims``, which go one by one."""
+
+    moves = True
+    keeps_quantisation = True
+
+    kernel_dtypes, processor_dtypes, kernel_layout = ONLY_FLOAT32, STORED, CHANNELS_FIRST
+
+    batch_dims: int = 0
+
+    def infer(self, x: Spec, indices: Spec) -> Spec:
+        want.kind("fiub", x=x)
+        want.kind("i", indices=indices)
+        want.rank(x, 1)
+        want.rank(indices, 1, name="indices")
+        batch, depth = self.batch_dims, indices.shape[-1]
+        if not 0 <= batch < min(x.rank, indices.rank) or x.shape[:batch] != indices.shape[:batch]:
+            raise ModelError(f"batch_dims is {batch}, x is {x}, indices {indices}: wanted that many equal axes")
+        if not 1 <= depth <= x.rank - batch:
+            raise ModelError(f"indices are {indices}: wanted 1 to {x.rank - batch} along their last axis")
+        if indices.value is not None:
+            places_nd(indices.value, x.shape[: batch + depth], batch)
+        return want.make((*indices.shape[:-1], *x.shape[batch + depth :]), x.dtype)
+
+    def reference(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        there = self.batch_dims + indices.shape[-1]
+        places = places_nd(indices, x.shape[:there], self.batch_dims)
+        return np.asarray(x.reshape(prod(x.shape[:there]), *x.shape[there:])[places])
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        known = inputs[1].value is not None and outputs[0].size > 0
+        return super().has_kernel(inputs, outputs) and known
+
+    def lower(self, to: Lowering) -> None:
+        x, there = to.inputs[0], self.batch_dims + to.inputs[1].shape[-1]
+        places = places_nd(to.value(1), x.shape[:there], self.batch_dims).reshape(-1)
+        emit_gather(to, 1, places, prod(x.shape[:there]), prod(x.shape[there:]))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        x, there = to.inputs[0], self.batch_dims + to.inputs[1].shape[-1]
+        places = to.add(Places(shape=x.shape[:there], batch=self.batch_dims), to.x(1))
+        dx = to.add(GatherGrad(axis=0, shape=(prod(x.shape[:there]), *x.shape[there:])), to.dy(), places)
+        return reshape(to, dx, x.shape), None
+
+
 class GatherElements(Op):
     """y[i, j, …] is x at the same place, but with ``axis``'s coordinate from indices[i, j, …]."""
 
@@ -126,7 +222,7 @@ class GatherElements(Op):
     axis: int = 0
 
     def infer(self, x: Spec, indices: Spec) -> Spec:
-        want.kind("fiub", x=x)
+        want.kind("fiubn", x=x)
         want.kind("i", indices=indices)
         axis = want.axis(self.axis, x.rank)
         if indices.rank != x.rank or any(

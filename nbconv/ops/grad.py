@@ -12,6 +12,7 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import ONLY_FLOAT32, Op, same_dtype
 from nbconv.lowering.context import Lowering
+from nbconv.lowering.mix import mix
 
 
 class UnaryGrad(Op, abstract=True):
@@ -146,33 +147,9 @@ class Mix(Op):
     def lower(self, to: Lowering) -> None:
         rank, layout = to.outputs[0].rank, to.layout(to.node.outputs[0])
         at = layout.order(rank).index(want.axis(self.axis, rank))
-        shape = to.out_shape()
-        outer, out, inner = prod(shape[:at]), shape[at], prod(shape[at + 1 :])
-        width = min(inner, to.target.chunk)
-        to.step(
-            "mix.mix",
-            outer * out * -(-inner // width),
-            work=8 * to.outputs[0].size,
-            x=to.input(0),
-            y=to.output(),
-            rows=to.table("rows", self.rows.astype(np.int64)),
-            cells=to.table("cells", self.cells.astype(np.int64)),
-            weights=to.table("weights", self.weights.astype(np.float32)),
-            size=layout.physical(to.inputs[0].shape)[at],
-            out=out,
-            inner=inner,
-            width=width,
-        )
+        size = layout.physical(to.inputs[0].shape)[at]
+        outer, inner = prod(to.out_shape()[:at]), prod(to.out_shape()[at + 1 :])
+        mix(to, to.input(0), to.output(), (outer, size, inner), self.rows, self.cells, self.weights)
 
 
-def transposed(cells: np.ndarray, weights: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """The gradient of y[j] = Σ_k weights[j, k] · x[cells[j, k]] as fields of a `Mix`: for each of x's ``size`` cells the
-    outputs that read it, in order."""
-    taps = cells.shape[1] if cells.ndim == 2 else 1
-    flat = cells.reshape(-1).astype(np.int64)
-    order = np.argsort(flat, kind="stable")
-    rows = np.searchsorted(flat[order], np.arange(size + 1)).astype(np.int64)
-    return {"rows": rows, "cells": order // taps, "weights": weights.reshape(-1)[order].astype(np.float64)}
-
-
-__all__ = ["ExpandLike", "Mix", "SliceGrad", "UnaryGrad", "transposed"]
+__all__ = ["ExpandLike", "Mix", "SliceGrad", "UnaryGrad"]

@@ -17,7 +17,7 @@ from nbconv.lowering.gemm.problem import operand, problem
 from nbconv.lowering.implementation import emit
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class Gemm(Op):
@@ -168,7 +168,103 @@ class MatMul(Op):
         return da, db
 
 
-def reshape(to: Backward, x: str, shape: tuple[int, ...]) -> str:
+class FusedMatMul(MatMul):
+    """alpha · A' B', onnxruntime's: the factors of MatMul with their last two axes exchanged (``transA``, ``transB``), after
+    their first axis was put before the last one (``transBatchA``, ``transBatchB``)."""
+
+    domain = "com.microsoft"
+
+    alpha: float = 1.0
+    transA: int = 0
+    transB: int = 0
+    transBatchA: int = 0
+    transBatchB: int = 0
+
+    def order(self, i: int, rank: int) -> tuple[int, ...]:
+        """The axes of input i as the product takes them."""
+        axes = tuple(range(rank))
+        if rank < 2:
+            return axes
+        if (self.transBatchA, self.transBatchB)[i]:
+            axes = (*axes[1:-1], 0, axes[-1])
+        return (*axes[:-2], axes[-1], axes[-2]) if (self.transA, self.transB)[i] else axes
+
+    def factors(self, a: Spec, b: Spec) -> tuple[Spec, Spec]:
+        """A' and B'."""
+        turned = (Spec(tuple(v.shape[k] for k in self.order(i, v.rank)), v.dtype) for i, v in enumerate((a, b)))
+        return tuple(turned)  # pyright: ignore[reportReturnType]
+
+    def infer(self, a: Spec, b: Spec) -> Spec:
+        if a is None or b is None:
+            raise ModelError("wants two inputs")
+        want.one_type("f", A=a, B=b)
+        return MatMul.infer(self, *self.factors(a, b))
+
+    def reference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        y = MatMul.reference(self, a.transpose(self.order(0, a.ndim)), b.transpose(self.order(1, b.ndim)))
+        with np.errstate(all="ignore"):
+            return y if self.alpha == 1 else y * y.dtype.type(self.alpha)
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * outputs[0].size * (self.factors(*inputs)[0].shape[-1] if inputs[0].rank else 1)
+
+    def matrices(self, a: Spec, b: Spec) -> tuple[int, int, int, int, int, int] | None:
+        if self.transBatchA or self.transBatchB:
+            return None
+        found = MatMul.matrices(self, *self.factors(a, b))
+        batch = prod(a.shape[:-2])
+        if found is None or not self.transA or batch == 1 or found[4:] != (0, 0):
+            return found
+        _, rows, k, n, *_ = found  # one B, but the matrices of A lie apart
+        return batch, rows // batch, k, n, rows // batch * k, 0
+
+    def lower(self, to: Lowering) -> None:
+        found = self.matrices(*to.inputs[:2])
+        assert found is not None
+        batch, m, k, n, *strides = found
+        trans = (bool(self.transA) and to.inputs[0].rank > 1, bool(self.transB) and to.inputs[1].rank > 1)
+        product = problem(to, batch, m, k, n, trans, (strides[0], strides[1]))
+        emit(to, PRODUCTS, product, Operands(to.input(0), operand(to, 1), alpha=self.alpha))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """MatMul's, of A' and B' and alpha · dy; turned back."""
+        from nbconv.ops.shape import Transpose
+
+        orders = [self.order(i, v.rank) for i, v in enumerate(to.inputs[:2])]
+        found = MatMul.gradient(self, _Factors(self, to, orders))  # pyright: ignore[reportArgumentType]
+
+        def back(i: int, dx: str | None) -> str | None:
+            order = tuple(np.argsort(orders[i]).tolist())
+            return dx if dx is None or order == (*range(len(order)),) else to.add(Transpose(perm=order), dx)
+
+        return back(0, found[0]), back(1, found[1])
+
+
+class _Factors:
+    """A `Backward` of the product of A' and B'."""
+
+    def __init__(self, op: FusedMatMul, to: Backward, orders: list[tuple[int, ...]]) -> None:
+        from nbconv.ops.pointwise import Mul
+        from nbconv.ops.shape import Transpose
+
+        self.inputs = op.factors(*to.inputs[:2])
+        self.names = [
+            name if order == (*range(len(order)),) else to.add(Transpose(perm=order), name)
+            for name, order in zip((to.x(0), to.x(1)), orders, strict=True)
+        ]
+        self.slope = (
+            to.dy() if op.alpha == 1 else to.add(Mul(), to.dy(), to.constant(np.array(op.alpha, to.inputs[0].dtype)))
+        )
+        self.wants, self.add, self.constant, self.spec = to.wants, to.add, to.constant, to.spec
+
+    def x(self, i: int = 0) -> str:
+        return self.names[i]
+
+    def dy(self) -> str:
+        return self.slope
+
+
+def reshape(to: Expansion, x: str, shape: tuple[int, ...]) -> str:
     """x under another shape."""
     from nbconv.ops.shape import Reshape
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, NUMPY, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, NUMPY, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.pointwise import Binary, Unary
 
@@ -28,14 +28,19 @@ class Logic(Binary, abstract=True):
         kinds = {spec.dtype for spec in inputs}
         return self.floats if kinds == {FLOAT32} else self.booleans if kinds == {want.BOOL} else ""
 
+    def on_processors(self, inputs, outputs) -> bool:
+        return self.whole(inputs)
+
     def layout(self, inputs, outputs) -> str:
-        return CHANNELS_FIRST if self.chosen(inputs) and outputs[0].size else NUMPY
+        return CHANNELS_FIRST if (self.chosen(inputs) or self.whole(inputs)) and outputs[0].size else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:
         return ""
 
     def lower(self, to: Lowering) -> None:
-        to.rows(f"logic.{self.chosen(to.inputs)}", a=to.operand(0), b=to.operand(1))
+        dtype = to.inputs[0].dtype
+        kernel = f"integers.{self.integers}_{dtype}" if self.whole(to.inputs) else f"logic.{self.chosen(to.inputs)}"
+        to.rows(kernel, a=to.operand(0), b=to.operand(1))
 
 
 class Not(Unary):
@@ -51,35 +56,36 @@ class Not(Unary):
 
 
 class Equal(Logic):
-    accepts, floats = "fiub", "equal"
+    accepts = "fiub"
+    floats = integers = "equal"
 
     def formula(self, a, b):
         return a == b
 
 
 class Greater(Logic):
-    floats = "greater"
+    floats = integers = "greater"
 
     def formula(self, a, b):
         return a > b
 
 
 class GreaterOrEqual(Logic):
-    floats = "greater_or_equal"
+    floats = integers = "greater_or_equal"
 
     def formula(self, a, b):
         return a >= b
 
 
 class Less(Logic):
-    floats = "less"
+    floats = integers = "less"
 
     def formula(self, a, b):
         return a < b
 
 
 class LessOrEqual(Logic):
-    floats = "less_or_equal"
+    floats = integers = "less_or_equal"
 
     def formula(self, a, b):
         return a <= b
@@ -132,7 +138,7 @@ class Where(Op):
 
     def infer(self, condition: Spec, x: Spec, y: Spec) -> Spec:
         want.kind("b", condition=condition)
-        dtype = want.one_type("fiub", x=x, y=y)
+        dtype = want.one_type("fiubn", x=x, y=y)
         return want.make(want.broadcast(condition.shape, x.shape, y.shape), dtype)
 
     def reference(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -143,10 +149,15 @@ class Where(Op):
         return found if found == inputs[2].quantisation and (found is None or found.axis is None) else None
 
     def layout(self, inputs, outputs) -> str:
-        return CHANNELS_FIRST if outputs[0].dtype in ONLY_FLOAT32 and outputs[0].size else NUMPY
+        return CHANNELS_FIRST if outputs[0].dtype in ONLY_FLOAT32 | STORED and outputs[0].size else NUMPY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return outputs[0].dtype in STORED
 
     def lower(self, to: Lowering) -> None:
-        to.rows("logic.where", c=to.operand(0), a=to.operand(1), b=to.operand(2))
+        dtype = to.outputs[0].dtype
+        kernel = "logic.where" if dtype in ONLY_FLOAT32 else f"integers.where_{dtype.itemsize}"
+        to.rows(kernel, c=to.operand(0), a=to.operand(1), b=to.operand(2))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         dy, zero = to.dy(), to.constant(np.zeros((), to.outputs[0].dtype))

@@ -8,9 +8,9 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import NUMPY, Op
+from nbconv.graph.op import CHANNELS_FIRST, NUMPY, Op
 from nbconv.lowering.context import Lowering, Operand
-from nbconv.ops.pointwise import Div, Mul, Same, broadcast_layout
+from nbconv.ops.pointwise import INTEGERS, Div, Mul, Same, broadcast_layout
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -22,6 +22,9 @@ class Nary(Op, abstract=True):
     accepts: ClassVar[str] = "f"
     kernel: ClassVar[str] = ""
     """The float32 kernel of two arrays, in `kernels/cpu/arithmetic.py`."""
+    integers: ClassVar[str] = ""
+    """That of `kernels/cpu/integers.py`, without the element type."""
+    processor_dtypes = INTEGERS
 
     def infer(self, *inputs: Spec) -> Spec:
         dtype = want.one_type(self.accepts, **{f"input {i}": x for i, x in enumerate(inputs)})
@@ -38,10 +41,16 @@ class Nary(Op, abstract=True):
         return np.asarray(total, dtype=inputs[0].dtype)
 
     def layout(self, inputs, outputs) -> str:
+        if self.whole(inputs):
+            return CHANNELS_FIRST if outputs[0].size else NUMPY
         return broadcast_layout(inputs, outputs) if self.kernel else NUMPY
 
+    def whole(self, inputs) -> bool:
+        """Whether a kernel of integers does it."""
+        return bool(self.integers) and inputs[0].dtype in INTEGERS
+
     def absorbs(self, inputs, outputs) -> str:
-        return "clamp" if self.kernel and len(inputs) == 2 else ""
+        return "clamp" if self.kernel and len(inputs) == 2 and not self.whole(inputs) else ""
 
     def lower(self, to: Lowering) -> None:
         count = len(to.node.inputs)
@@ -50,7 +59,10 @@ class Nary(Op, abstract=True):
             return
         total = to.operand(0)
         for i in range(1, count):
-            to.broadcast(f"arithmetic.{self.kernel}", total, to.operand(i), to.output(), clamp=i == count - 1)
+            if self.whole(to.inputs):
+                to.rows(f"integers.{self.integers}_{to.inputs[0].dtype}", a=total, b=to.operand(i))
+            else:
+                to.broadcast(f"arithmetic.{self.kernel}", total, to.operand(i), to.output(), clamp=i == count - 1)
             total = Operand(to.output(), to.out_strides())
 
 
@@ -58,7 +70,7 @@ class Max(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
-    kernel = "max"
+    kernel = integers = "max"
 
     def formula(self, a, b):
         return np.maximum(a, b)
@@ -71,7 +83,7 @@ class Min(Nary):
     """NaN where any input is NaN."""
 
     accepts = "fiu"
-    kernel = "min"
+    kernel = integers = "min"
 
     def formula(self, a, b):
         return np.minimum(a, b)

@@ -11,7 +11,8 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.grad import Mix, transposed
+from nbconv.lowering.mix import transposed
+from nbconv.ops.grad import Mix
 from nbconv.ops.shape import ALL, Reshape
 
 if TYPE_CHECKING:

@@ -189,7 +189,7 @@ class Identity(Unary):
     converts = True
     keeps_classes = True
     keeps_quantisation = True
-    accepts = "fiub"
+    accepts = "fiubn"
 
     def kept_axis(self, axis, inputs, outputs) -> int:
         return axis
@@ -224,6 +224,10 @@ def broadcast_layout(inputs, outputs) -> str:
     return CHANNELS_FIRST if mixed else ANY
 
 
+INTEGERS = frozenset((np.dtype(np.int32), np.dtype(np.int64)))
+"""Element types of which `kernels/cpu/integers.py` has arithmetic."""
+
+
 class Binary(Op, abstract=True):
     """Two arrays of one type, broadcast together; ``result`` is the output's type where it is not the inputs'."""
 
@@ -233,6 +237,9 @@ class Binary(Op, abstract=True):
     """The float32 kernel."""
     family: ClassVar[str] = "arithmetic"
     """The file of `kernels/cpu` that has it."""
+    integers: ClassVar[str] = ""
+    """The kernel of `kernels/cpu/integers.py`, without the element type."""
+    processor_dtypes = INTEGERS
 
     def infer(self, a: Spec, b: Spec) -> Spec:
         dtype = want.one_type(self.accepts, a=a, b=b)
@@ -246,20 +253,29 @@ class Binary(Op, abstract=True):
             return np.asarray(self.formula(a, b), dtype=self.result or a.dtype)
 
     def layout(self, inputs, outputs) -> str:
+        if self.whole(inputs):
+            return CHANNELS_FIRST if outputs[0].size else NUMPY
         return broadcast_layout(inputs, outputs) if self.kernel else NUMPY
 
+    def whole(self, inputs) -> bool:
+        """Whether a kernel of integers does it."""
+        return bool(self.integers) and inputs[0].dtype in INTEGERS
+
     def absorbs(self, inputs, outputs) -> str:
-        return "clamp" if self.kernel else ""
+        return "clamp" if self.kernel and not self.whole(inputs) else ""
 
     def reads_strided(self, inputs, outputs, i) -> bool:
-        return bool(self.kernel)
+        return bool(self.kernel) and not self.whole(inputs)
 
     def lower(self, to: Lowering) -> None:
-        to.broadcast(f"{self.family}.{self.kernel}", to.operand(0), to.operand(1), to.output())
+        if self.whole(to.inputs):
+            to.rows(f"integers.{self.integers}_{to.inputs[0].dtype}", a=to.operand(0), b=to.operand(1))
+        else:
+            to.broadcast(f"{self.family}.{self.kernel}", to.operand(0), to.operand(1), to.output())
 
 
 class Add(Binary):
-    kernel = "add"
+    kernel = integers = "add"
 
     def formula(self, a, b):
         return a + b
@@ -270,7 +286,7 @@ class Add(Binary):
 
 
 class Sub(Binary):
-    kernel = "sub"
+    kernel = integers = "sub"
 
     def formula(self, a, b):
         return a - b
@@ -282,7 +298,7 @@ class Sub(Binary):
 
 
 class Mul(Binary):
-    kernel = "mul"
+    kernel = integers = "mul"
 
     def formula(self, a, b):
         return a * b
@@ -295,7 +311,7 @@ class Mul(Binary):
 class Div(Binary):
     """Integers divide toward zero; by zero they give 0 (ONNX leaves that open)."""
 
-    kernel = "div"
+    kernel = integers = "div"
 
     def formula(self, a, b):
         if a.dtype.kind == "f":
@@ -331,20 +347,27 @@ class DivOrZero(Binary):
 
 
 class Mod(Binary):
-    """Remainder with the divisor's sign (``fmod=0``, integers only) or with the dividend's (``fmod=1``, C's fmod)."""
+    """Remainder with the divisor's sign (``fmod=0``; of floating point from opset 28 on) or with the dividend's
+    (``fmod=1``, C's fmod)."""
+
+    integers = "mod"
 
     fmod: int = 0
 
     def infer(self, a: Spec, b: Spec) -> Spec:
-        if not self.fmod and a.dtype.kind == "f":
-            raise ModelError(f"a is {a.dtype.name}: fmod must be 1 for floating point")
+        if self.fmod not in (0, 1):
+            raise ModelError(f"fmod is {self.fmod}, wanted 0 or 1")
         return super().infer(a, b)
 
     def formula(self, a, b):
         return np.fmod(a, b) if self.fmod else np.mod(a, b)
 
+    def lower(self, to: Lowering) -> None:
+        kind = "fmod" if self.fmod else "mod"
+        to.rows(f"integers.{kind}_{to.inputs[0].dtype}", a=to.operand(0), b=to.operand(1))
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
-        """y is a - b · trunc(a / b), so that the whole number is (a - y) / b."""
+        """y is a - b · (a / b in whole numbers), and that is (a - y) / b."""
         dy = to.dy()
         whole = to.add(Div(), to.add(Sub(), to.x(0), to.y()), to.x(1))
         db = to.add(Neg(), to.reduced(to.add(Mul(), dy, whole), 1)) if to.wants(1) else None

@@ -13,11 +13,12 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.kernels import params
+from nbconv.kernels.sampling_params import Depth
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, reach, taps
 from nbconv.lowering.repack import channels_last
 from nbconv.lowering.step import Work
-from nbconv.lowering.window import STRIP, Window, flat, plane, resolve, seen_by, sliding
+from nbconv.lowering.window import STRIP, Axis, Window, flat, plane, resolve, seen_by, sliding, spatial
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 
 if TYPE_CHECKING:
@@ -67,14 +68,42 @@ class Pool(Op, abstract=True):
             **more,
         )
 
+    def lower_volume(self, to: Lowering, kernel: str, **more: Any) -> None:
+        """One step of a kernel of `kernels/cpu/volume.py`, for up to three axes."""
+        (n, c, *size), window = to.inputs[0].shape, self.window(to.inputs[0].shape)
+        d, h, w = (1, 1, *size)[-3:]
+        od, oh, ow = (1, 1, *window.out)[-3:]
+        axes = [Axis(1, 1, 1, 0, 0)] * (3 - len(size)) + spatial(window)
+        deep = axes[0]
+        to.step(
+            f"volume.{kernel}",
+            n * od * oh,
+            work=8 * self.flops(to.inputs, to.outputs),
+            x=to.input(0),
+            y=to.output(),
+            image=params.Image(h, w, c, c, c, oh, ow),
+            window=sliding(axes[1], axes[2]),
+            depth=Depth(d, od, deep.kernel, deep.stride, deep.dilation, deep.begin),
+            clamp=to.epilogue.clamp(),
+            **more,
+        )
+
+    def is_volume(self, inputs, outputs) -> bool:
+        """Whether only processors have the kernel, that for volumes and places."""
+        return inputs[0].rank == 5 or len(outputs) > 1
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return super().on_processors(inputs, outputs) or self.is_volume(inputs, outputs)
+
     def has_kernel(self, inputs, outputs) -> bool:
-        return super().has_kernel(inputs, outputs) and inputs[0].rank < 5 and len(outputs) == 1
+        kinds = self.kernel_dtypes if self.is_volume(inputs, outputs) else self.kernel_dtypes | self.processor_dtypes
+        return inputs[0].dtype in kinds and inputs[0].rank < 6 and outputs[0].dtype == inputs[0].dtype
 
     def writes_strided(self, inputs, outputs) -> bool:
-        return self.layout(inputs, outputs) != NUMPY
+        return self.layout(inputs, outputs) != NUMPY and not self.is_volume(inputs, outputs)
 
     def reads_strided(self, inputs, outputs, i) -> bool:
-        return self.layout(inputs, outputs) != NUMPY
+        return self.writes_strided(inputs, outputs)
 
 
 def fields(op: Pool) -> dict[str, Any]:
@@ -140,7 +169,15 @@ class MaxPool(Pool):
         return "clamp"
 
     def lower(self, to: Lowering) -> None:
-        dtype = to.inputs[0].dtype
+        dtype, size = to.inputs[0].dtype, to.inputs[0].shape[2:]
+        if len(to.outputs) > 1:
+            d, h, w = (1, 1, *size)[-3:]
+            nz, ny, nx = (1, d, d * h) if self.storage_order else (h * w, w, 1)
+            self.lower_volume(to, "max_pool_places", places=to.output(1), nz=nz, ny=ny, nx=nx, writes=("y", "places"))
+            return
+        if len(size) == 3:
+            self.lower_volume(to, "max_pool")
+            return
         if dtype not in self.processor_dtypes:
             self.lower_window(to, "pool.max_pool", clamp=to.epilogue.clamp())
             return
@@ -216,6 +253,11 @@ class AveragePool(Pool):
         return "clamp"
 
     def lower(self, to: Lowering) -> None:
+        if to.inputs[0].rank == 5:
+            padded = [d + axis.end for d, axis in zip(to.inputs[0].shape[2:], spatial(self.window(to.inputs[0].shape)))]
+            by = params.Divisor(padded[1], padded[2], int(bool(self.count_include_pad)))
+            self.lower_volume(to, "average_pool", divisor=by, padded_d=padded[0])
+            return
         by = divisor(self, to.inputs[0].shape, self.count_include_pad)
         self.lower_window(to, "pool.average_pool", divisor=by, clamp=to.epilogue.clamp())
 

@@ -232,7 +232,7 @@ class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
 
     kernel_dtypes = ONLY_FLOAT32
-    processor_dtypes = frozenset(np.dtype(t) for t in ("int8", "uint8"))
+    processor_dtypes = frozenset(np.dtype(t) for t in ("int8", "uint8", "int32", "int64"))
 
     is_cheap = True
     keeps_classes = True
@@ -276,8 +276,11 @@ class Clip(Op):
         low, high = self.limits(to.inputs) or (-math.inf, math.inf)
         dtype = to.inputs[0].dtype
         if dtype in self.processor_dtypes:
-            least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-            to.unary(f"order.clip_{dtype.name}", low=int(max(low, least)), high=int(min(high, most)))
+            limits = [int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)]
+            for i in (0, 1):
+                if to.has(i + 1):
+                    limits[i] = int(to.value(i + 1).reshape(()))
+            to.unary(f"order.clip_{dtype.name}", low=limits[0], high=limits[1])
         else:
             to.unary("activation.clip", low=low, high=high)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_LAST, FLOAT32, NUMPY, ONLY_FLOAT32, STORED, Op
+from nbconv.graph.op import ANY, CHANNELS_LAST, FLOAT32, NUMPY, ONLY_FLOAT32, STORED, Op
 from nbconv.kernels.params import Image
-from nbconv.lowering.context import Lowering
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.mix import by_rows, mix, transposed
 from nbconv.lowering.window import plane
-from nbconv.ops.grad import Mix, transposed
+from nbconv.ops.grad import Mix
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -27,6 +29,7 @@ COORDINATES = (
     "align_corners",
     "asymmetric",
     "tf_crop_and_resize",
+    "tf_half_pixel_for_nn",  # of opsets before 13
 )
 POLICIES = ("stretch", "not_larger", "not_smaller")
 
@@ -67,8 +70,6 @@ class Resize(Op):
 
     def infer(self, x: Spec, roi: Spec | None = None, scales: Spec | None = None, sizes: Spec | None = None) -> Spec:
         want.kind("fiu", x=x)
-        if self.antialias and self.mode != "nearest":
-            raise UnsupportedError("antialias=1 is not supported")
         for name, value, choice in (
             ("mode", self.mode, MODES),
             ("nearest_mode", self.nearest_mode, NEAREST),
@@ -77,15 +78,18 @@ class Resize(Op):
         ):
             if value not in choice:
                 raise ModelError(f"{name} is {value!r}, wanted {', '.join(choice)}")
-        given = {"scales": scales, "sizes": sizes}
-        if self.coordinate_transformation_mode == "tf_crop_and_resize":
-            given["roi"] = roi
+        given = {"scales": scales, "sizes": sizes} | ({"roi": roi} if self.crops else {})
         values = {name: None if spec is None else want.known(spec, name) for name, spec in given.items()}
         found = self.geometry(x.shape, **values)
         shape = tuple(found[i].out if i in found else d for i, d in enumerate(x.shape))
         if any(d and not s for i, (s, d) in enumerate(zip(x.shape, shape, strict=True)) if i in found):
             raise ModelError(f"x is {x}: nothing to interpolate along an empty axis")
         return want.make(shape, x.dtype)
+
+    @property
+    def crops(self) -> bool:
+        """Whether a roi says which part of x is resized."""
+        return self.coordinate_transformation_mode == "tf_crop_and_resize"
 
     def geometry(
         self, shape: tuple[int, ...], scales: np.ndarray | None, sizes: np.ndarray | None, roi: np.ndarray | None = None
@@ -94,7 +98,7 @@ class Resize(Op):
         array counts as left out."""
         scales, sizes, roi = (None if v is None or v.size == 0 else v.ravel() for v in (scales, sizes, roi))
         axes = tuple(range(len(shape))) if self.axes is None else want.axes(self.axes, len(shape))
-        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
+        crop = self.crops
         if not axes:
             return {}
         if (scales is None) == (sizes is None):
@@ -131,6 +135,8 @@ class Resize(Op):
         x, half, how = np.arange(out, dtype=np.float32), np.float32(0.5), self.coordinate_transformation_mode
         if how == "asymmetric":
             return x / scale
+        if how == "tf_half_pixel_for_nn":
+            return (x + half) / scale
         if how == "align_corners":
             return x * np.float32(size - 1) / np.float32(max(out - 1, 1))
         if how == "tf_crop_and_resize":
@@ -157,29 +163,38 @@ class Resize(Op):
                 "ceil": lambda: np.ceil(x),
             }[self.nearest_mode]()
             return np.clip(near.astype(np.int64), 0, last)[:, None], np.ones((len(x), 1))
-        if self.mode == "linear":
+        if self.mode == "linear" and not self.smooths(axis):
             x = np.clip(x, 0, last)
             low = np.floor(x).astype(np.int64)
             part = (x - low.astype(np.float32)).astype(np.float64)
             return np.stack([low, np.minimum(low + 1, last)], 1), np.stack([1 - part, part], 1)
-        low, a = np.floor(x).astype(np.int64), self.cubic_coeff_a
-        near = low[:, None] + np.arange(-1, 3)
-        d = np.abs(x.astype(np.float64)[:, None] - near)
-        inner = ((a + 2) * d - (a + 3)) * d * d + 1
-        outer = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        weight = np.where(d <= 1, inner, np.where(d < 2, outer, 0))
+        stretch = float(axis.scale) if self.smooths(axis) else 1.0
+        reach = ceil((1 if self.mode == "linear" else 2) / stretch)
+        near = np.floor(x).astype(np.int64)[:, None] + np.arange(1 - reach, reach + 1)
+        d = np.abs(x.astype(np.float64)[:, None] - near) * stretch
+        weight = np.maximum(1 - d, 0) if self.mode == "linear" else cubic(d, self.cubic_coeff_a)
         if self.exclude_outside:
             weight = np.where((near < 0) | (near > last), 0, weight)
-            weight /= weight.sum(axis=1, keepdims=True)
+        if self.exclude_outside or stretch < 1:
+            with np.errstate(invalid="ignore"):
+                weight /= weight.sum(axis=1, keepdims=True)
         return np.clip(near, 0, last), weight
+
+    def smooths(self, axis: Axis) -> bool:
+        """Whether the filter along an axis is as wide as the output cells are in the input."""
+        return bool(self.antialias and self.mode != "nearest" and axis.scale < 1)
+
+    def outside(self, axis: Axis) -> np.ndarray:
+        """Which output cells along an axis lie outside of x, where a roi says where they lie: bool (out)."""
+        at = self.coordinates(axis)
+        return (at < 0) | (at > axis.size - 1) if self.crops else np.zeros(len(at), np.bool_)
 
     def reference(self, x: np.ndarray, roi=None, scales=None, sizes=None) -> np.ndarray:
         y = x if x.dtype.kind == "f" or self.mode == "nearest" else x.astype(np.float64)
-        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
         outside = np.zeros((1,) * x.ndim, np.bool_)
         with np.errstate(all="ignore"):
             for i, axis in self.geometry(x.shape, scales, sizes, roi).items():
-                if not crop and axis.out == axis.size and axis.scale == 1:
+                if self.keeps(axis):
                     continue
                 cells, weight = self.weights(axis)
                 along = [1] * x.ndim
@@ -189,44 +204,43 @@ class Resize(Op):
                 else:
                     parts = zip(cells.T, weight.T.astype(y.dtype), strict=True)
                     y = np.sum([np.take(y, cell, axis=i) * w.reshape(along) for cell, w in parts], axis=0)
-                if crop:
-                    at = self.coordinates(axis)
-                    outside = outside | ((at < 0) | (at > axis.size - 1)).reshape(along)
+                outside = outside | self.outside(axis).reshape(along)
             if outside.any():
                 y = np.where(outside, np.asarray(self.extrapolation_value, y.dtype), y)
             return np.asarray(y).astype(x.dtype, copy=False)
+
+    def keeps(self, axis: Axis) -> bool:
+        """Whether an axis stays as it is."""
+        return not self.crops and axis.out == axis.size and axis.scale == 1
 
     def flops(self, inputs, outputs) -> int:
         taps = {"nearest": 0, "linear": 2, "cubic": 4}.get(self.mode, 0)
         return 2 * taps * 2 * outputs[0].size  # as for two axes, the usual case
 
     def quantisation(self, inputs, outputs):
-        moved = self.mode == "nearest" and self.coordinate_transformation_mode != "tf_crop_and_resize"
+        moved = self.mode == "nearest" and not self.crops
         return super().quantisation(inputs, outputs) if moved else None
 
     def kept_axis(self, axis, inputs, outputs) -> int | None:
         return None if axis in self._axes(inputs) else axis
 
     def _axes(self, inputs) -> dict[int, Axis]:
-        scales, sizes = (None if s is None else s.value for s in (*inputs, None, None, None)[2:4])
-        found = self.geometry(inputs[0].shape, scales, sizes)
-        return {a: axis for a, axis in found.items() if axis.out != axis.size or axis.scale != 1}
+        roi, scales, sizes = (None if s is None else s.value for s in (*inputs, None, None, None)[1:4])
+        found = self.geometry(inputs[0].shape, scales, sizes, roi if self.crops else None)
+        return {a: axis for a, axis in found.items() if not self.keeps(axis)}
 
     def has_kernel(self, inputs, outputs) -> bool:
-        return super().has_kernel(inputs, outputs) and (self.mode == "nearest" or inputs[0].dtype in self.kernel_dtypes)
+        kinds = self.kernel_dtypes | (self.processor_dtypes if self.mode == "nearest" else frozenset())
+        return inputs[0].dtype in kinds and outputs[0].size > 0
 
     def layout(self, inputs, outputs) -> str:
-        x = inputs[0]
-        if (
-            x.dtype not in self.kernel_dtypes | (STORED if self.mode == "nearest" else frozenset())
-            or x.rank not in (3, 4)
-            or self.mode == "cubic"
-            or outputs[0].size == 0
-        ):
+        """Images by tables of rows and columns, which want them channels last; others an axis at a time."""
+        if not self.has_kernel(inputs, outputs):
             return NUMPY
-        if self.coordinate_transformation_mode == "tf_crop_and_resize" or self.antialias:
-            return NUMPY
-        return CHANNELS_LAST if all(a >= 2 for a in self._axes(inputs)) else NUMPY
+        axes = self._axes(inputs)
+        image = inputs[0].rank in (3, 4) and all(a >= 2 for a in axes)
+        two = self.mode != "cubic" and not self.crops and not any(self.smooths(axis) for axis in axes.values())
+        return CHANNELS_LAST if image and two else ANY
 
     def writes_strided(self, inputs, outputs) -> bool:
         return self.layout(inputs, outputs) == CHANNELS_LAST
@@ -235,6 +249,13 @@ class Resize(Op):
         return i == 0 and self.layout(inputs, outputs) == CHANNELS_LAST
 
     def lower(self, to: Lowering) -> None:
+        if self.layout(to.inputs, to.outputs) == CHANNELS_LAST:
+            self.lower_image(to)
+        else:
+            self.lower_axes(to)
+
+    def lower_image(self, to: Lowering) -> None:
+        """One step of a kernel of `kernels/cpu/resize.py`."""
         x, y = to.inputs[0], to.outputs[0]
         axes, (h, w), (oh, ow) = self._axes(to.inputs), plane(x.shape), plane(y.shape)
         down = axes.get(2 if x.rank == 4 else -1, Axis(h, oh, np.float32(1), 0, 1))
@@ -251,18 +272,72 @@ class Resize(Op):
         kernel = f"resize.{self.mode}" if size == FLOAT32.itemsize else f"elements.nearest_{size}"
         to.step(kernel, to.gpu_split(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
 
+    def lower_axes(self, to: Lowering) -> None:
+        """An axis after the other, those that shrink first; then what lies outside of x is filled."""
+        axes, order = self._axes(to.inputs), to.layout(to.node.outputs[0]).order(to.inputs[0].rank)
+        if not axes:
+            to.alias()
+            return
+        shape = {i: to.inputs[0].shape[i] for i in order}
+        source = to.input(0)
+        for k, i in enumerate(sorted(axes, key=lambda i: turn(order.index(i), axes[i]))):
+            size, shape[i] = shape[i], axes[i].out
+            n = prod(shape.values())
+            target = to.output() if k == len(axes) - 1 else to.scratch(to.outputs[0].dtype, n)
+            before, behind = (
+                prod(shape[a] for a in part) for part in (order[: order.index(i)], order[order.index(i) + 1 :])
+            )
+            self.lower_axis(to, i, axes[i], source, target, (before, size, behind))
+            source = target
+        for i, axis in axes.items() if self.extrapolation_value or self.mode == "nearest" else ():
+            fill_outside(to, i, np.flatnonzero(self.outside(axis)), self.extrapolation_value)
+
+    def lower_axis(self, to: Lowering, i: int, axis: Axis, x: Ref, y: Ref, shape: tuple[int, int, int]) -> None:
+        """One step from x (outer, size, inner) to y (outer, out, inner)."""
+        cells, weights = self.weights(axis)
+        outer, size, inner = shape
+        if self.mode != "nearest":
+            mix(to, x, y, (outer, size, inner), **by_rows(cells, weights, self.outside(axis)), name=f"axis{i}_")
+            return
+        to.step(
+            "gather.gather" if x.dtype.itemsize == 4 else f"elements.gather_{x.dtype.itemsize}",
+            outer * axis.out,
+            work=8 * outer * axis.out * inner,
+            x=x,
+            y=y,
+            places=to.table(f"axis{i}_cells", cells[:, 0].astype(np.int64)),
+            count=axis.out,
+            size=size,
+            inner=inner,
+        )
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""
-        scales, sizes, roi = (None if s is None else s.value for s in ((*to.inputs, None, None, None)[i] for i in (2, 3, 1)))
-        crop = self.coordinate_transformation_mode == "tf_crop_and_resize"
         dx = to.dy()
-        found = self.geometry(to.inputs[0].shape, scales, sizes, roi if crop else None)
-        for i, axis in sorted(found.items(), key=lambda t: t[1].size / max(t[1].out, 1)):
-            if not crop and axis.out == axis.size and axis.scale == 1:
-                continue
+        for i, axis in sorted(self._axes(to.inputs).items(), key=lambda t: t[1].size / max(t[1].out, 1)):
             cells, weights = self.weights(axis)
-            if crop:
-                at = self.coordinates(axis)
-                weights = np.where(((at < 0) | (at > axis.size - 1))[:, None], 0, weights)
+            weights = np.where(self.outside(axis)[:, None], 0, weights)
             dx = to.add(Mix(axis=i, **transposed(cells, weights, axis.size)), dx)
         return (dx, *[None] * (len(to.inputs) - 1))
+
+
+def cubic(d: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel at distances d ≥ 0."""
+    inner = ((a + 2) * d - (a + 3)) * d * d + 1
+    outer = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, inner, np.where(d < 2, outer, 0))
+
+
+def turn(place: int, axis: Axis) -> tuple[float, int]:
+    """By which axes are put in order: what shrinks goes first, of equals what leaves the longest rows to copy."""
+    ratio = axis.out / axis.size
+    return ratio, place if ratio < 1 else -place
+
+
+def fill_outside(to: Lowering, i: int, cells: np.ndarray, value: float) -> None:
+    """Fill these cells of the output along axis i."""
+    y, strides = to.outputs[0], to.out_strides()
+    for run in np.split(cells, np.flatnonzero(np.diff(cells) > 1) + 1) if len(cells) else ():
+        shape = tuple(len(run) if a == i else d for a, d in enumerate(y.shape))
+        one = to.table("outside", np.array([value], y.dtype))
+        to.copy(one, to.output().at(int(run[0]) * strides[i]), shape, (0,) * y.rank, strides)

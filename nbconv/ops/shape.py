@@ -19,7 +19,7 @@ from nbconv.ops.grad import SliceGrad
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
 
-ALL = "fiub"
+ALL = "fiubn"
 MAX_PIECES = 1 << 16
 """A Split into more is taken for a broken model."""
 

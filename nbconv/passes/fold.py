@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.errors import DataDependentError, ModelError
+from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, renamed
 from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
+from nbconv.passes.expand import expanded
 
 SMALL = 1 << 14
 """Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""
@@ -45,13 +46,17 @@ def fold(
 
     Nodes whose outputs nobody reads are dropped, those that read only constants become constants, those that compute
     nothing (Identity, Dropout at inference, Cast to the same type …) are bypassed; where known inputs choose one of a node's
-    bodies, it stands for the node. ``keep`` names values to leave alone, ``varying`` constants that shapes decided already.
-    Raises ModelError that names the node where shapes or types do not fit.
+    bodies, it stands for the node, and so do the nodes that an op without kernels names (`expanded`). ``keep`` names values
+    to leave alone, ``varying`` constants that shapes decided already. Raises ModelError that names the node where shapes or
+    types do not fit.
     """
     nodes = live(graph, keep)
     constants: dict[str, Any] = {}
     specs: dict[str, Spec] = dict(inputs)
     for name in dict.fromkeys((*(n for node in nodes for n in node.inputs), *graph.outputs)):
+        known = inputs if name in inputs else graph.constants
+        if name in known and known[name].dtype == OBJECT:
+            raise DataDependentError(f"{name!r} is no tensor of numbers")
         if name in graph.constants:
             constants[name] = graph.constants[name]
             specs[name] = _spec(graph.constants[name])
@@ -76,6 +81,8 @@ def fold(
             waiting += reversed(inner.nodes)
             continue
         found = node.infer(given)
+        if any(spec.dtype == OBJECT for spec in found):
+            raise DataDependentError(f"{node.name} ({node.op.type}): its result is no tensor of numbers")
         values = _known(node, given, found, constants, weights if static.issuperset(n for n in node.inputs if n) else None)
         for name, spec in zip(node.outputs, found, strict=False):
             if name:
@@ -92,7 +99,14 @@ def fold(
             same[node.outputs[0]] = node.inputs[0]
             gone[node.outputs[0]] = f"the same as {node.inputs[0]}"
         else:
-            kept.append(node)
+            stand, added = expanded(node, given, found)
+            constants |= added
+            static.update(added)
+            specs |= {name: _spec(value) for name, value in added.items()}
+            read.update(name for n in stand for name in n.inputs)
+            waiting += reversed(stand)
+            if not stand:
+                kept.append(node)
     derived = graph.derive(kept, constants, gone)
     if any(node.op.control for node in nodes):  # what only the other body reads
         derived = derived.derive(live(derived, keep))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.errors import DataDependentError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import results
 from nbconv.graph.spec import spec_of
 from nbconv.passes.fold import live
@@ -36,13 +36,13 @@ class Partition(NamedTuple):
 
 
 def partition(graph: Graph, inputs: dict[str, Spec | None], fetch: tuple[str, ...]) -> Partition:
-    """The graph's stages for inputs of these Specs; None for an input that is no tensor (a sequence, an optional value): its
-    readers are done alone. Raises ModelError where shapes or types do not fit."""
+    """The graph's stages for inputs of these Specs; None for an input that is no tensor of numbers (strings, a sequence, an
+    optional value): its readers are done alone. Raises ModelError where shapes or types do not fit."""
     graph = Graph(graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name)
     nodes = live(graph)
-    specs: dict[str, Spec] = {name: spec_of(value) for name, value in graph.constants.items()}
+    specs: dict[str, Spec] = {name: spec_of(value) for name, value in graph.constants.items() if value.dtype != OBJECT}
     specs |= {name: spec for name, spec in inputs.items() if spec is not None}
-    ready = {*specs, *inputs}
+    ready = {*graph.constants, *inputs}
     now: list[Node] = []
     waiting: list[Node] = []
     later: list[Node] = []
@@ -79,6 +79,8 @@ def _found(node: Node, specs: dict[str, Spec]) -> dict[str, Spec] | None:
     try:
         found = node.infer(given)
     except DataDependentError:
+        return None
+    if any(spec.dtype == OBJECT for spec in found):
         return None
     values: Any = node.op.known(*given)
     known = node.op.pure and all(s is None or s.value is not None for s in given)

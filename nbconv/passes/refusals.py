@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbconv.errors import UnsupportedError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import results
 from nbconv.graph.spec import spec_of
 from nbconv.passes.fold import live
@@ -31,7 +31,7 @@ def refusals(graph: Graph, told: Told = lambda name: None) -> list[tuple[str, st
     """(node, operator, what) for each node, those of bodies too, whose op refuses it for its attributes, or for the types or
     values of its inputs, as far as these are known before a run. ``told`` is asked for values that nodes do not tell."""
     found: list[tuple[str, str, str]] = []
-    inputs = {name: trial(spec.shape, spec.dtype) for name, spec in graph.inputs.items() if spec is not None}
+    inputs = {name: trial(spec.shape, spec.dtype) for name, spec in graph.inputs.items() if spec.ranked and not spec.type}
     _walk(graph, inputs, told, found)
     return list(dict.fromkeys(found))
 
@@ -42,7 +42,9 @@ def _walk(graph: Graph, around: dict[str, Spec], told: Told, found: list[tuple[s
         given = tuple(specs.get(n) or told(n) if n else None for n in node.inputs)
         if node.op.bodies():
             _bodies(node, given, specs, told, found)
-        elif all(spec is not None or not name for spec, name in zip(given, node.inputs, strict=True)):
+        elif all(
+            spec.dtype != OBJECT if spec is not None else not name for spec, name in zip(given, node.inputs, strict=True)
+        ):
             try:
                 specs.update(_made(node, given))
             except UnsupportedError as error:
@@ -70,6 +72,10 @@ def _bodies(
     taken = node.op.inlined(given) if all(spec is not None for spec in given) else ""
     for which, body in node.op.bodies().items():
         if taken in ("", which):
-            own = {name: trial(s.shape, s.dtype) for name, s in body.inputs.items() if s.shape or s.dtype != np.float32}
+            own = {
+                name: trial(s.shape, s.dtype)
+                for name, s in body.inputs.items()
+                if s.ranked and not s.type and (s.shape or s.dtype != np.float32)
+            }
             outside = {name: spec for name, spec in specs.items() if name not in body.inputs}
             _walk(body, {**outside, **own}, told, found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbconv.graph.dtypes import text_of
 from nbconv.plan.program import Program, plain
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Binding(NamedTuple):
         return np.zeros(self.shape, self.dtype)
 
     def encode(self) -> list:
-        return [self.kind, self.key, list(self.shape), self.dtype.str]
+        return [self.kind, self.key, list(self.shape), text_of(self.dtype)]
 
     @classmethod
     def decode(cls, kept: list, program: Program) -> Binding:
@@ -138,7 +139,7 @@ def encode_attribute(value: Any) -> Any:
         return {"float": np.array(value, ">f8").tobytes().hex()}
     if isinstance(value, np.ndarray):
         data = binascii.b2a_base64(np.ascontiguousarray(value).tobytes(), newline=False).decode()
-        return {"array": data, "dtype": value.dtype.str, "shape": list(value.shape)}
+        return {"array": data, "dtype": text_of(value.dtype), "shape": list(value.shape)}
     return [encode_attribute(v) for v in value] if isinstance(value, tuple) else value
 
 

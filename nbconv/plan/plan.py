@@ -12,6 +12,7 @@ from nbconv.base import machine
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs
+from nbconv.graph.dtypes import is_added, text_of
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.step import Impl, Step, Work
@@ -19,6 +20,7 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
+from nbconv.passes.promote import promote
 from nbconv.plan.call import Body, CallStep
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
@@ -59,6 +61,9 @@ def derive(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
     graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
+    promoted = promote(graph, specs)
+    if promoted is not graph:
+        graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
     if any(specs[name].dtype.kind == "f" for name in decided):
         weights = Weights()
     graph = fuse_silu(graph, specs, wanted)
@@ -289,7 +294,7 @@ class Plan:
             **_columns(("constant_words", "constant_indices", "constant_offsets"), fixed),
         }  # fmt: skip
         program = Program(
-            results=[(n, self.specs[n].shape, self.specs[n].dtype.str) for n in self.fetch], inputs=list(self.inputs),
+            results=[(n, self.specs[n].shape, text_of(self.specs[n].dtype)) for n in self.fetch], inputs=list(self.inputs),
             arena=self.arena, kernels=list(kernels), constants=list(constants),
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
@@ -348,7 +353,7 @@ class Plan:
     def portable(self) -> bool:
         """Whether the program can be kept in a file. What a GPU's steps on the CPU need, only a plan knows."""
         there = self.target.gpu and (self.program.host_steps or self.program.copies)
-        kept = (self.arrays[n].dtype.kind in "biuf" for n in self.program.constant_names())
+        kept = (self.arrays[n].dtype.kind in "biuf" or is_added(self.arrays[n].dtype) for n in self.program.constant_names())
         return not there and self.program.portable and all(kept)
 
     def numpy_steps(self) -> list[Node]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbconv.graph import Spec
+from nbconv.graph.dtypes import from_text, is_added, text_of
 from nbconv.kernels.compile import libraries
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Program:
         tables: dict[str, np.ndarray], host_steps: Mapping[int, OtherStep] | None = None,
         copies: Sequence[tuple[int, Binding]] = (), slots: int = 0,
     ) -> None:  # fmt: skip
-        self.results = [(name, tuple(shape), np.dtype(dtype)) for name, shape, dtype in results]
+        self.results = [(name, tuple(shape), from_text(dtype)) for name, shape, dtype in results]
         self.inputs, self.arena, self.kernels, self.constants = inputs, arena, kernels, constants
         self.input_moves, self.result_moves = input_moves, {int(k): v for k, v in result_moves.items()}
         self.segments = segments
@@ -143,7 +144,7 @@ class Program:
         mine, at = [np.ascontiguousarray(getattr(self, name), np.int64) for name in FIELDS], sum(t.size for t in tables)
         tables += [table.reshape(-1) for table in mine]
         return {
-            "results": [(n, s, d.str) for n, s, d in self.results], "inputs": self.inputs, "arena": self.arena,
+            "results": [(n, s, text_of(d)) for n, s, d in self.results], "inputs": self.inputs, "arena": self.arena,
             "kernels": self.kernels, "constants": self.constants, "input_moves": self.input_moves,
             "result_moves": self.result_moves, "segments": self.segments, "slots": self.slots,
             "at": at, "sizes": [t.size for t in mine],
@@ -190,8 +191,8 @@ class Program:
 
 def plain(name: str) -> np.dtype:
     """The type of this name, if it is one of numbers or bools; else ValueError."""
-    dtype = np.dtype(name)
-    if dtype.kind not in "biuf" or dtype.str != name:
+    dtype = from_text(name)
+    if not is_added(dtype) and (dtype.kind not in "biuf" or dtype.str != name):
         raise ValueError(f"type {name!r}")
     return dtype
 

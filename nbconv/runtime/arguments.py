@@ -7,22 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbconv.graph import Spec
+from nbconv.graph import OBJECT, Spec
+from nbconv.graph.dtypes import is_half
 
 if TYPE_CHECKING:
     from nbconv.plan.program import Program
     from nbconv.runtime.cuda.program import DeviceProgram
 
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
-def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inputs as C-contiguous arrays of the declared types, or a ValueError that says what does not fit."""
+
+def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs as C-contiguous arrays of the declared types (sequences as lists of such), or a ValueError that says what
+    does not fit."""
     if not isinstance(feeds, Mapping):
         raise ValueError(f"inputs come as a dict of arrays by name, got {type(feeds).__name__}")
     for name in feeds:
         if name not in wanted:
             raise ValueError(f"the model has no input {name!r}, its inputs are {', '.join(map(repr, wanted))}")
-    found = {}
+    found: dict[str, Any] = {}
     for name, spec in wanted.items():
+        if spec.type:
+            found[name] = _typed(name, spec.type, feeds.get(name))
+            continue
         if name not in feeds:
             raise ValueError(f"input {name!r} is missing, wanted {spec}")
         array = np.asarray(feeds[name])
@@ -30,8 +37,21 @@ def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, n
             array = _cast(name, array, spec.dtype)
         fit(name, spec, array.shape)
         found[name] = np.require(array, requirements=["C", "A"])
-    _agree(wanted, {n: a.shape for n, a in found.items()})
+    _agree(wanted, {n: a.shape for n, a in found.items() if wanted[n].ranked and not wanted[n].type})
     return found
+
+
+def _typed(name: str, kind: str, value: Any) -> Any:
+    """A value that is no tensor, of this ONNX type: a list for a sequence, None for an optional value that is not there."""
+    if kind.startswith("optional("):
+        return None if value is None else _typed(name, kind[9:-1], value)
+    if kind.startswith("seq("):
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"input {name!r} is {type(value).__name__}, wanted a list: {kind}")
+        return [_typed(name, kind[4:-1], v) for v in value]
+    if value is None:
+        raise ValueError(f"input {name!r} is missing, wanted {kind}")
+    return value if kind.startswith("map(") else np.asarray(value, object if kind == "tensor(string)" else None, order="C")
 
 
 def _agree(wanted: Mapping[str, Spec], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -46,8 +66,11 @@ def _agree(wanted: Mapping[str, Spec], shapes: dict[str, tuple[int, ...]]) -> No
 
 
 def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
-    if wanted == np.float32 and array.dtype in (np.float64, np.float16):
-        return array.astype(np.float32)
+    if (wanted == np.float32 or is_half(wanted)) and (array.dtype in _FLOATS or is_half(array.dtype)):
+        with np.errstate(over="ignore"):
+            return array.astype(wanted)
+    if wanted == OBJECT and array.dtype.kind in "US":
+        return np.char.decode(array, "utf-8").astype(object) if array.dtype.kind == "S" else array.astype(object)
     hint = ""
     if wanted == np.float32 and array.dtype.kind in "iub":
         hint = ": scale it as the model expects, e.g. x.astype(np.float32) / 255"
@@ -56,6 +79,8 @@ def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
 
 def fit(name: str, spec: Spec, shape: tuple[int, ...]) -> None:
     """ValueError unless an array of this shape is what the input wants."""
+    if not spec.ranked:
+        return
     if len(shape) != len(spec.shape):
         raise ValueError(f"input {name!r} has shape {list(shape)}, wanted {len(spec.shape)} dimensions: {spec}")
     for have, want in zip(shape, spec.shape, strict=True):
@@ -83,6 +108,8 @@ def copied(results: dict[str, Any], out: Mapping[str, np.ndarray], given: Mappin
     """The results, those named in the caller's arrays where their shapes are known only now."""
     _named(out, tuple(results))
     for name, array in out.items():
+        if not isinstance(results[name], np.ndarray):
+            raise ValueError(f"out names {name!r}, which is no tensor")
         others = (*given.values(), *(a for n, a in out.items() if n != name))
         np.copyto(_target(name, array, Spec(results[name].shape, results[name].dtype), others), results[name])
     return {name: out[name] if name in out else _own(value, given) for name, value in results.items()}
@@ -90,9 +117,13 @@ def copied(results: dict[str, Any], out: Mapping[str, np.ndarray], given: Mappin
 
 def _own(value: Any, given: Mapping[str, np.ndarray]) -> Any:
     """The result, copied where it is a constant or shares memory with an input."""
+    if isinstance(value, list):
+        return [_own(v, given) for v in value]
     if not isinstance(value, np.ndarray):
         return value
-    shared = not value.flags.writeable or any(np.may_share_memory(value, x) for x in given.values())
+    shared = not value.flags.writeable or any(
+        np.may_share_memory(value, x) for x in given.values() if isinstance(x, np.ndarray)
+    )
     return value.copy() if shared else value
 
 

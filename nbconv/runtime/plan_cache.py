@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.graph.dtypes import text_of
 from nbconv.kernels.compile import libraries
 from nbconv.kernels.load import sha256
 from nbconv.kernels.store import cache_folder
 from nbconv.plan.program import Program, plain
+from nbconv.runtime import ports
 
 if TYPE_CHECKING:
     from nbconv.graph import Spec
@@ -179,7 +181,7 @@ class PlanCache:
         """of the file of packed weights, which another process may have written anew"""
 
     def card(self) -> dict[str, Any] | None:
-        """What `Model` needs before a graph: {"name", "inputs", "outputs"}, see `keep_card`."""
+        """What `Model` needs before a graph: {"name", "inputs", "outputs", "optional"}, see `keep_card`."""
         if self._folder is None:
             return None
         try:
@@ -188,12 +190,16 @@ class PlanCache:
         except (OSError, ValueError):
             return None
 
-    def keep_card(self, name: str, inputs: dict[str, Spec], outputs: dict[str, Spec | None]) -> None:
+    def keep_card(
+        self, name: str, inputs: dict[str, Spec], outputs: dict[str, Spec | None], optional: dict[str, Spec]
+    ) -> None:
         """Remember a model that was read: it is valid, and these are its inputs and outputs."""
         if self._folder is None:
             return
-        ports = [[[n, s and list(s.shape), s and s.dtype.str] for n, s in part.items()] for part in (inputs, outputs)]
-        body = json.dumps({"name": name, "inputs": ports[0], "outputs": ports[1]}).encode()
+
+        parts = {"inputs": inputs, "outputs": outputs, "optional": optional}
+        body: Any = {"name": name, **{k: ports.encode(part) for k, part in parts.items()}}
+        body = json.dumps(body).encode()
         _write(os.path.join(self._folder, "card.json"), sha256(body).encode() + b"\n" + body)
         _trim(self._folder)
 
@@ -258,7 +264,7 @@ class PlanCache:
                 return
             extra, held = {}, b""
             for name, a in missing.items():
-                extra[name] = (a.dtype.str, a.shape, len(held), a.nbytes)
+                extra[name] = (text_of(a.dtype), a.shape, len(held), a.nbytes)
                 held += a.tobytes()
             parts: list[np.ndarray] = []
             encoded = program.encode(parts)
@@ -274,7 +280,7 @@ class PlanCache:
     def _keep_weights(self, arrays: dict[str, np.ndarray]) -> None:
         index, at = {}, 0
         for name, a in arrays.items():
-            index[name] = (a.dtype.str, a.shape, at)
+            index[name] = (text_of(a.dtype), a.shape, at)
             at += -(-a.nbytes // 64) * 64
         head = json.dumps({"identity": os.urandom(8).hex(), "arrays": index}).encode()
         head += b" " * (-(16 + len(head)) % 64)

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, free, own_inputs, results
 from nbconv.graph.op import NUMPY
 from nbconv.graph.spec import spec_of
+from nbconv.ops.fallback import Fallback, of_schema
+from nbconv.ops.optional import Held
 from nbconv.passes.partition import SMALL, Partition, partition
 from nbconv.runtime.executor import Arenas, Ready
 
@@ -132,7 +134,7 @@ class Staged:
                     self._watch(node, "kernels", [value(n) for n in node.inputs], list(made.values()))
                 return made
             else:
-                found = results(node, [value(n) for n in node.inputs])
+                found = _results(node, [value(n) for n in node.inputs])
             if self._watch:
                 self._watch(node, "bodies" if op.bodies() else "numpy", [value(n) for n in node.inputs], list(found))
         except ModelError as error:
@@ -164,12 +166,14 @@ class Staged:
         specs: list[Spec | None] = []
         for name in node.inputs:
             value = values[name] if name in values else graph.constants[name] if name else None
-            if name and not isinstance(value, np.ndarray):
+            if name and not _plain(value):
                 return False
             specs.append(None if value is None else spec_of(value) if _small(value) else Spec(value.shape, value.dtype))
         try:
             found = node.infer(tuple(specs))
         except DataDependentError:
+            return False
+        if any(s.dtype == OBJECT for s in found):
             return False
         return node.op.layout(tuple(specs), found) != NUMPY and any(s.size for s in found)
 
@@ -194,9 +198,22 @@ class Staged:
         return self._compute(stage, large, threads)
 
 
+def _plain(value: Any) -> bool:
+    """Whether a value is a tensor of numbers: no strings, no sequence, no optional value that is not there."""
+    return isinstance(value, np.ndarray) and value.dtype != OBJECT
+
+
 def _spec(value: Any) -> Spec | None:
-    """What is known of a value; None for what is no tensor."""
-    return Spec(value.shape, value.dtype) if isinstance(value, np.ndarray) else None
+    """What is known of a value; None for what is no tensor of numbers."""
+    return Spec(value.shape, value.dtype) if _plain(value) else None
+
+
+def _results(node: Node, inputs: list[Any]) -> tuple[Any, ...]:
+    """The outputs of a node. Of strings and sequences onnx's reference computes them, whatever class we have for numbers."""
+    op = node.op
+    if not isinstance(op, (Fallback, Held)) and not all(x is None or _plain(x) for x in inputs):
+        op = of_schema(op.type, op.domain)(**op.attributes())
+    return results(Node(op, node.inputs, node.outputs, node.name), inputs)
 
 
 def _small(value: np.ndarray) -> bool:

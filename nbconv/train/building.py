@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter, norms
+from nbconv.edit.parameters import Parameter, norms, type_of
 from nbconv.errors import ModelError
-from nbconv.graph import Graph, Node, Spec
+from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
+from nbconv.graph.dtypes import is_half
+from nbconv.graph.infer import number_of
 from nbconv.kernels.target import Target
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
+from nbconv.ops.cast import Cast
 from nbconv.ops.nary import Min
 from nbconv.ops.pointwise import Add, Div, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
@@ -22,6 +25,7 @@ from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
 from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
+from nbconv.passes.promote import promote
 from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
 from nbconv.train.dropout import with_dropout
@@ -73,14 +77,21 @@ def slot(value: str, i: int) -> str:
     return f"slot{i}/{value}"
 
 
+def widened(name: str) -> str:
+    """The name of logits of half precision in float32."""
+    return f"{name}/float32"
+
+
 def opened(graph: Graph, recipe: Recipe) -> Graph:
     """The graph with trained parameters and running statistics as inputs, in float32, batch normalisations and dropouts
     that train at work."""
     training = {id(n) for n in norms(graph, recipe.chosen)}
     names = {p.value for p in recipe.chosen}
     names.update(name for node in graph.nodes if id(node) in training for name in node.inputs[3:5])
-    nodes = []
+    half = {p.value: dtype for p in recipe.chosen if is_half(dtype := type_of(p.value, graph))}
+    nodes = [Node(Cast(to=number_of(dtype)), (name,), (f"{name}/half",)) for name, dtype in half.items()]
     for node in graph.nodes:
+        inputs = tuple(f"{n}/half" if n in half else n for n in node.inputs)
         if not names.isdisjoint(node.outputs):
             continue
         if id(node) in training:
@@ -88,8 +99,8 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
             momentum = node.op.momentum if recipe.bn_momentum is None else recipe.bn_momentum
             op = BatchNormalization(epsilon=node.op.epsilon, momentum=momentum, training_mode=1)
             y = node.outputs[0]
-            node = Node(op, node.inputs, (y, f"{y}/running_mean", f"{y}/running_var"), node.name)
-        nodes.append(node)
+            node = Node(op, inputs, (y, f"{y}/running_mean", f"{y}/running_var"), node.name)
+        nodes.append(node if inputs == node.inputs else Node(node.op, inputs, node.outputs, node.name))
     constants = {name: value for name, value in graph.constants.items() if name not in names}
     return Graph(nodes, dict(graph.inputs), {recipe.logits: None}, constants, graph.name)
 
@@ -111,6 +122,8 @@ def build(
     held = {n: Spec(a.shape, a.dtype) for n, a in state.items()}
     chosen = [p.value for p in recipe.chosen]
     graph, specs = _forward(recipe, feeds, held, policy)
+    if widened(recipe.logits) in specs:
+        recipe = recipe._replace(logits=widened(recipe.logits))
     to = Builder(graph, specs)
     to.input(LABELS, targets)
     loss = recipe.loss(to, recipe.logits, LABELS)
@@ -152,6 +165,14 @@ def _forward(
         source.inputs = {**mine, STEP: Spec((), np.dtype(np.int64))}
         source.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
         graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset((recipe.logits,)))
+        if is_half(specs[recipe.logits].dtype):
+            end = Node(Cast(to=number_of(FLOAT32)), (recipe.logits,), (widened(recipe.logits),))
+            graph = graph.derive([*graph.nodes, end])
+            graph.outputs = dict.fromkeys(end.outputs)
+            specs[end.outputs[0]] = specs[recipe.logits]._replace(dtype=FLOAT32)
+        promoted = promote(graph, specs, rounds=False)
+        if promoted is not graph:
+            graph, specs, _ = fold(promoted, dict(source.inputs), Weights(), frozenset(promoted.outputs))
         return graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()}), specs
 
     graph, specs = folded(0)

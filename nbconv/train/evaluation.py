@@ -9,6 +9,7 @@ import numpy as np
 
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
+from nbconv.graph.dtypes import is_half
 from nbconv.model import Model
 from nbconv.train import metrics
 from nbconv.train.data import Data, as_data
@@ -53,11 +54,11 @@ def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, np.ndarray]]:
 
 
 def scores(trainer: Learner, x: Any, begin: tuple[str, ...]) -> np.ndarray:
-    """The logits for a batch: the model's input, or features."""
-    if begin:
-        specs = {n: Spec((None, *a.shape[1:]), a.dtype) for n, a in x.items()}
-        return trainer.current(begin, specs).run(x, [trainer.authored_logits])[trainer.authored_logits]
-    return trainer.current().run(trainer._inputs(x), [trainer.authored_logits])[trainer.authored_logits]
+    """The logits for a batch, the model's input, or features; those of half precision as float32."""
+    specs = {n: Spec((None, *a.shape[1:]), a.dtype) for n, a in x.items()} if begin else {}
+    model, feeds = trainer.current(begin, specs), x if begin else trainer._inputs(x)
+    found = model.run(feeds, [trainer.authored_logits])[trainer.authored_logits]
+    return found.astype(np.float32) if is_half(found.dtype) else found
 
 
 def _loss(trainer: Learner, logits: np.ndarray, y: np.ndarray) -> float:
@@ -91,7 +92,7 @@ def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: i
         x, _ = data.batch(numbers)
         found = trainer.model.run(trainer._inputs(x), list(names))
         for name, value in found.items():
-            if value.ndim < 1 or len(value) != len(numbers) or value.dtype != np.float32:
+            if value.ndim < 1 or len(value) != len(numbers) or not (value.dtype == np.float32 or is_half(value.dtype)):
                 return None
             if name not in arrays:
                 arrays[name] = np.empty((len(data), *value.shape[1:]), value.dtype)

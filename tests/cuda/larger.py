@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.graph import Graph, Spec
+from nbconv.lowering.mix import transposed
 from nbconv.ops.batch_norm import BatchNormalization, BatchNormalizationGradInput, BatchNormalizationGradScale
 from nbconv.ops.conv import Conv, ConvGradInput, ConvGradWeight, ConvTranspose
 from nbconv.ops.dropout import TrainingDropout
 from nbconv.ops.gather import GatherGrad
-from nbconv.ops.grad import Mix, transposed
+from nbconv.ops.grad import Mix
 from nbconv.ops.linear import Gemm, MatMul
 from nbconv.ops.logic import Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Where
 from nbconv.ops.loss import SoftmaxCrossEntropyLoss, SoftmaxCrossEntropyLossGrad

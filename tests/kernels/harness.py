@@ -22,20 +22,25 @@ EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
-NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin"))
+NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin",
+                   "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"))  # fmt: skip
 """Ops whose family has kernels, and they have none: NumPy runs them, as it does those without ``lower``."""
 
 UNSERVED: dict[str, Callable[..., bool]] = {
     "LayerNormalization": lambda op, *_: op.stash_type != 1,
-    "AveragePool": lambda op, x: x.ndim == 5,
     "Conv": lambda op, x, w, b=None: x.ndim == 5,
     "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
+    "DeformConv": lambda op, x, *_: x.ndim != 4,
+    "Einsum": lambda op, *x: any(v.size == 0 for v in x) or any(len(set(t)) < len(t) for t in op.terms(x)[0]),
     "Dropout": lambda op, x, *_: True,
+    "FusedMatMul": lambda op, a, b: op.transBatchA or op.transBatchB,
     "Gemm": lambda op, a, b, c=None: a.size == 0 or (c is not None and c.ndim == 2 and c.shape[0] > 1),
     "GlobalAveragePool": lambda op, x: x.size == 0,
+    "GridSample": lambda op, x, grid: x.ndim not in (4, 5),
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
-    "MaxPool": lambda op, x: x.ndim == 5,
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda op, *_: not op.kernel()),
+    "MaxUnpool": lambda op, x, places, shape=None: shape is not None and tuple(shape) != op.inferred(x.shape),
     "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
@@ -43,13 +48,6 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     **dict.fromkeys(
         ("ReduceSum", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"),
         lambda op, x, axes=None: x.size == 0,
-    ),
-    "Resize": lambda op, x, roi=None, scales=None, sizes=None: (
-        op.mode == "cubic"
-        or op.antialias
-        or op.coordinate_transformation_mode == "tf_crop_and_resize"
-        or x.ndim not in (3, 4)
-        or op.infer(spec_of(x), None, *(v if v is None else spec_of(v) for v in (scales, sizes))).shape[:2] != x.shape[:2]
     ),
 }
 """Calls of float32, weights constant, for which an op that has kernels has none."""
@@ -81,7 +79,7 @@ def check_kernels(op: Op, inputs: tuple[np.ndarray | None, ...], want: tuple[np.
 
 def check_served(op: Op, inputs: tuple, want: tuple, model: Model) -> None:
     """Fails for a kernel that was lost, and for an exception that is none any more."""
-    if type(op).lower is Op.lower or any(x.dtype != F32 for x in (inputs[0], *want)) or not any(y.size for y in want):
+    if without(op) or any(x.dtype != F32 for x in (inputs[0], *want)) or not any(y.size for y in want):
         return
     plan = model.plan({"x0": inputs[0].shape})  # pyright: ignore[reportOptionalMemberAccess]
     assert not unwritten(plan), f"a step of {op!r} does not say what it writes"
@@ -101,9 +99,14 @@ def unwritten(plan: Plan) -> list[tuple[Step, str]]:
     return found
 
 
+def without(op: Op) -> bool:
+    """Whether the op has no kernels, nor those of others that stand for it."""
+    return type(op).lower is Op.lower and type(op).expand is Op.expand
+
+
 def unserved(op: Op, inputs: tuple[np.ndarray | None, ...]) -> bool:
     """Whether NumPy runs the call, as the tables say."""
-    return type(op).lower is Op.lower or op.type in NUMPY or (op.type in UNSERVED and UNSERVED[op.type](op, *inputs))
+    return without(op) or op.type in NUMPY or (op.type in UNSERVED and UNSERVED[op.type](op, *inputs))
 
 
 def variants(op: Op, inputs: tuple[np.ndarray | None, ...]) -> list[tuple[int, ...]]:

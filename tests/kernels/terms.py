@@ -30,7 +30,7 @@ def terms(op: Any, x: tuple, y: np.ndarray) -> Any:
     """Σ|terms| of each element: one array, or one an output."""
     size = tuple(np.abs(v) if v is not None and v.dtype == np.float64 else v for v in x)
     field = {**op.fields, **op.attributes()}
-    if op.type not in TERMS or field.get("mode") == "cubic":
+    if op.type not in TERMS:
         return np.abs(y)
     return TERMS[op.type](Call(op, x, size, y, field))
 
@@ -39,6 +39,32 @@ def _linear(c: Call) -> Any:
     """The same op on magnitudes: of its scalars, too."""
     scalars = {name: abs(c.field[name]) for name in ("alpha", "beta") if name in c.field}
     return type(c.op)(**{**c.op.attributes(), **scalars}).reference(*c.size)
+
+
+def _resize(c: Call) -> Any:
+    """The same weights, but positive."""
+    op = type(c.op)(**c.op.attributes())
+    op.weights = lambda axis: (lambda cells, weights: (cells, np.abs(weights)))(*c.op.weights(axis))
+    return np.abs(op.reference(*c.size))
+
+
+def _sampled(c: Call) -> np.ndarray:
+    """Places round, too: by how much what they read changes within a few cells."""
+    x, size = c.size[-2], 4 + max(c.x[-1].shape[1:] + c.x[-2].shape[2:])
+    if c.op.type == "GridSampleGrad":
+        over = (0, *range(2, x.ndim))
+        return 4 * size * x.max(axis=over, initial=0).reshape(1, -1, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
+    greatest = x.reshape(*x.shape[:2], -1).max(axis=2, initial=0)
+    if c.op.type == "GridSample":
+        return 4 * size * greatest.reshape(*greatest.shape, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
+    return 4 * size * size * (c.size[0].sum(axis=1) * greatest.max())[..., None] * np.ones(c.y.shape)
+
+
+def _deformed(c: Call) -> np.ndarray:
+    """Places round, too: by how much what they read changes within a few cells."""
+    x, w, mask = c.size[0], c.size[1], (*c.size, None, None)[4]
+    most = x.max() * (1 if mask is None else mask.max()) * (4 + max(c.x[0].shape[2:]) + c.size[2].max())
+    return most * w.reshape(len(w), -1).sum(axis=1).reshape(-1, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
 
 
 def _standard(c: Call) -> np.ndarray:
@@ -118,21 +144,36 @@ def _loss_grad(c: Call) -> np.ndarray:
     return (1 + c.size[1]) * np.abs(c.op.factors(c.size[0], share))[:, None]
 
 
+def _recurrent(c: Call) -> tuple[np.ndarray, ...]:
+    """An error goes on from step to step, with the state: as many steps as there are, of the size of the greatest result,
+    or, where activations limit that, of 1."""
+    found, least = c.op.reference(*c.x), 0.0 if c.op.domain else 1.0
+    return tuple(np.full(v.shape, len(c.x[0]) * np.abs(v).max(initial=least)) for v in found)
+
+
 def _greatest(c: Call) -> np.ndarray:
     return c.x[0].max(axis=c.field["axis"], keepdims=True, initial=-np.inf)
 
 
 TERMS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(
-        ("Add", "Sum", "Mean", "Gemm", "MatMul", "Conv", "ConvTranspose", "ConvGradInput", "ConvGradWeight"), _linear
+        ("Add", "Sum", "Mean", "Gemm", "MatMul", "FusedMatMul", "Einsum", "Conv", "ConvTranspose", "ConvGradInput"),
+        _linear,
     ),
-    **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean", "Resize"), _linear),
-    **dict.fromkeys(("GatherGrad", "GatherElementsGrad"), _linear),
+    "ConvGradWeight": _linear,
+    **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean"), _linear),
+    **dict.fromkeys(("GatherGrad", "GatherElementsGrad", "CumSum", "CumProdGrad"), _linear),
     **dict.fromkeys(("Sub", "Mod"), lambda c: c.size[0] + c.size[1]),
     **dict.fromkeys(
         ("Pow", "PowSlope", "PowLog"), lambda c: np.abs(c.y) * (2 + np.abs((c.size[1] + 1) * np.log(c.size[0])))
     ),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "LayerNormalization", "Standardize"), _standard),
+    "Resize": _resize,
+    **dict.fromkeys(("GridSample", "GridSampleGrad", "GridSampleGradGrid"), _sampled),
+    "DeformConv": _deformed,
+    "AffineGrid": lambda c: np.broadcast_to(
+        c.size[0].sum(axis=2).reshape(-1, *[1] * (c.y.ndim - 2), c.y.shape[-1]), c.y.shape
+    ),
     "StandardizeGrad": _standardize_grad,
     "MeanVarianceNormalization": _mean_variance,
     "BatchNormalization": _batch_norm,
@@ -154,6 +195,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
         ("Erf", "Tanh", "Sigmoid", "Softplus", "Elu", "Selu", "Celu"),
         lambda c: np.maximum(np.abs(c.y), c.field.get("alpha", 1)),
     ),
+    **dict.fromkeys(("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM", "RNNGrad", "GRUGrad", "LSTMGrad"), _recurrent),
     "ReduceLogSum": lambda c: np.maximum(np.abs(c.y), 1),
     "Softmax": lambda c: c.y * (1 + np.abs(c.x[0] - _greatest(c))),
     "SoftmaxGrad": lambda c: c.size[1] * (c.size[0] + (c.size[0] * c.size[1]).sum(axis=c.field["axis"], keepdims=True)),

@@ -10,7 +10,7 @@ import pytest
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.ops import Op, lookup
-from nbconv.ops.control import If, Loop, Scan
+from nbconv.ops.control import BatchedScan, If, Loop, Scan
 from tests.check import case, run_cases, sampler
 
 r = sampler(11)
@@ -58,6 +58,15 @@ CASES = [
         outputs=2,
         expect=(7.0, [7.0, 12.0, 12.0]),
     ),
+    case(
+        BatchedScan(body=STEP, num_scan_inputs=1),
+        np.array([3, 1]),
+        [1.0, 2.0],
+        [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
+        outputs=2,
+        expect=([7.0, 6.0], [[2.0, 8.0, 21.0], [24.0, 0.0, 0.0]]),
+    ),
+    case(BatchedScan(body=STEP, num_scan_inputs=1, directions=(1,)), None, [1.0], [[1.0, 2.0]], expect=[4.0]),
     case(branches(SUM, PRODUCT), True, [1.0, 2.0], [3.0, -4.0], expect=[4.0, -2.0]),
     case(branches(SUM, PRODUCT), False, [1.0, 2.0], [3.0, -4.0], expect=[3.0, -8.0]),
     case(branches(SUM, PRODUCT), np.array([[True]]), r(2, 3, 4, 5), r(2, 3, 4, 5)),

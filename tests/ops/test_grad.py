@@ -8,6 +8,7 @@ import pytest
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph.op import Op
+from nbconv.lowering.mix import transposed
 from nbconv.ops.activation import (
     CeluGrad,
     EluGrad,
@@ -19,8 +20,8 @@ from nbconv.ops.activation import (
     SoftsignGrad,
     TanhGrad,
 )
-from nbconv.ops.gather import GatherElementsGrad, GatherGrad
-from nbconv.ops.grad import ExpandLike, Mix, SliceGrad, transposed
+from nbconv.ops.gather import GatherElementsGrad, GatherGrad, Places
+from nbconv.ops.grad import ExpandLike, Mix, SliceGrad
 from nbconv.ops.inner import ChannelShuffle, Silu, SiluGrad
 from nbconv.ops.nary import Max, Min
 from nbconv.ops.norm import LRNGrad
@@ -109,6 +110,9 @@ CASES = [
     case(GatherGrad(axis=0, shape=(3, 2)), [[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]], np.array([2, 0, -1]),
          expect=[[4, 8], [0, 0], [17, 34]]),
     case(GatherGrad(axis=1, shape=(2, 5, 300)), r(2, 3, 4, 300), np.array([[0, 4, 0, 1], [1, 1, -5, 3], [2, 2, 2, 2]])),
+    case(Places(shape=(3, 4)), [[0, 1], [-1, -1]], expect=[1, 11]),
+    case(Places(shape=(2, 3), batch=1), [[[1]], [[-1]]], expect=[[1], [5]]),
+    case(Places(shape=(3, 4), axis=0), [[2, -1, 0]], expect=[[8, 9, 2]]),
     case(GatherElementsGrad(axis=0, shape=(3, 2)), [[1.0, 2.0], [4.0, 8.0]], np.array([[2, 0], [2, -1]]),
          expect=[[0, 2], [0, 0], [5, 8]]),
     case(SoftmaxGrad(axis=1), r(2, 7, 5, 3), np.abs(r(2, 7, 5, 3))),

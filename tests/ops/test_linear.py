@@ -7,7 +7,7 @@ import pytest
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops.linear import Gemm, MatMul
+from nbconv.ops.linear import FusedMatMul, Gemm, MatMul
 from tests.check import case, run_cases, sampler
 
 r = sampler(6)
@@ -34,6 +34,15 @@ CASES = [
     case(MatMul(), r(2, 0, 5), r(5, 3)),
     case(MatMul(), r(2, 3, 4, dtype=np.int32), r(4, 5, dtype=np.int32)),
     case(MatMul(), [[inf, 1.0]], [[0.0], [1.0]], expect=[[nan]]),
+    case(FusedMatMul(alpha=0.5), r(2, 7, 5), r(2, 5, 3)),
+    case(FusedMatMul(alpha=2.0), A, B, expect=[[2, 4, 0], [6, 8, 4], [10, 12, 8]]),
+    case(FusedMatMul(transB=1, alpha=0.125), r(2, 3, 7, 5), r(2, 3, 11, 5)),
+    case(FusedMatMul(transA=1), r(2, 5, 7), r(2, 5, 11)),
+    case(FusedMatMul(transA=1, transB=1), r(5, 7), r(11, 5)),
+    case(FusedMatMul(transA=1), r(3, 5, 7), r(5, 4)),
+    case(FusedMatMul(transB=1), r(3, 5, 7), r(4, 7)),
+    case(FusedMatMul(transA=1, transBatchA=1, alpha=2.0), r(5, 2, 7), r(2, 5, 4)),
+    case(FusedMatMul(transBatchB=1), r(2, 4, 5), r(5, 2, 3)),
 ]
 
 test_cases = run_cases(CASES)

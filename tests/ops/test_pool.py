@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from nbconv.ops.pool import (
     MaxPool,
     MaxPoolGrad,
 )
+from nbconv.ops.unpool import MaxUnpool, MaxUnpoolGrad
 from tests.check import case, run_cases, sampler
 
 r = sampler(3)
@@ -35,7 +38,62 @@ WINDOWS = [
 GRID = [[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]]]
 TIES = [[[[7.0, 7.0, 7.0], [7.0, 7.0, 7.0]]]]
 
+VOLUMES = [
+    {"kernel_shape": (2, 3, 2)},
+    {"kernel_shape": (2, 3, 2), "strides": (2, 1, 3), "pads": (1, 0, 1, 0, 2, 1)},
+    {"kernel_shape": (3, 3, 3), "strides": (2, 2, 2), "pads": (1, 1, 1, 1, 1, 1), "ceil_mode": 1},
+    {"kernel_shape": (2, 2, 2), "dilations": (3, 2, 1), "pads": (1, 1, 0, 0, 1, 1)},
+    {"kernel_shape": (3, 4, 2), "strides": (2, 2, 2), "auto_pad": "SAME_UPPER"},
+]
+
+
+def pooled(*shape: int, **window: Any):
+    """Maxima and their places."""
+    return MaxPool(**window).reference(r(*shape))
+
+
 CASES = [
+    *(case(MaxPool(**window), r(2, 19, 5, 6, 7), outputs=2) for window in VOLUMES),
+    *(case(op(**window), r(2, 3, 5, 6, 7)) for window in VOLUMES for op in (MaxPool, AveragePool)),
+    *(case(AveragePool(count_include_pad=1, **window), r(2, 3, 5, 6, 7)) for window in VOLUMES),
+    case(MaxPool(kernel_shape=(2, 2, 2), storage_order=1), r(2, 3, 3, 4, 5), outputs=2),
+    case(
+        MaxPool(kernel_shape=(2,), pads=(1, 0)),
+        [[[nan, -inf, -inf, 5.0, nan]]],
+        outputs=2,
+        expect=([[[nan, nan, -inf, 5, nan]]], [[[0, 0, 1, 3, 4]]]),
+        differs="NaN",
+    ),
+    *(
+        case(MaxUnpool(kernel_shape=k, strides=k), *pooled(2, 19, *size, kernel_shape=k, strides=k))
+        for k, size in (((2,), (8,)), ((2, 3), (6, 9)), ((2, 2, 2), (4, 4, 6)))
+    ),
+    case(
+        MaxUnpool(kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)),
+        r(1, 2, 2, 2),
+        [[[[0, 2], [6, 8]], [[9, 11], [15, 17]]]],
+    ),
+    case(
+        MaxUnpool(kernel_shape=(2,), strides=(2,)),
+        [[[1.0, 2.0], [3.0, 4.0]]],
+        [[[5, 1], [2, 7]]],
+        expect=[[[0, 2, 3, 0], [0, 1, 0, 4]]],
+    ),
+    case(
+        MaxUnpool(kernel_shape=(2,), strides=(2,)),
+        [[[1.0, inf], [3.0, 4.0]]],
+        [[[0, 8], [-1, 6]]],
+        expect=[[[nan, 0, 0, 0], [nan, 0, 4, 0]]],
+        differs="onnxruntime refuses it",
+    ),
+    case(MaxUnpool(kernel_shape=(2,), strides=(2,)), [[[1.0, 2.0]]], [[[1, 2]]], [1, 1, 5], expect=[[[0, 1, 2, 0, 0]]]),
+    case(MaxUnpool(kernel_shape=(2,), strides=(2,)), [[[1.0, 2.0]]], [[[1, 4]]], [1, 1, 5], expect=[[[0, 1, 0, 0, 2]]]),
+    case(
+        MaxUnpoolGrad(inferred=(1, 2, 4)),
+        [[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]],
+        [[[5, 1], [-1, 8]]],
+        expect=[[[6, 2], [0, 0]]],
+    ),
     *(case(MaxPool(**window), r(2, 5, 9, 7), outputs=2) for window in WINDOWS),
     *(case(MaxPool(storage_order=1, **window), r(2, 3, 9, 7), outputs=2) for window in WINDOWS),
     *(case(op(**window), r(2, 5, 9, 7)) for window in WINDOWS for op in (AveragePool, LpPool)),

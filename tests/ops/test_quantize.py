@@ -11,6 +11,7 @@ from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
 from tests.check import case, run_cases, sampler
 
 r = sampler(10)
+nan, inf = np.nan, np.inf
 SCALE = np.array(0.5, np.float32)
 
 
@@ -32,6 +33,33 @@ CASES = [
     case(DequantizeLinear(axis=0), r(2, 3, dtype=np.int32), np.abs(r(2))),
     case(DequantizeLinear(), u8(0, 3, 255), SCALE, np.array(3, np.uint8), expect=[-1.5, 0, 126]),
     case(DequantizeLinear(), r(2, 0, dtype=np.int8), SCALE),
+    case(QuantizeLinear(axis=0), 9 * r(3, 2), np.array([0.5, 0.1, 1], np.float32), np.array([9, -3, 0], np.int16)),
+    case(QuantizeLinear(block_size=2), 9 * r(2, 4, 3), np.abs(r(2, 2, 3)), r(2, 2, 3, dtype=np.uint8)),
+    case(QuantizeLinear(block_size=3, axis=-1), 9 * r(2, 4), np.abs(r(2, 2)), r(2, 2, dtype=np.int8)),
+    case(
+        QuantizeLinear(block_size=2, axis=0),
+        [3.0, -1.0, 9.0],
+        [1.0, 0.5],
+        np.array([1, 2], np.int8),
+        expect=np.array([4, 0, 20], np.int8),
+    ),
+    case(
+        QuantizeLinear(),
+        [nan, inf, -inf, 1e38],
+        SCALE,
+        np.array(-3, np.int8),
+        expect=np.array([-128, 127, -128, 127], np.int8),
+    ),
+    case(QuantizeLinear(precision=11), [1.0, 3.0], SCALE, expect=u8(2, 6), differs="newer than onnxruntime"),
+    case(
+        DequantizeLinear(block_size=2, axis=0),
+        np.array([3, -1, 9], np.int16),
+        [1.0, 0.5],
+        np.array([1, 2], np.int16),
+        expect=[2.0, -2.0, 3.5],
+    ),
+    case(DequantizeLinear(block_size=3, axis=2), r(2, 3, 7, dtype=np.uint8), np.abs(r(2, 3, 3)), r(2, 3, 3, dtype=np.uint8)),
+    case(DequantizeLinear(block_size=5), r(2, 4, dtype=np.int32), np.abs(r(2, 1))),
 ]
 
 test_cases = run_cases(CASES)
@@ -41,8 +69,11 @@ def test_messages() -> None:
     x, scale = Spec((2, 3), np.dtype(np.float32)), Spec((4,), np.dtype(np.float32))
     with pytest.raises(ModelError, match=r"scale is float32\(4\), axis 1 of x \[2, 3\] wants shape \[3\]"):
         QuantizeLinear().infer(x, scale)
-    with pytest.raises(UnsupportedError, match="block_size=2"):
+    scale = Spec((2, 3), np.dtype(np.float32))
+    with pytest.raises(ModelError, match=r"blocks of 2 along axis 1 of x \[2, 3\] want shape \[2, 2\]"):
         QuantizeLinear(block_size=2).infer(x, scale)
+    with pytest.raises(ModelError, match="block_size is -1, must not be negative"):
+        QuantizeLinear(block_size=-1).infer(x, scale)
     with pytest.raises(UnsupportedError, match="quantising to float64"):
         QuantizeLinear(output_dtype=11).infer(x, Spec((), np.dtype(np.float32)))
     with pytest.raises(UnsupportedError, match="x is float32, wanted signed integer"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.ops.resize import Resize
 from tests.check import case, run_cases, sampler
@@ -71,6 +71,37 @@ CASES = [
         )
         for m in ("nearest", "linear", "cubic")
     ),
+    *(
+        by_scales(Resize(mode=m, antialias=1, exclude_outside=e), 1.0, 1.0, *scales)
+        for m in ("linear", "cubic")
+        for e in (0, 1)
+        for scales in ((0.5, 0.7), (0.3, 1.6), (2.0, 1.5))
+    ),
+    by_sizes(Resize(mode="linear", antialias=1, coordinate_transformation_mode="pytorch_half_pixel"), 2, 3, 1, 2),
+    by_sizes(Resize(antialias=1), 2, 3, 3, 2, differs="onnxruntime refuses it for the nearest cell"),
+    plane(Resize(mode="linear", antialias=1), 1, 0.5, expect=[1.625, 3.375]),  # (1, 3, 3, 1) / 8 of 1 1 2 3, of 2 3 4 4
+    plane(Resize(mode="linear", antialias=1, exclude_outside=1), 1, 0.5, expect=[12 / 7, 23 / 7]),
+    plane(
+        Resize(mode="linear", coordinate_transformation_mode="tf_half_pixel_for_nn"),
+        1,
+        2,
+        expect=[1.25, 1.75, 2.25, 2.75, 3.25, 3.75, 4, 4],
+        differs="onnxruntime has it for the nearest cell alone",
+    ),
+    plane(Resize(coordinate_transformation_mode="tf_half_pixel_for_nn", nearest_mode="floor"), 1, 0.5, expect=[2, 4]),
+    by_sizes(Resize(mode="cubic", axes=(2, 3)), 9, 4),
+    by_sizes(Resize(mode="linear", axes=(2, 3, 4)), 5, 6, 3, x=r(1, 2, 3, 4, 5)),
+    by_sizes(Resize(axes=(2, 3, 4)), 5, 6, 3, x=r(1, 2, 3, 4, 5)),
+    by_sizes(Resize(axes=(0, 3)), 3, 9),
+    by_sizes(Resize(axes=(1,)), 6, x=r(2, 3, 4, dtype=np.uint8)),
+    case(
+        Resize(coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=3.0),
+        r(2, 3, 7, 5, dtype=np.uint8),
+        ROI,
+        None,
+        np.array([2, 3, 6, 9]),
+        differs="onnxruntime lacks it",
+    ),
     by_sizes(Resize(mode="linear", axes=(2, 3)), 9, 4),
     by_sizes(Resize(mode="linear", axes=(-1, 2)), 9, 4),
     by_scales(Resize(axes=(3,)), 2.0),
@@ -127,5 +158,3 @@ def test_messages() -> None:
     for op, inputs, message in wrong:
         with pytest.raises(ModelError, match=message):
             op.infer(*inputs)
-    with pytest.raises(UnsupportedError, match="antialias=1"):
-        Resize(mode="linear", antialias=1).infer(x, None, scales)

@@ -10,8 +10,8 @@ import pytest
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.ops.blocks import DepthToSpace, SpaceToDepth
-from nbconv.ops.constant import Constant, ConstantOfShape, Range, Shape, Size
-from nbconv.ops.gather import Gather, GatherElements
+from nbconv.ops.constant import Constant, ConstantOfShape, EyeLike, OneHot, Range, Shape, Size
+from nbconv.ops.gather import Gather, GatherElements, GatherND
 from nbconv.ops.pad import Expand, Pad, Tile
 from nbconv.ops.shape import (
     Concat,
@@ -30,6 +30,7 @@ NO_SCALAR = "onnxruntime 1.32 fails where there is nothing to pad"
 nan = np.nan
 BIG = np.iinfo(np.int64).max
 ROW = [1.0, 2.0, 3.0]
+NEWER = "onnxruntime knows no mode"
 DEPTH = np.arange(8, dtype=np.float32).reshape(1, 8, 1, 1)
 
 
@@ -93,6 +94,13 @@ CASES = [
     case(DepthToSpace(blocksize=3, mode="CRD"), r(2, 18, 3, 2)),
     case(DepthToSpace(blocksize=2), DEPTH, expect=[[[[0, 2], [4, 6]], [[1, 3], [5, 7]]]]),
     case(DepthToSpace(blocksize=2, mode="CRD"), DEPTH, expect=[[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]]),
+    case(SpaceToDepth(blocksize=2, mode="CRD"), r(2, 3, 4, 6), differs=NEWER),
+    case(
+        SpaceToDepth(blocksize=2, mode="CRD"),
+        [[[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]]]],
+        expect=DEPTH,
+        differs=NEWER,
+    ),
     case(SpaceToDepth(blocksize=2), [[[[0.0, 2.0], [4.0, 6.0]], [[1.0, 3.0], [5.0, 7.0]]]], expect=DEPTH),
     case(Gather(), r(5, 4), [[0, -1], [2, 2]]),
     case(Gather(axis=1), r(5, 4, 3), s(-2)),
@@ -100,6 +108,19 @@ CASES = [
     case(Gather(), [10, 20, 30], [2, 0], expect=[30, 10]),
     case(GatherElements(axis=1), [[1, 2], [3, 4]], [[0, 0], [1, -2]], expect=[[1, 1], [4, 3]]),
     case(GatherElements(), r(4, 5), s([[0, 3, -4], [1, 1, 1]], np.int32)),
+    case(GatherND(), [[0.0, 1.0], [2.0, 3.0]], [[0, 0], [1, -1]], expect=[0, 3]),
+    case(GatherND(), r(4, 5, 3), s([[[1], [3]], [[-4], [1]]])),
+    case(GatherND(batch_dims=1), [[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]]], [[1], [0]], expect=[[2, 3], [4, 5]]),
+    case(GatherND(batch_dims=2), r(2, 3, 5, 4), s([[[[4], [0]]] * 3] * 2)),
+    case(GatherND(), r(4, 5), s(np.zeros((0, 2)))),
+    case(GatherND(), r(4, 5, dtype=np.uint8), s([[1], [2]])),
+    case(EyeLike(), r(2, 3), expect=[[1, 0, 0], [0, 1, 0]]),
+    case(EyeLike(dtype=7, k=1), r(2, 3), expect=[[0, 1, 0], [0, 0, 1]]),
+    case(EyeLike(k=-5), r(3, 3, dtype=np.int32)),
+    case(OneHot(), [1, 7, -1, -9], 3, [2.0, 5.0], expect=[[2, 5, 2], [2, 2, 2], [2, 2, 5], [2, 2, 2]]),
+    case(OneHot(axis=1), [[1, 0], [2, 2]], [3], [0, 1], expect=[[[0, 1], [1, 0], [0, 0]], [[0, 0], [0, 0], [1, 1]]]),
+    case(OneHot(axis=0), s([2, 1]), np.array(2.0, np.float32), [0.5, -0.5], expect=[[0.5, 0.5], [0.5, -0.5]]),
+    case(OneHot(axis=-2), [[1.0, -1.0]], 2, [0.0, 1.0], expect=[[[0, 0], [1, 1]]]),
     case(Shape(), r(2, 3, 5), expect=[2, 3, 5]),
     case(Shape(start=1), r(2, 3, 5), expect=[3, 5]),
     case(Shape(start=-9, end=-1), r(2, 3, 5), expect=[2, 3]),
@@ -167,6 +188,12 @@ WRONG = [
     (Gather(), (f32(3), ints(3)), "indices from 3 to 3 leave an axis of size 3"),
     (Gather(axis=1), (f32(3), ints(0)), "axis 1 is out of range"),
     (GatherElements(), (f32(3, 2), Spec((1, 3), np.dtype(np.int64))), "do not fit"),
+    (GatherND(), (f32(3, 2), spec_of(s([[3, 0]]))), "indices from 3 to 3 leave an axis of size 3"),
+    (GatherND(), (f32(3, 2), Spec((1, 3), np.dtype(np.int64))), "wanted 1 to 2 along their last axis"),
+    (GatherND(batch_dims=1), (f32(3, 2), Spec((2, 1), np.dtype(np.int64))), "wanted that many equal axes"),
+    (EyeLike(), (f32(3),), "wanted rank 2"),
+    (OneHot(axis=2), (f32(3), spec_of(s(2)), f32(2)), "axis 2 is out of range for rank 2"),
+    (OneHot(), (f32(3), spec_of(s(2)), f32(3)), r"wants shape \[2\]"),
     (Constant(), (), "wants one attribute, got none"),
     (ConstantOfShape(), (ints(1 << 30, 1 << 30),), "more than"),
     (ConstantOfShape(value=np.zeros(2)), (ints(2),), "value has 2 elements"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,14 +18,14 @@ FIX = "Please fix either the inputs/outputs or the model."
 """What onnxruntime says after a shape that does not fit."""
 
 
-def inputs_of(model: Model) -> dict[str, NodeArg]:
-    return {port.name: _arg(port) for port in model.inputs}
+def inputs_of(ports: Iterable[Port]) -> dict[str, NodeArg]:
+    return {port.name: _arg(port) for port in ports}
 
 
 def outputs_of(model: Model) -> dict[str, NodeArg]:
     """As the model declares them; where it does not, the rank and type, when they can be told."""
     ports = model.outputs
-    if any(port.dtype is None or port.shape is None for port in ports):
+    if any(port.dtype is None or (port.shape is None and not port.type) for port in ports):
         ports = _inferred(model)
     return {port.name: _arg(port) for port in ports}
 
@@ -59,7 +59,8 @@ def fixed(graph: Graph, sizes: Mapping[str, int]) -> Graph:
 
 
 def _arg(port: Port) -> NodeArg:
-    return NodeArg(port.name, type_name(port.dtype or np.dtype(np.float32)), list(port.shape or ()))
+    kind = port.type or type_name(port.dtype or np.dtype(np.float32))
+    return NodeArg(port.name, kind, list(port.shape or ()))
 
 
 def _inferred(model: Model) -> list[Port]:
@@ -69,6 +70,8 @@ def _inferred(model: Model) -> list[Port]:
     from nbconv.passes.fold import fold
 
     graph = model.graph
+    if any(spec.type or not spec.ranked for spec in graph.inputs.values()):
+        return _declared(graph, _by_onnx(model))
     dynamic = any(not isinstance(d, int) for spec in graph.inputs.values() for d in spec.shape)
     found: dict[str, Any] = dict.fromkeys(graph.outputs)
     for size in (1, 32, 224):
@@ -84,8 +87,13 @@ def _inferred(model: Model) -> list[Port]:
             continue
         found = {n: Spec((None,) * specs[n].rank if dynamic else specs[n].shape, specs[n].dtype) for n in graph.outputs}
         break
+    return _declared(graph, found)
+
+
+def _declared(graph: Graph, found: Mapping[str, Any]) -> list[Port]:
+    """The outputs: what the graph declares of them, else what was found."""
     known = {name: spec or found.get(name) for name, spec in graph.outputs.items()}
-    return [Port(name, spec and spec.shape, spec and spec.dtype) for name, spec in known.items()]
+    return [Port(n, spec and spec.shape, spec and spec.dtype, spec.type if spec else "") for n, spec in known.items()]
 
 
 def _by_onnx(model: Model) -> dict[str, Port]:

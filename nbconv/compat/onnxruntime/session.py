@@ -63,8 +63,10 @@ class InferenceSession:
         begin = time.monotonic_ns()
         if options._free:
             self._model = Model(fixed(self._model.graph, options._free), threads=threads)
-        self._wanted, self._made = inputs_of(self._model), outputs_of(self._model)
-        self._types = {port.name: port.dtype for port in self._model.inputs if port.dtype is not None}
+        self._wanted, self._made = inputs_of(self._model.inputs), outputs_of(self._model)
+        self._optional = inputs_of(self._model.optional_inputs)
+        ports = (*self._model.inputs, *self._model.optional_inputs)
+        self._types = {port.name: port.dtype for port in ports if port.dtype is not None and not port.type}
         if self._profile:
             self._profile.add("session_initialization", begin)
         if self._options.optimized_model_filepath:
@@ -154,28 +156,29 @@ class InferenceSession:
     def _complete(self, input_feed: Mapping[str, Any]) -> None:
         if not isinstance(input_feed, Mapping):
             raise InvalidArgument(f"input_feed is a {type(input_feed).__name__}, wanted a dict of arrays by input name")
-        missing = [name for name in self._wanted if name not in input_feed]
+        missing = [n for n, arg in self._wanted.items() if n not in input_feed and not arg.type.startswith("optional")]
         if missing:
             raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(input_feed)}).")
 
     def _array(self, name: str, value: Any) -> Any:
         """What was fed, as an array of the type that the model wants."""
-        if name not in self._wanted:
+        wanted = self._wanted.get(name) or self._optional.get(name)
+        if wanted is None:
             raise InvalidArgument(f"Invalid input name: {name}; the inputs are {', '.join(self._wanted)}")
         dtype = self._types.get(name)
         if isinstance(value, OrtValue):
             value = value._fed()
-        if value is None:
-            raise InvalidArgument(f"input {name!r} is None, wanted an array")
         if dtype is None:  # no tensor, as far as the model says
             return value
+        if value is None:
+            raise InvalidArgument(f"input {name!r} is None, wanted an array")
         if not isinstance(value, (np.ndarray, np.generic)):
             try:
                 value = np.asarray(value, dtype)
             except (TypeError, ValueError, OverflowError) as error:
                 raise InvalidArgument(f"input {name!r} is no array of {dtype}: {error}") from None
         value = np.asarray(value)
-        fit(name, value, self._wanted[name])
+        fit(name, value, wanted)
         return value
 
     def get_inputs(self) -> list[NodeArg]:
@@ -186,8 +189,8 @@ class InferenceSession:
         return list(self._made.values())
 
     def get_overridable_initializers(self) -> list[NodeArg]:
-        """None: initializers are constants, even where a model lists them as inputs."""
-        return []
+        """Initializers that the model lists as inputs: a run may give them another value."""
+        return list(self._optional.values())
 
     def get_modelmeta(self) -> ModelMetadata:
         graph = self._model.graph

@@ -12,8 +12,13 @@ import numpy as np
 from nbconv.compat.onnxruntime.devices import on_cpu
 from nbconv.compat.onnxruntime.errors import InvalidArgument, RuntimeException
 from nbconv.compat.onnxruntime.options import lacking
+from nbconv.errors import ModelError
 
-_TYPES = {"float32": "float", "float64": "double", "object": "string"}
+_TYPES = {
+    "float32": "float", "float64": "double", "object": "string", "float8_e4m3fn": "float8e4m3fn",
+    "float8_e4m3fnuz": "float8e4m3fnuz", "float8_e5m2": "float8e5m2", "float8_e5m2fnuz": "float8e5m2fnuz",
+    "float8_e8m0fnu": "float8e8m0", "float4_e2m1fn": "float4e2m1",
+}  # fmt: skip
 
 
 class NodeArg(NamedTuple):
@@ -46,12 +51,12 @@ def type_name(dtype: np.dtype) -> str:
 
 def element_type(kind: Any) -> np.dtype:
     """The NumPy type of an element type given as one, or as TensorProto.DataType's number."""
-    from nbconv.graph.infer import DTYPES
+    from nbconv.graph.infer import dtype_of, number_of
 
-    dtype = DTYPES.get(kind) if isinstance(kind, int) else np.dtype(kind)
-    if dtype is None or dtype not in DTYPES.values():
-        raise InvalidArgument(f"element type {kind!r} is not supported")
-    return dtype
+    try:
+        return dtype_of(kind if isinstance(kind, int) else number_of(np.dtype(kind)))
+    except ModelError:
+        raise InvalidArgument(f"element type {kind!r} is not supported") from None
 
 
 def at(address: int, kind: Any, shape: Sequence[int]) -> np.ndarray:
@@ -120,9 +125,9 @@ class OrtValue:
 
     def element_type(self) -> int:
         """TensorProto.DataType's number."""
-        from nbconv.graph.infer import DTYPES
+        from nbconv.graph.infer import number_of
 
-        return next(number for number, dtype in DTYPES.items() if dtype == self._array.dtype)
+        return number_of(self._array.dtype)
 
     def data_ptr(self) -> int:
         return self._array.ctypes.data

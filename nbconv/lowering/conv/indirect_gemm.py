@@ -88,6 +88,7 @@ def taps_steps(
     scatter: Scatter | None = None,
     source: Image | None = None,
     wide: Wide | None = None,
+    bias_input: int = 2,
 ) -> None:
     """One step of `conv` in kernels/cpu/conv.py, of x, or of the image ``source``, to (oh, ow) = ``size`` results, which go
     to y as ``scatter`` says. ``down`` and ``across`` are (kernel, stride, dilation, begin). Weights that are packed here, of
@@ -107,7 +108,7 @@ def taps_steps(
         n, part = last - first, slice(first, last) if last - first < og else None
         how = cut(to, m, cg, n, taps, g.groups)
         packed = packed_weights(to, g, w, taps * cg, og, first, n)
-        addends = Addends(bias(to, g.groups, n, repeats, part), to.residual and to.residual.at(first), to.ldres)
+        addends = Addends(bias(to, g.groups, n, repeats, part, bias_input), to.residual and to.residual.at(first), to.ldres)
         done = epilogue(to, g.groups, n, lanes, columns, part)
         wanted = Results(m, n, g.groups, True, y.at(first), ldy, n, addends, done, (oh, ow), scatter)
         found, chunks = sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"

@@ -42,14 +42,15 @@ def padded_image(to: Lowering, g: Geometry) -> Image:
     return Image(y, hp, wp, c, kw * c)
 
 
-def bias(to: Lowering, g: int, og: int, repeats: int = 1, part: slice | None = None) -> Ref:
-    """The bias of g groups of og channels as panels have it; y's channels, or this part of them, so many times over."""
-    if varies(to, 2):
-        return repack.bias(to, to.input(2).at(part.start if part else 0), g, og // repeats, repeats)
-    name = to.node.inputs[2] if to.has(2) else ""
+def bias(to: Lowering, g: int, og: int, repeats: int = 1, part: slice | None = None, i: int = 2) -> Ref:
+    """The bias, input i, of g groups of og channels as panels have it; y's channels, or this part of them, so many times
+    over."""
+    if varies(to, i):
+        return repack.bias(to, to.input(i).at(part.start if part else 0), g, og // repeats, repeats)
+    name = to.node.inputs[i] if to.has(i) else ""
 
     def make() -> np.ndarray:
-        values = np.tile(to.value(2) if part is None else to.value(2)[part], repeats) if name else None
+        values = np.tile(to.value(i) if part is None else to.value(i)[part], repeats) if name else None
         return pad_bias(values, g, og, to.target.lanes, to.columns)
 
     return to.constant(f"{name}#{g}x{og}" + (f".{part.start}" if part and name else ""), make)

@@ -65,7 +65,7 @@ def packed(to: Lowering, p: GemmProblem, operands: Operands) -> Ref:
 
     def make() -> np.ndarray:
         w = b.array()
-        w = w.T if p.trans_b else w
+        w = w.swapaxes(-1, -2) if p.trans_b else w
         w = w if alpha == 1 else alpha * w
         return pack(w.reshape(matrices, k, n), p.target.lanes, p.columns, to.drop)
 

@@ -1,0 +1,79 @@
+"""What deformable convolutions read: a column of samples a pixel, which a product with the weights follows."""
+
+from nbconv.kernels.params import Image, Window
+
+from ._simd import Float, Floats, Int, W, get, inline, kernel, put, splat, stack_floats, stack_ints
+
+FAR = 16777216.0
+"""Cells from x beyond which a place is moved to there, so that it is an integer; NaN, too."""
+
+
+@inline
+def _corners(py, px, h, width, ldx, places, parts):
+    """The cells around a place that lie inside: how many, the floats before each, its weight."""
+    py = py if py > Float(-FAR) else Float(-FAR)
+    py = py if py < Float(FAR) else Float(FAR)
+    px = px if px > Float(-FAR) else Float(-FAR)
+    px = px if px < Float(FAR) else Float(FAR)
+    y0, x0 = Int(py), Int(px)
+    y0 = y0 - 1 if Float(y0) > py else y0
+    x0 = x0 - 1 if Float(x0) > px else x0
+    ty, tx = py - Float(y0), px - Float(x0)
+    count = 0
+    for k in range(4):
+        y, x = y0 + k // 2, x0 + k % 2
+        if y >= 0 and y < h and x >= 0 and x < width:
+            places[count] = (y * width + x) * ldx
+            parts[count] = (ty if k >= 2 else Float(1.0) - ty) * (tx if k % 2 == 1 else Float(1.0) - tx)
+            count += 1
+    return count
+
+
+@kernel
+def columns(
+    x: Floats,
+    offset: Floats,
+    mask: Floats,
+    y: Floats,
+    image: Image,
+    window: Window,
+    groups: Int,
+    offset_groups: Int,
+    masked: Int,
+    first: Int,
+    last: Int,
+) -> None:
+    """y[n, oy, ox, g, t, :] = mask · x[n, place of tap t + offset, channels of g], ``ldy`` floats a
+    pixel; offset (n, group, t, 2, oh, ow) and mask (n, group, t, oh, ow) are those of an offset
+    group of channels. A unit is a row of pixels."""
+    h, width, ldx, c, ldy, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    places, parts = stack_ints(4), stack_floats(4)
+    taps = kh * kw
+    per_group, per_offset = c // groups, c // offset_groups
+    for unit in range(first, last):
+        n = unit // oh
+        oy = unit - n * oh
+        for ox in range(ow):
+            for ot in range(offset_groups * taps):
+                o = ot // taps
+                t = ot - o * taps
+                ky = t // kw
+                kx = t - ky * kw
+                plane = (n * offset_groups * taps + ot) * oh * ow
+                here = oy * ow + ox
+                py = Float(oy * sh - ph + ky * dh) + offset[2 * plane + here]
+                px = Float(ox * sw - pw + kx * dw) + offset[2 * plane + oh * ow + here]
+                count = _corners(py, px, h, width, ldx, places, parts)
+                factor = mask[plane + here] if masked == 1 else Float(1.0)
+                c0 = o * per_offset
+                end = c0 + per_offset
+                while c0 < end:
+                    g = c0 // per_group
+                    cols = min(W, min(end, (g + 1) * per_group) - c0)
+                    total = splat(0.0)
+                    for k in range(count):
+                        total = total + get(x, n * h * width * ldx + places[k] + c0, cols) * splat(parts[k])
+                    target = (unit * ow + ox) * ldy + (g * taps + t) * per_group + c0 - g * per_group
+                    put(y, target, total * splat(factor), cols)
+                    c0 += cols

@@ -1,0 +1,287 @@
+"""Products and convolutions of 8-bit integers, exact as integers; those called QLinear round to 8 bits of another scale.
+
+What is summed is computed in floating point where every partial sum is an integer that the type holds: in float32 up to
+`NARROW` products a sum, in float64 beyond.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import FLOAT32, Quantisation, Spec
+from nbconv.graph import infer as want
+from nbconv.graph.op import Op
+from nbconv.ops.cast import CastLike
+from nbconv.ops.conv import Conv
+from nbconv.ops.linear import MatMul
+from nbconv.ops.logic import Equal
+from nbconv.ops.nary import Max
+from nbconv.ops.pointwise import Div, DivOrZero, Mul, Neg, Sub
+from nbconv.ops.quantize import meaning, requantised
+from nbconv.ops.reduce import ReduceMax, ReduceSum
+
+if TYPE_CHECKING:
+    from nbconv.graph.backward import Backward
+
+INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
+
+NARROW = 2**24 // 255**2
+"""Products of two 8-bit integers, less their zero points, whose sum a float32 always holds."""
+
+
+def eight_bits(**named: Spec | None) -> np.dtype:
+    """The one type of these Specs, int8 or uint8: ModelError where they differ, UnsupportedError for another."""
+    dtype = want.one_type("iu", **named)
+    if dtype.itemsize != 1:
+        name = next(name for name, spec in named.items() if spec is not None)
+        raise UnsupportedError(f"{name} is {dtype.name}, wanted int8 or uint8")
+    return dtype
+
+
+def zero(spec: Spec | None, dtype: np.dtype, name: str) -> None:
+    """ModelError unless a zero point is left out or of this type."""
+    if spec is not None and spec.dtype != dtype:
+        raise ModelError(f"{name} is {spec}, wanted {dtype.name}")
+
+
+def as_float(spec: Spec) -> Spec:
+    """The Spec of the array as float32."""
+    return Spec(spec.shape, FLOAT32)
+
+
+def shifted(x: np.ndarray, zero_point: np.ndarray | None, products: int) -> np.ndarray:
+    """x - zero_point in a type of floating point in which so many products add up exactly."""
+    x = x.astype(np.float32 if products <= NARROW else np.float64)
+    return x if zero_point is None else x - zero_point.astype(x.dtype)
+
+
+def integers(total: np.ndarray) -> np.ndarray:
+    """Sums as int32, whose low bits are kept where they overflow."""
+    return np.asarray(total).astype(np.int64).astype(np.int32)
+
+
+# Products of matrices
+
+
+def rows(spec: Spec | None, a: Spec, name: str) -> None:
+    """ModelError unless there is one element for all of A, or one for each row: a vector, or shaped (…, m, 1)."""
+    per_row = a.rank > 1 and spec is not None and (spec.shape == a.shape[-2:-1] or spec.shape == (*a.shape[:-1], 1))
+    if spec is not None and spec.size != 1 and not per_row:
+        raise ModelError(f"{name} is {spec}, wanted a scalar or one for each row of {list(a.shape)}")
+
+
+def columns(spec: Spec | None, b: Spec, name: str) -> None:
+    """ModelError unless there is one element for all of B, or one for each column: a vector, or shaped (…, 1, n)."""
+    per_column = b.rank > 1 and spec is not None and spec.shape in (b.shape[-1:], (*b.shape[:-2], 1, b.shape[-1]))
+    if spec is not None and spec.size != 1 and not per_column:
+        raise ModelError(f"{name} is {spec}, wanted a scalar or one for each column of {list(b.shape)}")
+
+
+def down(v: np.ndarray | None) -> Any:
+    """One element for all or for each row, so that it broadcasts."""
+    return v if v is None else v.reshape(()) if v.size == 1 else v[:, None] if v.ndim == 1 else v
+
+
+def across(v: np.ndarray | None) -> Any:
+    """One element for all or for each column, so that it broadcasts."""
+    return v.reshape(()) if v is not None and v.size == 1 else v
+
+
+def product(a: np.ndarray, a_zero: np.ndarray | None, b: np.ndarray, b_zero: np.ndarray | None) -> np.ndarray:
+    """(a - a_zero) · (b - b_zero), integers in floating point."""
+    k = a.shape[-1]
+    return np.asarray(shifted(a, down(a_zero), k) @ shifted(b, across(b_zero), k))
+
+
+class MatMulInteger(Op):
+    """(A - a_zero_point) · (B - b_zero_point) in int32, of 8-bit integers; shapes as NumPy's matmul. Zero points are
+    scalars, or one for each row of A and each column of B."""
+
+    is_layer = True
+
+    def infer(self, a: Spec, b: Spec, a_zero_point: Spec | None = None, b_zero_point: Spec | None = None) -> Spec:
+        zero(a_zero_point, eight_bits(A=a), "a_zero_point")
+        zero(b_zero_point, eight_bits(B=b), "b_zero_point")
+        rows(a_zero_point, a, "a_zero_point")
+        columns(b_zero_point, b, "b_zero_point")
+        return Spec(MatMul().infer(as_float(a), as_float(b)).shape, INT32)
+
+    def reference(
+        self, a: np.ndarray, b: np.ndarray, a_zero_point: np.ndarray | None = None, b_zero_point: np.ndarray | None = None
+    ) -> np.ndarray:
+        return integers(product(a, a_zero_point, b, b_zero_point))
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * outputs[0].size * inputs[0].shape[-1]
+
+
+class QLinearMatMul(Op):
+    """The product of dequantised A and B, quantised by y_scale and y_zero_point: sums are exact, then multiplied by
+    a_scale · b_scale / y_scale, rounded (halves to even) and saturated. Scales and zero points are scalars, or one for each
+    row of A and y, and each column of B."""
+
+    is_layer = True
+
+    def infer(
+        self, a: Spec, a_scale: Spec, a_zero_point: Spec, b: Spec, b_scale: Spec, b_zero_point: Spec, y_scale: Spec,
+        y_zero_point: Spec,
+    ) -> Spec:  # fmt: skip
+        zero(a_zero_point, eight_bits(A=a), "a_zero_point")
+        zero(b_zero_point, eight_bits(B=b), "b_zero_point")
+        want.one_type("f", a_scale=a_scale, b_scale=b_scale, y_scale=y_scale)
+        y = Spec(MatMul().infer(as_float(a), as_float(b)).shape, eight_bits(y_zero_point=y_zero_point))
+        for name, spec in (("a_scale", a_scale), ("a_zero_point", a_zero_point)):
+            rows(spec, a, name)
+        for name, spec in (("b_scale", b_scale), ("b_zero_point", b_zero_point)):
+            columns(spec, b, name)
+        for name, spec in (("y_scale", y_scale), ("y_zero_point", y_zero_point)):
+            rows(spec, y, name)
+        return y
+
+    def quantisation(self, inputs, outputs) -> Quantisation | None:
+        return meaning(inputs[6], inputs[7], None) if inputs[6].size == inputs[7].size == 1 else None
+
+    def reference(
+        self, a: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray, b: np.ndarray, b_scale: np.ndarray,
+        b_zero_point: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        total = product(a, a_zero_point, b, b_zero_point)
+        dtype = np.promote_types(a_scale.dtype, np.float32)
+        with np.errstate(all="ignore"):
+            scale = down(a_scale).astype(dtype) * across(b_scale).astype(dtype) / down(y_scale).astype(dtype)
+            return requantised(total.astype(dtype) * scale, down(y_zero_point), y_zero_point.dtype)
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * outputs[0].size * inputs[0].shape[-1]
+
+
+# Convolutions
+
+
+class IntegerConv(Op, abstract=True):
+    """What ConvInteger and QLinearConv share: x (n, ci, *size), w (co, ci/group, *kernel); padding stands for zero."""
+
+    is_layer = True
+
+    kernel_shape: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+    pads: tuple[int, ...] | None = None
+    dilations: tuple[int, ...] | None = None
+    group: int = 1
+    auto_pad: str = "NOTSET"
+
+    def conv(self) -> Conv:
+        """The convolution of what the integers stand for."""
+        return Conv(**{name: getattr(self, name) for name in IntegerConv.fields})
+
+    def shape(self, x: Spec, w: Spec, b: Spec | None = None, **per_channel: Spec | None) -> tuple[int, ...]:
+        """The result's shape; ModelError or UnsupportedError for a call that is not well formed."""
+        y = self.conv().infer(as_float(x), as_float(w), b and as_float(b))
+        for name, spec in per_channel.items():
+            if spec is not None and spec.size != 1:
+                want.vector(w.shape[0], f"with {w.shape[0]} output channels it", **{name: spec})
+        return y.shape
+
+    def total(self, x: np.ndarray, x_zero: np.ndarray | None, w: np.ndarray, w_zero: np.ndarray | None) -> np.ndarray:
+        """The sums, integers in floating point."""
+        products = int(np.prod(w.shape[1:]))
+        x_zero, w_zero = down(x_zero), w_zero if w_zero is None else channels(w_zero, w.ndim, 0)
+        return self.conv().reference(shifted(x, x_zero, products), shifted(w, w_zero, products))
+
+
+def channels(v: np.ndarray, rank: int, axis: int = 1) -> np.ndarray:
+    """One element for all, or one for each output channel, so that it broadcasts to an array of this rank."""
+    return v.reshape(()) if v.size == 1 else v.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+class ConvInteger(IntegerConv):
+    """The convolution of x - x_zero_point with w - w_zero_point in int32, of 8-bit integers."""
+
+    def infer(self, x: Spec, w: Spec, x_zero_point: Spec | None = None, w_zero_point: Spec | None = None) -> Spec:
+        zero(x_zero_point, eight_bits(x=x), "x_zero_point")
+        zero(w_zero_point, eight_bits(w=w), "w_zero_point")
+        want.scalar(x_zero_point, "x_zero_point")
+        return Spec(self.shape(x, w, w_zero_point=w_zero_point), INT32)
+
+    def reference(
+        self, x: np.ndarray, w: np.ndarray, x_zero_point: np.ndarray | None = None, w_zero_point: np.ndarray | None = None
+    ) -> np.ndarray:
+        return integers(self.total(x, x_zero_point, w, w_zero_point))
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * outputs[0].size * int(np.prod(inputs[1].shape[1:]))
+
+
+class QLinearConv(IntegerConv):
+    """The convolution of dequantised x and w, with the int32 bias B, quantised by y_scale and y_zero_point: sums are exact,
+    then multiplied by x_scale · w_scale / y_scale, rounded (halves to even) and saturated. w may have a scale and a zero
+    point for each output channel."""
+
+    def infer(
+        self, x: Spec, x_scale: Spec, x_zero_point: Spec, w: Spec, w_scale: Spec, w_zero_point: Spec, y_scale: Spec,
+        y_zero_point: Spec, b: Spec | None = None,
+    ) -> Spec:  # fmt: skip
+        zero(x_zero_point, eight_bits(x=x), "x_zero_point")
+        zero(w_zero_point, eight_bits(w=w), "w_zero_point")
+        want.one_type("f", x_scale=x_scale, w_scale=w_scale, y_scale=y_scale)
+        zero(b, INT32, "B")
+        scalars = {"x_scale": x_scale, "x_zero_point": x_zero_point, "y_scale": y_scale, "y_zero_point": y_zero_point}
+        for name, spec in scalars.items():
+            want.scalar(spec, name)
+        shape = self.shape(x, w, b, w_scale=w_scale, w_zero_point=w_zero_point)
+        return Spec(shape, eight_bits(y_zero_point=y_zero_point))
+
+    def quantisation(self, inputs, outputs) -> Quantisation | None:
+        return meaning(inputs[6], inputs[7], None)
+
+    def reference(
+        self, x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarray, w: np.ndarray, w_scale: np.ndarray,
+        w_zero_point: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray, b: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        total = self.total(x, x_zero_point, w, w_zero_point)
+        if b is not None:
+            total = total + channels(b, total.ndim).astype(np.float64)
+        dtype = np.promote_types(x_scale.dtype, np.float32)
+        with np.errstate(all="ignore"):
+            scale = x_scale.reshape(()).astype(dtype) * channels(w_scale, total.ndim).astype(dtype)
+            scale = scale / y_scale.reshape(()).astype(dtype)
+            return requantised(total.astype(dtype) * scale, y_zero_point.reshape(()), y_zero_point.dtype)
+
+    def flops(self, inputs, outputs) -> int:
+        return 2 * outputs[0].size * int(np.prod(inputs[3].shape[1:]))
+
+
+class DynamicQuantizeLinear(Op):
+    """x as uint8 by a scale and a zero point that its own range decides, with 0 in it: (y, y_scale, y_zero_point).
+
+    Where x holds 0 alone the scale is 1, as in onnxruntime; ONNX leaves that open.
+    """
+
+    def infer(self, x: Spec) -> tuple[Spec, Spec, Spec]:
+        want.kind("f", x=x)
+        return Spec(x.shape, UINT8), Spec((), x.dtype), Spec((), UINT8)
+
+    def reference(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        with np.errstate(all="ignore"):
+            low, high = x.min(initial=0), x.max(initial=0)
+            scale = (high - low) / x.dtype.type(255)
+            scale = np.asarray(scale if scale != 0 else 1, x.dtype)
+            zero_point = np.asarray(np.clip(np.rint(-low / scale), 0, 255)).astype(np.uint8)
+            return requantised(x / scale, zero_point, UINT8), scale, zero_point
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        """That of y_scale, which goes to the greatest and the least element (equals share it); y has none."""
+        dy, zero = to.dy(1), to.constant(np.array(0, to.inputs[0].dtype))
+        if dy is None:
+            return (None,)
+
+        def greatest(v: str) -> str:
+            top = to.add(Max(), to.add(ReduceMax(keepdims=0), v), zero)
+            there = to.add(CastLike(), to.add(Equal(), v, top), zero)
+            return to.add(DivOrZero(), there, to.add(ReduceSum(keepdims=0), there))
+
+        ends = to.add(Sub(), greatest(to.x()), greatest(to.add(Neg(), to.x())))
+        return (to.add(Mul(), ends, to.add(Div(), dy, to.constant(np.array(255, to.inputs[0].dtype)))),)

@@ -1,0 +1,317 @@
+"""onnxruntime's operators on 8-bit integers with scales (domain com.microsoft): what the operator of their name does to the
+numbers that they stand for, quantised again. Scales and zero points are scalars; a zero point left out is 0."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.errors import ModelError
+from nbconv.graph import Quantisation, Spec
+from nbconv.graph import infer as want
+from nbconv.graph.op import Op
+from nbconv.ops.integer import eight_bits
+from nbconv.ops.pool import AveragePool
+from nbconv.ops.quantize import meaning, requantised
+from nbconv.ops.softmax import Softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F32 = np.float32
+
+
+def given(**named: Spec | None) -> None:
+    """ModelError where an input that must be given is left out."""
+    for name, spec in named.items():
+        if spec is None:
+            raise ModelError(f"its input {name} is left out")
+
+
+def scalars(**named: Spec | None) -> None:
+    """Refuses scales and zero points that are no scalars, and scales that are no floats or left out."""
+    given(**{name: spec for name, spec in named.items() if name.endswith("scale")})
+    for name, spec in named.items():
+        want.scalar(spec, name)
+        if name.endswith("scale"):
+            want.kind("f", **{name: spec})
+
+
+def number(v: np.ndarray | None) -> Any:
+    """A scale or zero point as float32; 0 where it is left out."""
+    return F32(0) if v is None else v.reshape(()).astype(F32)
+
+
+def dequantised(x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:
+    """What integers stand for, as float32."""
+    return (x.astype(F32) - number(zero_point)) * number(scale)
+
+
+def quantised(y: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
+    """The integers that stand for y."""
+    with np.errstate(all="ignore"):
+        return requantised(y / number(scale), number(zero_point), dtype)
+
+
+class QLinear(Op, abstract=True):
+    """What has the inputs X, X_scale, X_zero_point, Y_scale, Y_zero_point."""
+
+    domain = "com.microsoft"
+
+    def infer(
+        self, x: Spec, x_scale: Spec, x_zero_point: Spec | None, y_scale: Spec, y_zero_point: Spec | None = None
+    ) -> Spec:
+        given(x=x)
+        scalars(x_scale=x_scale, x_zero_point=x_zero_point, y_scale=y_scale, y_zero_point=y_zero_point)
+        return want.make(self.shape(x.shape), eight_bits(x=x, x_zero_point=x_zero_point, y_zero_point=y_zero_point))
+
+    def shape(self, x: tuple[int, ...]) -> tuple[int, ...]:
+        """The result's, for an x of this shape."""
+        return x
+
+    def quantisation(self, inputs, outputs) -> Quantisation | None:
+        return meaning(inputs[3], inputs[4] if len(inputs) > 4 else None, None)
+
+    def reference(
+        self, x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarray | None, y_scale: np.ndarray,
+        y_zero_point: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        return quantised(self.formula(dequantised(x, x_scale, x_zero_point)), y_scale, y_zero_point, x.dtype)
+
+    def formula(self, x: np.ndarray) -> np.ndarray:
+        """What is done to the numbers."""
+        raise NotImplementedError(self.type)
+
+
+def looked_up(x: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """``of(x)``, element by element, from a table of the 256 values."""
+    return of(np.arange(256, dtype=np.uint8).view(x.dtype))[np.ascontiguousarray(x).view(np.uint8)]
+
+
+class QLinearUnary(QLinear, abstract=True):
+    """A function of each element."""
+
+    def reference(self, x, x_scale, x_zero_point, y_scale, y_zero_point=None) -> np.ndarray:
+        return looked_up(x, lambda v: QLinear.reference(self, v, x_scale, x_zero_point, y_scale, y_zero_point))
+
+
+class QLinearSigmoid(QLinearUnary):
+    def formula(self, x):
+        with np.errstate(all="ignore"):
+            return F32(1) / (F32(1) + np.exp(-x))
+
+
+class QLinearLeakyRelu(QLinearUnary):
+    alpha: float = 0.01
+
+    def formula(self, x):
+        return np.where(x >= 0, x, F32(self.alpha) * x)
+
+
+class QLinearSoftmax(QLinear):
+    """Of ``opset`` 13 along ``axis``; before, over all axes from ``axis`` on as one."""
+
+    axis: int = -1
+    opset: int
+
+    def shape(self, x):
+        want.axis(self.axis, len(x))
+        return x
+
+    def formula(self, x):
+        if self.opset >= 13:
+            return Softmax(axis=self.axis).reference(x)
+        axis = self.axis % x.ndim
+        flat = x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+        return Softmax(axis=1).reference(flat).reshape(x.shape)
+
+
+class QLinearAveragePool(QLinear):
+    """The average of each window; with ``channels_last`` x is (n, *size, c). With ``count_include_pad`` all windows divide
+    by as many cells as the kernel has, those in ceil mode that reach past the padding too, as onnxruntime does."""
+
+    kernel_shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    pads: tuple[int, ...] | None = None
+    auto_pad: str = "NOTSET"
+    ceil_mode: int = 0
+    count_include_pad: int = 0
+    channels_last: int = 0
+
+    def pool(self) -> AveragePool:
+        """The pool of the numbers."""
+        return AveragePool(**{k: v for k, v in self.attributes().items() if k != "channels_last"})
+
+    def shape(self, x):
+        if self.channels_last and len(x) > 2:
+            n, *size, c = x
+            n, c, *size = self.shape_of((n, c, *size))
+            return (n, *size, c)
+        return self.shape_of(x)
+
+    def shape_of(self, x: tuple[int, ...]) -> tuple[int, ...]:
+        found = self.pool().infer(Spec(x, np.dtype(F32)))
+        assert isinstance(found, Spec)
+        return found.shape
+
+    def formula(self, x):
+        x = np.moveaxis(x, -1, 1) if self.channels_last else x
+        y = self.pool().reference(x)
+        if self.count_include_pad:
+            y = y * (self.pool().counts(x.shape) / prod(self.kernel_shape)).astype(F32)
+        return np.moveaxis(y, 1, -1) if self.channels_last else y
+
+
+class QLinearGlobalAveragePool(QLinear):
+    """The average of each plane; with ``channels_last`` x is (n, *size, c)."""
+
+    channels_last: int = 0
+
+    def shape(self, x):
+        if len(x) < 3:
+            raise ModelError(f"x {list(x)} has no spatial axes")
+        over = self.over(len(x))
+        return tuple(1 if i in over else d for i, d in enumerate(x))
+
+    def over(self, rank: int) -> tuple[int, ...]:
+        """The spatial axes."""
+        return tuple(range(1, rank - 1)) if self.channels_last else tuple(range(2, rank))
+
+    def reference(self, x, x_scale, x_zero_point, y_scale, y_zero_point=None) -> np.ndarray:
+        over = self.over(x.ndim)
+        count = prod(x.shape[i] for i in over)
+        total = x.sum(axis=over, keepdims=True, dtype=np.int64) - count * int(number(x_zero_point))
+        with np.errstate(all="ignore"):
+            y = total.astype(F32) * (number(x_scale) / (number(y_scale) * F32(count)))
+        return requantised(y, number(y_zero_point), x.dtype)
+
+
+class QLinearReduceMean(QLinear):
+    """The average over ``axes``."""
+
+    axes: tuple[int, ...]
+    keepdims: int
+
+    def shape(self, x):
+        over = want.axes(self.axes, len(x)) or tuple(range(len(x)))
+        return tuple(1 if i in over else d for i, d in enumerate(x) if self.keepdims or i not in over)
+
+    def formula(self, x):
+        over = want.axes(self.axes, x.ndim) or tuple(range(x.ndim))
+        with np.errstate(all="ignore"):
+            return np.asarray(x.mean(axis=over, keepdims=bool(self.keepdims), dtype=np.float64).astype(F32))
+
+
+class QLinearBinary(Op, abstract=True):
+    """What has the inputs A, A_scale, A_zero_point, B, B_scale, B_zero_point, C_scale, C_zero_point; A and B broadcast."""
+
+    domain = "com.microsoft"
+
+    def infer(
+        self, a: Spec, a_scale: Spec, a_zero_point: Spec | None, b: Spec, b_scale: Spec, b_zero_point: Spec | None,
+        c_scale: Spec, c_zero_point: Spec | None = None,
+    ) -> Spec:  # fmt: skip
+        given(A=a, B=b)
+        scalars(a_scale=a_scale, a_zero_point=a_zero_point, b_scale=b_scale, b_zero_point=b_zero_point, c_scale=c_scale,
+                c_zero_point=c_zero_point)  # fmt: skip
+        zeros = {"A_zero_point": a_zero_point, "B_zero_point": b_zero_point, "C_zero_point": c_zero_point}
+        return want.make(want.broadcast(a.shape, b.shape), eight_bits(A=a, B=b, **zeros))
+
+    def quantisation(self, inputs, outputs) -> Quantisation | None:
+        return meaning(inputs[6], inputs[7] if len(inputs) > 7 else None, None)
+
+    def reference(
+        self, a: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray | None, b: np.ndarray, b_scale: np.ndarray,
+        b_zero_point: np.ndarray | None, c_scale: np.ndarray, c_zero_point: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        left, right = dequantised(a, a_scale, a_zero_point), dequantised(b, b_scale, b_zero_point)
+        return quantised(self.formula(left, right), c_scale, c_zero_point, a.dtype)
+
+    def formula(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """What is done to the numbers."""
+        raise NotImplementedError(self.type)
+
+
+class QLinearAdd(QLinearBinary):
+    def formula(self, a, b):
+        return a + b
+
+
+class QLinearMul(QLinearBinary):
+    def formula(self, a, b):
+        return a * b
+
+
+class QLinearConcat(Op):
+    """Arrays joined along ``axis``: inputs are y_scale, y_zero_point, and x, x_scale, x_zero_point of each."""
+
+    domain = "com.microsoft"
+
+    axis: int
+
+    def infer(self, y_scale: Spec, y_zero_point: Spec, *inputs: Spec) -> Spec:
+        if not inputs or len(inputs) % 3:
+            raise ModelError(f"behind y_scale and y_zero_point stand {len(inputs)} inputs, wanted three for each array")
+        given(y_zero_point=y_zero_point, **{f"input {i + 2}": spec for i, spec in enumerate(inputs)})
+        scalars(y_scale=y_scale, y_zero_point=y_zero_point)
+        first = inputs[0]
+        dtype, axis, total = eight_bits(y_zero_point=y_zero_point), want.axis(self.axis, first.rank), 0
+        for x, scale, zero_point in zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True):
+            scalars(scale=scale, zero_point=zero_point)
+            eight_bits(x=x, x_zero_point=zero_point)
+            if x.rank != first.rank or any(i != axis and d != first.shape[i] for i, d in enumerate(x.shape)):
+                raise ModelError(f"{x} cannot be joined to {first} along axis {axis}")
+            total += x.shape[axis]
+        return want.make((*first.shape[:axis], total, *first.shape[axis + 1 :]), dtype)
+
+    def quantisation(self, inputs, outputs) -> Quantisation | None:
+        return meaning(inputs[0], inputs[1], None)
+
+    def reference(self, y_scale: np.ndarray, y_zero_point: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [
+                moved(x, scale, zero_point, y_scale, y_zero_point)
+                for x, scale, zero_point in zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True)
+            ],
+            axis=self.axis,
+        )
+
+
+def moved(
+    x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray
+) -> np.ndarray:
+    """Integers by another scale and zero point; the same where these are."""
+    if x_scale == y_scale and x_zero_point == y_zero_point and x.dtype == y_zero_point.dtype:
+        return x
+    return looked_up(
+        x, lambda v: quantised(dequantised(v, x_scale, x_zero_point), y_scale, y_zero_point, y_zero_point.dtype)
+    )
+
+
+class QLinearWhere(Op):
+    """X where the condition holds, else Y."""
+
+    domain = "com.microsoft"
+
+    def infer(
+        self, condition: Spec, x: Spec, x_scale: Spec, x_zero_point: Spec, y: Spec, y_scale: Spec, y_zero_point: Spec,
+        z_scale: Spec, z_zero_point: Spec,
+    ) -> Spec:  # fmt: skip
+        given(condition=condition, x=x, y=y, x_zero_point=x_zero_point, y_zero_point=y_zero_point, z_zero_point=z_zero_point)
+        want.kind("b", condition=condition)
+        scalars(x_scale=x_scale, x_zero_point=x_zero_point, y_scale=y_scale, y_zero_point=y_zero_point, z_scale=z_scale,
+                z_zero_point=z_zero_point)  # fmt: skip
+        zeros = {"x_zero_point": x_zero_point, "y_zero_point": y_zero_point, "z_zero_point": z_zero_point}
+        return want.make(want.broadcast(condition.shape, x.shape, y.shape), eight_bits(x=x, y=y, **zeros))
+
+    def quantisation(self, inputs, outputs) -> Quantisation | None:
+        return meaning(inputs[7], inputs[8], None)
+
+    def reference(
+        self, condition: np.ndarray, x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarray, y: np.ndarray,
+        y_scale: np.ndarray, y_zero_point: np.ndarray, z_scale: np.ndarray, z_zero_point: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        left = moved(x, x_scale, x_zero_point, z_scale, z_zero_point)
+        return np.where(condition, left, moved(y, y_scale, y_zero_point, z_scale, z_zero_point))
