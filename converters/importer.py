@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
 from nbconv.graph.op import Op
 from nbconv.ops import lookup
 from nbconv.ops.fallback import DOMAINS
+from nbconv.passes.refusals import refusals, trial
 
 A = onnx.AttributeProto
 
@@ -57,7 +59,8 @@ def list_problems(source: Source) -> list[Problem]:
         importer = Importer(source)
         importer.ops()
         if not importer.problems:
-            importer.graph()
+            with suppress(UnsupportedError):  # its problems are listed
+                importer.graph()
     except ModelError as error:
         raise type(error)(printable(str(error))) from None
     return importer.problems
@@ -344,8 +347,7 @@ class Importer(OpsetContext):
     def graph(self) -> Graph:
         """The Graph. UnsupportedError names everything that nbconv lacks."""
         nodes = self.ops()
-        if self.problems:
-            raise UnsupportedError(f"{self.source.label} uses what nbconv lacks: {summary(self.problems)}")
+        self._refuse()
         clash = next((name for name in self.places if name in self.inputs), None)
         if clash is not None:
             raise ModelError(f"{clash!r} is an input and also a Constant node's output")
@@ -364,7 +366,25 @@ class Importer(OpsetContext):
         metadata, optional = ({}, {}) if self.around else (metadata, self.optional)
         graph = Graph(nodes, self.inputs, self.outputs, constants, name, metadata, header=header, optional=optional)
         self.found[id(graph)] = places
+        if self.around is None:
+            for node, op, problem in refusals(graph, self._trial):
+                self._lacks(node, op, problem)
+            self._refuse()
         return graph
+
+    def _refuse(self) -> None:
+        if self.problems:
+            raise UnsupportedError(f"{self.source.label} uses what nbconv lacks: {summary(self.problems)}")
+
+    def _trial(self, name: str) -> Spec | None:
+        """What onnx infers of a value, with sizes for dimensions that have none."""
+        kind = self._type(name)
+        if kind is None or not kind.HasField("shape"):
+            return None
+        try:
+            return trial(dims_of(name, kind), dtype_of(kind.elem_type))
+        except ModelError:
+            return None
 
     def _outside(self) -> set[str]:
         """The names that a body may read around it."""

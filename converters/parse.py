@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.checker
 import onnx.defs
@@ -14,8 +16,10 @@ from google.protobuf.message import DecodeError
 from nbconv.converters.guard import MOST_NODES, check_functions, graphs, texts
 from nbconv.converters.opset import RULES
 from nbconv.converters.proto import strip
+from nbconv.converters.tensors import dims_of
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
+from nbconv.graph.infer import dtype_of
 from nbconv.ops import REGISTRY
 
 LARGEST_FUNCTION = 200
@@ -76,6 +80,27 @@ def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
+
+
+def inferred_outputs(source: Source) -> dict[str, tuple[tuple[int | str | None, ...] | None, np.dtype | None]]:
+    """(shape, element type) of each output of a model as onnx infers them, without names that the inference makes up; None
+    for what it cannot tell."""
+    model = parse(source)
+    infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    names = {d.dim_param for info in infos for d in info.type.tensor_type.shape.dim}
+    with suppress(Exception):  # whatever onnx makes of the model, its own declarations stay
+        model = onnx.shape_inference.infer_shapes(model)
+    found: dict[str, Any] = {}
+    for info in model.graph.output:
+        kind = info.type.tensor_type
+        shape = dims_of(info.name, kind) if kind.HasField("shape") else None
+        if shape is not None:
+            shape = tuple(d if isinstance(d, int) or d in names else None for d in shape)
+        try:
+            found[info.name] = shape, dtype_of(kind.elem_type)
+        except ModelError:
+            found[info.name] = shape, None
+    return found
 
 
 def first_line(error: BaseException) -> str:

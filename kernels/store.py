@@ -33,6 +33,9 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 LARGEST = 1 << 28
 """Bytes; no kernel library is near that."""
 
+UNKNOWN = "unknown"
+"""The version of a package that does not tell it, as in a frozen application that carries no metadata."""
+
 _IMPORT = rb"(?:from\s+\.|cpu\.|shared_source\(\")(\w+)|(?:from\s+\.|cpu)\s+import\s+(\([^)]*\)|[^\n]*)"
 _ABOVE = rb"(?:from\s+\.\.|nbconv\.kernels\.)(\w+)"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -166,7 +169,7 @@ def _version(name: str, path: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return UNKNOWN
 
 
 # Folders
@@ -282,7 +285,7 @@ def load(
     for kind, folder in folders(goal):
         for name in [f"{family}-{wanted}.json"] if wanted else _any(family, kind, folder):
             manifest = _manifest(kind, os.path.join(folder, name), family, goal, wanted)
-            if manifest is None or (kind == "cache" and versions and manifest["toolchain"] != versions):
+            if manifest is None or (kind == "cache" and versions and not _of(manifest["toolchain"], versions)):
                 continue
             path = os.path.join(folder, f"{family}-{manifest['sha256'][:32]}{suffix(goal)}")
             try:
@@ -292,6 +295,11 @@ def load(
             except (OSError, ValueError) as e:
                 say(f"the kernel library {path} is not used: {e}")
     return None
+
+
+def _of(kept: dict[str, str], versions: dict[str, str]) -> bool:
+    """Whether a library was compiled by these versions, as far as they are known."""
+    return kept.keys() == versions.keys() and all(v in (kept[name], UNKNOWN) for name, v in versions.items())
 
 
 def _any(family: str, kind: str, folder: str) -> list[str]:

@@ -1,8 +1,6 @@
 """Another name of `nbconv.compat.onnxruntime`."""
 
-import sys
-
-from nbconv.compat import onnxruntime
 from nbconv.compat.onnxruntime import *  # noqa: F403
+from nbconv.compat.onnxruntime.modules import register
 
-sys.modules[__name__] = onnxruntime
+register(__name__)

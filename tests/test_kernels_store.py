@@ -230,6 +230,9 @@ def test_other_versions_of_the_toolchain_count_only_where_it_is_installed(kept, 
     newer = {**VERSIONS, "numba": "1.3.0"}
     assert store.load("tiny", host(), KEY, newer) is None
     assert call(store.load("tiny", host(), KEY, None)) == 7
+    untold = dict.fromkeys(VERSIONS, store.UNKNOWN)  # in a frozen application without metadata
+    assert call(store.load("tiny", host(), KEY, untold)) == 7
+    assert store.load("tiny", host(), KEY, {**untold, "numba": "1.3.0"}) is None
     given = tmp_path / "given" / host().name
     given.mkdir(parents=True)
     keep(str(given), "tiny", host(), KEY, image(9), MANIFEST, 0o644)

@@ -175,6 +175,13 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert {"test", "bench", "all"} <= set(metadata.get_all("Provides-Extra") or [])
 
 
+def test_wheel_tells_pyinstaller_of_its_hook(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt"))
+        assert "[pyinstaller40]\nhook-dirs = nbconv._pyinstaller:get_hook_dirs" in archive.read(name).decode()
+        assert "nbconv/_pyinstaller/hook-nbconv.py" in archive.namelist()
+
+
 def test_device_has_numpy_alone(device: Device) -> None:
     found = "import importlib.util as u; print([n for n in ('numba', 'llvmlite', 'onnx', 'PIL') if u.find_spec(n)])"
     done = device.python("-c", found)

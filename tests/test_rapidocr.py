@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +56,26 @@ def test_same_text(monkeypatch) -> None:
         assert [text for _, text, _ in lines] == [text for _, text, _ in others]
         np.testing.assert_allclose([box for box, _, _ in lines], [box for box, _, _ in others], rtol=0, atol=1)
         np.testing.assert_allclose([s for _, _, s in lines], [s for _, _, s in others], rtol=0, atol=1e-3)
+
+
+INSTALLED = """
+import nbconv.ort
+nbconv.ort.install()
+import sys
+from rapidocr_onnxruntime import RapidOCR
+from tests.test_rapidocr import picture
+session = sys.modules["onnxruntime"].InferenceSession
+assert session is nbconv.ort.InferenceSession is sys.modules["rapidocr_onnxruntime"].utils.infer_engine.InferenceSession
+print("".join(text for _, text, _ in RapidOCR()(picture(900, 420)[:180, :640])[0]).replace(" ", ""))
+"""
+
+
+def test_unchanged() -> None:
+    """`nbconv.ort.install()` before it is imported is all that it needs."""
+    command = [sys.executable, "-W", "ignore", "-c", INSTALLED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith("Kernelscompiledahead")
 
 
 def test_no_other_name_is_imported() -> None:

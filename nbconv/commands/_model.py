@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nbconv.graph import Graph, Spec
     from nbconv.model import Model
+    from nbconv.plan.plan import Plan
 
 ASSUMED = 224
 """Height and width taken for images of any size."""
@@ -32,6 +34,13 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", action="append", default=[], metavar="[NAME=]1,3,224,224", help="the shape of an input; may be repeated"
     )
+
+
+def add_value(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--value", action="append", default=[], metavar="NAME=NUMBER",
+        help="what all of an input is, where values decide shapes (a sampling rate, a count); may be repeated",
+    )  # fmt: skip
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +135,15 @@ def _named(path: str, error: Exception) -> str:
     return text if name in text or text.startswith(os.path.basename(name)) else f"{name}: {text}"
 
 
+def whole_plan(model: Model, path: str, shapes: dict[str, tuple[int, ...]]) -> Plan:
+    """The plan; ModelError for a model that has none, as values decide its shapes."""
+    try:
+        return model.plan(shapes)
+    except DataDependentError as error:
+        told = "it has no single plan, as values decide shapes"
+        raise ModelError(f"{path}: {told} ({error}); nbconv doctor shows how it is planned while it runs") from None
+
+
 def given_shapes(graph: Graph, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """What --shape said, by input name. ValueError for what is no shape, or of no input."""
     found: dict[str, tuple[int, ...]] = {}
@@ -215,8 +233,43 @@ def _example(spec: Spec) -> str:
     return ",".join(str(d) if isinstance(d, int) else "1" if i == 0 else "N" for i, d in enumerate(spec.shape))
 
 
-def random_feeds(graph: Graph, shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded inputs of these shapes: floats are normal, integers 0 or 1, for they may be indices."""
+def given_values(graph: Graph, texts: Sequence[str]) -> dict[str, float]:
+    """What --value said, by input name. ValueError for what is no number, or of no input."""
+    import numpy as np
+
+    found: dict[str, float] = {}
+    for name, text in named(texts, "--value", "NUMBER").items():
+        if name not in graph.inputs:
+            raise ValueError(
+                f"--value {name}={text}: the model has no input {name!r}, its inputs are {', '.join(graph.inputs)}"
+            )
+        dtype = graph.inputs[name].dtype
+        try:
+            found[name] = float(text) if dtype.kind == "f" else int(text)
+            np.array(found[name], dtype)
+        except (ValueError, OverflowError):
+            wanted = "a number" if dtype.kind == "f" else f"a whole number that {dtype} holds"
+            raise ValueError(f"--value {name}={text}: wanted {wanted}") from None
+    return found
+
+
+def plain_feeds(
+    graph: Graph, shapes: dict[str, tuple[int, ...]], values: Mapping[str, float] = MappingProxyType({})
+) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs to try in turn where values decide shapes: zeros, with ones for integers, which may be counts; zeros; and 32
+    everywhere, for what may be sizes. Those in ``values`` are what these say."""
+    import numpy as np
+
+    for integer, real in ((1, 0), (0, 0), (32, 32)):
+        usual = {n: integer if graph.inputs[n].dtype.kind in "iu" else real for n in shapes}
+        yield {n: np.full(shape, values.get(n, usual[n]), graph.inputs[n].dtype) for n, shape in shapes.items()}
+
+
+def random_feeds(
+    graph: Graph, shapes: dict[str, tuple[int, ...]], seed: int = 0, values: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, np.ndarray]:
+    """Seeded inputs of these shapes: floats are normal, integers 0 or 1, for they may be indices. Those in ``values`` are
+    what these say."""
     import numpy as np
 
     from nbconv.graph.dtypes import kind_of
@@ -225,7 +278,9 @@ def random_feeds(graph: Graph, shapes: dict[str, tuple[int, ...]], seed: int = 0
     feeds = {}
     for name, shape in shapes.items():
         dtype = graph.inputs[name].dtype
-        if kind_of(dtype) == "f":
+        if name in values:
+            feeds[name] = np.full(shape, values[name], dtype)
+        elif kind_of(dtype) == "f":
             feeds[name] = rng.standard_normal(shape, np.float32).astype(dtype)
         else:
             feeds[name] = rng.integers(0, 2, shape).astype(dtype)
@@ -254,12 +309,12 @@ def read_array(path: str, name: str = "") -> np.ndarray:
             raise ValueError(f"{path}: not an array that can be read: {text or type(error).__name__}") from None
 
 
-def named(texts: Sequence[str], option: str) -> dict[str, str]:
-    """``NAME=VALUE`` options as a dict."""
+def named(texts: Sequence[str], option: str, of: str = "FILE") -> dict[str, str]:
+    """``NAME=VALUE`` options as a dict; ``of``: what values are."""
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise ValueError(f"{option} {text}: wanted NAME=FILE")
+            raise ValueError(f"{option} {text}: wanted NAME={of}")
         found[name] = value
     return found

@@ -31,6 +31,7 @@ PAUSE = 0.01
 def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
+    _model.add_value(parser)
     parser.add_argument(
         "--threads",
         type=_model.positives,
@@ -70,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
     loading = time.perf_counter() - start
     graph, allowed = model.graph, available_threads()
     notes, cases = [], []
+    values = _model.given_values(graph, args.value)
     for batch in args.batch or [None]:
         shapes, assumed = _model.input_shapes(graph, args.shape, batch)
         notes = notes or assumed
-        cases.append((shapes, _model.random_feeds(graph, shapes)))
+        cases.append((shapes, _model.random_feeds(graph, shapes, values=values)))
     facts = machine(model, args.compare)
     counts: list[int | None] = [*(args.threads or [allowed])]
     if facts["gpu"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nbconv.commands import _model
 from nbconv.commands._machine import gpu_name
 from nbconv.commands._text import plural, style
-from nbconv.errors import DeviceError, ModelError
+from nbconv.errors import DataDependentError, DeviceError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="model", help="ONNX files")
     _model.add_shape(parser)
+    _model.add_value(parser)
     _model.add_threads(parser)
     _model.add_device(parser)
     parser.add_argument("--against", choices=["onnxruntime"], help="also compare the outputs with these")
@@ -54,9 +55,12 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     model = _model.open_model(path, args.threads, args.device)
     graph, gpu = model.graph, gpu_name(model)
     shapes, notes = _model.input_shapes(graph, args.shape)
-    feeds = _model.random_feeds(graph, shapes)
+    feeds = _model.random_feeds(graph, shapes, values=_model.given_values(graph, args.value))
+    plan = None
     try:
         plan = model.plan(shapes)
+    except DataDependentError:
+        pass  # it is planned while it runs
     except ModelError as error:
         return (2 if notes else 1), "; ".join([str(error), *notes])
     try:
@@ -66,8 +70,9 @@ def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     wrong = _not_finite(results)
     if wrong:
         return 1, wrong
-    numpy_steps = len(plan.numpy_steps())
-    text = f"{plural(len(graph.nodes), 'node')} in {plural(len(plan.steps), 'step')}{f' on {gpu}' if gpu else ''}"
+    numpy_steps = len(plan.numpy_steps()) if plan else 0
+    steps = plural(len(plan.steps), "step") if plan else "steps that are planned while it runs"
+    text = f"{plural(len(graph.nodes), 'node')} in {steps}{f' on {gpu}' if gpu else ''}"
     text += ", outputs are finite"
     if numpy_steps:
         text += f", {numpy_steps} of them in NumPy{', on the CPU' if gpu else ''} (slow; see nbconv doctor)"

@@ -1,6 +1,7 @@
 """Report everything that nbconv lacks for a model (operators, attributes, types), the steps that would run in NumPy for
-want of a kernel (with --device cuda: those that the CPU would do for a GPU), what would stand in the way of training it, and
-whether this machine is set up well. Without a model: the machine only."""
+want of a kernel (with --device cuda: those that the CPU would do for a GPU) or on kernels that are known to be slow, where
+planning must wait for a value, what would stand in the way of training, and whether this machine is set up well. Without a
+model: the machine only."""
 
 from __future__ import annotations
 
@@ -9,19 +10,23 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from nbconv.commands import _model
+from nbconv.commands._examine import examine
 from nbconv.commands._text import dump, plural, size, style, table
 
 if TYPE_CHECKING:
-    from nbconv.graph import Graph
     from nbconv.kernels.target import Target
-    from nbconv.plan.plan import Plan
 
+NAMED = 3
+"""Nodes of a group that are named."""
+LONGEST = 30
+"""Characters of a name that are shown."""
 PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxruntime")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="an ONNX file")
     _model.add_shape(parser)
+    _model.add_value(parser)
     _model.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.epilog = f"""{_model.SHAPES}
@@ -37,7 +42,8 @@ examples:
 def run(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {"model": args.model, "device": None if args.device == "cpu" else gpu(args.device)}
     if args.model:
-        report.update(examine(args.model, args.shape, report["device"]))
+        goal = None if report["device"] is None else _goal(report["device"])
+        report.update(examine(args.model, args.shape, args.value, goal))
     report["environment"] = environment()
     if args.json:
         dump(report)
@@ -71,78 +77,6 @@ def _goal(device: dict[str, Any]) -> Target:
 
     goal = target(device["target"])
     return with_tf32(goal) if parse(device["name"])[1] else goal
-
-
-def examine(path: str, shapes: list[str], device: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What is unsupported, which steps NumPy does (``copies``, for a `gpu`: values and bytes that cross over for them, for
-    inputs and results), ``unplanned``: why the steps are not known, and ``training``: what has no
-    gradient, and whether batch normalisation was folded away. ModelError for a file that is no valid model."""
-    from nbconv.converters.onnx import survey
-    from nbconv.errors import ModelError
-    from nbconv.kernels import KernelError
-
-    try:
-        problems = survey(path)
-    except ModelError as error:
-        raise type(error)(str(error) if path in str(error) else f"{path}: {error}") from None
-    found: dict[str, Any] = {
-        "problems": [p._asdict() for p in problems],
-        "steps": None,
-        "numpy_steps": [],
-        "unplanned": "",
-        "training": None,
-        "optional_inputs": [],
-    }
-    if problems:
-        return found
-    notes: list[str] = []
-    try:
-        model = _model.open_model(path)
-    except (ValueError, KernelError) as error:
-        found["unplanned"] = str(error)
-        return found
-    found["optional_inputs"] = [port.name for port in model.optional_inputs]
-    _model.given_shapes(model.graph, shapes)  # what is no shape of the model's is the caller's error, not a finding
-    try:
-        sizes, notes = _model.input_shapes(model.graph, shapes)
-        plan = model.plan(sizes, target=None if device is None else _goal(device))
-    except (ValueError, KernelError) as error:
-        found["unplanned"] = "; ".join([str(error), *notes])
-        return found
-    found["steps"] = len(plan.steps)
-    for node in plan.numpy_steps():
-        made = ", ".join(str(plan.specs[n]) for n in node.outputs if n)
-        found["numpy_steps"].append({"node": node.name, "op": node.op.type, "outputs": made})
-    if device is not None:
-        found["copies"] = _copies(plan)
-    found["training"] = _training(model.graph, sizes)
-    return found
-
-
-def _copies(plan: Plan) -> dict[str, int]:
-    """How many values cross over in a run on a GPU, and their bytes: inputs, results, and what steps on the CPU work on."""
-    from nbconv.runtime.cuda.placement import transfers
-
-    moved = transfers(plan)
-    names = [name for up, down in moved.before.values() for name in (*up, *down)]
-    names += [name for name in plan.results if name not in moved.results]
-    return {"values": len(names), "bytes": sum(plan.nbytes(name) for name in names)}
-
-
-def _training(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What stands in the way of training: nodes without a gradient, batch normalisation that was folded away."""
-    from nbconv.edit.folded import folded_norms
-    from nbconv.edit.parameters import parameters
-    from nbconv.graph import Spec
-    from nbconv.lowering.weights import Weights
-    from nbconv.passes.autodiff import missing_gradients
-    from nbconv.passes.fold import fold
-
-    derived, specs, _ = fold(graph, {n: Spec(sizes[n], s.dtype) for n, s in graph.inputs.items()}, Weights())
-    wrt = [p.value for p in parameters(derived)]
-    missing = [{"node": node, "op": op, "why": why} for node, op, why in missing_gradients(derived, specs, wrt)]
-    norms = folded_norms(graph)
-    return {"trainable": len(wrt), "missing_gradients": missing, "batch_norm_folded": norms._asdict()}
 
 
 def environment() -> dict[str, Any]:
@@ -196,38 +130,74 @@ def _noexec(folder: str) -> bool:
 
 
 def _print_model(report: dict[str, Any]) -> None:
-    problems, path = report["problems"], report["model"]
+    problems, path, stages = report["problems"], report["model"], report["stages"]
     if problems:
         print(style(f"{path}: nbconv lacks {plural(len(problems), 'thing')} for this model", "red"))
-        print()
-        table(("NODE", "OP", "WHAT IS UNSUPPORTED"), [(p["node"], p["op"], p["problem"]) for p in problems], width=140)
+        _print_groups("WHAT IS UNSUPPORTED", problems, "problem")
     elif report["unplanned"]:
         print(style(f"{path}: everything in it is supported, but its steps are not known", "yellow"))
         print(f"  {report['unplanned']}")
-    elif report["numpy_steps"] and report["device"]:
-        print(style(_on_gpu(report), "yellow"))
-        print()
-        table(("NODE", "OP", "OUTPUTS"), [(s["node"], s["op"], s["outputs"]) for s in report["numpy_steps"]])
-    elif report["device"]:
-        print(style(_on_gpu(report), "green"))
-    elif report["numpy_steps"]:
-        slow = report["numpy_steps"]
-        print(
-            style(
-                f"{path}: runs, but {len(slow)} of {plural(report['steps'], 'step')} in NumPy, for want of a kernel",
-                "yellow",
-            )
-        )
-        print()
-        table(("NODE", "OP", "OUTPUTS"), [(s["node"], s["op"], s["outputs"]) for s in slow])
     else:
-        print(style(f"{path}: runs, all {plural(report['steps'], 'step')} on compiled kernels", "green"))
+        good = not report["numpy_steps"] and not report["slow_steps"]
+        print(style(_on_gpu(report) if report["device"] else _on_cpu(report), "green" if good else "yellow"))
+    if stages:
+        print()
+        told = f"planned while it runs ({plural(stages['plans'], 'plan')} for a run with zeros), as values decide shapes"
+        print(style(f"{told}: what follows these nodes waits for them", "yellow"))
+        _print_groups("WHY IT WAITS", stages["nodes"], "why")
+    if report["numpy_steps"]:
+        _print_numpy(report["numpy_steps"])
+    if report["slow_steps"]:
+        print()
+        print(style("steps on kernels that are known to be slow", "yellow"))
+        _print_groups("WHY", report["slow_steps"], "why")
     if report["optional_inputs"]:
         names = report["optional_inputs"]
         told = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         print(f"inputs: {told} may be fed too; where they are not, the model's own values are constants")
     if report["training"]:
         _print_training(report["training"])
+
+
+def _on_cpu(report: dict[str, Any]) -> str:
+    """One line: what does the steps."""
+    steps, slow = plural(report["steps"], "step"), report["numpy_steps"]
+    by_onnx = sum(s["by"] != "NumPy" for s in slow)
+    if not slow:
+        more = f", {len(report['slow_steps'])} of them on slow ones" if report["slow_steps"] else ""
+        return f"{report['model']}: runs, all {steps} on compiled kernels{more}"
+    line = f"{report['model']}: runs, but {len(slow)} of {steps} in NumPy, for want of a kernel"
+    return f"{line} ({by_onnx} by onnx.reference, which is very slow)" if by_onnx else line
+
+
+def _print_groups(head: str, rows: list[dict[str, Any]], key: str) -> None:
+    """Nodes by their operator and what is said of them."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row["op"], row[key]), []).append(row["node"])
+    cells = [(op, str(len(nodes)), text, _names(nodes)) for (op, text), nodes in groups.items()]
+    print()
+    table(("OP", "NODES", head, "WHICH"), cells, right=(1,), width=180)
+
+
+def _print_numpy(steps: list[dict[str, Any]]) -> None:
+    """NumPy's steps by their operator, those with the most bytes first."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for step in steps:
+        groups.setdefault((step["op"], step["by"]), []).append(step)
+    cells = []
+    for (op, by), rows in sorted(groups.items(), key=lambda item: -sum(r["bytes"] for r in item[1])):
+        largest = max(rows, key=lambda r: r["bytes"])
+        cells.append((op, str(len(rows)), by, size(sum(r["bytes"] for r in rows)), largest["outputs"],
+                      _names([r["node"] for r in rows])))  # fmt: skip
+    print()
+    table(("OP", "STEPS", "BY", "BYTES", "LARGEST OUTPUT", "NODES"), cells, right=(1, 3), width=180)
+
+
+def _names(nodes: list[str]) -> str:
+    """A few of them, long ones by their ends, and how many more there are."""
+    more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
+    return ", ".join(n if len(n) <= LONGEST else f"…{n[1 - LONGEST :]}" for n in nodes[:NAMED]) + more
 
 
 def _on_gpu(report: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ CONSTANT = "a constant"
 def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
+    _model.add_value(parser)
     parser.add_argument(
         "--stage",
         choices=STAGES,
@@ -47,13 +48,13 @@ examples:
 def run(args: argparse.Namespace) -> int:
     graph = _model.open_graph(args.model)
     shapes, notes = _model.input_shapes(graph, args.shape)
-    specs = authored_specs(graph, shapes, notes)
+    specs = authored_specs(graph, shapes, notes, _model.given_values(graph, args.value))
     rows = describe(graph, specs)
     plan = None
     if args.stage != "authored":
         from nbconv.model import Model
 
-        plan = Model(graph).plan(shapes)
+        plan = _model.whole_plan(Model(graph), args.model, shapes)
     if args.json:
         dump(as_json(args.model, graph, specs, rows, plan, args.stage, notes))
         return 0
@@ -70,9 +71,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def authored_specs(graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str]) -> dict[str, Spec]:
-    """The Spec of every value of the graph as it was authored. ModelError where shapes do not fit."""
-    from nbconv.errors import ModelError
+def authored_specs(
+    graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str], values: dict[str, float]
+) -> dict[str, Spec]:
+    """The Spec of every value of the graph as it was authored, those that values decide as they are for zeros. ModelError
+    where shapes do not fit."""
+    from nbconv.errors import DataDependentError, ModelError
     from nbconv.graph import Spec
     from nbconv.lowering.weights import Weights
     from nbconv.passes.fold import fold
@@ -80,9 +84,32 @@ def authored_specs(graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list
     inputs = {name: Spec(shape, graph.inputs[name].dtype) for name, shape in shapes.items()}
     try:
         _, specs, _ = fold(graph, inputs, Weights(), frozenset(graph.values()))
+    except DataDependentError:
+        notes.append("values decide shapes: these are shapes for zeros")
+        return _specs_for_zeros(graph, inputs, values)
     except ModelError as error:
         raise type(error)("; ".join([str(error), *notes])) from None
     return specs
+
+
+def _specs_for_zeros(graph: Graph, inputs: dict[str, Spec], values: dict[str, float]) -> dict[str, Spec]:
+    import numpy as np
+
+    from nbconv.errors import ModelError
+    from nbconv.graph import Spec
+    from nbconv.graph.spec import spec_of
+    from nbconv.model import Model
+
+    first = None
+    for feeds in _model.plain_feeds(graph, {n: tuple(map(int, s.shape)) for n, s in inputs.items()}, values):
+        try:
+            made = Model(graph).run(feeds, list(graph.values()))
+        except ModelError as error:
+            first = first or error
+            continue
+        known = {**inputs, **{name: spec_of(value) for name, value in graph.constants.items()}}
+        return {**known, **{n: Spec(np.shape(y), getattr(y, "dtype", np.dtype(object))) for n, y in made.items()}}
+    raise ModelError(f"values decide shapes, and a run with zeros ends early: {first}")
 
 
 def describe(graph: Graph, specs: dict[str, Spec]) -> list[dict[str, Any]]:

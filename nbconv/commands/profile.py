@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     _model.add_model(parser)
     _model.add_shape(parser)
+    _model.add_value(parser)
     _model.add_threads(parser)
     _model.add_device(parser)
     parser.add_argument("--runs", type=_model.positive, default=20, metavar="N", help="times each step is run (default 20)")
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         check(path)
     model = _model.open_model(args.model, args.threads, args.device)
     shapes, notes = _model.input_shapes(model.graph, args.shape)
-    found = profiling.profile(model, _model.random_feeds(model.graph, shapes), runs=args.runs)
+    _model.whole_plan(model, args.model, shapes)
+    values = _model.given_values(model.graph, args.value)
+    found = profiling.profile(model, _model.random_feeds(model.graph, shapes, values=values), runs=args.runs)
     report = {**profiling.as_json(found, args.model, shapes), "machine": _machine(model), "notes": notes}
     if args.trace:
         write(args.trace, json.dumps(trace(report, found), allow_nan=False))

@@ -78,6 +78,8 @@ class Op:
     """Whether it is a product with trained weights, which counts as a layer where depth is counted."""
     is_norm: ClassVar[bool] = False
     """Whether it normalises."""
+    evaluator: ClassVar[str] = "NumPy"
+    """What computes its `reference`."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         cls.type = cls.__name__

@@ -358,6 +358,7 @@ class Lowering:
         work: int,
         kind: str = "other",
         algorithm: str = "",
+        slow: str = "",
         does: Work = _UNKNOWN,
         writes: tuple[str, ...] = ("y",),
         zeros: Ref | None = None,
@@ -365,8 +366,8 @@ class Lowering:
     ) -> None:
         """Emit ``family.kernel`` over this many units. Arguments go by the kernel's names, NamedTuples of
         `nbconv.kernels.params` among them; ``writes`` says which it writes to, and ``zeros`` is read in place of what lies
-        outside of an image. ``work`` is the step's in all: flops, or four a byte moved; ``kind``, ``algorithm`` and ``does``
-        are what a profile says of it."""
+        outside of an image. ``work`` is the step's in all: flops, or four a byte moved; ``kind``, ``algorithm``, ``does``
+        and ``slow`` are what a profile and a report say of it."""
         if units <= 0:
             return
         chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
@@ -374,7 +375,7 @@ class Lowering:
         refs = [(name, value.name) for name, value in words.items() if isinstance(value, Ref)]
         if zeros is not None:
             words["zeros"] = zeros
-        impl = (self.impl or Impl(kernel))._replace(kind=kind, algorithm=algorithm or described(kernel))
+        impl = (self.impl or Impl(kernel))._replace(kind=kind, algorithm=algorithm or described(kernel), slow=slow)
         self.steps.append(
             Step(
                 self.node,

@@ -35,6 +35,8 @@ class Impl(NamedTuple):
     """what the row was chosen for"""
     candidates: tuple[str, ...] = ()
     """the rows that fit the problem"""
+    slow: str = ""
+    """why it is far from what the machine could do, where that is known"""
 
 
 class Work(NamedTuple):

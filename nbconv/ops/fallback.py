@@ -38,6 +38,7 @@ _KINDS = {
 class Fallback(Op, abstract=True):
     """An operator as its schema says it is."""
 
+    evaluator = "onnx.reference"
     since = 0
     """The opset that the schema is of."""
 
@@ -69,6 +70,14 @@ class Fallback(Op, abstract=True):
         except Exception as error:  # the reference raises what NumPy or Python raises
             raise ModelError(f"onnx's reference: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
         return tuple(y.astype(OBJECT) if isinstance(y, np.ndarray) and y.dtype.kind in "US" else y for y in found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self.type, self.attributes())
+
+
+def _made(kind: str, attributes: dict[str, Any]) -> Op:
+    """The op again, when it is unpickled."""
+    return of_schema(kind)(**attributes)
 
 
 def _key(attributes: dict[str, Any]) -> tuple:

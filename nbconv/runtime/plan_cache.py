@@ -101,13 +101,14 @@ def code() -> str:
 
 
 def _code_files() -> list[tuple[str, str]]:
-    """(name, path) of each file of code. A package that lies in no folder is in an archive, or in the executable."""
+    """(name, path) of each file of code. A package that does not lie in a folder, or of which only a part does, is in an
+    archive or in the executable."""
     names = ("nbconv", "nbconv.kernels", "nbconv.converters")
     specs = [spec for name in names if (spec := importlib.util.find_spec(name)) is not None]
     packages = [(spec.name, root) for spec in specs for root in spec.submodule_search_locations or ()]
     apart = ("nbconv/kernels", "nbconv/converters", "nbconv/models")  # in a checkout they lie elsewhere
     found = [file for name, root in packages for file in _sources(root, name, apart)]
-    if not found:
+    if not any(name.startswith("nbconv/model.py") for name, _ in found):
         whole = next((path for _, path in packages), "")
         while whole and not os.path.exists(whole):
             whole = os.path.dirname(whole)

@@ -26,6 +26,9 @@ from nbconv.runtime.executor import Arenas, Ready
 Planner = Callable[[Graph, dict[str, Spec], tuple[str, ...], frozenset[str]], Ready]
 """Makes what runs a graph for inputs of these Specs and these results; the names are of constants that shapes decided."""
 
+Watch = Callable[[Node, str, list[Any], list[Any]], None]
+"""Is told of a node that is done alone: "bodies", "kernels" or "numpy", its inputs and what it made."""
+
 
 class Stage(NamedTuple):
     """What was found for one set of shapes of a graph's inputs."""
@@ -43,10 +46,12 @@ class Stage(NamedTuple):
 
 
 class Staged:
-    """The runs of one graph. Any number of threads may run it at once."""
+    """The runs of one graph. Any number of threads may run it at once. ``watch`` is called for each node that is done
+    alone."""
 
-    def __init__(self, graph: Graph, planner: Planner, arenas: Arenas, limit: int) -> None:
+    def __init__(self, graph: Graph, planner: Planner, arenas: Arenas, limit: int, watch: Watch | None = None) -> None:
         self.graph, self._planner, self._arenas, self._limit = graph, planner, arenas, limit
+        self._watch = watch
         self._stages: OrderedDict[tuple, Stage] = OrderedDict()
         self._count = 0
         self._nbytes = 0
@@ -125,9 +130,14 @@ class Staged:
                 given = [value(n) for n in own_inputs(node)]
                 found = op.interpret(given, lambda which, feeds: self._body(node, which, feeds, value, threads))
             elif self._has_kernel(node, graph, values):
-                return self._alone(node, graph, {n: value(n) for n in node.inputs if n}, threads)
+                made = self._alone(node, graph, {n: value(n) for n in node.inputs if n}, threads)
+                if self._watch:
+                    self._watch(node, "kernels", [value(n) for n in node.inputs], list(made.values()))
+                return made
             else:
                 found = _results(node, [value(n) for n in node.inputs])
+            if self._watch:
+                self._watch(node, "bodies" if op.bodies() else "numpy", [value(n) for n in node.inputs], list(found))
         except ModelError as error:
             named = str(error).startswith(f"{node.name} (")
             raise error if named else type(error)(f"{node.name} ({op.type}): {error}") from None
@@ -144,7 +154,8 @@ class Staged:
             around = {n: self.graph.constants[n] for n in free(body) if n in self.graph.constants}
             inputs = {**body.inputs, **{n: Spec((), np.dtype(np.float32)) for n in free(body) if n not in around}}
             whole = Graph(body.nodes, inputs, body.outputs, {**body.constants, **around}, body.name)
-            inner = self._bodies.setdefault(key, Staged(whole, self._planner, self._arenas, self._limit))
+            inner = Staged(whole, self._planner, self._arenas, self._limit, self._watch)
+            inner = self._bodies.setdefault(key, inner)
         names = list(inner.graph.inputs)
         given = dict(zip(names[: len(feeds)], feeds, strict=True)) | {n: value(n) for n in names[len(feeds) :]}
         wanted = tuple(inner.graph.outputs)

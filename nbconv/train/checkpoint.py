@@ -98,7 +98,8 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size].decode(), object_pairs_hook=_distinct)
         metadata = header.pop("__metadata__", {})
-        body, arrays, end = memoryview(content)[8 + size :], {}, 0
+        body = memoryview(content)[8 + size :]
+        arrays, end = {}, 0
         for name, told in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             first, last = told["data_offsets"]
             if told["dtype"] != "F32" or first != end or not first <= last <= len(body):

@@ -16,6 +16,7 @@ from nbconv.lowering.window import seen_by, sliding
 
 BAND = 16
 """Most rows of a unit."""
+SLOW = "depthwise windows that are dilated, or not 3 or 5 wide, go pixel by pixel"
 
 
 def fits(p: ConvProblem) -> bool:
@@ -60,9 +61,16 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         piece=piece,
         epilogue=epilogue(to, 1, c, lanes, lanes),
         kind="depthwise",
+        slow="" if _in_strips(p) else SLOW,
         algorithm=f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
         does=Work(2 * size * g.taps, 2 * size * g.taps, p.itemsize * size, seen_by(g.down, g.across)),
     )
+
+
+def _in_strips(p: ConvProblem) -> bool:
+    """Whether the kernel takes strips of pixels; of a window that reaches far past the image, it may still not."""
+    across = p.geometry.across
+    return across.kernel in (3, 5) and across.stride <= 2 and across.dilation == 1
 
 
 DEPTHWISE = Implementation("depthwise", fits, emit)

@@ -1,0 +1,1 @@
+"""Where onnxruntime has its compiled half; here, other names of the same things."""
