@@ -115,5 +115,6 @@ class _Promotion:
 
 def _stays(node: Node, given: tuple[Spec | None, ...], found: tuple[Spec, ...]) -> bool:
     """Whether the node does no arithmetic on its half-precision inputs, and has a kernel for them as they are."""
-    first, named = given[0], tuple(s for n, s in zip(node.outputs, found, strict=False) if n)
-    return first is not None and first.dtype == np.float16 and node.op.layout(given, named) != NUMPY
+    named = tuple(s for n, s in zip(node.outputs, found, strict=False) if n)
+    halves = {s.dtype for s in given if s is not None and is_half(s.dtype)}
+    return halves == {np.dtype(np.float16)} and node.op.layout(given, named) != NUMPY

@@ -20,6 +20,7 @@ SKIPPED = {
     r"if_(seq|opt)|loop1[36]_seq|optional_|sequence_map": "values that are no tensors: runs in stages have them",
     r"training_dropout_default|batchnorm.*training": "inference only",
     r"dropout_random_old": "opset 11: rewritten at import",
+    r"(gru|lstm|rnn)_batchwise": "layout 1: rewritten at import",
     r"split_.*_opset13": "opset 13: rewritten at import",
     r"spacetodepth_(dcr|crd)_mode": "newer than opset 21, which has no mode",
     r"resize_downsample_scales_(linear|cubic)_align_corners": (
