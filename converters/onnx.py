@@ -1,6 +1,6 @@
 """ONNX models in and out: `read`, `survey`, `write`, `save`.
 
-A model's opset may be 7 to the newest that the onnx package knows. That package parses and checks; once it has, a load
+A model's opset may be any that the onnx package knows. That package parses and checks; once it has, a load
 of the same file takes the structure from the cache (`nbconv.converters.structure`) and does not import it.
 """
 
