@@ -131,15 +131,22 @@ def suppressed(corners: np.ndarray, scores: np.ndarray, chosen: np.ndarray, most
     """At most so many of the ``chosen`` boxes by falling score (of equal ones the first), each overlapping none before it by
     more than ``iou``."""
     order = chosen[np.argsort(-scores[chosen], kind="stable")]
-    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    left, top, right, bottom = np.ascontiguousarray(corners[order].T)
+    area = (right - left) * (bottom - top)
+    gone = np.zeros(len(order), bool)
     taken: list[int] = []
-    while len(order) and len(taken) < most:
-        k, order = order[0], order[1:]
-        taken.append(int(k))
-        low, high = np.maximum(corners[k, :2], corners[order, :2]), np.minimum(corners[k, 2:], corners[order, 2:])
-        shared = np.prod(np.maximum(high - low, 0), 1)
-        union = area[k] + area[order] - shared
-        with np.errstate(all="ignore"):
-            overlaps = np.where((union > 0) & (area[k] > 0) & (area[order] > 0), shared / union, 0)
-        order = order[~(overlaps > iou)]
+    with np.errstate(all="ignore"):
+        for i in range(len(order)):
+            if gone[i]:
+                continue
+            taken.append(int(order[i]))
+            if len(taken) == most:
+                break
+            wide = np.minimum(right[i], right[i + 1 :]) - np.maximum(left[i], left[i + 1 :])
+            high = np.minimum(bottom[i], bottom[i + 1 :]) - np.maximum(top[i], top[i + 1 :])
+            shared = np.maximum(wide, 0) * np.maximum(high, 0)
+            union = area[i] + area[i + 1 :] - shared
+            over = (shared / union > iou) & (union > 0) & (area[i + 1 :] > 0)
+            if area[i] > 0:
+                gone[i + 1 :] |= over
     return taken
