@@ -7,7 +7,7 @@ which is which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -69,15 +69,21 @@ def infer(graph: Graph, given: Mapping[str, Spec]) -> dict[str, Spec]:
         inputs = [specs[n] if n else None for n in node.inputs]
         if any(spec is not None and spec.dtype == OBJECT for spec in inputs):
             raise DataDependentError(f"{node.name} ({node.op.type}): reads what is no tensor of numbers")
-        found = node.infer(tuple(inputs))
-        values = node.op.known(*inputs)
-        known = node.op.pure and all(s is None or s.value is not None for s in inputs)
-        if values is None and known and sum(s.nbytes for s in found) <= SMALL:
-            values = results(node, [s and s.value for s in inputs])
-        for i, name in enumerate(node.outputs):
-            spec = found[i]
-            specs[name] = spec if values is None else spec_of(values[i])._replace(quantisation=spec.quantisation)
+        found = with_values(node, inputs, node.infer(tuple(inputs)), SMALL)
+        specs.update(zip(node.outputs, found, strict=False))
     return specs
+
+
+def with_values(node: Node, given: Sequence[Spec | None], found: Sequence[Spec], limit: int) -> tuple[Spec, ...]:
+    """The Specs of the node's outputs, ``found`` for those ``given``, with their values where Specs alone decide these, or
+    where all inputs are known and the outputs have ``limit`` bytes at most."""
+    values = node.op.known(*given)
+    known = node.op.pure and all(s is None or s.value is not None for s in given)
+    if values is None and known and sum(s.nbytes for s in found) <= limit:
+        values = results(node, [s and s.value for s in given])
+    if values is None:
+        return tuple(found)
+    return tuple(spec_of(np.asarray(v))._replace(quantisation=s.quantisation) for v, s in zip(values, found, strict=False))
 
 
 def run(graph: Graph, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -6,18 +6,16 @@ computes, a NonZero, a Loop) is done when its inputs are there, alone; what is b
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nbconv.errors import DataDependentError
 from nbconv.graph import OBJECT, Graph, Node, Spec
-from nbconv.graph.bodies import results
+from nbconv.graph.bodies import SMALL, with_values
 from nbconv.graph.spec import spec_of
 from nbconv.passes.fold import live
 
-SMALL = 1 << 14
-"""Bytes of a value that shapes decide, up to which it goes to later stages as a constant."""
 MOST = 1 << 26
 """Bytes of a value that is computed here where a shape may depend on it; planning folds larger ones."""
 
@@ -82,10 +80,5 @@ def _found(node: Node, specs: dict[str, Spec]) -> dict[str, Spec] | None:
         return None
     if any(spec.dtype == OBJECT for spec in found):
         return None
-    values: Any = node.op.known(*given)
-    known = node.op.pure and all(s is None or s.value is not None for s in given)
-    if values is None and known and sum(s.nbytes for s in found) <= MOST:
-        values = results(node, [s and s.value for s in given])
-    if values is not None:
-        found = tuple(spec_of(np.asarray(v)) for v in values)
+    found = with_values(node, given, found, MOST)
     return {name: spec for name, spec in zip(node.outputs, found, strict=False) if name}

@@ -9,15 +9,12 @@ import numpy as np
 
 from nbconv.errors import UnsupportedError
 from nbconv.graph import OBJECT, Graph, Node, Spec
-from nbconv.graph.bodies import results
+from nbconv.graph.bodies import SMALL, with_values
 from nbconv.graph.spec import spec_of
 from nbconv.passes.fold import live
 
 TRIAL = 256
 """The size taken for a dimension that is not known; 1 for the first, the batch."""
-SMALL = 1 << 14
-"""Bytes up to which a value that depends on constants is computed: it may decide shapes."""
-
 Told = Callable[[str], "Spec | None"]
 """What else is known of a value."""
 
@@ -57,12 +54,8 @@ def _made(node: Node, given: tuple[Spec | None, ...]) -> dict[str, Spec]:
     """The Specs of a node's outputs, with the values of small ones that constants decide."""
     made = node.op.infer(*given)
     made = (made,) if isinstance(made, Spec) else tuple(made)
-    values = node.op.known(*given)
-    small = node.op.pure and all(s is None or (s.value is not None and s.nbytes <= SMALL) for s in given)
-    if values is None and small and sum(s.nbytes for s in made) <= SMALL:
-        values = results(node, [s and s.value for s in given])
-    if values is not None:
-        made = tuple(spec_of(np.asarray(v)) for v in values)
+    small = all(s is None or s.value is None or s.nbytes <= SMALL for s in given)
+    made = with_values(node, given, made, SMALL if small else -1)
     return {name: spec for name, spec in zip(node.outputs, made, strict=False) if name}
 
 

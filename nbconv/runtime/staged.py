@@ -14,13 +14,13 @@ import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import OBJECT, Graph, Node, Spec
-from nbconv.graph.bodies import body_of, free, own_inputs, results
+from nbconv.graph.bodies import SMALL, body_of, free, own_inputs, results
 from nbconv.graph.half import any_half, in_single, takes_float32
 from nbconv.graph.op import NUMPY
 from nbconv.graph.spec import spec_of
 from nbconv.ops.fallback import Fallback, of_schema
 from nbconv.ops.optional import Held
-from nbconv.passes.partition import SMALL, Partition, partition
+from nbconv.passes.partition import Partition, partition
 from nbconv.runtime.executor import Arenas, Ready
 
 Planner = Callable[[Graph, dict[str, Spec], tuple[str, ...], frozenset[str]], Ready]
