@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -215,7 +216,31 @@ def test_other_domains_of_onnx() -> None:
     whole = helper.make_tensor_type_proto(TensorProto.INT64, [None])
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 4)]
     m = load(model([encode], {"a": TEXT}, {"y": whole}, imports=imports))
-    assert m.run({"a": ["dog", "cat", "cow"]})["y"].tolist() == [5, 3, -1]
+    for again in (m, pickle.loads(pickle.dumps(m))):
+        assert again.run({"a": ["dog", "cat", "cow"]})["y"].tolist() == [5, 3, -1]
+
+
+@pytest.mark.parametrize("values", [np.array([[4, 2]], np.int64), np.array(["no", "yes"], object)])
+def test_tensors_as_attributes_of_what_onnx_evaluates(values: np.ndarray) -> None:
+    """LabelEncoder takes its values as a tensor from version 4 on: numbers, or strings."""
+    text = values.dtype == object
+    kind = TensorProto.STRING if text else TensorProto.INT64
+    flat: Any = [s.encode() for s in values] if text else values.reshape(-1)
+    held = helper.make_tensor("v", kind, [2], flat)
+    codes: Any = [7, 9]
+    keys = helper.make_tensor("k", TensorProto.INT64, [2], codes)
+    none: Any = [b"?"] if text else [0]
+    rest = helper.make_tensor("d", kind, [1], none)
+    encode = helper.make_node(
+        "LabelEncoder", ["a"], ["y"], domain="ai.onnx.ml", keys_tensor=keys, values_tensor=held, default_tensor=rest
+    )
+    whole = helper.make_tensor_type_proto(TensorProto.INT64, [None])
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 4)]
+    made = TEXT if text else helper.make_tensor_type_proto(kind, [None])
+    m = load(model([encode], {"a": whole}, {"y": made}, imports=imports))
+    for again in (m, pickle.loads(pickle.dumps(m))):
+        found = again.run({"a": np.array([9, 7, 1])})["y"].tolist()
+        assert found == (["yes", "no", "?"] if text else [2, 4, 0])
 
 
 def test_before_ir_3_the_opset_is_1() -> None:

@@ -7,14 +7,14 @@ follows is planned then. It is slow, and needs the onnx package.
 from __future__ import annotations
 
 import importlib
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import FLOAT32, OBJECT, Spec
-from nbconv.graph.dtypes import is_half
+from nbconv.graph.dtypes import from_text, is_half, text_of
 from nbconv.graph.op import Op
 
 RANDOM = frozenset(
@@ -72,27 +72,29 @@ class Fallback(Op, abstract=True):
         return tuple(y.astype(OBJECT) if isinstance(y, np.ndarray) and y.dtype.kind in "US" else y for y in found)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (self.type, self.attributes())
+        return _made, (self.type, self.domain, self.attributes())
 
 
-def _made(kind: str, attributes: dict[str, Any]) -> Op:
+def _made(kind: str, domain: str, attributes: dict[str, Any]) -> Op:
     """The op again, when it is unpickled."""
-    return of_schema(kind)(**attributes)
+    return of_schema(kind, domain)(**attributes)
 
 
 def _key(attributes: dict[str, Any]) -> tuple:
-    arrays = {n: (v.dtype.str, v.shape, tuple(v.flat)) for n, v in attributes.items() if isinstance(v, np.ndarray)}
+    arrays = {n: (text_of(v.dtype), v.shape, _data(v)) for n, v in attributes.items() if isinstance(v, np.ndarray)}
     return tuple({**attributes, **arrays}.items())
 
 
-@cache
+def _data(array: np.ndarray) -> bytes | tuple:
+    """What can be hashed of an array's elements: strings are Python objects."""
+    return tuple(array.flat) if array.dtype == OBJECT else array.tobytes()
+
+
+@lru_cache(256)
 def _evaluator(cls: type[Fallback], attributes: tuple, inputs: tuple[str, ...]) -> Any:
     onnx = importlib.import_module("onnx")
     reference, numpy_helper = (importlib.import_module(f"onnx.{n}") for n in ("reference", "numpy_helper"))
-    values = {
-        n: numpy_helper.from_array(np.array(v[2], v[0]).reshape(v[1])) if cls.kinds[n].startswith("np.") else v
-        for n, v in attributes
-    }
+    values = {n: numpy_helper.from_array(_array(*v)) if cls.kinds[n].startswith("np.") else v for n, v in attributes}
     most = _schema(cls.type, cls.domain).max_output
     outputs = [f"y{i}" for i in range(most if most < 16 else cls.variadic(len(inputs)))]
     node = onnx.helper.make_node(cls.type, list(inputs), outputs, domain=cls.domain, **values)
@@ -102,6 +104,12 @@ def _evaluator(cls: type[Fallback], attributes: tuple, inputs: tuple[str, ...]) 
     versions = {"": 21, cls.domain: cls.since} if cls.domain else {"": max(cls.since, 21)}
     imports = [onnx.helper.make_opsetid(*version) for version in versions.items()]
     return reference.ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
+
+
+def _array(dtype: str, shape: tuple[int, ...], data: bytes | tuple) -> np.ndarray:
+    """The array of a `_key`."""
+    found = np.frombuffer(data, from_text(dtype)) if isinstance(data, bytes) else np.array(data, from_text(dtype))
+    return found.reshape(shape)
 
 
 def _schema(kind: str, domain: str) -> Any:
