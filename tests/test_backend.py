@@ -37,7 +37,7 @@ def test_every_pattern_skips_something() -> None:
 
 
 def test_counts() -> None:
-    """Every test is counted once in each table, and those of which values are random are those of random operators."""
+    """Every test is counted once in each table."""
     found = [conformance.Outcome(case, "passed", "") for case in conformance.cases()]
     counts = conformance.counted(found)
     assert counts["part"]["all"][1] > 2000
