@@ -165,7 +165,8 @@ class Resize(Op):
             return np.clip(near.astype(np.int64), 0, last)[:, None], np.ones((len(x), 1))
         if self.mode == "linear" and not self.smooths(axis):
             x = np.clip(x, 0, last)
-            low = np.floor(x).astype(np.int64)
+            with np.errstate(invalid="ignore"):
+                low = np.clip(np.floor(x).astype(np.int64), 0, last)  # of NaN, too
             part = (x - low.astype(np.float32)).astype(np.float64)
             return np.stack([low, np.minimum(low + 1, last)], 1), np.stack([1 - part, part], 1)
         stretch = float(axis.scale) if self.smooths(axis) else 1.0
