@@ -42,7 +42,8 @@ class Dropout(Op):
             return x, np.ones(x.shape, np.bool_)
         if not 0 <= share < 1:
             raise ModelError(f"ratio is {share}, wanted from 0 up to 1")
-        kept = np.random.RandomState(self.seed).uniform(0, 1, x.shape) >= share
+        seed = None if self.seed is None else self.seed % 2**32  # NumPy has no others
+        kept = np.random.RandomState(seed).uniform(0, 1, x.shape) >= share
         return np.where(kept, x * x.dtype.type(1 / (1 - share)), x.dtype.type(0)), kept
 
     @staticmethod

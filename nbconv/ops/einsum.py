@@ -88,7 +88,7 @@ class Einsum(Op):
         if any(x.dtype != FLOAT32 or x.size == 0 for x in to.inputs) or any(len(set(t)) < len(t) for t in letters):
             return None
         sizes = self.sizes(letters, to.inputs)
-        terms = [_without_ones(to, Term(to.x(i), t), sizes) for i, t in enumerate(letters)]
+        terms = [_without_ones(to, Term(to.x(i), t)) for i, t in enumerate(letters)]
         while len(terms) > 1:
             kept = set(result).union(*(t.letters for t in terms[2:]))
             terms[:2] = [_product(to, terms[0], terms[1], kept, sizes, result)]
@@ -158,7 +158,7 @@ def _ordered(to: Expansion, term: Term, letters: str) -> str:
     return term.value if perm == tuple(range(len(perm))) else to.add(Transpose(perm=perm), term.value)
 
 
-def _without_ones(to: Expansion, term: Term, sizes: dict[str, int]) -> Term:
+def _without_ones(to: Expansion, term: Term) -> Term:
     """Without the axes of size 1."""
     shape = to.spec(term.value).shape
     kept = [(letter, d) for letter, d in zip(term.letters, shape, strict=True) if d != 1]

@@ -10,8 +10,8 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
-from nbconv.lowering.context import Lowering
+from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, ONLY_FLOAT32, STORED, Op
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.linear import reshape
 
 if TYPE_CHECKING:
@@ -24,16 +24,26 @@ def check_range(indices: np.ndarray, size: int) -> None:
         raise ModelError(f"indices from {indices.min()} to {indices.max()} leave an axis of size {size}")
 
 
-def emit_gather(to: Lowering, outer: int, places: np.ndarray, size: int, inner: int) -> None:
-    """The step that takes these slices of input 0 along the middle axis of (outer, size, inner)."""
+def emit_gather(
+    to: Lowering,
+    outer: int,
+    places: np.ndarray,
+    size: int,
+    inner: int,
+    x: Ref | None = None,
+    y: Ref | None = None,
+    name: str = "places",
+) -> None:
+    """The step that takes these slices along the middle axis of x (outer, size, inner), input 0 or another, into y, by
+    default the output. ``name`` tells the tables of several steps of a node apart."""
     width = to.inputs[0].dtype.itemsize
     to.step(
-        "gather.gather" if width == 4 else f"elements.gather_{width}",
+        "gather.gather" if width == FLOAT32.itemsize else f"elements.gather_{width}",
         outer * len(places),
-        work=8 * to.outputs[0].size,
-        x=to.input(0),
-        y=to.output(),
-        places=to.table("places", places),
+        work=8 * outer * len(places) * inner,
+        x=x or to.input(0),
+        y=y or to.output(),
+        places=to.table(name, places.astype(np.int64)),
         count=len(places),
         size=size,
         inner=inner,

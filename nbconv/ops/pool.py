@@ -24,6 +24,9 @@ from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
 
+EXACT = 2**24
+"""Up to here float32 has every integer."""
+
 
 class Pool(Op, abstract=True):
     """x (n, c, *size) → (n, c, *out), a channel at a time; attributes as in ONNX."""
@@ -168,11 +171,24 @@ class MaxPool(Pool):
     def absorbs(self, inputs, outputs) -> str:
         return "clamp"
 
+    def numbers(self, size: tuple[int, ...]) -> tuple[int, int, int]:
+        """By how much the numbers of cells rise along depth, height and width, in a plane of this size."""
+        d, h, w = (1, 1, *size)[-3:]
+        return (1, d, d * h) if self.storage_order else (h * w, w, 1)
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        """Its kernel counts the cells of a window in float32."""
+        served = super().has_kernel(inputs, outputs)
+        if not served or len(outputs) == 1:
+            return served
+        size, window = inputs[0].shape[2:], self.window(inputs[0].shape)
+        last = [(k - 1) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
+        return sum(i * n for i, n in zip(last, self.numbers(size)[-len(size) :], strict=True)) <= EXACT
+
     def lower(self, to: Lowering) -> None:
         dtype, size = to.inputs[0].dtype, to.inputs[0].shape[2:]
         if len(to.outputs) > 1:
-            d, h, w = (1, 1, *size)[-3:]
-            nz, ny, nx = (1, d, d * h) if self.storage_order else (h * w, w, 1)
+            nz, ny, nx = self.numbers(size)
             self.lower_volume(to, "max_pool_places", places=to.output(1), nz=nz, ny=ny, nx=nx, writes=("y", "places"))
             return
         if len(size) == 3:

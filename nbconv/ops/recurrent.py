@@ -111,7 +111,7 @@ class Recurrent(Op, abstract=True):
         if lengths is not None:
             want.kind("i", sequence_lens=lengths)
             if lengths.value is not None:
-                check_lengths(lengths.value, steps)
+                cells.check_lengths(lengths.value, steps)
         return want.make((steps, ways, batch, hidden), dtype), *[Spec((ways, batch, hidden), dtype)] * self.states
 
     def seen(self, x: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ class Recurrent(Op, abstract=True):
         """The outputs; ``tapes`` are filled, one a direction."""
         x, w, r, b, lengths, h0, c0, p = slots(inputs)
         if lengths is not None:
-            check_lengths(lengths, len(x))
+            cells.check_lengths(lengths, len(x))
         hidden, rows = r.shape[2], self.gates * r.shape[2]
         ys, lasts = [], []
         for d, backwards in enumerate(self.ways):
@@ -217,12 +217,6 @@ class Recurrent(Op, abstract=True):
 def slots_of(states: int, peepholes: bool) -> tuple[int, ...]:
     """The inputs whose gradients `Recurrent.slopes` gives."""
     return (0, 1, 2, 3, 5, *[6] * (states - 1), *[7] * peepholes)
-
-
-def check_lengths(lengths: np.ndarray, steps: int) -> None:
-    """ModelError for a length that no sequence of so many steps can have."""
-    if lengths.size and not (lengths.min() >= 0 and lengths.max() <= steps):
-        raise ModelError(f"sequence_lens are {lengths.min()} to {lengths.max()}, X has {steps} steps")
 
 
 class RNN(Recurrent):

@@ -229,8 +229,19 @@ def places(steps: int, lengths: np.ndarray | None, backwards: bool) -> np.ndarra
         return slice(None)
     if lengths is None:
         return slice(None, None, -1)
+    return reversed_within(steps, lengths)
+
+
+def reversed_within(steps: int, lengths: np.ndarray) -> np.ndarray:
+    """(steps, batch): where each entry comes from, where sequences of these lengths are turned within themselves."""
     s = np.arange(steps)[:, None]
     return np.where(s < lengths, lengths - 1 - s, s)
+
+
+def check_lengths(lengths: np.ndarray, steps: int, name: str = "X") -> None:
+    """ModelError for a length that no sequence of so many steps can have."""
+    if lengths.size and not (lengths.min() >= 0 and lengths.max() <= steps):
+        raise ModelError(f"sequence_lens are {lengths.min()} to {lengths.max()}, {name} has {steps} steps")
 
 
 def turned(x: np.ndarray, order: np.ndarray | slice) -> np.ndarray:

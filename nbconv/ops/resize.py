@@ -15,6 +15,7 @@ from nbconv.kernels.params import Image
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.mix import by_rows, mix, transposed
 from nbconv.lowering.window import plane
+from nbconv.ops.gather import emit_gather
 from nbconv.ops.grad import Mix
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ class Resize(Op):
             return np.clip(near.astype(np.int64), 0, last)[:, None], np.ones((len(x), 1))
         if self.mode == "linear" and not self.smooths(axis):
             x = np.clip(x, 0, last)
-            low = np.floor(x).astype(np.int64)
+            with np.errstate(invalid="ignore"):
+                low = np.clip(np.floor(x).astype(np.int64), 0, last)  # of NaN, too
             part = (x - low.astype(np.float32)).astype(np.float64)
             return np.stack([low, np.minimum(low + 1, last)], 1), np.stack([1 - part, part], 1)
         stretch = float(axis.scale) if self.smooths(axis) else 1.0
@@ -299,17 +301,7 @@ class Resize(Op):
         if self.mode != "nearest":
             mix(to, x, y, (outer, size, inner), **by_rows(cells, weights, self.outside(axis)), name=f"axis{i}_")
             return
-        to.step(
-            "gather.gather" if x.dtype.itemsize == 4 else f"elements.gather_{x.dtype.itemsize}",
-            outer * axis.out,
-            work=8 * outer * axis.out * inner,
-            x=x,
-            y=y,
-            places=to.table(f"axis{i}_cells", cells[:, 0].astype(np.int64)),
-            count=axis.out,
-            size=size,
-            inner=inner,
-        )
+        emit_gather(to, outer, cells[:, 0], size, inner, x, y, f"axis{i}_cells")
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""

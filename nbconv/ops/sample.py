@@ -18,12 +18,15 @@ from nbconv.kernels.sampling_params import Sampler, Volumes
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.repack import channels_last
 from nbconv.ops.linear import MatMul, reshape, turned
+from nbconv.ops.resize import cubic
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
 
 MODES = ("nearest", "linear", "cubic")
 PADDINGS = ("zeros", "border", "reflection")
+CUBIC = -0.75
+"""The free parameter of the cubic kernel."""
 FAR = 2.0**24
 """Cells from x beyond which a place is moved to there."""
 
@@ -80,7 +83,7 @@ class Sampling(Op, abstract=True):
             weights, slopes = [1 - t, t], [-slope, slope]
         else:
             first = first - 1
-            weights, slopes = cubic(t), [s * slope for s in cubic_slopes(t)]
+            weights, slopes = cubic_weights(t), [s * slope for s in cubic_slopes(t)]
         found = []
         for k, (weight, by) in enumerate(zip(weights, slopes, strict=True)):
             cell = first.astype(np.int64) + k
@@ -146,14 +149,12 @@ def mirrored_cell(cell: np.ndarray, size: int, aligned: bool) -> np.ndarray:
     return np.where((cell < 0) == (times % 2 == 0), rest, size - 1 - rest)
 
 
-def cubic(t: np.ndarray, a: float = -0.75) -> list[np.ndarray]:
+def cubic_weights(t: np.ndarray) -> list[np.ndarray]:
     """Weights of four cells around a place t behind the second of them."""
-    outer = [((a * d - 5 * a) * d + 8 * a) * d - 4 * a for d in (t + 1, 2 - t)]
-    inner = [((a + 2) * d - (a + 3)) * d * d + 1 for d in (t, 1 - t)]
-    return [outer[0], *inner, outer[1]]
+    return [cubic(d, CUBIC) for d in (t + 1, t, 1 - t, 2 - t)]
 
 
-def cubic_slopes(t: np.ndarray, a: float = -0.75) -> list[np.ndarray]:
+def cubic_slopes(t: np.ndarray, a: float = CUBIC) -> list[np.ndarray]:
     """The weights' slopes by t."""
     outer = [(3 * a * d - 10 * a) * d + 8 * a for d in (t + 1, 2 - t)]
     inner = [(3 * (a + 2) * d - 2 * (a + 3)) * d for d in (t, 1 - t)]

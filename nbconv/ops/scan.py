@@ -12,6 +12,7 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
+from nbconv.ops.recurrent_cells import check_lengths, reversed_within
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -129,10 +130,8 @@ class ReverseSequence(Op):
     def places(self, shape: tuple[int, ...], lengths: np.ndarray) -> np.ndarray:
         """(time, batch): where each entry comes from."""
         steps = shape[self.time_axis]
-        if lengths.size and not (lengths.min() >= 0 and lengths.max() <= steps):
-            raise ModelError(f"sequence_lens are {lengths.min()} to {lengths.max()}, x has {steps} steps")
-        s = np.arange(steps)[:, None]
-        return np.where(s < lengths, lengths - 1 - s, s)
+        check_lengths(lengths, steps, "x")
+        return reversed_within(steps, lengths)
 
     def reference(self, x: np.ndarray, sequence_lens: np.ndarray) -> np.ndarray:
         places = self.places(x.shape, sequence_lens)

@@ -44,6 +44,14 @@ def test_step_and_stream_change_the_mask() -> None:
     assert (TrainingDropout(seed=1).reference(x, STEP) != base).any()
 
 
+def test_seeds_that_numpy_lacks() -> None:
+    x, ratio, training = np.ones(1000, np.float32), np.array(0.5, np.float32), np.array(True)
+    y, kept = Dropout(seed=-1).reference(x, ratio, training)
+    np.testing.assert_array_equal(Dropout(seed=-1).reference(x, ratio, training)[1], kept)
+    np.testing.assert_array_equal(y, 2 * kept)
+    assert (Dropout(seed=-2).reference(x, ratio, training)[1] != kept).any()
+
+
 def graph(**dropout: object) -> Graph:
     nodes = [
         Node(Relu(), ("x",), ("a",)),

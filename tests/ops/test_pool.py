@@ -9,6 +9,7 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
+from nbconv.model import load
 from nbconv.ops.global_pool import GlobalAveragePool, GlobalLpPool, GlobalMaxPool
 from nbconv.ops.pool import (
     AveragePool,
@@ -18,7 +19,7 @@ from nbconv.ops.pool import (
     MaxPoolGrad,
 )
 from nbconv.ops.unpool import MaxUnpool, MaxUnpoolGrad
-from tests.check import case, run_cases, sampler
+from tests.check import case, node_model, run_cases, sampler
 
 r = sampler(3)
 nan, inf = np.nan, np.inf
@@ -159,6 +160,14 @@ CASES += [
 ]
 
 test_cases = run_cases(CASES)
+
+
+def test_places_beyond_what_float32_counts() -> None:
+    x = np.zeros((1, 1, 2**24 + 2), np.float32)
+    x[0, 0, -1] = 1
+    op = MaxPool(kernel_shape=(2,), dilations=(2**24 + 1,))
+    found = load(node_model(op, (x,), [x.dtype, np.dtype(np.int64)])).run({"x0": x})
+    assert found["y1"].item() == 2**24 + 1
 
 
 def test_messages() -> None:

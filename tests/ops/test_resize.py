@@ -9,7 +9,7 @@ import pytest
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
-from nbconv.ops.resize import Resize
+from nbconv.ops.resize import Axis, Resize
 from tests.check import case, run_cases, sampler
 
 r = sampler(9)
@@ -158,3 +158,14 @@ def test_messages() -> None:
     for op, inputs, message in wrong:
         with pytest.raises(ModelError, match=message):
             op.infer(*inputs)
+
+
+def test_no_cell_lies_outside() -> None:
+    """Whatever a roi says, the tables that kernels read from stay inside of x."""
+    for mode in ("nearest", "linear", "cubic"):
+        op = Resize(mode=mode, coordinate_transformation_mode="tf_crop_and_resize")
+        for start, end in ((np.nan, 1.0), (0.0, np.inf), (-np.inf, np.inf), (1e30, -3e38)):
+            for size in (1, 4):
+                with np.errstate(all="ignore"):
+                    cells, _ = op.weights(Axis(size, 6, np.float32(1.5), start, end))
+                assert cells.min() >= 0 and cells.max() < size, (mode, start, end)
