@@ -14,6 +14,8 @@ from nbconv.vision import blazeface, letterbox
 
 
 def main(argv: list[str]) -> None:
+    if not argv:
+        sys.exit(__doc__)
     picture = Image.open(argv[0]).convert("RGB")
     small, way = letterbox(np.asarray(picture), (128, 128), fill=0)
     x = (small.transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 127.5
@@ -24,8 +26,8 @@ def main(argv: list[str]) -> None:
     for (left, top, right, bottom), score, _ in faces.rows():
         print(f"{score:.2f}  left {left:.0f}, top {top:.0f}, right {right:.0f}, bottom {bottom:.0f}")
         draw.rectangle((left, top, right, bottom), outline="red", width=3)
-    for x, y in faces.points.reshape(-1, 2) if faces.points is not None else ():
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill="red")
+    for left, top in faces.points.reshape(-1, 2) if faces.points is not None else ():
+        draw.ellipse((left - 3, top - 3, left + 3, top + 3), fill="red")
     if len(argv) > 1:
         picture.save(argv[1])
 

@@ -92,6 +92,8 @@ def test_casts(small: Model) -> None:
         small(X.astype(np.complex64))
     with pytest.raises(ValueError, match=r"'x' is .*, wanted float32"):
         small(np.array([["a"]]))
+    with pytest.raises(ValueError, match=r"input 'x' is no array, wanted float32"):
+        small([[1, 2], [3]])
 
 
 def test_what_does_not_fit(small: Model) -> None:

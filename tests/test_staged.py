@@ -12,7 +12,7 @@ import onnx.parser
 import pytest
 
 import nbconv
-from nbconv.errors import DataDependentError, ModelError
+from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.model import PLAN_BYTES
 from nbconv.runtime.executor import Ready
 from nbconv.runtime.staged import Staged
@@ -190,6 +190,23 @@ def test_a_plan_of_it_says_why_there_is_none() -> None:
     model = nbconv.load(content("places"))
     with pytest.raises(DataDependentError, match=r"where \(NonZero\): x is computed while running"):
         model.plan({"x": (1, 3, 4, 5)})
+
+
+def test_it_cannot_be_trained() -> None:
+    trainer = nbconv.Trainer(nbconv.load(parsed_product()))
+    with pytest.raises(UnsupportedError, match=r"where \(NonZero\): .* cannot be trained"):
+        trainer.step(np.eye(3, dtype=np.float32), np.zeros(3, np.int64))
+
+
+def parsed_product() -> bytes:
+    """A product of weights with the places of what is not zero."""
+    text = """g (float[n, 3] x) => (float[a, b] y) <float[2, 2] w = {1, 2, 3, 4}> {
+        [where] places = NonZero (x)
+        turned = Transpose (places)
+        f = Cast <to = 1> (turned)
+        y = MatMul (f, w)
+    }"""
+    return onnx.parser.parse_model(HEAD + text).SerializeToString()
 
 
 def broken(name: str, old: str, new: str) -> Any:

@@ -66,8 +66,22 @@ def test_letterbox_refuses() -> None:
     for image in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="wanted uint8"):
             vision.letterbox(image, (8, 8))
-    with pytest.raises(ValueError, match="size is"):
-        vision.letterbox(np.zeros((4, 4, 3), np.uint8), (0, 8))
+    for size in ((0, 8), (8,), (8.5, 8), 8, None, "ab"):
+        with pytest.raises(ValueError, match="size is"):
+            vision.letterbox(np.zeros((4, 4, 3), np.uint8), size)  # type: ignore[arg-type]
+    for fill in (-1, 256, "x", None):
+        with pytest.raises(ValueError, match="fill is"):
+            vision.letterbox(np.zeros((4, 4, 3), np.uint8), (8, 8), fill=fill)  # type: ignore[arg-type]
+
+
+def test_boxes_are_rows_of_four() -> None:
+    """(6, 2) has the elements of three boxes, and is none."""
+    with pytest.raises(ValueError, match=r"boxes have shape \[6, 2\]"):
+        vision.nms(np.zeros((6, 2)), np.zeros(3))
+    with pytest.raises(ValueError, match=r"boxes have shape \[6, 2\]"):
+        vision.iou(np.zeros((6, 2)), np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="wanted"):
+        vision.ssd(np.zeros(()), np.zeros(()), np.zeros(()))
 
 
 def test_yolo_heads_agree() -> None:
@@ -126,6 +140,8 @@ def test_blazeface_on_the_model() -> None:
     assert got.points is not None and got.points.shape == (1, 6, 2)
     with pytest.raises(ValueError, match="wanted 896"):
         vision.blazeface(regressors[:10], logits[:10])
+    with pytest.raises(ValueError, match=r"wanted \(n, 16\)"):
+        vision.blazeface(regressors.reshape(448, 32), logits)
 
 
 def brute_force(rows: np.ndarray, letters: list[str]) -> tuple[str, float]:

@@ -52,9 +52,9 @@ def examine(path: str, shapes: list[str], values: list[str], goal: Target | None
         sizes, notes = _model.input_shapes(model.graph, shapes)
         try:
             plans, alone = [model.plan(sizes, target=goal)], []
-        except DataDependentError:
+        except DataDependentError as error:
             if goal is not None:
-                raise
+                raise ModelError(f"{error}; planned while it runs, on a GPU too: see the report without --device") from None
             run = _in_stages(model, sizes, given)
             plans, alone = run.plans, list(run.alone.values())
             found["stages"] = {"plans": len(plans), "nodes": list(run.waits.values())}
@@ -142,7 +142,7 @@ def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str
             first = first or str(error)
         else:
             return watch
-    why = f"it is planned while it runs, as values decide shapes, and a run with zeros ends early: {first}"
+    why = f"it is planned while it runs, as values decide shapes, and a run on {_model.PLAIN} ends early: {first}"
     raise ModelError(f"{why} (--value NAME=NUMBER says what an input is)")
 
 

@@ -253,6 +253,10 @@ def given_values(graph: Graph, texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
+PLAIN = "made-up inputs"
+"""What `plain_feeds` gives, in messages."""
+
+
 def plain_feeds(
     graph: Graph, shapes: dict[str, tuple[int, ...]], values: Mapping[str, float] = MappingProxyType({})
 ) -> Iterator[dict[str, np.ndarray]]:

@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.epilog = f"""{_model.SHAPES}
 
-exit code: 0 the model runs, 1 something is unsupported, 2 it is no valid model
+exit code: 0 nothing is unsupported, 1 something is, 2 the file is no valid model
 
 examples:
   nbconv doctor
@@ -142,7 +142,8 @@ def _print_model(report: dict[str, Any]) -> None:
         print(style(_on_gpu(report) if report["device"] else _on_cpu(report), "green" if good else "yellow"))
     if stages:
         print()
-        told = f"planned while it runs ({plural(stages['plans'], 'plan')} for a run with zeros), as values decide shapes"
+        plans = plural(stages["plans"], "plan")
+        told = f"planned while it runs ({plans} for a run on {_model.PLAIN}), as values decide shapes"
         print(style(f"{told}: what follows these nodes waits for them", "yellow"))
         _print_groups("WHY IT WAITS", stages["nodes"], "why")
     if report["numpy_steps"]:

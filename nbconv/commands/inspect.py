@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
 def authored_specs(
     graph: Graph, shapes: dict[str, tuple[int, ...]], notes: list[str], values: dict[str, float]
 ) -> dict[str, Spec]:
-    """The Spec of every value of the graph as it was authored, those that values decide as they are for zeros. ModelError
-    where shapes do not fit."""
+    """The Spec of every value of the graph as it was authored, those that values decide as a run on `plain_feeds` has them.
+    ModelError where shapes do not fit."""
     from nbconv.errors import DataDependentError, ModelError
     from nbconv.graph import Spec
     from nbconv.lowering.weights import Weights
@@ -85,14 +85,15 @@ def authored_specs(
     try:
         _, specs, _ = fold(graph, inputs, Weights(), frozenset(graph.values()))
     except DataDependentError:
-        notes.append("values decide shapes: these are shapes for zeros")
-        return _specs_for_zeros(graph, inputs, values)
+        hint = "--value NAME=NUMBER says what an input is"
+        notes.append(f"values decide shapes: these are shapes of a run on {_model.PLAIN} ({hint})")
+        return _specs_of_a_run(graph, inputs, values)
     except ModelError as error:
         raise type(error)("; ".join([str(error), *notes])) from None
     return specs
 
 
-def _specs_for_zeros(graph: Graph, inputs: dict[str, Spec], values: dict[str, float]) -> dict[str, Spec]:
+def _specs_of_a_run(graph: Graph, inputs: dict[str, Spec], values: dict[str, float]) -> dict[str, Spec]:
     import numpy as np
 
     from nbconv.errors import ModelError
@@ -109,7 +110,8 @@ def _specs_for_zeros(graph: Graph, inputs: dict[str, Spec], values: dict[str, fl
             continue
         known = {**inputs, **{name: spec_of(value) for name, value in graph.constants.items()}}
         return {**known, **{n: Spec(np.shape(y), getattr(y, "dtype", np.dtype(object))) for n, y in made.items()}}
-    raise ModelError(f"values decide shapes, and a run with zeros ends early: {first}")
+    why = f"values decide shapes, and a run on {_model.PLAIN} ends early: {first}"
+    raise ModelError(f"{why} (--value NAME=NUMBER says what an input is)")
 
 
 def describe(graph: Graph, specs: dict[str, Spec]) -> list[dict[str, Any]]:

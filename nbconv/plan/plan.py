@@ -171,7 +171,8 @@ class Plan:
     def _hold(self, node: Node, weights: Weights, varying: frozenset[str]) -> None:
         """A step that runs other programs: a plan for each body of the node, all in one piece of scratch memory."""
         if self.target.gpu:
-            raise UnsupportedError(f"{node.name} ({node.op.type}): control flow runs on the CPU alone")
+            why = "control flow runs on the CPU alone: load the model with device='cpu'"
+            raise UnsupportedError(f"{node.name} ({node.op.type}): {why}")
         wanted = [i for i, name in enumerate(node.outputs) if name]
         plans = {}
         for which in node.op.bodies():

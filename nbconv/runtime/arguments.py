@@ -32,7 +32,10 @@ def checked(wanted: Mapping[str, Spec], feeds: Mapping[str, Any]) -> dict[str, A
             continue
         if name not in feeds:
             raise ValueError(f"input {name!r} is missing, wanted {spec}")
-        array = np.asarray(feeds[name])
+        try:
+            array = np.asarray(feeds[name])
+        except ValueError as error:
+            raise ValueError(f"input {name!r} is no array, wanted {spec}: {error}") from None
         if array.dtype != spec.dtype:
             array = _cast(name, array, spec.dtype)
         fit(name, spec, array.shape)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.edit.parameters import Parameter, norms, type_of
-from nbconv.errors import ModelError
+from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
@@ -175,7 +175,10 @@ def _forward(
             graph, specs, _ = fold(promoted, dict(source.inputs), Weights(), frozenset(promoted.outputs))
         return graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()}), specs
 
-    graph, specs = folded(0)
+    try:
+        graph, specs = folded(0)
+    except DataDependentError as error:
+        raise UnsupportedError(f"{error}; a model whose shapes depend on values cannot be trained") from None
     inner = {n for node in graph.nodes for n in node.outputs if n}
     parts, samples = policy.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
     if parts == 1:

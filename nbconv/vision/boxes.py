@@ -48,7 +48,7 @@ def letterbox(image: np.ndarray, size: tuple[int, int], fill: int = 114) -> tupl
     """The whole picture, proportions kept, in the middle of one of ``size`` (height, width); the rest is ``fill``.
 
     ``image``: uint8 (h, w) or (h, w, channels). Resized by Pillow's bilinear filter, which averages when it shrinks.
-    ValueError for another array.
+    ValueError for another array, size or fill.
     """
     from PIL import Image
 
@@ -56,8 +56,10 @@ def letterbox(image: np.ndarray, size: tuple[int, int], fill: int = 114) -> tupl
     channels = image.shape[2:] or (1,)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape or channels[0] not in (1, 3, 4):
         raise ValueError(f"image is {image.dtype}{list(image.shape)}, wanted uint8 (h, w) or (h, w, 1, 3 or 4)")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size is {size}, wanted a height and a width of 1 or more")
+    if np.shape(size) != (2,) or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in size):
+        raise ValueError(f"size is {size!r}, wanted a height and a width, integers of 1 or more")
+    if not isinstance(fill, (int, np.integer)) or not 0 <= fill <= 255:
+        raise ValueError(f"fill is {fill!r}, wanted an integer from 0 to 255")
     h, w = image.shape[:2]
     scale = min(size[0] / h, size[1] / w)
     fit = max(1, round(h * scale)), max(1, round(w * scale))
@@ -70,8 +72,9 @@ def letterbox(image: np.ndarray, size: tuple[int, int], fill: int = 114) -> tupl
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of each box of a (n, 4) with each of b (m, 4): (n, m); 0 for boxes without area."""
-    a, b = np.asarray(a, np.float32).reshape(-1, 4), np.asarray(b, np.float32).reshape(-1, 4)
+    """Intersection over union of each box of a (n, 4) with each of b (m, 4): float32 (n, m); 0 for boxes without area.
+    ValueError for other shapes."""
+    a, b = _rows_of_4(a), _rows_of_4(b)
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.maximum(high - low, 0).prod(2)
@@ -83,8 +86,9 @@ def nms(
     boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray | None = None, *, threshold: float = 0.45, most: int = 300
 ) -> np.ndarray:
     """Indices, best score first (of equal ones the first), of boxes that overlap none kept before by more than
-    ``threshold``; where ``classes`` are given, only boxes of one class suppress each other. NaN scores are dropped."""
-    boxes, scores = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(scores, np.float32).reshape(-1)
+    ``threshold``; where ``classes`` are given, only boxes of one class suppress each other. NaN scores are dropped.
+    ValueError where shapes do not fit."""
+    boxes, scores = _rows_of_4(boxes), np.asarray(scores, np.float32).reshape(-1)
     if len(boxes) != len(scores) or (classes is not None and len(classes) != len(scores)):
         raise ValueError(f"{len(boxes)} boxes and {len(scores)} scores, wanted one score (and class) a box")
     order = np.argsort(-scores, kind="stable")
@@ -98,3 +102,11 @@ def nms(
             over &= np.asarray(classes)[order] == np.asarray(classes)[best]
         order = order[~over]
     return np.array(kept, np.int64)
+
+
+def _rows_of_4(boxes: np.ndarray) -> np.ndarray:
+    """Boxes as float32 (n, 4)."""
+    boxes = np.asarray(boxes, np.float32)
+    if boxes.size and boxes.shape[-1:] != (4,):
+        raise ValueError(f"boxes have shape {list(boxes.shape)}, wanted (n, 4)")
+    return boxes.reshape(-1, 4)

@@ -57,8 +57,10 @@ def ssd(
 
     ``boxes`` (n, 4): dx, dy, log width, log height relative to ``anchors`` (n, 4) of centre and size, scaled by
     ``variances``. ``scores`` (n, classes), of which ``background`` is none. A box may be found for several classes.
+    ValueError where shapes do not fit.
     """
-    boxes, scores, anchors = (np.asarray(v, np.float32).reshape(-1, np.shape(v)[-1]) for v in (boxes, scores, anchors))
+    boxes, scores, anchors = (np.atleast_2d(np.asarray(v, np.float32)) for v in (boxes, scores, anchors))
+    boxes, scores, anchors = (v.reshape(-1, v.shape[-1]) for v in (boxes, scores, anchors))
     if not len(boxes) == len(scores) == len(anchors) or boxes.shape[1] != 4 or anchors.shape[1] != 4:
         raise ValueError(
             f"boxes {boxes.shape}, scores {scores.shape}, anchors {anchors.shape}: wanted (n, 4), (n, c), (n, 4)"
@@ -94,9 +96,13 @@ def blazeface(
 
     ``regressors`` (n, 16): centre and size of the box, six keypoints (eyes, nose, mouth, ears), relative to the anchors'
     centres; ``scores`` (n, 1) before the sigmoid. Overlapping boxes are blended by their scores, as the paper has it.
+    ValueError where shapes do not fit.
     """
     anchors = blazeface_anchors(size)
-    found = np.asarray(regressors, np.float32).reshape(-1, 16)
+    found = np.asarray(regressors, np.float32)
+    if found.shape[-1:] != (16,):
+        raise ValueError(f"regressors have shape {list(found.shape)}, wanted (n, 16)")
+    found = found.reshape(-1, 16)
     logits = np.asarray(scores, np.float32).reshape(-1)
     if not len(found) == len(logits) == len(anchors):
         raise ValueError(f"{len(found)} regressors and {len(logits)} scores, wanted {len(anchors)} for size {size}")

@@ -311,3 +311,17 @@ def test_sizes_that_kernels_do_not_count_to_are_refused(device):
     with pytest.raises(ModelError, match=r"step 0 \(activation.clip\) has a size of 2\^31 or more"):
         DeviceProgram(plan.program, device, [], Uploads(device), plan.inputs, plan=plan)
     assert not device.launched
+
+
+def test_shapes_that_depend_on_values(device):
+    """A run in stages: kernels of the GPU before and behind the node that is waited for."""
+    nodes = [node("Relu", "x", "a"), node("NonZero", "a", "at"), node("Cast", "at", "b", to=1), node("Neg", "b", "y")]
+    graph = Graph(nodes, {"x": Spec((3, 4), F32)}, {"y": Spec((2, "n"), F32), "a": Spec((3, 4), F32)}, {})
+    model, x = Model(graph, device="cuda"), np.zeros((3, 4), np.float32)
+    for places in ([(0, 1), (2, 3)], [(1, 2)], [(0, 1), (2, 3)]):
+        x[:] = -1
+        for place in places:
+            x[place] = 5
+        found = model.run({"x": x})
+        np.testing.assert_array_equal(found["y"], -np.transpose(places))
+        np.testing.assert_array_equal(found["a"], np.maximum(x, 0))

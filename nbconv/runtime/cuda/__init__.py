@@ -20,7 +20,7 @@ _lock = threading.Lock()
 def parse(name: str) -> tuple[int, bool]:
     """(number, whether tensor cores multiply numbers rounded to TF32) of a GPU's name: "cuda" (the first), "cuda:1",
     "cuda:tf32" or "cuda:1:tf32". ValueError for another name."""
-    found = re.fullmatch(r"cuda(?::(\d{1,4}))?(:tf32)?", name)
+    found = re.fullmatch(r"cuda(?::(\d{1,4}))?(:tf32)?", name) if isinstance(name, str) else None
     if found is None:
         raise ValueError(f"device {name!r} is not available, wanted 'cpu', 'cuda', 'cuda:1' or 'cuda:tf32'")
     return int(found[1] or 0), bool(found[2])
