@@ -23,6 +23,8 @@ ANY, NUMPY = "any", "numpy"
 ONLY_FLOAT32 = frozenset((FLOAT32,))
 STORED = frozenset(np.dtype(t) for t in ("?", "i1", "u1", "i2", "u2", "f2", "i4", "u4", "i8", "u8", "f8"))
 """Element types that kernels move, and do not compute with."""
+RANKED = frozenset(np.dtype(t) for t in ("f4", "i4", "i8", "i1", "u1"))
+"""Element types whose greatest and least kernels find, and where they stand."""
 
 _REQUIRED: Any = object()
 

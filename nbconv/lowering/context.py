@@ -82,6 +82,8 @@ class Lowering:
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
+        self.checks: list[tuple[str, int]] = []
+        """(scratch memory, units) in which kernels tell what is wrong with indices"""
         self._named = [name for name in node.outputs if name]
         self._layouts, self._constants, self._weights = layouts, constants, weights
 
@@ -163,6 +165,13 @@ class Lowering:
         name = f"{self.node.outputs[0]}#scratch{len(self.scratches)}"
         self.scratches[name] = n * dtype.itemsize
         return Ref(name, 0, dtype)
+
+    def wrongs(self, units: int) -> Ref:
+        """Memory in which a step that checks indices tells for each unit the size of the axis that one leaves, or 0, and
+        that index: two int64. It is looked at when all steps are done, and an error says what stands there."""
+        ref = self.scratch(np.dtype(np.int64), 2 * units)
+        self.checks.append((ref.name, units))
+        return ref
 
     def floats(self, n: int) -> Ref:
         """Memory of n float32 for this node's steps alone."""

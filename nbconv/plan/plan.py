@@ -22,7 +22,7 @@ from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fus
 from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
 from nbconv.passes.promote import promote
 from nbconv.plan.call import Body, CallStep
-from nbconv.plan.host import Binding, HostStep
+from nbconv.plan.host import Binding, Check, HostStep
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Program, bind
 
@@ -115,6 +115,8 @@ class Plan:
         """by the nodes that hold them, and their attributes: the plans of bodies"""
         self._aliases: dict[str, str] = {}
         self._scratches: dict[str, int] = {}
+        self._checks: list[tuple[Node, str, int]] = []
+        """(node, scratch memory, units) in which kernels tell what is wrong with indices"""
         self.threads, self.slots = threads or machine.available_threads(), 0
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
         self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
@@ -165,6 +167,7 @@ class Plan:
         node.op.lower(to)
         self._aliases.update(to.aliases)
         self._scratches.update(to.scratches)
+        self._checks += [(node, *check) for check in to.checks]
         self.slots = max(self.slots, to.slots)
         self.steps += to.steps
 
@@ -224,7 +227,7 @@ class Plan:
             for name in self._touched(step):
                 begins.setdefault(name, i)
                 ends[name] = i
-        for _, name in copies:
+        for name in (*(name for _, name in copies), *(name for _, name, _ in self._checks)):
             if name in ends:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
@@ -299,7 +302,8 @@ class Plan:
             arena=self.arena, kernels=list(kernels), constants=list(constants),
             input_moves={n: moves[n] for n in moves if n in self.inputs},
             result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
-            segments=_segments(self.steps), tables=tables, host_steps=host_steps, copies=copies, slots=self.slots,
+            segments=_segments(self.steps), tables=tables, host_steps=host_steps, copies=copies, checks=self._told(),
+            slots=self.slots,
         )  # fmt: skip
         for name in constants:
             self.array(name, weights)
@@ -307,12 +311,21 @@ class Plan:
             self.arrays |= body.arrays
         return program
 
+    def _told(self) -> list[Check]:
+        """What is looked at behind the steps."""
+        int64 = np.dtype(np.int64)
+        return [
+            Check(Binding("arena", self.offsets[name], (units, 2), int64, name), labelled(node))
+            for node, name, units in self._checks
+        ]
+
     def _host_step(self, step: Step, constants: dict[str, int]) -> HostStep | CallStep:
         """What stands in the program for a step that no kernel does."""
         node = step.node
         outputs = [self._binding(n, constants) if n else None for n in node.outputs]
         if node not in self.bodies:
-            return HostStep(node.op, [self._binding(n, constants) if n else None for n in node.inputs], outputs)
+            inputs = [self._binding(n, constants) if n else None for n in node.inputs]
+            return HostStep(node.op, inputs, outputs, labelled(node))
         bodies = [
             Body(plan.program, {n: self._binding(n, constants) for n in plan.inputs}, [b for b in outputs if b is not None])
             for plan in self.bodies[node].values()
@@ -361,6 +374,11 @@ class Plan:
         """The nodes for which there is no kernel, those of bodies too."""
         mine = [step.node for step in self.steps if step.kernel == NUMPY_STEP and step.node not in self.bodies]
         return [*mine, *(node for body in self._inner() for node in body.numpy_steps())]
+
+
+def labelled(node: Node) -> str:
+    """The node, as errors call it."""
+    return f"{node.name} ({node.op.type})"
 
 
 def _host(node: Node, **scratch: Ref) -> Step:

@@ -22,7 +22,7 @@ EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
-NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin",
+NUMPY = frozenset(("Cos", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Sign", "Sin",
                    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"))  # fmt: skip
 """Ops whose family has kernels, and they have none: NumPy runs them, as it does those without ``lower``."""
 
