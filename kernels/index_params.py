@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 
 class Lines(NamedTuple):
-    """Indices (outer, count, inner) along an axis of ``size`` elements that lie ``stride`` apart;
+    """Indices (outer, length, inner) along an axis of ``size`` elements that lie ``stride`` apart;
     ``width`` columns are done at a time."""
 
     outer: int
-    count: int
+    length: int
     inner: int
     width: int
     size: int

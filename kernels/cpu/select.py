@@ -1,5 +1,5 @@
 """What of an array is chosen, where values decide how much that is: the results stand packed at the
-begin of memory that all would fit in, and a word says how many there are."""
+begin of memory that all would fit in, zeros behind, and a word says how many there are."""
 
 from nbconv.kernels.index_params import Boxes
 
@@ -55,7 +55,7 @@ def _filled_float(bits):
 def _non_zero(of, filled, name):
     def non_zero(x: of, sizes: Ints, y: Ints, count: Ints, rank: Int, n: Int, first: Int, last: Int) -> None:
         """y (rank, count): the places of what is not 0 of n elements, whose shape is ``sizes``, in
-        row-major order. One unit."""
+        row-major order, and zeros up to (rank, n). One unit."""
         found = 0
         for e in range(n):
             if filled(x[e]):
@@ -71,6 +71,8 @@ def _non_zero(of, filled, name):
                     rest = whole
                 y[k] = rest
                 k += 1
+        for e in range(rank * found, rank * n):
+            y[e] = 0
 
     return called(f"non_zero_{name}", non_zero, __name__)
 
@@ -196,10 +198,21 @@ def suppress(
 
 
 @kernel
-def rows(kept: Ints, counts: Ints, y: Ints, total: Ints, units: Int, classes: Int, room: Int, first: Int, last: Int) -> None:
-    """y (total, 3): image, class and box of what `suppress` kept. One unit."""
+def rows(
+    kept: Ints,
+    counts: Ints,
+    y: Ints,
+    total: Ints,
+    groups: Int,
+    classes: Int,
+    room: Int,
+    most: Int,
+    first: Int,
+    last: Int,
+) -> None:
+    """y (total, 3): image, class and box of what `suppress` kept, and zeros up to (most, 3). One unit."""
     k = 0
-    for unit in range(units):
+    for unit in range(groups):
         image = unit // classes
         for i in range(counts[unit]):
             y[3 * k] = image
@@ -207,3 +220,5 @@ def rows(kept: Ints, counts: Ints, y: Ints, total: Ints, units: Int, classes: In
             y[3 * k + 2] = kept[unit * room + i]
             k += 1
     total[0] = k
+    for e in range(3 * k, 3 * most):
+        y[e] = 0

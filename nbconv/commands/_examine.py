@@ -112,7 +112,7 @@ class _Watch:
         def spec(value: Any) -> Spec | None:
             return Spec(value.shape, value.dtype) if hasattr(value, "dtype") else None
 
-        if how == "numpy":
+        if how == "numpy" and node.op.evaluator:
             self.alone.setdefault(node.outputs, _step(node, [spec(y) for y in made if spec(y)]))
         try:
             node.op.infer(*map(spec, given))
@@ -121,7 +121,7 @@ class _Watch:
             why = str(error)
         except (ValueError, TypeError, AttributeError):
             why = "its inputs decide shapes"
-        self.waits.setdefault(node.outputs, {"node": node.name, "op": node.op.type, "why": why})
+        self.waits.setdefault(node.outputs, {"node": node.name, "op": node.op.label, "why": why})
 
 
 def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str, float]) -> _Watch:

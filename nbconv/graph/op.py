@@ -190,6 +190,11 @@ class Op:
         for itself. ``to`` is a `nbconv.graph.backward.Expansion`: nodes are added with ``to.add(Op(), to.x(0))``."""
         return None
 
+    def bound(self) -> tuple[Op, int] | None:
+        """For an op whose result is as long as values decide: an op that finds all of it in memory that any result fits in,
+        packed at the begin, and says how long it is; and the axis of the result that is. None where there is none such."""
+        return None
+
     def bypass(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the first output is just the first input."""
         return False
