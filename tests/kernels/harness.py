@@ -41,7 +41,6 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda op, *_: not op.kernel()),
     "MaxUnpool": lambda op, x, places, shape=None: shape is not None and tuple(shape) != op.inferred(x.shape),
-    "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
     "ReduceMean": lambda op, x, axes=None: x.size == 0,
