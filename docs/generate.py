@@ -132,6 +132,9 @@ NO_TWIN = {
     "roi": "none: the host does it",
     "volume": "none: the host does it",
     "integers": "none: the host does it",
+    "indices": "none: the host does it",
+    "rank": "none: the host does it",
+    "select": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""
 

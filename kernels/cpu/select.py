@@ -163,7 +163,8 @@ def suppress(
             keys[0] = keys[m]
             _sink(keys, m, 0)
             y0, x0, y1, x1 = _corners(at(image, 4 * e), centred)
-            area = (y1 - y0) * (x1 - x0)
+            product = (y1 - y0) * (x1 - x0)
+            area = product if product > Float(0.0) else Float(0.0)
             free = True
             if area > Float(0.0):
                 s = 0
@@ -177,7 +178,7 @@ def suppress(
                             high = maximum(
                                 minimum(splat(y1), load(high_y, s)) - maximum(splat(y0), load(low_y, s)), splat(0.0)
                             )
-                            shared = maximum(high * wide, splat(0.0))  # which keeps the product from being contracted
+                            shared = maximum(high * wide, splat(0.0))  # no product is contracted, here and above
                             other = load(areas, s)
                             union = other + area - shared
                             over = (shared / union > limit) & (union > 0.0) & (other > 0.0)
