@@ -34,8 +34,14 @@ def places(
     for unit in range(first, last):
         left = 0
         index = 0
-        for t in range(unit * chunk, min((unit + 1) * chunk, n)):
-            place = t // batch
+        t0 = unit * chunk
+        before = t0 // batch
+        beyond = (before + 1) * batch
+        for t in range(t0, min(t0 + chunk, n)):
+            if t == beyond:
+                before += 1
+                beyond += batch
+            place = before
             for a in range(depth):
                 size = sizes[a]
                 j = indices[t * depth + a]

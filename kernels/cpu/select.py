@@ -58,19 +58,15 @@ def _non_zero(of, filled, name):
         row-major order, and zeros up to (rank, n). One unit."""
         found = 0
         for e in range(n):
-            if filled(x[e]):
-                found += 1
+            y[found] = e  # of the flat array, until the number of rows' entries is known
+            found += 1 if filled(x[e]) else 0
         count[0] = found
-        k = 0
-        for e in range(n):
-            if filled(x[e]):
-                rest = e
-                for a in range(rank - 1, 0, -1):
-                    whole = rest // sizes[a]
-                    y[a * found + k] = rest - whole * sizes[a]
-                    rest = whole
-                y[k] = rest
-                k += 1
+        for a in range(rank - 1, 0, -1):
+            for k in range(found):
+                place = y[k]
+                whole = place // sizes[a]
+                y[a * found + k] = place - whole * sizes[a]
+                y[k] = whole
         for e in range(rank * found, rank * n):
             y[e] = 0
 
