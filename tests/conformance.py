@@ -43,9 +43,6 @@ STORAGE = frozenset((8, *range(17, 27)))
 
 SKIPPED = {
     r"gradient_of_add": "the operator Gradient trains: nbconv.Trainer does that, and onnx's reference lacks it",
-    r"resize_downsample_scales_(linear|cubic)_align_corners": (
-        "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
-    ),
 }
 """Tests that do not pass (regular expressions), and why."""
 
