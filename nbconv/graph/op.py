@@ -82,6 +82,8 @@ class Op:
     """Whether it normalises."""
     evaluator: ClassVar[str] = "NumPy"
     """What computes its `reference`."""
+    in_numpy: ClassVar[str] = ""
+    """Why NumPy does it and no kernel will, where that is so; docs/onnx.md lists these."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         cls.type = cls.__name__

@@ -164,6 +164,7 @@ class Range(Op):
     """start, start + delta, … before limit."""
 
     moves = True
+    in_numpy = "numbers by position, made once their count is known"
 
     def infer(self, start: Spec, limit: Spec, delta: Spec) -> Spec:
         dtype = want.one_type("fi", start=start, limit=limit, delta=delta)

@@ -141,6 +141,7 @@ class Unique(Op):
     slices along ``axis``; in order of first place where ``sorted`` is 0."""
 
     moves = True
+    in_numpy = "a sort of labels or boxes behind a network, not of activations"
 
     axis: int | None = None
     sorted: int = 1
