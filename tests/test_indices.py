@@ -10,10 +10,13 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
 from nbconv.ops import Op
 from nbconv.ops.gather import Gather, GatherElements, GatherElementsGrad, GatherGrad, GatherND
+from nbconv.ops.optimizer import SGDUpdate
+from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.scatter import ScatterElements, ScatterND
 from nbconv.plan.call import decode
 from nbconv.plan.program import bind
 from nbconv.runtime.executor import Workspace
+from nbconv.train.step import TrainingStep
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 rng = np.random.default_rng(7)
@@ -96,3 +99,24 @@ def test_a_kept_program_checks() -> None:
     head["checks"][0][0][1] = plan.arena
     with pytest.raises(ValueError, match="binding"):
         decode(head, np.concatenate(tables))
+
+
+def test_a_training_step_writes_no_state_for_a_wrong_index() -> None:
+    """What steps found is looked at between the gradients and the updates."""
+    nodes = [
+        Node(GatherGrad(axis=0, shape=(5, 3)), ("dy", "i"), ("d",)),
+        Node(Gather(), ("t", "i"), ("rows",)),
+        Node(ReduceSum(keepdims=0), ("rows",), ("loss",)),
+        Node(SGDUpdate(), ("t", "d", "lr"), ("new",)),
+    ]
+    feeds = {"dy": Spec((3, 3), F32), "i": Spec((3,), I64), "lr": Spec((), F32)}
+    state = {"t": x(5, 3)}
+    graph = Graph(nodes, {**feeds, "t": Spec((5, 3), F32)}, {"loss": None, "new": None}, {}, "lookup")
+    step, before = TrainingStep(graph, feeds, state, {"t": "new"}, ("loss",)), state["t"].copy()
+    given = {"dy": np.ones((3, 3), np.float32), "lr": np.float32(1)}
+    for budget in (None, 1e3):
+        with pytest.raises(ModelError, match="index 5 leaves an axis of size 5"):
+            step.run({**given, "i": np.array([0, 5, 4])}, budget_ms=budget)
+        np.testing.assert_array_equal(state["t"], before)
+    step.run({**given, "i": np.array([0, 4, -1])})
+    np.testing.assert_allclose(state["t"], before - np.array([[1], [0], [0], [0], [2]]), rtol=1e-6)
