@@ -78,6 +78,41 @@ non_zero_4, non_zero_8 = _non_zero(Int32s, _filled, "4"), _non_zero(Ints, _fille
 non_zero_float32 = _non_zero(Int32s, _filled_float, "float32")
 
 
+def _compress(of, name):
+    def compress(
+        x: of,
+        condition: Bytes,
+        y: of,
+        count: Ints,
+        outer: Int,
+        n: Int,
+        inner: Int,
+        entries: Int,
+        first: Int,
+        last: Int,
+    ) -> None:
+        """y (outer, count, inner): x[:, t, :] for the t of the ``entries`` with condition[t], and zeros up
+        to x's size. One unit."""
+        found = 0
+        for o in range(outer):
+            for t in range(entries):
+                if condition[t] != 0:
+                    source = at(x, (o * n + t) * inner)
+                    target = at(y, found * inner)
+                    for i in range(inner):
+                        target[i] = source[i]
+                    found += 1
+        for e in range(found * inner, outer * n * inner):
+            y[e] = 0
+        count[0] = found // outer
+
+    return called(f"compress_{name}", compress, __name__)
+
+
+compress_1, compress_2 = _compress(Bytes, "1"), _compress(Shorts, "2")
+compress_4, compress_8 = _compress(Int32s, "4"), _compress(Ints, "8")
+
+
 @inline
 def _sink(heap, count, h):
     """Order a heap, the greatest at its root, again below h."""

@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.kernels.index_params import Boxes
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.indices import INT64
@@ -94,7 +94,8 @@ class Cut(Op):
 
     def cut(self, room: tuple[int, ...], count: int) -> tuple[int, ...]:
         """The result's shape."""
-        return (*room[: self.axis], count, *room[self.axis + 1 :])
+        axis = self.axis % len(room)
+        return (*room[:axis], count, *room[axis + 1 :])
 
     def reference(self, room: np.ndarray, count: np.ndarray) -> np.ndarray:
         shape = self.cut(room.shape, int(count))
@@ -128,12 +129,65 @@ class Compress(Op):
     def reference(self, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
         return np.compress(condition, x, self.axis)
 
+    def bound(self) -> tuple[Op, int]:
+        return CompressRoom(axis=self.axis), self.axis or 0
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         x, condition = to.inputs
         places = to.constant(np.flatnonzero(want.known(condition, "condition")))
         if self.axis is not None:
             return to.add(GatherGrad(axis=want.axis(self.axis, x.rank), shape=x.shape), to.dy(), places), None
         return reshape(to, to.add(GatherGrad(axis=0, shape=(x.size,)), to.dy(), places), x.shape), None
+
+
+class CompressRoom(Op):
+    """(room, count): room, as large as x, flat without ``axis``, begins with what `Compress` finds, packed; zeros behind."""
+
+    domain = "nbconv"
+    moves = True
+    processor_dtypes, kernel_layout = ONLY_FLOAT32 | STORED, CHANNELS_FIRST
+
+    axis: int | None = None
+
+    def infer(self, x: Spec, condition: Spec) -> tuple[Spec, Spec]:
+        _, n, _ = self.about(x.shape)
+        want.kind("b", condition=condition)
+        want.rank(condition, 1, 1, "condition")
+        if condition.size > n:
+            raise ModelError(f"condition has {condition.size} entries for {n}")
+        return Spec((n,) if self.axis is None else x.shape, x.dtype), Spec((), INT64)
+
+    def about(self, x: tuple[int, ...]) -> tuple[int, int, int]:
+        """x's sizes before, along and behind the axis."""
+        axis = None if self.axis is None else want.axis(self.axis, len(x))
+        return (1, prod(x), 1) if axis is None else (prod(x[:axis]), x[axis], prod(x[axis + 1 :]))
+
+    def reference(self, x: np.ndarray, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = np.compress(condition, x, self.axis)
+        return packed(found, (x.size,) if self.axis is None else x.shape), np.array(condition.sum(), np.int64)
+
+    def lower(self, to: Lowering) -> None:
+        x, entries = to.inputs[0], to.inputs[1].size
+        outer, n, inner = self.about(x.shape)
+        if x.size == 0 or entries == 0:
+            if x.size:
+                to.fill(to.output(0), x.size)
+            to.fill(to.output(1), 1)
+            return
+        to.step(
+            f"select.compress_{x.dtype.itemsize}",
+            1,
+            work=8 * x.size,
+            writes=("y", "count"),
+            x=to.input(0),
+            condition=to.input(1),
+            y=to.output(0),
+            count=to.output(1),
+            outer=outer,
+            n=n,
+            inner=inner,
+            entries=entries,
+        )
 
 
 class Unique(Op):

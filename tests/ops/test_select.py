@@ -7,7 +7,16 @@ import pytest
 
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Spec
-from nbconv.ops.select import Compress, Cut, NonMaxSuppression, NonMaxSuppressionRoom, NonZero, NonZeroRoom, Unique
+from nbconv.ops.select import (
+    Compress,
+    CompressRoom,
+    Cut,
+    NonMaxSuppression,
+    NonMaxSuppressionRoom,
+    NonZero,
+    NonZeroRoom,
+    Unique,
+)
 from tests.check import case, run_cases, sampler
 
 r = sampler(12)
@@ -61,6 +70,11 @@ CASES = [
     *(case(NonZeroRoom(), x, outputs=2) for x in (r(3, 4, 5, dtype=bool), r(0, 2), np.array(2.0, np.float32),
                                                  r(7, 3, dtype=np.int64), r(7, 3, dtype=np.uint16) // 5)),
     case(NonZeroRoom(), [[0.0, nan], [-0.0, 2.0]], outputs=2, expect=([[0, 1, 1, 1], [0, 0, 0, 0]], 2)),
+    *(case(CompressRoom(axis=a), r(3, 4, 2, dtype=t), np.array([True, False, True])[:k], outputs=2)
+      for a, t, k in ((0, "f4", 3), (1, "i8", 2), (-1, "u1", 2), (None, "f2", 3), (2, "f8", 0))),
+    case(CompressRoom(), r(0, 3), np.zeros(0, bool), outputs=2),
+    case(CompressRoom(axis=1), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [False, True, True], outputs=2,
+         expect=([[2, 3, 5], [6, 0, 0]], 2)),
     case(Cut(axis=1, of="NonZero"), [[0, 1, 1, 1], [0, 0, 0, 0]], np.array(2), expect=[[0, 1], [1, 1]]),
     case(NonMaxSuppressionRoom(), BOXES, SCORES, *limits(6, 0.5, 0.4), outputs=2,
          expect=([[0, 0, 3], *[[0, 0, 0]] * 5], 2)),
