@@ -231,7 +231,11 @@ class Lowering:
             for i in range(d):
                 self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
             return
-        if not axes:
+        if len(line) > 1 and line[0][1] == line[1][2] == 1 and len(axes) < 3:  # a transpose: its longer axis is cut
+            long = int(line[1][0] > line[0][0])
+            beside, line[long] = split(line[long], 16384 // line[1 - long][0], self.target.lanes)
+            axes += beside
+        elif not axes:
             axes, line[0] = split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
