@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nbconv.kernels.target import Target
     from nbconv.plan.plan import Plan
     from nbconv.plan.program import Program
+    from nbconv.plan.template import Templates
     from nbconv.runtime.cuda.device import Device
     from nbconv.runtime.cuda.program import DeviceProgram
     from nbconv.runtime.plan_cache import PlanCache
@@ -130,6 +131,7 @@ class Model:
         _models.add(self)
         self._plans: OrderedDict[tuple, Ready] = OrderedDict()
         self._staged: Staged | None = None
+        self._templates: Templates | None = None
         self._fed: dict[frozenset[str], Model] = {}
         self._arenas = self._new_arenas()
         self.frozen: frozenset[str] = frozenset()
@@ -317,7 +319,8 @@ class Model:
         with self._lock:
             self._graph, self._plan_cache = graph, None
             self._inputs, self._outputs, self._optional = graph.inputs, graph.outputs, graph.optional
-            self.weights, self._plans, self._staged, self._fed = Weights(), OrderedDict(), None, {}
+            self.weights, self._plans, self._fed = Weights(), OrderedDict(), {}
+            self._staged = self._templates = None
             self._arenas = self._new_arenas()
 
     def _with_fed(self, given: Mapping[str, Any]) -> Model:
@@ -374,13 +377,23 @@ class Model:
             found = self._plan_cache.program(key, self.weights)
             if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
                 return self._bound(found[0], found[1], specs)
-        plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
-        if self._tune:
-            plan = self._tuned(plan)
+        plan = self._planned(specs, fetch)
         if self._plan_cache is not None and plan.portable:
             arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
             self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)
         return self.bound(plan)
+
+    def _planned(self, inputs: dict[str, Spec], fetch: tuple[str, ...]) -> Plan:
+        """The plan for these inputs: cheap where one was made for others before."""
+        if self._tune:
+            return self._tuned(self.plan({n: spec.shape for n, spec in inputs.items()}, fetch))
+        if self._device is not None:
+            return self.plan({n: spec.shape for n, spec in inputs.items()}, fetch)
+        from nbconv.plan.template import Templates
+
+        self._check_fetch(fetch)
+        self._templates = self._templates or Templates(self.graph, self.weights, self._target())
+        return self._templates.plan(inputs, fetch)
 
     def bound(self, plan: Plan) -> Program | DeviceProgram:
         """The program of a plan (see `plan`), ready to run where this model runs."""

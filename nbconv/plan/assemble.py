@@ -15,19 +15,43 @@ from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.program import Program
 
 if TYPE_CHECKING:
-    from nbconv.plan.plan import Plan
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Protocol
+
+    from nbconv.graph import Node, Spec
+    from nbconv.kernels.target import Target
+
+    class Placed(Protocol):
+        """A `nbconv.plan.plan.Plan` whose values have their places."""
+
+        target: Target
+        inputs: dict[str, Spec]
+        fetch: tuple[str, ...]
+        specs: dict[str, Spec]
+        constants: dict[str, Any]
+        steps: list[Step]
+        results: dict[str, int]
+        copies: list[tuple[int, str]]
+        offsets: dict[str, int]
+        arena: int
+        slots: int
+
+        def programs(self, node: Node) -> Sequence[tuple[Program, Iterable[str]]]: ...
+        def root(self, name: str) -> str: ...
+        def nbytes(self, name: str) -> int: ...
+
 
 NUMPY_STEP = ""
 """The kernel name of a step that NumPy does."""
 
 
-def assemble(plan: Plan) -> Program:
+def assemble(plan: Placed) -> Program:
     """The program of a plan whose values have their places."""
     return _Assembly(plan).program()
 
 
 class _Assembly:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Placed) -> None:
         self.plan = plan
         self.kernels: dict[str, int] = {}
         self.constants: dict[str, int] = {}
@@ -93,11 +117,12 @@ class _Assembly:
         """What stands in the program for a step that no kernel does."""
         node, plan = step.node, self.plan
         outputs = [self.binding(n) if n else None for n in node.outputs]
-        if node not in plan.bodies:
+        inner = plan.programs(node)
+        if not inner:
             return HostStep(node.op, [self.binding(n) if n else None for n in node.inputs], outputs)
         bodies = [
-            Body(inner.program, {n: self.binding(n) for n in inner.inputs}, [b for b in outputs if b is not None])
-            for inner in plan.bodies[node].values()
+            Body(program, {n: self.binding(n) for n in inputs}, [b for b in outputs if b is not None])
+            for program, inputs in inner
         ]
         scratch = step.arguments["scratch"]
         assert isinstance(scratch, Ref)

@@ -100,11 +100,7 @@ class Plan:
         for body in self._inner():
             self.tables += body.tables
             self.own |= body.own
-        self.program = assemble(self)
-        for name in self.program.constants:
-            self.array(name, weights)
-        for body in self._inner():
-            self.arrays |= body.arrays
+        self.program = self._assemble(weights)
 
     def __repr__(self) -> str:
         return f"<Plan of {self.graph.name} for {self.target.name}: {len(self.steps)} steps>"
@@ -119,7 +115,7 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         if arranged(node, self.specs, self.layouts, self.target.gpu) is None:
-            self.steps.append(_host(node))
+            self.steps.append(host_step(node))
             return
         to = Lowering(
             node,
@@ -127,7 +123,7 @@ class Plan:
             given,
             found,
             self.layouts,
-            _Arrays(self.constants),
+            Constants(self.constants, self.constants),
             weights,
             self.target,
             self.threads,
@@ -165,11 +161,24 @@ class Plan:
         scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
         self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
         self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
-        self.steps.append(_host(node, scratch=scratch))
+        self.steps.append(host_step(node, scratch=scratch))
 
     def _inner(self) -> list[Plan]:
         """The plans of bodies."""
         return [plan for plans in self.bodies.values() for plan in plans.values()]
+
+    def _assemble(self, weights: Weights) -> Program:
+        """The program, whose constants the plan now has."""
+        program = assemble(self)
+        for name in program.constants:
+            self.array(name, weights)
+        for body in self._inner():
+            self.arrays |= body.arrays
+        return program
+
+    def programs(self, node: Node) -> list[tuple[Program, Iterable[str]]]:
+        """The programs of a node's bodies, and what each reads."""
+        return [(plan.program, plan.inputs) for plan in self.bodies.get(node, {}).values()]
 
     def layout(self, name: str) -> Layout:
         """How a value lies."""
@@ -246,7 +255,7 @@ class Plan:
         return [*mine, *(node for body in self._inner() for node in body.numpy_steps())]
 
 
-def _host(node: Node, **scratch: Ref) -> Step:
+def host_step(node: Node, **scratch: Ref) -> Step:
     """The step of an op that no kernel does, with its ``scratch`` memory."""
     reads, writes = (tuple(n for n in names if n) for names in (node.inputs, node.outputs))
     writes += tuple(ref.name for ref in scratch.values())
@@ -254,15 +263,15 @@ def _host(node: Node, **scratch: Ref) -> Step:
     return Step(node, NUMPY_STEP, 1, 1, {**scratch}, impl, Work(), reads, writes)
 
 
-class _Arrays(dict):
-    """Constants for `Lowering`: asking for one gives its array, computed then if it was deferred."""
+class Constants(dict):
+    """Constants for `Lowering`: asking for one gives its array, computed then if it was deferred; new ones are ``added``."""
 
-    def __init__(self, constants: dict[str, Any]) -> None:
+    def __init__(self, constants: dict[str, Any], added: dict[str, Any]) -> None:
         super().__init__()
-        self.constants = constants
+        self._constants, self._added = constants, added
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return array(self.constants[name])
+        return array(self._constants[name])
 
     def __setitem__(self, name: str, value: np.ndarray) -> None:
-        self.constants[name] = value
+        self._added[name] = value
