@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from nbconv.graph import Node, Spec
+    from nbconv.kernels.library import Library
     from nbconv.kernels.target import Target
 
     class Placed(Protocol):
@@ -50,12 +52,28 @@ def assemble(plan: Placed) -> Program:
     return _Assembly(plan).program()
 
 
+class _Formal(NamedTuple):
+    """A kernel's arguments: names, and which of them are float32 and addresses; the others are integers."""
+
+    names: tuple[str, ...]
+    floats: tuple[int, ...]
+    addresses: tuple[int, ...]
+
+
+@cache
+def _formal(library: Library, kernel: str) -> _Formal:
+    arguments = library.arguments(kernel)
+    floats = tuple(i for i, (_, kind) in enumerate(arguments) if kind == "float32")
+    addresses = tuple(i for i, (_, kind) in enumerate(arguments) if kind.endswith("*"))
+    return _Formal(tuple(name for name, _ in arguments), floats, addresses)
+
+
 class _Assembly:
     def __init__(self, plan: Placed) -> None:
         self.plan = plan
         self.kernels: dict[str, int] = {}
         self.constants: dict[str, int] = {}
-        self.words: list[int] = []
+        self.words: list[Any] = []
         self.floats: list[tuple[int, float]] = []
         self.fixed: list[tuple[int, int, int]] = []
         self.moves: dict[str, list[tuple[int, int]]] = {}
@@ -71,7 +89,7 @@ class _Assembly:
                 continue
             family, kernel = step.kernel.split(".")
             start = len(self.words)
-            self.arguments(step, loaded[family].arguments(kernel))
+            self.arguments(step, _formal(loaded[family], kernel))
             table.append((self.kernels.setdefault(step.kernel, len(self.kernels)), start * 8, step.units, step.chunk))
         copies = [(k, self.binding(root)) for k, root in plan.copies]
         moves, results, offsets = self.moves, plan.results, plan.offsets
@@ -92,26 +110,27 @@ class _Assembly:
             segments=_segments(plan.steps), tables=tables, host_steps=host_steps, copies=copies, slots=plan.slots,
         )  # fmt: skip
 
-    def arguments(self, step: Step, formal: tuple[tuple[str, str], ...]) -> None:
+    def arguments(self, step: Step, formal: _Formal) -> None:
         """The words of a step's arguments."""
         plan, words, given = self.plan, self.words, step.arguments
-        if len(formal) != len(given):
-            raise TypeError(f"{step.kernel} takes {[n for n, _ in formal]}, got {list(given)}")
-        for name, kind in formal:
-            value = given[name]
-            if type(value) is Ref:
-                offset = value.offset
-                root = plan.root(value.name)
-                if root in plan.constants:
-                    self.fixed.append((len(words), self.constants.setdefault(root, len(self.constants)), offset))
-                else:
-                    self.moves.setdefault(root, []).append((len(words), offset))
-                words.append(0)
-            elif kind == "float32":
-                self.floats.append((len(words), float(value)))  # type: ignore[arg-type]
-                words.append(0)
+        start = len(words)
+        if len(formal.names) != len(given):
+            raise TypeError(f"{step.kernel} takes {list(formal.names)}, got {list(given)}")
+        words += [given[name] or 0 for name in formal.names]
+        for i in formal.floats:
+            self.floats.append((start + i, float(words[start + i])))
+            words[start + i] = 0
+        for i in formal.addresses:
+            value = words[start + i]
+            words[start + i] = 0
+            if not value:
+                continue
+            name, offset, _ = value
+            root = plan.root(name)
+            if root in plan.constants:
+                self.fixed.append((start + i, self.constants.setdefault(root, len(self.constants)), offset))
             else:
-                words.append(0 if value is None else int(value))  # type: ignore[arg-type]
+                self.moves.setdefault(root, []).append((start + i, offset))
 
     def host_step(self, step: Step) -> HostStep | CallStep:
         """What stands in the program for a step that no kernel does."""

@@ -93,7 +93,8 @@ class Plan:
         else:
             self.constants |= outline.constants
             self.steps, self._aliases, self._scratches, self.slots = outline[2:]
-        self.tables = [n for n in self.constants if n not in self.graph.constants and n not in weights.arrays]
+        added = self.constants if outline is None else outline.constants
+        self.tables = [n for n in added if n not in self.graph.constants and n not in weights.arrays]
         """names of constants that only this plan has: input shapes decide them"""
         self._place()
         self.own |= {*self.tables, *derived.varying, *(() if weights is shared else self.constants)}

@@ -131,9 +131,9 @@ class Program:
         where = np.array([addresses[k] for k in self.kernels] or [0], np.int64)
         self.table = self.table.copy()
         self.table[:, 0] = where[self.table[:, 0]]
+        self.words = self.words.copy()
         if len(self.constant_words):
             bases = np.array([a.ctypes.data for a in arrays], np.int64)
-            self.words = self.words.copy()
             self.words[self.constant_words] = bases[self.constant_indices] + self.constant_offsets
         return self
 

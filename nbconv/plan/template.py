@@ -9,6 +9,7 @@ the node's `lower` run: as they are, where tracing them was of no use.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
@@ -45,11 +46,12 @@ class Templates:
     def __init__(self, graph: Graph, weights: Weights, target: Target) -> None:
         self._graph, self._weights, self._target = graph, weights, target
         self._kinds: OrderedDict[tuple, _Kind] = OrderedDict()
+        self._threads, self._until = 1, 0.0
 
     def plan(self, inputs: dict[str, Spec], fetch: tuple[str, ...]) -> Plan:
         """The plan for inputs of these Specs, as `Plan` makes it; of steps of a kernel it does not say what they were chosen
         for. The first one of a kind is made without a template: most models have one."""
-        threads = machine.available_threads()
+        threads = self._available_threads()
         free = [[type(d) is not int for d in self._declared(name, spec)] for name, spec in inputs.items()]
         sizes, key = [], [fetch, threads]
         for (name, spec), axes in zip(inputs.items(), free, strict=True):
@@ -69,6 +71,13 @@ class Templates:
         if kind is not None and kind.tried:  # it was no error of the model's
             kind.vain, kind.tried = kind.vain + 1, False
         return plan
+
+    def _available_threads(self) -> int:
+        """As it was a second ago, at most: the system is slow to say."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._threads, self._until = machine.available_threads(), now + 1
+        return self._threads
 
     def _declared(self, name: str, spec: Spec) -> tuple:
         """The sizes of an input as the model has them, an int where one is fixed."""

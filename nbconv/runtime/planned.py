@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nbconv.runtime.plan_cache import PlanCache
     from nbconv.runtime.staged import Staged
 
-PLAN_BYTES = 8 << 20
+PLAN_BYTES = 6 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
 
 
@@ -145,7 +145,8 @@ class Planned:
             return self.plan({n: spec.shape for n, spec in inputs.items()}, fetch)
         from nbconv.plan.template import Templates
 
-        self._check_fetch(fetch)
+        if fetch != tuple(self._outputs):
+            self._check_fetch(fetch)
         self._templates = self._templates or Templates(self.graph, self.weights, self._target())
         return self._templates.plan(inputs, fetch)
 
