@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import DenseImage
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
@@ -33,9 +34,9 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     vectors = ceil(c, lanes)
     pieces = min(vectors, units // 2)
     if not p.target.gpu:
-        near = max(LEAST * lanes, NEAR // (g.down.kernel * g.w))  # channels
-        pieces = min(vectors, ceil(c, near))
-    band = min(BAND, ceil(g.oh, ceil(units // 2, pieces)))
+        near = apply(max, LEAST * lanes, NEAR // (g.down.kernel * g.w))  # channels
+        pieces = apply(min, vectors, ceil(c, near))
+    band = apply(min, BAND, ceil(g.oh, ceil(units // 2, pieces)))
     piece, full = ceil(vectors, pieces) * lanes, vectors * lanes
 
     def weights() -> np.ndarray:
@@ -69,7 +70,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         epilogue=epilogue(to, 1, c, lanes, lanes),
         kind="depthwise",
         slow="" if _in_strips(p) else SLOW,
-        algorithm=f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
+        algorithm=lambda: f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
         does=Work(2 * size * g.taps, 2 * size * g.taps, p.itemsize * size, seen_by(g.down, g.across)),
     )
 
