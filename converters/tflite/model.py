@@ -1,0 +1,125 @@
+"""A TFLite file as a ModelProto, operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx import helper
+
+from nbconv.converters.proto import printable
+from nbconv.converters.tflite import conv, custom, movement, pointwise, recurrent, reduction
+from nbconv.converters.tflite.builder import CHANNELS, Builder, _letters
+from nbconv.converters.tflite.reader import DTYPES, Damage, File, Operator, read
+from nbconv.converters.weights import Source
+from nbconv.errors import ModelError, UnsupportedError
+from nbconv.graph import OPSET
+
+IR_VERSION = 10
+
+RULES: dict[str, Callable[[Builder, Operator], None]] = {
+    **conv.RULES, **pointwise.RULES, **movement.RULES, **reduction.RULES, **recurrent.RULES,
+}  # fmt: skip
+"""operator → what writes it"""
+
+
+def convert(source: Source) -> onnx.ModelProto:
+    """The model as ONNX: see the package's `convert`."""
+    file = read(source)
+    to = Builder(source, file)
+    for t, name in file.inputs.items():
+        to.forms[t, False, None] = to.unique(name)
+    for operator in file.operators:
+        _write(to, operator)
+    return _model(to, file)
+
+
+def _write(to: Builder, operator: Operator) -> None:
+    to.at = next((to.name(t) for t in operator.outputs), operator.name)
+    try:
+        rule = (custom.RULES if operator.custom else RULES).get(operator.name)
+        if rule is None:
+            kind = "custom operator" if operator.custom else "operator"
+            raise UnsupportedError(f"TFLite's {kind} {operator.name} is not supported")
+        for t in (*operator.inputs, *operator.outputs):
+            if t >= 0 and to.tensors[t].type not in DTYPES:
+                raise UnsupportedError(f"tensor {to.name(t)!r}: TFLite's element type {to.tensors[t].type} is not supported")
+        rule(to, operator)
+        lacking = [t for t in operator.outputs if not any(key[0] == t for key in to.forms) and t not in to.cast]
+        if any(not to.tensors[t].constant for t in lacking):
+            raise ModelError(f"does not make {to.name(lacking[0])!r}")
+    except UnsupportedError as error:
+        to.refuse(operator, str(error))
+    except ModelError as error:
+        raise ModelError(printable(f"{to.source.label}: {operator.name} ({to.at}): {error}")) from None
+    except Damage as error:
+        told = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(printable(f"{to.source.label}: {operator.name} ({to.at}) is damaged: {told}")) from None
+
+
+def _model(to: Builder, file: File) -> onnx.ModelProto:
+    outputs = []
+    try:
+        for name, t in file.outputs:
+            outputs.append((name, t, to.get(t, real=False)))
+    except ModelError as error:
+        raise ModelError(printable(f"{to.source.label}: an output {error}")) from None
+    names = _names(to, file, outputs)
+    for node in to.nodes:
+        for values in (node.input, node.output):
+            for i, value in enumerate(values):
+                values[i] = names.get(value, value)
+    made = set(names.values())
+    for i, (name, t, value) in enumerate(outputs):
+        if names.get(value, value) != name or name in [n for n, _, _ in outputs[:i]]:
+            fresh = name if name not in made and name not in to.taken else to.unique(name)
+            made.add(fresh)
+            to.nodes.append(helper.make_node("Identity", [names.get(value, value)], [fresh]))
+            outputs[i] = (fresh, t, value)
+    graph = helper.make_graph(
+        to.nodes,
+        file.name or "main",
+        [_port(names.get(to.forms[t, False, None], name), t, to) for t, name in file.inputs.items()],
+        [_port(name, t, to) for name, t, _ in outputs],
+        to.initializers,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="TensorFlow Lite",
+        doc_string=file.description,
+    )  # fmt: skip
+    if file.subgraphs > 1 or len(file.signatures) > 1:
+        helper.set_model_props(model, {"tflite": _said(file)})
+    return model
+
+
+def _said(file: File) -> str:
+    """Which part of a file of several was read."""
+    told = f"the first of {file.subgraphs} subgraphs"
+    return told + (f", signatures {', '.join(file.signatures)}" if file.signatures else "")
+
+
+def _names(to: Builder, file: File, outputs: list[tuple[str, int, str]]) -> dict[str, str]:
+    """What values are called in the end: as the tensors that they are, a form in another order with that behind the name."""
+    fixed = {init.name for init in to.initializers} | {to.forms[t, False, None] for t in file.inputs}
+    names: dict[str, str] = {}
+    used = set(to.taken)
+    wanted = [(value, name) for name, _, value in outputs]
+    for (t, real, order), value in to.forms.items():
+        if not to.tensors[t].constant and not real:
+            ending = "" if order is None else f":{_letters(order)}"
+            wanted.append((value, to.name(t) + ending))
+    for value, name in wanted:
+        if value not in fixed and value not in names and name not in used:
+            names[value] = name
+            used.add(name)
+    return names
+
+
+def _port(name: str, t: int, to: Builder) -> onnx.ValueInfoProto:
+    tensor = to.tensors[t]
+    if tensor.type not in DTYPES:
+        raise UnsupportedError(f"{to.source.label}: {name!r} has TFLite's element type {tensor.type}, which is not supported")
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape)
+
+
+__all__ = ["CHANNELS", "convert"]
