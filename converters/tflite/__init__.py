@@ -1,7 +1,7 @@
 """TFLite models as ONNX: `is_tflite`, `convert`.
 
-A file's first subgraph becomes nodes of ONNX, which nbconv's importer reads: so that every command takes a ``.tflite`` file, and
-what is saved is ONNX. Inputs and outputs keep TFLite's shapes, (N, H, W, C) for images, and its element types.
+A file's first subgraph becomes nodes of ONNX, which nbconv's importer reads: so that every command takes a ``.tflite`` file,
+and what is saved is ONNX. Inputs and outputs keep TFLite's shapes, (N, H, W, C) for images, and its element types.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ONNX nodes in place of TFLite's, and the forms in which each tensor is there.
 
-TFLite's images are (N, H, W, C), ONNX's (N, C, H, W). A tensor gets the order in which it is made, and another when an operator
-asks for it: so convolutions follow each other without a Transpose between them. Quantised tensors are integers with a
-QuantizeLinear before and a DequantizeLinear behind (onnxruntime's QDQ format); what only moves data moves integers.
+TFLite's images are (N, H, W, C), ONNX's (N, C, H, W). A tensor gets the order in which it is made, and another when an
+operator asks for it: so convolutions follow each other without a Transpose between them. Quantised tensors are integers with
+a QuantizeLinear before and a DequantizeLinear behind (onnxruntime's QDQ format); what only moves data moves integers.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Builder:
 
     def _initializer(self, tensor: Tensor, order: Order) -> str:
         """A constant: where it lies in the file as it is, a note of the place, which `nbconv.converters.importer` reads."""
-        name = self.unique(tensor.name if order is None else f"{tensor.name}:{_letters(order)}")
+        name = self.unique(tensor.name if order is None else f"{tensor.name}:{letters(order)}")
         as_is = order is None and tensor.array is None and tensor.data is not None and tensor.sparsity is None
         if as_is and tensor.data is not None and tensor.data.length >= SMALLEST and tensor.type not in (6, 17):
             kind = helper.np_dtype_to_tensor_dtype(tensor.dtype)
@@ -242,7 +242,7 @@ class Builder:
         if value is None or value.size == 1:
             return self.get(t)
         wide = value.reshape((1,) * (rank - value.ndim) + value.shape).transpose(order)
-        return self.constant(wide, hint=f"{tensor.name}:{_letters(order)}")
+        return self.constant(wide, hint=f"{tensor.name}:{letters(order)}")
 
     def elements(self, t: int, real: bool = True) -> str:
         """A value with the tensor's elements in their order, in whatever shape: of one pixel, as it is there."""
@@ -274,7 +274,8 @@ class Builder:
     def refuse(self, operator: Operator, problem: str) -> None:
         """A node that says what is not supported, in the operator's place."""
         made = [t for t in operator.outputs if not any(key[0] == t for key in self.forms)]
-        read = [value for key, value in self.forms.items() if key[0] in operator.inputs and not self.tensors[key[0]].constant]
+        known = {t for t in operator.inputs if t >= 0 and not self.tensors[t].constant}
+        read = [value for key, value in self.forms.items() if key[0] in known]
         outputs = [self.unique(f"{self.name(t)}:refused") for t in made]
         node = helper.make_node(operator.name, read, outputs, name=self.at, domain=REFUSED, problem=problem)
         self.nodes.append(node)
@@ -282,6 +283,6 @@ class Builder:
             self.forms[t, False, None] = value
 
 
-def _letters(order: tuple[int, ...]) -> str:
+def letters(order: tuple[int, ...]) -> str:
     """What a form in this order is called behind its tensor's name."""
     return "nchw" if order == CHANNELS[4] else "ncdhw" if order == CHANNELS[5] else "".join(map(str, order))

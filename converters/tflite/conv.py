@@ -109,7 +109,10 @@ def conv_3d(to: Builder, node: Operator) -> None:
     convolution(to, node, to.get(w, (4, 3, 0, 1, 2)), w, 3, 1, node.options("Conv3DOptions"), kernel)
 
 
-def transposed(to: Builder, node: Operator, x: int, w: int, slot: int, sizes, strides, padding: int, activation: int) -> None:
+def transposed(
+    to: Builder, node: Operator, x: int, w: int, slot: int, sizes: Sequence[int | None], strides: Sequence[int],
+    padding: int, activation: int,
+) -> None:  # fmt: skip
     """A transposed convolution whose result is of these (height, width), as the gradient of one that is padded so."""
     _, *kernel, channels = shaped(to, w, 4, "filter")
     strides = positive("strides", strides)
@@ -152,7 +155,8 @@ def transpose_conv(to: Builder, node: Operator) -> None:
 def pool(kind: str, root: bool = False):
     def rule(to: Builder, node: Operator) -> None:
         o, x, order = node.options("Pool2DOptions"), node.inputs[0], CHANNELS[4]
-        kernel, strides = positive("filter", (o.FilterHeight(), o.FilterWidth())), positive("strides", (o.StrideH(), o.StrideW()))
+        kernel = positive("filter", (o.FilterHeight(), o.FilterWidth()))
+        strides = positive("strides", (o.StrideH(), o.StrideW()))
         if to.tensors[x].rank != 4:
             raise ModelError(f"its input has the shape {list(to.tensors[x].shape)}, wanted rank 4")
         value = to.get(x, order)

@@ -9,8 +9,8 @@ from onnx import helper
 
 from nbconv.converters.proto import printable
 from nbconv.converters.tflite import conv, custom, movement, pointwise, recurrent, reduction
-from nbconv.converters.tflite.builder import CHANNELS, Builder, _letters
-from nbconv.converters.tflite.reader import DTYPES, Damage, File, Operator, read
+from nbconv.converters.tflite.builder import Builder, letters
+from nbconv.converters.tflite.reader import DAMAGE, DTYPES, File, Operator, read
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET
@@ -52,13 +52,13 @@ def _write(to: Builder, operator: Operator) -> None:
         to.refuse(operator, str(error))
     except ModelError as error:
         raise ModelError(printable(f"{to.source.label}: {operator.name} ({to.at}): {error}")) from None
-    except Damage as error:
+    except DAMAGE as error:
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(printable(f"{to.source.label}: {operator.name} ({to.at}) is damaged: {told}")) from None
 
 
 def _model(to: Builder, file: File) -> onnx.ModelProto:
-    outputs = []
+    outputs: list[tuple[str, int, str]] = []
     try:
         for name, t in file.outputs:
             outputs.append((name, t, to.get(t, real=False)))
@@ -69,18 +69,23 @@ def _model(to: Builder, file: File) -> onnx.ModelProto:
         for values in (node.input, node.output):
             for i, value in enumerate(values):
                 values[i] = names.get(value, value)
-    made = set(names.values())
-    for i, (name, t, value) in enumerate(outputs):
-        if names.get(value, value) != name or name in [n for n, _, _ in outputs[:i]]:
-            fresh = name if name not in made and name not in to.taken else to.unique(name)
-            made.add(fresh)
-            to.nodes.append(helper.make_node("Identity", [names.get(value, value)], [fresh]))
-            outputs[i] = (fresh, t, value)
+    used = to.taken.union(names.values())
+    ports: dict[str, int] = {}
+    for name, t, value in outputs:
+        have = names.get(value, value)
+        if have != name or name in ports:
+            n, fresh = 1, name
+            while fresh in used:
+                fresh, n = f"{name}_{n}", n + 1
+            used.add(fresh)
+            to.nodes.append(helper.make_node("Identity", [have], [fresh]))
+            name = fresh
+        ports[name] = t
     graph = helper.make_graph(
         to.nodes,
         file.name or "main",
         [_port(names.get(to.forms[t, False, None], name), t, to) for t, name in file.inputs.items()],
-        [_port(name, t, to) for name, t, _ in outputs],
+        [_port(name, t, to) for name, t in ports.items()],
         to.initializers,
     )
     model = helper.make_model(
@@ -106,7 +111,7 @@ def _names(to: Builder, file: File, outputs: list[tuple[str, int, str]]) -> dict
     wanted = [(value, name) for name, _, value in outputs]
     for (t, real, order), value in to.forms.items():
         if not to.tensors[t].constant and not real:
-            ending = "" if order is None else f":{_letters(order)}"
+            ending = "" if order is None else f":{letters(order)}"
             wanted.append((value, to.name(t) + ending))
     for value, name in wanted:
         if value not in fixed and value not in names and name not in used:
@@ -118,8 +123,5 @@ def _names(to: Builder, file: File, outputs: list[tuple[str, int, str]]) -> dict
 def _port(name: str, t: int, to: Builder) -> onnx.ValueInfoProto:
     tensor = to.tensors[t]
     if tensor.type not in DTYPES:
-        raise UnsupportedError(f"{to.source.label}: {name!r} has TFLite's element type {tensor.type}, which is not supported")
+        raise UnsupportedError(f"{to.source.label}: {name!r}: TFLite's element type {tensor.type} is not supported")
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape)
-
-
-__all__ = ["CHANNELS", "convert"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import helper
 
-from nbconv.converters.tflite.builder import CHANNELS, Builder, Order
+from nbconv.converters.tflite.builder import CHANNELS, Builder
 from nbconv.converters.tflite.reader import Operator
 from nbconv.errors import ModelError, UnsupportedError
 
@@ -231,19 +232,19 @@ def resize(mode: str):
         sizes = to.whole(node.inputs[1], "size")
         if len(sizes) != 2 or len(shape) != 4 or min(sizes) < 1:
             raise ModelError(f"it resizes {list(shape)} to {sizes}, wanted rank 4 and two sizes")
-        # Coordinates as resize_bilinear.h and resize_nearest_neighbor.h have them: TFLite's nearest takes floor((i + ½) · scale),
-        # which is round(x) of ONNX's half pixel.
+        # As resize_bilinear.h and resize_nearest_neighbor.h have it: nearest takes floor((i + ½) · scale), which is x of
+        # ONNX's half pixel, rounded.
         align, half = o.AlignCorners(), o.HalfPixelCenters()
         place = "align_corners" if align else "half_pixel" if half else "asymmetric"
-        rounding = {} if mode == "linear" else {"nearest_mode": "round_prefer_ceil" if align or half else "floor"}
         real = moved(to, node) or mode == "linear"
-        head = to.add("Shape", to.get(x, order, real), end=2)
-        batch = shape[0]
-        if batch is not None and shape[3] is not None:
-            head = to.integers([batch, shape[3]])
-        target = to.add("Concat", head, to.integers(sizes), axis=0)
-        if batch is not None and shape[3] is not None:
-            target = to.integers([batch, shape[3], *sizes])
+        batch, channels = shape[0], shape[3]
+        if batch is None or channels is None:
+            target = to.add("Concat", to.add("Shape", to.get(x, order, real), end=2), to.integers(sizes), axis=0)
+        else:
+            target = to.integers([batch, channels, *sizes])
+        rounding: dict[str, Any] = {}
+        if mode == "nearest":
+            rounding["nearest_mode"] = "round_prefer_ceil" if align or half else "floor"
         made = to.add(
             "Resize", to.get(x, order, real), "", "", target, mode=mode, coordinate_transformation_mode=place, **rounding
         )
@@ -361,8 +362,6 @@ def where(to: Builder, node: Operator) -> None:
     rows = to.add("Transpose", to.add("NonZero", to.get(node.inputs[0])), perm=[1, 0])
     to.put(node.outputs[0], to.add("Cast", rows, to=kind))
 
-
-_Order = Order
 
 RULES = {
     "RESHAPE": reshape,

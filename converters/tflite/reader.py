@@ -27,7 +27,9 @@ MOST_RANK = 32
 MOST_DEPTH = 8
 """of sparse levels"""
 
-Damage = (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError, KeyError, MemoryError, AssertionError)
+DAMAGE = (
+    struct.error, ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, MemoryError, TypeError, ValueError,
+)  # fmt: skip
 """What the flatbuffers reader, and NumPy, raise for offsets and lengths that lead nowhere."""
 
 
@@ -130,7 +132,7 @@ def read(source: Source) -> File:
         return _Reader(source, module).file()
     except ModelError as error:
         raise type(error)(f"{source.label} is not a TFLite model: {error}") from None
-    except Damage as error:
+    except DAMAGE as error:
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{source.label} is not a TFLite model, or a damaged one: {told}") from None
 
