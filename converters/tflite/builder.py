@@ -7,6 +7,7 @@ a QuantizeLinear before and a DequantizeLinear behind (onnxruntime's QDQ format)
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ class Builder:
         self.source, self.tensors, self.file = source, file.tensors, file
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.forms: dict[tuple[int, bool, Order], str] = {}
-        """(tensor, whether it stands for numbers of float32, order) → the value that is it"""
+        self.forms: defaultdict[int, dict[tuple[bool, Order], str]] = defaultdict(dict)
+        """tensor → (whether numbers stand for what it quantises, order) → the value that is it"""
         self.cast: dict[int, int] = {}
         """tensors that are constants of float16 as float32 → those constants"""
         self.taken: set[str] = set()
@@ -142,27 +143,25 @@ class Builder:
         tensor = self.tensors[t]
         order = None if order is None or order == tuple(range(len(order))) else order
         real = real and tensor.quantised
-        key = (t, real, order)
-        if key not in self.forms:
-            self.forms[key] = self._made(tensor, order, real)
-        return self.forms[key]
+        forms = self.forms[t]
+        if (real, order) not in forms:
+            forms[real, order] = self._made(tensor, order, real)
+        return forms[real, order]
 
     def _made(self, tensor: Tensor, order: Order, real: bool) -> str:
         t = tensor.index
         if t in self.cast:
             return self.add("Cast", self.get(self.cast[t], order), to=TensorProto.FLOAT)
-        if real and (tensor.constant or (t, False, order) in self.forms):
+        if real and (tensor.constant or (False, order) in self.forms[t]):
             return self._dequantised(self.get(t, order, False), tensor, order)
         if tensor.constant:
             return self._initializer(tensor, order)
-        for (other, numbers, have), value in self.forms.items():
-            if other == t and numbers == real:
+        for (numbers, have), value in self.forms[t].items():
+            if numbers == real:
                 have = have or tuple(range(tensor.rank))
-                turned = [have.index(a) for a in order or range(tensor.rank)]
-                return self.add("Transpose", value, perm=turned)
-        if real:
-            have = next((have for other, numbers, have in self.forms if other == t and not numbers), None)
-            self.get(t, have)
+                return self.add("Transpose", value, perm=[have.index(a) for a in order or range(tensor.rank)])
+        if real and self.forms[t]:
+            self.get(t, next(have for _, have in self.forms[t]))
             return self.get(t, order)
         raise ModelError(f"reads tensor {tensor.name!r}, which is no input, no constant and no operator's output")
 
@@ -201,13 +200,13 @@ class Builder:
         """``value`` is tensor ``t`` in this order: numbers, which are quantised where the tensor is, or (not ``real``) its
         integers."""
         tensor = self.tensors[t]
-        if any(key[0] == t for key in self.forms):
+        if self.forms[t] or t in self.cast or tensor.constant:
             raise ModelError(f"makes tensor {tensor.name!r}, which is there already")
         if real and tensor.quantised:
             if tensor.dtype.itemsize > 2:
                 raise UnsupportedError(f"its result is quantised as {tensor.dtype.name}: 8 and 16 bits are supported")
             value = self.add("QuantizeLinear", value, *self._meaning(tensor), axis=self._axis(tensor, order))
-        self.forms[t, False, order] = value
+        self.forms[t][False, order] = value
 
     def alike(self, *tensors: int) -> bool:
         """Whether these tensors are quantised in the same way, or not at all: integers may then move between them."""
@@ -230,7 +229,7 @@ class Builder:
         channels = CHANNELS.get(max(ranks, default=0))
         if channels is None or len(ranks) > 1:
             return None
-        only = [{key[2] for key in self.forms if key[0] == t} for t in computed]
+        only = [{order for _, order in self.forms[t]} for t in computed]
         return channels if any(found == {channels} for found in only) else None
 
     def operand(self, t: int, rank: int, order: Order) -> str:
@@ -247,8 +246,8 @@ class Builder:
     def elements(self, t: int, real: bool = True) -> str:
         """A value with the tensor's elements in their order, in whatever shape: of one pixel, as it is there."""
         tensor = self.tensors[t]
-        key = (t, real and tensor.quantised, CHANNELS.get(tensor.rank))
-        return self.forms[key] if key in self.forms and set(tensor.shape[1:-1]) == {1} else self.get(t, real=real)
+        found = self.forms[t].get((real and tensor.quantised, CHANNELS.get(tensor.rank)))
+        return found if found is not None and set(tensor.shape[1:-1]) == {1} else self.get(t, real=real)
 
     def axes(self, values: Sequence[int], rank: int, order: Order) -> list[int]:
         """Axes of a tensor of this rank as axes of its form."""
@@ -273,14 +272,14 @@ class Builder:
 
     def refuse(self, operator: Operator, problem: str) -> None:
         """A node that says what is not supported, in the operator's place."""
-        made = [t for t in operator.outputs if not any(key[0] == t for key in self.forms)]
+        made = [t for t in operator.outputs if not self.forms[t]]
         known = {t for t in operator.inputs if t >= 0 and not self.tensors[t].constant}
-        read = [value for key, value in self.forms.items() if key[0] in known]
+        read = [value for t in known for value in self.forms[t].values()]
         outputs = [self.unique(f"{self.name(t)}:refused") for t in made]
         node = helper.make_node(operator.name, read, outputs, name=self.at, domain=REFUSED, problem=problem)
         self.nodes.append(node)
         for t, value in zip(made, outputs, strict=True):
-            self.forms[t, False, None] = value
+            self.forms[t][False, None] = value
 
 
 def letters(order: tuple[int, ...]) -> str:

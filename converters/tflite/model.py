@@ -7,10 +7,9 @@ from collections.abc import Callable
 import onnx
 from onnx import helper
 
-from nbconv.converters.proto import printable
 from nbconv.converters.tflite import conv, custom, movement, pointwise, recurrent, reduction
 from nbconv.converters.tflite.builder import Builder, letters
-from nbconv.converters.tflite.reader import DAMAGE, DTYPES, File, Operator, read
+from nbconv.converters.tflite.reader import DAMAGE, DTYPES, File, Operator, read, short
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET
@@ -28,7 +27,7 @@ def convert(source: Source) -> onnx.ModelProto:
     file = read(source)
     to = Builder(source, file)
     for t, name in file.inputs.items():
-        to.forms[t, False, None] = to.unique(name)
+        to.forms[t][False, None] = to.unique(name)
     for operator in file.operators:
         _write(to, operator)
     return _model(to, file)
@@ -45,16 +44,16 @@ def _write(to: Builder, operator: Operator) -> None:
             if t >= 0 and to.tensors[t].type not in DTYPES:
                 raise UnsupportedError(f"tensor {to.name(t)!r}: TFLite's element type {to.tensors[t].type} is not supported")
         rule(to, operator)
-        lacking = [t for t in operator.outputs if not any(key[0] == t for key in to.forms) and t not in to.cast]
-        if any(not to.tensors[t].constant for t in lacking):
-            raise ModelError(f"does not make {to.name(lacking[0])!r}")
+        for t in operator.outputs:
+            if not to.forms[t] and t not in to.cast and not to.tensors[t].constant:
+                raise ModelError(f"does not make {to.name(t)!r}")
     except UnsupportedError as error:
-        to.refuse(operator, str(error))
+        to.refuse(operator, short(str(error)))
     except ModelError as error:
-        raise ModelError(printable(f"{to.source.label}: {operator.name} ({to.at}): {error}")) from None
+        raise ModelError(f"{to.source.label}: {short(f'{operator.name} ({to.at[:100]}): {error}')}") from None
     except DAMAGE as error:
-        told = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(printable(f"{to.source.label}: {operator.name} ({to.at}) is damaged: {told}")) from None
+        told = f"{operator.name} ({to.at[:100]}) is damaged: {error or type(error).__name__}"
+        raise ModelError(f"{to.source.label}: {short(told)}") from None
 
 
 def _model(to: Builder, file: File) -> onnx.ModelProto:
@@ -63,7 +62,7 @@ def _model(to: Builder, file: File) -> onnx.ModelProto:
         for name, t in file.outputs:
             outputs.append((name, t, to.get(t, real=False)))
     except ModelError as error:
-        raise ModelError(printable(f"{to.source.label}: an output {error}")) from None
+        raise ModelError(f"{to.source.label}: {short(f'an output {error}')}") from None
     names = _names(to, file, outputs)
     for node in to.nodes:
         for values in (node.input, node.output):
@@ -84,7 +83,7 @@ def _model(to: Builder, file: File) -> onnx.ModelProto:
     graph = helper.make_graph(
         to.nodes,
         file.name or "main",
-        [_port(names.get(to.forms[t, False, None], name), t, to) for t, name in file.inputs.items()],
+        [_port(names.get(to.forms[t][False, None], name), t, to) for t, name in file.inputs.items()],
         [_port(name, t, to) for name, t in ports.items()],
         to.initializers,
     )
@@ -105,14 +104,14 @@ def _said(file: File) -> str:
 
 def _names(to: Builder, file: File, outputs: list[tuple[str, int, str]]) -> dict[str, str]:
     """What values are called in the end: as the tensors that they are, a form in another order with that behind the name."""
-    fixed = {init.name for init in to.initializers} | {to.forms[t, False, None] for t in file.inputs}
+    fixed = {init.name for init in to.initializers} | {to.forms[t][False, None] for t in file.inputs}
     names: dict[str, str] = {}
     used = set(to.taken)
     wanted = [(value, name) for name, _, value in outputs]
-    for (t, real, order), value in to.forms.items():
-        if not to.tensors[t].constant and not real:
-            ending = "" if order is None else f":{letters(order)}"
-            wanted.append((value, to.name(t) + ending))
+    for t, forms in to.forms.items():
+        for (real, order), value in forms.items():
+            if not to.tensors[t].constant and not real:
+                wanted.append((value, to.name(t) + ("" if order is None else f":{letters(order)}")))
     for value, name in wanted:
         if value not in fixed and value not in names and name not in used:
             names[value] = name

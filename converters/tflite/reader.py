@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.converters.proto import printable
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
 
@@ -22,6 +23,9 @@ DTYPES = {
     12: "uint64", 15: "uint32", 16: "uint16", 17: "int4",
 }  # fmt: skip
 """TensorType → element type; a 4-bit one is held in 8 bits."""
+
+LONGEST = 400
+"""Characters of a message, at most."""
 
 MOST_RANK = 32
 MOST_DEPTH = 8
@@ -131,10 +135,16 @@ def read(source: Source) -> File:
     try:
         return _Reader(source, module).file()
     except ModelError as error:
-        raise type(error)(f"{source.label} is not a TFLite model: {error}") from None
+        raise type(error)(f"{source.label} is not a TFLite model: {short(str(error))}") from None
     except DAMAGE as error:
-        told = " ".join(str(error).split())[:200] or type(error).__name__
+        told = short(str(error) or type(error).__name__)
         raise ModelError(f"{source.label} is not a TFLite model, or a damaged one: {told}") from None
+
+
+def short(text: str) -> str:
+    """A message on one line; a damaged file may have names of any length."""
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 class _Reader:
