@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import nbconv
+from nbconv import models
+from nbconv.base.image import load_image
 from nbconv.cli import main
 from nbconv.converters.onnx import survey
 from nbconv.errors import ModelError, UnsupportedError
@@ -230,3 +232,18 @@ def test_random_damage() -> None:
             told.append(str(error))
     assert 150 < len(told) < 950
     assert not [text for text in told if "\n" in text or len(text) > 600]
+
+
+def test_blazeface() -> None:
+    """MediaPipe's file beside the bundled ONNX model, which was made of it, and LiteRT where that is installed."""
+    file = Path(__file__).parent / "data" / "face_detection_short_range.tflite"
+    model, bundled = nbconv.load(file), nbconv.load(models.path("blazeface_short_128"))
+    x = load_image(models.photograph(), (128, 128), 127.5, 127.5, layout="NHWC")
+    assert [(p.name, p.shape) for p in model.inputs] == [("input", (1, 128, 128, 3))]
+    assert not model.plan({"input": x.shape}).numpy_steps()
+    found, want = model.run({"input": x}), bundled.run({"input": x.transpose(0, 3, 1, 2)})
+    assert set(found) == {"regressors", "classificators"}
+    for name, y in found.items():
+        np.testing.assert_allclose(y, want[name], 1e-4, 1e-4)
+    for y, theirs in zip(found.values(), litert(file.read_bytes(), [x]) or ()):
+        np.testing.assert_allclose(y, theirs, 1e-3, 2e-4)
