@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 from pathlib import Path
 
@@ -135,15 +134,6 @@ def test_an_inner_value_has_its_tensors_name() -> None:
     found = model.run({"image": X}, fetch=["mean", "conv:nchw"])
     np.testing.assert_allclose(found["conv:nchw"].transpose(0, 2, 3, 1), np.maximum(conv((2, 2))(X, W, B), 0), 1e-4, 1e-5)
     assert found["mean"].shape == (1, 4)
-
-
-def test_transposed_convolution_with_bias() -> None:
-    """MediaPipe's; SAME doubles the size."""
-    x, w, b = noise(1, 3, 4, 2), noise(3, 2, 2, 2), noise(3)
-    tensors = [T("x", x.shape), constant("w", w), constant("b", b), T("y", (1, 6, 8, 3))]
-    content = write(tensors, [O("Convolution2DTransposeBias", [0, 1, 2], [3], custom=struct.pack("<3i", 1, 2, 2))], [0], [3])
-    want = np.einsum("nyxc,oklc->nykxlo", x, w).reshape(1, 6, 8, 3) + b
-    np.testing.assert_allclose(nbconv.load(content)(x), want, 1e-5, 1e-5)
 
 
 def test_lstm() -> None:
