@@ -9,7 +9,7 @@ import onnx
 
 from nbconv.converters.parse import parse
 from nbconv.converters.tensors import place_of
-from nbconv.converters.tflite import is_tflite
+from nbconv.converters.tflite.kind import is_tflite
 from nbconv.converters.weights import Source
 from nbconv.graph.dtypes import packed
 

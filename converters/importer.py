@@ -22,7 +22,7 @@ from nbconv.converters.parse import first_line, parse
 from nbconv.converters.problems import Problem, summary
 from nbconv.converters.proto import printable, read_note
 from nbconv.converters.tensors import dims_of, place_of
-from nbconv.converters.tflite import REFUSED
+from nbconv.converters.tflite.kind import REFUSED
 from nbconv.converters.types import text_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError

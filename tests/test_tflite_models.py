@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import nbconv
 from nbconv import models
@@ -202,9 +203,19 @@ def test_a_broken_model(tensors: list, operators: list, outputs: list, message: 
     assert "\n" not in str(found.value)
 
 
+def test_an_onnx_file_that_looks_like_one() -> None:
+    """The bytes of its producer's name stand where TFLite's identifier does."""
+    node = helper.make_node("Neg", ["x"], ["y"])
+    x, y = (helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
+    proto = helper.make_model(helper.make_graph([node], "g", [x], [y]), producer_name="TFL3", ir_version=8)
+    content = proto.SerializeToString()
+    assert content[4:8] == b"TFL3"
+    assert nbconv.load(content)(np.array([1, 2], F)).tolist() == [-1, -2]
+
+
 def test_random_damage() -> None:
     """Bytes that are changed, or missing: a model that loads, or one line that says that it does not."""
-    from nbconv.converters.tflite import convert
+    from nbconv.converters.tflite.model import convert
     from nbconv.converters.weights import Source
 
     rng, content = np.random.default_rng(7), small(half=True, signature=("s", {"x": 0}, {"y": 12}))

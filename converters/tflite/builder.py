@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from nbconv.converters.proto import SMALLEST
-from nbconv.converters.tflite import REFUSED
+from nbconv.converters.tflite.kind import REFUSED
 from nbconv.converters.tflite.reader import File, Operator, Tensor
 from nbconv.converters.tflite.sparse import dense
 from nbconv.converters.weights import Source

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
 from typing import Any
 
@@ -116,7 +115,8 @@ def detection(to: Builder, node: Operator) -> None:
 
 def _options(node: Operator) -> dict[str, Any]:
     """The numbers in options that are a flexbuffers map."""
-    flex = importlib.import_module("flatbuffers.flexbuffers")
+    from flatbuffers import flexbuffers as flex
+
     held = flex.GetRoot(node.custom_options).AsMap
     keys = [held.Keys[i].AsKey for i in range(min(len(held.Keys), 64))]
     found: dict[str, Any] = {}

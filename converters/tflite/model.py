@@ -23,7 +23,8 @@ RULES: dict[str, Callable[[Builder, Operator], None]] = {
 
 
 def convert(source: Source) -> onnx.ModelProto:
-    """The model as ONNX: see the package's `convert`."""
+    """The model as ONNX; nodes of the domain `REFUSED` stand for what is not supported. ModelError where it is damaged,
+    ImportError without the tflite package."""
     file = read(source)
     to = Builder(source, file)
     for t, name in file.inputs.items():

@@ -35,15 +35,15 @@ def session(model: str | bytes, threads: int = 1, optimise: bool = True) -> Any:
 
 def _onnx(path: str) -> str | bytes:
     """What onnxruntime reads of a file: the file, or a TFLite model as ONNX."""
-    from nbconv.converters.tflite import is_tflite
-
-    with open(path, "rb") as file:
-        if not is_tflite(memoryview(file.read(8))):
-            return path
-    from nbconv.converters.complete import complete
+    from nbconv.converters.tflite.kind import is_tflite
     from nbconv.converters.weights import Source
 
-    return complete(Source(path)).SerializeToString()
+    source = Source(path)
+    if not is_tflite(source.data):
+        return path
+    from nbconv.converters.complete import complete
+
+    return complete(source).SerializeToString()
 
 
 class Difference(NamedTuple):

@@ -46,7 +46,7 @@ def patched(graph: Graph, source: Any) -> Any:
     from onnx import ModelProto, external_data_helper, numpy_helper
 
     from nbconv.converters.onnx import read
-    from nbconv.converters.tflite import is_tflite
+    from nbconv.converters.tflite.kind import is_tflite
 
     if source.external or is_tflite(source.data):
         return None
