@@ -203,6 +203,20 @@ def test_a_broken_model(tensors: list, operators: list, outputs: list, message: 
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_padding_before_a_convolution(padding: int) -> None:
+    """It becomes the convolution's own where that has none."""
+    around = np.array([[0, 0], [2, 1], [0, 3], [0, 0]], np.int32)
+    want = conv((2, 2), same=padding == 0)(np.pad(X, around), W, B)
+    tensors = [T("x", X.shape), constant("p", around, np.int32), T("padded", (1, 11, 11, 3)), constant("w", W),
+               constant("b", B), T("y", want.shape)]  # fmt: skip
+    options = {**PLAIN, "StrideH": 2, "StrideW": 2, "Padding": padding}
+    content = write(tensors, [O("PAD", [0, 1], [2]), O("CONV_2D", [2, 3, 4], [5], options, C2)], [0], [5])
+    model = nbconv.load(content)
+    np.testing.assert_allclose(model(X), want, 1e-5, 1e-5)
+    assert [n.op.type for n in model.graph.nodes].count("Pad") == 1 - padding
+
+
 def test_an_onnx_file_that_looks_like_one() -> None:
     """The bytes of its producer's name stand where TFLite's identifier does."""
     node = helper.make_node("Neg", ["x"], ["y"])

@@ -40,6 +40,8 @@ class Builder:
         """tensor → (whether numbers stand for what it quantises, order) → the value that is it"""
         self.cast: dict[int, int] = {}
         """tensors that are constants of float16 as float32 → those constants"""
+        self.padded: dict[int, tuple[int, list[int]]] = {}
+        """images that are others with zeros around them → those, and how many (begin, begin, end, end)"""
         self.taken: set[str] = set()
         self._numbers: dict[tuple, str] = {}
         self.at = "model"

@@ -15,7 +15,17 @@ from nbconv.errors import ModelError, UnsupportedError
 SAME, VALID = 0, 1
 
 
-def pads(to: Builder, t: int, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], padding: int) -> dict:
+def unpadded(to: Builder, x: int, padding: int) -> tuple[int, list[int]]:
+    """The tensor that a convolution without padding of its own may read instead of ``x``, and how many zeros stand around
+    it (begin, begin, end, end): Keras writes a PAD before."""
+    if padding == VALID and x in to.padded:
+        return to.padded[x]
+    return x, []
+
+
+def pads(
+    to: Builder, t: int, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], padding: int
+) -> dict[str, Any]:
     """The attributes that say how an image is padded: SAME gives ceil(size / stride) pixels, the odd one behind."""
     if padding == VALID:
         return {"pads": [0] * (2 * len(kernel))}
@@ -75,9 +85,11 @@ def convolution(to: Builder, node: Operator, weights: str, w: int, spatial: int,
     dilations = positive("dilations", [*dilations, o.DilationHFactor(), o.DilationWFactor()])
     if to.tensors[x].rank != spatial + 2:
         raise ModelError(f"its input has the shape {list(to.tensors[x].shape)}, wanted rank {spatial + 2}")
+    source, around = unpadded(to, x, o.Padding())
+    padding: dict[str, Any] = {"pads": around} if around else pads(to, x, kernel, strides, dilations, o.Padding())
     made = to.add(
-        "Conv", to.get(x, order), weights, *bias(to, node, 2, x, w), group=group, kernel_shape=kernel, strides=strides,
-        dilations=dilations, **pads(to, x, kernel, strides, dilations, o.Padding()),
+        "Conv", to.get(source, order), weights, *bias(to, node, 2, x, w), group=group, kernel_shape=kernel, strides=strides,
+        dilations=dilations, **padding,
     )  # fmt: skip
     to.put(y, to.activated(made, o.FusedActivationFunction()), order)
 

@@ -9,6 +9,7 @@ from onnx import helper
 
 from nbconv.converters.tflite import conv, custom, movement, pointwise, recurrent, reduction
 from nbconv.converters.tflite.builder import Builder, letters
+from nbconv.converters.tflite.kind import REFUSED
 from nbconv.converters.tflite.reader import DAMAGE, DTYPES, File, Operator, read, short
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
@@ -81,12 +82,14 @@ def _model(to: Builder, file: File) -> onnx.ModelProto:
             to.nodes.append(helper.make_node("Identity", [have], [fresh]))
             name = fresh
         ports[name] = t
+    nodes = _live(to.nodes, set(ports))
+    read = {value for node in nodes for value in node.input}.union(ports)
     graph = helper.make_graph(
-        to.nodes,
+        nodes,
         file.name or "main",
         [_port(names.get(to.forms[t][False, None], name), t, to) for t, name in file.inputs.items()],
         [_port(name, t, to) for name, t in ports.items()],
-        to.initializers,
+        [init for init in to.initializers if init.name in read],
     )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="TensorFlow Lite",
@@ -95,6 +98,16 @@ def _model(to: Builder, file: File) -> onnx.ModelProto:
     if file.subgraphs > 1 or len(file.signatures) > 1:
         helper.set_model_props(model, {"tflite": _said(file)})
     return model
+
+
+def _live(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that outputs depend on, and those that say what is refused."""
+    found = []
+    for node in reversed(nodes):
+        if node.domain == REFUSED or not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return found[::-1]
 
 
 def _said(file: File) -> str:

@@ -218,9 +218,11 @@ def pad(to: Builder, node: Operator) -> None:
         fill = [to.add("Reshape", to.get(node.inputs[2], real=real), to.integers([]))]
     elif tensor.zero is not None and not real:
         fill = [to.constant(tensor.zero[0], tensor.dtype)]
-    value = to.get(x, order, real)
     if mode == "constant" and pairs.min(initial=0) < 0:
         raise ModelError(f"a padding is negative: {pairs.tolist()}")
+    value = to.get(x, order, real)
+    if order == CHANNELS[4] and node.name == "PAD" and not real and not pairs[:2].any():
+        to.padded[node.outputs[0]] = (x, [int(v) for v in pairs[2:].T.reshape(-1)])
     to.put(node.outputs[0], to.add("Pad", value, to.integers(pairs.T.reshape(-1)), *fill, mode=mode), order, real)
 
 
