@@ -16,7 +16,7 @@ from nbconv.cli import main
 from nbconv.converters.onnx import survey
 from nbconv.errors import ModelError, UnsupportedError
 from tests.tflite_cases import C2, PLAIN, F, conv, depthwise, noise
-from tests.tflite_files import O, Quantised, T, constant, litert, write
+from tests.tflite_files import O, Part, Quantised, T, constant, litert, write
 
 X = noise(1, 8, 8, 3)
 W, B, D, E = noise(4, 3, 3, 3), noise(4), noise(1, 3, 3, 4), noise(4, seed=1)
@@ -83,7 +83,9 @@ def test_weights_of_float16() -> None:
 
 
 def test_names_of_the_signature() -> None:
-    model = nbconv.load(small(signature=("serving_default", {"x": 0}, {"classes": 12}), subgraphs=2))
+    model = nbconv.load(
+        small(signature=("serving_default", {"x": 0}, {"classes": 12}), more=[Part([T("z", (1,))], [], [0], [0])])
+    )
     assert model.inputs[0].name == "x" and model.outputs[0].name == "classes"
     np.testing.assert_allclose(model(X), net(X), 1e-4, 1e-5)
     assert model.graph.metadata == {"tflite": "the first of 2 subgraphs, signatures serving_default"}
@@ -161,6 +163,48 @@ def test_lstm() -> None:
     theirs = litert(content, [given])
     if theirs is not None:
         np.testing.assert_allclose(theirs[0], np.stack(want, 1), 1e-4, 1e-4)
+
+
+STATE = [T("i", (), "int32"), T("x", (2,))]
+BELOW = Part([*STATE, constant("n", 5, np.int32), T("on", (), "bool")], [O("LESS", [0, 2], [3])], [0, 1], [3])
+STEP = Part(
+    [*STATE, constant("one", 1, np.int32), T("next", (), "int32"), T("twice", (2,)), T("out", (2,))],
+    [O("ADD", [0, 2], [3], {}, "AddOptions"), O("ADD", [1, 1], [4], {}, "AddOptions"), O("NEG", [4], [5])], [0, 1], [3, 5],
+)  # fmt: skip
+
+
+def test_while() -> None:
+    """x becomes -2x while i < 5."""
+    tensors = [T("i", (), "int32"), T("x", (2,)), T("j", (), "int32"), T("y", (2,))]
+    options = {"CondSubgraphIndex": 1, "BodySubgraphIndex": 2}
+    content = write(tensors, [O("WHILE", [0, 1], [2, 3], options, "WhileOptions")], [0, 1], [2, 3], more=[BELOW, STEP])
+    model, x = nbconv.load(content), np.array([1, -3], F)
+    for i in (2, 7):
+        feeds = [np.array(i, np.int32), x]
+        found = model.run(dict(zip("ix", feeds, strict=True)))
+        assert found["j"] == max(i, 5) and found["y"].tolist() == (x * (-2) ** max(5 - i, 0)).tolist()
+        for y, theirs in zip(found.values(), litert(content, feeds) or ()):
+            assert y.tolist() == theirs.tolist()
+
+
+def test_if() -> None:
+    branches = [Part([T("x", (2,)), T("y", (2,))], [O(op, [0], [1])], [0], [1]) for op in ("NEG", "SQUARE")]
+    tensors = [T("c", (), "bool"), T("x", (2,)), T("y", (2,))]
+    options = {"ThenSubgraphIndex": 1, "ElseSubgraphIndex": 2}
+    content = write(tensors, [O("IF", [0, 1], [2], options, "IfOptions")], [0, 1], [2], more=branches)
+    model, x = nbconv.load(content), np.array([2, -3], F)
+    for c, want in ((True, -x), (False, x * x)):
+        assert model.run({"c": np.array(c), "x": x})["y"].tolist() == want.tolist()
+
+
+def test_a_body_that_runs_itself() -> None:
+    again = O("WHILE", [0, 1], [3, 5], {"CondSubgraphIndex": 1, "BodySubgraphIndex": 2}, "WhileOptions")
+    body = STEP._replace(operators=[again])
+    tensors = [T("i", (), "int32"), T("x", (2,)), T("j", (), "int32"), T("y", (2,))]
+    options = {"CondSubgraphIndex": 1, "BodySubgraphIndex": 2}
+    content = write(tensors, [O("WHILE", [0, 1], [2, 3], options, "WhileOptions")], [0, 1], [2, 3], more=[BELOW, body])
+    with pytest.raises(ModelError, match="deep"):
+        nbconv.load(content)
 
 
 def test_what_is_refused_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

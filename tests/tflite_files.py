@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,15 +54,25 @@ def constant(name: str, data: Any, dtype: Any = np.float32, quantised: Quantised
     return T(name, array.shape, array.dtype.name, array, quantised)
 
 
+class Part(NamedTuple):
+    """A subgraph."""
+
+    tensors: Sequence[T]
+    operators: Sequence[O]
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+
+
 def write(
     tensors: Sequence[T], operators: Sequence[O], inputs: Sequence[int], outputs: Sequence[int], *,
-    signature: tuple[str, Mapping[str, int], Mapping[str, int]] | None = None, subgraphs: int = 1,
+    signature: tuple[str, Mapping[str, int], Mapping[str, int]] | None = None, more: Sequence[Part] = (),
 ) -> bytes:  # fmt: skip
-    """The bytes of a model."""
+    """The bytes of a model; ``more``: subgraphs behind the first."""
     b = flatbuffers.Builder(1024)
-    buffers = [b""] + [b"" if t.data is None else t.data.tobytes() for t in tensors]
-    codes = list(dict.fromkeys(o.name for o in operators))
-    made = {name: _vector(b, np.frombuffer(data, np.uint8), 16) for name, data in enumerate(buffers) if data}
+    parts = [Part(tensors, operators, inputs, outputs), *more]
+    buffers = [b"", *(t.data.tobytes() for part in parts for t in part.tensors if t.data is not None)]
+    codes = list(dict.fromkeys(o.name for part in parts for o in part.operators))
+    made = {i: _vector(b, np.frombuffer(data, np.uint8), 16) for i, data in enumerate(buffers) if data}
     offsets = []
     for i in range(len(buffers)):
         tflite.BufferStart(b)
@@ -82,17 +92,8 @@ def write(
             tflite.OperatorCodeAddCustomCode(b, text)
         code_offsets.append(tflite.OperatorCodeEnd(b))
     code_vector = _offsets(b, code_offsets)
-    tensor_vector = _offsets(b, [_tensor(b, t, i + 1 if t.data is not None else 0) for i, t in enumerate(tensors)])
-    operator_vector = _offsets(b, [_operator(b, o, codes.index(o.name)) for o in operators])
-    ins, outs = (_vector(b, np.array(v, np.int32)) for v in (inputs, outputs))
-    name = b.CreateString("main")
-    tflite.SubGraphStart(b)
-    for add, value in zip(
-        ["Tensors", "Inputs", "Outputs", "Operators", "Name"], (tensor_vector, ins, outs, operator_vector, name)
-    ):
-        getattr(tflite, f"SubGraphAdd{add}")(b, value)
-    graph = tflite.SubGraphEnd(b)
-    graphs = _offsets(b, [graph] * subgraphs)
+    numbers = iter(range(1, len(buffers)))
+    graphs = _offsets(b, [_subgraph(b, part, codes, numbers) for part in parts])
     signatures = _offsets(b, [_signature(b, signature)]) if signature else None
     described = b.CreateString("made by a test")
     tflite.ModelStart(b)
@@ -105,6 +106,18 @@ def write(
         tflite.ModelAddSignatureDefs(b, signatures)
     b.Finish(tflite.ModelEnd(b), file_identifier=b"TFL3")
     return bytes(b.Output())
+
+
+def _subgraph(b: Any, part: Part, codes: list[str], buffers: Iterator[int]) -> int:
+    tensors = _offsets(b, [_tensor(b, t, next(buffers) if t.data is not None else 0) for t in part.tensors])
+    operators = _offsets(b, [_operator(b, o, codes.index(o.name)) for o in part.operators])
+    ins, outs = (_vector(b, np.array(v, np.int32)) for v in (part.inputs, part.outputs))
+    name = b.CreateString("main")
+    tflite.SubGraphStart(b)
+    fields = {"Tensors": tensors, "Inputs": ins, "Outputs": outs, "Operators": operators, "Name": name}
+    for field, value in fields.items():
+        getattr(tflite, f"SubGraphAdd{field}")(b, value)
+    return tflite.SubGraphEnd(b)
 
 
 def _vector(b: Any, values: np.ndarray, align: int = 0) -> int:

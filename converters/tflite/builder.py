@@ -8,7 +8,7 @@ a QuantizeLinear before and a DequantizeLinear behind (onnxruntime's QDQ format)
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nbconv.converters.proto import SMALLEST
 from nbconv.converters.tflite.kind import REFUSED
-from nbconv.converters.tflite.reader import File, Operator, Tensor
+from nbconv.converters.tflite.reader import File, Operator, Subgraph, Tensor
 from nbconv.converters.tflite.sparse import dense
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
@@ -29,21 +29,30 @@ CHANNELS: dict[int, tuple[int, ...]] = {4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
 """rank → the order with the channels second"""
 
 
-class Builder:
-    """What is written of a model so far."""
+DEEPEST = 8
+"""Bodies in bodies of control flow."""
 
-    def __init__(self, source: Source, file: File) -> None:
-        self.source, self.tensors, self.file = source, file.tensors, file
+
+class Builder:
+    """What is written of a subgraph so far; constants and names are the whole model's. ``write`` writes an operator."""
+
+    def __init__(
+        self, source: Source, file: File, part: Subgraph, write: Callable[[Builder, Operator], None],
+        around: Builder | None = None,
+    ) -> None:  # fmt: skip
+        self.source, self.file, self.part, self.write = source, file, part, write
+        self.tensors = part.tensors
+        self.depth = around.depth + 1 if around else 0
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+        self.initializers: list[onnx.TensorProto] = around.initializers if around else []
         self.forms: defaultdict[int, dict[tuple[bool, Order], str]] = defaultdict(dict)
         """tensor → (whether numbers stand for what it quantises, order) → the value that is it"""
         self.cast: dict[int, int] = {}
         """tensors that are constants of float16 as float32 → those constants"""
         self.padded: dict[int, tuple[int, list[int]]] = {}
         """images that are others with zeros around them → those, and how many (begin, begin, end, end)"""
-        self.taken: set[str] = set()
-        self._numbers: dict[tuple, str] = {}
+        self.taken: set[str] = around.taken if around else set()
+        self._numbers: dict[tuple, str] = around._numbers if around else {}
         self.at = "model"
         """what new values are called after"""
 
@@ -271,6 +280,21 @@ class Builder:
         if code:
             raise UnsupportedError(f"its fused activation {code} is not supported: RELU, RELU6, RELU_N1_TO_1 and TANH are")
         return value
+
+    def inside(self, index: int, values: Sequence[str], nodes: list[onnx.NodeProto]) -> list[str]:
+        """What another subgraph makes of these values, its nodes behind ``nodes``."""
+        if self.depth >= DEEPEST:
+            raise UnsupportedError(f"subgraphs more than {DEEPEST} deep are not supported")
+        part = self.file.subgraph(index)
+        if len(part.inputs) != len(values):
+            raise ModelError(f"subgraph {index} has {len(part.inputs)} inputs, {len(values)} values are given")
+        inner = Builder(self.source, self.file, part, self.write, self)
+        inner.nodes = nodes
+        for t, value in zip(part.inputs, values, strict=True):
+            inner.forms[t][False, None] = value
+        for operator in part.operators:
+            self.write(inner, operator)
+        return [inner.get(t, real=False) for t in part.outputs]
 
     def refuse(self, operator: Operator, problem: str) -> None:
         """A node that says what is not supported, in the operator's place."""

@@ -49,8 +49,8 @@ def pool_parameters(node: Operator) -> tuple[int, list[int], list[int]]:
 def max_pool_argmax(to: Builder, node: Operator) -> None:
     """The second result are ONNX's places, which differ from MediaPipe's: only `max_unpooling` may read them."""
     x, (y, places) = node.inputs[0], node.outputs
-    readers = [o for o in to.file.operators if places in o.inputs]
-    if any(o.name != "MaxUnpooling2D" for o in readers) or places in [t for _, t in to.file.outputs]:
+    readers = [o for o in to.part.operators if places in o.inputs]
+    if any(o.name != "MaxUnpooling2D" for o in readers) or places in to.part.outputs:
         raise UnsupportedError("places that another operator than MaxUnpooling2D reads are not supported")
     padding, kernel, strides = pool_parameters(node)
     around = pads(to, x, kernel, strides, (1, 1), padding)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import onnx
 from onnx import helper
 
-from nbconv.converters.tflite import conv, custom, movement, pointwise, recurrent, reduction
+from nbconv.converters.tflite import control, conv, custom, movement, pointwise, recurrent, reduction
 from nbconv.converters.tflite.builder import Builder, letters
 from nbconv.converters.tflite.kind import REFUSED
 from nbconv.converters.tflite.reader import DAMAGE, DTYPES, File, Operator, read, short
@@ -18,7 +18,7 @@ from nbconv.graph import OPSET
 IR_VERSION = 10
 
 RULES: dict[str, Callable[[Builder, Operator], None]] = {
-    **conv.RULES, **pointwise.RULES, **movement.RULES, **reduction.RULES, **recurrent.RULES,
+    **conv.RULES, **pointwise.RULES, **movement.RULES, **reduction.RULES, **recurrent.RULES, **control.RULES,
 }  # fmt: skip
 """operator → what writes it"""
 
@@ -27,10 +27,10 @@ def convert(source: Source) -> onnx.ModelProto:
     """The model as ONNX; nodes of the domain `REFUSED` stand for what is not supported. ModelError where it is damaged,
     ImportError without the tflite package."""
     file = read(source)
-    to = Builder(source, file)
+    to = Builder(source, file, file.main, _write)
     for t, name in file.inputs.items():
         to.forms[t][False, None] = to.unique(name)
-    for operator in file.operators:
+    for operator in file.main.operators:
         _write(to, operator)
     return _model(to, file)
 
@@ -67,9 +67,7 @@ def _model(to: Builder, file: File) -> onnx.ModelProto:
         raise ModelError(f"{to.source.label}: {short(f'an output {error}')}") from None
     names = _names(to, file, outputs)
     for node in to.nodes:
-        for values in (node.input, node.output):
-            for i, value in enumerate(values):
-                values[i] = names.get(value, value)
+        _rename(node, names)
     used = to.taken.union(names.values())
     ports: dict[str, int] = {}
     for name, t, value in outputs:
@@ -83,10 +81,10 @@ def _model(to: Builder, file: File) -> onnx.ModelProto:
             name = fresh
         ports[name] = t
     nodes = _live(to.nodes, set(ports))
-    read = {value for node in nodes for value in node.input}.union(ports)
+    read = {value for node in nodes for value in _reads(node)}.union(ports)
     graph = helper.make_graph(
         nodes,
-        file.name or "main",
+        file.main.name or "main",
         [_port(names.get(to.forms[t][False, None], name), t, to) for t, name in file.inputs.items()],
         [_port(name, t, to) for name, t in ports.items()],
         [init for init in to.initializers if init.name in read],
@@ -105,9 +103,30 @@ def _live(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]
     found = []
     for node in reversed(nodes):
         if node.domain == REFUSED or not wanted.isdisjoint(node.output):
-            wanted.update(node.input)
+            wanted.update(_reads(node))
             found.append(node)
     return found[::-1]
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    return (a.g for a in node.attribute if a.HasField("g"))
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The values that a node reads, its bodies among them."""
+    yield from node.input
+    for body in _bodies(node):
+        for inner in body.node:
+            yield from _reads(inner)
+
+
+def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+    for values in (node.input, node.output):
+        for i, value in enumerate(values):
+            values[i] = names.get(value, value)
+    for body in _bodies(node):
+        for inner in body.node:
+            _rename(inner, names)
 
 
 def _said(file: File) -> str:

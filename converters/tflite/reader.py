@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -103,15 +104,25 @@ class Operator:
 
 
 @dataclass
-class File:
-    """What a file says: its first subgraph, and what it says of itself."""
+class Subgraph:
+    """Operators in order, and the tensors that are the subgraph's inputs and outputs."""
 
     name: str
-    description: str
     tensors: list[Tensor]
     operators: list[Operator]
+    inputs: list[int]
+    outputs: list[int]
+
+
+@dataclass
+class File:
+    """What a file says: its first subgraph, what callers call its inputs and outputs, and what it says of itself."""
+
+    main: Subgraph
+    description: str
+    subgraph: Callable[[int], Subgraph]
+    """reads another subgraph"""
     inputs: dict[int, str] = field(default_factory=dict)
-    """tensor → the name that callers know it by"""
     outputs: list[tuple[str, int]] = field(default_factory=list)
     subgraphs: int = 1
     signatures: tuple[str, ...] = ()
@@ -185,20 +196,31 @@ class _Reader:
         version = model.Version()
         if version != 3:
             raise ModelError(f"it has version {version}, wanted 3")
-        if not self.count(model.SubgraphsLength()):
-            raise ModelError("it has no subgraph")
-        graph = model.Subgraphs(0)
+        found = File(self.subgraph(0), self.text(model.Description()), self.subgraph, subgraphs=model.SubgraphsLength())
+        if not found.main.outputs:
+            raise ModelError("it has no outputs")
+        self.name_ports(found)
+        return found
+
+    def subgraph(self, index: int) -> Subgraph:
+        model = self.model
+        if not 0 <= index < self.count(model.SubgraphsLength()):
+            raise ModelError(f"it has no subgraph {index}")
+        graph = model.Subgraphs(index)
         tensors = [self.tensor(graph.Tensors(i), i) for i in range(self.count(graph.TensorsLength()))]
         codes = [self.code(model.OperatorCodes(i)) for i in range(self.count(model.OperatorCodesLength()))]
         operators = [self.operator(graph.Operators(i), codes) for i in range(self.count(graph.OperatorsLength()))]
-        found = File(self.text(graph.Name()), self.text(model.Description()), tensors, operators)
-        self.ports(found, graph)
         for operator in operators:
             if any(not -1 <= t < len(tensors) for t in operator.inputs):
                 raise ModelError(f"{operator.name} reads a tensor that is not there")
             if any(not 0 <= t < len(tensors) for t in operator.outputs):
                 raise ModelError(f"{operator.name} makes a tensor that is not there")
-        return found
+        inputs, outputs = (
+            [] if v is None else [int(t) for t in v] for v in (self.numbers(graph, "Inputs"), self.numbers(graph, "Outputs"))
+        )
+        if any(not 0 <= t < len(tensors) for t in inputs + outputs) or len(set(inputs)) < len(inputs):
+            raise ModelError("its inputs or outputs are no tensors of it, or given twice")
+        return Subgraph(self.text(graph.Name()), tensors, operators, inputs, outputs)
 
     def code(self, code: Any) -> tuple[str, bool]:
         """An operator's name, and whether it is a custom one."""
@@ -299,16 +321,8 @@ class _Reader:
             raise ModelError(f"{name}: its options lie outside the file")
         return found
 
-    def ports(self, found: File, graph: Any) -> None:
-        """Inputs and outputs of the subgraph, under the names of its first signature where it has one."""
-        inputs, outputs = ([] if v is None else [int(t) for t in v] for v in (
-            self.numbers(graph, "Inputs"), self.numbers(graph, "Outputs"),
-        ))  # fmt: skip
-        if any(not 0 <= t < len(found.tensors) for t in inputs + outputs) or len(set(inputs)) < len(inputs):
-            raise ModelError("its inputs or outputs are no tensors of it, or given twice")
-        if not outputs:
-            raise ModelError("it has no outputs")
-        found.subgraphs = self.model.SubgraphsLength()
+    def name_ports(self, found: File) -> None:
+        """Inputs and outputs under the names of the first signature of the first subgraph, where it has one."""
         known: tuple[dict[int, str], dict[int, str]] = ({}, {})
         keys = []
         for i in range(self.count(self.model.SignatureDefsLength())):
@@ -321,8 +335,9 @@ class _Reader:
                     entry = getattr(signature, side)(j)
                     names.setdefault(entry.TensorIndex(), self.text(entry.Name()))
         found.signatures = tuple(keys)
-        found.inputs = {t: known[0].get(t) or found.tensors[t].name for t in inputs}
-        found.outputs = [(known[1].get(t) or found.tensors[t].name, t) for t in outputs]
+        main = found.main
+        found.inputs = {t: known[0].get(t) or main.tensors[t].name for t in main.inputs}
+        found.outputs = [(known[1].get(t) or main.tensors[t].name, t) for t in main.outputs]
 
 
 def _enum(kind: str, number: int) -> str:
