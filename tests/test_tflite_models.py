@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -306,3 +307,21 @@ def test_blazeface() -> None:
         np.testing.assert_allclose(y, want[name], 1e-4, 1e-4)
     for y, theirs in zip(found.values(), litert(file.read_bytes(), [x]) or ()):
         np.testing.assert_allclose(y, theirs, 1e-3, 2e-4)
+
+
+WARM = """
+import subprocess
+import sys
+import numpy as np
+import nbconv
+model = nbconv.load(sys.argv[1])
+print(model.run({"input": np.zeros((1, 128, 128, 3), np.float32)})["classificators"].shape)
+print([name for name in ("onnx", "tflite", "flatbuffers", "nbconv.ops", "nbconv.passes") if name in sys.modules])
+"""
+
+
+def test_a_warm_start_reads_no_tflite() -> None:
+    file = Path(__file__).parent / "data" / "face_detection_short_range.tflite"
+    nbconv.load(file).run({"input": np.zeros((1, 128, 128, 3), F)})
+    done = subprocess.run([sys.executable, "-c", WARM, str(file)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["(1, 896, 1)", "[]"]

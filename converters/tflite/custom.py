@@ -79,7 +79,7 @@ def detection(to: Builder, node: Operator) -> None:
     regular = bool(o.get("use_regular_nms", 0))
     if not regular and int(o["max_classes_per_detection"]) != 1:
         raise UnsupportedError("several classes per detection are not supported")
-    if not 0 < most < 1 << 20:
+    if not 0 < most < 1 << 16:
         raise ModelError(f"it asks for {most} detections")
     boxes = _boxes(to, encodings, anchors, o)
     given = to.add("Slice", to.get(scores), *(to.integers(v) for v in ([offset], [1 << 62], [2])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -30,9 +31,10 @@ def convert(source: Source) -> onnx.ModelProto:
     to = Builder(source, file, file.main, _write)
     for t, name in file.inputs.items():
         to.forms[t][False, None] = to.unique(name)
-    for operator in file.main.operators:
-        _write(to, operator)
-    return _model(to, file)
+    with np.errstate(all="ignore"):  # a damaged file may have any numbers
+        for operator in file.main.operators:
+            _write(to, operator)
+        return _model(to, file)
 
 
 def _write(to: Builder, operator: Operator) -> None:
