@@ -98,18 +98,12 @@ def _interleave(source, target, n, parts, apart):
 
 @inline
 def _transpose(source, target, rows, columns, apart, row):
-    """target[r·row + s] = source[s·apart + r], W × W at a time."""
-    whole_rows = rows - rows % W
-    whole = columns - columns % W
-    for s in range(0, whole, W):
-        for r in range(0, whole_rows, W):
+    """target[r·row + s] = source[s·apart + r], W × W at a time, both W at least: the last squares begin earlier."""
+    for s0 in range(0, columns, W):
+        s = min(s0, columns - W)
+        for r0 in range(0, rows, W):
+            r = min(r0, rows - W)
             _transpose_square(at(source, s * apart + r), apart, at(target, r * row + s), row)
-    for r in range(whole_rows):
-        for s in range(whole, columns):
-            target[r * row + s] = source[s * apart + r]
-    for r in range(whole_rows, rows):
-        for s in range(columns):
-            target[r * row + s] = source[s * apart + r]
 
 
 @intrinsic

@@ -232,7 +232,12 @@ class Lowering:
                 self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
             return
         if not axes:
-            axes, line[0] = split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
+            lanes, most = self.target.lanes, 16384 // line[-1][0] if len(line) > 1 else 16384
+            across = len(line) > 1 and most < lanes < line[0][0] and line[0][0] % lanes > 0  # into squares, not thin rows
+            if across:
+                axes, line[1] = split(line[1], 16384 // line[0][0], lanes)
+            else:
+                axes, line[0] = split(line[0], most, lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         nbytes = x.dtype.itemsize * n0 * n1 * n2 * n3 * n4
