@@ -131,6 +131,9 @@ NO_TWIN = {
     "deform": "none: the host does it",
     "roi": "none: the host does it",
     "volume": "none: the host does it",
+    "volume_conv": "none: the host does it",
+    "volume_grad": "none: the host does it",
+    "columns": "none: the host does it",
     "integers": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""

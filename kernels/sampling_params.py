@@ -36,3 +36,15 @@ class Depth(NamedTuple):
     stride: int
     dilation: int
     pad: int
+
+
+class Taps(NamedTuple):
+    """kd × kh × kw taps of a window over volumes, ``z``, ``y`` and ``x`` floats from one to the
+    next."""
+
+    kd: int
+    kh: int
+    kw: int
+    z: int
+    y: int
+    x: int

@@ -168,7 +168,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     ),
     "ConvGradWeight": _linear,
     **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean"), _linear),
-    **dict.fromkeys(("GatherGrad", "GatherElementsGrad", "CumSum", "CumProdGrad"), _linear),
+    **dict.fromkeys(("GatherGrad", "GatherElementsGrad", "CumSum", "CumProdGrad", "Col2Im"), _linear),
     **dict.fromkeys(("Sub", "Mod"), lambda c: c.size[0] + c.size[1]),
     **dict.fromkeys(
         ("Pow", "PowSlope", "PowLog"), lambda c: np.abs(c.y) * (2 + np.abs((c.size[1] + 1) * np.log(c.size[0])))
