@@ -40,10 +40,7 @@ HELD: dict[str, tuple[int, ...]] = {
 """Inputs of floating point that are parameters of the function, not its arguments: held constant."""
 
 NUMPY_GRADIENT: dict[str, Callable[..., bool]] = {
-    "AveragePool": lambda op, x: x.ndim == 5,
-    "Conv": lambda op, x, *_: x.ndim == 5,
     "DeformConv": lambda *_: True,
-    "MaxPool": lambda op, x: x.ndim == 5,
     "RoiAlign": lambda op, *_: op.mode == "max",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda *_: True),
 }

@@ -28,8 +28,6 @@ NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", 
 
 UNSERVED: dict[str, Callable[..., bool]] = {
     "LayerNormalization": lambda op, *_: op.stash_type != 1,
-    "Conv": lambda op, x, w, b=None: x.ndim == 5 and op.depthwise(spec_of(w)),
-    "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "DeformConv": lambda op, x, *_: x.ndim != 4,
     "Einsum": lambda op, *x: any(v.size == 0 for v in x) or any(len(set(t)) < len(t) for t in op.terms(x)[0]),
     "Dropout": lambda op, x, *_: True,
