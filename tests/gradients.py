@@ -40,13 +40,12 @@ HELD: dict[str, tuple[int, ...]] = {
 """Inputs of floating point that are parameters of the function, not its arguments: held constant."""
 
 NUMPY_GRADIENT: dict[str, Callable[..., bool]] = {
-    "DeformConv": lambda *_: True,
     "RoiAlign": lambda op, *_: op.mode == "max",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda *_: True),
 }
 """Calls that kernels serve while NumPy has a part in their gradient."""
 
-SEVERAL = frozenset(("ConvGradWeight", "BatchNormalizationGradScale", "RNNGrad", "GRUGrad", "LSTMGrad"))
+SEVERAL = frozenset(("ConvGradWeight", "DeformColumnsGrad", "BatchNormalizationGradScale", "RNNGrad", "GRUGrad", "LSTMGrad"))
 """Ops for which `terms` tells the terms of every output."""
 
 WIDE_STEP, WIDE_RTOL = 64.0, 2e-2
