@@ -126,6 +126,7 @@ NO_TWIN = {
     "order": "none: the host does it",
     "cast": "none: the host does it",
     "recurrent": "none: the host does it",
+    "recurrent_grad": "none: the host does it",
     "scan": "none: the host does it",
     "sample": "none: the host does it",
     "deform": "none: the host does it",

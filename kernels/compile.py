@@ -44,7 +44,7 @@ if hasattr(os, "register_at_fork"):
 
 ON_PROCESSORS = frozenset(
     ("loop", "roof", "elements", "order", "cast", "recurrent", "scan", "sample", "deform", "roi", "integers", "columns")
-) | {"volume", "volume_conv", "volume_grad"}
+) | {"volume", "volume_conv", "volume_grad", "recurrent_grad"}
 """Families that a GPU has no use for, or whose nodes the host does there."""
 
 

@@ -41,7 +41,9 @@ HELD: dict[str, tuple[int, ...]] = {
 
 NUMPY_GRADIENT: dict[str, Callable[..., bool]] = {
     "RoiAlign": lambda op, *_: op.mode == "max",
-    **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda *_: True),
+    **dict.fromkeys(
+        ("RNN", "GRU", "LSTM"), lambda op, *x: bool(op.clip) or "reset" in op.also or (*x, *[None] * 8)[7] is not None
+    ),
 }
 """Calls that kernels serve while NumPy has a part in their gradient."""
 

@@ -38,6 +38,7 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda op, *_: not op.kernel()),
+    **dict.fromkeys(("RNNGrad", "GRUGrad", "LSTMGrad"), lambda op, *x: x[7] is not None),
     "MaxUnpool": lambda op, x, places, shape=None: shape is not None and tuple(shape) != op.inferred(x.shape),
     "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
