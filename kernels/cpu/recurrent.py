@@ -4,8 +4,8 @@ R lies in panels of W hidden units: [panel][k][gate][W], bias and what the input
 [panel][gate][W].
 A unit is some sequences of one direction, all steps of them.
 h of the step before is read where it was written: in the result.
-Where a ``tape`` is given, what a way back wants to know of each step is kept there, in vectors of
-each panel: (steps, ways, batch, panels, …, W).
+What a way back wants to know of each step is kept on a ``tape``, in vectors of each panel: (steps,
+ways, batch, panels, …, W).
 """
 
 from nbconv.kernels._numba import Floats, Int, Int32s
@@ -58,21 +58,8 @@ def rounded(x: Floats, y: Floats, n: Int, first: Int, last: Int) -> None:
         _round(at(x, unit * n), at(y, unit * n), n)
 
 
-@kernel
-def lstm(
-    x: Floats,
-    weights: Recurrence,
-    lengths: Int32s,
-    states: States,
-    cells: Floats,
-    results: Results,
-    tape: Floats,
-    sizes: Sequences,
-    first: Int,
-    last: Int,
-) -> None:
-    """An LSTM, gates i, o, f, c; cells (ways, batch, whole vectors) are memory for c, and, where
-    ``rounded``, as much behind it for h. The tape holds i, o, f, g, the new c and its activation."""
+@inline
+def _lstm(x, weights, lengths, states, cells, results, tape, taped, sizes, first, last):
     steps, batch, hidden, ways, rows, reverse, flag, clip, hard, alpha, beta, relu, rounds = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 4 * W
@@ -80,7 +67,6 @@ def lstm(
     blocks = (batch + rows - 1) // rows
     p = weights.peepholes
     peep = address(p, 0) != 0
-    taped = address(tape, 0) != 0
     for unit in range(first, last):
         d = unit // blocks
         b = (unit - d * blocks) * rows
@@ -126,8 +112,9 @@ def lstm(
                     ag = minimum(maximum(ag, -clip), clip)
                     gi = gate(ai, hard, alpha, beta)
                     gf = splat(1.0) - gi if flag else gate(af, hard, alpha, beta)
+                    c = gf * c
                     new = unit_of(ag, relu)
-                    c = gf * c + gi * new
+                    c = c + gi * new
                     store(c0, i * line + j, c)
                     if peep:
                         ao = ao + get(p, (d * 3 + 1) * hidden + j, cols) * c
@@ -150,24 +137,45 @@ def lstm(
 
 
 @kernel
-def gru(
+def lstm(
     x: Floats,
     weights: Recurrence,
     lengths: Int32s,
     states: States,
+    cells: Floats,
+    results: Results,
+    sizes: Sequences,
+    first: Int,
+    last: Int,
+) -> None:
+    """An LSTM, gates i, o, f, c; cells (ways, batch, whole vectors) are memory for c, and, where
+    ``rounded``, as much behind it for h."""
+    _lstm(x, weights, lengths, states, cells, results, x, False, sizes, first, last)
+
+
+@kernel
+def lstm_taped(
+    x: Floats,
+    weights: Recurrence,
+    lengths: Int32s,
+    states: States,
+    cells: Floats,
     results: Results,
     tape: Floats,
     sizes: Sequences,
     first: Int,
     last: Int,
 ) -> None:
-    """A GRU with ONNX's usual activations, gates z, r, h, that resets what R made of h. The tape holds z, r, the new h and
-    what R made."""
+    """As `lstm`. The tape holds i, o, f, g, the new c and its activation."""
+    _lstm(x, weights, lengths, states, cells, results, tape, True, sizes, first, last)
+
+
+@inline
+def _gru(x, weights, lengths, states, results, tape, taped, sizes, first, last):
     steps, batch, hidden, ways, rows, reverse, _, clip, hard, alpha, beta, relu, _ = sizes
     panels = (hidden + W - 1) // W
     gates = panels * 3 * W
     sums = stack_floats(SUMS)
-    taped = address(tape, 0) != 0
     blocks = (batch + rows - 1) // rows
     for unit in range(first, last):
         d = unit // blocks
@@ -203,6 +211,38 @@ def gru(
             h, ldh = y, hidden
         rest(results.y, n, b, d, count, sizes)
         last_state(results.h, (d * batch + b) * hidden, h, ldh, n, count, hidden)
+
+
+@kernel
+def gru(
+    x: Floats,
+    weights: Recurrence,
+    lengths: Int32s,
+    states: States,
+    results: Results,
+    sizes: Sequences,
+    first: Int,
+    last: Int,
+) -> None:
+    """A GRU with ONNX's usual activations, gates z, r, h, that resets what R made of h."""
+    _gru(x, weights, lengths, states, results, x, False, sizes, first, last)
+
+
+@kernel
+def gru_taped(
+    x: Floats,
+    weights: Recurrence,
+    lengths: Int32s,
+    states: States,
+    results: Results,
+    tape: Floats,
+    sizes: Sequences,
+    first: Int,
+    last: Int,
+) -> None:
+    """As `gru`. The tape holds z, r, the new h and
+    what R made."""
+    _gru(x, weights, lengths, states, results, tape, True, sizes, first, last)
 
 
 @kernel

@@ -130,12 +130,12 @@ def forward(
     rows = most_rows(to, p)
     lengths = to.input(4) if to.has(4) else None
     (h, way, row), (c, c_way, c_row) = state(to, p, 5), state(to, p, 6)
-    more: dict[str, Any] = {"tape": tape} if kernel in ("lstm", "gru") else {}
+    more: dict[str, Any] = {"tape": tape} if tape else {}
     if kernel in ("lstm", "gru_reset"):
         more["cells"] = to.floats(ways * batch * p.panels * p.lanes * (1 if kernel == "lstm" and not kind.rounded else 2))
     arithmetic = 2 * steps * batch * ways * p.gates * hidden * hidden
     to.step(
-        f"recurrent.{kernel}",
+        f"recurrent.{kernel}" + ("_taped" if tape else ""),
         ways * ceil(batch, rows),
         work=arithmetic,
         writes=("results.y", "results.h", "results.c", "cells", "tape"),
