@@ -48,3 +48,12 @@ class Taps(NamedTuple):
     z: int
     y: int
     x: int
+
+
+class Offsets(NamedTuple):
+    """Channels of a deformable convolution: in ``groups`` of the product, in ``offset_groups`` that
+    have their offsets in common; and whether a mask weighs the samples."""
+
+    groups: int
+    offset_groups: int
+    masked: int

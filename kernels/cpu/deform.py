@@ -2,6 +2,7 @@
 follows; and its gradients."""
 
 from nbconv.kernels.params import Image, Window
+from nbconv.kernels.sampling_params import Offsets
 
 from ._simd import Float, Floats, Int, W, at, get, hsum, inline, kernel, put, splat, stack_floats, stack_ints
 
@@ -40,9 +41,7 @@ def columns(
     y: Floats,
     image: Image,
     window: Window,
-    groups: Int,
-    offset_groups: Int,
-    masked: Int,
+    offsets: Offsets,
     first: Int,
     last: Int,
 ) -> None:
@@ -51,6 +50,7 @@ def columns(
     group of channels. A unit is a row of pixels."""
     h, width, ldx, c, ldy, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
+    groups, offset_groups, masked = offsets
     places, parts, which = stack_ints(4), stack_floats(4), stack_ints(4)
     taps = kh * kw
     per_group, per_offset = c // groups, c // offset_groups
@@ -90,9 +90,7 @@ def columns_grad(
     dx: Floats,
     image: Image,
     window: Window,
-    groups: Int,
-    offset_groups: Int,
-    masked: Int,
+    offsets: Offsets,
     first: Int,
     last: Int,
 ) -> None:
@@ -100,6 +98,7 @@ def columns_grad(
     a vector of channels wide."""
     h, width, ldx, c, ldy, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
+    groups, offset_groups, masked = offsets
     places, parts, which = stack_ints(4), stack_floats(4), stack_ints(4)
     taps = kh * kw
     per_group, per_offset = c // groups, c // offset_groups
@@ -142,15 +141,14 @@ def offset_grad(
     dmask: Floats,
     image: Image,
     window: Window,
-    groups: Int,
-    offset_groups: Int,
-    masked: Int,
+    offsets: Offsets,
     first: Int,
     last: Int,
 ) -> None:
     """The gradients of `columns` by offset and mask, from dy, which lies as its y. A unit is a row of pixels."""
     h, width, ldx, c, ldy, oh, ow = image
     kh, kw, sh, sw, dh, dw, ph, pw = window
+    groups, offset_groups, masked = offsets
     places, parts, which = stack_ints(4), stack_floats(4), stack_ints(4)
     taps = kh * kw
     per_group, per_offset = c // groups, c // offset_groups

@@ -14,6 +14,7 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.kernels import params
+from nbconv.kernels.sampling_params import Offsets
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv.indirect_gemm import taps_steps, weights
 from nbconv.lowering.conv.operands import Image
@@ -84,9 +85,7 @@ class Deformed(Op, abstract=True):
             mask=to.input(self.mask if masked else self.offset),
             image=params.Image(h, w, ld, x.shape[1], rows, oh, ow),
             window=sliding(*flat(window)),
-            groups=self.group,
-            offset_groups=self.offset_group,
-            masked=int(masked),
+            offsets=Offsets(self.group, self.offset_group, int(masked)),
             **more,
         )
 
