@@ -146,7 +146,7 @@ def forward(
         **more,
         results=results,
         sizes=Sequences(steps, batch, hidden, ways, rows, *kind),
-        algorithm=f"recurrence, {rows} sequences a unit",
+        algorithm=lambda: f"recurrence, {rows} sequences a unit",
         does=Work(arithmetic, arithmetic, FLOAT32.itemsize * sum(spec.size for spec in to.outputs)),
     )
 
