@@ -50,7 +50,7 @@ def lower(to: Lowering, kernel: str, groups: Groups, kind: Kind, parts: Mapping[
         carry=to.floats(2 * states * line),
         gradients=Gradients(*(made.get(name) for name in Gradients._fields)),
         sizes=Sequences(p.steps, p.batch, p.hidden, p.ways, rows, *kind),
-        algorithm=f"back through time, {rows} sequences a unit",
+        algorithm=lambda: f"back through time, {rows} sequences a unit",
         does=Work(arithmetic, arithmetic, FLOAT32.itemsize * sum(spec.size for spec in to.outputs)),
     )
 
