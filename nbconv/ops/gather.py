@@ -11,6 +11,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, ONLY_FLOAT32, STORED, Op
+from nbconv.graph.symbolic import apply, shape_of
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.linear import reshape
 
@@ -36,18 +37,23 @@ def emit_gather(
 ) -> None:
     """The step that takes these slices along the middle axis of x (outer, size, inner), input 0 or another, into y, by
     default the output. ``name`` tells the tables of several steps of a node apart."""
-    width = to.inputs[0].dtype.itemsize
+    width, (count,) = to.inputs[0].dtype.itemsize, shape_of(places)
     to.step(
         "gather.gather" if width == FLOAT32.itemsize else f"elements.gather_{width}",
-        outer * len(places),
-        work=8 * outer * len(places) * inner,
+        outer * count,
+        work=8 * outer * count * inner,
         x=x or to.input(0),
         y=y or to.output(),
-        places=to.table(name, places.astype(np.int64)),
-        count=len(places),
+        places=to.table(name, places),
+        count=count,
         size=size,
         inner=inner,
     )
+
+
+def _places(indices: np.ndarray, size: int) -> np.ndarray:
+    """int64 indices from the front, as a vector."""
+    return (indices.astype(np.int64) % size).reshape(-1)
 
 
 class Gather(Op):
@@ -83,8 +89,7 @@ class Gather(Op):
     def lower(self, to: Lowering) -> None:
         x, axis = to.inputs[0], want.axis(self.axis, to.inputs[0].rank)
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
-        places = (to.value(1).astype(np.int64) % size).reshape(-1)
-        emit_gather(to, outer, places, size, inner)
+        emit_gather(to, outer, apply(_places, to.value(1), size), size, inner)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         axis = want.axis(self.axis, to.inputs[0].rank)
@@ -213,7 +218,7 @@ class GatherND(Op):
 
     def lower(self, to: Lowering) -> None:
         x, there = to.inputs[0], self.batch_dims + to.inputs[1].shape[-1]
-        places = places_nd(to.value(1), x.shape[:there], self.batch_dims).reshape(-1)
+        places = places_nd(to.value(1), x.shape[:there], self.batch_dims).reshape(-1).astype(np.int64)
         emit_gather(to, 1, places, prod(x.shape[:there]), prod(x.shape[there:]))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
