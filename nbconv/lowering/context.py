@@ -167,6 +167,12 @@ class Lowering:
         self.scratches[name] = n * dtype.itemsize
         return Ref(name, 0, dtype)
 
+    def wrongs(self, units: int) -> Ref:
+        """Memory for the argument ``wrong`` of a step that checks indices: for each unit the size of the axis that one
+        leaves, or 0, and that index, two int64. It is looked at when all steps are done, and an error says what stands
+        there."""
+        return self.scratch(np.dtype(np.int64), 2 * units)
+
     def floats(self, n: int) -> Ref:
         """Memory of n float32 for this node's steps alone."""
         return self.scratch(FLOAT32, n)
@@ -234,7 +240,11 @@ class Lowering:
             for i in range(d):
                 self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
             return
-        if not axes:
+        if len(line) > 1 and line[0][1] == line[1][2] == 1 and len(axes) < 3:  # a transpose: its longer axis is cut
+            long = 1 if line[1][0] > line[0][0] else 0
+            beside, line[long] = apply(split, line[long], 16384 // line[1 - long][0], self.target.lanes)
+            axes += beside
+        elif not axes:
             axes, line[0] = apply(split, line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)

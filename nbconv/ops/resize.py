@@ -51,11 +51,6 @@ class Axis(NamedTuple):
     """output size, which scales can make a fraction"""
 
 
-def whole(size: int, length: float) -> float:
-    """The length, or the size where float32's rounding of a scale is all that parts them."""
-    return size if abs(length - size) <= 1e-6 * length else length
-
-
 class Resize(Op):
     """Each output cell is a weighted sum of input cells, the weights a product over axes (ONNX Resize-19).
 
@@ -138,7 +133,7 @@ class Resize(Op):
             out = [apply(_scaled, shape[a], *by) for a, *by in zip(axes, parts, ratio, strict=True)]
         length = out
         if scales is not None:
-            length = [apply(whole, o, float(v) * shape[a]) for o, v, a in zip(out, ratio, axes, strict=True)]
+            length = [apply(_length, o, r, shape[a]) for o, r, a in zip(out, ratio, axes, strict=True)]
         return {a: Axis(shape[a], out[i], ratio[i], float(starts[i]), float(ends[i]), length[i]) for i, a in enumerate(axes)}
 
     def coordinates(self, axis: Axis) -> np.ndarray:
@@ -317,7 +312,7 @@ class Resize(Op):
         if self.mode != "nearest":
             mix(to, x, y, (outer, size, inner), **by_rows(cells, weights, self.outside(axis)), name=f"axis{i}_")
             return
-        emit_gather(to, outer, cells[:, 0].astype(np.int64), size, inner, x, y, f"axis{i}_cells")
+        emit_gather(to, outer, cells[:, 0].astype(np.int64), len(cells), size, inner, x, y, f"axis{i}_cells")
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""
@@ -337,6 +332,12 @@ def _ratio(out: int, size: int) -> np.floating:
 def _scaled(size: int, part: np.floating, ratio: np.floating) -> int:
     """How long this part of an axis becomes."""
     return int(np.floor(np.float32(size) * part * ratio))
+
+
+def _length(out: int, ratio: np.floating, size: int) -> float:
+    """What a scale makes of a size, or the output's size where float32's rounding is all that parts them."""
+    length = float(ratio) * size
+    return out if abs(length - out) <= 1e-6 * length else length
 
 
 def cubic(d: np.ndarray, a: float) -> np.ndarray:
