@@ -87,7 +87,9 @@ class Trace:
         if not self.open:
             raise TraceEnded("a size is looked at after its trace ended")
         value = self.values[at]
-        self.guards[at] = value
+        if isinstance(value, np.ndarray):
+            at = self.note(_frozen, (Symbol(self, at),))
+        self.guards[at] = self.values[at]
         return value
 
     def symbol(self, at: int) -> Any:
@@ -102,7 +104,9 @@ class Trace:
     @property
     def narrow(self) -> bool:
         """Whether one of the sizes itself was decided on: then the formula is of no use for others."""
-        return any(at < self.count for at in self.guards)
+        sizes = range(self.count)
+        whole = {self._known.get((_frozen, at), -1) for at in sizes}
+        return any(at in sizes or at in whole for at in self.guards)
 
     def end(self, wanted: Sequence[int]) -> tuple[Formula, dict[int, int]]:
         """The formula, and where in what it gives the values at these places are."""
@@ -209,7 +213,7 @@ def _settled(function: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 class Symbol:
-    """A size, or what was computed of sizes, while it is noted."""
+    """A size, or what was computed of sizes (an array, too), while it is noted."""
 
     __slots__ = ("at", "trace")
     __array_ufunc__ = None  # NumPy leaves arithmetic with its scalars to this class
@@ -237,6 +241,14 @@ class Symbol:
     __index__, __int__, __float__ = _settled(operator.index), _settled(int), _settled(float)
     __hash__, __str__, __repr__, __format__ = _settled(hash), _settled(str), _settled(repr), _settled(format)
 
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        return np.asarray(self.trace.decide(self.at))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.trace.decide(self.at), name)
+
     def __bool__(self) -> bool:
         return self.trace.decide(self.trace.note(bool, (self,)))
 
@@ -262,6 +274,30 @@ def apply(function: Callable[..., Any], *arguments: Any) -> Any:
     is the call, as a whole."""
     trace = _trace_of(arguments) if _open else None
     return function(*arguments) if trace is None else trace.symbol(trace.note(function, arguments))
+
+
+def _frozen(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    """What can be compared in the place of an array."""
+    return array.dtype.str, array.shape, array.tobytes()
+
+
+def _indices(start: int | None, stop: int | None, step: int | None, size: int) -> tuple[int, int, int]:
+    return slice(start, stop, step).indices(size)
+
+
+def indices(cut: slice, size: int) -> tuple[int, int, int]:
+    """`slice.indices`."""
+    return apply(_indices, cut.start, cut.stop, cut.step, size)
+
+
+def shape_of(array: Any) -> tuple[int, ...]:
+    """The shape of an array, on which something is decided now where it was computed of sizes."""
+    return tuple(map(settled, apply(np.shape, array)))
+
+
+def dtype_of(array: Any) -> np.dtype:
+    """The element type of an array, which no size decides."""
+    return (array.value if type(array) is Symbol else array).dtype
 
 
 def settled(value: Any) -> Any:

@@ -10,7 +10,9 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
+from nbconv.graph.infer import INT64
 from nbconv.graph.op import Op
+from nbconv.graph.symbolic import apply, shape_of
 from nbconv.ops.linear import reshape
 
 if TYPE_CHECKING:
@@ -144,13 +146,14 @@ class Shape(Op):
     end: int | None = None
 
     def infer(self, x: Spec) -> Spec:
-        return spec_of(self.dims(x.shape))
+        found = self.dims(x.shape)
+        return Spec(shape_of(found), INT64, found, True)
 
     def dims(self, shape: tuple[int, ...]) -> np.ndarray:
         """The answer for this shape; both bounds are clamped to the rank."""
         n = len(shape)
         start, end = (min(max(v + n if v < 0 else v, 0), n) for v in (self.start, n if self.end is None else self.end))
-        return np.array(shape[start:end], np.int64)
+        return apply(_vector, shape[start:end])
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return self.dims(x.shape)
@@ -159,19 +162,27 @@ class Shape(Op):
         return (self.dims(inputs[0].shape),)
 
 
+def _vector(sizes: tuple[int, ...]) -> np.ndarray:
+    return np.array(sizes, np.int64)
+
+
+def _scalar(size: int) -> np.ndarray:
+    return np.array(size, np.int64)
+
+
 class Size(Op):
     """How many elements x has, an int64 scalar; known as soon as x's shape is."""
 
     moves = True
 
     def infer(self, x: Spec) -> Spec:
-        return spec_of(np.array(x.size, np.int64))
+        return Spec((), INT64, apply(_scalar, x.size), True)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.array(x.size, np.int64)
 
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
-        return (np.asarray(inputs[0].size, np.int64),)
+        return (apply(_scalar, inputs[0].size),)
 
 
 class Range(Op):

@@ -284,7 +284,7 @@ class ConvTranspose(Convolution):
         else:
             pads = (0,) * (2 * n) if self.auto_pad == "VALID" else pads
             out = tuple(a - b - e for a, b, e in zip(natural, pads[:n], pads[n:], strict=True))
-            if min(out) < 1:
+            if any(size < 1 for size in out):
                 raise ModelError(f"pads {list(pads)} leave nothing of an output of size {list(natural)}")
             return Window(w[2:], tuple(strides), tuple(dilations), pads[:n], pads[n:], out)
         total = tuple(max(a - o, 0) for a, o in zip(natural, out, strict=True))

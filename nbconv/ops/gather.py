@@ -11,6 +11,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, ONLY_FLOAT32, STORED, Op
+from nbconv.graph.symbolic import apply
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.indices import ADD, along, as_int64, checked_places, put_along, served
 from nbconv.ops.linear import reshape
@@ -44,9 +45,9 @@ def emit_gather(
     name: str = "places",
 ) -> None:
     """The step that takes these ``count`` slices along the middle axis of x (outer, size, inner), input 0 or another, into
-    y, by default the output. ``places`` are known, or memory where checked ones will lie; ``name`` tells the tables of
+    y, by default the output. ``places`` are known, int64, or memory where checked ones will lie; ``name`` tells tables of
     several steps of a node apart."""
-    table = places if isinstance(places, Ref) else to.table(name, places.astype(np.int64))
+    table = places if isinstance(places, Ref) else to.table(name, places)
     width = to.inputs[0].dtype.itemsize
     to.step(
         "gather.gather" if width == FLOAT32.itemsize else f"elements.gather_{width}",
@@ -59,6 +60,11 @@ def emit_gather(
         size=size,
         inner=inner,
     )
+
+
+def _places(indices: np.ndarray, size: int) -> np.ndarray:
+    """int64 indices from the front, as a vector."""
+    return (indices.astype(np.int64) % size).reshape(-1)
 
 
 class Gather(Op):
@@ -97,7 +103,7 @@ class Gather(Op):
         x, axis = to.inputs[0], want.axis(self.axis, to.inputs[0].rank)
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
         known = to.inputs[1].value is not None
-        places = (to.value(1).astype(np.int64) % size).reshape(-1) if known else checked_places(to, 1, (size,))
+        places = apply(_places, to.value(1), size) if known else checked_places(to, 1, (size,))
         emit_gather(to, outer, places, to.inputs[1].size, size, inner)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
@@ -238,7 +244,7 @@ class GatherND(Op):
         x, indices, batch = to.inputs[0], to.inputs[1], self.batch_dims
         there, count = batch + indices.shape[-1], prod(indices.shape[:-1])
         if indices.value is not None:
-            places = places_nd(to.value(1), x.shape[:there], batch).reshape(-1)
+            places = places_nd(to.value(1), x.shape[:there], batch).reshape(-1).astype(np.int64)
         else:
             places = checked_places(to, 1, x.shape[batch:there], prod(indices.shape[batch:-1]))
         emit_gather(to, 1, places, count, prod(x.shape[:there]), prod(x.shape[there:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, renamed
+from nbconv.graph.op import Op
+from nbconv.graph.symbolic import Symbol, apply, dtype_of, shape_of
 from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
 from nbconv.passes.expand import expanded
@@ -115,6 +118,8 @@ def fold(
 
 def _spec(constant: np.ndarray | Deferred) -> Spec:
     """The Spec of a constant, its value included if it is known already."""
+    if type(constant) is Symbol:
+        return Spec(shape_of(constant), dtype_of(constant), constant, True)
     deferred = isinstance(constant, Deferred)
     return Spec(tuple(constant.shape), constant.dtype, None if deferred else constant, True)
 
@@ -149,6 +154,11 @@ def live(graph: Graph, keep: frozenset[str] = frozenset()) -> list[Node]:
     return found
 
 
+def _computed(op: Op, *sources: np.ndarray | Deferred | None) -> list[np.ndarray]:
+    result = op.reference(*(None if s is None else array(s) for s in sources))
+    return [np.asarray(r) for r in (result if isinstance(result, tuple) else (result,))]
+
+
 def _known(node: Node, given, found: tuple[Spec, ...], constants: dict, weights: Weights | None) -> list | None:
     """The outputs, where they are known without running the model. ``weights``: where to keep what no input decides."""
     op = node.op
@@ -163,9 +173,10 @@ def _known(node: Node, given, found: tuple[Spec, ...], constants: dict, weights:
     sources = [constants[n] if n else None for n in node.inputs]
 
     def make() -> list[np.ndarray]:
-        result = op.reference(*(None if s is None else array(s) for s in sources))
-        return [np.asarray(r) for r in (result if isinstance(result, tuple) else (result,))]
+        return _computed(op, *sources)
 
+    if any(type(source) is Symbol for source in sources):
+        return list(apply(partial(_computed, op), *sources))
     if weights is None:
         return make()
     if size > SMALL and len(node.outputs) == 1:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.base import machine
-from nbconv.graph import Graph, Node, Spec
-from nbconv.graph.symbolic import Formula, Symbol, Trace, has_symbols
+from nbconv.graph import OBJECT, Graph, Node, Spec
+from nbconv.graph.symbolic import Formula, Symbol, Trace, dtype_of, has_symbols
 from nbconv.lowering.context import Lowering, Ref, View
 from nbconv.lowering.step import Step, Work
 from nbconv.lowering.weights import Weights
@@ -163,7 +163,7 @@ class Template:
     def __init__(self, trace: Trace, derived: Derived, fetch: tuple[str, ...], target: Target, threads: int) -> None:
         self.derived, self._target, self._threads = derived, target, threads
         graph, specs, layouts = derived.graph, derived.specs, derived.layouts
-        if any(c.dtype == object for c in graph.constants.values()):
+        if any(dtype_of(constant) == OBJECT for constant in graph.constants.values()):
             raise TypeError("a constant that holds sizes")
         self._views = eliminate_concat(graph, specs, layouts, frozenset(fetch))
         roles = []
@@ -173,8 +173,10 @@ class Template:
             else:
                 roles.append("host" if arranged(node, specs, layouts, False) is None else "kernels")
         self.narrow = trace.narrow
-        shapes = [spec.shape for spec in specs.values()]
-        places = [d.at for shape in shapes for d in shape if type(d) is Symbol]
+        self._sized = {name: c for name, c in graph.constants.items() if type(c) is Symbol}
+        """constants that sizes decide"""
+        found = [*self._sized.values(), *(d for spec in specs.values() for d in (*spec.shape, spec.value))]
+        places = [d.at for d in found if type(d) is Symbol]
         places += [s.at for view in self._views.values() for s in (view.ref.offset, view.pitch) if type(s) is Symbol]
         self.formula, self._moved = trace.end(places)
         self._parts = [_Part(node, role, self._sizes_of(node)) for node, role in zip(graph.nodes, roles, strict=True)]
@@ -186,9 +188,14 @@ class Template:
         self._names: list[str] = []
         self._which: list[int] = []
         self._makers: list[tuple[Spec, list[int]]] = []
-        """a Spec, and where the sizes are that it has in the place of its own; -1 for one of its own"""
+        """a Spec, and where the sizes are that it has; of one of its own, -1 less that"""
+        self._valued: list[tuple[str, Spec, int]] = []
+        """what sizes decide, and where it is; its shape is fixed"""
         known: dict[tuple, int] = {}
         for name, spec in self.derived.specs.items():
+            if type(spec.value) is Symbol:
+                self._valued.append((name, spec, self._moved[spec.value.at]))
+                continue
             if not has_symbols(spec.shape):
                 self._fixed[name] = spec
                 continue
@@ -203,7 +210,9 @@ class Template:
     def _sizes_of(self, node: Node) -> list[int]:
         """Where the sizes are that lowering a node may read."""
         names = [n for n in (*node.inputs, *node.outputs) if n]
-        found = [d for n in names for d in self.derived.specs[n].shape]
+        specs = [self.derived.specs[n] for n in names]
+        found = [d for spec in specs for d in (*spec.shape, spec.value)]
+        found += [self._sized[n] for n in names if n in self._sized]
         for view in (self._views[n] for n in names if n in self._views):
             found += [view.ref.offset, view.pitch]
         return [*dict.fromkeys(self._moved[d.at] for d in found if type(d) is Symbol)]
@@ -211,8 +220,14 @@ class Template:
     def outline(self, values: list[Any], inputs: dict[str, Spec]) -> Outline:
         """A plan's, for what the formula gives."""
         made = [Spec(tuple([values[p] if p >= 0 else -1 - p for p in places]), *spec[1:]) for spec, places in self._makers]
-        specs = {**self._fixed, **zip_names(self._names, self._which, made), **inputs}
+        specs = {**self._fixed, **dict(zip(self._names, [made[i] for i in self._which], strict=True)), **inputs}
+        for name, spec, place in self._valued:
+            specs[name] = spec._replace(value=values[place])
         derived = self.derived._replace(specs=specs)
+        if self._sized:
+            sized = {name: values[self._moved[symbol.at]] for name, symbol in self._sized.items()}
+            graph = derived.graph
+            derived = derived._replace(graph=graph.derive(graph.nodes, {**graph.constants, **sized}))
         outline = Outline(derived, {}, [], {}, {}, 0)
         slots = 0
         for part in self._parts:
@@ -256,13 +271,17 @@ class Template:
             return of[self._moved[size.at]] if type(size) is Symbol else size
 
         names = {n for n in (*node.inputs, *node.outputs) if n}
-        specs = {n: s._replace(shape=tuple(map(now, s.shape))) for n in names for s in (self.derived.specs[n],)}
+        specs = {}
+        for n in names:
+            spec = self.derived.specs[n]
+            specs[n] = spec._replace(shape=tuple(map(now, spec.shape)), value=now(spec.value))
         views = {}
         for n in names & self._views.keys():
             (name, offset, dtype), pitch = self._views[n]
             views[n] = View(Ref(name, now(offset), dtype), now(pitch))
         added: dict[str, Any] = {}
-        constants = Constants(self.derived.graph.constants, added)
+        known = self.derived.graph.constants
+        constants = Constants({n: now(known[n]) for n in node.inputs if n in known}, added)
         given, found = specs_of(node, specs)
         to = Lowering(
             node, node.op, given, found, self.derived.layouts, constants, self.derived.weights, self._target,
@@ -271,10 +290,6 @@ class Template:
         to.described = False
         node.op.lower(to)
         return to, added
-
-
-def zip_names(names: list[str], which: list[int], made: list[Spec]) -> dict[str, Spec]:
-    return dict(zip(names, [made[i] for i in which], strict=True))
 
 
 def _made(to: Lowering, added: Mapping[str, Any], trace: Trace) -> _Made:

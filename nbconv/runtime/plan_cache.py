@@ -273,7 +273,7 @@ class PlanCache:
             head, tables = json.dumps(encoded, separators=(",", ":")).encode(), b"".join(t.tobytes() for t in parts)
             head += b" " * (-len(head) % 8)
             rest = f"{len(head)} {len(tables)}".ljust(32).encode() + head + tables + held
-            _write(os.path.join(self._folder, _program_name(key)), sha256(rest).encode() + b"\n" + rest)
+            _write(os.path.join(self._folder, _program_name(key)), _large(rest).encode() + b"\n" + rest)
         except (OSError, ValueError, KeyError, TypeError):
             return
 
@@ -295,8 +295,10 @@ def _same(kept: np.ndarray, array: np.ndarray, closely: bool) -> bool:
     """Whether the array that was kept will do for this one: those that all shapes share are equal if they are as large."""
     if kept.shape != array.shape or kept.dtype != array.dtype:
         return False
+    if not closely or kept is array:
+        return True
     old, new = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (kept, array))
-    return not closely or np.array_equal(old, new)
+    return np.array_equal(old, new)
 
 
 def _size(shape: list[int]) -> int:
