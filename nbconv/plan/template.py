@@ -265,7 +265,7 @@ class Template:
         constants = Constants(self.derived.graph.constants, added)
         given, found = specs_of(node, specs)
         to = Lowering(
-            node, node.op, given, found, self.derived.layouts, constants, self.derived.weights, self._target,
+            node, node.op, given, found, self.derived.layouts, constants, self.derived.weights_of(node), self._target,
             self._threads, views,
         )  # fmt: skip
         to.described = False
