@@ -208,6 +208,19 @@ def test_a_body_that_runs_itself() -> None:
         nbconv.load(content)
 
 
+def test_a_transform_of_a_signal() -> None:
+    """Its magnitude, its imaginary part, and its real part as a cast gives it."""
+    x = noise(3, 1, 8)
+    tensors = [T("x", x.shape), constant("n", [1, 8], np.int32), T("c", (3, 1, 5), "complex64"),
+               T("s", (3, 5), "complex64"), T("a", (3, 1, 5)), T("i", (3, 1, 5)), T("r", (3, 5))]  # fmt: skip
+    operators = [O("RFFT2D", [0, 1], [2]), O("SQUEEZE", [2], [3], {"SqueezeDims": [-2]}, "SqueezeOptions"),
+                 O("COMPLEX_ABS", [2], [4]), O("IMAG", [2], [5]), O("CAST", [3], [6])]  # fmt: skip
+    content = write(tensors, operators, [0], [4, 5, 6])
+    found, want = nbconv.load(content).run({"x": x}), np.fft.rfft(x)
+    for name, y in (("a", abs(want)), ("i", want.imag), ("r", want.real[:, 0])):
+        np.testing.assert_allclose(found[name], y, 1e-5, 1e-5)
+
+
 def test_what_is_refused_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = [T("x", (1, 4)), T("a", (1, 4)), T("b", (1, 4)), T("y", (1, 4))]
     operators = [O("Fancy", [0], [1]), O("HASHTABLE_FIND", [1], [2]), O("ADD", [2, 0], [3],
