@@ -127,8 +127,8 @@ class _Watch:
 def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str, float]) -> _Watch:
     """A run with the first of `_model.plain_feeds` that it takes. ModelError where it takes none."""
     from nbconv.errors import ModelError
-    from nbconv.model import PLAN_BYTES
     from nbconv.runtime.executor import Arenas
+    from nbconv.runtime.planned import PLAN_BYTES
     from nbconv.runtime.staged import Staged
 
     first = ""

@@ -51,6 +51,8 @@ FIELDS = ("words", "table", "arena_words", "arena_offsets", "constant_words", "c
 
 OBJECTS = 8 << 10
 """Bytes of Python's objects that a plan of any size takes, some more than were counted for small and large nets."""
+MOVE = 128
+"""Bytes of the objects that say where an input's or a result's address goes, and of what a step's tables take beside."""
 
 
 class Program:
@@ -114,13 +116,9 @@ class Program:
     def nbytes(self) -> int:
         """Bytes that it and a workspace take, Python's objects counted, without arena and weights, which plans share."""
         own = sum(a.nbytes for a in self.own) + sum(p.nbytes for p in self.bodies)
-        return (
-            OBJECTS
-            + own
-            + 3 * (self.words.nbytes + self.table.nbytes)
-            + 128 * len(self.table)
-            + 8 * len(self.arena_words) * 2
-        )
+        moves = sum(map(len, self.input_moves.values())) + sum(map(len, self.result_moves.values()))
+        tables = self.words.nbytes + 2 * self.table.nbytes + 2 * self.arena_words.nbytes + 3 * self.constant_words.nbytes
+        return OBJECTS + own + tables + MOVE * moves
 
     def spec(self, k: int) -> Spec:
         """The Spec of result k."""
@@ -133,9 +131,9 @@ class Program:
         where = np.array([addresses[k] for k in self.kernels] or [0], np.int64)
         self.table = self.table.copy()
         self.table[:, 0] = where[self.table[:, 0]]
+        self.words = self.words.copy()
         if len(self.constant_words):
             bases = np.array([a.ctypes.data for a in arrays], np.int64)
-            self.words = self.words.copy()
             self.words[self.constant_words] = bases[self.constant_indices] + self.constant_offsets
         return self
 
