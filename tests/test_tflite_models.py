@@ -365,3 +365,16 @@ def test_sparse_constants() -> None:
                   [2, (np.array([0, 1]), np.array([1]))], [9, levels[1]]):  # fmt: skip
         with pytest.raises(ModelError, match="its sparse levels do not fit"):
             dense(np.array([3, 5, 7], F), (3, 3), (order, none, wrong), "w")
+
+
+def test_fine_tuning_with_channels_last(tmp_path: Path) -> None:
+    """Pictures, and arrays as the model takes them, teach it the same."""
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    x = (rng.integers(0, 60, (24, 8, 8, 3)) + 150 * y[:, None, None, None]).astype(np.uint8)
+    found = []
+    for data in ((x, y), (x.astype(F), y)):
+        report = nbconv.finetune(small(-1), data, tmp_path / "m.onnx", epochs=2, size=(8, 8), seed=1, layers="all")
+        found.append(nbconv.load(tmp_path / "m.onnx")(x.astype(F)))
+        assert report.confusion.shape == (2, 2)
+    np.testing.assert_array_equal(*found)
