@@ -167,6 +167,12 @@ class Lowering:
         self.scratches[name] = n * dtype.itemsize
         return Ref(name, 0, dtype)
 
+    def wrongs(self, units: int) -> Ref:
+        """Memory for the argument ``wrong`` of a step that checks indices: for each unit the size of the axis that one
+        leaves, or 0, and that index, two int64. It is looked at when all steps are done, and an error says what stands
+        there."""
+        return self.scratch(np.dtype(np.int64), 2 * units)
+
     def floats(self, n: int) -> Ref:
         """Memory of n float32 for this node's steps alone."""
         return self.scratch(FLOAT32, n)

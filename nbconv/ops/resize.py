@@ -312,7 +312,7 @@ class Resize(Op):
         if self.mode != "nearest":
             mix(to, x, y, (outer, size, inner), **by_rows(cells, weights, self.outside(axis)), name=f"axis{i}_")
             return
-        emit_gather(to, outer, cells[:, 0], size, inner, x, y, f"axis{i}_cells")
+        emit_gather(to, outer, cells[:, 0], len(cells), size, inner, x, y, f"axis{i}_cells")
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""

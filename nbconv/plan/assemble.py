@@ -12,7 +12,7 @@ from nbconv.graph.dtypes import text_of
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.step import Ref, Step
 from nbconv.plan.call import Body, CallStep
-from nbconv.plan.host import Binding, HostStep
+from nbconv.plan.host import Binding, Check, HostStep
 from nbconv.plan.program import Program
 
 if TYPE_CHECKING:
@@ -50,6 +50,16 @@ NUMPY_STEP = ""
 def assemble(plan: Placed) -> Program:
     """The program of a plan whose values have their places."""
     return _Assembly(plan).program()
+
+
+def checks(steps: Iterable[Step]) -> list[tuple[Step, Ref]]:
+    """Steps that check indices, and where their kernels tell what is wrong (see `Lowering.wrongs`)."""
+    return [(step, told) for step in steps if isinstance(told := step.arguments.get("wrong"), Ref)]
+
+
+def labelled(node: Node) -> str:
+    """The node, as errors call it."""
+    return f"{node.name} ({node.op.type})"
 
 
 class _Formal(NamedTuple):
@@ -107,7 +117,8 @@ class _Assembly:
             arena=plan.arena, kernels=list(self.kernels), constants=list(self.constants),
             input_moves={n: moves[n] for n in moves if n in plan.inputs},
             result_moves={results[n]: moves[n] for n in moves if n in results},
-            segments=_segments(plan.steps), tables=tables, host_steps=host_steps, copies=copies, slots=plan.slots,
+            segments=_segments(plan.steps), tables=tables, host_steps=host_steps, copies=copies,
+            checks=[self.check(*found) for found in checks(plan.steps)], slots=plan.slots,
         )  # fmt: skip
 
     def arguments(self, step: Step, formal: _Formal) -> None:
@@ -132,13 +143,19 @@ class _Assembly:
             else:
                 self.moves.setdefault(root, []).append((start + i, offset))
 
+    def check(self, step: Step, told: Ref) -> Check:
+        """What is looked at behind the steps."""
+        place = Binding("arena", self.plan.offsets[told.name], (step.units, 2), np.dtype(np.int64), told.name)
+        return Check(place, labelled(step.node))
+
     def host_step(self, step: Step) -> HostStep | CallStep:
         """What stands in the program for a step that no kernel does."""
         node, plan = step.node, self.plan
         outputs = [self.binding(n) if n else None for n in node.outputs]
         inner = plan.programs(node)
         if not inner:
-            return HostStep(node.op, [self.binding(n) if n else None for n in node.inputs], outputs)
+            inputs = [self.binding(n) if n else None for n in node.inputs]
+            return HostStep(node.op, inputs, outputs, labelled(node))
         bodies = [
             Body(program, {n: self.binding(n) for n in inputs}, [b for b in outputs if b is not None])
             for program, inputs in inner

@@ -18,7 +18,7 @@ from nbconv.lowering.step import Impl, Step, Work
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import Deferred, array
 from nbconv.passes.layout import arranged, eliminate_concat, specs_of
-from nbconv.plan.assemble import NUMPY_STEP, assemble
+from nbconv.plan.assemble import NUMPY_STEP, assemble, checks
 from nbconv.plan.derive import Derived, derive
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Program, bind
@@ -208,7 +208,7 @@ class Plan:
             for name in self._touched(step):
                 begins.setdefault(name, i)
                 ends[name] = i
-        for _, name in copies:
+        for name in (*(name for _, name in copies), *(told.name for _, told in checks(self.steps))):
             if name in ends:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
         @property
         def program(self) -> Program: ...
 
+    class Check(Protocol):
+        """`nbconv.plan.host.Check`."""
+
+        def run(self, space: Any) -> None: ...
+        def encode(self) -> list: ...
+
     class OtherStep(Protocol):
         """A step that no kernel does: `nbconv.plan.host.HostStep`, `nbconv.plan.call.CallStep`."""
 
@@ -68,7 +74,7 @@ class Program:
         self, *, results: list[tuple[str, tuple[int, ...], str]], inputs: list[str], arena: int, kernels: list[str],
         constants: list[str], input_moves: dict[str, list], result_moves: dict[int, list], segments: list[tuple[int, int]],
         tables: dict[str, np.ndarray], host_steps: Mapping[int, OtherStep] | None = None,
-        copies: Sequence[tuple[int, Binding]] = (), slots: int = 0,
+        copies: Sequence[tuple[int, Binding]] = (), checks: Sequence[Check] = (), slots: int = 0,
     ) -> None:  # fmt: skip
         self.results = [(name, tuple(shape), from_text(dtype)) for name, shape, dtype in results]
         self.inputs, self.arena, self.kernels, self.constants = inputs, arena, kernels, constants
@@ -80,6 +86,8 @@ class Program:
         """by number: the steps that no kernel does"""
         self.copies = copies
         """(result, the value it is a copy of) for results that no step writes"""
+        self.checks = checks
+        """what is to be looked at when the steps are done, before anybody sees results"""
         self.slots = slots
         """most threads that a run may use (some steps have scratch memory for each); 0 when any number may"""
         self.arrays: list[np.ndarray] = []
@@ -148,13 +156,14 @@ class Program:
             "at": at, "sizes": [t.size for t in mine],
             "host_steps": [(i, step.encode(tables)) for i, step in self.host_steps.items()],
             "copies": [(k, binding.encode()) for k, binding in self.copies],
+            "checks": [check.encode() for check in self.checks],
         }  # fmt: skip
 
     @classmethod
     def decode(cls, head: dict[str, Any], words: np.ndarray) -> Program:
         """`encode` undone, of all tables one behind the other, for a program of kernels alone (`nbconv.plan.call.decode`
         does the others, and calls this); ValueError, TypeError and their like for what does not fit."""
-        own = {k: v for k, v in head.items() if k not in ("at", "sizes", "host_steps", "copies")}
+        own = {k: v for k, v in head.items() if k not in ("at", "sizes", "host_steps", "copies", "checks")}
         at, sizes = head["at"], head["sizes"]
         if min(at, *sizes) < 0 or at + sum(sizes) > len(words):
             raise ValueError("tables that are not there")

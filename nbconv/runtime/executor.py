@@ -144,7 +144,9 @@ class Workspace:
                 step.run(self, threads)
 
     def copy_out(self, results: list[np.ndarray]) -> None:
-        """Copy the results that no step writes."""
+        """Copy the results that no step writes. ModelError for indices that the steps found outside of their axis."""
+        for check in self.program.checks:
+            check.run(self)
         for k, binding in self.program.copies:
             np.copyto(results[k], binding.array(self).reshape(results[k].shape))
 
