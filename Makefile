@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3.14 python3 python
 FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 
-.PHONY: demo test conformance test-targets test-aarch64 test-cuda cuda-gates cuda-mutants cuda-ptx lint format bench kernels docs picture fuzz clean
+.PHONY: demo test conformance test-real test-targets test-aarch64 test-cuda cuda-gates cuda-mutants cuda-ptx lint format bench kernels docs picture fuzz clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/nbconv demo
@@ -17,6 +17,9 @@ test: $(VENV)/.test
 
 conformance: $(VENV)/.test  ## onnx's backend suite, counted; ARGS="PATTERN" for a part, ARGS=--json for a program
 	$(BIN)/python -m tests.conformance $(ARGS)
+
+test-real: $(VENV)/.test  ## real networks against onnxruntime, at more shapes than make test has
+	NBCONV_REAL=1 $(BIN)/python -m pytest tests/real $(ARGS)
 
 test-targets: $(VENV)/.test  ## the tests on the kernels of lesser processors, too
 	NBCONV_TARGET=x86-64 $(BIN)/python -m pytest $(ARGS)
