@@ -13,6 +13,9 @@ import nbconv
 ABSOLUTE, RELATIVE = 2e-4, 1e-3
 
 
+Arrays = Mapping[str, np.ndarray]
+
+
 class Pair:
     """A model in both engines."""
 
@@ -24,15 +27,22 @@ class Pair:
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self.model = nbconv.load(data)
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """(nbconv's, onnxruntime's): names to arrays, of equal types and shapes."""
+    def run(self, feeds: Arrays, theirs: Arrays | None = None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """(nbconv's, onnxruntime's): names to arrays, of equal types and shapes; onnxruntime may be given others."""
         got = self.model.run(feeds)
-        names = [o.name for o in self.session.get_outputs()]
-        want = dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
-        assert list(got) == names
+        want = self.theirs(feeds if theirs is None else theirs)
+        assert list(got) == list(want)
         for name, y in want.items():
             assert (got[name].dtype, got[name].shape) == (y.dtype, y.shape), name
         return got, want
+
+    def theirs(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        names = [o.name for o in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+
+    def of(self, values: Arrays) -> dict[str, np.ndarray]:
+        """Those that are its inputs."""
+        return {i.name: values[i.name] for i in self.session.get_inputs()}
 
 
 def close(got: np.ndarray, want: np.ndarray) -> np.ndarray:
@@ -43,7 +53,7 @@ def close(got: np.ndarray, want: np.ndarray) -> np.ndarray:
         return (np.abs(got - want) <= ABSOLUTE + RELATIVE * np.abs(want)) | (got == want) | (np.isnan(got) & np.isnan(want))
 
 
-def assert_close(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> None:
+def assert_close(got: Arrays, want: Arrays) -> None:
     for name, y in want.items():
         fits = close(got[name], y)
         if not fits.all():
