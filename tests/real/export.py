@@ -21,6 +21,7 @@ from torch import nn
 from tests.real import skeleton
 from tests.real.calibrate import calibrated
 from tests.real.pictures import picture
+from tests.real.yolo import Yolo
 
 FOLDER = Path(__file__).parent
 
@@ -63,8 +64,48 @@ def timm(name: str, **options: Any) -> Callable[[], nn.Module]:
     return build
 
 
+class RtDetr(nn.Module):
+    """transformers' RT-DETR v2, small, and what its processor does after it: boxes, scores, labels."""
+
+    def __init__(self) -> None:
+        from transformers import RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
+
+        super().__init__()
+        widths = [32, 48, 64, 96]
+        stages = ["stage2", "stage3", "stage4"]
+        backbone = RTDetrResNetConfig(
+            embedding_size=32, hidden_sizes=widths, depths=[2, 2, 2, 2], layer_type="basic", out_features=stages
+        )
+        config = RTDetrV2Config(
+            backbone_config=backbone,
+            encoder_in_channels=widths[1:],
+            encoder_hidden_dim=48,
+            encoder_ffn_dim=64,
+            encoder_attention_heads=4,
+            hidden_expansion=0.5,
+            d_model=48,
+            num_queries=40,
+            decoder_in_channels=[48, 48, 48],
+            decoder_ffn_dim=64,
+            decoder_layers=2,
+            decoder_attention_heads=4,
+            num_labels=12,
+            num_denoising=0,
+        )
+        self.network = RTDetrV2ForObjectDetection(config)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        found = self.network(pixel_values=image)
+        scores, index = found.logits.sigmoid().flatten(1).topk(40)
+        boxes = found.pred_boxes.gather(1, (index // 12).unsqueeze(2).repeat(1, 1, 4))
+        return boxes, scores, index % 12
+
+
 def vary(module: nn.Module) -> None:
-    """Batch normalisations as though trained: none is the identity."""
+    """As though trained: no batch normalisation is the identity, no table is 0."""
+    for p in module.parameters():
+        if p.ndim > 1 and not p.any():
+            p.normal_(0, 0.05)
     for m in module.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
             m.weight.uniform_(0.7, 1.3)
@@ -106,6 +147,8 @@ NETWORKS: dict[str, Network] = {
     "keypointrcnn": detector(
         "keypointrcnn_resnet50_fpn", min_size=128, max_size=192, box_score_thresh=0.8, rpn_post_nms_top_n_test=200
     ),
+    "rt_detr_v2": Network(RtDetr, (1, 3, 96, 128), {0: "batch", 2: "height", 3: "width"}),
+    "yolo": Network(Yolo, (1, 3, 96, 128), {0: "batch", 2: "height", 3: "width"}, gains={"kinds": 0.3}),
     "swin_t": Network(torchvision("swin_t")),
     "maxvit_t": Network(torchvision("maxvit_t"), (1, 3, 224, 224)),
     "r3d_18": Network(torchvision("r3d_18"), (1, 3, 8, 48, 48), {0: "batch", 2: "frames", 3: "height", 4: "width"}),

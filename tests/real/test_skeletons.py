@@ -32,6 +32,12 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 }
 """Of each input."""
 
+CHOSEN = {
+    "rt_detr_v2": [(1, 3, 96, 128), (2, 3, 64, 96), (1, 3, 160, 160), (3, 3, 256, 192)],
+    "yolo": [(1, 3, 96, 128), (2, 3, 64, 160), (1, 3, 224, 160), (3, 3, 320, 320)],
+}
+"""Detectors whose TopK chooses boxes, scores and labels, in this order: as many for each picture."""
+
 SMALL = {"maxvit_t": 1, "raft_small": 2}
 """How many shapes are tried but by `make test-real`, where it is not three."""
 
@@ -46,7 +52,7 @@ def load(name: str, seed: int = 0) -> Pair:
 
 
 def test_every_file_is_tested() -> None:
-    assert {p.name.removesuffix(".onnx.xz") for p in HERE.glob("*.xz")} == {*SHAPES, *DETECTORS}
+    assert {p.name.removesuffix(".onnx.xz") for p in HERE.glob("*.xz")} == {*SHAPES, *CHOSEN, *DETECTORS}
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -59,6 +65,19 @@ def test_network(name: str) -> None:
             got, want = pair.run(feeds)
             assert all(y.std() > 0.1 for y in want.values())
             assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_chosen_boxes(name: str) -> None:
+    for seed in range(2 if ALL else 1):
+        pair = load(name, seed)
+        seen = set()
+        for i, shape in enumerate(CHOSEN[name] if ALL else CHOSEN[name][:3]):
+            got, want = (list(outputs.values()) for outputs in pair.run({"image": picture(shape, i)}))
+            for one in range(shape[0]):
+                assert_same_detections([y[one] for y in got], [y[one] for y in want], 1)
+                seen.add(want[2][one].tobytes())
+        assert len(seen) > 1
 
 
 @pytest.mark.parametrize("name", DETECTORS)
