@@ -13,8 +13,8 @@ import pytest
 
 import nbconv
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
-from nbconv.model import PLAN_BYTES
 from nbconv.runtime.executor import Ready
+from nbconv.runtime.planned import PLAN_BYTES
 from nbconv.runtime.staged import Staged
 from tests.check import sampler
 from tests.test_program import digest
@@ -146,7 +146,7 @@ def test_kernels_run_in_all_stages() -> None:
 
 
 def test_memory_of_plans_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbconv.model.PLAN_BYTES", 200_000)
+    monkeypatch.setattr("nbconv.runtime.planned.PLAN_BYTES", 200_000)
     model = nbconv.load(content("places"))
     for k in range(40):
         model.run({"x": r(1, 3, 4 + k, 5)})

@@ -71,15 +71,31 @@ def examine(path: str, shapes: list[str], values: list[str], goal: Target | None
     return found
 
 
+FEW = 256
+"""Bytes of a step's inputs and outputs together that no kernel would do faster."""
+
+
 def _numpy(node: Node, plan: Plan) -> dict[str, Any]:
-    made = [plan.specs[n] for n in node.outputs if n]
-    return _step(node, made)
+    given, made = ([plan.specs[n] for n in names if n] for names in (node.inputs, node.outputs))
+    return _step(node, given, made)
 
 
-def _step(node: Node, made: list[Any]) -> dict[str, Any]:
-    """A step that no kernel does: what computes it, its outputs (Specs) and their bytes."""
-    told = {"node": node.name, "op": node.op.type, "by": node.op.evaluator}
+def _step(node: Node, given: list[Any], made: list[Any]) -> dict[str, Any]:
+    """A step that no kernel does: what computes it and why, its outputs (Specs) and their bytes."""
+    told = {"node": node.name, "op": node.op.type, "by": node.op.evaluator, "why": _why(node, given, made)}
     return {**told, "outputs": ", ".join(map(str, made)), "bytes": sum(spec.nbytes for spec in made)}
+
+
+def _why(node: Node, given: list[Any], made: list[Any]) -> str:
+    """Why no kernel does the step: what docs/onnx.md says under "What NumPy does"."""
+    op = node.op
+    if op.in_numpy:
+        return op.in_numpy
+    if sum(spec.nbytes for spec in (*given, *made)) <= FEW:
+        return "a few numbers, which no kernel would make faster"
+    if op.evaluator != "NumPy":
+        return "nbconv has no code for it"
+    return "no kernel yet"
 
 
 def _slow(plan: Plan) -> list[dict[str, Any]]:
@@ -112,8 +128,9 @@ class _Watch:
         def spec(value: Any) -> Spec | None:
             return Spec(value.shape, value.dtype) if hasattr(value, "dtype") else None
 
-        if how == "numpy":
-            self.alone.setdefault(node.outputs, _step(node, [spec(y) for y in made if spec(y)]))
+        if how == "numpy" and node.op.evaluator:
+            arrays = ([spec(v) for v in values if spec(v)] for values in (given, made))
+            self.alone.setdefault(node.outputs, _step(node, *arrays))
         try:
             node.op.infer(*map(spec, given))
             why = "one of its inputs is no tensor"
@@ -121,14 +138,14 @@ class _Watch:
             why = str(error)
         except (ValueError, TypeError, AttributeError):
             why = "its inputs decide shapes"
-        self.waits.setdefault(node.outputs, {"node": node.name, "op": node.op.type, "why": why})
+        self.waits.setdefault(node.outputs, {"node": node.name, "op": node.op.label, "why": why})
 
 
 def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str, float]) -> _Watch:
     """A run with the first of `_model.plain_feeds` that it takes. ModelError where it takes none."""
     from nbconv.errors import ModelError
-    from nbconv.model import PLAN_BYTES
     from nbconv.runtime.executor import Arenas
+    from nbconv.runtime.planned import PLAN_BYTES
     from nbconv.runtime.staged import Staged
 
     first = ""

@@ -20,6 +20,7 @@ from nbconv.graph.op import NUMPY
 from nbconv.graph.spec import spec_of
 from nbconv.ops.fallback import Fallback, of_schema
 from nbconv.ops.optional import Held
+from nbconv.passes.bounds import bounded
 from nbconv.passes.partition import Partition, partition
 from nbconv.runtime.executor import Arenas, Ready
 
@@ -50,7 +51,7 @@ class Staged:
     alone."""
 
     def __init__(self, graph: Graph, planner: Planner, arenas: Arenas, limit: int, watch: Watch | None = None) -> None:
-        self.graph, self._planner, self._arenas, self._limit = graph, planner, arenas, limit
+        self.graph, self._planner, self._arenas, self._limit = bounded(graph), planner, arenas, limit
         self._watch = watch
         self._stages: OrderedDict[tuple, Stage] = OrderedDict()
         self._count = 0
