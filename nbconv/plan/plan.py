@@ -147,6 +147,10 @@ class Plan:
         if arranged(node, self.specs, self.layouts, self.target.gpu) is None:
             self.steps.append(_host(node))
             return
+        guard = node.op.guard(node, given)
+        if guard is not None:
+            self.specs.update(zip(guard.outputs, guard.infer(tuple(self.specs[n] for n in guard.inputs)), strict=True))
+            self.steps.append(_host(guard))
         to = Lowering(
             node,
             node.op,
