@@ -225,6 +225,15 @@ class BatchedScan(Control):
             raise ModelError(
                 f"its inputs are {', '.join(map(str, given))}: wanted a batch, and a sequence of what is scanned"
             )
+        batch = {spec.shape[0] for spec in given}
+        if len(batch) > 1:
+            raise ModelError(f"its inputs are {', '.join(map(str, given))}: wanted one size of the batch")
+        steps = {spec.shape[1] for spec in given[-self.num_scan_inputs :]}
+        if len(steps) > 1:
+            raise ModelError(f"the scanned inputs have {sorted(steps)} steps, wanted one number")
+        if lengths is not None:
+            want.kind("i", sequence_lens=lengths)
+            want.vector(batch.pop(), f"a batch of {given[-1]}", sequence_lens=lengths)
         return self.done((lengths, *values), "its body runs for each slice")
 
     def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
