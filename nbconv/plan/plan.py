@@ -11,7 +11,6 @@ import numpy as np
 from nbconv.base import machine
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
-from nbconv.graph.bodies import body_of, free, own_inputs
 from nbconv.graph.dtypes import is_added, kind_of, text_of
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
@@ -21,13 +20,14 @@ from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
 from nbconv.passes.promote import promote
-from nbconv.plan.call import Body, CallStep
+from nbconv.plan.hold import held, holds, parts, scratches
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Program, bind
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
+    from nbconv.plan.program import OtherStep
 
 NUMPY_STEP = ""
 """The kernel name of a step that NumPy does."""
@@ -119,7 +119,7 @@ class Plan:
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
         self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
         for node in self.graph.nodes:
-            if node.op.control:
+            if holds(node, specs_of(node, self.specs)[0]):
                 self._hold(node, weights, frozenset(derived.varying))
             else:
                 self._lower(node, weights)
@@ -177,25 +177,22 @@ class Plan:
         if self.target.gpu:
             why = "control flow runs on the CPU alone: load the model with device='cpu'"
             raise UnsupportedError(f"{node.name} ({node.op.type}): {why}")
-        wanted = [i for i, name in enumerate(node.outputs) if name]
-        plans = {}
-        for which in node.op.bodies():
-            body = body_of(node, which)
-            around = [n for n in free(body) if n in self.constants]
-            constants = {**body.constants, **{n: self.constants[n] for n in around}}
-            read = {n: self.specs[n] for n in free(body) if n not in constants}
-            inputs = {n: Spec(s.shape, s.dtype, quantisation=s.quantisation) for n, s in read.items()}
-            found, graph = [*body.outputs], Graph(body.nodes, inputs, body.outputs, constants, body.name)
-            plans[which] = Plan(
-                graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.packed_limit,
-                self.threads, self.scratch_limit, varying=varying,
-            )  # fmt: skip
-            self.specs = {**plans[which].specs, **self.specs}
+        plans = {
+            which: Plan(
+                part.graph, part.inputs, weights, part.fetch, self.target, self.choices, self.packed_limit, self.threads,
+                self.scratch_limit, varying=varying,
+            )
+            for which, part in parts(node, self.specs, self.constants).items()
+        }  # fmt: skip
+        for plan in plans.values():
+            self.specs = {**plan.specs, **self.specs}
         self.bodies[node] = plans
-        scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
-        self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
+        scope = next(name for name in node.outputs if name)
+        sizes = scratches(node, self.specs, max(plan.arena for plan in plans.values()))
+        places = {name: Ref(f"{scope}#{name}") for name in sizes}
+        self._scratches.update({places[name].name: size for name, size in sizes.items()})
         self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
-        self.steps.append(_host(node, scratch=scratch))
+        self.steps.append(_host(node, **places))
 
     def _inner(self) -> list[Plan]:
         """The plans of bodies."""
@@ -258,7 +255,7 @@ class Plan:
         fixed: list[tuple[int, int, int]] = []
         moves: dict[str, list[tuple[int, int]]] = {}
         table: list[tuple[int, int, int, int]] = []
-        host_steps: dict[int, HostStep | CallStep] = {}
+        host_steps: dict[int, OtherStep] = {}
         used = {step.kernel.split(".")[0] for step in self.steps if step.kernel != NUMPY_STEP}
         loaded = libraries(used | {"loop"}, self.target)  # a GPU has no loop
         for number, step in enumerate(self.steps):
@@ -311,21 +308,24 @@ class Plan:
             self.arrays |= body.arrays
         return program
 
-    def _host_step(self, step: Step, constants: dict[str, int]) -> HostStep | CallStep:
+    def _host_step(self, step: Step, constants: dict[str, int]) -> OtherStep:
         """What stands in the program for a step that no kernel does."""
         node = step.node
-        outputs = [self._binding(n, constants) if n else None for n in node.outputs]
+
+        def bind(name: str) -> Binding:
+            return self._binding(name, constants)
+
+        def place(name: str, spec: Spec) -> Binding:
+            scratch = step.arguments[name]
+            assert isinstance(scratch, Ref)
+            return Binding("arena", self.offsets[scratch.name], spec.shape, spec.dtype, scratch.name)
+
         if node not in self.bodies:
-            return HostStep(node.op, [self._binding(n, constants) if n else None for n in node.inputs], outputs)
-        bodies = [
-            Body(plan.program, {n: self._binding(n, constants) for n in plan.inputs}, [b for b in outputs if b is not None])
-            for plan in self.bodies[node].values()
-        ]
-        scratch = step.arguments["scratch"]
-        assert isinstance(scratch, Ref)
-        size, offset = self._scratches[scratch.name], self.offsets[scratch.name]
-        arena = Binding("arena", offset, (size,), np.dtype(np.uint8), scratch.name)
-        return CallStep(node.op.control, bodies, [self._binding(n, constants) for n in own_inputs(node)], arena)
+            inputs, outputs = ([bind(n) if n else None for n in names] for names in (node.inputs, node.outputs))
+            return HostStep(node.op, inputs, outputs)
+        size = self._scratches[step.arguments["scratch"].name]  # type: ignore[union-attr]
+        programs = {which: (plan.program, plan.inputs) for which, plan in self.bodies[node].items()}
+        return held(node, self.specs, programs, place("scratch", Spec((size,), np.dtype(np.uint8))), bind, place)
 
     def _binding(self, name: str, constants: dict[str, int]) -> Binding:
         """Where a step in Python finds a value; ``constants`` has the index of each that is needed so far."""
@@ -371,7 +371,7 @@ def _host(node: Node, **scratch: Ref) -> Step:
     """The step of an op that no kernel does, with its ``scratch`` memory."""
     reads, writes = (tuple(n for n in names if n) for names in (node.inputs, node.outputs))
     writes += tuple(ref.name for ref in scratch.values())
-    impl = Impl("programs", "other", "programs") if node.op.control else Impl("numpy", "numpy", "NumPy")
+    impl = Impl("programs", "other", "programs") if scratch else Impl("numpy", "numpy", "NumPy")
     return Step(node, NUMPY_STEP, 1, 1, {**scratch}, impl, Work(), reads, writes)
 
 
