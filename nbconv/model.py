@@ -19,6 +19,7 @@ from nbconv.graph import OBJECT, Graph, Spec
 from nbconv.lowering.weights import Weights
 from nbconv.runtime.arguments import checked, copied, fit, results_for
 from nbconv.runtime.executor import Arenas, Ready
+from nbconv.runtime.kept import Kept
 from nbconv.runtime.ports import Port, decode, port
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Model:
         self.weights = Weights(None if self._source is None else self._source.drop)
         self._lock = threading.Lock()
         _models.add(self)
-        self._plans: OrderedDict[tuple, Ready] = OrderedDict()
+        self._plans: OrderedDict[tuple, Ready | Staged] = OrderedDict()
         self._staged: Staged | None = None
         self._fed: dict[frozenset[str], Model] = {}
         self._arenas = self._new_arenas()
@@ -341,27 +342,37 @@ class Model:
         given = {n: (a.shape, a.dtype) for n, a in values.items()}
         key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)
         with self._lock:
-            ready = self._plans.get(key) or self._staged
+            ready = self._plans.get(key)
             if ready is None:
-                try:
-                    ready = self._plans[key] = Ready(self._program(key, given, fetch))
-                except DataDependentError:
-                    ready = self._staged = self._in_stages()
+                ready = self._plans[key] = self._found(key, given, values, fetch)
                 self._trim()
-            if key in self._plans:
-                self._plans.move_to_end(key)
+            self._plans.move_to_end(key)
             return ready
+
+    def _found(
+        self, key: tuple, given: Mapping[str, Any], values: Mapping[str, Any], fetch: tuple[str, ...]
+    ) -> Ready | Staged:
+        """What runs the model for these shapes and results: a plan, or several in turn."""
+        if self._staged is not None and self._staged.needed(values, fetch):
+            return self._staged
+        try:
+            return Ready(self._program(key, given, fetch))
+        except DataDependentError:
+            self._staged = self._staged or self._in_stages()
+            return self._staged
 
     def _in_stages(self) -> Staged:
         """What runs a graph whose shapes depend on values."""
         from nbconv.plan.plan import Plan
         from nbconv.runtime.staged import Staged
 
-        def planned(graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str]) -> Ready:
+        def planned(
+            graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str], key: tuple
+        ) -> Ready:
             plan = Plan(graph, inputs, self.weights, fetch, self._target(), varying=varying)
             return Ready(self.bound(plan))
 
-        return Staged(self.graph, planned, self._arenas, PLAN_BYTES)
+        return Staged(self.graph, planned, self._arenas, Kept(PLAN_BYTES), gpu=self._device is not None)
 
     def _program(
         self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]
@@ -426,6 +437,7 @@ def _after_fork() -> None:
     for model in _models:
         model._lock = threading.Lock()
         model._staged, model._fed = None, {}
+        model._plans = OrderedDict((key, r) for key, r in model._plans.items() if isinstance(r, Ready))
         if model._device is None:
             model._arenas = Arenas()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.base import machine
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
 from nbconv.graph.dtypes import is_added, kind_of, text_of
 from nbconv.kernels.compile import libraries
@@ -175,8 +175,7 @@ class Plan:
     def _hold(self, node: Node, weights: Weights, varying: frozenset[str]) -> None:
         """A step that runs other programs: a plan for each body of the node, all in one piece of scratch memory."""
         if self.target.gpu:
-            why = "control flow runs on the CPU alone: load the model with device='cpu'"
-            raise UnsupportedError(f"{node.name} ({node.op.type}): {why}")
+            raise DataDependentError(f"{node.name} ({node.op.type}): a GPU's plan holds no programs")
         plans = {
             which: Plan(
                 part.graph, part.inputs, weights, part.fetch, self.target, self.choices, self.packed_limit, self.threads,
