@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 
 import nbconv
-from nbconv.errors import ModelError
+from nbconv.errors import ModelError, UnsupportedError
 from nbconv.plan.repeat import RepeatStep
 from tests.check import sampler
 from tests.test_program import _rewritten, digest
@@ -260,3 +260,22 @@ def test_tampered_programs_are_refused(what: str, kept) -> None:
     assert digest(again.run(given)) == want
     assert (again._graph is None) == (what == "none")
     program.write_bytes(before)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_training(before: bool) -> None:
+    """What stands before all weights needs no gradient; through a loop there is none, which is said by name."""
+    loop = """ = Loop (n, , {}) <body = step (int64 i, bool c, float[k, 3] h) => (bool more, float[k, 3] next) {{
+        more = Identity (c)
+        next = Tanh (h)
+    }}>"""
+    body = f"t{loop.format('x')} y = MatMul (t, w)" if before else f"t = MatMul (x, w) y{loop.format('t')}"
+    text = f"g (float[4, 3] x) => (float[4, 3] y) <int64 n = {{2}}, float[3, 3] w = {{1,2,3,4,5,6,7,8,9}}> {{ {body} }}"
+    trainer = nbconv.Trainer(nbconv.load(onnx.parser.parse_model(HEAD + text).SerializeToString()), loss="mse", output="y")
+    x, want = r(4, 3), r(4, 3)
+    if before:
+        losses = [trainer.step(x, want) for _ in range(5)]
+        assert losses[-1] < losses[0]
+    else:
+        with pytest.raises(UnsupportedError, match=r"y \(Loop\): Loop has no gradient"):
+            trainer.step(x, want)
