@@ -12,6 +12,7 @@ import pytest
 
 import nbconv
 from nbconv.errors import ModelError, UnsupportedError
+from nbconv.plan.cost import cost
 from nbconv.plan.repeat import RepeatStep
 from tests.check import sampler
 from tests.test_program import _rewritten, digest
@@ -132,6 +133,8 @@ def test_nothing_is_copied() -> None:
     assert [b.kind for c in step.carried for b in (c.first, c.last, c.other)] == ["input", "result", "arena"]
     assert [(s.whole.kind, s.part) for s in step.scanned] == [("result", None)] * 3
     assert {k for k, _ in step.program.copies} == {3}, "the number of the turn alone"
+    (held,) = (s for s in model.plan({"x": (2, 3)}).steps if s.kernel == "")
+    assert cost(model.plan({"x": (2, 3)}), held).flops == 4 * (6 + 6 + 6 + 1 + 1)
 
 
 def test_turns_that_only_a_run_knows() -> None:

@@ -88,6 +88,16 @@ class Repeated(Control, abstract=True):
         """How it goes for these inputs, where that is known before it runs."""
         raise NotImplementedError(self.type)
 
+    def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
+        """Of all turns; of one where their number is not known."""
+        turns = self.turns(inputs)
+        if turns is None:
+            return 0
+        around = self.named(inputs)
+        return (1 if turns.number is None else turns.number) * _flops(
+            self.body, {**around, **dict(zip(self.body.inputs, turns.given, strict=True))}
+        )
+
 
 class If(Control):
     """The outputs of one of two bodies."""
@@ -149,14 +159,7 @@ class If(Control):
 
     def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
         """Of the branch that takes more."""
-        return max(self._flops(body, inputs[1:]) for body in self.bodies().values())
-
-    def _flops(self, body: Graph, around: tuple[Spec, ...]) -> int:
-        specs = bodies.infer(body, self.named(around))
-        return sum(
-            node.op.flops(tuple(specs[n] if n else None for n in node.inputs), tuple(specs[n] for n in node.outputs if n))
-            for node in body.nodes
-        )
+        return max(_flops(body, self.named(inputs[1:])) for body in self.bodies().values())
 
 
 class Loop(Repeated):
@@ -369,6 +372,15 @@ class SequenceMap(Control):
             raise ModelError(f"its sequences have {sorted({*lengths, len(first)})} elements, wanted one number")
         rows = [run("body", [x, *(o[i] if isinstance(o, list) else o for o in others)]) for i, x in enumerate(first)]
         return [[row[k] for row in rows] for k in range(len(self.body.outputs))]
+
+
+def _flops(body: Graph, given: dict[str, Spec]) -> int:
+    """Of a body once, for these Specs of what it reads."""
+    specs = bodies.infer(body, given)
+    return sum(
+        node.op.flops(tuple(specs[n] if n else None for n in node.inputs), tuple(specs[n] for n in node.outputs if n))
+        for node in body.nodes
+    )
 
 
 def stacked(parts: list[np.ndarray], spec: Spec | None) -> np.ndarray:
