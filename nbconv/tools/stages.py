@@ -68,8 +68,8 @@ class _Stages:
 
 
 def profile(model: Model, feeds: Mapping[str, Any], threads: int, runs: int, warmup: int) -> Profile:
-    """Time each step of a run on these inputs, ``runs`` times: medians of what a run does of it, in the turns of a loop, say,
-    in all."""
+    """Time each step of a run on these inputs, ``runs`` times: medians of what a run does of it in all, as in the turns of a
+    loop."""
     stages = _Stages(model)
     staged = Staged(model.graph, stages.planned, model._arenas, Kept(1 << 40), stages.done)
     fetch = tuple(model.graph.outputs)
