@@ -43,9 +43,6 @@ STORAGE = frozenset((8, *range(17, 27)))
 
 SKIPPED = {
     r"gradient_of_add": "the operator Gradient trains: nbconv.Trainer does that, and onnx's reference lacks it",
-    r"resize_downsample_scales_(linear|cubic)_align_corners": (
-        "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
-    ),
 }
 """Tests that do not pass (regular expressions), and why."""
 
@@ -54,6 +51,12 @@ class Everything(nbconv.compat.onnx_backend.NbconvBackend):
     """nbconv, which the runner does not ask before it tries."""
 
     is_compatible = None  # type: ignore[assignment]
+    device = "CPU"
+    """what runs the models, whichever the runner asks for"""
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> Any:
+        return super().prepare(model, cls.device, **kwargs)
 
 
 class Suite(BackendTest):
@@ -213,7 +216,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("pattern", nargs="?", default="", help="a regular expression for names of tests")
     parser.add_argument("--json", action="store_true", help="print counts and what does not pass as JSON")
+    parser.add_argument("--device", default="CPU", help="CPU (the default), or CUDA where there is a GPU")
     args = parser.parse_args()
+    if not Everything.supports_device(args.device):
+        parser.error(f"device {args.device!r} is not available")
+    Everything.device = args.device
     found: list[Outcome] = []
     for one in outcomes(args.pattern):
         found.append(one)

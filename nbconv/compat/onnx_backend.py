@@ -16,7 +16,7 @@ from onnx.backend.base import Backend, BackendRep, Device, DeviceType, namedtupl
 
 from nbconv.converters.importer import import_graph, list_problems
 from nbconv.converters.weights import Source
-from nbconv.errors import ModelError
+from nbconv.errors import DeviceError, ModelError
 from nbconv.model import Model
 
 
@@ -41,15 +41,16 @@ class NbconvRep(BackendRep):
 
 
 class NbconvBackend(Backend):
-    """nbconv as a Backend. ``device`` is always "CPU"; keyword arguments not named have no effect."""
+    """nbconv as a Backend. ``device`` is "CPU", or "CUDA" or "CUDA:1" where that GPU is; keyword arguments not named have
+    no effect."""
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> NbconvRep:
         """The model, ready to run. Raises what `nbconv.load` raises, and ValueError for another device."""
         if not cls.supports_device(device):
-            raise ValueError(f"device {device!r} is not available, wanted 'CPU'")
+            raise ValueError(f"device {device!r} is not available, wanted 'CPU', or 'CUDA' where there is a GPU")
         graph, _ = import_graph(Source(model.SerializeToString()))  # onnx is here: nothing to gain from the caches
-        return NbconvRep(Model(graph, threads=kwargs.get("threads")))
+        return NbconvRep(Model(graph, threads=kwargs.get("threads"), device=_ours(device)))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
@@ -93,9 +94,14 @@ class NbconvBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         try:
-            return Device(device).type == DeviceType.CPU
-        except (AttributeError, ValueError):
+            name = _ours(device)
+            if name != "cpu":
+                from nbconv.runtime.cuda import find
+
+                find(name)
+        except (AttributeError, ValueError, DeviceError):
             return False
+        return True
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
@@ -120,6 +126,12 @@ class NbconvBackend(Backend):
             if not OLDEST <= entry.version <= newest:
                 return False, f"opset {entry.version} is not supported; nbconv reads {OLDEST} to {newest}"
         return True, ""
+
+
+def _ours(device: str) -> str:
+    """The device as `nbconv.load` names it. AttributeError or ValueError for what is no device of onnx's."""
+    wanted = Device(device)
+    return "cpu" if wanted.type == DeviceType.CPU else f"cuda:{wanted.device_id}"
 
 
 def _opset(options: Mapping[str, Any]) -> int:

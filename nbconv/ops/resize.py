@@ -46,12 +46,21 @@ class Axis(NamedTuple):
     start: float
     """roi, as fractions of the input"""
     end: float
+    length: float
+    """output size, which scales can make a fraction"""
+
+
+def whole(size: int, length: float) -> float:
+    """The length, or the size where float32's rounding of a scale is all that parts them."""
+    return size if abs(length - size) <= 1e-6 * length else length
 
 
 class Resize(Op):
     """Each output cell is a weighted sum of input cells, the weights a product over axes (ONNX Resize-19).
 
     Coordinates are computed in float32 whatever x's type is, as other runtimes do: which cell is the nearest hangs on it.
+    Where scales make a size that is no whole number, align_corners takes the fraction, as ONNX's suite and reference do;
+    PyTorch and onnxruntime take the whole.
     """
 
     settings = (1, 2, 3)
@@ -128,20 +137,22 @@ class Resize(Op):
             ratio = scales.astype(np.float32)
             reach = have * (ends - starts).astype(np.float32) if crop else have
             out = [int(v) for v in np.floor(reach * ratio)]
+        length = out if scales is None else [whole(o, float(v) * shape[a]) for o, v, a in zip(out, ratio, axes, strict=True)]
         return {
-            a: Axis(shape[a], out[i], np.float32(ratio[i]), float(starts[i]), float(ends[i])) for i, a in enumerate(axes)
+            a: Axis(shape[a], out[i], np.float32(ratio[i]), float(starts[i]), float(ends[i]), length[i])
+            for i, a in enumerate(axes)
         }
 
     def coordinates(self, axis: Axis) -> np.ndarray:
         """Where in the input each output cell along an axis lies: float32 (out)."""
-        size, out, scale, start, end = axis
+        size, out, scale, start, end, length = axis
         x, half, how = np.arange(out, dtype=np.float32), np.float32(0.5), self.coordinate_transformation_mode
         if how == "asymmetric":
             return x / scale
         if how == "tf_half_pixel_for_nn":
             return (x + half) / scale
         if how == "align_corners":
-            return x * np.float32(size - 1) / np.float32(max(out - 1, 1))
+            return x * np.float32(size - 1) / np.float32(length - 1 if out > 1 else 1)
         if how == "tf_crop_and_resize":
             first, last = np.float32(start), np.float32(end)
             if out == 1:
@@ -262,8 +273,8 @@ class Resize(Op):
         """One step of a kernel of `kernels/cpu/resize.py`."""
         x, y = to.inputs[0], to.outputs[0]
         axes, (h, w), (oh, ow) = self._axes(to.inputs), plane(x.shape), plane(y.shape)
-        down = axes.get(2 if x.rank == 4 else -1, Axis(h, oh, np.float32(1), 0, 1))
-        across = axes.get(x.rank - 1, Axis(w, ow, np.float32(1), 0, 1))
+        down = axes.get(2 if x.rank == 4 else -1, Axis(h, oh, np.float32(1), 0, 1, oh))
+        across = axes.get(x.rank - 1, Axis(w, ow, np.float32(1), 0, 1, ow))
         c = x.shape[1]
         arguments: dict[str, Any] = {"x": to.input(0), "y": to.output()}
         arguments["image"] = Image(h, w, to.ld(0), c, to.pitch or c, oh, ow)

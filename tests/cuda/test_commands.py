@@ -93,6 +93,20 @@ def test_run(device, files, capsys):
     assert np.abs(found[0] - found[1]).max() <= 1e-5 * np.abs(found[0]).max()
 
 
+def test_onnxs_backend(device, files):
+    """`prepare` for "CUDA" runs there."""
+    import onnx
+
+    from nbconv.compat.onnx_backend import NbconvBackend
+
+    model, x = onnx.load(files["model"]), np.load(files["x"])
+    assert NbconvBackend.supports_device("CUDA") and NbconvBackend.is_compatible(model, "CUDA:0")
+    device.clear()
+    there = NbconvBackend.prepare(model, "CUDA").run([x])[0]
+    assert device.launched
+    np.testing.assert_allclose(there, NbconvBackend.run_model(model, [x])[0], rtol=1e-4, atol=1e-5)
+
+
 def test_check_and_compare(device, files, capsys):
     told = said(capsys, "check", files["model"], "--device", "cuda", "--against", "onnxruntime")
     assert f"steps on {about(device)}, outputs are finite, agrees with onnxruntime" in told
