@@ -216,7 +216,8 @@ class Model:
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready(given, names)
         if not isinstance(ready, Ready):
-            self._check_fetch(names)
+            if fetch is not None:
+                self._check_fetch(names)
             return copied(ready.run(given, names, count), out or {}, given)
         results = results_for(ready.program, out or {}, given)
         ready.run(self._arenas, given, results, count)
@@ -353,41 +354,53 @@ class Model:
         self, key: tuple, given: Mapping[str, Any], values: Mapping[str, Any], fetch: tuple[str, ...]
     ) -> Ready | Staged:
         """What runs the model for these shapes and results: a plan, or several in turn."""
+        key = (*key, "tuned", self.threads) if self._tune else key
+        specs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
+        program = self._kept(key, specs)
+        if program is not None:
+            return Ready(program)
+        if self._staged is None and self._plan_cache is not None and self._plan_cache.has_notes():
+            self._staged = self._in_stages()
         if self._staged is not None and self._staged.needed(values, fetch):
             return self._staged
         try:
-            return Ready(self._program(key, given, fetch))
+            plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
         except DataDependentError:
             self._staged = self._staged or self._in_stages()
             return self._staged
+        return Ready(self._keep(key, self._tuned(plan) if self._tune else plan))
 
     def _in_stages(self) -> Staged:
         """What runs a graph whose shapes depend on values."""
-        from nbconv.plan.plan import Plan
+        from nbconv.runtime.stage_files import StageFiles, named
         from nbconv.runtime.staged import Staged
 
         def planned(
             graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str], key: tuple
         ) -> Ready:
+            from nbconv.plan.plan import Plan
+
             plan = Plan(graph, inputs, self.weights, fetch, self._target(), varying=varying)
-            return Ready(self.bound(plan))
+            return Ready(self.bound(plan) if files is None else self._keep(named(key), plan))
 
-        return Staged(self.graph, planned, self._arenas, Kept(PLAN_BYTES), gpu=self._device is not None)
+        def kept(key: Any) -> Ready | None:
+            program = self._kept(key, {})
+            return None if program is None else Ready(program)
 
-    def _program(
-        self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]
-    ) -> Program | DeviceProgram:
-        """The program for these inputs: as an earlier process left it, or from a plan made now."""
-        if self._tune:
-            key = (*key, "tuned", self.threads)
-        specs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
-        if self._plan_cache is not None:
-            found = self._plan_cache.program(key, self.weights)
-            if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
-                return self._bound(found[0], found[1], specs)
-        plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
-        if self._tune:
-            plan = self._tuned(plan)
+        gpu = self._device is not None
+        files = None if gpu or self._plan_cache is None else StageFiles(self._plan_cache, kept)
+        limit, inputs = Kept(PLAN_BYTES), tuple(self._inputs)
+        return Staged(lambda: self.graph, inputs, planned, self._arenas, limit, gpu=gpu, files=files)
+
+    def _kept(self, key: Any, specs: dict[str, Spec]) -> Program | DeviceProgram | None:
+        """The program that an earlier process left under the key, for inputs of these Specs."""
+        found = None if self._plan_cache is None else self._plan_cache.program(key, self.weights)
+        if found is None or 0 < found[0].slots < min(self.threads, available_threads()):
+            return None
+        return self._bound(found[0], found[1], specs)
+
+    def _keep(self, key: Any, plan: Plan) -> Program | DeviceProgram:
+        """The plan's program, ready to run, and kept for later processes."""
         if self._plan_cache is not None and plan.portable:
             arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
             self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)

@@ -140,7 +140,8 @@ def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str
         watch = _Watch(model)
         try:
             gpu = model._device is not None
-            staged = Staged(model.graph, watch.planned, model._arenas, Kept(PLAN_BYTES), watch.done, gpu)
+            inputs = tuple(model.graph.inputs)
+            staged = Staged(lambda: model.graph, inputs, watch.planned, model._arenas, Kept(PLAN_BYTES), watch.done, gpu)
             staged.run(feeds, tuple(model.graph.outputs), model.threads)
         except ModelError as error:
             first = first or str(error)

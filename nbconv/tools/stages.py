@@ -71,7 +71,8 @@ def profile(model: Model, feeds: Mapping[str, Any], threads: int, runs: int, war
     """Time each step of a run on these inputs, ``runs`` times: medians of what a run does of it in all, as in the turns of a
     loop."""
     stages = _Stages(model)
-    staged = Staged(model.graph, stages.planned, model._arenas, Kept(1 << 40), stages.done)
+    inputs = tuple(model.graph.inputs)
+    staged = Staged(lambda: model.graph, inputs, stages.planned, model._arenas, Kept(1 << 40), stages.done)
     fetch = tuple(model.graph.outputs)
     given = dict(feeds)
     for _ in range(max(1, warmup)):
