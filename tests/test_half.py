@@ -23,7 +23,7 @@ from nbconv.model import Model
 from nbconv.ops import lookup
 from nbconv.ops.fallback import Fallback
 from nbconv.passes.layout import arranged
-from nbconv.plan.plan import derive
+from nbconv.plan.derive import derive
 from nbconv.runtime.staged import Stage, Staged
 from tests.check import sampler
 from tests.test_control import body, choice

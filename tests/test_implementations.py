@@ -12,7 +12,7 @@ import pytest
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels import store
 from nbconv.kernels.target import target
-from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS
+from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS, parts
 from nbconv.lowering.gemm import PRODUCTS, Operands, packed
 from nbconv.lowering.gemm.problem import operand, problem
 from nbconv.lowering.packing import cut
@@ -74,6 +74,45 @@ def test_each_row_does_what_it_fits(monkeypatch, row, domain, op, x, w, fields, 
     assert row in {step.impl.name for step in plan.steps}
     want = reference(graph, fed)["y"]
     np.testing.assert_allclose(model.run(fed)["y"], want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
+def test_parts_of_a_convolution_skip_what_is_nothing(monkeypatch) -> None:
+    """Over random windows, most of whose taps lie in the padding: the bits of the indirect GEMM, in any number of threads;
+    with one part for each set of taps, and with what the cost model takes."""
+    monkeypatch.setattr(parts, "WORTH", float("inf"))
+    rng = np.random.default_rng(3)
+    for i in range(40):
+        kernel, stride, dilation = rng.integers(1, 5, 2), rng.integers(1, 4, 2), rng.integers(1, 9, 2)
+        pads, size = rng.integers(0, 12, 4), rng.integers(1, 13, 2)
+        pads[0] += max(0, (kernel[0] - 1) * dilation[0] + 1 - size[0])
+        pads[1] += max(0, (kernel[1] - 1) * dilation[1] + 1 - size[1]) or not pads.any()
+        n, group, ci, co = (
+            int(rng.integers(1, 3)),
+            int(rng.integers(1, 3)),
+            int(rng.integers(16, 20)),
+            int(rng.integers(2, 40)),
+        )
+        fields = {"strides": stride, "dilations": dilation, "pads": pads, "group": (group,)}
+        fields = {name: tuple(map(int, value)) for name, value in fields.items()} | {"group": group}
+        x, w, b = rand(n, group * ci, *size), rand(group * co, ci, *kernel), rand(group * co)
+        graph = Graph(
+            [Node(lookup("Conv")(**fields), ("x", "w", "b"), ("c",)), Node(lookup("Relu")(), ("c",), ("y",))],
+            {"x": Spec(x.shape, F32)},
+            {"y": None},
+            {"w": w, "b": b},
+        )
+        made = []
+        for name, threads in (("parts", 1), ("parts", 2), ("indirect_gemm", 1)):
+            with monkeypatch.context() as one:
+                only(one, name)
+                if i % 2:
+                    one.setattr(parts, "weighted_product", lambda flops, *_: flops)
+                model = Model(graph, threads=threads)
+                assert name in {step.impl.name for step in model.plan({"x": x.shape}).steps}
+                made.append(model.run({"x": x})["y"])
+                parts.parts.cache_clear()
+        np.testing.assert_array_equal(made[0], made[1])
+        np.testing.assert_array_equal(made[0], made[2], err_msg=f"{x.shape} {w.shape} {fields}")
 
 
 PRODUCT_CASES: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
@@ -157,7 +196,10 @@ def test_choices_of_products_are_obeyed(monkeypatch, name, kernels) -> None:
 def test_every_row_is_tried() -> None:
     assert {row.name for row in PRODUCTS} == {"packed_gemm", "split_k"}
     tried = {case[0] for case in CASES}
-    assert {row.name for row in (*CONVOLUTIONS, *WEIGHT_GRADIENTS)} - tried == {"winograd_steps_4", "winograd_steps_2"}
+    assert {row.name for row in (*CONVOLUTIONS, *WEIGHT_GRADIENTS)} - tried == {
+        "winograd_steps_4", "winograd_steps_2",  # on a GPU
+        "parts",  # by the test above
+    }  # fmt: skip
 
 
 def test_on_a_gpu_winograd_takes_three_steps(monkeypatch) -> None:

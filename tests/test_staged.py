@@ -17,8 +17,9 @@ import pytest
 
 import nbconv
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
-from nbconv.model import PLAN_BYTES, Model
+from nbconv.model import Model
 from nbconv.runtime.executor import Ready
+from nbconv.runtime.planned import PLAN_BYTES
 from nbconv.runtime.staged import Stage, Staged
 from tests.check import sampler
 from tests.test_program import digest
@@ -257,7 +258,7 @@ def test_files_of_stages_that_are_damaged_are_no_files(kept) -> None:
 
 
 def test_memory_of_plans_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbconv.model.PLAN_BYTES", 200_000)
+    monkeypatch.setattr("nbconv.runtime.planned.PLAN_BYTES", 200_000)
     model = nbconv.load(content("places"))
     for k in range(40):
         model.run({"x": r(1, 3, 4 + k, 5)})

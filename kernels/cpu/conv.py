@@ -4,13 +4,15 @@ transpose."""
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage, Epilogue, Scatter, Window
 
 from ._epilogue import addends_from, epilogue_from
-from ._simd import Floats, Int, address, at, inline, kernel, stack_ints
+from ._simd import Floats, Int, Ints, address, at, inline, kernel, stack_ints
 from ._tile import NR, block
 
 MAX_ROWS = 256
 """Most output pixels of a block."""
 MAX_TABLE = 4096
 """Most entries (pixels × taps) of the address table."""
+PART = 10
+"""Numbers of a part of `conv_parts`."""
 
 
 @kernel
@@ -56,11 +58,11 @@ def conv(
         yg = at(y, g * og)
         added = addends_from(addends, g * padded, g * og)
         done = epilogue_from(epilogue, g * padded)
-        _output_pixels(out, m0, count, image, scatter)
+        _output_pixels(out, m0, count, image.oh, image.ow, scatter)
         t0 = 0  # Numba's range with a step that is no literal can raise, and kernels cannot
         while t0 < taps:
             t1 = min(t0 + tap_chunk, taps)
-            _addresses(table, x, g * cg, nothing, m0, count, t0, t1, image, window)
+            _addresses(table, x, g * cg, nothing, m0, count, t0, t1, image, image.oh, image.ow, window)
             c0 = 0
             while c0 < cg:
                 kc = min(channel_chunk, cg - c0)
@@ -72,10 +74,84 @@ def conv(
             t0 = t1
 
 
+@kernel
+def conv_parts(
+    x: Floats,
+    w: Floats,
+    addends: Addends,
+    y: Floats,
+    zeros: Floats,
+    parts: Ints,
+    blocks: Int,
+    image: ConvImage,
+    window: Window,
+    blocking: ConvBlocking,
+    epilogue: Epilogue,
+    first: Int,
+    last: Int,
+) -> None:
+    """As `conv`, for a result in rectangles: each is summed over the taps that see x there.
+
+    A row of ``parts``, `PART` numbers, is such a rectangle: how many blocks there are up to its
+    end, its pixels a block, its place (y, x) and size, and of its taps the place (ky, kx) and size.
+    ``blocks`` are all of them; image.m counts images. A unit is (group, block of panels, block).
+    """
+    cg, og, ldy = image.cg, image.og, image.ldy
+    _, panels, tap_chunk, channel_chunk, padded = blocking
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    table = stack_ints(MAX_TABLE)
+    out = stack_ints(MAX_ROWS)
+    k = kh * kw * cg
+    column_blocks = ((og + NR - 1) // NR + panels - 1) // panels
+    nothing = address(zeros, 0)
+    for unit in range(first, last):
+        panel = unit // blocks
+        inside = unit - panel * blocks
+        part = parts
+        before = 0
+        while inside >= part[0]:
+            before = part[0]
+            part = at(part, PART)
+        rows = part[1]
+        oy, ox, oh, ow = part[2], part[3], part[4], part[5]
+        m0 = (inside - before) * rows
+        count = min(rows, image.m * oh * ow - m0)
+        g = panel // column_blocks
+        p0 = (panel - g * column_blocks) * panels
+        n0 = p0 * NR
+        n1 = min(og, (p0 + panels) * NR)
+        wg = at(w, g * k * padded)
+        yg = at(y, g * og)
+        added = addends_from(addends, g * padded, g * og)
+        done = epilogue_from(epilogue, g * padded)
+        _output_pixels(out, m0, count, oh, ow, (image.oh, image.ow, 1, 1, oy, ox))
+        seen = (kh, kw, sh, sw, dh, dw, ph - oy * sh, pw - ox * sw)
+        run = part[9]
+        runs = part[8]
+        if run == kw:  # taps of all rows follow each other
+            run *= runs
+            runs = 1
+        for r in range(runs):
+            begin = (part[6] + r) * kw + part[7]
+            end = begin + run
+            t0 = begin
+            while t0 < end:
+                t1 = min(t0 + tap_chunk, end)
+                _addresses(table, x, g * cg, nothing, m0, count, t0, t1, image, oh, ow, seen)
+                c0 = 0
+                while c0 < cg:
+                    kc = min(channel_chunk, cg - c0)
+                    begins = r == 0 and t0 == begin and c0 == 0
+                    ends = r == runs - 1 and t1 == end and c0 + kc == cg
+                    k0 = t0 * cg + c0
+                    block(table, count, t1 - t0, kc, c0, wg, k0, k, out, yg, ldy, begins, ends, added, n0, n1, og, done)
+                    c0 += channel_chunk
+                t0 = t1
+
+
 @inline
-def _output_pixels(out, m0, count, image, scatter):
-    """Pixel index in y of each of the block's pixels, a row of the image after the other."""
-    oh, ow = image.oh, image.ow
+def _output_pixels(out, m0, count, oh, ow, scatter):
+    """Pixel index in y of each of the block's pixels, a row of the (oh, ow) image after the other."""
     full_h, full_w, osh, osw, oy0, ox0 = scatter
     line = m0 // ow
     ox = m0 - line * ow
@@ -100,10 +176,10 @@ def _sequence(p, n, begin, step):
 
 
 @inline
-def _addresses(table, x, c0, nothing, m0, count, t0, t1, image, window):
-    """Where each (tap, pixel) of the block finds its input row: a row of the image after the other,
-    of which a tap sees the columns from ``begin`` to ``end``."""
-    h, width, ldx, oh, ow = image.h, image.width, image.ldx, image.oh, image.ow
+def _addresses(table, x, c0, nothing, m0, count, t0, t1, image, oh, ow, window):
+    """Where each (tap, pixel) of the block finds its input row: a row of the (oh, ow) image after
+    the other, of which a tap sees the columns from ``begin`` to ``end``."""
+    h, width, ldx = image.h, image.width, image.ldx
     _, kw, sh, sw, dh, dw, ph, pw = window
     base = address(x, c0)
     for t in range(t0, t1):

@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 from nbconv.kernels._numba import i32, i64
 from nbconv.kernels.params import Extents, Strides
 
-from ._ir import vector_pointer
+from ._ir import load_part_ir, store_part_ir, vector_pointer
 from ._simd import (
     Float,
     Floats,
@@ -57,7 +57,9 @@ def copy(
                 _line(at(source, r * x3), at(target, r * y3), n4)
         elif y4 == 1 and x3 == 1 and y3 == n4 and 2 <= n4 and n4 <= 4:
             _interleave(source, target, n3, n4, x4)
-        elif x3 == 1 and y4 == 1 and n3 >= W and n4 >= W:
+        elif x3 == 1 and y4 == 1 and x4 == n3 and 2 <= n3 and n3 <= 4:
+            _deal(source, target, n4, n3, y3)
+        elif x3 == 1 and y4 == 1 and n3 > 1 and n4 > 1:
             _transpose(source, target, n3, n4, x4, y3)
         elif n4 <= 4:
             for r in range(n3):
@@ -97,50 +99,102 @@ def _interleave(source, target, n, parts, apart):
 
 
 @inline
+def _deal(source, target, n, parts, apart):
+    """target[s·apart + r] = source[r, s] for 2 to 4 parts, as `_interleave`."""
+    a = target
+    b = at(target, apart)
+    c = at(target, 2 * apart)
+    d = at(target, 3 * apart)
+    if parts == 2:
+        for r in range(n):
+            a[r] = source[2 * r]
+            b[r] = source[2 * r + 1]
+    elif parts == 3:
+        for r in range(n):
+            a[r] = source[3 * r]
+            b[r] = source[3 * r + 1]
+            c[r] = source[3 * r + 2]
+    else:
+        for r in range(n):
+            a[r] = source[4 * r]
+            b[r] = source[4 * r + 1]
+            c[r] = source[4 * r + 2]
+            d[r] = source[4 * r + 3]
+
+
+@inline
 def _transpose(source, target, rows, columns, apart, row):
-    """target[r·row + s] = source[s·apart + r], W × W at a time."""
-    whole_rows = rows - rows % W
-    whole = columns - columns % W
-    for s in range(0, whole, W):
-        for r in range(0, whole_rows, W):
-            _transpose_square(at(source, s * apart + r), apart, at(target, r * row + s), row)
-    for r in range(whole_rows):
-        for s in range(whole, columns):
-            target[r * row + s] = source[s * apart + r]
-    for r in range(whole_rows, rows):
-        for s in range(columns):
-            target[r * row + s] = source[s * apart + r]
+    """target[r·row + s] = source[s·apart + r], W × W at a time; the last squares lie over those
+    before."""
+    if rows >= W and columns >= W:
+        s = 0
+        while s < columns:
+            s = min(s, columns - W)
+            r = 0
+            while r < rows:
+                r = min(r, rows - W)
+                _transpose_square(at(source, s * apart + r), apart, at(target, r * row + s), row)
+                r += W
+            s += W
+    else:
+        for s in range(0, columns, W):
+            for r in range(0, rows, W):
+                x, y = at(source, s * apart + r), at(target, r * row + s)
+                _transpose_part(x, apart, y, row, min(W, rows - r), min(W, columns - s))
+
+
+def _transposed(b, rows):
+    """The columns of W vectors: at each distance 1, 2, 4 … pairs of rows exchange every other
+    element."""
+    distance = 1
+    while distance < W:
+        swapped = list(rows)
+        for i in range(W):
+            if not i & distance:
+                upper = [j if not j & distance else W + j - distance for j in range(W)]
+                lower = [j + distance if not j & distance else W + j for j in range(W)]
+                for k, mask in ((i, upper), (i + distance, lower)):
+                    index = ir.Constant(ir.VectorType(i32, W), mask)
+                    swapped[k] = b.shuffle_vector(rows[i], rows[i + distance], index)
+        rows = swapped
+        distance *= 2
+    return rows
+
+
+def _place(b, p, i, ld):
+    return vector_pointer(b, p, b.mul(ld, i64(i)))
 
 
 @intrinsic
 def _transpose_square(tc, x, ldx, y, ldy):
-    """y[i·ldy + j] = x[j·ldx + i] for W × W floats: at each distance 1, 2, 4 … pairs of rows
-    exchange every other element."""
+    """y[i·ldy + j] = x[j·ldx + i] for W × W floats."""
 
     def gen(ctx, b, sig, args):
         x, ldx, y, ldy = args
-
-        def place(p, i, ld):
-            return vector_pointer(b, p, b.mul(ld, i64(i)))
-
-        rows = [b.load(place(x, i, ldx), align=4) for i in range(W)]
-        distance = 1
-        while distance < W:
-            swapped = list(rows)
-            for i in range(W):
-                if not i & distance:
-                    upper = [j if not j & distance else W + j - distance for j in range(W)]
-                    lower = [j + distance if not j & distance else W + j for j in range(W)]
-                    for k, mask in ((i, upper), (i + distance, lower)):
-                        index = ir.Constant(ir.VectorType(i32, W), mask)
-                        swapped[k] = b.shuffle_vector(rows[i], rows[i + distance], index)
-            rows = swapped
-            distance *= 2
-        for i, row in enumerate(rows):
-            b.store(row, place(y, i, ldy), align=4)
+        rows = [b.load(_place(b, x, i, ldx), align=4) for i in range(W)]
+        for i, row in enumerate(_transposed(b, rows)):
+            b.store(row, _place(b, y, i, ldy), align=4)
         return ctx.get_dummy_value()
 
     return types.void(Floats, Int, Floats, Int), gen
+
+
+@intrinsic
+def _transpose_part(tc, x, ldx, y, ldy, rows, columns):
+    """y[i·ldy + j] = x[j·ldx + i] for i below ``rows`` and j below ``columns``, W at most."""
+
+    def gen(ctx, b, sig, args):
+        x, ldx, y, ldy, rows, columns = args
+        held = []
+        for j in range(W):  # what is beyond the columns is the first of them once more
+            there = b.select(b.icmp_signed("<", i64(j), columns), b.mul(ldx, i64(j)), i64(0))
+            held.append(load_part_ir(b, vector_pointer(b, x, there), rows))
+        for i, row in enumerate(_transposed(b, held)):
+            with b.if_then(b.icmp_signed("<", i64(i), rows)):
+                store_part_ir(b, row, _place(b, y, i, ldy), columns)
+        return ctx.get_dummy_value()
+
+    return types.void(Floats, Int, Floats, Int, Int, Int), gen
 
 
 @inline

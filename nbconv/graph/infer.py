@@ -9,6 +9,7 @@ import numpy as np
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph.dtypes import ADDED, added, is_added, kind_of
 from nbconv.graph.spec import Spec
+from nbconv.graph.symbolic import whole
 
 MAX_ELEMENTS = 2**40
 """A value with more elements is taken for a broken model."""
@@ -57,7 +58,7 @@ def number_of(dtype: np.dtype) -> int:
 
 def make(shape: Sequence[int], dtype: np.dtype) -> Spec:
     """A Spec whose size is sane: ModelError for a negative dimension or more than `MAX_ELEMENTS` elements."""
-    shape = tuple(int(d) for d in shape)
+    shape = tuple(whole(d) for d in shape)
     size = 1
     for d in shape:
         if d < 0:

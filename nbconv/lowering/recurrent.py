@@ -128,7 +128,7 @@ def lower(to: Lowering, kernel: str, groups: Groups, kind: Kind, stored: Stored 
         **cells,
         results=Outputs(y or to.floats(steps * ways * batch * hidden), *lasts),
         sizes=Sequences(steps, batch, hidden, ways, rows, *kind),
-        algorithm=f"recurrence, {rows} sequences a unit",
+        algorithm=lambda: f"recurrence, {rows} sequences a unit",
         does=Work(arithmetic, arithmetic, FLOAT32.itemsize * sum(spec.size for spec in to.outputs)),
     )
 

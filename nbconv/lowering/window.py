@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nbconv.errors import ModelError
+from nbconv.graph.symbolic import apply
 from nbconv.kernels import params
 
 STRIP = 8
@@ -82,10 +83,10 @@ def resolve(
         raise ModelError(f"auto_pad {auto_pad!r} is none of NOTSET, SAME_UPPER, SAME_LOWER, VALID")
     same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
     out = tuple(
-        window_out(s, k, st, d, b, e, ceil and not same)
+        apply(window_out, s, k, st, d, b, e, ceil and not same)
         for s, k, st, d, b, e in zip(size, kernel, strides, dilations, begin, end, strict=True)
     )
-    if min(out, default=1) < 1:
+    if any(size < 1 for size in out):
         raise ModelError(f"a {list(kernel)} window does not fit an input of size {list(size)} with pads {list(begin + end)}")
     return Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(begin), tuple(end), out)
 

@@ -14,7 +14,7 @@ from nbconv.graph.op import Op
 from nbconv.ops.linear import reshape
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class Constant(Op):
@@ -106,6 +106,20 @@ class OneHot(Op):
         here = np.arange(count).reshape(-1, *[1] * (indices.ndim - axis))
         return np.where(here == which, values[1], values[0])
 
+    def expand(self, to: Expansion) -> str | None:
+        """The value that a comparison of indices with coordinates, counted from both ends, chooses."""
+        from nbconv.ops.cast import Cast
+        from nbconv.ops.gather import Gather
+        from nbconv.ops.logic import Equal, Or, Where
+
+        indices, axis, count = to.inputs[0], want.axis(self.axis, to.inputs[0].rank + 1), to.outputs[0].shape[self.axis]
+        which = to.x() if indices.dtype == want.INT64 else to.add(Cast(to=want.number_of(want.INT64)), to.x())
+        which = reshape(to, which, (*indices.shape[:axis], 1, *indices.shape[axis:]))
+        here = np.arange(count).reshape(-1, *[1] * (indices.rank - axis))
+        masks = (to.add(Equal(), which, to.constant(places)) for places in (here, here - count))
+        on, off = (to.add(Gather(), to.x(2), to.constant(np.array(i))) for i in (1, 0))
+        return to.add(Where(), to.add(Or(), *masks), on, off)
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Σ dy over the places of each value."""
         from nbconv.ops.pointwise import Mul
@@ -164,6 +178,7 @@ class Range(Op):
     """start, start + delta, … before limit."""
 
     moves = True
+    in_numpy = "numbers by position, made once their count is known"
 
     def infer(self, start: Spec, limit: Spec, delta: Spec) -> Spec:
         dtype = want.one_type("fi", start=start, limit=limit, delta=delta)

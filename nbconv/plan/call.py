@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.plan.host import Binding, HostStep
+from nbconv.plan.host import Binding, Check, HostStep
 from nbconv.plan.program import Program
 from nbconv.plan.repeat import RepeatStep
 
@@ -74,6 +74,7 @@ def decode(head: dict[str, Any], words: np.ndarray) -> Program:
         if k < 0 or (program.spec(k).nbytes, program.spec(k).dtype) != (binding.nbytes, binding.dtype):
             raise ValueError(f"result {k} as a copy of {binding}")
     program.copies = copies
+    program.checks = [Check.decode(kept, program) for kept in head["checks"]]
     ends = {0, *(end for _, end in program.segments)}
     if not all({i, i + 1} <= ends for i in program.host_steps):
         raise ValueError("a segment of what kernels do and others")

@@ -190,7 +190,7 @@ class _Run:
                 self.feeds[one.key] = part
                 self.reads.append((slices, part))
         program = step.program
-        self.in_python = bool(program.host_steps or program.copies)
+        self.in_python = bool(program.host_steps or program.copies or program.checks)
 
     def go(self, count: float, threads: int) -> None:
         """So many turns, or until the condition fails."""

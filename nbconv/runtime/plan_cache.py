@@ -375,7 +375,7 @@ def _size(shape: list[int]) -> int:
 
 def _decoded(head: dict[str, Any], tables: np.ndarray) -> Program:
     """The program of these words; NumPy's steps and control flow are imported only for a program that has them."""
-    if not head["host_steps"] and not head["copies"]:
+    if not (head["host_steps"] or head["copies"] or head["checks"]):
         return Program.decode(head, tables)
     from nbconv.plan.call import decode
 

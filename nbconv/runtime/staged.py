@@ -155,7 +155,9 @@ class Staged:
         """The graph that is run."""
         with self._lock:
             if self._graph is None:
-                self._graph = self._make()
+                from nbconv.passes.bounds import bounded
+
+                self._graph = bounded(self._make())
             return self._graph
 
     def needed(self, inputs: Mapping[str, Any], fetch: tuple[str, ...]) -> bool:

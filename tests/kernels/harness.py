@@ -22,7 +22,7 @@ EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
-NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin",
+NUMPY = frozenset(("Cos", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Sign", "Sin",
                    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"))  # fmt: skip
 """Ops whose family has kernels, and they have none: NumPy runs them, as it does those without ``lower``."""
 
@@ -41,7 +41,6 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda op, *_: not op.kernel()),
     "MaxUnpool": lambda op, x, places, shape=None: shape is not None and tuple(shape) != op.inferred(x.shape),
-    "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
     "ReduceMean": lambda op, x, axes=None: x.size == 0,

@@ -11,6 +11,7 @@ from nbconv.lowering.conv.depthwise import DEPTHWISE
 from nbconv.lowering.conv.depthwise_transposed import DEPTHWISE_TRANSPOSED
 from nbconv.lowering.conv.disjoint import DISJOINT
 from nbconv.lowering.conv.indirect_gemm import INDIRECT_GEMM
+from nbconv.lowering.conv.parts import PARTS
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.conv.small_channels import SMALL_CHANNELS
 from nbconv.lowering.conv.transposed import TRANSPOSED
@@ -29,6 +30,7 @@ CONVOLUTIONS: tuple[Implementation, ...] = (
     SMALL_CHANNELS,
     DISJOINT,
     INDIRECT_GEMM,
+    PARTS,
     TRANSPOSED,
     WINOGRAD_4,
     WINOGRAD_2,

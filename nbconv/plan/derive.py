@@ -1,0 +1,55 @@
+"""From an authored graph to the one that is lowered, for one set of input shapes: all passes, in order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nbconv.graph import Graph, Layout, Spec
+from nbconv.graph.dtypes import kind_of
+from nbconv.lowering.weights import Weights
+from nbconv.passes.fold import fold
+from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
+from nbconv.passes.layout import choose
+from nbconv.passes.promote import promote
+
+
+class Derived(NamedTuple):
+    """What the passes make of an authored graph for one set of input shapes."""
+
+    graph: Graph
+    specs: dict[str, Spec]
+    layouts: dict[str, Layout]
+    """how each value lies, where that is not as ONNX has it"""
+    weights: Weights
+    """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
+    varying: set[str]
+    """constants that input shapes decide"""
+
+
+def derive(
+    graph: Graph,
+    inputs: dict[str, Spec],
+    weights: Weights,
+    fetch: tuple[str, ...],
+    varying: frozenset[str] = frozenset(),
+    gpu: bool = False,
+) -> Derived:
+    """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
+    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it."""
+    wanted = frozenset(fetch)
+    graph = Graph(
+        graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
+    )
+    graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
+    promoted = promote(graph, specs)
+    if promoted is not graph:
+        graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
+    if any(kind_of(specs[name].dtype) == "f" for name in decided):
+        weights = Weights()
+    graph = fuse_silu(graph, specs, wanted)
+    graph = fuse_hard_swish(graph, specs, wanted)
+    graph = fuse_shuffle(graph, specs, wanted)
+    graph = fold_affine(graph, specs, wanted)
+    graph = fuse_epilogues(graph, specs, wanted)
+    graph, layouts = choose(graph, specs, gpu)
+    return Derived(graph, specs, layouts, weights, decided)
