@@ -207,7 +207,8 @@ class Model(Planned):
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready(given, names)
         if not isinstance(ready, Ready):
-            self._check_fetch(names)
+            if fetch is not None:
+                self._check_fetch(names)
             return copied(ready.run(given, names, count), out or {}, given)
         results = results_for(ready.program, out or {}, given)
         ready.run(self._arenas, given, results, count)
@@ -309,6 +310,8 @@ def _after_fork() -> None:
     for model in _models:
         model._lock = threading.Lock()
         model._staged, model._templates, model._fed = None, None, {}
+        for key in [key for key, ready in model._plans.items() if not isinstance(ready, Ready)]:
+            model._nbytes -= model._plans.pop(key).nbytes
         if model._device is None:
             model._arenas = Arenas()
 

@@ -209,7 +209,8 @@ def test_a_model_that_is_planned_in_stages(doctor) -> None:
     """Nodes in the body of a Loop are counted, and a NonZero, which a kernel does, is not."""
     report, text = doctor(parsed(STAGED.replace("Det2", "Sign")))
     assert report["problems"] == []
-    assert {s["node"] for s in report["stages"]["nodes"]} >= {"found", "times_over"}
+    nodes = {s["node"] for s in report["stages"]["nodes"]}
+    assert "found" in nodes and "times_over" not in nodes, "each turn has the same shapes: a step holds the body"
     assert all(s["why"] for s in report["stages"]["nodes"])
     assert {s["node"]: s["by"] for s in report["numpy_steps"]} == {"z.body/inside": "NumPy"}
     assert "planned while it runs" in text
@@ -286,12 +287,12 @@ def test_other_commands_on_a_staged_model(tmp_path: Path, capsys: pytest.Capture
     path.write_bytes(parsed(STAGED.replace("Det2", "Relu")))
     with pytest.raises(DataDependentError):
         nbconv.load(path).plan({"x": (1, 3, 8, 8), "times": ()})
-    for words in (["inspect"], ["bench", "--runs", "3"], ["check"]):
+    for words in (["inspect"], ["bench", "--runs", "3"], ["check"], ["profile", "--runs", "2"]):
         assert main([words[0], str(path), *words[1:]]) == 0, capsys.readouterr()
     told = capsys.readouterr().out
     assert "NonZero" in told
     assert "values decide shapes" in told
-    for words in (["inspect", "--stage", "plan"], ["inspect", "--stage", "optimised"], ["profile"]):
+    for words in (["inspect", "--stage", "plan"], ["inspect", "--stage", "optimised"]):
         assert main([words[0], str(path), *words[1:]]) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nbconv.model import Model
     from nbconv.plan.plan import Plan
     from nbconv.runtime.executor import Ready
+    from nbconv.runtime.staged import Done
 
 
 def examine(path: str, shapes: list[str], values: list[str], goal: Target | None = None) -> dict[str, Any]:
@@ -113,7 +114,9 @@ class _Watch:
         self.alone: dict[tuple[str, ...], dict[str, Any]] = {}
         self.waits: dict[tuple[str, ...], dict[str, Any]] = {}
 
-    def planned(self, graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str]) -> Ready:
+    def planned(
+        self, graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str], key: tuple
+    ) -> Ready:
         from nbconv.plan.plan import Plan
         from nbconv.runtime.executor import Ready
 
@@ -121,18 +124,19 @@ class _Watch:
         self.plans.append(plan)
         return Ready(self.model.bound(plan))
 
-    def done(self, node: Node, how: str, given: list[Any], made: list[Any]) -> None:
+    def done(self, done: Done) -> None:
         from nbconv.errors import DataDependentError
         from nbconv.graph import Spec
 
         def spec(value: Any) -> Spec | None:
             return Spec(value.shape, value.dtype) if hasattr(value, "dtype") else None
 
-        if how == "numpy" and node.op.evaluator:
-            arrays = ([spec(v) for v in values if spec(v)] for values in (given, made))
+        node = done.node
+        if done.how == "numpy" and node.op.evaluator:
+            arrays = ([spec(v) for v in values if spec(v)] for values in (done.given, done.made))
             self.alone.setdefault(node.outputs, _step(node, *arrays))
         try:
-            node.op.infer(*map(spec, given))
+            node.op.infer(*map(spec, done.given))
             why = "one of its inputs is no tensor"
         except DataDependentError as error:
             why = str(error)
@@ -144,7 +148,7 @@ class _Watch:
 def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str, float]) -> _Watch:
     """A run with the first of `_model.plain_feeds` that it takes. ModelError where it takes none."""
     from nbconv.errors import ModelError
-    from nbconv.runtime.executor import Arenas
+    from nbconv.runtime.kept import Kept
     from nbconv.runtime.planned import PLAN_BYTES
     from nbconv.runtime.staged import Staged
 
@@ -152,9 +156,9 @@ def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str
     for feeds in _model.plain_feeds(model.graph, sizes, values):
         watch = _Watch(model)
         try:
-            Staged(model.graph, watch.planned, Arenas(), PLAN_BYTES, watch.done).run(
-                feeds, tuple(model.graph.outputs), model.threads
-            )
+            gpu, inputs = model._device is not None, tuple(model.graph.inputs)
+            staged = Staged(lambda: model.graph, inputs, watch.planned, model._arenas, Kept(PLAN_BYTES), watch.done, gpu)
+            staged.run(feeds, tuple(model.graph.outputs), model.threads)
         except ModelError as error:
             first = first or str(error)
         else:

@@ -233,6 +233,11 @@ class Op:
         """This op on float32 as another kernel's Epilogue, where it is one (an activation with constant limits)."""
         return None
 
+    def guard(self, node: Any, inputs: tuple[Any, ...]) -> Any:
+        """A node that NumPy does before the kernels of this ``node``, which raises where values that only a run knows are
+        none that these take; None where there is nothing to check."""
+        return None
+
     def lower(self, to: Any) -> None:
         """Emit the kernel steps of this node: ``to.step("family.kernel", units, x=to.input(0), …)``, where ``to`` is a
         `nbconv.lowering.context.Lowering`."""

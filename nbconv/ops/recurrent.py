@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Node, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering import recurrent, recurrent_grad
@@ -215,6 +215,13 @@ class Recurrent(Op, abstract=True):
             and bool(self.kernel())
         )
 
+    def guard(self, node: Node, inputs) -> Node | None:
+        if len(inputs) < 5 or inputs[4] is None or inputs[4].value is not None:
+            return None
+        made = f"{next(filter(None, node.outputs))}#longest"
+        op = Longest(steps=inputs[0].shape[0], of=f"{node.name} ({self.type})")
+        return Node(op, (node.inputs[4],), (made,), made)
+
     def lower(self, to: Lowering) -> None:
         recurrent.lower(to, self.kernel(), self.groups(), self.kind())
 
@@ -252,6 +259,25 @@ class Recurrent(Op, abstract=True):
 def part(to: Backward, x: str, begin: int, end: int) -> str:
     """Rows of x (ways, rows, …)."""
     return to.add(Slice(), x, *(to.constant(np.array([v], np.int64)) for v in (begin, end, 1)))
+
+
+class Longest(Op):
+    """The longest of ``sequence_lens``, which must be those of sequences of so many ``steps``; ``of``: what has them."""
+
+    domain = "nbconv"
+
+    steps: int
+    of: str
+
+    def infer(self, sequence_lens: Spec) -> Spec:
+        return Spec((), sequence_lens.dtype)
+
+    def reference(self, sequence_lens: np.ndarray) -> np.ndarray:
+        try:
+            cells.check_lengths(sequence_lens, self.steps)
+        except ModelError as error:
+            raise ModelError(f"{self.of}: {error}") from None
+        return np.asarray(sequence_lens.max(initial=0))
 
 
 class RNN(Recurrent):

@@ -111,6 +111,8 @@ class Resize(Op):
             raise ModelError("Resize wants either scales or sizes")
         if crop and (roi is None or roi.size != 2 * len(axes)):
             raise ModelError(f"tf_crop_and_resize wants a roi of {2 * len(axes)} entries")
+        if crop and roi is not None and not np.isfinite(roi).all():
+            raise ModelError(f"roi {roi.tolist()} must be finite")
         n, name, given = len(axes), "sizes" if scales is None else "scales", scales if sizes is None else sizes
         assert given is not None
         if given.size != n:

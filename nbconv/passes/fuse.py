@@ -226,7 +226,7 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
         given = tuple(specs[n] if n else None for n in node.inputs)
         fused = _residual(node, nodes, at, only, specs)
         if fused is None:
-            epilogue = node.op.epilogue(given) if node.inputs and specs[node.inputs[0]].dtype == FLOAT32 else None
+            epilogue = node.op.epilogue(given) if given and given[0] is not None and given[0].dtype == FLOAT32 else None
             where = at.get(node.inputs[0], -1) if node.inputs else -1
             if epilogue is not None and node.inputs[0] in only and where >= 0:
                 fused = _absorbed(nodes[where], node, epilogue, specs)

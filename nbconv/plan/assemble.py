@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nbconv.graph.bodies import own_inputs
+from nbconv.graph import Spec
 from nbconv.graph.dtypes import text_of
 from nbconv.kernels.compile import libraries
 from nbconv.lowering.step import Ref, Step
-from nbconv.plan.call import Body, CallStep
+from nbconv.plan.hold import held
 from nbconv.plan.host import Binding, Check, HostStep
 from nbconv.plan.program import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import Any, Protocol
 
-    from nbconv.graph import Node, Spec
+    from nbconv.graph import Node
     from nbconv.kernels.library import Library
     from nbconv.kernels.target import Target
+    from nbconv.plan.program import OtherStep
 
     class Placed(Protocol):
         """A `nbconv.plan.plan.Plan` whose values have their places."""
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
         arena: int
         slots: int
 
-        def programs(self, node: Node) -> Sequence[tuple[Program, Iterable[str]]]: ...
+        def programs(self, node: Node) -> dict[str, tuple[Program, dict[str, Spec]]]: ...
         def root(self, name: str) -> str: ...
         def nbytes(self, name: str) -> int: ...
 
@@ -148,23 +149,23 @@ class _Assembly:
         place = Binding("arena", self.plan.offsets[told.name], (step.units, 2), np.dtype(np.int64), told.name)
         return Check(place, labelled(step.node))
 
-    def host_step(self, step: Step) -> HostStep | CallStep:
+    def host_step(self, step: Step) -> OtherStep:
         """What stands in the program for a step that no kernel does."""
         node, plan = step.node, self.plan
-        outputs = [self.binding(n) if n else None for n in node.outputs]
-        inner = plan.programs(node)
-        if not inner:
-            inputs = [self.binding(n) if n else None for n in node.inputs]
+        programs = plan.programs(node)
+        if not programs:
+            inputs, outputs = ([self.binding(n) if n else None for n in names] for names in (node.inputs, node.outputs))
             return HostStep(node.op, inputs, outputs, labelled(node))
-        bodies = [
-            Body(program, {n: self.binding(n) for n in inputs}, [b for b in outputs if b is not None])
-            for program, inputs in inner
-        ]
+
+        def place(name: str, spec: Spec) -> Binding:
+            scratch = step.arguments[name]
+            assert isinstance(scratch, Ref)
+            return Binding("arena", plan.offsets[scratch.name], spec.shape, spec.dtype, scratch.name)
+
         scratch = step.arguments["scratch"]
         assert isinstance(scratch, Ref)
-        size, offset = plan.nbytes(scratch.name), plan.offsets[scratch.name]
-        arena = Binding("arena", offset, (size,), np.dtype(np.uint8), scratch.name)
-        return CallStep(node.op.control, bodies, [self.binding(n) for n in own_inputs(node)], arena)
+        arena = place("scratch", Spec((plan.nbytes(scratch.name),), np.dtype(np.uint8)))
+        return held(node, plan.specs, programs, arena, self.binding, place)
 
     def binding(self, name: str) -> Binding:
         """Where a step in Python finds a value."""

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.base import machine
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
-from nbconv.graph.bodies import body_of, free
 from nbconv.graph.dtypes import is_added
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.step import Impl, Step, Work
@@ -20,6 +19,7 @@ from nbconv.passes.fold import Deferred, array
 from nbconv.passes.layout import arranged, eliminate_concat, specs_of
 from nbconv.plan.assemble import NUMPY_STEP, assemble, checks
 from nbconv.plan.derive import Derived, derive
+from nbconv.plan.hold import holds, parts, scratches
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Program, bind
 
@@ -86,7 +86,7 @@ class Plan:
         if outline is None:
             self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
             for node in self.graph.nodes:
-                if node.op.control:
+                if holds(node, specs_of(node, self.specs)[0]):
                     self._hold(node, weights, frozenset(derived.varying))
                 else:
                     self._lower(node, derived.weights_of(node))
@@ -121,6 +121,7 @@ class Plan:
         if arranged(node, self.specs, self.layouts, self.target.gpu) is None:
             self.steps.append(host_step(node))
             return
+        guard(node, self.specs, self.steps)
         to = Lowering(
             node,
             node.op,
@@ -145,27 +146,23 @@ class Plan:
     def _hold(self, node: Node, weights: Weights, varying: frozenset[str]) -> None:
         """A step that runs other programs: a plan for each body of the node, all in one piece of scratch memory."""
         if self.target.gpu:
-            why = "control flow runs on the CPU alone: load the model with device='cpu'"
-            raise UnsupportedError(f"{node.name} ({node.op.type}): {why}")
-        wanted = [i for i, name in enumerate(node.outputs) if name]
-        plans = {}
-        for which in node.op.bodies():
-            body = body_of(node, which)
-            around = [n for n in free(body) if n in self.constants]
-            constants = {**body.constants, **{n: self.constants[n] for n in around}}
-            read = {n: self.specs[n] for n in free(body) if n not in constants}
-            inputs = {n: Spec(s.shape, s.dtype, quantisation=s.quantisation) for n, s in read.items()}
-            found, graph = [*body.outputs], Graph(body.nodes, inputs, body.outputs, constants, body.name)
-            plans[which] = Plan(
-                graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.packed_limit,
-                self.threads, self.scratch_limit, varying=varying,
-            )  # fmt: skip
-            self.specs = {**plans[which].specs, **self.specs}
+            raise DataDependentError(f"{node.name} ({node.op.type}): a GPU's plan holds no programs")
+        plans = {
+            which: Plan(
+                part.graph, part.inputs, weights, part.fetch, self.target, self.choices, self.packed_limit, self.threads,
+                self.scratch_limit, varying=varying,
+            )
+            for which, part in parts(node, self.specs, self.constants).items()
+        }  # fmt: skip
+        for plan in plans.values():
+            self.specs = {**plan.specs, **self.specs}
         self.bodies[node] = plans
-        scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
-        self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
+        scope = next(name for name in node.outputs if name)
+        sizes = scratches(node, self.specs, max(plan.arena for plan in plans.values()))
+        places = {name: Ref(f"{scope}#{name}") for name in sizes}
+        self._scratches.update({places[name].name: size for name, size in sizes.items()})
         self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
-        self.steps.append(host_step(node, scratch=scratch))
+        self.steps.append(host_step(node, **places))
 
     def _inner(self) -> list[Plan]:
         """The plans of bodies."""
@@ -180,9 +177,9 @@ class Plan:
             self.arrays |= body.arrays
         return program
 
-    def programs(self, node: Node) -> list[tuple[Program, Iterable[str]]]:
-        """The programs of a node's bodies, and what each reads."""
-        return [(plan.program, plan.inputs) for plan in self.bodies.get(node, {}).values()]
+    def programs(self, node: Node) -> dict[str, tuple[Program, dict[str, Spec]]]:
+        """The programs of a node's bodies, by attribute, and what each reads."""
+        return {which: (plan.program, plan.inputs) for which, plan in self.bodies.get(node, {}).items()}
 
     def layout(self, name: str) -> Layout:
         """How a value lies."""
@@ -259,11 +256,19 @@ class Plan:
         return [*mine, *(node for body in self._inner() for node in body.numpy_steps())]
 
 
+def guard(node: Node, specs: dict[str, Spec], steps: list[Step]) -> None:
+    """Adds the step that looks at what the node's kernels do not check (`Op.guard`), and the Spec of its result."""
+    found = node.op.guard(node, specs_of(node, specs)[0])
+    if found is not None:
+        specs.update(zip(found.outputs, found.infer(tuple(specs[n] for n in found.inputs)), strict=True))
+        steps.append(host_step(found))
+
+
 def host_step(node: Node, **scratch: Ref) -> Step:
     """The step of an op that no kernel does, with its ``scratch`` memory."""
     reads, writes = (tuple(n for n in names if n) for names in (node.inputs, node.outputs))
     writes += tuple(ref.name for ref in scratch.values())
-    impl = Impl("programs", "other", "programs") if node.op.control else Impl("numpy", "numpy", "NumPy")
+    impl = Impl("programs", "other", "programs") if scratch else Impl("numpy", "numpy", "NumPy")
     return Step(node, NUMPY_STEP, 1, 1, {**scratch}, impl, Work(), reads, writes)
 
 

@@ -19,13 +19,14 @@ import numpy as np
 
 from nbconv.base import machine
 from nbconv.graph import OBJECT, Graph, Node, Spec
+from nbconv.graph.op import Op
 from nbconv.graph.symbolic import Formula, Symbol, Trace, dtype_of, has_symbols
 from nbconv.lowering.context import Lowering, Ref, View
 from nbconv.lowering.step import Step, Work
 from nbconv.lowering.weights import Weights
 from nbconv.passes.layout import arranged, eliminate_concat, specs_of
 from nbconv.plan.derive import Derived, derive
-from nbconv.plan.plan import Constants, Outline, Plan, host_step
+from nbconv.plan.plan import Constants, Outline, Plan, guard, host_step
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
@@ -152,6 +153,7 @@ class _Part:
         self.node, self.role, self.sizes = node, role, sizes
         self.made: list[_Made] = []
         self.vain = 0
+        self.guarded = type(node.op).guard is not Op.guard
         self.take: Callable[[Sequence[int]], Any] = itemgetter(*sizes) if sizes else lambda values: ()
         if len(sizes) == 1:
             self.take = lambda values, at=sizes[0]: (values[at],)
@@ -234,6 +236,8 @@ class Template:
             if part.role == "host":
                 outline.steps.append(host_step(part.node))
             elif part.role:
+                if part.guarded:
+                    guard(part.node, specs, outline.steps)
                 slots = max(slots, self._lowered(part, part.take(values), outline))
         return outline._replace(slots=slots)
 

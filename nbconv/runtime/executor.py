@@ -176,10 +176,11 @@ def time_steps(
     run with these feeds and results before, which says where they lie."""
     program, loop = space.program, _loop()
     clock, threads = time.perf_counter, min(threads, program.slots or threads)
-    found = np.zeros((runs, len(program.table)))
+    steps = program.segments[-1][1] if program.segments else 0
+    found = np.zeros((runs, steps))
     idle = []
     for r in range(runs):
-        for i in range(len(program.table)):
+        for i in range(steps):
             host = program.host_steps.get(i)
             start = clock()
             if host is None:

@@ -15,6 +15,7 @@ from nbconv.graph import OBJECT, Graph, Spec
 from nbconv.lowering.weights import Weights
 from nbconv.runtime.arguments import fit
 from nbconv.runtime.executor import Arenas, Ready
+from nbconv.runtime.kept import Kept
 
 if TYPE_CHECKING:
     from typing import Any
@@ -46,7 +47,7 @@ class Planned:
     _arenas: Arenas
     _lock: threading.Lock
     _plan_cache: PlanCache | None
-    _plans: OrderedDict[tuple, Ready]
+    _plans: OrderedDict[tuple, Ready | Staged]
     _staged: Staged | None
     _templates: Templates | None
 
@@ -99,39 +100,63 @@ class Planned:
         given = {n: (a.shape, a.dtype) for n, a in values.items()}
         key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)
         with self._lock:
-            ready = self._plans.get(key) or self._staged
+            ready = self._plans.get(key)
             if ready is None:
-                try:
-                    ready = self._keep(key, Ready(self._program(key, given, fetch)))
-                except DataDependentError:
-                    ready = self._staged = self._in_stages()
-            if key in self._plans:
-                self._plans.move_to_end(key)
+                ready = self._keep(key, self._found(key, given, values, fetch))
+            self._plans.move_to_end(key)
             return ready
 
-    def _in_stages(self) -> Staged:
-        """What runs a graph whose shapes depend on values."""
-        from nbconv.plan.plan import Plan
-        from nbconv.runtime.staged import Staged
-
-        def planned(graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str]) -> Ready:
-            plan = Plan(graph, inputs, self.weights, fetch, self._target(), varying=varying)
-            return Ready(self.bound(plan))
-
-        return Staged(self.graph, planned, self._arenas, PLAN_BYTES)
-
-    def _program(
-        self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]
-    ) -> Program | DeviceProgram:
-        """The program for these inputs: as an earlier process left it, or from a plan made now."""
+    def _found(
+        self, key: tuple, given: Mapping[str, Any], values: Mapping[str, Any], fetch: tuple[str, ...]
+    ) -> Ready | Staged:
+        """What runs the model for these shapes and results: a plan, or several in turn."""
         if self._tune:
             key = (*key, "tuned", self.threads)
         specs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
-        if self._plan_cache is not None:
-            found = self._plan_cache.program(key, self.weights)
-            if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
-                return self._bound(found[0], found[1], specs)
-        plan = self._planned(specs, fetch)
+        program = self._kept(key, specs)
+        if program is not None:
+            return Ready(program)
+        if self._staged is None and self._plan_cache is not None and self._plan_cache.has_notes():
+            self._staged = self._in_stages()
+        if self._staged is not None and self._staged.needed(values, fetch):
+            return self._staged
+        try:
+            return Ready(self._keep_program(key, self._planned(specs, fetch)))
+        except DataDependentError:
+            self._staged = self._staged or self._in_stages()
+            return self._staged
+
+    def _in_stages(self) -> Staged:
+        """What runs a graph whose shapes depend on values."""
+        from nbconv.runtime.stage_files import StageFiles, named
+        from nbconv.runtime.staged import Staged
+
+        def planned(
+            graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str], key: tuple
+        ) -> Ready:
+            from nbconv.plan.plan import Plan
+
+            plan = Plan(graph, inputs, self.weights, fetch, self._target(), varying=varying)
+            return Ready(self.bound(plan) if files is None else self._keep_program(named(key), plan))
+
+        def kept(key: Any) -> Ready | None:
+            program = self._kept(key, {})
+            return None if program is None else Ready(program)
+
+        gpu = self._device is not None
+        files = None if gpu or self._plan_cache is None else StageFiles(self._plan_cache, kept)
+        limit, inputs = Kept(PLAN_BYTES), tuple(self._inputs)
+        return Staged(lambda: self.graph, inputs, planned, self._arenas, limit, gpu=gpu, files=files)
+
+    def _kept(self, key: Any, specs: dict[str, Spec]) -> Program | DeviceProgram | None:
+        """The program that an earlier process left under the key, for inputs of these Specs."""
+        found = None if self._plan_cache is None else self._plan_cache.program(key, self.weights)
+        if found is None or 0 < found[0].slots < min(self.threads, available_threads()):
+            return None
+        return self._bound(found[0], found[1], specs)
+
+    def _keep_program(self, key: Any, plan: Plan) -> Program | DeviceProgram:
+        """The plan's program, ready to run, and kept for later processes."""
         if self._plan_cache is not None and plan.portable:
             arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
             self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)
@@ -178,7 +203,7 @@ class Planned:
         if len(set(fetch)) < len(fetch):
             raise ValueError("fetch names a value twice")
 
-    def _keep(self, key: tuple, ready: Ready) -> Ready:
+    def _keep(self, key: tuple, ready: Ready | Staged) -> Ready | Staged:
         """Keep a plan; those not used for longest go while all together take more than `PLAN_BYTES`."""
         self._plans[key] = ready
         self._nbytes += ready.nbytes

@@ -98,6 +98,20 @@ def test_what_does_not_fit() -> None:
         If(then_branch=SUM)
 
 
+def test_a_batch_that_does_not_fit() -> None:
+    op, real = BatchedScan(body=STEP, num_scan_inputs=1), np.dtype(np.float32)
+    state, x = Spec((2,), real), Spec((2, 3), real)
+    lengths = spec_of(np.array([3, 1]))
+    with pytest.raises(DataDependentError):
+        op.infer(lengths, state, x)
+    with pytest.raises(ModelError, match=r"sequence_lens is int64\(3\)|sequence_lens"):
+        op.infer(spec_of(np.array([3, 1, 2])), state, x)
+    with pytest.raises(ModelError, match="sequence_lens"):
+        op.infer(spec_of(np.array([3.0, 1.0])), state, x)
+    with pytest.raises(ModelError, match="wanted one size of the batch"):
+        op.infer(lengths, Spec((3,), real), x)
+
+
 def test_a_known_condition_decides() -> None:
     """Then the other branch may give what it likes, or not fit at all."""
     op = branches(SUM, body([("Neg", "x1", "s")], "s"))
