@@ -120,3 +120,17 @@ def test_a_training_step_writes_no_state_for_a_wrong_index() -> None:
         np.testing.assert_array_equal(state["t"], before)
     step.run({**given, "i": np.array([0, 4, -1])})
     np.testing.assert_allclose(state["t"], before - np.array([[1], [0], [0], [0], [2]]), rtol=1e-6)
+
+
+def test_many_sizes() -> None:
+    """As plans are made from a template: kernels check there, too."""
+    nodes = [Node(Gather(axis=1), ("x", "i"), ("g",), "pick"), Node(GatherElements(axis=1), ("g", "j"), ("y",), "again")]
+    specs = {"x": Spec(("n", "d"), F32), "i": Spec(("k",), I64), "j": Spec(("n", "m"), I64)}
+    model = Model(Graph(nodes, specs, {"y": None}, {}, "sizes"))
+    for n, d, k, m in ((2, 5, 4, 3), (3, 6, 4, 3), (4, 7, 9, 2), (5, 8, 1, 7), (6, 9, 3, 4)):
+        feeds = {"x": x(n, d), "i": at(k, below=d), "j": at(n, m, below=k)}
+        np.testing.assert_array_equal(model.run(feeds)["y"], np.take_along_axis(feeds["x"][:, feeds["i"]], feeds["j"], 1))
+        with pytest.raises(ModelError, match=rf"again \(GatherElements\): index {k} leaves an axis of size {k}"):
+            model.run({**feeds, "j": np.full((n, m), k)})
+        with pytest.raises(ModelError, match=rf"pick \(Gather\): index {-d - 1} leaves an axis of size {d}"):
+            model.run({**feeds, "i": np.full(k, -d - 1)})

@@ -49,6 +49,8 @@ class Builder:
         """tensor → (whether numbers stand for what it quantises, order) → the value that is it"""
         self.cast: dict[int, int] = {}
         """tensors that are constants of float16 as float32 → those constants"""
+        self.complex: dict[int, str] = {}
+        """complex tensors → values with real and imaginary part along a last axis"""
         self.padded: dict[int, tuple[int, list[int]]] = {}
         """images that are others with zeros around them → those, and how many (begin, begin, end, end)"""
         self.taken: set[str] = around.taken if around else set()
@@ -106,6 +108,8 @@ class Builder:
         tensor = self.tensors[t]
         if tensor.array is None and tensor.data is not None:
             tensor.array = self._read(tensor)
+        if tensor.array is None and 0 in tensor.shape and not self.forms[t]:  # of no elements, so of no bytes
+            tensor.array = np.zeros(tuple(d or 0 for d in tensor.shape), tensor.dtype)
         return tensor.array
 
     def _read(self, tensor: Tensor) -> np.ndarray:
@@ -174,6 +178,8 @@ class Builder:
         if real and self.forms[t]:
             self.get(t, next(have for _, have in self.forms[t]))
             return self.get(t, order)
+        if self.known(t) is not None:
+            return self._initializer(tensor, order)
         raise ModelError(f"reads tensor {tensor.name!r}, which is no input, no constant and no operator's output")
 
     def _initializer(self, tensor: Tensor, order: Order) -> str:
@@ -211,7 +217,7 @@ class Builder:
         """``value`` is tensor ``t`` in this order: numbers, which are quantised where the tensor is, or (not ``real``) its
         integers."""
         tensor = self.tensors[t]
-        if self.forms[t] or t in self.cast or tensor.constant:
+        if self.forms[t] or t in self.cast or t in self.complex or tensor.constant:
             raise ModelError(f"makes tensor {tensor.name!r}, which is there already")
         if real and tensor.quantised:
             if tensor.dtype.itemsize > 2:

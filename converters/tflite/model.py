@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from nbconv.converters.tflite import control, conv, custom, movement, pointwise, recurrent, reduction
+from nbconv.converters.tflite import control, conv, custom, movement, pointwise, recurrent, reduction, slices, spectral
 from nbconv.converters.tflite.builder import Builder, letters
 from nbconv.converters.tflite.kind import REFUSED
-from nbconv.converters.tflite.reader import DAMAGE, DTYPES, File, Operator, read, short
+from nbconv.converters.tflite.reader import COMPLEX64, DAMAGE, DTYPES, File, Operator, read, short
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OPSET
@@ -20,6 +20,7 @@ IR_VERSION = 10
 
 RULES: dict[str, Callable[[Builder, Operator], None]] = {
     **conv.RULES, **pointwise.RULES, **movement.RULES, **reduction.RULES, **recurrent.RULES, **control.RULES,
+    **spectral.RULES, **slices.RULES,
 }  # fmt: skip
 """operator → what writes it"""
 
@@ -45,11 +46,12 @@ def _write(to: Builder, operator: Operator) -> None:
             kind = "custom operator" if operator.custom else "operator"
             raise UnsupportedError(f"TFLite's {kind} {operator.name} is not supported")
         for t in (*operator.inputs, *operator.outputs):
-            if t >= 0 and to.tensors[t].type not in DTYPES:
+            spectrum = t >= 0 and to.tensors[t].type == COMPLEX64 and operator.name in spectral.RULES
+            if t >= 0 and to.tensors[t].type not in DTYPES and not spectrum:
                 raise UnsupportedError(f"tensor {to.name(t)!r}: TFLite's element type {to.tensors[t].type} is not supported")
         rule(to, operator)
         for t in operator.outputs:
-            if not to.forms[t] and t not in to.cast and not to.tensors[t].constant:
+            if not to.forms[t] and t not in to.cast and t not in to.complex and not to.tensors[t].constant:
                 raise ModelError(f"does not make {to.name(t)!r}")
     except UnsupportedError as error:
         to.refuse(operator, short(str(error)))

@@ -37,10 +37,14 @@ def reshape(to: Builder, node: Operator) -> None:
     to.put(y, to.add("Reshape", to.elements(x, real), shape, allowzero=zero), real=real)
 
 
-def squeeze(to: Builder, node: Operator) -> None:
+def squeezed(node: Operator) -> list[int]:
+    """The axes that a SQUEEZE drops; none where it drops all of size 1."""
     found = node.options("SqueezeOptions").SqueezeDimsAsNumpy()
-    axes = [int(a) for a in found] if isinstance(found, np.ndarray) else []
-    real = moved(to, node)
+    return [int(a) for a in found] if isinstance(found, np.ndarray) else []
+
+
+def squeeze(to: Builder, node: Operator) -> None:
+    axes, real = squeezed(node), moved(to, node)
     given = [to.integers(axes)] if axes else []
     to.put(node.outputs[0], to.add("Squeeze", to.get(node.inputs[0], real=real), *given), real=real)
 
@@ -114,69 +118,18 @@ def split(to: Builder, node: Operator) -> None:
         to.put(t, part, order, real)
 
 
-def slice_(to: Builder, node: Operator) -> None:
-    x, begin, size = node.inputs[:3]
-    starts, sizes = to.known(begin), to.known(size)
-    real, order = moved(to, node), to.order(x)
-    if starts is None or sizes is None:
-        first, count = to.indices(begin), to.indices(size)
-        rest = to.add("Equal", count, to.integers([-1]))
-        last = to.add("Where", rest, to.integers([LARGEST]), to.add("Add", first, count))
-        to.put(node.outputs[0], to.add("Slice", to.get(x, real=real), first, last), real=real)
-        return
-    at, cut = to.whole(begin, "begin"), to.whole(size, "size")
-    if len(at) != to.tensors[x].rank or len(cut) != len(at):
-        raise ModelError(f"its begin {at} and size {cut} do not fit an input of rank {to.tensors[x].rank}")
-    ends = [LARGEST if c == -1 else a + c for a, c in zip(at, cut, strict=True)]
-    axes = to.axes(range(len(at)), len(at), order)
-    made = to.add("Slice", to.get(x, order, real), *(to.integers(v) for v in (at, ends, axes)))
-    to.put(node.outputs[0], made, order, real)
-
-
-def strided_slice(to: Builder, node: Operator) -> None:
-    o, x = node.options("StridedSliceOptions"), node.inputs[0]
-    if o.EllipsisMask():
-        raise UnsupportedError("an ellipsis mask is not supported")
-    begin, end, step = (to.whole(t, what) for t, what in zip(node.inputs[1:4], ("begin", "end", "strides"), strict=True))
-    if not len(begin) == len(end) == len(step):
-        raise ModelError(f"its begin {begin}, end {end} and strides {step} differ in length")
-    starts, ends, axes, steps, new, gone = [], [], [], [], [], []
-    axis, place = 0, 0
-    for i, (b, e, s) in enumerate(zip(begin, end, step, strict=True)):
-        bit = 1 << i
-        if o.NewAxisMask() & bit:
-            new.append(place)
-            place += 1
-            continue
-        if s == 0:
-            raise ModelError("a stride is 0")
-        if o.ShrinkAxisMask() & bit:
-            b, e, s = b, (b + 1 if b != -1 else LARGEST), 1
-            gone.append(axis)
-        else:
-            b = (0 if s > 0 else LARGEST) if o.BeginMask() & bit else b
-            e = (LARGEST if s > 0 else -LARGEST) if o.EndMask() & bit else (b + e if getattr(o, "Offset", bool)() else e)
-            place += 1
-        starts.append(b)
-        ends.append(e)
-        axes.append(axis)
-        steps.append(s)
-        axis += 1
-    real = moved(to, node)
-    order = to.order(x) if not new and not gone else None
-    value = to.get(x, order, real)
-    made = to.add("Slice", value, *(to.integers(v) for v in (starts, ends, to.axes(axes, to.tensors[x].rank, order), steps)))
-    made = to.add("Squeeze", made, to.integers(gone)) if gone else made
-    made = to.add("Unsqueeze", made, to.integers(new)) if new else made
-    to.put(node.outputs[0], made, order, real)
-
-
 def gather(to: Builder, node: Operator) -> None:
-    o, real = node.options("GatherOptions"), moved(to, node)
-    if o.BatchDims():
-        raise UnsupportedError(f"{o.BatchDims()} batch dimensions are not supported")
-    value = to.get(node.inputs[0], real=real)
-    to.put(node.outputs[0], to.add("Gather", value, to.indices(node.inputs[1]), axis=o.Axis()), real=real)
+    o, real, (x, indices) = node.options("GatherOptions"), moved(to, node), node.inputs[:2]
+    (axis,), value = to.axes([o.Axis()], to.tensors[x].rank, None), to.get(x, real=real)
+    batch = o.BatchDims() + (to.tensors[indices].rank if o.BatchDims() < 0 else 0)
+    if not batch:
+        made = to.add("Gather", value, to.indices(indices), axis=axis)
+    elif batch == axis:
+        rows = to.add("Unsqueeze", to.indices(indices), to.integers([to.tensors[indices].rank]))
+        made = to.add("GatherND", value, rows, batch_dims=batch)
+    else:
+        raise UnsupportedError(f"{batch} batch dimensions before axis {axis} are not supported")
+    to.put(node.outputs[0], made, real=real)
 
 
 def gather_nd(to: Builder, node: Operator) -> None:
@@ -367,7 +320,6 @@ def where(to: Builder, node: Operator) -> None:
 
 RULES = {
     "RESHAPE": reshape,
-    "SQUEEZE": squeeze,
     "EXPAND_DIMS": expand_dims,
     "TRANSPOSE": transpose,
     "CONCATENATION": concatenation,
@@ -375,8 +327,6 @@ RULES = {
     "UNPACK": unpack,
     "SPLIT": split,
     "SPLIT_V": split,
-    "SLICE": slice_,
-    "STRIDED_SLICE": strided_slice,
     "GATHER": gather,
     "GATHER_ND": gather_nd,
     "EMBEDDING_LOOKUP": embedding_lookup,

@@ -255,7 +255,6 @@ RULES: dict[str, Rule] = {
     "ROUND": unary("Round"),
     "SIGN": unary("Sign"),
     "SQUARE": formula(lambda to, node, x: to.add("Mul", x, x)),
-    "CAST": cast,
     "QUANTIZE": quantize,
     "DEQUANTIZE": dequantize,
     "DENSIFY": densify,

@@ -25,6 +25,8 @@ DTYPES = {
 }  # fmt: skip
 """TensorType → element type; a 4-bit one is held in 8 bits."""
 
+COMPLEX64 = 8
+
 LONGEST = 400
 """Characters of a message, at most."""
 
@@ -257,7 +259,7 @@ class _Reader:
         else:
             length = buffer.DataLength()
             if not length:
-                return None if math.prod(d or 1 for d in tensor.shape) or None in tensor.shape or not number else Data(0, 0)
+                return None
             place = buffer._tab.Offset(4)
             data = Data(buffer._tab.Vector(place), length)
         if data.offset < 0 or data.length < 0 or data.offset + data.length > self.size:

@@ -11,8 +11,9 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
 from nbconv.graph.infer import INT64
-from nbconv.graph.op import Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
 from nbconv.graph.symbolic import apply, shape_of
+from nbconv.lowering.context import Lowering
 from nbconv.ops.linear import reshape
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class ConstantOfShape(Op):
     """An array of this shape, full of ``value`` (one element; float32 0 by default)."""
 
     moves = True
+    kernel_layout = CHANNELS_FIRST
 
     value: np.ndarray | None = None
 
@@ -62,6 +64,15 @@ class ConstantOfShape(Op):
     def reference(self, shape: np.ndarray) -> np.ndarray:
         value = self.fill()
         return np.full(tuple(int(d) for d in shape.ravel()), value, value.dtype)
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return outputs[0].dtype in STORED | ONLY_FLOAT32
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return outputs[0].dtype not in ONLY_FLOAT32
+
+    def lower(self, to: Lowering) -> None:
+        to.fill(to.output(), to.outputs[0].size, self.fill().item())
 
 
 class EyeLike(Op):

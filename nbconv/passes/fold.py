@@ -19,6 +19,8 @@ from nbconv.passes.expand import expanded
 
 SMALL = 1 << 14
 """Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""
+FILLED = 1 << 16
+"""Bytes of a ConstantOfShape that shapes decide, from which on a kernel makes it in each run."""
 LARGEST = 1 << 32
 """Bytes; a folded constant above this is taken for a broken model."""
 
@@ -67,6 +69,7 @@ def fold(
     same: dict[str, str] = {}
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs) | keep
     kept: list[Node] = []
+    fills: dict[str, Node] = {}
     gone: dict[str, str] = {}
     waiting = nodes[::-1]
     while waiting:
@@ -98,6 +101,8 @@ def fold(
                     gone[name] = "a constant"
                     if static.issuperset(n for n in node.inputs if n):
                         static.add(name)
+                    elif node.op.type == "ConstantOfShape" and specs[name].nbytes > FILLED:
+                        fills[name] = node
         elif _bypassed(node, given, keep.union(graph.outputs), read):
             same[node.outputs[0]] = node.inputs[0]
             gone[node.outputs[0]] = f"the same as {node.inputs[0]}"
@@ -110,6 +115,13 @@ def fold(
             waiting += reversed(stand)
             if not stand:
                 kept.append(node)
+    there = {n for node in kept for n in node.inputs}.difference(keep, graph.outputs)
+    for name in [n for n in fills if n in there]:  # a kernel fills it, rather than that each plan keeps it
+        shape = f"{name}/shape"
+        constants[shape] = np.array(constants.pop(name).shape, np.int64)
+        specs[name], specs[shape] = Spec(specs[name].shape, specs[name].dtype), _spec(constants[shape])
+        kept.insert(0, Node(fills[name].op, (shape,), (name,), fills[name].name))
+        del gone[name]
     derived = graph.derive(kept, constants, gone)
     if any(node.op.control for node in nodes):  # what only the other body reads
         derived = derived.derive(live(derived, keep))

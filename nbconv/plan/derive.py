@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nbconv.graph import Graph, Layout, Spec
+from nbconv.graph import Graph, Layout, Node, Spec
 from nbconv.graph.dtypes import kind_of
 from nbconv.lowering.weights import Weights
 from nbconv.passes.fold import fold
@@ -24,6 +24,18 @@ class Derived(NamedTuple):
     """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
     varying: set[str]
     """constants that input shapes decide"""
+    shared: Weights
+    """the model's own"""
+    fixed: set[str]
+    """constants that no shape decides"""
+
+    def weights_of(self, node: Node) -> Weights:
+        """Where what the node makes of its constants is kept: with the model's, unless shapes may decide one of them."""
+        if self.weights is self.shared:
+            return self.shared
+        read = {n for n in node.inputs if n in self.graph.constants}
+        fixed = read <= self.fixed and getattr(node.op, "affine", None) is None  # which passes make of constants
+        return self.shared if fixed else self.weights
 
 
 def derive(
@@ -36,7 +48,7 @@ def derive(
 ) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
     away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it."""
-    wanted = frozenset(fetch)
+    wanted, shared = frozenset(fetch), weights
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
@@ -46,10 +58,11 @@ def derive(
         graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
     if any(kind_of(specs[name].dtype) == "f" for name in decided):
         weights = Weights()
+    fixed = graph.constants.keys() - decided
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
     graph = fuse_shuffle(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, layouts = choose(graph, specs, gpu)
-    return Derived(graph, specs, layouts, weights, decided)
+    return Derived(graph, specs, layouts, weights, decided, shared, fixed)

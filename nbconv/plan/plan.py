@@ -89,15 +89,18 @@ class Plan:
                 if node.op.control:
                     self._hold(node, weights, frozenset(derived.varying))
                 else:
-                    self._lower(node, weights)
+                    self._lower(node, derived.weights_of(node))
         else:
             self.constants |= outline.constants
             self.steps, self._aliases, self._scratches, self.slots = outline[2:]
         added = self.constants if outline is None else outline.constants
-        self.tables = [n for n in added if n not in self.graph.constants and n not in weights.arrays]
+        known = derived.varying if weights is not shared else set()
+        self.tables = [n for n in added if (n in known or n not in self.graph.constants) and n not in shared.arrays]
         """names of constants that only this plan has: input shapes decide them"""
         self._place()
-        self.own |= {*self.tables, *derived.varying, *(() if weights is shared else self.constants)}
+        self.own |= {*self.tables, *derived.varying}
+        if weights is not shared:
+            self.own |= {n for n in self.constants if n not in derived.fixed and n not in shared.arrays}
         for body in self._inner():
             self.tables += body.tables
             self.own |= body.own
@@ -240,7 +243,7 @@ class Plan:
     def bound(self) -> Program:
         """The program, ready to run."""
         program = bind(self.program, self.target, self.arrays)
-        program.own = [self.arrays[n] for n in self.tables]
+        program.own = [self.arrays[n] for n in self.tables if n in self.arrays]
         return program
 
     @property

@@ -284,7 +284,7 @@ class Template:
         constants = Constants({n: now(known[n]) for n in node.inputs if n in known}, added)
         given, found = specs_of(node, specs)
         to = Lowering(
-            node, node.op, given, found, self.derived.layouts, constants, self.derived.weights, self._target,
+            node, node.op, given, found, self.derived.layouts, constants, self.derived.weights_of(node), self._target,
             self._threads, views,
         )  # fmt: skip
         to.described = False

@@ -154,7 +154,7 @@ class Planned:
         """The program of a plan (see `plan`), ready to run where this model runs."""
         if self._device is None:
             return plan.bound()
-        plan.program.own = [plan.arrays[n] for n in plan.tables]
+        plan.program.own = [plan.arrays[n] for n in plan.tables if n in plan.arrays]
         return self._bound(plan.program, plan.arrays, plan.inputs, plan)
 
     def _bound(

@@ -45,7 +45,7 @@ def grad(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given:
     ways = len(op.ways)
     dy = r(steps, ways, batch, hidden), *(r(ways, batch, hidden) for _ in range(op.states))
     made = (*made.inputs, *[None] * (8 - len(made.inputs)), *dy)
-    return case(op, *made, outputs=5 + op.states - 1 + ("P" in given))
+    return case(op, *made, outputs=len(op.parts("P" in given)))
 
 
 def quantised(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given: str = "", **options: Any) -> Case:
@@ -117,6 +117,7 @@ CASES = [
     quantised(both(DynamicQuantizeLSTM), 5, 3, 7, 9, "BLhc", differs="it rounds the sequences of a thread together"),
     grad(RNNGrad(), 3, 2, 3, 4, "BLh"),
     grad(GRUGrad(linear_before_reset=1), 3, 2, 3, 4, "BLh"),
+    grad(both(LSTMGrad), 4, 9, 3, 70, "BLhc"),
     grad(LSTMGrad(), 3, 2, 3, 4, "BLhcP"),
 ]  # fmt: skip
 test_cases = run_cases(CASES)
