@@ -283,7 +283,7 @@ class NonMaxSuppressionRoom(Suppression):
 
     def reference(self, boxes, scores, *limits) -> tuple[np.ndarray, np.ndarray]:
         found = NonMaxSuppression(center_point_box=self.center_point_box).reference(boxes, scores, *limits)
-        room, _ = self.infer(*(x if x is None else spec_of(x) for x in (boxes, scores, *limits)))
+        room, _ = self.infer(spec_of(boxes), spec_of(scores), *(x if x is None else spec_of(x) for x in limits))
         return packed(found, room.shape), np.array(len(found), np.int64)
 
     def has_kernel(self, inputs, outputs) -> bool:
