@@ -87,6 +87,18 @@ MODELS = {
         y = Resize <mode = "linear"> (x, none, none, sizes)
         z = GlobalAveragePool (y)
     }""",
+    "boxes": """g (float[1, n, 4] boxes, float[1, 2, n] scores) => (int64[k, 3] kept, float[k, 4] found, float[k] high) {
+        most = Constant <value = int64 {4}> ()
+        overlap = Constant <value = float {0.4}> ()
+        least = Constant <value = float {0.3}> ()
+        kept = NonMaxSuppression (boxes, scores, most, overlap, least)
+        last = Constant <value = int64 {2}> ()
+        one = Constant <value = int64[1] {0}> ()
+        box = Gather <axis = 1> (kept, last)
+        all = Squeeze (boxes, one)
+        found = Gather (all, box)
+        high = GatherND (scores, kept)
+    }""",
 }
 
 
@@ -105,6 +117,9 @@ def feeds(name: str, k: int) -> dict[str, np.ndarray]:
             return {"x": np.abs(r(*shape)), "times": np.array(k)}
         case "scan":
             return {"h0": r(3, 2), "xs": r(3, 5, 2)}
+        case "boxes":  # of the first call none is found
+            corner = np.abs(r(1, 9, 2))
+            return {"boxes": np.concatenate([corner, corner + 1], 2), "scores": np.abs(r(1, 2, 9)) * np.float32(k) / 9}
     return {"x": r(1, 3, 4, 5), "hw": np.array([3 + k, 9 - k])}
 
 

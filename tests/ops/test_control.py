@@ -47,7 +47,7 @@ STEP = looped([("Add", "h,x", "s"), ("Mul", "s,x", "p")], "h,x", "s,p", "ff")
 
 CASES = [
     case(Loop(body=SUMS), 3, True, 1.0, 2.0, outputs=2, expect=(7.0, [-3.0, -5.0, -7.0])),
-    case(Loop(body=SUMS), 0, True, 1.0, 2.0, outputs=2, expect=(1.0, np.zeros(0, np.float32)), differs="it wants ranks"),
+    case(Loop(body=SUMS), 0, True, 1.0, 2.0, outputs=2, expect=(1.0, np.zeros(0, np.float32))),
     case(Loop(body=ONCE), 3, False, 1.0, 2.0, expect=1.0),
     case(Loop(body=SUMS), 2, None, 1.0, 2.0, outputs=2, expect=(5.0, [-3.0, -5.0])),
     case(Loop(body=ONCE), None, True, 1.0, 2.0, expect=3.0),

@@ -74,10 +74,8 @@ CASES = [
     case(Pad(), r(5, 6), [-1, 2, 1, -3]),
     case(Pad(), r(5, 6, dtype=np.int64), [1, 0, 0, 1]),
     *(case(Pad(mode=mode), r(2, 4, 5), [0, 2, 1, 1, 3, 2]) for mode in ("reflect", "edge", "wrap")),
-    *(
-        case(Pad(mode=mode), r(1, 2, 3, 4), [0, 1, 7, -1, 0, 0, 2, 9], differs="it repeats once")
-        for mode in ("reflect", "edge", "wrap")
-    ),
+    *(case(Pad(mode=mode), r(1, 2, 3, 4), [0, 1, 7, -1, 0, 0, 2, 9]) for mode in ("edge", "wrap")),
+    case(Pad(mode="reflect"), r(1, 2, 3, 4), [0, 1, 7, -1, 0, 0, 2, 9], differs="it repeats once"),
     case(Pad(mode="reflect"), r(2, 1, dtype=np.uint8), [0, 3, 0, 2], differs="it takes no axis of 1"),
     case(Pad(mode="reflect"), ROW, [2, 1], expect=[3, 2, 1, 2, 3, 2]),
     case(Pad(mode="edge"), ROW, [2, 1], expect=[1, 1, 1, 2, 3, 3]),

@@ -64,6 +64,23 @@ def timm(name: str, **options: Any) -> Callable[[], nn.Module]:
     return build
 
 
+class Crnn(nn.Module):
+    """A recogniser of text: convolutions, an LSTM in both directions over the columns, scores of characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c, to, pool in ((1, 16, (2, 2)), (16, 32, (2, 2)), (32, 48, (2, 1)), (48, 64, (4, 1))):
+            layers += [nn.Conv2d(c, to, 3, padding=1), nn.BatchNorm2d(to), nn.ReLU(), nn.MaxPool2d(pool)]
+        self.features = nn.Sequential(*layers)
+        self.lstm = nn.LSTM(64, 48, num_layers=2, bidirectional=True)
+        self.scores = nn.Linear(96, 40)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        sequence, _ = self.lstm(self.features(image).squeeze(2).permute(2, 0, 1))
+        return self.scores(sequence).log_softmax(2)
+
+
 class RtDetr(nn.Module):
     """transformers' RT-DETR v2, small, and what its processor does after it: boxes, scores, labels."""
 
@@ -149,6 +166,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "rt_detr_v2": Network(RtDetr, (1, 3, 96, 128), {0: "batch", 2: "height", 3: "width"}),
     "yolo": Network(Yolo, (1, 3, 96, 128), {0: "batch", 2: "height", 3: "width"}, gains={"kinds": 0.3}),
+    "crnn": Network(Crnn, (1, 1, 32, 96), {0: "batch", 3: "width"}),
     "swin_t": Network(torchvision("swin_t")),
     "maxvit_t": Network(torchvision("maxvit_t"), (1, 3, 224, 224)),
     "r3d_18": Network(torchvision("r3d_18"), (1, 3, 8, 48, 48), {0: "batch", 2: "frames", 3: "height", 4: "width"}),

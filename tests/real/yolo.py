@@ -1,4 +1,4 @@
-"""A YOLO whose head needs no suppression afterwards, as YOLOv10 has it: two TopK choose the boxes. Written for these tests."""
+"""A YOLO that needs no suppression afterwards: as in YOLOv10, two TopK choose the boxes. Written for these tests."""
 
 from __future__ import annotations
 
