@@ -93,10 +93,10 @@ def _strip(unrolled, size, x, w, bias, y, left, columns, channels, epilogue):
     i = 0
     while i < channels:
         count, cols = max(1, (channels - i) // W), min(W, channels - i)
-        low, high, act, alpha, beta, _, shift = epilogue_from(epilogue, i)
-        scale = short_only(epilogue_from(epilogue, i))
+        here = epilogue_from(epilogue, i)
+        low, high, act, alpha, beta = here.low, here.high, here.act, here.alpha, here.beta
         sums = pixels, count, at(x, i), ldx, line, at(w, i), ldw, kys, kw, sw, gap, at(bias, i), at(y, i)
-        rest = low, high, cols, left, columns, act, alpha, beta, scale, shift
+        rest = low, high, cols, left, columns, act, alpha, beta, short_only(here), here.shift
         if not unrolled and sw == 1:
             strips_any_1(*sums, *rest)
         elif not unrolled:
