@@ -271,10 +271,10 @@ def test_steps_are_grouped_by_operator(doctor) -> None:
     assert "wave0, wave1, wave2 and 27 more" in line
 
 
-@pytest.mark.parametrize("dilation, slow", [(1, False), (2, True)])
-def test_kernels_that_are_known_to_be_slow(doctor, dilation: int, slow: bool) -> None:
+@pytest.mark.parametrize("stride, slow", [(2, False), (3, True)])
+def test_kernels_that_are_known_to_be_slow(doctor, stride: int, slow: bool) -> None:
     text = f"""g (float[1, 8, 16, 16] x, float[8, 1, 3, 3] w) => (float[1, 8, a, b] y) {{
-        [deep] y = Conv <group = 8, dilations = [{dilation}, {dilation}]> (x, w)
+        [deep] y = Conv <group = 8, strides = [{stride}, {stride}]> (x, w)
     }}"""
     report, said = doctor(parsed(text))
     assert [s["node"] for s in report["slow_steps"]] == (["deep"] if slow else [])

@@ -154,17 +154,17 @@ def test_json(small, capsys):
 
 def test_numpy_steps_are_there(tmp_path, capsys):
     info = helper.make_tensor_value_info
-    nodes = [helper.make_node("Relu", ["x"], ["r"], "relu"), helper.make_node("ArgMax", ["r"], ["y"], "best", axis=1)]
-    ends = [info("x", TensorProto.FLOAT, [2, 64])], [info("y", TensorProto.INT64, [2, 1])]
+    nodes = [helper.make_node("Relu", ["x"], ["r"], "relu"), helper.make_node("Sin", ["r"], ["y"], "wave")]
+    ends = [info("x", TensorProto.FLOAT, [2, 64])], [info("y", TensorProto.FLOAT, [2, 64])]
     opset = [helper.make_opsetid("", 17)]
     model = helper.make_model(helper.make_graph(nodes, "g", *ends), opset_imports=opset, ir_version=8)
-    path = tmp_path / "best.onnx"
+    path = tmp_path / "wave.onnx"
     path.write_bytes(model.SerializeToString())
     assert len(nbconv.load(path).plan({"x": (2, 64)}).numpy_steps()) == 1
     _, out, _ = run(capsys, path, "--json")
     steps = {s["name"]: s for s in json.loads(out)["steps"]}
-    assert (steps["best"]["kind"], steps["best"]["kernel"]) == ("numpy", "numpy")
-    assert (steps["best"]["reads"], steps["best"]["writes"]) == (512, 16)
+    assert (steps["wave"]["kind"], steps["wave"]["kernel"]) == ("numpy", "numpy")
+    assert (steps["wave"]["reads"], steps["wave"]["writes"]) == (512, 512)
     assert steps["relu"]["kind"] == "other" and steps["relu"]["implementation"] is None
 
 
