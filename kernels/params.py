@@ -365,7 +365,7 @@ class ClassWeights(NamedTuple):
     ignore: int
 
 
-MODULES = (__name__, *(f"{__package__}.{name}_params" for name in ("optimizer", "recurrent", "sampling")))
+MODULES = (__name__, *(f"{__package__}.{name}_params" for name in ("optimizer", "quantised", "recurrent", "sampling")))
 """Where such NamedTuples are defined."""
 
 

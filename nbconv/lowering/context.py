@@ -112,6 +112,11 @@ class Lowering:
         """Whether input i was given."""
         return i < len(self.node.inputs) and bool(self.node.inputs[i])
 
+    def known(self, *which: int) -> str:
+        """The names of the constants among these inputs (default: all), for the key of a constant that is made of them."""
+        given = which or range(len(self.inputs))
+        return ",".join(self.node.inputs[i] for i in given if self.has(i) and self.inputs[i].constant)
+
     def value(self, i: int) -> np.ndarray:
         """The array of input i, a constant, in its logical shape."""
         return self._constants[self.node.inputs[i]]

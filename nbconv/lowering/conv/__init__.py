@@ -11,6 +11,7 @@ from nbconv.lowering.conv.depthwise import DEPTHWISE
 from nbconv.lowering.conv.depthwise_transposed import DEPTHWISE_TRANSPOSED
 from nbconv.lowering.conv.disjoint import DISJOINT
 from nbconv.lowering.conv.indirect_gemm import INDIRECT_GEMM
+from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM
 from nbconv.lowering.conv.parts import PARTS
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.conv.small_channels import SMALL_CHANNELS
@@ -31,13 +32,14 @@ CONVOLUTIONS: tuple[Implementation, ...] = (
     DISJOINT,
     INDIRECT_GEMM,
     PARTS,
+    INTEGER_GEMM,
     TRANSPOSED,
     WINOGRAD_4,
     WINOGRAD_2,
     WINOGRAD_STEPS_4,
     WINOGRAD_STEPS_2,
 )
-"""For Conv, ConvTranspose and the gradient of a convolution by its input, which is a transposed one."""
+"""For Conv, QLinearConv, ConvTranspose and the gradient of a convolution by its input, which is a transposed one."""
 
 WEIGHT_GRADIENTS: tuple[Implementation, ...] = (WEIGHT_GRAD_DEPTHWISE, WEIGHT_GRAD_SMALL, WEIGHT_GRAD)
 """For the gradient of a convolution by its weights."""
