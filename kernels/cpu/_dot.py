@@ -12,18 +12,13 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Bytes, Float, Floats, Int, Int32s, i32, i64, target
 
-from ._ir import VI, VM, VT, by_size, call_intrinsic, internal, lanes_below, splat_ir
-from ._simd import W
+from ._bytes import i8, i16, rounded_ir, splat_word, store_ir, zero_ir
+from ._ir import VI, VT, W, by_size, call_intrinsic, internal, splat_ir
 
 MR = target().tile().rows
 NV = target().tile().vectors
 NR = NV * W
-i8, i16 = ir.IntType(8), ir.IntType(16)
-VB = ir.VectorType(i8, W)
 VS = ir.VectorType(i16, 2 * W)
-MAGIC = 0x4B400000
-"""The bits of 1.5·2^23: added to a float32 it leaves the nearest integer in the low bits, ties to
-even."""
 MADD = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[W]
 X86 = target().triple.startswith("x86")
 VNNI = X86 and W == 16
@@ -34,17 +29,11 @@ def _n(value: int) -> ir.Constant:
     return ir.Constant(i64, value)
 
 
-def splat_word(bd, word):
-    """All lanes equal to an i32."""
-    one = bd.insert_element(ir.Constant(VI, ir.Undefined), word, ir.Constant(i32, 0))
-    return bd.shuffle_vector(one, ir.Constant(VI, ir.Undefined), ir.Constant(VI, [0] * W))
-
-
-def _by_bytes(bd, total, a, b):
+def by_bytes_ir(bd, total, a, b):
     return call_intrinsic(bd, "x86.avx512.vpdpbusd.512", VI, total, a, b)
 
 
-def _by_shorts(bd, total, a, b):
+def by_shorts_ir(bd, total, a, b):
     a, b = bd.bitcast(a, VS), bd.bitcast(b, VS)
     if X86:
         return bd.add(total, call_intrinsic(bd, f"x86.{MADD}", VI, a, b))
@@ -112,41 +101,12 @@ def _function(module, name, R, V, kinds, multiply):
     return fn
 
 
-short_sums = _make_sums("shorts", _by_shorts)
-byte_sums = _make_sums("vnni_bytes", _by_bytes) if VNNI else short_sums
+short_sums = _make_sums("shorts", by_shorts_ir)
+byte_sums = _make_sums("vnni_bytes", by_bytes_ir) if VNNI else short_sums
 
 
 def _vectors(bd, p, kind, offset):
     return bd.load(bd.bitcast(bd.gep(p, [offset]), kind.as_pointer()), align=1)
-
-
-def _store(bd, value, p, whole, left):
-    """All lanes of a vector, or the first ``left``."""
-    pointer = bd.bitcast(p, value.type.as_pointer())
-    with bd.if_else(whole) as (full, part):
-        with full:
-            bd.store(value, pointer, align=1)
-        with part:
-            bits = value.type.element.width
-            kinds = [value.type, value.type.as_pointer(), i32, VM]
-            fn = cgutils.get_or_insert_function(
-                bd.module, ir.FunctionType(ir.VoidType(), kinds), f"llvm.masked.store.v{W}i{bits}.p0"
-            )
-            bd.call(fn, [value, pointer, ir.Constant(i32, 1), lanes_below(bd, left)])
-
-
-def rounded_ir(bd, x, low, high, zero):
-    """A vector of float32 limited to low … high, NaN to low, then rounded and moved by ``zero``,
-    which has MAGIC taken off, as bytes."""
-    x = bd.select(bd.fcmp_ordered(">", x, low), x, low)
-    x = bd.select(bd.fcmp_ordered("<", x, high), x, high)
-    magic = ir.Constant(VT, [ir.Constant(ir.FloatType(), 12582912.0)] * W)
-    return bd.trunc(bd.add(bd.bitcast(bd.fadd(x, magic), VI), zero), VB)
-
-
-def zero_ir(bd, zero_point):
-    """A zero point for `rounded_ir`."""
-    return splat_word(bd, bd.sub(bd.trunc(zero_point, i32), ir.Constant(i32, MAGIC)))
 
 
 @intrinsic
@@ -176,14 +136,14 @@ def _finish(bd, c, ldc, rows, cols, bias, scale, low, high, zero_point, size, y,
             with plain, cgutils.for_range(bd, rows, intp=i64) as row:
                 value = bd.add(_vectors(bd, c, VI, bd.add(bd.mul(row.index, ldc), j)), b)
                 place = bd.gep(y, [bd.add(bd.mul(row.index, ldy), bd.mul(j, _n(4)))])
-                _store(bd, value, place, whole, left)
+                store_ir(bd, value, place, whole, left)
             with scaled:
                 s = _vectors(bd, scale, VT, j)
                 with cgutils.for_range(bd, rows, intp=i64) as row:
                     total = bd.add(_vectors(bd, c, VI, bd.add(bd.mul(row.index, ldc), j)), b)
                     value = rounded_ir(bd, bd.fmul(bd.sitofp(total, VT), s), low, high, zero)
                     place = bd.gep(y, [bd.add(bd.mul(row.index, ldy), j)])
-                    _store(bd, value, place, whole, left)
+                    store_ir(bd, value, place, whole, left)
     bd.ret_void()
 
 

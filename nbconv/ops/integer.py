@@ -7,7 +7,7 @@ What is summed is computed in floating point where every partial sum is an integ
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from nbconv.graph import infer as want
 from nbconv.graph.dtypes import FLOAT16
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, Op
 from nbconv.lowering.conv import CONVOLUTIONS
-from nbconv.lowering.conv.integer_gemm import Integers
+from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM, Integers
 from nbconv.lowering.conv.problem import Geometry, matrix, problem
 from nbconv.lowering.implementation import emit
 from nbconv.ops.cast import CastLike
@@ -255,6 +255,8 @@ class IntegerConv(Op, abstract=True):
     """What ConvInteger and QLinearConv share: x (n, ci, *size), w (co, ci/group, *kernel); padding stands for zero."""
 
     is_layer = True
+    weights: ClassVar[int]
+    """Which input they are."""
 
     kernel_shape: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
@@ -285,10 +287,10 @@ class IntegerConv(Op, abstract=True):
         return True
 
     def writes_strided(self, inputs, outputs) -> bool:
-        return self.layout(inputs, outputs) != NUMPY
+        return self.layout(inputs, outputs) != NUMPY and not self.conv().depthwise(inputs[self.weights])
 
     def reads_strided(self, inputs, outputs, i) -> bool:
-        return i == 0 and self.layout(inputs, outputs) != NUMPY
+        return i == 0 and self.writes_strided(inputs, outputs)
 
     def geometry(self, x: Spec, w: Spec) -> Geometry:
         """What implementations are told."""
@@ -309,6 +311,8 @@ def channels(v: np.ndarray, rank: int, axis: int = 1) -> np.ndarray:
 class ConvInteger(IntegerConv):
     """The convolution of x - x_zero_point with w - w_zero_point in int32, of 8-bit integers."""
 
+    weights = 1
+
     def infer(self, x: Spec, w: Spec, x_zero_point: Spec | None = None, w_zero_point: Spec | None = None) -> Spec:
         zero(x_zero_point, eight_bits(x=x), "x_zero_point")
         zero(w_zero_point, eight_bits(w=w), "w_zero_point")
@@ -328,7 +332,7 @@ class ConvInteger(IntegerConv):
         x_zero = integer_of(to.value(2) if to.has(2) else None)
         scale = np.ones(to.inputs[1].shape[0], np.float32)
         q = Integers(**weights_of(to, 1, 3, self.filters), x_zero=x_zero, bias=None, scale=scale, size=4)
-        emit(to, CONVOLUTIONS, problem(to, self.geometry(*to.inputs[:2])), q)
+        emit(to, (INTEGER_GEMM,), problem(to, self.geometry(*to.inputs[:2])), q)
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * int(np.prod(inputs[1].shape[1:]))
@@ -338,6 +342,8 @@ class QLinearConv(IntegerConv):
     """The convolution of dequantised x and w, with the int32 bias B, quantised by y_scale and y_zero_point: sums are exact,
     then multiplied by x_scale · w_scale / y_scale, rounded (halves to even) and saturated. w may have a scale and a zero
     point for each output channel."""
+
+    weights = 3
 
     def infer(
         self, x: Spec, x_scale: Spec, x_zero_point: Spec, w: Spec, w_scale: Spec, w_zero_point: Spec, y_scale: Spec,

@@ -11,6 +11,7 @@ from nbconv.lowering.conv.depthwise import DEPTHWISE
 from nbconv.lowering.conv.depthwise_transposed import DEPTHWISE_TRANSPOSED
 from nbconv.lowering.conv.disjoint import DISJOINT
 from nbconv.lowering.conv.indirect_gemm import INDIRECT_GEMM
+from nbconv.lowering.conv.integer_depthwise import INTEGER_DEPTHWISE
 from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM
 from nbconv.lowering.conv.parts import PARTS
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
@@ -32,6 +33,7 @@ CONVOLUTIONS: tuple[Implementation, ...] = (
     DISJOINT,
     INDIRECT_GEMM,
     PARTS,
+    INTEGER_DEPTHWISE,
     INTEGER_GEMM,
     TRANSPOSED,
     WINOGRAD_4,

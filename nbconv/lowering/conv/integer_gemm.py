@@ -30,9 +30,9 @@ WORD = 4
 class Integers(NamedTuple):
     """What the integers of a product stand for, and what becomes of its sums.
 
-    ``matrices`` gives w - w_zero as (groups, columns, k), int16, or w alone where ``w_zero`` does; ``key`` says what they
-    are made of. ``bias`` and ``scale``: one a column of all groups, ``bias`` int64. Results are limited to ``low`` … ``high``
-    and are ``size`` bytes each, with 4 the sums as they are.
+    ``matrices`` gives w - w_zero as (groups, columns, k), int16; ``key`` says what they are made of. ``bias`` and ``scale``:
+    one a column of all groups, ``bias`` int64. Results are limited to ``low`` … ``high`` and have ``size`` bytes, with 4 the
+    sums as they are.
     """
 
     key: str
@@ -52,25 +52,30 @@ def fits(p: ConvProblem) -> bool:
     return not p.geometry.transposed
 
 
+def by_bytes(p: ConvProblem, q: Integers) -> bool:
+    """Whether products of bytes are added up in an instruction; else integers of 16 bits are multiplied."""
+    return q.symmetric and p.target.dot == "vnni"
+
+
 def emit(to: Lowering, p: ConvProblem, q: Integers) -> None:
     """One step of kernels/cpu/quantised.py."""
     g = p.geometry
-    by_bytes = q.symmetric and p.target.dot == "vnni"
+    in_bytes = by_bytes(p, q)
     lanes, columns, flip = p.target.lanes, p.columns, 0x80 if p.dtype == "int8" else 0
     m, k, og, co = g.n * g.oh * g.ow, g.taps * g.ci, g.co, g.groups * g.co
     down, across, (h, w), (oh, ow) = g.down[:4], g.across[:4], (g.h, g.w), (g.oh, g.ow)
     ldx, ldy = to.ld(0) if g.axes else g.ci, to.pitch or co
     if down == across == (1, 1, 1, 0) and (oh, ow) == (h, w):
         (h, w), (oh, ow) = (1, m), (1, m)
-    depth = ceil(k, WORD if by_bytes else WORD // 2)
-    direct = by_bytes and not flip and g.taps == 1 and (h, w) == (1, m) and k % WORD == 0
+    depth = ceil(k, WORD if in_bytes else WORD // 2)
+    direct = in_bytes and not flip and g.taps == 1 and (h, w) == (1, m) and k % WORD == 0
     how = blocking(p, m, depth, og, ldx if direct else 0)
     x_zero = q.x_zero + flip
-    bias = constants(to, q, g, x_zero if by_bytes else 0, lanes, columns)
-    packed = to.constant(f"{q.key}#dot{g.groups}.{int(by_bytes)}", lambda: words(q.matrices(), by_bytes, lanes, columns))
+    bias = constants(to, q, g, x_zero if in_bytes else 0, lanes, columns)
+    packed = to.constant(f"{q.key}#dot{g.groups}.{int(in_bytes)}", lambda: words(q.matrices(), in_bytes, lanes, columns))
     flops, stride = 2 * m * co * k, "" if down[1] == across[1] == 1 else f" /{down[1]}"
     to.step(
-        "quantised.conv_bytes" if by_bytes else "quantised.conv_shorts",
+        "quantised.conv_bytes" if in_bytes else "quantised.conv_shorts",
         units(m, og, how, columns, g.groups),
         work=flops // 4,
         x=to.input(0),
@@ -108,9 +113,9 @@ def units(m: int, og: int, how: DotBlocking, columns: int, groups: int) -> int:
     return ceil(m, how.rows) * groups * ceil(ceil(og, columns), how.panels)
 
 
-def words(matrices: np.ndarray, by_bytes: bool, lanes: int, columns: int) -> np.ndarray:
+def words(matrices: np.ndarray, in_bytes: bool, lanes: int, columns: int) -> np.ndarray:
     """(groups, columns, k) packed in panels of 32-bit words, of 4 bytes each or of 2 integers of 16 bits."""
-    each, dtype = (4, np.int8) if by_bytes else (2, np.int16)
+    each, dtype = (4, np.int8) if in_bytes else (2, np.int16)
     g, n, k = matrices.shape
     full = np.zeros((g, n, ceil(k, each) * each), dtype)
     full[:, :, :k] = matrices
@@ -133,8 +138,8 @@ def constants(to: Lowering, q: Integers, g: Geometry, x_zero: int, lanes: int, c
 
     key = to.known()
     return (
-        to.constant(f"{key}#bias{x_zero}.{g.groups}x{g.co}", bias),
-        to.constant(f"{key}#scale{g.groups}x{g.co}", lambda: filled(q.scale, np.float32)),
+        to.constant(f"{key}#bias{x_zero}.{g.groups}x{g.co}.{columns}", bias),
+        to.constant(f"{key}#scale{g.groups}x{g.co}.{columns}", lambda: filled(q.scale, np.float32)),
     )
 
 
