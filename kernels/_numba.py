@@ -57,7 +57,7 @@ TYPES = {name: kind for kind, name in KINDS.items()}
 UNDEFINED: frozenset[str] = frozenset()
 """Symbols that an object may leave undefined: none, a library must need nothing."""
 
-EXTENSIONS = {"vnni": "+avx512vnni"}
+EXTENSIONS = {"vnni": "+avx512vnni", "amx": "+amx-tile,+amx-int8"}
 """LLVM's features beyond the target's that a function has whose name begins with such a word: for
 processors of the target that have more than it asks for, of which the plan knows."""
 

@@ -39,7 +39,8 @@ class Target(NamedTuple):
     ``tf32``: tensor cores multiply, numbers rounded to TF32.
     That is no target of its own: the kernels for it are in the same libraries.
 
-    ``dot``: "vnni" where the processor adds up products of bytes in an instruction.
+    ``dot``: "vnni" where the processor adds up products of bytes in an instruction, "amx" where it
+    also multiplies matrices of them.
     Kernels for it are in the target's libraries, too.
     """
 
@@ -164,6 +165,7 @@ def with_tf32(goal: Target) -> Target:
 
 
 _detected: list[tuple[str, frozenset[str]]] = []
+_permitted: list[bool] = []
 
 
 def target(name: str) -> Target:
@@ -196,8 +198,21 @@ def host() -> Target:
 
 def _extended(goal: Target) -> Target:
     """The target with what this machine has beyond it, and kernels know to use."""
-    vnni = goal.name == "x86-64-v4" and "avx512_vnni" in _machine()[1]
-    return goal._replace(dot="vnni") if vnni else goal
+    features = _machine()[1]
+    if goal.name != "x86-64-v4" or "avx512_vnni" not in features:
+        return goal
+    return goal._replace(dot="amx" if "amx_int8" in features and _tiles_permitted() else "vnni")
+
+
+def _tiles_permitted() -> bool:
+    """Whether Linux saves AMX's registers for this process: it wants to be asked."""
+    if not _permitted:
+        import ctypes
+
+        request, data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XTILEDATA
+        arch_prctl = 158
+        _permitted.append(ctypes.CDLL(None).syscall(arch_prctl, request, data) == 0)
+    return _permitted[0]
 
 
 def runs_here(goal: Target) -> bool:

@@ -4,6 +4,8 @@ bits in one pass.
 A word of A is four unsigned bytes, and one of B as many signed ones, where the processor adds up
 their products in an instruction ("vnni"); else each is two signed 16-bit integers.
 B is packed in panels, a word of each column after the other.
+Where the processor has AMX ("amx"), matrices of 16 rows of 16 words are multiplied, and the tile
+has SQUARE rows.
 """
 
 from llvmlite import ir
@@ -105,6 +107,118 @@ short_sums = _make_sums("shorts", by_shorts_ir)
 byte_sums = _make_sums("vnni_bytes", by_bytes_ir) if VNNI else short_sums
 
 
+SQUARE = 32
+"""Rows of a tile that AMX multiplies, of which it does 16 at a time."""
+C_TILES, A_TILES, B_TILES = (0, 1, 2, 3), (4, 5), (6, 7)
+"""AMX's registers."""
+
+
+def _amx(bd, name, *args):
+    args = [ir.Constant(i8, v) if isinstance(v, int) else v for v in args]
+    kinds = [v.type for v in args]
+    fn = cgutils.get_or_insert_function(bd.module, ir.FunctionType(ir.VoidType(), kinds), f"llvm.x86.{name}")
+    bd.call(fn, args)
+
+
+def _pointer(bd, p):
+    return bd.bitcast(p, i8.as_pointer())
+
+
+@intrinsic
+def amx_begin(tc):
+    """Give each of AMX's registers 16 rows of 64 bytes."""
+
+    def gen(ctx, bd, sig, args):
+        fn, new = internal(bd.module, "amx_begin", [])
+        if new:
+            inner = ir.IRBuilder(fn.append_basic_block("entry"))
+            form = bytearray(64)
+            form[0] = 1
+            form[16:32] = bytes((64, 0)) * 8
+            form[48:56] = bytes((16,)) * 8
+            kind = ir.ArrayType(i8, 64)
+            area = inner.alloca(kind)
+            area.align = 64
+            inner.store(ir.Constant(kind, form), area)
+            _amx(inner, "ldtilecfg", _pointer(inner, area))
+            inner.ret_void()
+        bd.call(fn, [])
+        return ctx.get_dummy_value()
+
+    return types.void(), gen
+
+
+@intrinsic
+def amx_end(tc):
+    """Let go of AMX's registers."""
+
+    def gen(ctx, bd, sig, args):
+        fn, new = internal(bd.module, "amx_end", [])
+        if new:
+            inner = ir.IRBuilder(fn.append_basic_block("entry"))
+            _amx(inner, "tilerelease")
+            inner.ret_void()
+        bd.call(fn, [])
+        return ctx.get_dummy_value()
+
+    return types.void(), gen
+
+
+@intrinsic
+def square_sums(tc, rows, columns, a, lda, depth, b, c):
+    """As those of `_make_sums`, for up to SQUARE rows and words in multiples of 16: a has rows in
+    multiples of 16, whatever is in the last ones."""
+    sig = types.void(Int, Int, Bytes, Int, Int, Int32s, Int32s)
+
+    def gen(ctx, bd, sig, args):
+        rows, columns, *args = args
+        kinds = [v.type for v in args]
+        with bd.if_else(bd.icmp_signed(">", columns, _n(W))) as (wide, narrow):
+            for branch, V in ((wide, 2), (narrow, 1)):
+                with branch, bd.if_else(bd.icmp_signed(">", rows, _n(16))) as (tall, low):
+                    for side, R in ((tall, 2), (low, 1)):
+                        with side:
+                            bd.call(_square(bd.module, R, V, kinds), args)
+        return ctx.get_dummy_value()
+
+    return sig, gen
+
+
+def _square(module, R, V, kinds):
+    fn, new = internal(module, f"amx_{R}x{V}", kinds)
+    if not new:
+        return fn
+    bd = ir.IRBuilder(fn.append_basic_block("entry"))
+    a, lda, depth, b, c = fn.args
+    beside = _n(64 * V)
+    for r in range(R):
+        for v in range(V):
+            _amx(bd, "tilezero", C_TILES[2 * r + v])
+    entry, loop, done = bd.block, bd.append_basic_block("loop"), bd.append_basic_block("done")
+    bd.branch(loop)
+    bd.position_at_end(loop)
+    k = bd.phi(i64)
+    k.add_incoming(_n(0), entry)
+    for v in range(V):
+        place = bd.gep(b, [bd.add(bd.mul(k, _n(V * W)), _n(v * W))])
+        _amx(bd, "tileloadd64", B_TILES[v], _pointer(bd, place), beside)
+    for r in range(R):
+        place = bd.gep(a, [bd.add(bd.mul(lda, _n(16 * r)), bd.mul(k, _n(4)))])
+        _amx(bd, "tileloadd64", A_TILES[r], place, lda)
+        for v in range(V):
+            _amx(bd, "tdpbusd", C_TILES[2 * r + v], A_TILES[r], B_TILES[v])
+    k1 = bd.add(k, _n(16))
+    k.add_incoming(k1, loop)
+    bd.cbranch(bd.icmp_signed("<", k1, depth), loop, done)
+    bd.position_at_end(done)
+    for r in range(R):
+        for v in range(V):
+            place = bd.gep(c, [_n(16 * r * V * W + v * W)])
+            _amx(bd, "tilestored64", C_TILES[2 * r + v], _pointer(bd, place), beside)
+    bd.ret_void()
+    return fn
+
+
 def _vectors(bd, p, kind, offset):
     return bd.load(bd.bitcast(bd.gep(p, [offset]), kind.as_pointer()), align=1)
 
@@ -147,7 +261,7 @@ def _finish(bd, c, ldc, rows, cols, bias, scale, low, high, zero_point, size, y,
     bd.ret_void()
 
 
-def _make_move(lanes, name):
+def _make_move(lanes):
     """y[:lanes] = x[:lanes] ^ flip, bytes."""
     kind = ir.VectorType(i8, lanes) if lanes > 1 else i8
 
@@ -193,8 +307,8 @@ def _make_widen(lanes):
     return widen
 
 
-move_64, move_16, move_4, move_1 = (_make_move(n, f"move_{n}") for n in (64, 16, 4, 1))
-widen_16, widen_4, widen_1 = (_make_widen(n) for n in (16, 4, 1))
+move_64, move_16, move_8, move_4, move_1 = map(_make_move, (64, 16, 8, 4, 1))
+widen_16, widen_8, widen_4, widen_1 = map(_make_widen, (16, 8, 4, 1))
 
 
 @intrinsic
@@ -202,7 +316,7 @@ def tile_sums(tc):
     """Memory for the sums of a tile."""
 
     def gen(ctx, bd, sig, args):
-        area = cgutils.alloca_once(bd, ir.ArrayType(i32, MR * NR), name="sums")
+        area = cgutils.alloca_once(bd, ir.ArrayType(i32, max(MR, SQUARE) * NR), name="sums")
         area.align = 64
         return bd.bitcast(area, i32.as_pointer())
 

@@ -11,17 +11,23 @@ from nbconv.kernels.quantised_params import DotBlocking, Requantise
 from ._dot import (
     MR,
     NR,
+    SQUARE,
     VNNI,
+    amx_begin,
+    amx_end,
     byte_sums,
     finish,
     move_1,
     move_4,
+    move_8,
     move_16,
     move_64,
     short_sums,
+    square_sums,
     tile_sums,
     widen_1,
     widen_4,
+    widen_8,
     widen_16,
 )
 from ._map import called
@@ -30,35 +36,48 @@ from ._simd import Bytes, Int, Int32s, W, at, inline
 
 @inline
 def _moved(y, x, n, flip, zero):
-    """y[:n] = x[:n] ^ flip."""
-    i = 0
-    while i + 64 <= n:
-        move_64(at(y, i), at(x, i), flip)
-        i += 64
-    while i + 16 <= n:
-        move_16(at(y, i), at(x, i), flip)
-        i += 16
-    while i + 4 <= n:
-        move_4(at(y, i), at(x, i), flip)
-        i += 4
-    while i < n:
-        move_1(at(y, i), at(x, i), flip)
-        i += 1
+    """y[:n] = x[:n] ^ flip; the last vector may overlap the one before."""
+    if n >= 16:
+        i = 0
+        while i + 64 <= n:
+            move_64(at(y, i), at(x, i), flip)
+            i += 64
+        while i + 16 <= n:
+            move_16(at(y, i), at(x, i), flip)
+            i += 16
+        if i < n:
+            move_16(at(y, n - 16), at(x, n - 16), flip)
+    elif n >= 8:
+        move_8(y, x, flip)
+        move_8(at(y, n - 8), at(x, n - 8), flip)
+    elif n >= 4:
+        move_4(y, x, flip)
+        move_4(at(y, n - 4), at(x, n - 4), flip)
+    else:
+        for i in range(n):
+            move_1(at(y, i), at(x, i), flip)
 
 
 @inline
 def _widened(y, x, n, flip, zero):
-    """y[:n] = (x[:n] ^ flip) - zero, 16-bit integers."""
-    i = 0
-    while i + 16 <= n:
-        widen_16(at(y, 2 * i), at(x, i), flip, zero)
-        i += 16
-    while i + 4 <= n:
-        widen_4(at(y, 2 * i), at(x, i), flip, zero)
-        i += 4
-    while i < n:
-        widen_1(at(y, 2 * i), at(x, i), flip, zero)
-        i += 1
+    """y[:n] = (x[:n] ^ flip) - zero, 16-bit integers; the last vector may overlap the one
+    before."""
+    if n >= 16:
+        i = 0
+        while i + 16 <= n:
+            widen_16(at(y, 2 * i), at(x, i), flip, zero)
+            i += 16
+        if i < n:
+            widen_16(at(y, 2 * (n - 16)), at(x, n - 16), flip, zero)
+    elif n >= 8:
+        widen_8(y, x, flip, zero)
+        widen_8(at(y, 2 * (n - 8)), at(x, n - 8), flip, zero)
+    elif n >= 4:
+        widen_4(y, x, flip, zero)
+        widen_4(at(y, 2 * (n - 4)), at(x, n - 4), flip, zero)
+    else:
+        for i in range(n):
+            widen_1(at(y, 2 * i), at(x, i), flip, zero)
 
 
 @inline
@@ -67,14 +86,25 @@ def _filled(y, n, value):
         y[i] = value
 
 
-def _convolution(name, sums, copy, size):
-    """The kernel whose elements of A have ``size`` bytes, and are made by ``copy``."""
+@inline
+def _nothing():
+    return None
+
+
+def _convolution(name, sums, copy, size, most=MR, begin=_nothing, end=_nothing):
+    """The kernel whose elements of A have ``size`` bytes, and are made by ``copy``; ``most``: rows
+    of a tile."""
+    square = most > MR
 
     @inline
     def gather(a, lda, x, c0, m0, count, image, window, padding, flip, zero):
         """The rows of A of a block of pixels, of the channels from c0 on."""
         kh, kw, sh, sw, dh, dw, ph, pw = window
         h, width, ldx, cg, ow, oh = image.h, image.width, image.ldx, image.cg, image.ow, image.oh
+        if h == 1 and oh == 1 and kh * kw * sw == 1 and ph == pw == 0 and ow == width:  # one row of pixels
+            for i in range(count):
+                copy(at(a, i * lda), at(x, (m0 + i) * ldx + c0), cg, flip, zero)
+            return
         together = dw == 1 and ldx == cg
         line = m0 // ow
         ox = m0 - line * ow
@@ -97,13 +127,15 @@ def _convolution(name, sums, copy, size):
                     _filled(taps, kw * cg * size, padding)
                 else:
                     source = at(x, ((n * h + iy) * width + x0) * ldx + c0)
-                    _filled(taps, begin * cg * size, padding)
+                    if begin > 0:
+                        _filled(taps, begin * cg * size, padding)
                     if together:
                         copy(at(taps, begin * cg * size), at(source, begin * ldx), (end - begin) * cg, flip, zero)
                     else:
                         for kx in range(begin, end):
                             copy(at(taps, kx * cg * size), at(source, kx * dw * ldx), cg, flip, zero)
-                    _filled(at(taps, end * cg * size), (kw - end) * cg * size, padding)
+                    if end < kw:
+                        _filled(at(taps, end * cg * size), (kw - end) * cg * size, padding)
             ox += 1
             if ox == ow:
                 ox = 0
@@ -138,6 +170,7 @@ def _convolution(name, sums, copy, size):
         column_blocks = ((og + NR - 1) // NR + panels - 1) // panels
         padding = x_zero if size == 1 else 0
         c = tile_sums()
+        begin()
         for unit in range(first, last):
             part = unit // row_blocks
             m0 = (unit - part * row_blocks) * rows
@@ -151,16 +184,16 @@ def _convolution(name, sums, copy, size):
                 gather(a, lda, x, g * image.cg, m0, count, image, window, padding, flip, x_zero)
             wg = at(w, g * depth * padded)
             yg = at(y, (m0 * image.ldy + g * og) * out)
-            tiles = (count + MR - 1) // MR
-            height = count // tiles
-            taller = count - height * tiles
+            tiles = (count + most - 1) // most
+            height = most if square else count // tiles
+            taller = 0 if square else count - height * tiles
             col = n0
             while col < n1:
                 cols = min(NR, n1 - col)
                 wide = W if cols <= W else NR
                 i = 0
                 for tile in range(tiles):
-                    n = height + 1 if tile < taller else height
+                    n = min(count - i, height + 1 if tile < taller else height)
                     sums(n, wide, at(a, i * lda), lda, depth, at(wg, col * depth), c)
                     place = g * padded + col
                     there = at(yg, (i * image.ldy + col) * out)
@@ -170,10 +203,12 @@ def _convolution(name, sums, copy, size):
                     )  # fmt: skip
                     i += n
                 col += wide
+        end()
 
     return called(name, conv, __name__)
 
 
 if VNNI:
     conv_bytes = _convolution("conv_bytes", byte_sums, _moved, 1)
+    conv_squares = _convolution("conv_squares", square_sums, _moved, 1, SQUARE, amx_begin, amx_end)
 conv_shorts = _convolution("conv_shorts", short_sums, _widened, 2)

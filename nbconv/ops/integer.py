@@ -211,17 +211,14 @@ class QLinearMatMul(Op):
         self, a: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray, b: np.ndarray, b_scale: np.ndarray,
         b_zero_point: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
-        total = product(a, a_zero_point, b, b_zero_point)
-        dtype = np.promote_types(a_scale.dtype, np.float32)
-        with np.errstate(all="ignore"):
-            scale = down(a_scale).astype(dtype) * across(b_scale).astype(dtype) / down(y_scale).astype(dtype)
-            return requantised(total.astype(dtype) * scale, down(y_zero_point), y_zero_point.dtype)
+        return of_scale(product(a, a_zero_point, b, b_zero_point), a_scale, b_scale, y_scale, y_zero_point)
 
     def layout(self, inputs, outputs) -> str:
-        a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs
+        a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero, *bias = inputs
         one = all(s.size == 1 for s in (a_scale, a_zero, y_scale, y_zero))
         scales = (a_scale, b_scale, y_scale)
-        known = b.rank == 2 and served(a, b, b.shape[0], a_zero, b_zero, y_zero, scales=scales)
+        sums = bias[0] if bias else None
+        known = b.rank == 2 and served(a, b, b.shape[0], a_zero, b_zero, y_zero, scales=scales, b=sums)
         return CHANNELS_FIRST if one and known else NUMPY
 
     def on_processors(self, inputs, outputs) -> bool:
@@ -235,12 +232,38 @@ class QLinearMatMul(Op):
         a_scale, b_scale, y_scale = (to.value(i).astype(np.float32).reshape(-1) for i in (1, 4, 6))
         with np.errstate(all="ignore"):
             scale = np.broadcast_to(a_scale * b_scale / y_scale, (n,))
-        fields = requantising(to, scale, to.value(7), x_zero=integer_of(to.value(2)), bias=None)
+        bias = to.value(8).astype(np.int64) if to.has(8) else None
+        fields = requantising(to, scale, to.value(7), x_zero=integer_of(to.value(2)), bias=bias)
         emit(to, CONVOLUTIONS, problem(to, matrix(to.outputs[0].size // n, k, n), 3),
              Integers(**weights_of(to, 3, 5, of_columns), **fields))  # fmt: skip
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * inputs[0].shape[-1]
+
+
+class QLinearGemm(QLinearMatMul):
+    """QLinearMatMul with an int32 bias, one for each column, of the scale of products."""
+
+    domain = "nbconv"
+
+    def infer(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias):  # pyright: ignore
+        zero(bias, INT32, "bias")
+        want.vector(b.shape[-1], f"with {b.shape[-1]} columns it", bias=bias)
+        return super().infer(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point)
+
+    def reference(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias):  # pyright: ignore
+        total = product(a, a_zero_point, b, b_zero_point) + bias.astype(np.float64)
+        return of_scale(total, a_scale, b_scale, y_scale, y_zero_point)
+
+
+def of_scale(
+    total: np.ndarray, a_scale: np.ndarray, b_scale: np.ndarray, y_scale: np.ndarray, y_zero: np.ndarray
+) -> np.ndarray:
+    """Sums of products of matrices, quantised by y's scale."""
+    dtype = np.promote_types(a_scale.dtype, np.float32)
+    with np.errstate(all="ignore"):
+        scale = down(a_scale).astype(dtype) * across(b_scale).astype(dtype) / down(y_scale).astype(dtype)
+        return requantised(total.astype(dtype) * scale, down(y_zero), y_zero.dtype)
 
 
 def of_columns(b: np.ndarray, zero: np.ndarray) -> np.ndarray:

@@ -12,8 +12,12 @@ from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
+from nbconv.ops.quantize import EIGHT_BITS
 from nbconv.ops.rectifier import HardSwish
 from nbconv.passes.fold import Deferred, array
+
+CLAMPED = EIGHT_BITS | {FLOAT32}
+"""Types that kernels limit before they store them."""
 
 
 def single(graph: Graph, keep: frozenset[str]) -> set[str]:
@@ -212,7 +216,7 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
         given = tuple(specs[n] if n else None for n in node.inputs)
         fused = _residual(node, nodes, at, only, specs)
         if fused is None:
-            epilogue = node.op.epilogue(given) if node.inputs and specs[node.inputs[0]].dtype == FLOAT32 else None
+            epilogue = node.op.epilogue(given) if node.inputs and specs[node.inputs[0]].dtype in CLAMPED else None
             where = at.get(node.inputs[0], -1) if node.inputs else -1
             if epilogue is not None and node.inputs[0] in only and where >= 0:
                 fused = _absorbed(nodes[where], node, epilogue, specs)

@@ -21,6 +21,7 @@ from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
 from nbconv.passes.promote import promote
+from nbconv.passes.quantise import fuse_quantised
 from nbconv.plan.call import Body, CallStep
 from nbconv.plan.host import Binding, HostStep
 from nbconv.plan.memory import plan_memory
@@ -53,13 +54,17 @@ def derive(
     fetch: tuple[str, ...],
     varying: frozenset[str] = frozenset(),
     gpu: bool = False,
+    integers: bool = True,
 ) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it."""
+    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it; ``integers``: whether what is
+    quantised may be computed so."""
     wanted = frozenset(fetch)
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
+    if integers and not gpu:
+        graph = fuse_quantised(graph, wanted)
     graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
     promoted = promote(graph, specs)
     if promoted is not graph:
@@ -82,7 +87,8 @@ class Plan:
     bytes of memory for intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values
     went. ``packed_limit``: bytes that one convolution's transformed weights may take, where these are constants and where
     they are not. ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may
-    use (default: those that there are). ``varying``: constants of the graph that are others for other shapes.
+    use (default: those that there are). ``varying``: constants of the graph that are others for other shapes. ``integers``:
+    whether what stands between integers is computed with them, not as floats.
     """
 
     def __init__(
@@ -98,12 +104,13 @@ class Plan:
         scratch_limit: float = inf,
         enough: float | None = None,
         varying: frozenset[str] = frozenset(),
+        integers: bool = True,
     ) -> None:
         self.target = target
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        derived = derive(graph, inputs, weights, fetch, varying, target.gpu)
+        derived = derive(graph, inputs, weights, fetch, varying, target.gpu, integers)
         self.graph, self.specs, self.layouts, weights = derived.graph, derived.specs, derived.layouts, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}

@@ -19,10 +19,16 @@ from nbconv.lowering.step import Work
 from nbconv.lowering.window import seen_by, sliding
 
 DTYPES = ("uint8", "int8")
-ROWS = 128 << 10
+ROWS = 320 << 10
 """Bytes of gathered rows of a unit, about."""
 UNITS = 8
 """Units that a step should have at least."""
+GATHER, MOVED = 20.0, 12.0
+"""Cycles that it takes to begin a row of a window, and bytes moved in one."""
+TILED, DOTTED, STORED = 600.0, 90.0, 0.1
+"""Products a cycle of AMX's tiles and of VNNI's, and cycles that a result takes more on its way through memory."""
+SQUARE = 32
+"""Rows of a tile that AMX multiplies, of 16 words at a time."""
 WORD = 4
 """Bytes that a step of the register tile multiplies."""
 
@@ -54,7 +60,18 @@ def fits(p: ConvProblem) -> bool:
 
 def by_bytes(p: ConvProblem, q: Integers) -> bool:
     """Whether products of bytes are added up in an instruction; else integers of 16 bits are multiplied."""
-    return q.symmetric and p.target.dot == "vnni"
+    return q.symmetric and p.target.dot != ""
+
+
+def by_squares(p: ConvProblem, unsigned: bool) -> bool:
+    """Whether AMX's tiles pay: they take 64 products at a time, and rows that hold other numbers of them are gathered first;
+    in cycles a pixel."""
+    g = p.geometry
+    k, m = g.taps * g.ci, g.n * g.oh * g.ow
+    gather = GATHER * g.down.kernel + k / MOVED
+    in_place = g.taps == 1 and g.down.stride == g.across.stride == 1 and unsigned
+    squares = g.co * (ceil(k, 64) * 64 / TILED + STORED) + gather * (not in_place or k % 64 > 0 or m % 16 > 0)
+    return squares < g.co * k / DOTTED + gather * (not in_place or k % WORD > 0)
 
 
 def emit(to: Lowering, p: ConvProblem, q: Integers) -> None:
@@ -67,15 +84,19 @@ def emit(to: Lowering, p: ConvProblem, q: Integers) -> None:
     ldx, ldy = to.ld(0) if g.axes else g.ci, to.pitch or co
     if down == across == (1, 1, 1, 0) and (oh, ow) == (h, w):
         (h, w), (oh, ow) = (1, m), (1, m)
-    depth = ceil(k, WORD if in_bytes else WORD // 2)
-    direct = in_bytes and not flip and g.taps == 1 and (h, w) == (1, m) and k % WORD == 0
-    how = blocking(p, m, depth, og, ldx if direct else 0)
+    square = in_bytes and p.target.dot == "amx" and by_squares(p, flip == 0)
+    depth, whole = ceil(k, WORD if in_bytes else WORD // 2), WORD * SQUARE // 2 if square else WORD
+    depth = ceil(depth, SQUARE // 2) * SQUARE // 2 if square else depth
+    direct = in_bytes and not flip and g.taps == 1 and (h, w) == (1, m) and k % whole == 0 and not (square and m % 16)
+    how = blocking(p, m, depth, og, ldx if direct else 0, SQUARE if square else p.target.tile().rows)
     x_zero = q.x_zero + flip
     bias = constants(to, q, g, x_zero if in_bytes else 0, lanes, columns)
-    packed = to.constant(f"{q.key}#dot{g.groups}.{int(in_bytes)}", lambda: words(q.matrices(), in_bytes, lanes, columns))
+    packed = to.constant(
+        f"{q.key}#dot{g.groups}.{int(in_bytes)}.{depth}", lambda: words(q.matrices(), in_bytes, depth, lanes, columns)
+    )
     flops, stride = 2 * m * co * k, "" if down[1] == across[1] == 1 else f" /{down[1]}"
     to.step(
-        "quantised.conv_bytes" if in_bytes else "quantised.conv_shorts",
+        f"quantised.conv_{'squares' if square else 'bytes' if in_bytes else 'shorts'}",
         units(m, og, how, columns, g.groups),
         work=flops // 4,
         x=to.input(0),
@@ -95,9 +116,10 @@ def emit(to: Lowering, p: ConvProblem, q: Integers) -> None:
     )  # fmt: skip
 
 
-def blocking(p: ConvProblem, m: int, depth: int, og: int, direct: int) -> DotBlocking:
-    """``direct``: bytes from one row of A to the next where it is read in place, else 0."""
-    tile, columns, lda = p.target.tile().rows, p.columns, direct or WORD * depth + 64 * (depth % 256 == 0)
+def blocking(p: ConvProblem, m: int, depth: int, og: int, direct: int, tile: int) -> DotBlocking:
+    """For register tiles of ``tile`` rows. ``direct``: bytes from one row of A to the next where it is read in place, else
+    0."""
+    columns, lda = p.columns, direct or WORD * depth + 64 * (depth % 128 == 0)
     most = max(tile, min(MAX_ROWS, ROWS // lda) // tile * tile)
     blocks = ceil(m, most)
     rows = min(m, ceil(ceil(m, blocks), tile) * tile)
@@ -105,7 +127,7 @@ def blocking(p: ConvProblem, m: int, depth: int, og: int, direct: int) -> DotBlo
     panels = min(all_panels, max(1, 4 * CACHE // (WORD * depth * columns)))
     while panels > 1 and ceil(m, rows) * p.geometry.groups * ceil(all_panels, panels) < UNITS:
         panels = ceil(panels, 2)
-    area = 0 if direct else ceil(rows * lda, 64) * 64
+    area = 0 if direct else ceil(ceil(rows, tile) * tile * lda, 64) * 64
     return DotBlocking(rows, panels, padded(og, p.target.lanes, columns), depth, lda, area)
 
 
@@ -113,11 +135,12 @@ def units(m: int, og: int, how: DotBlocking, columns: int, groups: int) -> int:
     return ceil(m, how.rows) * groups * ceil(ceil(og, columns), how.panels)
 
 
-def words(matrices: np.ndarray, in_bytes: bool, lanes: int, columns: int) -> np.ndarray:
-    """(groups, columns, k) packed in panels of 32-bit words, of 4 bytes each or of 2 integers of 16 bits."""
+def words(matrices: np.ndarray, in_bytes: bool, depth: int, lanes: int, columns: int) -> np.ndarray:
+    """(groups, columns, k) packed in panels of 32-bit words, ``depth`` a column, of 4 bytes each or of 2 integers of 16
+    bits."""
     each, dtype = (4, np.int8) if in_bytes else (2, np.int16)
     g, n, k = matrices.shape
-    full = np.zeros((g, n, ceil(k, each) * each), dtype)
+    full = np.zeros((g, n, depth * each), dtype)
     full[:, :, :k] = matrices
     return pack(full.view(np.float32).transpose(0, 2, 1), lanes, columns).view(np.int32)
 
