@@ -185,21 +185,21 @@ class _Fusion:
 
     def _bias(self, name: str, x: Steps, w: Steps, output: str) -> str | None:
         """A bias as int32 of the scale of products; None where it is not known, or does not fit."""
-        source = name
-        maker = self._makers.get(name)
         scale = self._array(x.scale).reshape(-1) * self._array(w.scale).reshape(-1)
+        maker = self._makers.get(name)
         if maker is not None and isinstance(maker.op, DequantizeLinear) and all(n in self._constants for n in maker.inputs):
-            source = maker.inputs[0]
-            b, theirs = self._array(source), self._array(maker.inputs[1]).reshape(-1)
-            zero = len(maker.inputs) < 3 or not self._array(maker.inputs[2]).any()
-            if b.dtype == np.int32 and zero and np.allclose(theirs, scale, rtol=1e-5, atol=0):
-                return source
-            return None
-        if source not in self._constants or self._constants[source].dtype != FLOAT32:
+            numbers = [self._array(n) for n in maker.inputs]
+            zero = len(numbers) < 3 or not numbers[2].any()
+            if numbers[0].dtype == np.int32 and zero and np.allclose(numbers[1].reshape(-1), scale, rtol=1e-5, atol=0):
+                return maker.inputs[0]
+            values = maker.op.reference(*numbers)
+        elif name in self._constants:
+            values = self._array(name)
+        else:
             return None
         with np.errstate(all="ignore"):
-            steps = np.rint(self._array(source).astype(np.float64).reshape(-1) / scale)
-        if not (np.abs(steps) < 2**30).all():
+            steps = np.rint(np.asarray(values, np.float64).reshape(-1) / scale)
+        if values.ndim != 1 or not (np.abs(steps) < 2**30).all():
             return None
         return self._keep_constant(f"{output}#bias", steps.astype(np.int32))
 

@@ -43,7 +43,10 @@ CONVOLUTIONS: tuple[Implementation, ...] = (
 )
 """For Conv, QLinearConv, ConvTranspose and the gradient of a convolution by its input, which is a transposed one."""
 
+INTEGER_KERNELS: tuple[Implementation, ...] = (INTEGER_DEPTHWISE, INTEGER_GEMM)
+"""Those of them that take integers."""
+
 WEIGHT_GRADIENTS: tuple[Implementation, ...] = (WEIGHT_GRAD_DEPTHWISE, WEIGHT_GRAD_SMALL, WEIGHT_GRAD)
 """For the gradient of a convolution by its weights."""
 
-__all__ = ["CONVOLUTIONS", "WEIGHT_GRADIENTS", "ConvProblem", "Geometry"]
+__all__ = ["CONVOLUTIONS", "INTEGER_KERNELS", "WEIGHT_GRADIENTS", "ConvProblem", "Geometry"]
