@@ -65,19 +65,28 @@ def shifted(x: np.ndarray, zero_point: np.ndarray | None, products: int) -> np.n
     return x if zero_point is None else x - zero_point.astype(x.dtype)
 
 
-MOST_PRODUCTS = 2**31 // 255**2 // 2
-"""Products whose sum an int32 holds beside a bias of as much."""
-
-
 def served(
-    x: Spec, w: Spec, products: int, *others: Spec | None, scales: tuple[Spec, ...] = (), b: Spec | None = None
+    x: Spec,
+    w: Spec,
+    products: int,
+    *others: Spec | None,
+    scales: tuple[Spec, ...] = (),
+    b: Spec | None = None,
+    zero: int = 1,
 ) -> bool:
-    """Whether kernels do a product of x and w: all but x must be known, and sums fit an int32."""
+    """Whether kernels do a product of x and w: all but x must be known, and sums fit an int32. ``zero``: 0 where w's zero
+    points are."""
     known = all(s is None or (s.value is not None and s.size) for s in (*others, *scales, b))
     single = all(s.dtype in (FLOAT32, FLOAT16) for s in scales)
-    if x.constant or not (w.constant and w.size and x.size and known and single and products <= MOST_PRODUCTS):
+    if x.constant or not (w.constant and w.size and x.size and known and single):
         return False
-    return b is None or int(np.abs(np.asarray(b.value, np.int64)).max(initial=0)) < 2**30
+    bias = 0 if b is None else np.abs(np.asarray(b.value, np.int64))
+    if np.max(bias, initial=0) + 255**2 * products < 2**31:
+        return True
+    if b is None or w.rank == 2 or w.value is None:
+        return False
+    most = 255 * (np.abs(w.value.astype(np.int64)).reshape(w.shape[0], -1).sum(axis=1) + 128 * products * (zero != 0))
+    return bool((bias + most < 2**31).all())
 
 
 def requantising(to: Lowering, scale: np.ndarray, zero_point: np.ndarray, **more: Any) -> dict[str, Any]:
@@ -401,7 +410,8 @@ class QLinearConv(IntegerConv):
     def layout(self, inputs, outputs) -> str:
         x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *b = inputs
         scales = (x_scale, w_scale, y_scale)
-        known = served(x, w, prod(w.shape[1:]), x_zero, w_zero, y_zero, scales=scales, b=b[0] if b else None)
+        zero = 0 if w_zero.value is not None and not w_zero.value.any() else 1
+        known = served(x, w, prod(w.shape[1:]), x_zero, w_zero, y_zero, scales=scales, b=b[0] if b else None, zero=zero)
         return CHANNELS_LAST if x.rank < 5 and known else NUMPY
 
     def absorbs(self, inputs, outputs) -> str:

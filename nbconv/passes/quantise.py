@@ -25,6 +25,7 @@ MOVES = frozenset(
 )
 """Operators that move the elements of their first input, or choose among them: they do so with integers, too."""
 LIMITS = ("Relu", "Clip")
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow")
 
 
 class Steps(NamedTuple):
@@ -54,6 +55,8 @@ class _Fusion:
         self._makers = graph.producers()
         self._only = {n for n, found in graph.readers().items() if len(found) == 1} - set(graph.outputs) - keep
         self._keep = keep | set(graph.outputs)
+        self._tables: dict[str, tuple[str, np.ndarray]] = {}
+        """by result: the integers that a table was made for, and the table"""
         self._rules: dict[str, Callable[[Node, Steps, str], list[Node] | None]] = {
             "Conv": self._conv,
             "Gemm": self._gemm,
@@ -103,7 +106,7 @@ class _Fusion:
             x = self._steps(maker)
             known = x is not None and all(n in self._constants for node in clamp for n in node.inputs[1:] if n)
             return [self._looked_up(x.value, x, y, output, clamp[::-1])] if x is not None and known else None
-        if maker.op.type in LIMITS or isinstance(maker.op, Unary):
+        if maker.op.type in LIMITS or isinstance(maker.op, Unary) or self._is_affine(maker):
             return self._table([maker, *clamp[::-1]], y, output)
         rule = self._rules.get(maker.op.type)
         bounds = self._bounds(clamp, y)
@@ -241,6 +244,10 @@ class _Fusion:
         if a is None or b is None or len({s.zero_point.dtype for s in (a, b, y)}) > 1:
             return None
         op = QLinearAdd() if node.op.type == "Add" else QLinearMul()
+        (root, codes), (other, others) = self._origin(a.value, a), self._origin(b.value, b)
+        if root == other:  # a function of one integer
+            steps = [self._array(n) for n in (a.scale, a.zero, b.scale, b.zero, y.scale, y.zero)]
+            return [self._entered(root, op.reference(codes, *steps[:2], others, *steps[2:]), output)]
         return [Node(op, (*a.names, *b.names, y.scale, y.zero), (output,), output)]
 
     def _concat(self, node: Node, y: Steps, output: str) -> list[Node] | None:
@@ -272,17 +279,50 @@ class _Fusion:
             alike and x.zero_point.dtype == y.zero_point.dtype and x.zero_point.reshape(()) == y.zero_point.reshape(())
         )
 
+    def _is_affine(self, node: Node) -> bool:
+        """Whether the node does arithmetic of one array and one number, which is known."""
+        return (
+            node.op.type in ARITHMETIC and len(node.inputs) == 2 and sum(self._number(n) is None for n in node.inputs) == 1
+        )
+
+    def _number(self, name: str) -> np.ndarray | None:
+        """A constant of one element, of no more axes than any array has, or what one is quantised to."""
+        maker = self._makers.get(name)
+        steps = self._steps(maker)
+        source = steps.value if steps is not None and isinstance(maker.op, DequantizeLinear) else name  # type: ignore[union-attr]
+        value = self._constants.get(source)
+        if value is None or int(np.prod(value.shape)) != 1 or len(value.shape) > 1:
+            return None
+        value = array(value)
+        if steps is not None:
+            value = DequantizeLinear().reference(value, self._array(steps.scale).reshape(()), steps.zero_point.reshape(()))
+        return value.reshape(()) if value.dtype == FLOAT32 else None
+
     def _table(self, nodes: list[Node], y: Steps, output: str) -> list[Node] | None:
         """Operators of one element each, one after another, as a table."""
-        x = self._read(nodes[0].inputs[0])
-        if x is None or any(n and n not in self._constants for node in nodes for n in node.inputs[1:]):
+        first, *rest = nodes
+        places = [i for i, n in enumerate(first.inputs) if n and self._number(n) is None]
+        x = self._read(first.inputs[places[0]]) if len(places) == 1 else None
+        if x is None or any(n and n not in self._constants for node in rest for n in node.inputs[1:]):
+            return None
+        if places[0] and first.op.type not in ARITHMETIC:
             return None
         return [self._looked_up(x.value, x, y, output, nodes)]
 
     def _looked_up(self, value: str, x: Steps, y: Steps, output: str, nodes: list[Node]) -> Node:
-        v = np.arange(256, dtype=np.uint8).view(x.zero_point.dtype)
-        v = DequantizeLinear().reference(v, self._array(x.scale), x.zero_point)
+        """What operators make of the integers ``value`` that stand for what ``x`` says."""
+        root, codes = self._origin(value, x)
+        v = DequantizeLinear().reference(codes, self._array(x.scale), x.zero_point)
         for node in nodes:
-            v = node.op.reference(v, *(self._array(n) if n else None for n in node.inputs[1:]))
-        table = self._keep_constant(f"{output}#table", self._quantised(v, y))
-        return Node(LookUp(), (value, table), (output,), output)
+            numbers = [self._number(n) if n else None for n in node.inputs]
+            v = node.op.reference(*(v if n and m is None else m for n, m in zip(node.inputs, numbers, strict=True)))
+        return self._entered(root, self._quantised(v, y), output)
+
+    def _origin(self, value: str, x: Steps) -> tuple[str, np.ndarray]:
+        """(the integers that a table makes these of, or these; what each of the 256 becomes)."""
+        every = np.arange(256, dtype=np.uint8).view(x.zero_point.dtype)
+        return self._tables.get(value, (value, every))
+
+    def _entered(self, root: str, codes: np.ndarray, output: str) -> Node:
+        self._tables[output] = root, codes
+        return Node(LookUp(), (root, self._keep_constant(f"{output}#table", codes)), (output,), output)
