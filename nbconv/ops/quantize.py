@@ -153,10 +153,14 @@ class QuantizeLinear(Quantization):
         served = not self.precision or want.dtype_of(self.precision) == FLOAT32
         return ANY if served and self.by_kernel(inputs[0], outputs[0], inputs) else NUMPY
 
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
     def lower(self, to: Lowering) -> None:
         units, line = self.line(to)
         zero = int(to.value(2).reshape(())) if to.has(2) else 0
         low, high = limits(to.outputs[0].dtype)
+        low, high = max(low, to.epilogue.low), min(high, to.epilogue.high)
         to.step(
             "requantise.quantize", units, work=16 * line.n, x=to.input(0), y=to.output(), line=line,
             scale=float(to.value(1).reshape(())), low=low - zero, high=high - zero, zero_point=zero,

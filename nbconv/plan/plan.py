@@ -17,6 +17,7 @@ from nbconv.kernels.compile import libraries
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.step import Impl, Step, Work
 from nbconv.lowering.weights import Weights
+from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import Deferred, array, fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
@@ -54,16 +55,16 @@ def derive(
     fetch: tuple[str, ...],
     varying: frozenset[str] = frozenset(),
     gpu: bool = False,
-    integers: bool = True,
+    integers: Target | None = None,
 ) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it; ``integers``: whether what is
-    quantised may be computed so."""
+    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it; ``integers``: the
+    processor that computes with integers what stands between them, None where floats are wanted."""
     wanted = frozenset(fetch)
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
-    if integers and not gpu:
+    if integers is not None:
         graph = fuse_quantised(graph, wanted)
     graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
     promoted = promote(graph, specs)
@@ -71,6 +72,8 @@ def derive(
         graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
     if any(kind_of(specs[name].dtype) == "f" for name in decided):
         weights = Weights()
+    if integers is not None:
+        graph = dequantise(graph, specs, integers)
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
     graph = fuse_shuffle(graph, specs, wanted)
@@ -110,7 +113,8 @@ class Plan:
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        derived = derive(graph, inputs, weights, fetch, varying, target.gpu, integers)
+        counted = target if integers and not target.gpu else None
+        derived = derive(graph, inputs, weights, fetch, varying, target.gpu, counted)
         self.graph, self.specs, self.layouts, weights = derived.graph, derived.specs, derived.layouts, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import nbconv
 from nbconv.graph import Graph, Node, Spec
-from nbconv.kernels.target import Target, host
+from nbconv.kernels.target import Target, host, target
 from nbconv.lowering.conv import INTEGER_KERNELS, integer_gemm
 from nbconv.lowering.weights import Weights
 from nbconv.model import Model
@@ -61,10 +61,11 @@ def check(op: Op, inputs: list[np.ndarray | None], kernel: str = "") -> None:
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch) -> str:
-    """This machine as one that multiplies so; wherever tiles of AMX can be taken, they are."""
+    """This machine as one that multiplies so; wherever integers and tiles of AMX can be taken, they are."""
     goal: Target = host()._replace(dot=request.param)
     monkeypatch.setattr("nbconv.kernels.target.host", lambda: goal)
     monkeypatch.setattr(integer_gemm, "by_squares", lambda *_: True)
+    monkeypatch.setattr("nbconv.passes.dequantise.integer_cost", lambda *_: 0.0)
     return request.param
 
 
@@ -163,7 +164,7 @@ def test_what_kernels_lack_is_numpys() -> None:
     y = [np.asarray(9, F32), zero]
     calls = [
         (lookup("QLinearConv")(), [x, scale(rng), np.uint8(3).reshape(()), w, scale(rng), zero, *y]),
-        (lookup("QLinearMatMul")(), [numbers(rng, np.int8, 2, 17000), scale(rng), zero, numbers(rng, np.int8, 17000, 3),
+        (lookup("QLinearMatMul")(), [numbers(rng, np.int8, 2, 34000), scale(rng), zero, numbers(rng, np.int8, 34000, 3),
                                      scale(rng), zero, *y]),
     ]  # fmt: skip
     for op, inputs in calls:
@@ -277,6 +278,41 @@ def test_values_that_are_asked_for_or_read_twice_stay_floats() -> None:
     inner, y = model.run({"x": x}, fetch=[conv, model.outputs[0].name]).values()
     assert inner.dtype == F32 and inner.min() < 0
     assert np.abs(whole - y).max() <= 0.02 * 1.001
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4", "aarch64"])
+def test_floats_do_what_integers_are_slow_at(monkeypatch, name) -> None:
+    """Dilated depthwise windows everywhere, and little else where bytes are added up in an instruction."""
+    monkeypatch.setattr(Plan, "_assemble", lambda *_: None)  # kernels of another machine need not be there
+    rng, goal = np.random.default_rng(9), target(name)
+
+    def kernels(dot: str, c: int, group: int, k: int, dilation: int = 1) -> list[str]:
+        x, w = numbers(rng, np.uint8, 1, c, 28, 28), numbers(rng, np.int8, c, c // group, k, k)
+        inputs = [x, scale(rng), np.uint8(3).reshape(()), w, scale(rng, c), np.zeros(c, np.int8), np.asarray(9, F32),
+                  np.zeros((), np.uint8), rng.integers(-9, 9, c).astype(np.int32)]  # fmt: skip
+        graph, _ = graph_of(lookup("QLinearConv")(group=group, dilations=(dilation, dilation)), inputs)
+        return [s.kernel for s in Model(graph).plan({"i0": x.shape}, target=goal._replace(dot=dot)).steps]
+
+    floats = {"requantise.dequantize", "requantise.quantize"}
+    assert floats < {*kernels("", 64, 64, 3, 2)}
+    if name == "x86-64-v4":
+        assert floats < {*kernels("vnni", 64, 64, 3, 2)}
+        assert floats.isdisjoint(kernels("vnni", 64, 1, 3)) and floats.isdisjoint(kernels("vnni", 128, 32, 3))
+    assert floats.isdisjoint(kernels("", 256, 1, 1)) == name.startswith("x86")
+
+
+def test_convolutions_by_floats_are_a_step_apart(monkeypatch) -> None:
+    monkeypatch.setattr("nbconv.passes.dequantise.integer_cost", lambda *_: float("inf"))
+    rng = np.random.default_rng(10)
+    for _ in range(12):
+        op, inputs = random_conv(rng, False)
+        if op.type != "QLinearConv":
+            continue
+        graph, want = graph_of(op, inputs)
+        model = Model(graph)
+        assert any("requantise" in s.kernel for s in model.plan({"i0": inputs[0].shape}).steps)
+        got = model.run({"i0": inputs[0]})["y"]
+        assert np.abs(got.astype(int) - want.astype(int)).max() <= 1
 
 
 def test_every_implementation_of_integers_is_tried() -> None:

@@ -27,6 +27,13 @@ GATHER, MOVED = 20.0, 12.0
 """Cycles that it takes to begin a row of a window, and bytes moved in one."""
 TILED, DOTTED, STORED = 600.0, 90.0, 0.1
 """Products a cycle of AMX's tiles and of VNNI's, and cycles that a result takes more on its way through memory."""
+GENERIC, GATHERED = 0.25, 2.0
+"""Products of 16-bit integers without an instruction of their own, in terms of float32's; flops that the kernel of these
+could do while a byte is gathered."""
+BYTES = {"vnni": 4.0, "amx": 7.0}
+"""Products of bytes, by what adds them up."""
+SHORTS = {4: 1.8, 8: 1.2, 16: 1.1}
+"""Products of 16-bit integers by pmaddwd, by lanes."""
 SQUARE = 32
 """Rows of a tile that AMX multiplies, of 16 words at a time."""
 WORD = 4
@@ -56,6 +63,15 @@ class Integers(NamedTuple):
 
 def fits(p: ConvProblem) -> bool:
     return not p.geometry.transposed
+
+
+def cost_of(p: ConvProblem, symmetric: bool) -> float:
+    """In flops of the kernel of float32 products: columns of panels are multiplied, filled or not."""
+    g, goal = p.geometry, p.target
+    pixels, k = g.n * g.oh * g.ow, g.taps * g.ci
+    speed = BYTES[goal.dot] if symmetric and goal.dot else SHORTS[goal.lanes] if goal.triple.startswith("x86") else GENERIC
+    rows = pixels * (2 * k * padded(g.co, goal.lanes, goal.columns) / speed + GATHERED * k)
+    return g.groups * rows
 
 
 def by_bytes(p: ConvProblem, q: Integers) -> bool:
@@ -166,4 +182,4 @@ def constants(to: Lowering, q: Integers, g: Geometry, x_zero: int, lanes: int, c
     )
 
 
-INTEGER_GEMM = Implementation("integer_gemm", fits, emit, None, DTYPES)
+INTEGER_GEMM = Implementation("integer_gemm", fits, emit, lambda p: cost_of(p, True), DTYPES)
