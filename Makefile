@@ -7,16 +7,19 @@ BIN := $(VENV)/bin
 CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3.14 python3 python
 FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 
-.PHONY: demo test conformance test-targets test-aarch64 test-cuda cuda-gates cuda-mutants cuda-ptx lint format bench kernels docs picture fuzz clean
+.PHONY: demo test conformance test-real test-targets test-aarch64 test-cuda cuda-gates cuda-mutants cuda-ptx lint format bench kernels docs picture fuzz clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/nbconv demo
 
-test: $(VENV)/.test
+test: $(VENV)/.test build/real/silero_vad
 	$(BIN)/python -m pytest $(ARGS)
 
 conformance: $(VENV)/.test  ## onnx's backend suite, counted; ARGS="PATTERN" for a part, ARGS=--json for a program
 	$(BIN)/python -m tests.conformance $(ARGS)
+
+test-real: $(VENV)/.test build/real/silero_vad build/real/ddddocr  ## real networks against onnxruntime, at more shapes than make test has
+	NBCONV_REAL=1 $(BIN)/python -m pytest tests/real $(ARGS)
 
 test-targets: $(VENV)/.test  ## the tests on the kernels of lesser processors, too
 	NBCONV_TARGET=x86-64 $(BIN)/python -m pytest $(ARGS)
@@ -68,6 +71,13 @@ picture: $(VENV)/.bench $(VENV)/.test  ## measures again what docs/latency.svg a
 	$(BIN)/python benchmarks/latency.py -t 2 --engines nbconv,onnxruntime,openvino --json $(RESULTS)/latency-2.json $(ARGS)
 	$(BIN)/python benchmarks/picture.py $(RESULTS)/latency-1.json $(RESULTS)/latency-2.json -o docs/latency.svg
 	$(BIN)/python -m docs.generate
+
+# pretrained networks that tests/real tries, without what their packages want; what cannot be had is skipped there
+build/real/silero_vad build/real/ddddocr: build/real/%: | $(BIN)/python
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/real '$(subst _,-,$*)==$(VERSION_$*)'
+
+VERSION_silero_vad := 6.2.3
+VERSION_ddddocr := 1.6.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info nbconv-demo.onnx kernels/prebuilt .pytest_cache .ruff_cache .hypothesis

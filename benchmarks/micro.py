@@ -22,7 +22,7 @@ from benchmarks import engines, models
 from benchmarks.latency import about
 
 MEASURED = ("pointwise", "convolution", "winograd", "depthwise", "dense")
-"""Kinds of steps (see `nbconv.tools.profiler.kind`) that are layers."""
+"""Kinds of steps (see `nbconv.lowering.step.Impl`) that are layers."""
 STREAMED = 1 << 20
 """Bytes of a fully connected layer's weights from which on they are read from memory."""
 
@@ -64,8 +64,8 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     import nbconv
     from nbconv.plan.cost import cost
     from nbconv.runtime.executor import Workspace, time_alone
-    from nbconv.tools.profiler import bounded
     from nbconv.tools.roofline import roofline
+    from nbconv.tools.timed import bounded
 
     path = models.path(name)
     shapes = models.shapes(name, path)

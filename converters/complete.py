@@ -9,21 +9,23 @@ import onnx
 
 from nbconv.converters.parse import parse
 from nbconv.converters.tensors import place_of
+from nbconv.converters.tflite.kind import is_tflite
 from nbconv.converters.weights import Source
 from nbconv.graph.dtypes import packed
 
 
 def complete(source: Source) -> onnx.ModelProto:
-    """The model as its file says it, data of other files taken in. ModelError where it is none, or where they are not files
-    of the model's folder."""
-    parse(source)
-    model = onnx.ModelProto.FromString(source.data)  # pyright: ignore[reportArgumentType] - it takes any buffer
+    """The model as its file says it, data of other files taken in; a TFLite model as ONNX. ModelError where it is none, or
+    where they are not files of the model's folder."""
+    model, converted = parse(source), is_tflite(source.data)
+    if not converted:
+        model = onnx.ModelProto.FromString(source.data)  # pyright: ignore[reportArgumentType] - it takes any buffer
     for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or (converted and tensor.doc_string):
             name = tensor.name or "a tensor"
             data = packed(source.view(name, place_of(name, tensor)))
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+            for field in ("external_data", "data_location", "doc_string"):
+                tensor.ClearField(field)
             tensor.raw_data = data
     return model
 

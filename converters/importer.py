@@ -22,6 +22,7 @@ from nbconv.converters.parse import first_line, parse
 from nbconv.converters.problems import Problem, summary
 from nbconv.converters.proto import printable, read_note
 from nbconv.converters.tensors import dims_of, place_of
+from nbconv.converters.tflite.kind import REFUSED
 from nbconv.converters.types import text_of
 from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
@@ -242,6 +243,8 @@ class Importer(OpsetContext):
         return done
 
     def _draft(self, proto: onnx.NodeProto, name: str, context: Any) -> Draft:
+        if proto.domain == REFUSED:
+            raise UnsupportedError(next((a.s.decode() for a in proto.attribute if a.name == "problem"), "it is refused"))
         domain, version = _domain(proto), context.opset_imports.get(_domain(proto), self.opset)
         ours = domain in DOMAINS and onnx.defs.has(proto.op_type, version, domain)
         schema = onnx.defs.get_schema(proto.op_type, version, domain) if ours else None

@@ -17,6 +17,7 @@ from nbconv.converters.guard import MOST_NODES, check_functions, graphs, texts
 from nbconv.converters.opset import RULES
 from nbconv.converters.proto import strip
 from nbconv.converters.tensors import dims_of
+from nbconv.converters.tflite.kind import is_tflite
 from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
 from nbconv.graph.infer import dtype_of
@@ -27,7 +28,12 @@ LARGEST_FUNCTION = 200
 
 
 def parse(source: Source) -> onnx.ModelProto:
-    """The model without its large tensors, functions inlined, ONNX's own too; ModelError when it is none."""
+    """The model without its large tensors, functions inlined, ONNX's own too; a TFLite model as ONNX. ModelError when it is
+    none."""
+    if is_tflite(source.data):
+        from nbconv.converters.tflite.model import convert
+
+        return convert(source)
     try:
         model = onnx.ModelProto.FromString(strip(source.data))
     except (ModelError, DecodeError, RecursionError) as error:

@@ -126,12 +126,19 @@ NO_TWIN = {
     "order": "none: the host does it",
     "cast": "none: the host does it",
     "recurrent": "none: the host does it",
+    "recurrent_grad": "none: the host does it",
     "scan": "none: the host does it",
     "sample": "none: the host does it",
     "deform": "none: the host does it",
     "roi": "none: the host does it",
     "volume": "none: the host does it",
+    "volume_conv": "none: the host does it",
+    "volume_grad": "none: the host does it",
+    "columns": "none: the host does it",
     "integers": "none: the host does it",
+    "indices": "none: the host does it",
+    "rank": "none: the host does it",
+    "select": "none: the host does it",
 }
 """Families that a GPU has no use for, and why."""
 
@@ -172,6 +179,8 @@ def where(case: Case) -> str:
     """As `nbconv.passes.fold` and `nbconv.plan` decide it."""
     if case.op.control:
         return "kernel"  # what its bodies hold has a row of its own
+    if case.op.bound():
+        return "kernel"
     given = tuple(None if x is None else Spec(x.shape, x.dtype) if i == 0 else spec_of(x) for i, x in enumerate(case.inputs))
     try:
         found = as_tuple(case.op.infer(*given))[: case.options.get("outputs", 1)]

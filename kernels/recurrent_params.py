@@ -54,3 +54,23 @@ class Results(NamedTuple):
     y: Floats
     h: Floats
     c: Floats
+
+
+class Slopes(NamedTuple):
+    """The gradients of `Results`, where there are such."""
+
+    y: Floats
+    h: Floats
+    c: Floats
+
+
+class Gradients(NamedTuple):
+    """Of what the input added to the gates and, where they differ, of what R did, (ways, steps,
+    batch, gates · hidden); the states that R met (ways, steps, batch, hidden); the gradients of the
+    first states (ways, batch, hidden)."""
+
+    added: Floats
+    met: Floats
+    seen: Floats
+    h: Floats
+    c: Floats

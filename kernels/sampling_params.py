@@ -36,3 +36,24 @@ class Depth(NamedTuple):
     stride: int
     dilation: int
     pad: int
+
+
+class Taps(NamedTuple):
+    """kd × kh × kw taps of a window over volumes, ``z``, ``y`` and ``x`` floats from one to the
+    next."""
+
+    kd: int
+    kh: int
+    kw: int
+    z: int
+    y: int
+    x: int
+
+
+class Offsets(NamedTuple):
+    """Channels of a deformable convolution: in ``groups`` of the product, in ``offset_groups`` that
+    have their offsets in common; and whether a mask weighs the samples."""
+
+    groups: int
+    offset_groups: int
+    masked: int

@@ -6,19 +6,19 @@ import copy
 import os
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbconv.base.machine import available_threads, thread_count
-from nbconv.errors import DataDependentError, ModelError
-from nbconv.graph import OBJECT, Graph, Spec
+from nbconv.base.machine import thread_count
+from nbconv.errors import ModelError
+from nbconv.graph import Graph, Spec
 from nbconv.lowering.weights import Weights
-from nbconv.runtime.arguments import checked, copied, fit, results_for
+from nbconv.runtime.arguments import checked, copied, results_for
 from nbconv.runtime.executor import Arenas, Ready
+from nbconv.runtime.planned import Planned
 from nbconv.runtime.ports import Port, decode, port
 
 if TYPE_CHECKING:
@@ -27,15 +27,8 @@ if TYPE_CHECKING:
     from nbconv.converters.weights import Source
     from nbconv.edit.head import Head
     from nbconv.kernels.target import Target
-    from nbconv.plan.plan import Plan
-    from nbconv.plan.program import Program
     from nbconv.runtime.cuda.device import Device
-    from nbconv.runtime.cuda.program import DeviceProgram
     from nbconv.runtime.plan_cache import PlanCache
-    from nbconv.runtime.staged import Staged
-
-PLAN_BYTES = 16 << 20
-"""Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
 
 
 def load(
@@ -67,7 +60,7 @@ def load(
     return model
 
 
-class Model:
+class Model(Planned):
     """A model to run. Any number of threads may run it at once; it can be pickled and copied, and works after a fork.
 
     ``threads``: how many may work on a run. ``device``: where it runs, "cpu" or a GPU as `load` takes it.
@@ -128,8 +121,7 @@ class Model:
         self.weights = Weights(None if self._source is None else self._source.drop)
         self._lock = threading.Lock()
         _models.add(self)
-        self._plans: OrderedDict[tuple, Ready] = OrderedDict()
-        self._staged: Staged | None = None
+        self._forget()
         self._fed: dict[frozenset[str], Model] = {}
         self._arenas = self._new_arenas()
         self.frozen: frozenset[str] = frozenset()
@@ -215,7 +207,8 @@ class Model:
         names = tuple(self._outputs) if fetch is None else tuple(fetch)
         ready = self._ready(given, names)
         if not isinstance(ready, Ready):
-            self._check_fetch(names)
+            if fetch is not None:
+                self._check_fetch(names)
             return copied(ready.run(given, names, count), out or {}, given)
         results = results_for(ready.program, out or {}, given)
         ready.run(self._arenas, given, results, count)
@@ -244,32 +237,6 @@ class Model:
 
         threading.Thread(target=work, name="nbconv-run", daemon=True).start()
         return future
-
-    def plan(
-        self, shapes: Mapping[str, Sequence[int]], fetch: Sequence[str] | None = None, target: Target | None = None
-    ) -> Plan:
-        """The plan for inputs of these shapes (types as the model declares), to look at: what `run` would do; or what it
-        would on another ``target``."""
-        from nbconv.plan.plan import Plan
-
-        if self._optional and not self._optional.keys().isdisjoint(shapes):
-            return self._with_fed(shapes).plan(shapes, fetch, target)
-        for name, spec in self._inputs.items():
-            if name not in shapes:
-                raise ValueError(f"no shape given for input {name!r} {spec}")
-            fit(name, spec, tuple(shapes[name]))
-        inputs = {n: Spec(tuple(int(d) for d in shapes[n]), s.dtype) for n, s in self._inputs.items()}
-        names = tuple(self._outputs) if fetch is None else tuple(fetch)
-        self._check_fetch(names)
-        return Plan(self.graph, inputs, self.weights if target is None else Weights(), names, target or self._target())
-
-    def _tuned(self, plan: Plan) -> Plan:
-        """The plan with the algorithms that were fastest when they were tried, now."""
-        from nbconv.plan.plan import Plan as Planned
-        from nbconv.runtime.tuner import tune
-
-        choices = tune(self.graph, self.weights, plan, self.threads)
-        return Planned(self.graph, plan.inputs, self.weights, plan.fetch, plan.target, choices)
 
     # training (nbconv.train)
 
@@ -317,7 +284,8 @@ class Model:
         with self._lock:
             self._graph, self._plan_cache = graph, None
             self._inputs, self._outputs, self._optional = graph.inputs, graph.outputs, graph.optional
-            self.weights, self._plans, self._staged, self._fed = Weights(), OrderedDict(), None, {}
+            self.weights, self._fed = Weights(), {}
+            self._forget()
             self._arenas = self._new_arenas()
 
     def _with_fed(self, given: Mapping[str, Any]) -> Model:
@@ -333,90 +301,6 @@ class Model:
     def _feeds(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         return checked(self._inputs, feeds)
 
-    def _ready(self, values: Mapping[str, Any], fetch: tuple[str, ...]) -> Ready | Staged:
-        if any(spec.dtype == OBJECT for spec in self._inputs.values()):
-            with self._lock:
-                self._staged = self._staged or self._in_stages()
-            return self._staged
-        given = {n: (a.shape, a.dtype) for n, a in values.items()}
-        key = (tuple((n, shape, dtype.str) for n, (shape, dtype) in given.items()), fetch)
-        with self._lock:
-            ready = self._plans.get(key) or self._staged
-            if ready is None:
-                try:
-                    ready = self._plans[key] = Ready(self._program(key, given, fetch))
-                except DataDependentError:
-                    ready = self._staged = self._in_stages()
-                self._trim()
-            if key in self._plans:
-                self._plans.move_to_end(key)
-            return ready
-
-    def _in_stages(self) -> Staged:
-        """What runs a graph whose shapes depend on values."""
-        from nbconv.plan.plan import Plan
-        from nbconv.runtime.staged import Staged
-
-        def planned(graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str]) -> Ready:
-            plan = Plan(graph, inputs, self.weights, fetch, self._target(), varying=varying)
-            return Ready(self.bound(plan))
-
-        return Staged(self.graph, planned, self._arenas, PLAN_BYTES)
-
-    def _program(
-        self, key: tuple, given: Mapping[str, tuple[tuple[int, ...], np.dtype]], fetch: tuple[str, ...]
-    ) -> Program | DeviceProgram:
-        """The program for these inputs: as an earlier process left it, or from a plan made now."""
-        if self._tune:
-            key = (*key, "tuned", self.threads)
-        specs = {n: Spec(shape, dtype) for n, (shape, dtype) in given.items()}
-        if self._plan_cache is not None:
-            found = self._plan_cache.program(key, self.weights)
-            if found is not None and not 0 < found[0].slots < min(self.threads, available_threads()):
-                return self._bound(found[0], found[1], specs)
-        plan = self.plan({n: shape for n, (shape, _) in given.items()}, fetch)
-        if self._tune:
-            plan = self._tuned(plan)
-        if self._plan_cache is not None and plan.portable:
-            arrays = {n: plan.arrays[n] for n in plan.program.constant_names()}
-            self._plan_cache.keep_program(key, plan.program, arrays, plan.own, plan.target)
-        return self.bound(plan)
-
-    def bound(self, plan: Plan) -> Program | DeviceProgram:
-        """The program of a plan (see `plan`), ready to run where this model runs."""
-        if self._device is None:
-            return plan.bound()
-        plan.program.own = [plan.arrays[n] for n in plan.tables]
-        return self._bound(plan.program, plan.arrays, plan.inputs, plan)
-
-    def _bound(
-        self, program: Program, arrays: Mapping[str, np.ndarray], inputs: dict[str, Spec], plan: Plan | None = None
-    ) -> Program | DeviceProgram:
-        """A program with what it reads, ready to run where this model runs."""
-        if self._device is None:
-            from nbconv.plan.program import bind
-
-            return bind(program, self._target(), arrays)
-        from nbconv.runtime.cuda.program import DeviceProgram
-
-        needed = [arrays[n] for n in program.constants]
-        return DeviceProgram(program, self._device, needed, self._uploads, inputs, plan=plan)
-
-    def _check_fetch(self, fetch: tuple[str, ...]) -> None:
-        known = {*self.graph.values(), *self.graph.inputs, *self.graph.constants}
-        for name in fetch:
-            if name not in known:
-                raise ValueError(f"the model has no value {name!r}")
-        if len(set(fetch)) < len(fetch):
-            raise ValueError("fetch names a value twice")
-
-    def _trim(self) -> None:
-        """Forget the plans not used for longest while all together take more than `PLAN_BYTES`."""
-        total = sum(r.nbytes for r in self._plans.values())
-        while total > PLAN_BYTES and len(self._plans) > 1:
-            _, old = self._plans.popitem(last=False)
-            total -= old.nbytes
-
 
 _models: weakref.WeakSet[Model] = weakref.WeakSet()
 
@@ -425,7 +309,9 @@ def _after_fork() -> None:
     """A child has none of the threads that may have held these locks."""
     for model in _models:
         model._lock = threading.Lock()
-        model._staged, model._fed = None, {}
+        model._staged, model._templates, model._fed = None, None, {}
+        for key in [key for key, ready in model._plans.items() if not isinstance(ready, Ready)]:
+            model._nbytes -= model._plans.pop(key).nbytes
         if model._device is None:
             model._arenas = Arenas()
 

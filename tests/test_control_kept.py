@@ -26,7 +26,7 @@ ABSENT = ("onnx", "numba", "nbconv.passes", "nbconv.plan.plan", "nbconv.ops.cont
 
 
 def test_a_program_in_a_program_is_kept(tmp_path: Path) -> None:
-    """A fresh process runs it with equal bits, without onnx, passes and plans, and, of the ops, Round's family alone."""
+    """A fresh process runs it with equal bits, without onnx, passes and plans, and, of the ops, Sign's family alone."""
     model, _ = load(chosen(), tmp_path)
     want = [digest(model.run(feeds(c, d))) for c, d in CHOICES]
     for i, key in enumerate(CHOICES):

@@ -18,6 +18,7 @@ import pytest
 
 import nbconv
 from nbconv.cli import main
+from nbconv.commands._examine import FEW
 from nbconv.converters.importer import import_graph
 from nbconv.converters.onnx import survey
 from nbconv.converters.weights import Source
@@ -25,7 +26,9 @@ from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import OBJECT, OPSET, Spec
 from nbconv.graph.infer import DTYPES
 from nbconv.lowering.weights import Weights
-from nbconv.ops import REGISTRY
+from nbconv.ops import REGISTRY, Op
+from nbconv.ops.constant import Range
+from nbconv.ops.select import Unique
 from nbconv.passes.fold import fold
 from tests.check import Case, node_model
 from tests.models import small_model
@@ -203,13 +206,13 @@ STAGED = """g (float[1, 3, 8, 8] x, int64 times) => (float[k] y, float[1, 4, 8, 
 
 
 def test_a_model_that_is_planned_in_stages(doctor) -> None:
-    """Nodes in the body of a Loop and behind a NonZero are counted; onnx.reference is named."""
-    report, text = doctor(parsed(STAGED.replace("Det2", "Celu")))
+    """Nodes in the body of a Loop are counted, and a NonZero, which a kernel does, is not."""
+    report, text = doctor(parsed(STAGED.replace("Det2", "Sign")))
     assert report["problems"] == []
-    assert {s["node"] for s in report["stages"]["nodes"]} >= {"found", "times_over"}
+    nodes = {s["node"] for s in report["stages"]["nodes"]}
+    assert "found" in nodes and "times_over" not in nodes, "each turn has the same shapes: a step holds the body"
     assert all(s["why"] for s in report["stages"]["nodes"])
-    by = {s["node"]: s["by"] for s in report["numpy_steps"]}
-    assert by["found"] == "NumPy"
+    assert {s["node"]: s["by"] for s in report["numpy_steps"]} == {"z.body/inside": "NumPy"}
     assert "planned while it runs" in text
     assert report["steps"] > len(report["numpy_steps"])
 
@@ -284,12 +287,12 @@ def test_other_commands_on_a_staged_model(tmp_path: Path, capsys: pytest.Capture
     path.write_bytes(parsed(STAGED.replace("Det2", "Relu")))
     with pytest.raises(DataDependentError):
         nbconv.load(path).plan({"x": (1, 3, 8, 8), "times": ()})
-    for words in (["inspect"], ["bench", "--runs", "3"], ["check"]):
+    for words in (["inspect"], ["bench", "--runs", "3"], ["check"], ["profile", "--runs", "2"]):
         assert main([words[0], str(path), *words[1:]]) == 0, capsys.readouterr()
     told = capsys.readouterr().out
     assert "NonZero" in told
     assert "values decide shapes" in told
-    for words in (["inspect", "--stage", "plan"], ["inspect", "--stage", "optimised"], ["profile"]):
+    for words in (["inspect", "--stage", "plan"], ["inspect", "--stage", "optimised"]):
         assert main([words[0], str(path), *words[1:]]) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
@@ -300,3 +303,27 @@ def test_a_good_model_has_nothing_to_tell(doctor) -> None:
     report, said = doctor(small_model().SerializeToString())
     assert not any(report[k] for k in ("problems", "numpy_steps", "slow_steps", "stages", "unplanned"))
     assert "on compiled kernels" in said
+
+
+def test_why_numpy_does_a_step(doctor) -> None:
+    """What the page says of it, by operator or by size."""
+    text = """g (float[1, 64] x, int64 n) => (float[1, 64] y, int64[k] z, int64[m] u) {
+        zero = Constant <value = int64 {0}> ()
+        one = Constant <value = int64 {1}> ()
+        y = Sin (x)
+        z = Range (zero, n, one)
+        u = Unique (z)
+    }"""
+    report, said = doctor(parsed(text), "--value", "n=40")
+    why = {s["op"]: s["why"] for s in report["numpy_steps"]}
+    assert why == {"Sin": "no kernel yet", "Range": Range.in_numpy, "Unique": Unique.in_numpy}
+    assert "no kernel yet" in said
+
+
+def test_the_page_says_what_stays_in_numpy() -> None:
+    section = (ROOT / "docs/onnx.md").read_text(encoding="utf-8").split("## What NumPy does")[1].split("\n## ")[0]
+    stays = {f"| {name} | {op.in_numpy} |" for (_, name), op in REGISTRY.items() if op.in_numpy}
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert stays == {row for row in rows if not row.startswith(("| any", "| all"))}
+    assert f"at most {FEW} bytes" in section
+    assert not [op for op in REGISTRY.values() if op.in_numpy and op.lower is not Op.lower]

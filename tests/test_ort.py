@@ -259,7 +259,7 @@ def test_installed_late() -> None:
 
 
 def test_shapes_that_vary_take_bounded_memory(monkeypatch) -> None:
-    monkeypatch.setattr("nbconv.model.PLAN_BYTES", 1 << 18)
+    monkeypatch.setattr("nbconv.runtime.planned.PLAN_BYTES", 1 << 18)
     session = ort.InferenceSession(str(models.rapidocr("det")), providers=["CPUExecutionProvider"])
     for width in range(320, 640, 32):
         (y,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 320, width), np.float32)})

@@ -35,6 +35,10 @@ def test_providers() -> None:
     for wrong in (5, [5], [("CPUExecutionProvider", 5)]):
         with pytest.raises(ValueError, match="'providers'"):
             ort.InferenceSession(SMALL, providers=wrong)
+    for make in (ort.InferenceSession, onnxruntime.InferenceSession):
+        for wrong in (3, "fast", [1]):
+            with pytest.raises(TypeError):
+                make(SMALL, wrong)
     with pytest.raises(ValueError, match="same length"):
         ort.InferenceSession(SMALL, providers=["CPUExecutionProvider"], provider_options=[{}, {}])
     with pytest.warns(UserWarning, match="CUDA"):

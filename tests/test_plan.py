@@ -308,3 +308,27 @@ def test_plans_do_not_depend_on_the_order_of_sets() -> None:
         subprocess.check_output(command, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=ROOT, text=True) for seed in "123"
     ]
     assert printed[0].count("\n") == 11 and printed[0] == printed[1] == printed[2]
+
+
+def test_shapes_decide_constants_and_weights_are_packed_once() -> None:
+    """A bias that shapes decide belongs to a plan, the weights beside it do not; a large one is made while running."""
+    rng = np.random.default_rng(3)
+    w = rng.standard_normal((64, 300)).astype(np.float32)
+    nodes = [
+        Node(lookup("MatMul")(), ("x", "w"), ("m",)),
+        Node(lookup("Shape")(), ("m",), ("s",)),
+        Node(lookup("ConstantOfShape")(value=np.array([0.5], np.float32)), ("s",), ("c",), "halves"),
+        Node(lookup("Max")(), ("m", "c"), ("y",)),
+    ]
+    graph = Graph(nodes, {"x": Spec(("n", 64), np.dtype(np.float32))}, {"y": None}, {"w": w}, "decided")
+    model = Model(graph, threads=1)
+    plans = [model.plan({"x": (n, 64)}) for n in (2, 3, 100)]
+    shared = {name for name in plans[0].arrays if all(p.arrays.get(name) is plans[0].arrays[name] for p in plans[1:])}
+    assert [name for name in shared if name.startswith("w")]
+    assert [name for p in plans for name in p.own if name.startswith("w")] == []
+    assert [("c" in p.arrays, "c" in p.own) for p in plans] == [(True, True), (True, True), (False, False)]
+    assert "move.fill" in [step.kernel for step in plans[2].steps if step.node.name == "halves"]
+    assert [p.numpy_steps() for p in plans] == [[], [], []]
+    for n in (2, 3, 2, 100, 90, 101):
+        x = rng.standard_normal((n, 64)).astype(np.float32)
+        np.testing.assert_allclose(model.run({"x": x})["y"], np.maximum(x @ w, 0.5), rtol=2e-4, atol=1e-4)

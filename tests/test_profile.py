@@ -7,14 +7,17 @@ import re
 from itertools import pairwise
 
 import numpy as np
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import nbconv
 from nbconv.cli import main
+from nbconv.lowering.step import Cost
 from nbconv.plan.cost import cost
-from nbconv.tools.profiler import KINDS, Cost, bounded, lives, profile
+from nbconv.tools.profiler import KINDS, lives, profile
 from nbconv.tools.roofline import Level, Roofline, roofline
+from nbconv.tools.timed import bounded
 
 
 def layer(tmp_path, ci, co, size, kernel, group=1, name="layer", **attributes):
@@ -210,3 +213,54 @@ def test_bad_model(tmp_path, capsys):
     assert code == 2
     assert "missing.onnx" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_without_steps(tmp_path):
+    path = tmp_path / "nothing.onnx"
+    text = '<ir_version: 10, opset_import: ["": 21]> g (float[2] x) => (float[2] y) { y = Identity (x) }'
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    found = profile(nbconv.load(path), {"x": np.ones(2, np.float32)}, threads=1, runs=2)
+    assert found.steps == [] and found.seconds > 0
+
+
+STAGED = """<ir_version: 10, opset_import: ["": 21]>
+g (float[1, 3, 8, 8] x, int64 times) => (float[k] y, float[n, 4, 8, 8] rows) {
+    w = Constant <value = float[4, 3, 1, 1] {1,2,-1,0.5,-2,1,1,-1,1,2,2,-3}> ()
+    zero = Constant <value = float {0}> ()
+    a = Conv (x, w)
+    high = Greater (a, zero)
+    [found] where = NonZero (high)
+    places = Transpose <perm = [1, 0]> (where)
+    [picked] y = GatherND (a, places)
+    four = Constant <value = int64[4] {1, 4, 8, 8}> ()
+    go = Constant <value = bool {1}> ()
+    last, r = Loop (times, go, a) <body = step (int64 i, bool c, float[a, 4, 8, 8] h) =>
+        (bool more, float[b, 4, 8, 8] next, float[1, 4, 8, 8] row) {
+        more = Identity (c)
+        row = Tanh (a)
+        next = Concat <axis = 0> (h, row)
+    }>
+    rows = Sigmoid (last)
+}"""
+
+
+def test_stages_are_added_up(tmp_path, capsys):
+    """Steps of all plans, and what is done between them; of a loop's body as often as it runs."""
+    path = tmp_path / "staged.onnx"
+    path.write_bytes(onnx.parser.parse_model(STAGED).SerializeToString())
+    model = nbconv.load(path)
+    found = profile(model, {"x": np.ones((1, 3, 8, 8), np.float32), "times": np.array(5)}, threads=1, runs=3)
+    assert found.staged and len(found.plans) >= 3
+    by = {s.name: s for s in found.steps}
+    assert by["found"].kind == "numpy" and by["found"].calls == 1
+    (tanh,) = (s for s in found.steps if "Tanh" in repr(s.step.node.op))
+    assert tanh.calls == 5 and tanh.cost.writes == 5 * 4 * 4 * 8 * 8
+    assert by["rows"].shape == (6, 4, 8, 8) and all(s.seconds > 0 for s in found.steps)
+    assert [s.number for s in found.steps] == list(range(len(found.steps)))
+    assert main(["profile", str(path), "--value", "times=2", "--runs", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["stages"] >= 3 and {s["calls"] for s in report["steps"]} == {1, 2}
+    assert main(["profile", str(path), "--runs", "1"]) == 0
+    assert "values decide shapes" in capsys.readouterr().out
+    assert main(["profile", str(path), "--html", str(tmp_path / "p.html")]) != 0
+    assert "several plans" in capsys.readouterr().err

@@ -37,7 +37,8 @@ def mixed() -> Graph:
     under another shape); a factor that the input's shape decides."""
     r = sampler(5)
     nodes = [
-        node("Conv", "x,w", "c", pads=(1, 1, 1, 1)), node("LpPool", "c", "l", kernel_shape=(2, 2), p=3, auto_pad="VALID"),
+        node("Conv", "x,w", "c", pads=(1, 1, 1, 1)), node("Cast", "c", "wide", to=11),
+        node("LpPool", "wide", "norms", kernel_shape=(2, 2), p=3, auto_pad="VALID"), node("Cast", "norms", "l", to=1),
         node("Shape", "l", "size"), node("Cast", "size", "real", to=1), node("ReduceMean", "real", "factor", keepdims=0),
         node("Mul", "l,factor", "m"), node("Pad", "m,pads", "e", mode="reflect"), node("Sigmoid", "e", "s"),
         node("Mod", "s,half", "y", fmod=1), node("Flatten", "y", "f", axis=0), node("ArgMax", "f", "top", axis=1),

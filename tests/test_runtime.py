@@ -204,11 +204,11 @@ def test_plans_are_bounded(small: Model, monkeypatch: pytest.MonkeyPatch) -> Non
     model = copy.copy(small)
     model(X)
     one = sum(r.program.nbytes for r in model._plans.values())
-    monkeypatch.setattr(nbconv.model, "PLAN_BYTES", 4 * one)
+    monkeypatch.setattr(nbconv.runtime.planned, "PLAN_BYTES", 4 * one)
     for n in range(1, 40):
         np.testing.assert_array_equal(model(np.repeat(X[:1], n, 0))[0], small(X[:1])[0])
         assert sum(r.program.nbytes for r in list(model._plans.values())[:-1]) <= 4 * one
-    monkeypatch.setattr(nbconv.model, "PLAN_BYTES", 0)
+    monkeypatch.setattr(nbconv.runtime.planned, "PLAN_BYTES", 0)
     model(X)
     assert len(model._plans) == 1
     np.testing.assert_array_equal(model(X), small(X))

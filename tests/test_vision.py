@@ -119,6 +119,8 @@ def test_ssd_undoes_the_encoding() -> None:
     scores = np.zeros((20, 4), np.float32)
     scores[:, 0], scores[3, 2], scores[5, 1], scores[5, 3] = 1, 0.9, 0.8, 0.7
     got = vision.ssd(moves, scores, anchors)
+    with pytest.raises(ValueError, match=r"variances is \(1, 2\), wanted four numbers"):
+        vision.ssd(moves, scores, anchors, variances=(1, 2))
     assert got.classes.tolist() == [2, 1, 3]
     want = np.concatenate([centre - size / 2, centre + size / 2], 1)
     np.testing.assert_allclose(got.boxes, want[[3, 5, 5]], rtol=1e-4, atol=1e-3)
@@ -170,3 +172,5 @@ def test_ctc() -> None:
     assert vision.ctc(np.array([[1, 0], [1, 0]], np.float32), "a") == ("", 0.0)
     with pytest.raises(ValueError, match=r"wanted \(time, 4\) for 3 characters"):
         vision.ctc(np.zeros((5, 3)), "abc")
+    with pytest.raises(ValueError, match="alphabet is 3, wanted a sequence of characters"):
+        vision.ctc(np.zeros((5, 3)), 3)  # pyright: ignore[reportArgumentType]

@@ -22,6 +22,7 @@ from ._simd import (
 
 INF = float("inf")
 NAN = float("nan")
+ALL_WHOLE = 8388608.0  # 2^23: a float32 from there on is an integer
 
 
 @inline
@@ -146,3 +147,11 @@ def activated(act, v, alpha, beta):
     elif act == Activation.LEAKY_RELU:
         v = where(v < 0.0, v * alpha, v)
     return v
+
+
+@inline
+def nearest(x):
+    """The nearest integer, halves to even, with x's sign."""
+    size = absolute(x)
+    whole = copysign_bits((size + ALL_WHOLE) - ALL_WHOLE, x)
+    return where(size < ALL_WHOLE, whole, x)

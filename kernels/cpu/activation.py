@@ -2,7 +2,7 @@
 
 from . import _math
 from ._map import unary
-from ._simd import absolute, maximum, minimum, splat, sqrt, where
+from ._simd import absolute, copysign_bits, maximum, minimum, splat, sqrt, where
 
 # Kernels are found under these names, so the functions they call go by their module's name here.
 
@@ -150,3 +150,20 @@ def scaled(x, factor):
 @unary
 def shifted(x, by):
     return x + by
+
+
+@unary
+def floor(x):
+    near = _math.nearest(x)
+    return copysign_bits(where(near > x, near - 1.0, near), x)
+
+
+@unary
+def ceil(x):
+    near = _math.nearest(x)
+    return copysign_bits(where(near < x, near + 1.0, near), x)
+
+
+@unary
+def round_half_even(x):
+    return _math.nearest(x)

@@ -82,7 +82,6 @@ def conv_parts(
     y: Floats,
     zeros: Floats,
     parts: Ints,
-    blocks: Int,
     image: ConvImage,
     window: Window,
     blocking: ConvBlocking,
@@ -94,10 +93,10 @@ def conv_parts(
 
     A row of ``parts``, `PART` numbers, is such a rectangle: how many blocks there are up to its
     end, its pixels a block, its place (y, x) and size, and of its taps the place (ky, kx) and size.
-    ``blocks`` are all of them; image.m counts images. A unit is (group, block of panels, block).
+    blocking.rows counts all blocks, image.m the images. A unit is (group, block of panels, block).
     """
     cg, og, ldy = image.cg, image.og, image.ldy
-    _, panels, tap_chunk, channel_chunk, padded = blocking
+    blocks, panels, tap_chunk, channel_chunk, padded = blocking
     kh, kw, sh, sw, dh, dw, ph, pw = window
     table = stack_ints(MAX_TABLE)
     out = stack_ints(MAX_ROWS)

@@ -35,8 +35,8 @@ def gather_grad(
     first: Int,
     last: Int,
 ) -> None:
-    """dx[o, j, :] = Σ dy[o, t, :] over the t with indices[t] = j; a unit is ``width`` columns of
-    one o."""
+    """dx[o, j, :] = Σ dy[o, t, :] over the t with indices[t] = j, of those that are within; a unit is
+    ``width`` columns of one o."""
     parts = (inner + width - 1) // width
     for unit in range(first, last):
         o = unit // parts
@@ -49,17 +49,19 @@ def gather_grad(
             j = indices[t]
             if j < 0:
                 j += size
-            target = (o * size + j) * inner + begin
-            source = (o * count + t) * inner + begin
-            for i in spread(columns):
-                dx[target + i] += dy[source + i]
+            if j >= 0 and j < size:
+                target = (o * size + j) * inner + begin
+                source = (o * count + t) * inner + begin
+                for i in spread(columns):
+                    dx[target + i] += dy[source + i]
 
 
 @kernel
 def gather_elements_grad(
     dy: Floats, indices: Ints, dx: Floats, count: Int, size: Int, inner: Int, first: Int, last: Int
 ) -> None:
-    """dx[o, j, i] = Σ dy[o, t, i] over the t with indices[o, t, i] = j; a unit is one o."""
+    """dx[o, j, i] = Σ dy[o, t, i] over the t with indices[o, t, i] = j, of those that are within; a unit
+    is one o."""
     for unit in range(first, last):
         for j in range(size):
             for i in spread(inner):
@@ -70,4 +72,5 @@ def gather_elements_grad(
                 j = indices[source]
                 if j < 0:
                     j += size
-                dx[(unit * size + j) * inner + i] += dy[source]
+                if j >= 0 and j < size:
+                    dx[(unit * size + j) * inner + i] += dy[source]

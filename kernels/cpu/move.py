@@ -127,15 +127,11 @@ def _transpose(source, target, rows, columns, apart, row):
     """target[r·row + s] = source[s·apart + r], W × W at a time; the last squares lie over those
     before."""
     if rows >= W and columns >= W:
-        s = 0
-        while s < columns:
-            s = min(s, columns - W)
-            r = 0
-            while r < rows:
-                r = min(r, rows - W)
+        for s0 in range(0, columns, W):
+            s = min(s0, columns - W)
+            for r0 in range(0, rows, W):
+                r = min(r0, rows - W)
                 _transpose_square(at(source, s * apart + r), apart, at(target, r * row + s), row)
-                r += W
-            s += W
     else:
         for s in range(0, columns, W):
             for r in range(0, rows, W):

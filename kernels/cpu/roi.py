@@ -1,12 +1,12 @@
-"""RoiAlign: regions of channels-last images, sampled linearly between cells, as images of one size."""
+"""Regions of channels-last images as images of one size: RoiAlign, which samples linearly between cells, and MaxRoiPool."""
 
 from nbconv.kernels.params import DenseImage, Image
 
-from ._simd import Float, Floats, Int, Ints, W, at, get, inline, kernel, maximum, put, splat
+from ._simd import Float, Floats, Int, Ints, W, at, get, inline, kernel, maximum, put, splat, where
 
 LARGE = 1048576.0
 """Cells: a region that begins or ends beyond them is none."""
-NAN = float("nan")
+INF, NAN = float("inf"), float("nan")
 
 
 @inline
@@ -140,3 +140,108 @@ def roi_align_grad(
                                 cell = (y0 if k < 2 else y1) * width + (x0 if k % 2 == 0 else x1)
                                 weight = (Float(1.0) - ty if k < 2 else ty) * (Float(1.0) - tx if k % 2 == 0 else tx)
                                 put(plane, cell * c, get(plane, cell * c, c - c0) + slope * splat(weight), c - c0)
+
+
+@inline
+def _corner(v, scale):
+    """A region's corner, rounded to a cell, half away from 0; and whether it is one."""
+    place = v * scale
+    good = place > Float(-LARGE) and place < Float(LARGE)
+    place = place if good else Float(0.0)
+    cell = Int(abs(place) + Float(0.5))
+    return cell if place >= Float(0.0) else -cell, good
+
+
+@inline
+def _cells(begin, end, i, out, size):
+    """[first, last) of the cells of bin i along an axis."""
+    step = Float(max(end - begin + 1, 1)) / Float(out)
+    low = Int(Float(i) * step)
+    high = Float(i + 1) * step
+    whole = Int(high)
+    if Float(whole) < high:
+        whole += 1
+    first = min(max(low + begin, 0), size)
+    return first, max(first, min(max(whole + begin, 0), size))
+
+
+@kernel
+def max_roi_pool(x: Floats, rois: Floats, y: Floats, image: Image, n: Int, scale: Float, first: Int, last: Int) -> None:
+    """y[r, oy, ox, :] is the greatest of the cells of a bin of region r (image, x1, y1, x2, y2), NaN where one is, 0 of no
+    cells; NaN for no region. A unit is a row of bins."""
+    h, width, ldx, c, ldy, oh, ow = image
+    for unit in range(first, last):
+        r = unit // oh
+        region = at(rois, 5 * r)
+        x1, left = _corner(region[1], scale)
+        y1, top = _corner(region[2], scale)
+        x2, right = _corner(region[3], scale)
+        y2, bottom = _corner(region[4], scale)
+        there = region[0] >= Float(0.0) and region[0] < Float(n)
+        good = left and top and right and bottom and there
+        b = Int(region[0]) if there else 0
+        iy0, iy1 = _cells(y1, y2, unit - r * oh, oh, h)
+        for ox in range(ow):
+            ix0, ix1 = _cells(x1, x2, ox, ow, width)
+            for c0 in range(0, c, W):
+                best = splat(-INF)
+                nan = best != best
+                for iy in range(iy0, iy1):
+                    for ix in range(ix0, ix1):
+                        v = get(x, ((b * h + iy) * width + ix) * ldx + c0, c - c0)
+                        best = where(best > v, best, v)
+                        nan = nan | (v != v)
+                if iy0 == iy1 or ix0 == ix1:
+                    best = splat(0.0)
+                best = where(nan, NAN, best)
+                put(y, (unit * ow + ox) * ldy + c0, best if good else splat(NAN), c - c0)
+
+
+@kernel
+def max_roi_pool_grad(
+    dy: Floats,
+    x: Floats,
+    rois: Floats,
+    dx: Floats,
+    image: DenseImage,
+    regions: Int,
+    scale: Float,
+    first: Int,
+    last: Int,
+) -> None:
+    """Each dy to the cell that held its bin's maximum, the first of equals, or the first NaN. A unit is a plane of one
+    image, a vector of channels wide."""
+    h, width, c, oh, ow = image
+    vectors = (c + W - 1) // W
+    for unit in range(first, last):
+        n = unit // vectors
+        c0 = (unit - n * vectors) * W
+        plane = at(x, n * h * width * c + c0)
+        target = at(dx, n * h * width * c + c0)
+        for i in range(h * width):
+            put(target, i * c, splat(0.0), c - c0)
+        for r in range(regions):
+            region = at(rois, 5 * r)
+            x1, left = _corner(region[1], scale)
+            y1, top = _corner(region[2], scale)
+            x2, right = _corner(region[3], scale)
+            y2, bottom = _corner(region[4], scale)
+            here = region[0] >= Float(n) and region[0] < Float(n + 1)
+            if left and top and right and bottom and here:
+                for o in range(oh * ow):
+                    oy = o // ow
+                    iy0, iy1 = _cells(y1, y2, oy, oh, h)
+                    ix0, ix1 = _cells(x1, x2, o - oy * ow, ow, width)
+                    best = splat(-INF)
+                    place = splat(-1.0)
+                    for iy in range(iy0, iy1):
+                        for ix in range(ix0, ix1):
+                            v = get(plane, (iy * width + ix) * c, c - c0)
+                            better = (v > best) | (place < 0) | ((v != v) & (best == best))
+                            best = where(better, v, best)
+                            place = where(better, splat(iy * width + ix), place)
+                    slope = get(dy, (r * oh * ow + o) * c + c0, c - c0)
+                    for iy in range(iy0, iy1):
+                        for ix in range(ix0, ix1):
+                            i = iy * width + ix
+                            put(target, i * c, get(target, i * c, c - c0) + where(place == splat(i), slope, 0.0), c - c0)

@@ -4,7 +4,25 @@ to such places."""
 from nbconv.kernels.params import Clamp, Divisor, Image, Window
 from nbconv.kernels.sampling_params import Depth
 
-from ._simd import Float, Floats, Int, Ints, W, get, kernel, maximum, minimum, put, splat, stack_floats, where
+from ._math import exp, log
+from ._simd import (
+    Float,
+    Floats,
+    Int,
+    Ints,
+    W,
+    absolute,
+    get,
+    inline,
+    kernel,
+    maximum,
+    minimum,
+    put,
+    splat,
+    sqrt,
+    stack_floats,
+    where,
+)
 from ._window import inside
 
 INF, NAN = float("inf"), float("nan")
@@ -144,6 +162,54 @@ def average_pool(
                         for kx in range(kx0, kx1):
                             total = total + get(x, row + kx * dw * ldx, c - c0)
                 put(y, (unit * ow + ox) * ldy + c0, minimum(maximum(total / count, low), high), c - c0)
+
+
+@kernel
+def lp_pool(
+    x: Floats, y: Floats, image: Image, window: Window, depth: Depth, clamp: Clamp, p: Int, first: Int, last: Int
+) -> None:
+    """The p-norm of each window. A unit is an output row."""
+    h, width, ldx, c, ldy, oh, ow = image
+    kh, kw, sh, sw, dh, dw, ph, pw = window
+    d, od, kd, sd, dd, pd = depth
+    low, high = clamp
+    for unit in range(first, last):
+        line = unit // oh
+        n = line // od
+        iz0 = (line - n * od) * sd - pd
+        kz0, kz1 = inside(iz0, kd, dd, d)
+        iy0 = (unit - line * oh) * sh - ph
+        ky0, ky1 = inside(iy0, kh, dh, h)
+        for ox in range(ow):
+            ix0 = ox * sw - pw
+            kx0, kx1 = inside(ix0, kw, dw, width)
+            for c0 in range(0, c, W):
+                total = splat(0.0)
+                for kz in range(kz0, kz1):
+                    for ky in range(ky0, ky1):
+                        row = (((n * d + iz0 + kz * dd) * h + iy0 + ky * dh) * width + ix0) * ldx + c0
+                        for kx in range(kx0, kx1):
+                            total = total + _power(absolute(get(x, row + kx * dw * ldx, c - c0)), p)
+                if p == 2:
+                    total = sqrt(total)
+                elif p > 2:
+                    root = exp(log(total) / p)
+                    total = where((total > 0.0) & (total < INF), root, total)
+                put(y, (unit * ow + ox) * ldy + c0, minimum(maximum(total, low), high), c - c0)
+
+
+@inline
+def _power(v, p):
+    """v^p for p ≥ 1, by squaring."""
+    square = v
+    found = splat(1.0)
+    rest = p
+    while rest > 1:
+        if rest % 2 == 1:
+            found = found * square
+        square = square * square
+        rest = rest // 2
+    return found * square
 
 
 @kernel

@@ -21,7 +21,7 @@ def _wanted(name: str) -> bool:
 module_collection_mode = {"nbconv": "pyz+py"}
 hiddenimports = collect_submodules("nbconv", filter=_wanted)
 datas = collect_data_files("nbconv")
-for _name in ("numba", "llvmlite", "onnx", "PIL"):
+for _name in ("numba", "llvmlite", "onnx", "PIL", "tflite", "flatbuffers"):
     if find_spec(_name) is not None:
         hiddenimports.append(_name)
         if _name in ("numba", "llvmlite"):

@@ -19,6 +19,15 @@ RESIZES = ("crop", "stretch", "pad")
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
+def layout_of(shape: Sequence[Any]) -> str | None:
+    """NCHW or NHWC where a declared shape looks like an image's, else None."""
+    if len(shape) != 4:
+        return None
+    if shape[1] in (1, 3, 4):
+        return "NCHW"
+    return "NHWC" if shape[3] in (1, 3, 4) else None
+
+
 def load_image(
     source: Any,
     size: tuple[int, int] | None = None,

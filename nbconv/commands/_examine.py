@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nbconv.model import Model
     from nbconv.plan.plan import Plan
     from nbconv.runtime.executor import Ready
+    from nbconv.runtime.staged import Done
 
 
 def examine(path: str, shapes: list[str], values: list[str], goal: Target | None = None) -> dict[str, Any]:
@@ -71,15 +72,31 @@ def examine(path: str, shapes: list[str], values: list[str], goal: Target | None
     return found
 
 
+FEW = 256
+"""Bytes of a step's inputs and outputs together that no kernel would do faster."""
+
+
 def _numpy(node: Node, plan: Plan) -> dict[str, Any]:
-    made = [plan.specs[n] for n in node.outputs if n]
-    return _step(node, made)
+    given, made = ([plan.specs[n] for n in names if n] for names in (node.inputs, node.outputs))
+    return _step(node, given, made)
 
 
-def _step(node: Node, made: list[Any]) -> dict[str, Any]:
-    """A step that no kernel does: what computes it, its outputs (Specs) and their bytes."""
-    told = {"node": node.name, "op": node.op.type, "by": node.op.evaluator}
+def _step(node: Node, given: list[Any], made: list[Any]) -> dict[str, Any]:
+    """A step that no kernel does: what computes it and why, its outputs (Specs) and their bytes."""
+    told = {"node": node.name, "op": node.op.type, "by": node.op.evaluator, "why": _why(node, given, made)}
     return {**told, "outputs": ", ".join(map(str, made)), "bytes": sum(spec.nbytes for spec in made)}
+
+
+def _why(node: Node, given: list[Any], made: list[Any]) -> str:
+    """Why no kernel does the step: what docs/onnx.md says under "What NumPy does"."""
+    op = node.op
+    if op.in_numpy:
+        return op.in_numpy
+    if sum(spec.nbytes for spec in (*given, *made)) <= FEW:
+        return "a few numbers, which no kernel would make faster"
+    if op.evaluator != "NumPy":
+        return "nbconv has no code for it"
+    return "no kernel yet"
 
 
 def _slow(plan: Plan) -> list[dict[str, Any]]:
@@ -97,7 +114,9 @@ class _Watch:
         self.alone: dict[tuple[str, ...], dict[str, Any]] = {}
         self.waits: dict[tuple[str, ...], dict[str, Any]] = {}
 
-    def planned(self, graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str]) -> Ready:
+    def planned(
+        self, graph: Graph, inputs: dict[str, Spec], fetch: tuple[str, ...], varying: frozenset[str], key: tuple
+    ) -> Ready:
         from nbconv.plan.plan import Plan
         from nbconv.runtime.executor import Ready
 
@@ -105,39 +124,41 @@ class _Watch:
         self.plans.append(plan)
         return Ready(self.model.bound(plan))
 
-    def done(self, node: Node, how: str, given: list[Any], made: list[Any]) -> None:
+    def done(self, done: Done) -> None:
         from nbconv.errors import DataDependentError
         from nbconv.graph import Spec
 
         def spec(value: Any) -> Spec | None:
             return Spec(value.shape, value.dtype) if hasattr(value, "dtype") else None
 
-        if how == "numpy":
-            self.alone.setdefault(node.outputs, _step(node, [spec(y) for y in made if spec(y)]))
+        node = done.node
+        if done.how == "numpy" and node.op.evaluator:
+            arrays = ([spec(v) for v in values if spec(v)] for values in (done.given, done.made))
+            self.alone.setdefault(node.outputs, _step(node, *arrays))
         try:
-            node.op.infer(*map(spec, given))
+            node.op.infer(*map(spec, done.given))
             why = "one of its inputs is no tensor"
         except DataDependentError as error:
             why = str(error)
         except (ValueError, TypeError, AttributeError):
             why = "its inputs decide shapes"
-        self.waits.setdefault(node.outputs, {"node": node.name, "op": node.op.type, "why": why})
+        self.waits.setdefault(node.outputs, {"node": node.name, "op": node.op.label, "why": why})
 
 
 def _in_stages(model: Model, sizes: dict[str, tuple[int, ...]], values: dict[str, float]) -> _Watch:
     """A run with the first of `_model.plain_feeds` that it takes. ModelError where it takes none."""
     from nbconv.errors import ModelError
-    from nbconv.model import PLAN_BYTES
-    from nbconv.runtime.executor import Arenas
+    from nbconv.runtime.kept import Kept
+    from nbconv.runtime.planned import PLAN_BYTES
     from nbconv.runtime.staged import Staged
 
     first = ""
     for feeds in _model.plain_feeds(model.graph, sizes, values):
         watch = _Watch(model)
         try:
-            Staged(model.graph, watch.planned, Arenas(), PLAN_BYTES, watch.done).run(
-                feeds, tuple(model.graph.outputs), model.threads
-            )
+            gpu, inputs = model._device is not None, tuple(model.graph.inputs)
+            staged = Staged(lambda: model.graph, inputs, watch.planned, model._arenas, Kept(PLAN_BYTES), watch.done, gpu)
+            staged.run(feeds, tuple(model.graph.outputs), model.threads)
         except ModelError as error:
             first = first or str(error)
         else:

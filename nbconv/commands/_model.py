@@ -216,17 +216,10 @@ def input_shapes(
 
 def _is_size(spec: Spec, axis: int) -> bool:
     """Whether the axis is height or width of an input that looks like an image (1, 3 or 4 channels)."""
+    from nbconv.base.image import layout_of
+
     layout = layout_of(spec.shape)
     return layout is not None and axis in ((2, 3) if layout == "NCHW" else (1, 2))
-
-
-def layout_of(shape: Sequence[Any]) -> str | None:
-    """NCHW or NHWC where a declared shape looks like an image's, else None."""
-    if len(shape) != 4:
-        return None
-    if shape[1] in (1, 3, 4):
-        return "NCHW"
-    return "NHWC" if shape[3] in (1, 3, 4) else None
 
 
 def _example(spec: Spec) -> str:

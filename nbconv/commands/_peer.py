@@ -26,10 +26,24 @@ def session(model: str | bytes, threads: int = 1, optimise: bool = True) -> Any:
     options.log_severity_level = 4
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    model = model if isinstance(model, bytes) else _onnx(model)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base
         raise ValueError(f"onnxruntime does not take the model: {' '.join(str(error).split())}") from None
+
+
+def _onnx(path: str) -> str | bytes:
+    """What onnxruntime reads of a file: the file, or a TFLite model as ONNX."""
+    from nbconv.converters.tflite.kind import is_tflite
+    from nbconv.converters.weights import Source
+
+    source = Source(path)
+    if not is_tflite(source.data):
+        return path
+    from nbconv.converters.complete import complete
+
+    return complete(source).SerializeToString()
 
 
 class Difference(NamedTuple):

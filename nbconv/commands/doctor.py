@@ -183,16 +183,16 @@ def _print_groups(head: str, rows: list[dict[str, Any]], key: str) -> None:
 
 def _print_numpy(steps: list[dict[str, Any]]) -> None:
     """NumPy's steps by their operator, those with the most bytes first."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for step in steps:
-        groups.setdefault((step["op"], step["by"]), []).append(step)
+        groups.setdefault((step["op"], step["by"], step["why"]), []).append(step)
     cells = []
-    for (op, by), rows in sorted(groups.items(), key=lambda item: -sum(r["bytes"] for r in item[1])):
+    for (op, by, why), rows in sorted(groups.items(), key=lambda item: -sum(r["bytes"] for r in item[1])):
         largest = max(rows, key=lambda r: r["bytes"])
-        cells.append((op, str(len(rows)), by, size(sum(r["bytes"] for r in rows)), largest["outputs"],
+        cells.append((op, str(len(rows)), by, size(sum(r["bytes"] for r in rows)), largest["outputs"], why,
                       _names([r["node"] for r in rows])))  # fmt: skip
     print()
-    table(("OP", "STEPS", "BY", "BYTES", "LARGEST OUTPUT", "NODES"), cells, right=(1, 3), width=180)
+    table(("OP", "STEPS", "BY", "BYTES", "LARGEST OUTPUT", "WHY", "NODES"), cells, right=(1, 3), width=200)
 
 
 def _names(nodes: list[str]) -> str:

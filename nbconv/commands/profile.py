@@ -50,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
         check(path)
     model = _model.open_model(args.model, args.threads, args.device)
     shapes, notes = _model.input_shapes(model.graph, args.shape)
-    _model.whole_plan(model, args.model, shapes)
     values = _model.given_values(model.graph, args.value)
     found = profiling.profile(model, _model.random_feeds(model.graph, shapes, values=values), runs=args.runs)
+    if found.staged and (args.html or args.trace):
+        raise ValueError("values decide shapes, so there are several plans: --html and --trace show one")
     report = {**profiling.as_json(found, args.model, shapes), "machine": _machine(model), "notes": notes}
     if args.trace:
         write(args.trace, json.dumps(trace(report, found), allow_nan=False))
@@ -141,6 +142,8 @@ def _print(report: dict[str, Any], args: argparse.Namespace) -> None:
         print(f"measured roofline: {roof['flops'] / 1e9:.0f} GFLOP/s; reading, GB/s: {levels}")
     else:
         print("each step was waited for: its time holds its launch, its copies and the wait")
+    if report["stages"]:
+        print(f"values decide shapes: {plural(report['stages'], 'plan')}, and what is done between them")
     for note in report["notes"]:
         print(style(f"note: {note}", "yellow"))
     print()

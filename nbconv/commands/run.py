@@ -145,7 +145,9 @@ def _read(path: str, name: str, graph: Graph, args: argparse.Namespace) -> np.nd
 
 def image_settings(spec: Spec, name: str, graph: Graph, args: argparse.Namespace) -> dict[str, Any]:
     """`load_image`'s arguments from the options, the model's input and ONNX's image metadata."""
-    layout = args.layout or _model.layout_of(spec.shape)
+    from nbconv.base.image import layout_of
+
+    layout = args.layout or layout_of(spec.shape)
     if layout is None or len(spec.shape) != 4:
         hint = "" if len(spec.shape) != 4 else "; say --layout NCHW or NHWC"
         raise ValueError(f"input {name} {spec} does not look like a picture's (batch, channels, height, width){hint}")

@@ -18,9 +18,10 @@ def save(graph: Graph, path: str | os.PathLike, source: Any, fold: bool = False)
     for inference; whole or not at all.
 
     The file that the model was read from is written again, with its nodes, names and opset, and new weights; where that is
-    not possible (the model came from no file, or its structure was changed on the way in) as opset 21, with nbconv's names.
-    ``fold``: batch normalisations go into the convolutions before them (always opset 21). onnx's checker must pass what is
-    written. Raises ModelError where it cannot be written, OSError where the file cannot, ImportError without onnx.
+    not possible (the model came from no file, or from a TFLite one, or its structure was changed on the way in) as opset 21,
+    with nbconv's names. ``fold``: batch normalisations go into the convolutions before them (always opset 21). onnx's
+    checker must pass what is written. Raises ModelError where it cannot be written, OSError where the file cannot,
+    ImportError without onnx.
     """
     from nbconv.converters.onnx import save as write
 
@@ -45,8 +46,9 @@ def patched(graph: Graph, source: Any) -> Any:
     from onnx import ModelProto, external_data_helper, numpy_helper
 
     from nbconv.converters.onnx import read
+    from nbconv.converters.tflite.kind import is_tflite
 
-    if source.external:
+    if source.external or is_tflite(source.data):
         return None
     before, proto = read(source), ModelProto.FromString(bytes(source.data))
     if any(external_data_helper.uses_external_data(t) for t in proto.graph.initializer):

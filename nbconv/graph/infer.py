@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph.dtypes import ADDED, added, is_added, kind_of
 from nbconv.graph.spec import Spec
+from nbconv.graph.symbolic import apply, settled, whole
 
 MAX_ELEMENTS = 2**40
 """A value with more elements is taken for a broken model."""
@@ -57,7 +59,7 @@ def number_of(dtype: np.dtype) -> int:
 
 def make(shape: Sequence[int], dtype: np.dtype) -> Spec:
     """A Spec whose size is sane: ModelError for a negative dimension or more than `MAX_ELEMENTS` elements."""
-    shape = tuple(int(d) for d in shape)
+    shape = tuple(whole(d) for d in shape)
     size = 1
     for d in shape:
         if d < 0:
@@ -138,9 +140,18 @@ def axes(values: Sequence[int], rank: int) -> tuple[int, ...]:
 
 def known(spec: Spec, name: str) -> np.ndarray:
     """The value of an input that decides a shape; DataDependentError when it is only known at run time."""
+    return settled(_there(spec, name))
+
+
+def _there(spec: Spec, name: str) -> Any:
     if spec.value is None:
         raise DataDependentError(f"{name} is computed while running; nbconv needs it when planning")
     return spec.value
+
+
+def entries(array: np.ndarray) -> tuple[int, ...]:
+    """The entries of an integer vector or scalar."""
+    return tuple(int(v) for v in np.atleast_1d(array))
 
 
 def integers(spec: Spec, name: str) -> tuple[int, ...]:
@@ -148,7 +159,7 @@ def integers(spec: Spec, name: str) -> tuple[int, ...]:
     kind("iu", **{name: spec})
     if spec.rank > 1:
         raise ModelError(f"{name} is {spec}, wanted a vector")
-    return tuple(int(v) for v in np.atleast_1d(known(spec, name)))
+    return apply(entries, _there(spec, name))
 
 
 def scalar(spec: Spec | None, name: str) -> None:

@@ -23,6 +23,8 @@ ANY, NUMPY = "any", "numpy"
 ONLY_FLOAT32 = frozenset((FLOAT32,))
 STORED = frozenset(np.dtype(t) for t in ("?", "i1", "u1", "i2", "u2", "f2", "i4", "u4", "i8", "u8", "f8"))
 """Element types that kernels move, and do not compute with."""
+RANKED = frozenset(np.dtype(t) for t in ("f4", "i4", "i8", "i1", "u1"))
+"""Element types whose greatest and least kernels find, and where they stand."""
 
 _REQUIRED: Any = object()
 
@@ -80,6 +82,8 @@ class Op:
     """Whether it normalises."""
     evaluator: ClassVar[str] = "NumPy"
     """What computes its `reference`."""
+    in_numpy: ClassVar[str] = ""
+    """Why NumPy does it and no kernel will, where that is so; docs/onnx.md lists these."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         cls.type = cls.__name__
@@ -188,6 +192,11 @@ class Op:
         for itself. ``to`` is a `nbconv.graph.backward.Expansion`: nodes are added with ``to.add(Op(), to.x(0))``."""
         return None
 
+    def bound(self) -> tuple[Op, int] | None:
+        """For an op whose result is as long as values decide: an op that finds all of it in memory that any result fits in,
+        packed at the begin, and says how long it is; and the axis of the result that is. None where there is none such."""
+        return None
+
     def bypass(self, inputs: tuple[Any, ...]) -> bool:
         """Whether the first output is just the first input."""
         return False
@@ -222,6 +231,11 @@ class Op:
 
     def epilogue(self, inputs: tuple[Any, ...]) -> Epilogue | None:
         """This op on float32 as another kernel's Epilogue, where it is one (an activation with constant limits)."""
+        return None
+
+    def guard(self, node: Any, inputs: tuple[Any, ...]) -> Any:
+        """A node that NumPy does before the kernels of this ``node``, which raises where values that only a run knows are
+        none that these take; None where there is nothing to check."""
         return None
 
     def lower(self, to: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Layout, Node, Spec
+from nbconv.graph.symbolic import Symbol, apply
 from nbconv.kernels.params import Clamp, Epilogue, Extents, Rows, RowStrides, Strides, flat
 from nbconv.lowering.axes import merge, split, tiles
 from nbconv.lowering.step import Impl, Ref, Step, Work
@@ -79,6 +80,8 @@ class Lowering:
         """bytes that transformed weights may take"""
         self.scratch_limit = inf
         """bytes of packed weights, or of sums of a gradient, that are wanted at a time: more are made one after another"""
+        self.described = True
+        """whether steps say how they work, for reports"""
         self.steps: list[Step] = []
         self.aliases: dict[str, str] = {}
         self.scratches: dict[str, int] = {}
@@ -161,13 +164,19 @@ class Lowering:
         """A constant that input shapes decide: it belongs to this plan alone."""
         key = f"{self._named[0]}#{name}"
         self._constants[key] = values
-        return Ref(key, 0, values.dtype)
+        return Ref(key, 0, (values.value if type(values) is Symbol else values).dtype)
 
     def scratch(self, dtype: np.dtype, n: int) -> Ref:
         """Memory of n elements for this node's steps alone."""
         name = f"{self.node.outputs[0]}#scratch{len(self.scratches)}"
         self.scratches[name] = n * dtype.itemsize
         return Ref(name, 0, dtype)
+
+    def wrongs(self, units: int) -> Ref:
+        """Memory for the argument ``wrong`` of a step that checks indices: for each unit the size of the axis that one
+        leaves, or 0, and that index, two int64. It is looked at when all steps are done, and an error says what stands
+        there."""
+        return self.scratch(np.dtype(np.int64), 2 * units)
 
     def floats(self, n: int) -> Ref:
         """Memory of n float32 for this node's steps alone."""
@@ -237,18 +246,18 @@ class Lowering:
                 self.copy(x.at(i * a), y.at(i * b), *(tuple(t[k] for t in rest) for k in range(3)))
             return
         if len(line) > 1 and line[0][1] == line[1][2] == 1 and len(axes) < 3:  # a transpose: its longer axis is cut
-            long = int(line[1][0] > line[0][0])
-            beside, line[long] = split(line[long], 16384 // line[1 - long][0], self.target.lanes)
+            long = 1 if line[1][0] > line[0][0] else 0
+            beside, line[long] = apply(split, line[long], 16384 // line[1 - long][0], self.target.lanes)
             axes += beside
         elif not axes:
-            axes, line[0] = split(line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
+            axes, line[0] = apply(split, line[0], 16384 // line[-1][0] if len(line) > 1 else 16384, self.target.lanes)
         five = [(1, 0, 0)] * (3 - len(axes)) + axes + [(1, 0, 0)] * (2 - len(line)) + line
         n0, n1, n2, n3, n4 = (t[0] for t in five)
         nbytes = x.dtype.itemsize * n0 * n1 * n2 * n3 * n4
         kernel = "move.copy" if x.dtype.itemsize == FLOAT32.itemsize else f"elements.copy_{x.dtype.itemsize}"
         self.step(
             kernel,
-            self.gpu_split(n0 * n1 * n2, tiles(n3, n4)),
+            self.gpu_split(n0 * n1 * n2, apply(tiles, n3, n4)),
             work=16 * n0 * n1 * n2 * n3 * n4,
             x=x,
             y=y,
@@ -297,7 +306,7 @@ class Lowering:
         if not axes and n > chunk:
             axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
         if len(axes) < 3 and n > self.target.line:
-            more, (n, ai, bi) = split((n, ai, bi), chunk, self.target.lanes)
+            more, (n, ai, bi) = apply(split, (n, ai, bi), chunk, self.target.lanes)
             axes += more
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
         self.step(
@@ -371,7 +380,7 @@ class Lowering:
         *,
         work: int,
         kind: str = "other",
-        algorithm: str = "",
+        algorithm: str | Callable[[], str] = "",
         slow: str = "",
         does: Work = _UNKNOWN,
         writes: tuple[str, ...] = ("y",),
@@ -384,12 +393,13 @@ class Lowering:
         and ``slow`` are what a profile and a report say of it."""
         if units <= 0:
             return
-        chunk = min(units, max(1, -(-WORK * units // max(work, 1))))
+        chunk = apply(_claimed, units, work)
         words = flat(arguments)
         refs = [(name, value.name) for name, value in words.items() if isinstance(value, Ref)]
         if zeros is not None:
             words["zeros"] = zeros
-        impl = (self.impl or Impl(kernel))._replace(kind=kind, algorithm=algorithm or described(kernel), slow=slow)
+        said = algorithm if isinstance(algorithm, str) else algorithm() if self.described else ""
+        impl = (self.impl or Impl(kernel))._replace(kind=kind, algorithm=said or described(kernel), slow=slow)
         self.steps.append(
             Step(
                 self.node,
@@ -407,6 +417,11 @@ class Lowering:
     def zeros(self, n: int) -> Ref:
         """A row of n zeros."""
         return self.constant(f"#zeros{n}", lambda: np.zeros(n, np.float32))
+
+
+def _claimed(units: int, work: int) -> int:
+    """Units of a step that are worth claiming at a time."""
+    return min(units, max(1, -(-WORK * units // max(work, 1))))
 
 
 def described(kernel: str) -> str:

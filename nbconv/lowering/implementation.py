@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbconv.graph.symbolic import apply, settled
 from nbconv.lowering.step import Impl
 
 if TYPE_CHECKING:
@@ -33,18 +35,28 @@ def candidates(rows: Sequence[Implementation], problem: Any) -> list[Implementat
 def choose(to: Lowering, fitting: Sequence[Implementation], problem: Any) -> Implementation:
     """The row that does a problem: what ``to.choices`` says, else the cheapest, of equal ones the first."""
     chosen = to.choices.get(problem)
-    for row in fitting:
-        if row.name == chosen:
-            return row
+    return next((row for row in fitting if row.name == chosen), None) or cheapest(fitting, problem)
+
+
+def cheapest(fitting: Sequence[Implementation], problem: Any) -> Implementation:
+    """Of the rows that fit a problem the one that costs least, of equal ones the first."""
     if len(fitting) == 1:
         return fitting[0]
     return min(fitting, key=lambda row: row.cost(problem) if row.cost else 0.0)
 
 
+def _cheapest(rows: Sequence[Implementation], problem: Any) -> int:
+    """The place of the row that does a problem."""
+    return rows.index(cheapest(candidates(rows, problem), problem))
+
+
 def emit(to: Lowering, rows: Sequence[Implementation], problem: Any, *operands: Any) -> None:
     """The steps of the row that does a problem."""
-    fitting = candidates(rows, problem)
-    row = choose(to, fitting, problem)
-    before, to.impl = to.impl, Impl(row.name, problem=problem, candidates=tuple(r.name for r in fitting))
+    if to.described:
+        fitting = candidates(rows, problem)
+        row, names = choose(to, fitting, problem), tuple(r.name for r in fitting)
+    else:
+        row, names = rows[settled(apply(partial(_cheapest, rows), problem))], ()
+    before, to.impl = to.impl, Impl(row.name, problem=problem, candidates=names)
     row.emit(to, problem, *operands)
     to.impl = before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from nbconv.graph import FLOAT32
+from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import Epilogue
 from nbconv.kernels.target import Target
 from nbconv.lowering.context import Lowering
@@ -95,9 +97,21 @@ class Machine(Protocol):
     def scratch_limit(self) -> float: ...
 
 
+class Limits(NamedTuple):
+    """A `Machine` and no more."""
+
+    target: Target
+    columns: int
+    scratch_limit: float
+
+
 def cut(to: Machine, m: int, k: int, n: int, taps: int, groups: int = 1, batch: int = 1) -> Cut:
     """For a convolution's ``groups``, or a ``batch``, of (m, k·taps) × (k·taps, n) products: `whole`, or where that costs
     clearly less, `split`."""
+    return apply(partial(_cut, Limits(to.target, to.columns, to.scratch_limit)), m, k, n, taps, groups, batch)
+
+
+def _cut(to: Machine, m: int, k: int, n: int, taps: int, groups: int, batch: int) -> Cut:
     found, parts = whole(to, m, k, n, taps, groups, batch), split(to, m, k, n, taps, groups, batch)
     results = groups * batch * m * n
     if parts is not None and cut_cost(to, parts, results) < WORTH * cut_cost(to, found, results):

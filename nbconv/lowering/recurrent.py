@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -100,9 +100,28 @@ class Stored(NamedTuple):
 
 def lower(to: Lowering, kernel: str, groups: Groups, kind: Kind, stored: Stored | None = None) -> None:
     """The steps of an RNN, GRU or LSTM, whose inputs are ONNX's, W and R perhaps ``stored``."""
+    p = problem(to, groups)
+    y, *lasts = outputs(to)
+    forward(to, p, kernel, kind, Outputs(y or to.floats(p.steps * p.ways * p.batch * p.hidden), *lasts), stored=stored)
+
+
+def problem(to: Lowering, groups: Groups) -> Problem:
+    """Of the node that is lowered."""
     (steps, batch, inputs), (ways, *sides) = to.inputs[0].shape, to.inputs[2].shape
-    hidden = min(sides)
-    p = Problem(steps, batch, inputs, hidden, ways, groups, to.target.lanes)
+    return Problem(steps, batch, inputs, min(sides), ways, groups, to.target.lanes)
+
+
+def forward(
+    to: Lowering,
+    p: Problem,
+    kernel: str,
+    kind: Kind,
+    results: Outputs,
+    tape: Ref | None = None,
+    stored: Stored | None = None,
+) -> None:
+    """The steps to these results, and to the tape, where one is given."""
+    steps, batch, hidden, ways = p.steps, p.batch, p.hidden, p.ways
     x = to.input(0)
     if kind.rounded:
         x = to.floats(to.inputs[0].size)
@@ -111,24 +130,23 @@ def lower(to: Lowering, kernel: str, groups: Groups, kind: Kind, stored: Stored 
     rows = most_rows(to, p)
     lengths = to.input(4) if to.has(4) else None
     (h, way, row), (c, c_way, c_row) = state(to, p, 5), state(to, p, 6)
-    cells = {}
+    more: dict[str, Any] = {"tape": tape} if tape else {}
     if kernel in ("lstm", "gru_reset"):
-        cells["cells"] = to.floats(ways * batch * p.panels * p.lanes * (1 if kernel == "lstm" and not kind.rounded else 2))
-    y, *lasts = outputs(to)
+        more["cells"] = to.floats(ways * batch * p.panels * p.lanes * (1 if kernel == "lstm" and not kind.rounded else 2))
     arithmetic = 2 * steps * batch * ways * p.gates * hidden * hidden
     to.step(
-        f"recurrent.{kernel}",
+        f"recurrent.{kernel}" + ("_taped" if tape else ""),
         ways * ceil(batch, rows),
         work=arithmetic,
-        writes=("results.y", "results.h", "results.c", "cells"),
+        writes=("results.y", "results.h", "results.c", "cells", "tape"),
         x=added,
         weights=Recurrence(recurrence(to, p, stored), bias(to, p), to.input(7) if to.has(7) else None),
         lengths=lengths,
         states=States(h, c, way, row, c_way, c_row),
-        **cells,
-        results=Outputs(y or to.floats(steps * ways * batch * hidden), *lasts),
+        **more,
+        results=results,
         sizes=Sequences(steps, batch, hidden, ways, rows, *kind),
-        algorithm=f"recurrence, {rows} sequences a unit",
+        algorithm=lambda: f"recurrence, {rows} sequences a unit",
         does=Work(arithmetic, arithmetic, FLOAT32.itemsize * sum(spec.size for spec in to.outputs)),
     )
 

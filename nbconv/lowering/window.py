@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from nbconv.errors import ModelError
+from nbconv.graph.symbolic import apply
 from nbconv.kernels import params
+from nbconv.kernels.sampling_params import Depth
 
 STRIP = 8
 """Cells of a row that a unit of kernels/cuda/pool_grad.py and of its neighbour for depthwise convolutions does."""
@@ -82,10 +85,10 @@ def resolve(
         raise ModelError(f"auto_pad {auto_pad!r} is none of NOTSET, SAME_UPPER, SAME_LOWER, VALID")
     same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
     out = tuple(
-        window_out(s, k, st, d, b, e, ceil and not same)
+        apply(window_out, s, k, st, d, b, e, ceil and not same)
         for s, k, st, d, b, e in zip(size, kernel, strides, dilations, begin, end, strict=True)
     )
-    if min(out, default=1) < 1:
+    if any(size < 1 for size in out):
         raise ModelError(f"a {list(kernel)} window does not fit an input of size {list(size)} with pads {list(begin + end)}")
     return Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(begin), tuple(end), out)
 
@@ -127,3 +130,19 @@ def sliding(down: tuple[int, ...], across: tuple[int, ...]) -> params.Window:
     """As kernels take it: a window of `flat`."""
     (kh, sh, dh, ph), (kw, sw, dw, pw) = down[:4], across[:4]
     return params.Window(kh, kw, sh, sw, dh, dw, ph, pw)
+
+
+def in_space(size: Sequence[int]) -> tuple[int, int, int]:
+    """Up to three spatial dimensions as (d, h, w), those that lack being 1."""
+    d, h, w = (1, 1, *size)[-3:]
+    return d, h, w
+
+
+def along_space(window: Window) -> list[Axis]:
+    """A window's axes along (d, h, w)."""
+    return [Axis(1, 1, 1, 0, 0)] * (3 - len(window.out)) + spatial(window)
+
+
+def depth(axis: Axis, size: int, out: int) -> Depth:
+    """As kernels take it: a window along the first of three axes."""
+    return Depth(size, out, axis.kernel, axis.stride, axis.dilation, axis.begin)

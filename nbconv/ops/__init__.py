@@ -46,14 +46,15 @@ def lookup(type: str, domain: str = "") -> type[Op]:
     return fallback.of_schema(type, key[0])
 
 
-def family_of(op: Op) -> str | None:
-    """The family by which `of_family` finds the op's class in another process, where its attributes make it again."""
+def family_of(op: Op, bodies: bool = False) -> str | None:
+    """The family by which `of_family` finds the op's class in another process, where its attributes make it again;
+    ``bodies``: those that are graphs, too."""
     cls, family = type(op), type(op).__module__.removeprefix(f"{__name__}.")
     ours = (
         family in FAMILIES
         and _op.REGISTRY.get((op.domain, op.type)) is cls
         and cls.__init__ is Op.__init__
-        and not op.bodies()
+        and (bodies or not op.bodies())
     )
     return family if ours else None
 

@@ -10,9 +10,12 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import Op
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op
+from nbconv.kernels.params import DenseImage
+from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, reach, taps
-from nbconv.lowering.window import Window, resolve
+from nbconv.lowering.step import Work
+from nbconv.lowering.window import Window, along_space, depth, in_space, resolve, sliding
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -21,9 +24,31 @@ if TYPE_CHECKING:
 class Blocks(Op, abstract=True):
     """What Col2Im and its gradient share: the attributes, and where blocks lie."""
 
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+
     strides: tuple[int, ...] | None = None
     pads: tuple[int, ...] | None = None
     dilations: tuple[int, ...] | None = None
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def lower_columns(self, to: Lowering, kernel: str, image: Spec, block: tuple[int, ...]) -> None:
+        """One step of a kernel of `kernels/cpu/columns.py`, between columns and volumes that lie as ``image``."""
+        n, c, *size = image.shape
+        window = self.window(image.shape[2:], block)
+        (d, h, w), (od, oh, ow), axes = in_space(size), in_space(window.out), along_space(window)
+        to.step(
+            f"columns.{kernel}",
+            n * c,
+            work=8 * max(to.inputs[0].size, to.outputs[0].size),
+            x=to.input(0),
+            y=to.output(),
+            image=DenseImage(h, w, c, oh, ow),
+            window=sliding(axes[1], axes[2]),
+            depth=depth(axes[0], d, od),
+            does=Work(copies=True),
+        )
 
     def window(self, image: tuple[int, ...], block: tuple[int, ...]) -> Window:
         """The blocks of an image of this size."""
@@ -59,6 +84,13 @@ class Col2Im(Blocks):
     def flops(self, inputs, outputs) -> int:
         return inputs[0].size
 
+    def has_kernel(self, inputs, outputs) -> bool:
+        known = all(s.value is not None for s in inputs[1:])
+        return super().has_kernel(inputs, outputs) and known and outputs[0].rank < 6 and outputs[0].size > 0
+
+    def lower(self, to: Lowering) -> None:
+        self.lower_columns(to, "col2im", to.outputs[0], want.integers(to.inputs[2], "block_shape"))
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         block = want.integers(to.inputs[2], "block_shape")
         grad = Im2Col(block=block, **{name: getattr(self, name) for name in Blocks.fields})
@@ -80,3 +112,9 @@ class Im2Col(Blocks):
         window = self.window(x.shape[2:], self.block)
         y = np.stack([seen for _, seen in taps(pad(x, window), window)], axis=2)
         return y.reshape(len(x), -1, prod(window.out))
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and inputs[0].rank < 6 and outputs[0].size > 0
+
+    def lower(self, to: Lowering) -> None:
+        self.lower_columns(to, "im2col", to.inputs[0], self.block)

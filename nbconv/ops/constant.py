@@ -10,11 +10,14 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Spec, spec_of
 from nbconv.graph import infer as want
-from nbconv.graph.op import Op
+from nbconv.graph.infer import INT64
+from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, STORED, Op
+from nbconv.graph.symbolic import apply, shape_of
+from nbconv.lowering.context import Lowering
 from nbconv.ops.linear import reshape
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class Constant(Op):
@@ -45,6 +48,7 @@ class ConstantOfShape(Op):
     """An array of this shape, full of ``value`` (one element; float32 0 by default)."""
 
     moves = True
+    kernel_layout = CHANNELS_FIRST
 
     value: np.ndarray | None = None
 
@@ -60,6 +64,15 @@ class ConstantOfShape(Op):
     def reference(self, shape: np.ndarray) -> np.ndarray:
         value = self.fill()
         return np.full(tuple(int(d) for d in shape.ravel()), value, value.dtype)
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return outputs[0].dtype in STORED | ONLY_FLOAT32
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return outputs[0].dtype not in ONLY_FLOAT32
+
+    def lower(self, to: Lowering) -> None:
+        to.fill(to.output(), to.outputs[0].size, self.fill().item())
 
 
 class EyeLike(Op):
@@ -106,6 +119,20 @@ class OneHot(Op):
         here = np.arange(count).reshape(-1, *[1] * (indices.ndim - axis))
         return np.where(here == which, values[1], values[0])
 
+    def expand(self, to: Expansion) -> str | None:
+        """The value that a comparison of indices with coordinates, counted from both ends, chooses."""
+        from nbconv.ops.cast import Cast
+        from nbconv.ops.gather import Gather
+        from nbconv.ops.logic import Equal, Or, Where
+
+        indices, axis, count = to.inputs[0], want.axis(self.axis, to.inputs[0].rank + 1), to.outputs[0].shape[self.axis]
+        which = to.x() if indices.dtype == want.INT64 else to.add(Cast(to=want.number_of(want.INT64)), to.x())
+        which = reshape(to, which, (*indices.shape[:axis], 1, *indices.shape[axis:]))
+        here = np.arange(count).reshape(-1, *[1] * (indices.rank - axis))
+        masks = (to.add(Equal(), which, to.constant(places)) for places in (here, here - count))
+        on, off = (to.add(Gather(), to.x(2), to.constant(np.array(i))) for i in (1, 0))
+        return to.add(Where(), to.add(Or(), *masks), on, off)
+
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Σ dy over the places of each value."""
         from nbconv.ops.pointwise import Mul
@@ -130,13 +157,14 @@ class Shape(Op):
     end: int | None = None
 
     def infer(self, x: Spec) -> Spec:
-        return spec_of(self.dims(x.shape))
+        found = self.dims(x.shape)
+        return Spec(shape_of(found), INT64, found, True)
 
     def dims(self, shape: tuple[int, ...]) -> np.ndarray:
         """The answer for this shape; both bounds are clamped to the rank."""
         n = len(shape)
         start, end = (min(max(v + n if v < 0 else v, 0), n) for v in (self.start, n if self.end is None else self.end))
-        return np.array(shape[start:end], np.int64)
+        return apply(_vector, shape[start:end])
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return self.dims(x.shape)
@@ -145,25 +173,34 @@ class Shape(Op):
         return (self.dims(inputs[0].shape),)
 
 
+def _vector(sizes: tuple[int, ...]) -> np.ndarray:
+    return np.array(sizes, np.int64)
+
+
+def _scalar(size: int) -> np.ndarray:
+    return np.array(size, np.int64)
+
+
 class Size(Op):
     """How many elements x has, an int64 scalar; known as soon as x's shape is."""
 
     moves = True
 
     def infer(self, x: Spec) -> Spec:
-        return spec_of(np.array(x.size, np.int64))
+        return Spec((), INT64, apply(_scalar, x.size), True)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.array(x.size, np.int64)
 
     def known(self, *inputs: Any) -> tuple[np.ndarray, ...] | None:
-        return (np.asarray(inputs[0].size, np.int64),)
+        return (apply(_scalar, inputs[0].size),)
 
 
 class Range(Op):
     """start, start + delta, … before limit."""
 
     moves = True
+    in_numpy = "numbers by position, made once their count is known"
 
     def infer(self, start: Spec, limit: Spec, delta: Spec) -> Spec:
         dtype = want.one_type("fi", start=start, limit=limit, delta=delta)

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from nbconv.errors import DataDependentError, ModelError
-from nbconv.graph import Graph, Spec, bodies
+from nbconv.graph import OBJECT, Graph, Spec, bodies, spec_of
 from nbconv.graph import infer as want
-from nbconv.graph.infer import BOOL
+from nbconv.graph.infer import BOOL, INT64
 from nbconv.graph.op import Op
 
 Run = Callable[[str, list[Any]], list[Any]]
 """Runs the body of this attribute on these values of its own inputs."""
+
+
+class Turns(NamedTuple):
+    """How a loop goes whose body gives values of the same shapes in each turn."""
+
+    given: tuple[Spec, ...]
+    """of the body's own inputs, with values that are the same in all turns"""
+    made: tuple[Spec, ...]
+    """of its outputs"""
+    carried: int
+    """how many values each turn hands to the next"""
+    number: int | None
+    """how many turns there are; None: as many as a run finds"""
+    looped: bool
+    """whether the number of the turn and a condition come first of the inputs, a condition of the outputs"""
+    reads: tuple[tuple[int, int], ...] = ()
+    """(axis, whether from the end) of what a turn reads a slice of, the last of the inputs"""
+    writes: tuple[tuple[int, int], ...] = ()
+    """the same of what it writes a slice of, the last of the outputs"""
 
 
 class Control(Op, abstract=True):
@@ -46,6 +65,38 @@ class Control(Op, abstract=True):
             return bodies.run(body, {**around, **dict(zip(body.inputs, feeds, strict=True))})
 
         return tuple(self.interpret(list(inputs[: len(inputs) - len(around)]), run))
+
+
+class Repeated(Control, abstract=True):
+    """An op that runs its body in turns."""
+
+    control = "repeat"
+
+    body: Graph
+
+    def _turn(self, given: Sequence[Spec], around: tuple[Spec, ...]) -> tuple[Spec, ...] | None:
+        """The Specs of the body's outputs for these inputs of its own; None where they depend on values, or where the body
+        refuses the inputs: it may then be that it never runs."""
+        try:
+            specs = bodies.infer(self.body, {**self.named(around), **dict(zip(self.body.inputs, given, strict=True))})
+        except ModelError:
+            return None
+        found = tuple(specs[n] for n in self.body.outputs)
+        return None if any(spec.dtype == OBJECT for spec in found) else found
+
+    def turns(self, inputs: tuple[Spec | None, ...]) -> Turns | None:
+        """How it goes for these inputs, where that is known before it runs."""
+        raise NotImplementedError(self.type)
+
+    def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
+        """Of all turns; of one where their number is not known."""
+        turns = self.turns(inputs)
+        if turns is None:
+            return 0
+        around = self.named(inputs)
+        return (1 if turns.number is None else turns.number) * _flops(
+            self.body, {**around, **dict(zip(self.body.inputs, turns.given, strict=True))}
+        )
 
 
 class If(Control):
@@ -108,17 +159,10 @@ class If(Control):
 
     def flops(self, inputs: tuple[Any, ...], outputs: tuple[Spec, ...]) -> int:
         """Of the branch that takes more."""
-        return max(self._flops(body, inputs[1:]) for body in self.bodies().values())
-
-    def _flops(self, body: Graph, around: tuple[Spec, ...]) -> int:
-        specs = bodies.infer(body, self.named(around))
-        return sum(
-            node.op.flops(tuple(specs[n] if n else None for n in node.inputs), tuple(specs[n] for n in node.outputs if n))
-            for node in body.nodes
-        )
+        return max(_flops(body, self.named(inputs[1:])) for body in self.bodies().values())
 
 
-class Loop(Control):
+class Loop(Repeated):
     """Runs ``body`` (iteration, condition, *carried) → (condition, *carried, *scanned) while the condition holds, at most M
     times. Outputs: the carried values, then what was scanned, stacked along a new first axis."""
 
@@ -136,7 +180,41 @@ class Loop(Control):
                 f"its body has {len(self.body.inputs)} inputs and {len(self.body.outputs)} outputs, wanted "
                 f"{carried + 2}, and {carried + 1} or more, for {carried} carried values"
             )
-        return self.done((M, cond, *values), "how often its body runs is known while it runs")
+        turns = self.turns((M, cond, *values))
+        if turns is None:
+            return self.done((M, cond, *values), "how often its body runs is known while it runs")
+        rows = turns.made[1 + carried :]
+        if rows and turns.number is None:
+            raise DataDependentError("how often its body runs is known while it runs")
+        return (*turns.given[2:], *(self._stacked(turns, i) for i in range(len(rows))))
+
+    def _stacked(self, turns: Turns, i: int) -> Spec:
+        """The Spec of what was scanned, the i-th of such."""
+        row, declared = turns.made[1 + turns.carried + i], [*self.body.outputs.values()][1 + turns.carried + i]
+        if not turns.number:
+            empty = stacked([], declared)
+            return Spec(empty.shape, empty.dtype)
+        return want.make((turns.number, *row.shape), row.dtype)
+
+    def turns(self, inputs: tuple[Spec | None, ...]) -> Turns | None:
+        M, cond, *values = inputs
+        count = len(values) - len(bodies.captured([self.body]))
+        states = tuple(Spec(s.shape, s.dtype) for s in values[:count] if s is not None)
+        given = (Spec((), INT64), spec_of(np.array(True)), *states)
+        made = self._turn(given, tuple(values[count:]))  # type: ignore[arg-type]
+        if made is None or made[0].dtype != BOOL or made[0].size != 1:
+            return None
+        if any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(states, made[1:], strict=False)):
+            return None
+        again = made[0].value
+        most = None if M is None or M.value is None else int(M.value.reshape(()))
+        going = cond is None or (None if cond.value is None else bool(cond.value.reshape(())))
+        number = None
+        if going is False:
+            number = 0
+        elif going and again is not None and most is not None:
+            number = max(0, most if again.reshape(()) else min(most, 1))
+        return Turns(given, made, count, number, True, (), ((0, 0),) * (len(made) - 1 - count))
 
     def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
         most, cond, *carried = (*inputs, None, None)[: max(2, len(inputs))]
@@ -153,7 +231,7 @@ class Loop(Control):
         return [*carried, *(stacked(kept, spec) for kept, spec in zip(scanned, specs, strict=True))]
 
 
-class Scan(Control):
+class Scan(Repeated):
     """Runs ``body`` (*states, *slices) → (*states, *scanned) for each slice of the last ``num_scan_inputs`` inputs along
     their axes. Outputs: the last states, then what was scanned, stacked."""
 
@@ -176,8 +254,34 @@ class Scan(Control):
                  zip(given[states:], axes, strict=True)}  # fmt: skip
         if len(sizes) > 1:
             raise ModelError(f"the scanned inputs have {sorted(sizes)} slices, wanted one number")
-        self._ways(self.scan_output_axes, self.scan_output_directions, len(self.body.outputs) - states, "output")
-        return self.done(values, "its body runs for each slice")
+        turns = self.turns(values)
+        if turns is None:
+            return self.done(values, "its body runs for each slice")
+        rows = []
+        for row, (axis, _), declared in zip(
+            turns.made[states:], turns.writes, [*self.body.outputs.values()][states:], strict=True
+        ):
+            if not turns.number:
+                row = Spec(stacked([], declared).shape[1:], stacked([], declared).dtype)
+            rows.append(want.make((*row.shape[:axis], turns.number or 0, *row.shape[axis:]), row.dtype))
+        return (*turns.given[:states], *rows)
+
+    def turns(self, inputs: tuple[Spec | None, ...]) -> Turns | None:
+        own = len(inputs) - len(bodies.captured([self.body]))
+        states = own - self.num_scan_inputs
+        axes, back = self._ways(self.scan_input_axes, self.scan_input_directions, self.num_scan_inputs, "input")
+        specs = [spec for spec in inputs[:own] if spec is not None]
+        reads = [(want.axis(a, s.rank), d) for a, d, s in zip(axes, back, specs[states:], strict=True)]
+        slices = [(*s.shape[:a], *s.shape[a + 1 :]) for s, (a, _) in zip(specs[states:], reads, strict=True)]
+        given = [Spec(s.shape, s.dtype) for s in specs[:states]]
+        given += [Spec(shape, s.dtype) for shape, s in zip(slices, specs[states:], strict=True)]
+        made = self._turn(given, inputs[own:])  # type: ignore[arg-type]
+        if made is None or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(given[:states], made, strict=False)):
+            return None
+        axes, back = self._ways(self.scan_output_axes, self.scan_output_directions, len(made) - states, "output")
+        places = [want.axis(a, s.rank + 1, "scan_output_axes entry") for a, s in zip(axes, made[states:], strict=True)]
+        count = specs[states].shape[reads[0][0]]
+        return Turns(tuple(given), made, states, count, False, tuple(reads), tuple(zip(places, back, strict=True)))
 
     @staticmethod
     def _ways(axes: Sequence[int] | None, directions: Sequence[int] | None, count: int, what: str) -> tuple:
@@ -225,6 +329,15 @@ class BatchedScan(Control):
             raise ModelError(
                 f"its inputs are {', '.join(map(str, given))}: wanted a batch, and a sequence of what is scanned"
             )
+        batch = {spec.shape[0] for spec in given}
+        if len(batch) > 1:
+            raise ModelError(f"its inputs are {', '.join(map(str, given))}: wanted one size of the batch")
+        steps = {spec.shape[1] for spec in given[-self.num_scan_inputs :]}
+        if len(steps) > 1:
+            raise ModelError(f"the scanned inputs have {sorted(steps)} steps, wanted one number")
+        if lengths is not None:
+            want.kind("i", sequence_lens=lengths)
+            want.vector(batch.pop(), f"a batch of {given[-1]}", sequence_lens=lengths)
         return self.done((lengths, *values), "its body runs for each slice")
 
     def interpret(self, inputs: list[Any], run: Run) -> list[Any]:
@@ -259,6 +372,15 @@ class SequenceMap(Control):
             raise ModelError(f"its sequences have {sorted({*lengths, len(first)})} elements, wanted one number")
         rows = [run("body", [x, *(o[i] if isinstance(o, list) else o for o in others)]) for i, x in enumerate(first)]
         return [[row[k] for row in rows] for k in range(len(self.body.outputs))]
+
+
+def _flops(body: Graph, given: dict[str, Spec]) -> int:
+    """Of a body once, for these Specs of what it reads."""
+    specs = bodies.infer(body, given)
+    return sum(
+        node.op.flops(tuple(specs[n] if n else None for n in node.inputs), tuple(specs[n] for n in node.outputs if n))
+        for node in body.nodes
+    )
 
 
 def stacked(parts: list[np.ndarray], spec: Spec | None) -> np.ndarray:

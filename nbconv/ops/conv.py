@@ -14,8 +14,11 @@ from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS, Geometry
+from nbconv.lowering.conv.depthwise_volume import lower_depthwise, lower_depthwise_transposed
 from nbconv.lowering.conv.problem import geometry, problem
 from nbconv.lowering.conv.volume import is_padded, lower_volume
+from nbconv.lowering.conv.volume_transposed import lower_volume_transposed
+from nbconv.lowering.conv.volume_weight_grad import lower_volume_weight_grad
 from nbconv.lowering.conv.weight_grad import channel_sums, small_channels
 from nbconv.lowering.implementation import emit
 from nbconv.lowering.patches import pad, reach, taps
@@ -41,8 +44,13 @@ class Convolution(Op, abstract=True):
 
     def layout(self, inputs, outputs) -> str:
         weights = all(spec is None or spec.constant for spec in inputs[1:3])
-        served = inputs[0].rank < 5 and (weights or not inputs[0].constant)  # constants do not lie channels last
+        served = weights or not inputs[0].constant  # constants do not lie channels last
+        if inputs[0].rank == 5:
+            served = not inputs[0].constant and inputs[0].size and inputs[1].size and outputs[0].size
         return CHANNELS_LAST if served and inputs[0].dtype in ONLY_FLOAT32 else NUMPY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return inputs[0].rank == 5
 
     def layouts(self, inputs, outputs, given) -> Any:
         """Weights that are no constants are read as ONNX has them."""
@@ -52,12 +60,6 @@ class Convolution(Op, abstract=True):
 
     def absorbs(self, inputs, outputs) -> str:
         return "residual"
-
-    def writes_strided(self, inputs, outputs) -> bool:
-        return True
-
-    def reads_strided(self, inputs, outputs, i) -> bool:
-        return i == 0
 
     def geometry(self, x: tuple[int, ...], w: tuple[int, ...]) -> Geometry:
         """What implementations are told of a call with an x and a w of these shapes."""
@@ -129,15 +131,6 @@ class Conv(Convolution):
     def absorbs(self, inputs, outputs) -> str:
         return "activation" if self.depthwise(inputs[1]) else "residual"
 
-    def layout(self, inputs, outputs) -> str:
-        if inputs[0].rank < 5:
-            return super().layout(inputs, outputs)
-        served = inputs[0].dtype in ONLY_FLOAT32 and not inputs[0].constant and outputs[0].size and inputs[1].size
-        return CHANNELS_LAST if served and not self.depthwise(inputs[1]) else NUMPY
-
-    def on_processors(self, inputs, outputs) -> bool:
-        return inputs[0].rank == 5
-
     def layouts(self, inputs, outputs, given):
         """An image of few channels is padded first, and turned with that; so is a volume with padding."""
         found = super().layouts(inputs, outputs, given)
@@ -148,10 +141,14 @@ class Conv(Convolution):
         return ((given[0], *found[0][1:]), found[1]) if copied else found
 
     def lower(self, to: Lowering) -> None:
-        if to.inputs[0].rank == 5:
-            lower_volume(to, self.window(to.inputs[0].shape, to.inputs[1].shape), self.group)
-        else:
+        if to.inputs[0].rank < 5:
             super().lower(to)
+            return
+        window = self.window(to.inputs[0].shape, to.inputs[1].shape)
+        if self.depthwise(to.inputs[1]):
+            lower_depthwise(to, window)
+        else:
+            lower_volume(to, window, self.group)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return conv_gradient(self, to)
@@ -219,7 +216,7 @@ class ConvGradWeight(Convolution):
             return dw.reshape(g * co, ci, *self.kernel_shape), dy.sum(axis=(0, *range(2, dy.ndim)))
 
     def layout(self, inputs, outputs) -> str:
-        served = inputs[0].rank < 5 and inputs[0].dtype in ONLY_FLOAT32 and inputs[0].size and inputs[1].size
+        served = inputs[0].dtype in ONLY_FLOAT32 and inputs[0].size and inputs[1].size
         return CHANNELS_LAST if served else NUMPY
 
     def flops(self, inputs, outputs) -> int:
@@ -241,10 +238,13 @@ class ConvGradWeight(Convolution):
     def layouts(self, inputs, outputs, given) -> Any:
         if self.layout(inputs, outputs) == NUMPY:
             return None
-        small = small_channels(self.geometry(inputs[0].shape, inputs[1].shape))
+        small = inputs[0].rank < 5 and small_channels(self.geometry(inputs[0].shape, inputs[1].shape))
         return (given[0] if small else CHANNELS_LAST, CHANNELS_LAST), (CHANNELS_FIRST,) * len(outputs)
 
     def lower(self, to: Lowering) -> None:
+        if to.inputs[0].rank == 5:
+            lower_volume_weight_grad(to, self.window(to.inputs[0].shape, to.inputs[1].shape), self.group)
+            return
         if len(to.outputs) > 1:
             channel_sums(to)
         emit(to, WEIGHT_GRADIENTS, problem(to, self.geometry(to.inputs[0].shape, to.inputs[1].shape)))
@@ -284,7 +284,7 @@ class ConvTranspose(Convolution):
         else:
             pads = (0,) * (2 * n) if self.auto_pad == "VALID" else pads
             out = tuple(a - b - e for a, b, e in zip(natural, pads[:n], pads[n:], strict=True))
-            if min(out) < 1:
+            if any(size < 1 for size in out):
                 raise ModelError(f"pads {list(pads)} leave nothing of an output of size {list(natural)}")
             return Window(w[2:], tuple(strides), tuple(dilations), pads[:n], pads[n:], out)
         total = tuple(max(a - o, 0) for a, o in zip(natural, out, strict=True))
@@ -330,18 +330,28 @@ class ConvTranspose(Convolution):
 
     def disjoint(self, inputs) -> bool:
         """Whether the kernels that x's cells add do not overlap, and tile y."""
-        return self.geometry(inputs[0].shape, inputs[1].shape).disjoint
+        return inputs[0].rank < 5 and self.geometry(inputs[0].shape, inputs[1].shape).disjoint
 
     def absorbs(self, inputs, outputs) -> str:
         if self.depthwise(inputs[1]):
-            return ""
+            return "activation" if inputs[0].rank == 5 else ""
         return "activation" if self.disjoint(inputs) else "residual"
 
     def writes_strided(self, inputs, outputs) -> bool:
-        return not self.depthwise(inputs[1]) and not self.disjoint(inputs)
+        return inputs[0].rank < 5 and not self.depthwise(inputs[1]) and not self.disjoint(inputs)
 
     def reads_strided(self, inputs, outputs, i) -> bool:
-        return i == 0 and not self.depthwise(inputs[1])
+        return i == 0 and inputs[0].rank < 5 and not self.depthwise(inputs[1])
+
+    def lower(self, to: Lowering) -> None:
+        if to.inputs[0].rank < 5:
+            super().lower(to)
+            return
+        window = self.window(to.inputs[0].shape, to.inputs[1].shape)
+        if self.depthwise(to.inputs[1]):
+            lower_depthwise_transposed(to, window)
+        else:
+            lower_volume_transposed(to, window, self.group)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return transposed_gradient(self, to)

@@ -11,7 +11,9 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, ONLY_FLOAT32, STORED, Op
+from nbconv.graph.symbolic import apply
 from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.indices import ADD, along, as_int64, checked_places, put_along, served
 from nbconv.ops.linear import reshape
 
 if TYPE_CHECKING:
@@ -24,30 +26,45 @@ def check_range(indices: np.ndarray, size: int) -> None:
         raise ModelError(f"indices from {indices.min()} to {indices.max()} leave an axis of size {size}")
 
 
+def reachable(inputs: tuple[Spec, ...], outputs: tuple[Spec, ...]) -> bool:
+    """Whether kernels take the indices, input 1: known ones, which were checked, or others, where there is something to take
+    for a wrong one."""
+    checkable = served(inputs[1]) and inputs[0].size > 0
+    return outputs[0].size > 0 and (inputs[1].value is not None or checkable)
+
+
 def emit_gather(
     to: Lowering,
     outer: int,
-    places: np.ndarray,
+    places: np.ndarray | Ref,
+    count: int,
     size: int,
     inner: int,
     x: Ref | None = None,
     y: Ref | None = None,
     name: str = "places",
 ) -> None:
-    """The step that takes these slices along the middle axis of x (outer, size, inner), input 0 or another, into y, by
-    default the output. ``name`` tells the tables of several steps of a node apart."""
+    """The step that takes these ``count`` slices along the middle axis of x (outer, size, inner), input 0 or another, into
+    y, by default the output. ``places`` are known, int64, or memory where checked ones will lie; ``name`` tells tables of
+    several steps of a node apart."""
+    table = places if isinstance(places, Ref) else to.table(name, places)
     width = to.inputs[0].dtype.itemsize
     to.step(
         "gather.gather" if width == FLOAT32.itemsize else f"elements.gather_{width}",
-        outer * len(places),
-        work=8 * outer * len(places) * inner,
+        outer * count,
+        work=8 * outer * count * inner,
         x=x or to.input(0),
         y=y or to.output(),
-        places=to.table(name, places.astype(np.int64)),
-        count=len(places),
+        places=table,
+        count=count,
         size=size,
         inner=inner,
     )
+
+
+def _places(indices: np.ndarray, size: int) -> np.ndarray:
+    """int64 indices from the front, as a vector."""
+    return (indices.astype(np.int64) % size).reshape(-1)
 
 
 class Gather(Op):
@@ -77,14 +94,17 @@ class Gather(Op):
         return None if axis == taken else axis if axis < taken else axis + inputs[1].rank - 1
 
     def has_kernel(self, inputs, outputs) -> bool:
-        known = inputs[1].value is not None and outputs[0].size > 0
-        return super().has_kernel(inputs, outputs) and known
+        return super().has_kernel(inputs, outputs) and reachable(inputs, outputs)
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return inputs[1].value is None or super().on_processors(inputs, outputs)
 
     def lower(self, to: Lowering) -> None:
         x, axis = to.inputs[0], want.axis(self.axis, to.inputs[0].rank)
         outer, size, inner = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
-        places = (to.value(1).astype(np.int64) % size).reshape(-1)
-        emit_gather(to, outer, places, size, inner)
+        known = to.inputs[1].value is not None
+        places = apply(_places, to.value(1), size) if known else checked_places(to, 1, (size,))
+        emit_gather(to, outer, places, to.inputs[1].size, size, inner)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         axis = want.axis(self.axis, to.inputs[0].rank)
@@ -104,6 +124,8 @@ class GatherGrad(Op):
         want.kind("i", indices=indices)
         if dy.shape != (*self.shape[: self.axis], *indices.shape, *self.shape[self.axis + 1 :]):
             raise ModelError(f"dy is {dy}, indices {indices}: they are not of a Gather from {list(self.shape)}")
+        if indices.value is not None:
+            check_range(indices.value, self.shape[self.axis])
         return Spec(self.shape, dy.dtype)
 
     def reference(self, dy: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -114,18 +136,23 @@ class GatherGrad(Op):
         return dx
 
     def has_kernel(self, inputs, outputs) -> bool:
-        return super().has_kernel(inputs, outputs) and inputs[1].dtype == np.int64
+        return super().has_kernel(inputs, outputs) and served(inputs[1])
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return inputs[1].dtype != np.int64
 
     def lower(self, to: Lowering) -> None:
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
         width = min(inner, 256)
+        checked = to.target.gpu or to.inputs[1].value is not None  # on a GPU by the step that gathered
+        indices = as_int64(to, 1) if checked or not to.inputs[1].size else checked_places(to, 1, (size,))
         to.step(
             "gather.gather_grad",
             outer * -(-inner // width),
             writes=("dx",),
             work=8 * (to.outputs[0].size + to.inputs[0].size),
             dy=to.input(0),
-            indices=to.input(1),
+            indices=indices,
             dx=to.output(),
             count=to.inputs[1].size,
             size=size,
@@ -208,13 +235,19 @@ class GatherND(Op):
         return np.asarray(x.reshape(prod(x.shape[:there]), *x.shape[there:])[places])
 
     def has_kernel(self, inputs, outputs) -> bool:
-        known = inputs[1].value is not None and outputs[0].size > 0
-        return super().has_kernel(inputs, outputs) and known
+        return super().has_kernel(inputs, outputs) and reachable(inputs, outputs)
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return inputs[1].value is None or super().on_processors(inputs, outputs)
 
     def lower(self, to: Lowering) -> None:
-        x, there = to.inputs[0], self.batch_dims + to.inputs[1].shape[-1]
-        places = places_nd(to.value(1), x.shape[:there], self.batch_dims).reshape(-1)
-        emit_gather(to, 1, places, prod(x.shape[:there]), prod(x.shape[there:]))
+        x, indices, batch = to.inputs[0], to.inputs[1], self.batch_dims
+        there, count = batch + indices.shape[-1], prod(indices.shape[:-1])
+        if indices.value is not None:
+            places = places_nd(to.value(1), x.shape[:there], batch).reshape(-1).astype(np.int64)
+        else:
+            places = checked_places(to, 1, x.shape[batch:there], prod(indices.shape[batch:-1]))
+        emit_gather(to, 1, places, count, prod(x.shape[:there]), prod(x.shape[there:]))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         x, there = to.inputs[0], self.batch_dims + to.inputs[1].shape[-1]
@@ -229,6 +262,8 @@ class GatherElements(Op):
     moves = True
     keeps_quantisation = True
 
+    processor_dtypes, kernel_layout = ONLY_FLOAT32 | STORED, CHANNELS_FIRST
+
     axis: int = 0
 
     def infer(self, x: Spec, indices: Spec) -> Spec:
@@ -239,6 +274,8 @@ class GatherElements(Op):
             i > d for a, (i, d) in enumerate(zip(indices.shape, x.shape, strict=True)) if a != axis
         ):
             raise ModelError(f"indices are {indices}, they do not fit x {x} outside axis {axis}")
+        if indices.value is not None:
+            check_range(indices.value, x.shape[axis])
         return Spec(indices.shape, x.dtype)
 
     def reference(self, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -246,6 +283,22 @@ class GatherElements(Op):
         check_range(indices, x.shape[axis])
         near = x[tuple(slice(None) if a == axis else slice(d) for a, d in enumerate(indices.shape))]
         return np.take_along_axis(near, indices, axis=axis)
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and reachable(inputs, outputs) and served(inputs[1])
+
+    def lower(self, to: Lowering) -> None:
+        x = to.inputs[0]
+        units, arguments = along(to, 1, x.shape, want.axis(self.axis, x.rank))
+        to.step(
+            f"indices.take_along_{x.dtype.itemsize}",
+            units,
+            work=16 * to.outputs[0].size,
+            writes=("y", "wrong"),
+            x=to.input(0),
+            y=to.output(),
+            **arguments,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         axis = want.axis(self.axis, to.inputs[0].rank)
@@ -275,10 +328,18 @@ class GatherElementsGrad(Op):
         return dx
 
     def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and served(inputs[1])
+
+    def on_processors(self, inputs, outputs) -> bool:
         alike = all(d == e for a, (d, e) in enumerate(zip(inputs[1].shape, self.shape, strict=True)) if a != self.axis)
-        return alike and super().has_kernel(inputs, outputs) and inputs[1].dtype == np.int64
+        return not alike or inputs[1].dtype != np.int64
 
     def lower(self, to: Lowering) -> None:
+        if not to.target.gpu:
+            to.fill(to.output(), to.outputs[0].size)
+            if to.inputs[0].size:
+                put_along(to, self.shape, self.axis, 0, ADD)
+            return
         outer, size, inner = prod(self.shape[: self.axis]), self.shape[self.axis], prod(self.shape[self.axis + 1 :])
         to.step(
             "gather.gather_elements_grad",

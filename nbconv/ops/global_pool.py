@@ -13,10 +13,10 @@ from nbconv.graph.op import CHANNELS_LAST, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.pointwise import Div
-from nbconv.ops.pool import MaxPoolGrad, check_norm, powers
+from nbconv.ops.pool import LpPool, MaxPoolGrad, check_norm, powers
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class GlobalPool(Op, abstract=True):
@@ -88,6 +88,11 @@ class GlobalLpPool(GlobalPool):
         with np.errstate(all="ignore"):
             total = (np.abs(x) ** self.p).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
             return total ** x.dtype.type(1 / self.p)
+
+    def expand(self, to: Expansion) -> str | None:
+        """One window."""
+        size = to.spec(to.x()).shape[2:]
+        return to.add(LpPool(kernel_shape=size, p=self.p), to.x()) if prod(size) else None
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         return (powers(to, self.p, lambda v: to.add(ExpandLike(), v, to.x())),)

@@ -10,10 +10,10 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, NUMPY, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
-from nbconv.ops.pointwise import Binary, Unary
+from nbconv.ops.pointwise import Abs, Binary, Unary
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
 
 
 class Logic(Binary, abstract=True):
@@ -120,6 +120,10 @@ class IsNaN(Op):
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(np.isnan(x))
 
+    def expand(self, to: Expansion) -> str | None:
+        """What is not equal to itself."""
+        return to.add(Not(), to.add(Equal(), to.x(), to.x())) if to.inputs[0].dtype == FLOAT32 else None
+
 
 class IsInf(Op):
     detect_negative: int = 1
@@ -131,6 +135,14 @@ class IsInf(Op):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.asarray((x == np.inf) & bool(self.detect_positive) | (x == -np.inf) & bool(self.detect_negative))
+
+    def expand(self, to: Expansion) -> str | None:
+        """What is equal to infinity, or whose absolute value is."""
+        if to.inputs[0].dtype != FLOAT32 or not (self.detect_positive or self.detect_negative):
+            return None
+        both = self.detect_positive and self.detect_negative
+        infinity = to.constant(np.float32(np.inf if self.detect_positive else -np.inf))
+        return to.add(Equal(), to.add(Abs(), to.x()) if both else to.x(), infinity)
 
 
 class Where(Op):

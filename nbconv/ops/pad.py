@@ -80,8 +80,11 @@ class Pad(Op):
 
     def has_kernel(self, inputs, outputs) -> bool:
         value = (*inputs, None)[2]
-        known = value is None or value.value is not None
-        return super().has_kernel(inputs, outputs) and self.mode == "constant" and known
+        known = self.mode != "constant" or value is None or value.value is not None
+        return super().has_kernel(inputs, outputs) and known
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return self.mode != "constant" or super().on_processors(inputs, outputs)
 
     def bypass(self, inputs) -> bool:
         return not any(want.integers(inputs[1], "pads"))
@@ -89,15 +92,30 @@ class Pad(Op):
     def lower(self, to: Lowering) -> None:
         x, y = to.inputs[0], to.outputs[0]
         spread = self.around(to.inputs)
-        value = to.value(2) if to.has(2) else None
-        fill = 0 if value is None else value.reshape(()).item()
-        to.fill(to.output(), y.size, fill)
+        if self.mode == "constant":
+            value = to.value(2) if to.has(2) else None
+            to.fill(to.output(), y.size, 0 if value is None else value.reshape(()).item())
         here, there = to.strides(0), to.out_strides()
         source = sum(max(-b, 0) * s for (b, _), s in zip(spread, here, strict=True))
         target = sum(max(b, 0) * s for (b, _), s in zip(spread, there, strict=True))
         kept = tuple(d + min(b, 0) + min(a, 0) for d, (b, a) in zip(x.shape, spread, strict=True))
         if min(kept, default=1) > 0:
             to.copy(to.input(0).at(source), to.output().at(target), kept, here, there)
+        for axis in range(x.rank) if self.mode != "constant" else ():
+            self.repeat(to, axis, kept, spread)
+
+    def repeat(self, to: Lowering, axis: int, kept: tuple[int, ...], spread: tuple[tuple[int, int], ...]) -> None:
+        """Copies within the output, of which the axes before this one are full, and the others where x lies: from there to
+        both ends of this axis."""
+        y, strides = to.outputs[0].shape, to.out_strides()
+        begins = [0 if a <= axis else max(before, 0) for a, (before, _) in enumerate(spread)]
+        origin = sum(b * s for b, s in zip(begins, strides, strict=True))
+        step, low = strides[axis], max(spread[axis][0], 0)
+        for first, count, source, by in repeated(self.mode, low, low + kept[axis], y[axis]):
+            shape = tuple(count if a == axis else y[a] if a < axis else kept[a] for a in range(len(y)))
+            steps = tuple(by * step if a == axis else s for a, s in enumerate(strides))
+            here, there = (to.output().at(origin + place * step) for place in (source, first))
+            to.copy(here, there, shape, steps, strides)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         x, spread = to.inputs[0], self.around(to.inputs)
@@ -119,6 +137,26 @@ class Pad(Op):
                 cells = self.reference(np.arange(d), np.array([before, after]))
                 dx = to.add(Mix(axis=axis, **transposed(cells, np.ones(len(cells)), d)), dx)
         return (dx, *[None] * (len(to.inputs) - 1))
+
+
+def repeated(mode: str, low: int, high: int, size: int) -> list[tuple[int, int, int, int]]:
+    """(first, count, source, by): how an axis of this size is filled from its cells ``low`` to ``high``, which are there:
+    ``count`` cells from ``first`` on are those from ``source`` on, ``by`` apart. What is filled may be a source then."""
+    period = high - low
+    if mode == "edge" or period == 1:
+        return [(0, low, low, 0)] * (low > 0) + [(high, size - high, high - 1, 0)] * (size > high)
+    found = []
+    while low > 0 or high < size:
+        whole = (high - low) // period * period
+        most = high - low - 1 if mode == "reflect" else whole
+        n, low = min(low, most), low - min(low, most)
+        if n:
+            found.append((low, n, low + 2 * n, -1) if mode == "reflect" else (low, n, low + whole, 1))
+        n = min(size - high, most)
+        if n:
+            found.append((high, n, high - 2, -1) if mode == "reflect" else (high, n, high - whole, 1))
+        high += n
+    return found
 
 
 class Expand(Op):

@@ -120,6 +120,8 @@ class Reciprocal(Unary):
 
 
 class Floor(Unary):
+    kernel = "floor"
+
     def formula(self, x):
         return np.floor(x)
 
@@ -128,6 +130,8 @@ class Floor(Unary):
 
 
 class Ceil(Unary):
+    kernel = "ceil"
+
     def formula(self, x):
         return np.ceil(x)
 
@@ -137,6 +141,8 @@ class Ceil(Unary):
 
 class Round(Unary):
     """To the nearest integer, halves to even."""
+
+    kernel = "round_half_even"
 
     def formula(self, x):
         return np.rint(x)

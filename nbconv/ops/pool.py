@@ -13,12 +13,11 @@ from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.kernels import params
-from nbconv.kernels.sampling_params import Depth
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.patches import pad, reach, taps
 from nbconv.lowering.repack import channels_last
 from nbconv.lowering.step import Work
-from nbconv.lowering.window import STRIP, Axis, Window, flat, plane, resolve, seen_by, sliding, spatial
+from nbconv.lowering.window import STRIP, Window, along_space, depth, flat, in_space, plane, resolve, seen_by, sliding
 from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Mul
 
 if TYPE_CHECKING:
@@ -74,10 +73,7 @@ class Pool(Op, abstract=True):
     def lower_volume(self, to: Lowering, kernel: str, **more: Any) -> None:
         """One step of a kernel of `kernels/cpu/volume.py`, for up to three axes."""
         (n, c, *size), window = to.inputs[0].shape, self.window(to.inputs[0].shape)
-        d, h, w = (1, 1, *size)[-3:]
-        od, oh, ow = (1, 1, *window.out)[-3:]
-        axes = [Axis(1, 1, 1, 0, 0)] * (3 - len(size)) + spatial(window)
-        deep = axes[0]
+        (d, h, w), (od, oh, ow), axes = in_space(size), in_space(window.out), along_space(window)
         to.step(
             f"volume.{kernel}",
             n * od * oh,
@@ -86,13 +82,13 @@ class Pool(Op, abstract=True):
             y=to.output(),
             image=params.Image(h, w, c, c, c, oh, ow),
             window=sliding(axes[1], axes[2]),
-            depth=Depth(d, od, deep.kernel, deep.stride, deep.dilation, deep.begin),
+            depth=depth(axes[0], d, od),
             clamp=to.epilogue.clamp(),
             **more,
         )
 
     def is_volume(self, inputs, outputs) -> bool:
-        """Whether only processors have the kernel, that for volumes and places."""
+        """Whether only processors have the kernel, that for volumes, places and norms."""
         return inputs[0].rank == 5 or len(outputs) > 1
 
     def on_processors(self, inputs, outputs) -> bool:
@@ -115,19 +111,22 @@ def fields(op: Pool) -> dict[str, Any]:
 
 
 def lower_planes(op: Pool, to: Lowering, shape: tuple[int, ...], kernel: str, **more) -> None:
-    """One step whose units are planes, a vector of channels wide: windows overlap, and a plane has one owner. (On a GPU
-    they are strips of a plane's rows, whose cells ask their windows.)"""
-    n, c = shape[:2]
-    (h, w), window = plane(shape), op.window(shape)
-    oh, ow = plane((n, c, *window.out))
+    """One step of a gradient over x of this shape, whose units are planes, a vector of channels wide: windows overlap, and a
+    plane has one owner. (On a GPU they are strips of a plane's rows, whose cells ask their windows.)"""
+    (n, c, *size), window = shape, op.window(shape)
+    (d, h, w), (od, oh, ow), axes = in_space(size), in_space(window.out), along_space(window)
+    if len(size) == 3:
+        kernel, more = f"volume_grad.{kernel}", {"depth": depth(axes[0], d, od), **more}
+    else:
+        kernel = f"pool_grad.{kernel}"
     to.step(
         kernel,
         to.gpu_split(n * -(-c // to.target.lanes), h * -(-w // STRIP)),
-        work=16 * n * c * (oh * ow * prod(window.kernel) + h * w),
+        work=16 * n * c * (od * oh * ow * prod(window.kernel) + d * h * w),
         writes=("dx",),
         dx=to.output(),
         image=params.DenseImage(h, w, c, oh, ow),
-        window=sliding(*flat(window)),
+        window=sliding(axes[1], axes[2]),
         **more,
     )
 
@@ -173,7 +172,7 @@ class MaxPool(Pool):
 
     def numbers(self, size: tuple[int, ...]) -> tuple[int, int, int]:
         """By how much the numbers of cells rise along depth, height and width, in a plane of this size."""
-        d, h, w = (1, 1, *size)[-3:]
+        d, h, w = in_space(size)
         return (1, d, d * h) if self.storage_order else (h * w, w, 1)
 
     def has_kernel(self, inputs, outputs) -> bool:
@@ -225,7 +224,7 @@ class MaxPoolGrad(Pool):
         return dx.reshape(x.shape)
 
     def has_kernel(self, inputs, outputs) -> bool:
-        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 6 and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return False
@@ -234,9 +233,7 @@ class MaxPoolGrad(Pool):
         return False
 
     def lower(self, to: Lowering) -> None:
-        lower_planes(
-            self, to, to.inputs[1].shape, "pool_grad.max_pool_grad", dy=channels_last(to, 0), x=channels_last(to, 1)
-        )
+        lower_planes(self, to, to.inputs[1].shape, "max_pool_grad", dy=channels_last(to, 0), x=channels_last(to, 1))
 
 
 class AveragePool(Pool):
@@ -270,22 +267,22 @@ class AveragePool(Pool):
 
     def lower(self, to: Lowering) -> None:
         if to.inputs[0].rank == 5:
-            padded = [d + axis.end for d, axis in zip(to.inputs[0].shape[2:], spatial(self.window(to.inputs[0].shape)))]
-            by = params.Divisor(padded[1], padded[2], int(bool(self.count_include_pad)))
-            self.lower_volume(to, "average_pool", divisor=by, padded_d=padded[0])
+            self.lower_volume(to, "average_pool", **divisor(self, to.inputs[0].shape, self.count_include_pad))
             return
         by = divisor(self, to.inputs[0].shape, self.count_include_pad)
-        self.lower_window(to, "pool.average_pool", divisor=by, clamp=to.epilogue.clamp())
+        self.lower_window(to, "pool.average_pool", **by, clamp=to.epilogue.clamp())
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         grad = AveragePoolGrad(size=to.inputs[0].shape[2:], count_include_pad=self.count_include_pad, **fields(self))
         return (to.add(grad, to.dy()),)
 
 
-def divisor(op: Pool, shape: tuple[int, ...], count_include_pad: int) -> params.Divisor:
-    """What kernels divide the sums of a pool's windows over this shape by."""
-    (h, w), ((*_, end_h), (*_, end_w)) = plane(shape), flat(op.window(shape))
-    return params.Divisor(h + end_h, w + end_w, int(bool(count_include_pad)))
+def divisor(op: Pool, shape: tuple[int, ...], count_include_pad: int) -> dict[str, Any]:
+    """What kernels divide the sums of a pool's windows over this shape by, as arguments."""
+    size = in_space(shape[2:])
+    d, h, w = (n + axis.end for n, axis in zip(size, along_space(op.window(shape)), strict=True))
+    by = {"divisor": params.Divisor(h, w, int(bool(count_include_pad)))}
+    return by | {"padded_d": d} if len(shape) == 5 else by
 
 
 class AveragePoolGrad(Pool):
@@ -323,7 +320,7 @@ class AveragePoolGrad(Pool):
         return wide[(slice(None), slice(None), *(slice(b, b + n) for b, n in zip(window.begin, self.size)))]
 
     def has_kernel(self, inputs, outputs) -> bool:
-        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 5 and inputs[0].size > 0
+        return inputs[0].dtype in self.kernel_dtypes and inputs[0].rank < 6 and inputs[0].size > 0
 
     def writes_strided(self, inputs, outputs) -> bool:
         return False
@@ -337,9 +334,9 @@ class AveragePoolGrad(Pool):
             self,
             to,
             shape,
-            "pool_grad.average_pool_grad",
+            "average_pool_grad",
             dy=dy,
-            divisor=divisor(self, shape, self.count_include_pad),
+            **divisor(self, shape, self.count_include_pad),
             divided=self.divided,
         )
 
@@ -361,8 +358,14 @@ class LpPool(Pool):
                 y += seen
             return y ** x.dtype.type(1 / self.p)
 
-    def layout(self, inputs, outputs) -> str:
-        return NUMPY
+    def is_volume(self, inputs, outputs) -> bool:
+        return True
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        self.lower_volume(to, "lp_pool", p=self.p)
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         spread = AveragePoolGrad(size=to.inputs[0].shape[2:], divided=0, **fields(self))

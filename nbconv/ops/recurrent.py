@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import Node, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op
-from nbconv.lowering import recurrent
+from nbconv.lowering import recurrent, recurrent_grad
 from nbconv.lowering.context import Lowering
 from nbconv.ops import recurrent_cells as cells
+from nbconv.ops.linear import MatMul, reshape, turned
+from nbconv.ops.reduce import ReduceSum
+from nbconv.ops.shape import Concat, Slice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,12 +148,23 @@ class Recurrent(Op, abstract=True):
     def _cell(self, d: int) -> cells.Cell:
         return self.cell(self.functions()[d], self.flag, self.seen)
 
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Of `parts`, those that this cell has beside the others."""
+        return ()
+
+    def parts(self, peepholes: bool) -> tuple[str, ...]:
+        """What `slopes` gives: the gradients of what the input ``added`` and, where that differs, of what R did (``met``);
+        the states that R has ``seen``, and, where that differs, met as ``reset``; the gradients of the first states and the
+        peepholes."""
+        return ("added", "seen", *self.also, "h", *["c"] * (self.states - 1), *["p"] * peepholes)
+
     def slopes(self, inputs: Sequence[Any], dy: Any, states: Sequence[Any]) -> tuple[np.ndarray, ...]:
-        """The gradients of X, W, R, B, initial_h, initial_c and P, from those of the outputs, None where there is none."""
-        x, w, r, b, lengths, _, _, p = slots(inputs)
+        """The `parts`, (directions, steps, batch, …), of the gradients of the outputs, None where there is none."""
+        x, _, r, b, lengths, _, _, p = slots(inputs)
         tapes = [cells.Tape([], []) for _ in self.ways]
         y, *last = self.run(inputs, tapes)
-        dx, of = np.zeros_like(x), []
+        of = []
         for d, backwards in enumerate(self.ways):
             order = cells.places(len(x), lengths, backwards)
             slope = np.zeros_like(y[:, d]) if dy is None else cells.turned(dy[:, d], order)
@@ -159,12 +173,11 @@ class Recurrent(Op, abstract=True):
             weights = cells.Weights(r[d], bias[len(bias) // 2 :], None if p is None else p[d])
             with np.errstate(all="ignore"):
                 found = cells.back(self._cell(d), tapes[d], slope, state, weights, lengths)
-                flat = found.dx.reshape(-1, found.dx.shape[2])
-                dw = flat.T @ cells.turned(x, order).reshape(len(flat), -1)
-                dx += cells.turned(found.dx @ w[d], order)
-                of.append((dw, found.dr, np.concatenate([flat.sum(0), found.dbias]), *found.state, found.dp))
-        dw, dr, db, *rest = zip(*of, strict=True)
-        return dx, *(np.stack(v) for v in (dw, dr, db, *rest[:-1], *(rest[-1:] if p is not None else ())))
+            seen, reset = (cells.turned(v, order) for v in (found.operands * 2)[:2])
+            made = {"added": cells.turned(found.added, order), "met": cells.turned(found.met, order), "seen": seen}
+            made |= {"reset": reset, "p": found.dp, **dict(zip("hc", found.state, strict=False))}
+            of.append([made[name] for name in self.parts(p is not None)])
+        return tuple(np.stack(v) for v in zip(*of, strict=True))
 
     def flops(self, inputs, outputs) -> int:
         x, r = inputs[0], inputs[2]
@@ -202,6 +215,13 @@ class Recurrent(Op, abstract=True):
             and bool(self.kernel())
         )
 
+    def guard(self, node: Node, inputs) -> Node | None:
+        if len(inputs) < 5 or inputs[4] is None or inputs[4].value is not None:
+            return None
+        made = f"{next(filter(None, node.outputs))}#longest"
+        op = Longest(steps=inputs[0].shape[0], of=f"{node.name} ({self.type})")
+        return Node(op, (node.inputs[4],), (made,), made)
+
     def lower(self, to: Lowering) -> None:
         recurrent.lower(to, self.kernel(), self.groups(), self.kind())
 
@@ -209,14 +229,55 @@ class Recurrent(Op, abstract=True):
         count, hold = len(to.inputs), [to.dy(i) or "" for i in range(1 + self.states)]
         names = [to.x(i) if to.has(i) else "" for i in range(count)] + [""] * (8 - count)
         op = GRADIENTS[self.type](**self.attributes())
-        slots = slots_of(self.states, count > 7 and to.has(7))
-        found = dict(zip(slots, to.add_many(op, len(slots), *names, *hold), strict=True))
-        return tuple(found.get(i) if to.wants(i) else None for i in range(count))
+        parts = op.parts(count > 7 and to.has(7))
+        found = dict(zip(parts, to.add_many(op, len(parts), *names, *hold), strict=True))
+        (ways, rows, inputs), hidden = to.inputs[1].shape, to.inputs[2].shape[2]
+        pixels = to.inputs[0].shape[0] * to.inputs[0].shape[1]
+        added, seen = reshape(to, found["added"], (ways, pixels, rows)), reshape(to, found["seen"], (ways, pixels, hidden))
+        met = reshape(to, found["met"], (ways, pixels, rows)) if "met" in found else added
+        made: list[str | None] = [None] * 5 + [found.get(name) for name in ("h", "c", "p")]
+        if to.wants(0):
+            dx = to.add(MatMul(), added, to.x(1))
+            dx = to.add(ReduceSum(keepdims=0), dx, to.constant(np.array([0]))) if ways > 1 else dx
+            made[0] = reshape(to, dx, to.inputs[0].shape)
+        if to.wants(1):
+            made[1] = to.add(MatMul(), turned(to, added), reshape(to, to.x(0), (1, pixels, inputs)))
+        if to.wants(2):
+            met_first = turned(to, met)
+            if "reset" in found:
+                gates, last = part(to, met_first, 0, 2 * hidden), part(to, met_first, 2 * hidden, rows)
+                reset = reshape(to, found["reset"], (ways, pixels, hidden))
+                made[2] = to.add(Concat(axis=1), to.add(MatMul(), gates, seen), to.add(MatMul(), last, reset))
+            else:
+                made[2] = to.add(MatMul(), met_first, seen)
+        if to.has(3) and to.wants(3):
+            sums = [to.add(ReduceSum(keepdims=0), v, to.constant(np.array([1]))) for v in (added, met)]
+            made[3] = to.add(Concat(axis=1), *sums)
+        return tuple(made[i] if to.wants(i) else None for i in range(count))
 
 
-def slots_of(states: int, peepholes: bool) -> tuple[int, ...]:
-    """The inputs whose gradients `Recurrent.slopes` gives."""
-    return (0, 1, 2, 3, 5, *[6] * (states - 1), *[7] * peepholes)
+def part(to: Backward, x: str, begin: int, end: int) -> str:
+    """Rows of x (ways, rows, …)."""
+    return to.add(Slice(), x, *(to.constant(np.array([v], np.int64)) for v in (begin, end, 1)))
+
+
+class Longest(Op):
+    """The longest of ``sequence_lens``, which must be those of sequences of so many ``steps``; ``of``: what has them."""
+
+    domain = "nbconv"
+
+    steps: int
+    of: str
+
+    def infer(self, sequence_lens: Spec) -> Spec:
+        return Spec((), sequence_lens.dtype)
+
+    def reference(self, sequence_lens: np.ndarray) -> np.ndarray:
+        try:
+            cells.check_lengths(sequence_lens, self.steps)
+        except ModelError as error:
+            raise ModelError(f"{self.of}: {error}") from None
+        return np.asarray(sequence_lens.max(initial=0))
 
 
 class RNN(Recurrent):
@@ -236,6 +297,10 @@ class GRU(Recurrent):
     @property
     def flag(self) -> bool:
         return bool(self.linear_before_reset)
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("met",) if self.flag else ("reset",)
 
     def kernel(self) -> str:
         found = super().kernel()
@@ -260,33 +325,40 @@ class LSTM(Recurrent):
 
 
 class _Grad(Recurrent, abstract=True):
-    """The gradients of the inputs that are floats, in their order (None of P where it is not given): inputs are the eight of
+    """The `parts` of the gradients, of which products over all steps make those of X, W, R and B: inputs are the eight of
     the operator, then the gradients of its outputs."""
 
     gradient = Op.gradient
-    lower = Op.lower
 
     def has_kernel(self, inputs, outputs) -> bool:
-        return False
+        """Without peepholes and limits, of a GRU that resets what R made."""
+        peepholes = len(inputs) > 7 and inputs[7] is not None
+        simple = not peepholes and self.functions()[0][0].clip == np.inf and "reset" not in self.also
+        return simple and super().has_kernel(inputs, outputs)
+
+    def lower(self, to: Lowering) -> None:
+        named = [name for name, given in zip(self.parts(False), to.node.outputs, strict=False) if given]
+        recurrent_grad.lower(to, self.kernel(), self.groups(), self.kind(), {name: i for i, name in enumerate(named)})
 
     def infer(self, *inputs: Spec | None) -> tuple[Spec, ...]:
         own = inputs[:8]
         y, *states = super().infer(*own)
         x, w, r, *_, p = own
         assert x is not None and w is not None and r is not None
-        bias = Spec((w.shape[0], 2 * w.shape[1]), y.dtype)
-        shapes = [x, w, r, bias, *states, *([p] if p is not None else ())]
         for spec, given in zip((y, *states), inputs[8:], strict=False):
             if given is not None and given.shape != spec.shape:
                 raise ModelError(f"the gradient of {spec} is {given}")
-        return tuple(Spec(s.shape, s.dtype) for s in shapes)
+        lead, state = (w.shape[0], *x.shape[:2]), states[0].shape
+        rows, seen = (*lead, w.shape[1]), (*lead, r.shape[2])
+        shapes = {"added": rows, "met": rows, "seen": seen, "reset": seen, "h": state, "c": state, "p": p and p.shape}
+        return tuple(Spec(shapes[name], y.dtype) for name in self.parts(p is not None))
 
     def reference(self, *inputs: np.ndarray | None) -> tuple[np.ndarray, ...]:
         dy, *states = (*inputs[8:], *[None] * 3)[: 1 + self.states]
         return self.slopes(inputs[:8], dy, states)
 
     def flops(self, inputs, outputs) -> int:
-        return 3 * super().flops(inputs, outputs)
+        return 2 * super().flops(inputs, outputs)
 
 
 class RNNGrad(RNN, _Grad):

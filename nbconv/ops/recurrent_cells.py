@@ -120,7 +120,9 @@ def _same(h: np.ndarray) -> np.ndarray:
 
 
 class Cell:
-    """``seen`` is what is done to h before it meets R."""
+    """``seen`` is what is done to h before it meets R; ``met``: how many `operands` there are."""
+
+    met = 1
 
     def __init__(self, acts: Sequence[Function], flag: bool, seen: Callable[[np.ndarray], np.ndarray] = _same) -> None:
         self.acts, self.flag, self.seen = tuple(acts), flag, seen
@@ -153,6 +155,10 @@ class RNNCell(Cell):
 
 class GRUCell(Cell):
     """h' = (1 - z) · n + z · h with z, r = f(x + R·h), n = g(x + R·(r · h)); with ``flag`` g(x + r · (R·h))."""
+
+    @property
+    def met(self) -> int:
+        return 1 if self.flag else 2
 
     def step(self, x, state, weights):
         (h,), (f, g) = state, self.acts
@@ -278,11 +284,12 @@ def some(state: State, lengths: np.ndarray) -> State:
 
 
 class Gradients(NamedTuple):
-    """Of what the input added (steps, batch, gates · H), of R, its bias, the peepholes and the first state."""
+    """Of what the input added and of what R did (steps, batch, gates · H), of the peepholes and the first state; and the
+    ``operands`` that R met (steps, batch, H)."""
 
-    dx: np.ndarray
-    dr: np.ndarray
-    dbias: np.ndarray
+    added: np.ndarray
+    met: np.ndarray
+    operands: list[np.ndarray]
     dp: np.ndarray | None
     state: State
 
@@ -291,26 +298,19 @@ def back(cell: Cell, tape: Tape, dy: np.ndarray, state: State, weights: Weights,
     """Back through time; ``state`` is the gradient of the last state."""
     state = state if lengths is None else some(state, lengths)
     steps, batch, hidden = dy.shape
-    rows = len(weights.r)
-    dx, met = np.zeros((2, steps, batch, rows), dy.dtype)
+    added, met = np.zeros((2, steps, batch, len(weights.r)), dy.dtype)
+    operands = np.zeros((cell.met, steps, batch, hidden), dy.dtype)
     dp = None if weights.p is None else np.zeros_like(weights.p)
     for s in reversed(range(steps)):
         going, after = tape.going[s], (state[0] + dy[s], *state[1:])
         d = after if going is None else tuple(np.where(going, v, 0) for v in after)
         found = cell.back(tape.saved[s], d, weights)
-        dx[s], met[s] = found.dx, found.dr
+        added[s], met[s] = found.dx, found.dr
+        for i, h in enumerate(cell.operands(tape.saved[s])):
+            operands[i, s] = h if going is None else np.where(going, h, 0)
         if going is not None:
             found = found._replace(state=tuple(np.where(going, a, b) for a, b in zip(found.state, state, strict=True)))
         state = found.state
         if dp is not None:
             dp += found.dp
-    dr = np.zeros_like(weights.r)
-    if not tape.saved:
-        return Gradients(dx, dr, met.sum((0, 1)), dp, state)
-    operands = [np.stack(of) for of in zip(*(cell.operands(saved) for saved in tape.saved), strict=True)]
-    first = 0
-    for h, last in zip(operands, (rows,) if len(operands) == 1 else (2 * hidden, rows), strict=True):
-        part = met[:, :, first:last]
-        dr[first:last] = part.reshape(-1, last - first).T @ h.reshape(-1, hidden)
-        first = last
-    return Gradients(dx, dr, met.sum((0, 1)), dp, state)
+    return Gradients(added, met, list(operands), dp, state)

@@ -11,7 +11,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Layout, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, RANKED, Op
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.grad import ExpandLike
 from nbconv.ops.pointwise import AbsGrad, Div, DivOrZero, Exp, Mul, Same, Sub
@@ -309,6 +309,10 @@ class Arg(Op, abstract=True):
     """Where along ``axis`` the extreme stands, int64: the first of equals, or the last with ``select_last_index``. NaN
     counts as the extreme, as in NumPy."""
 
+    processor_dtypes, kernel_layout = RANKED, CHANNELS_FIRST
+    kernel: ClassVar[str] = ""
+    """In `kernels/cpu/rank.py`, by the element type."""
+
     axis: int = 0
     keepdims: int = 1
     select_last_index: int = 0
@@ -319,6 +323,22 @@ class Arg(Op, abstract=True):
         if x.shape[axis] == 0:
             raise ModelError(f"x is {x}: axis {axis} is empty")
         return Spec((*x.shape[:axis], *[1] * bool(self.keepdims), *x.shape[axis + 1 :]), want.INT64)
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and outputs[0].size > 0
+
+    def lower(self, to: Lowering) -> None:
+        x, axis = to.inputs[0], want.axis(self.axis, to.inputs[0].rank)
+        to.step(
+            f"rank.{self.kernel}_{x.dtype.name}",
+            to.outputs[0].size,
+            work=8 * x.size,
+            x=to.input(0),
+            y=to.output(),
+            n=x.shape[axis],
+            inner=prod(x.shape[axis + 1 :]),
+            latest=int(bool(self.select_last_index)),
+        )
 
     def find(self, x: np.ndarray) -> np.ndarray:
         raise NotImplementedError(self.type)
@@ -333,10 +353,14 @@ class Arg(Op, abstract=True):
 
 
 class ArgMax(Arg):
+    kernel = "arg_max"
+
     def find(self, x):
         return x.argmax(axis=self.axis)
 
 
 class ArgMin(Arg):
+    kernel = "arg_min"
+
     def find(self, x):
         return x.argmin(axis=self.axis)

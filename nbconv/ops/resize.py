@@ -11,6 +11,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import ANY, CHANNELS_LAST, FLOAT32, NUMPY, ONLY_FLOAT32, STORED, Op
+from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import Image
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.mix import by_rows, mix, transposed
@@ -48,11 +49,6 @@ class Axis(NamedTuple):
     end: float
     length: float
     """output size, which scales can make a fraction"""
-
-
-def whole(size: int, length: float) -> float:
-    """The length, or the size where float32's rounding of a scale is all that parts them."""
-    return size if abs(length - size) <= 1e-6 * length else length
 
 
 class Resize(Op):
@@ -115,6 +111,8 @@ class Resize(Op):
             raise ModelError("Resize wants either scales or sizes")
         if crop and (roi is None or roi.size != 2 * len(axes)):
             raise ModelError(f"tf_crop_and_resize wants a roi of {2 * len(axes)} entries")
+        if crop and roi is not None and not np.isfinite(roi).all():
+            raise ModelError(f"roi {roi.tolist()} must be finite")
         n, name, given = len(axes), "sizes" if scales is None else "scales", scales if sizes is None else sizes
         assert given is not None
         if given.size != n:
@@ -122,24 +120,23 @@ class Resize(Op):
         if not (np.isfinite(given).all() and (given > 0).all()):
             raise ModelError(f"{name} {given.tolist()} must be positive")
         starts, ends = (roi[:n], roi[n:]) if crop and roi is not None else (np.zeros(n), np.ones(n))
-        have = np.array([shape[a] for a in axes], np.float32)
         if sizes is not None:
-            ratio = sizes.astype(np.float32) / np.maximum(have, 1)
             out = [int(s) for s in sizes]
+            ratio = [apply(_ratio, s, shape[a]) for s, a in zip(out, axes, strict=True)]
             if self.keep_aspect_ratio_policy != "stretch":
+                have, ratio = np.array([shape[a] for a in axes], np.float32), np.array(ratio)
                 best = ratio.min() if self.keep_aspect_ratio_policy == "not_larger" else ratio.max()
-                ratio = np.full(n, best)
+                ratio = [best] * n
                 out = [int(np.floor(best * h + np.float32(0.5))) for h in have]
         else:
             assert scales is not None
-            ratio = scales.astype(np.float32)
-            reach = have * (ends - starts).astype(np.float32) if crop else have
-            out = [int(v) for v in np.floor(reach * ratio)]
-        length = out if scales is None else [whole(o, float(v) * shape[a]) for o, v, a in zip(out, ratio, axes, strict=True)]
-        return {
-            a: Axis(shape[a], out[i], np.float32(ratio[i]), float(starts[i]), float(ends[i]), length[i])
-            for i, a in enumerate(axes)
-        }
+            ratio = [*scales.astype(np.float32)]
+            parts = (ends - starts).astype(np.float32)
+            out = [apply(_scaled, shape[a], *by) for a, *by in zip(axes, parts, ratio, strict=True)]
+        length = out
+        if scales is not None:
+            length = [apply(_length, o, r, shape[a]) for o, r, a in zip(out, ratio, axes, strict=True)]
+        return {a: Axis(shape[a], out[i], ratio[i], float(starts[i]), float(ends[i]), length[i]) for i, a in enumerate(axes)}
 
     def coordinates(self, axis: Axis) -> np.ndarray:
         """Where in the input each output cell along an axis lies: float32 (out)."""
@@ -277,13 +274,18 @@ class Resize(Op):
         arguments: dict[str, Any] = {"x": to.input(0), "y": to.output()}
         arguments["image"] = Image(h, w, to.ld(0), c, to.pitch or c, oh, ow)
         for name, axis in (("row", down), ("column", across)):
-            cells, weights = (np.ascontiguousarray(t) for t in self.weights(axis))
-            arguments[f"{name}s"] = to.table(f"{name}s", cells.astype(np.int64))
+            cells, weights = apply(self.tables, axis)
+            arguments[f"{name}s"] = to.table(f"{name}s", cells)
             if self.mode == "linear":
-                arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights.astype(np.float32))
+                arguments[f"{name}_weights"] = to.table(f"{name}_weights", weights)
         size = x.dtype.itemsize
         kernel = f"resize.{self.mode}" if size == FLOAT32.itemsize else f"elements.nearest_{size}"
         to.step(kernel, to.gpu_split(y.shape[0] * oh, ow), work=16 * y.size, **arguments)
+
+    def tables(self, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
+        """`weights` as kernels read them."""
+        cells, weights = self.weights(axis)
+        return np.ascontiguousarray(cells.astype(np.int64)), np.ascontiguousarray(weights.astype(np.float32))
 
     def lower_axes(self, to: Lowering) -> None:
         """An axis after the other, those that shrink first; then what lies outside of x is filled."""
@@ -312,7 +314,7 @@ class Resize(Op):
         if self.mode != "nearest":
             mix(to, x, y, (outer, size, inner), **by_rows(cells, weights, self.outside(axis)), name=f"axis{i}_")
             return
-        emit_gather(to, outer, cells[:, 0], size, inner, x, y, f"axis{i}_cells")
+        emit_gather(to, outer, cells[:, 0].astype(np.int64), len(cells), size, inner, x, y, f"axis{i}_cells")
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """Each axis in turn, by the transpose of its weights."""
@@ -322,6 +324,22 @@ class Resize(Op):
             weights = np.where(self.outside(axis)[:, None], 0, weights)
             dx = to.add(Mix(axis=i, **transposed(cells, weights, axis.size)), dx)
         return (dx, *[None] * (len(to.inputs) - 1))
+
+
+def _ratio(out: int, size: int) -> np.floating:
+    """How much longer an axis becomes."""
+    return np.float32(out) / np.float32(max(size, 1))
+
+
+def _scaled(size: int, part: np.floating, ratio: np.floating) -> int:
+    """How long this part of an axis becomes."""
+    return int(np.floor(np.float32(size) * part * ratio))
+
+
+def _length(out: int, ratio: np.floating, size: int) -> float:
+    """What a scale makes of a size, or the output's size where float32's rounding is all that parts them."""
+    length = float(ratio) * size
+    return out if abs(length - out) <= 1e-6 * length else length
 
 
 def cubic(d: np.ndarray, a: float) -> np.ndarray:

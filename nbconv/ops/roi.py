@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, 
 from nbconv.kernels import params
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.repack import channels_last
+from nbconv.ops.pool import EXACT
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
@@ -246,6 +248,8 @@ class MaxRoiPool(Op):
     whose corners are rounded to cells; 0 for a bin without cells, NaN for a region that is not finite, or of an image that
     there is not."""
 
+    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
+
     pooled_shape: tuple[int, ...]
     spatial_scale: float = 1.0
 
@@ -274,6 +278,34 @@ class MaxRoiPool(Op):
                 cells = x[b, :, rows, columns]
                 y[r, :, i, j] = cells.max(axis=(1, 2)) if cells.size else 0
         return y
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        return super().has_kernel(inputs, outputs) and all(s.size > 0 for s in (*inputs, *outputs))
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def layouts(self, inputs, outputs, given) -> Any:
+        if not self.has_kernel(inputs, outputs):
+            return None
+        return (CHANNELS_LAST, CHANNELS_FIRST), (CHANNELS_LAST,)
+
+    def flops(self, inputs, outputs) -> int:
+        return inputs[0].size
+
+    def lower(self, to: Lowering) -> None:
+        (n, c, h, w), (r, _, oh, ow) = to.inputs[0].shape, to.outputs[0].shape
+        to.step(
+            "roi.max_roi_pool",
+            r * oh,
+            work=16 * r * c * h * w,
+            x=channels_last(to, 0),
+            rois=to.input(1),
+            y=to.output(),
+            image=params.Image(h, w, c, c, c, oh, ow),
+            n=n,
+            scale=self.spatial_scale,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         grad = MaxRoiPoolGrad(pooled_shape=self.pooled_shape, spatial_scale=self.spatial_scale)
@@ -310,5 +342,29 @@ class MaxRoiPoolGrad(MaxRoiPool):
                     at = np.unravel_index(cells.reshape(len(channels), -1).argmax(axis=1), cells.shape[1:])
                     np.add.at(dx[b], (channels, at[0] + rows.start, at[1] + columns.start), dy[r, :, i, j])
         return dx
+
+    def has_kernel(self, inputs, outputs) -> bool:
+        """Its kernel counts a plane's cells in float32."""
+        return super().has_kernel(inputs, outputs) and prod(inputs[1].shape[2:]) <= EXACT
+
+    def layouts(self, inputs, outputs, given) -> Any:
+        found = super().layouts(inputs, outputs, given)
+        return found and ((CHANNELS_LAST, *found[0]), found[1])
+
+    def lower(self, to: Lowering) -> None:
+        (n, c, h, w), (r, _, oh, ow) = to.outputs[0].shape, to.inputs[0].shape
+        to.step(
+            "roi.max_roi_pool_grad",
+            n * -(-c // to.target.lanes),
+            work=32 * (to.inputs[1].size + r * c * h * w),
+            writes=("dx",),
+            dy=channels_last(to, 0),
+            x=channels_last(to, 1),
+            rois=to.input(2),
+            dx=to.output(),
+            image=params.DenseImage(h, w, c, oh, ow),
+            regions=r,
+            scale=self.spatial_scale,
+        )
 
     gradient = Op.gradient

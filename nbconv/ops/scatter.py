@@ -10,8 +10,9 @@ import numpy as np
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op
+from nbconv.graph.op import CHANNELS_FIRST, FLOAT32, ONLY_FLOAT32, STORED, Op
 from nbconv.lowering.context import Lowering
+from nbconv.lowering.indices import checked_places, put_along, put_rows, served
 from nbconv.ops.gather import Gather, Places, places_along, places_nd
 from nbconv.ops.linear import reshape
 
@@ -26,7 +27,7 @@ class Scatter(Op, abstract=True):
     order. A subclass says where: x and the updates become (rows, inner), and an update has a row of x."""
 
     moves = True
-    kernel_dtypes = ONLY_FLOAT32
+    kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
     kernel_layout = CHANNELS_FIRST
 
     reduction: str = "none"
@@ -62,11 +63,28 @@ class Scatter(Op, abstract=True):
                 REDUCTIONS[self.reduction].at(y, places, new)
         return y.reshape(x.shape)
 
+    def sorts(self, inputs) -> bool:
+        """Whether updates are sorted by their rows when the plan is made."""
+        return inputs[1].value is not None and inputs[0].dtype == FLOAT32 and self.reduction in ("none", "add")
+
     def has_kernel(self, inputs, outputs) -> bool:
-        known = inputs[1].value is not None and outputs[0].size > 0 and self.reduction in ("none", "add")
-        return super().has_kernel(inputs, outputs) and known
+        meets = self.reduction == "none" or inputs[0].dtype == FLOAT32
+        return super().has_kernel(inputs, outputs) and outputs[0].size > 0 and meets and served(inputs[1])
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return not self.sorts(inputs)
+
+    def put(self, to: Lowering, how: int) -> None:
+        """The steps that put the updates on a copy of x, at indices that are checked there."""
+        raise NotImplementedError(self.type)
 
     def lower(self, to: Lowering) -> None:
+        if not self.sorts(to.inputs):
+            n = to.outputs[0].size
+            to.copy(to.input(0), to.output(), (n,), (1,), (1,))
+            if to.inputs[1].size and to.inputs[2].size:
+                self.put(to, ("none", *REDUCTIONS).index(self.reduction))
+            return
         x, adds = to.inputs[0], self.reduction == "add"
         rows, inner = self.rows(x.shape, to.inputs[1].shape)
         places = self.places(to.value(1), x.shape).reshape(-1)
@@ -134,6 +152,11 @@ class ScatterND(Scatter):
     def places_op(self, to: Backward) -> Places:
         return Places(shape=to.inputs[0].shape[: to.inputs[1].shape[-1]])
 
+    def put(self, to: Lowering, how: int) -> None:
+        x, indices = to.inputs[0].shape, to.inputs[1].shape
+        places = checked_places(to, 1, x[: indices[-1]])
+        put_rows(to, places, prod(indices[:-1]), prod(x[indices[-1] :]), how)
+
 
 class ScatterElements(Scatter):
     """x with updates[i, j, …] at, or combined with what is at, the same place but with ``axis``'s coordinate from
@@ -163,6 +186,10 @@ class ScatterElements(Scatter):
     def places_op(self, to: Backward) -> Places:
         x = to.inputs[0]
         return Places(shape=x.shape, axis=want.axis(self.axis, x.rank))
+
+    def put(self, to: Lowering, how: int) -> None:
+        x = to.inputs[0]
+        put_along(to, x.shape, want.axis(self.axis, x.rank), 2, how)
 
 
 class TensorScatter(Op):

@@ -13,6 +13,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, ONLY_FLOAT32, STORED, Op
+from nbconv.graph.symbolic import apply, indices, whole
 from nbconv.lowering.context import Lowering
 from nbconv.ops.grad import SliceGrad
 
@@ -64,20 +65,24 @@ class Reshape(Relabel):
 
     def target(self, have: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that ``shape`` means for an x of shape ``have``; ModelError when it does not fit."""
-        wrong = f"x of shape {list(have)} cannot take the shape {list(shape)}"
-        if shape.count(-1) > 1 or min(shape, default=0) < -1 or (self.allowzero and {0, -1} <= set(shape)):
-            raise ModelError(wrong)
+
+        def wrong(why: str = "") -> ModelError:
+            return ModelError(f"x of shape {list(have)} cannot take the shape {list(asked)}{why}")
+
+        asked = shape
+        if shape.count(-1) > 1 or any(d < -1 for d in shape) or (self.allowzero and 0 in shape and -1 in shape):
+            raise wrong()
         if not self.allowzero:
             if any(d == 0 and i >= len(have) for i, d in enumerate(shape)):
-                raise ModelError(f"{wrong}: a 0 stands past x's last axis")
+                raise wrong(": a 0 stands past x's last axis")
             shape = tuple(have[i] if d == 0 else d for i, d in enumerate(shape))
         if -1 in shape:
             rest = prod(d for d in shape if d != -1)
             if rest == 0 or prod(have) % rest:
-                raise ModelError(wrong)
+                raise wrong()
             shape = tuple(prod(have) // rest if d == -1 else d for d in shape)
         if prod(shape) != prod(have):
-            raise ModelError(wrong)
+            raise wrong()
         return shape
 
     def reference(self, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
@@ -309,6 +314,10 @@ class Split(Op):
         return (to.add(Concat(axis=self.axis), *parts), *[None] * (len(to.inputs) - 1))
 
 
+def _count(start: int, stop: int, step: int) -> int:
+    return len(range(start, stop, step))
+
+
 class Slice(Op):
     """Numpy's basic slicing along ``axes``; starts and ends count from the back when negative, and are clamped."""
 
@@ -319,9 +328,9 @@ class Slice(Op):
 
     def slices(self, shape: tuple[int, ...], starts, ends, axes=None, steps=None) -> tuple[slice, ...]:
         """One slice an axis, from the inputs as sequences of integers; ModelError for what does not fit."""
-        starts, ends = [int(v) for v in starts], [int(v) for v in ends]
+        starts, ends = [whole(v) for v in starts], [whole(v) for v in ends]
         axes = range(len(starts)) if axes is None else axes
-        steps = [1] * len(starts) if steps is None else [int(v) for v in steps]
+        steps = [1] * len(starts) if steps is None else [whole(v) for v in steps]
         if not len(starts) == len(ends) == len(axes) == len(steps):
             raise ModelError(f"starts, ends, axes and steps differ in length: {starts}, {ends}, {list(axes)}, {steps}")
         found = [slice(None)] * len(shape)
@@ -340,7 +349,7 @@ class Slice(Op):
         given = {"starts": starts, "ends": ends, "axes": axes, "steps": steps}
         values = [None if spec is None else want.integers(spec, name) for name, spec in given.items()]
         found = self.slices(x.shape, *values)
-        return Spec(tuple(len(range(*s.indices(d))) for s, d in zip(found, x.shape, strict=True)), x.dtype)
+        return Spec(tuple(apply(_count, *indices(s, d)) for s, d in zip(found, x.shape, strict=True)), x.dtype)
 
     def reference(self, x: np.ndarray, starts, ends, axes=None, steps=None) -> np.ndarray:
         vectors = (None if v is None else v.ravel() for v in (starts, ends, axes, steps))
@@ -363,7 +372,7 @@ class Slice(Op):
     def lower(self, to: Lowering) -> None:
         x, here, offset = to.inputs[0], list(to.strides(0)), 0
         for a, (cut, size) in enumerate(zip(self.cuts(to.inputs), x.shape, strict=True)):
-            start, _, step = cut.indices(size)
+            start, _, step = indices(cut, size)
             offset += start * here[a]
             here[a] *= step
         if to.is_view(to.node.outputs[0], to.input(0).at(offset), 0):

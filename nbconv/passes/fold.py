@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,16 @@ import numpy as np
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import OBJECT, Graph, Node, Spec
 from nbconv.graph.bodies import body_of, renamed
+from nbconv.graph.op import Op
+from nbconv.graph.symbolic import Symbol, apply, dtype_of, shape_of
 from nbconv.lowering.weights import Weights
 from nbconv.ops import lookup
 from nbconv.passes.expand import expanded
 
 SMALL = 1 << 14
 """Constants up to this many bytes are computed when planning; larger ones when a kernel needs them."""
+FILLED = 1 << 16
+"""Bytes of a ConstantOfShape that shapes decide, from which on a kernel makes it in each run."""
 LARGEST = 1 << 32
 """Bytes; a folded constant above this is taken for a broken model."""
 
@@ -64,6 +69,7 @@ def fold(
     same: dict[str, str] = {}
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs) | keep
     kept: list[Node] = []
+    fills: dict[str, Node] = {}
     gone: dict[str, str] = {}
     waiting = nodes[::-1]
     while waiting:
@@ -95,6 +101,8 @@ def fold(
                     gone[name] = "a constant"
                     if static.issuperset(n for n in node.inputs if n):
                         static.add(name)
+                    elif node.op.type == "ConstantOfShape" and specs[name].nbytes > FILLED:
+                        fills[name] = node
         elif _bypassed(node, given, keep.union(graph.outputs), read):
             same[node.outputs[0]] = node.inputs[0]
             gone[node.outputs[0]] = f"the same as {node.inputs[0]}"
@@ -107,6 +115,13 @@ def fold(
             waiting += reversed(stand)
             if not stand:
                 kept.append(node)
+    there = {n for node in kept for n in node.inputs}.difference(keep, graph.outputs)
+    for name in [n for n in fills if n in there]:  # a kernel fills it, rather than that each plan keeps it
+        shape = f"{name}/shape"
+        constants[shape] = np.array(constants.pop(name).shape, np.int64)
+        specs[name], specs[shape] = Spec(specs[name].shape, specs[name].dtype), _spec(constants[shape])
+        kept.insert(0, Node(fills[name].op, (shape,), (name,), fills[name].name))
+        del gone[name]
     derived = graph.derive(kept, constants, gone)
     if any(node.op.control for node in nodes):  # what only the other body reads
         derived = derived.derive(live(derived, keep))
@@ -115,6 +130,8 @@ def fold(
 
 def _spec(constant: np.ndarray | Deferred) -> Spec:
     """The Spec of a constant, its value included if it is known already."""
+    if type(constant) is Symbol:
+        return Spec(shape_of(constant), dtype_of(constant), constant, True)
     deferred = isinstance(constant, Deferred)
     return Spec(tuple(constant.shape), constant.dtype, None if deferred else constant, True)
 
@@ -149,6 +166,11 @@ def live(graph: Graph, keep: frozenset[str] = frozenset()) -> list[Node]:
     return found
 
 
+def _computed(op: Op, *sources: np.ndarray | Deferred | None) -> list[np.ndarray]:
+    result = op.reference(*(None if s is None else array(s) for s in sources))
+    return [np.asarray(r) for r in (result if isinstance(result, tuple) else (result,))]
+
+
 def _known(node: Node, given, found: tuple[Spec, ...], constants: dict, weights: Weights | None) -> list | None:
     """The outputs, where they are known without running the model. ``weights``: where to keep what no input decides."""
     op = node.op
@@ -163,9 +185,10 @@ def _known(node: Node, given, found: tuple[Spec, ...], constants: dict, weights:
     sources = [constants[n] if n else None for n in node.inputs]
 
     def make() -> list[np.ndarray]:
-        result = op.reference(*(None if s is None else array(s) for s in sources))
-        return [np.asarray(r) for r in (result if isinstance(result, tuple) else (result,))]
+        return _computed(op, *sources)
 
+    if any(type(source) is Symbol for source in sources):
+        return list(apply(partial(_computed, op), *sources))
     if weights is None:
         return make()
     if size > SMALL and len(node.outputs) == 1:

@@ -18,6 +18,10 @@ from nbconv.passes.fold import Deferred, array
 
 CLAMPED = EIGHT_BITS | {FLOAT32}
 """Types that kernels limit before they store them."""
+ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+"""Operators that may apply a factor or a term a channel."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm")
+"""Operators whose kernels apply a factor and a term a channel."""
 
 
 def single(graph: Graph, keep: frozenset[str]) -> set[str]:
@@ -110,7 +114,8 @@ def fold_affine(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> G
     at: dict[str, int] = {}
     gone: dict[str, str] = {}
     for node in graph.nodes:
-        affine = _affine(node, specs, constants)
+        makers = [nodes[at[n]] for n in node.inputs if n in only and n in at]
+        affine = _affine(node, specs, constants) if any(_takes_affine(m, specs) for m in makers) else None
         if affine is not None:
             source, scale, shift = affine
             if source in only and source in at:
@@ -123,6 +128,14 @@ def fold_affine(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> G
         at[node.outputs[0]] = len(nodes)
         nodes.append(node)
     return graph.derive(nodes, constants, gone)
+
+
+def _takes_affine(maker: Node, specs: dict[str, Spec]) -> bool:
+    """Whether a factor and a term a channel may go into a node, as far as its type and rank say."""
+    kind = maker.op.type
+    if kind in ARITHMETIC or isinstance(maker.op, BatchNormalization):
+        return specs[maker.outputs[0]].rank == 4
+    return kind in ("Conv", "ConvTranspose")
 
 
 def _channel_constant(name: str, out: Spec, constants: dict[str, Any]) -> np.ndarray | None:
@@ -149,7 +162,7 @@ def _affine(node: Node, specs: dict[str, Spec], constants: dict) -> tuple[str, n
         scale, bias, mean, variance = (array(constants[n]).astype(np.float64) for n in node.inputs[1:5])
         scale = scale / np.sqrt(variance + node.op.epsilon)
         return node.inputs[0], scale, bias - mean * scale
-    if kind not in ("Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
+    if kind not in ARITHMETIC or len(node.inputs) != 2:
         return None
     x, c = node.inputs
     if x in constants and kind in ("Mul", "Add"):
@@ -216,7 +229,7 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
         given = tuple(specs[n] if n else None for n in node.inputs)
         fused = _residual(node, nodes, at, only, specs)
         if fused is None:
-            epilogue = node.op.epilogue(given) if node.inputs and specs[node.inputs[0]].dtype in CLAMPED else None
+            epilogue = node.op.epilogue(given) if given and given[0] is not None and given[0].dtype in CLAMPED else None
             where = at.get(node.inputs[0], -1) if node.inputs else -1
             if epilogue is not None and node.inputs[0] in only and where >= 0:
                 fused = _absorbed(nodes[where], node, epilogue, specs)
@@ -224,7 +237,9 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
                     nodes[where], at[node.outputs[0]] = fused, where
                     gone[node.inputs[0]] = f"fused into {node.outputs[0]}"
                     continue
-            affine = _affine(node, specs, graph.constants)
+            makers = [nodes[at[n]] for n in node.inputs if n in only and n in at]
+            products = any(m is not None and _parts(m)[0].type in PRODUCTS for m in makers)
+            affine = _affine(node, specs, graph.constants) if products else None
             if affine is not None and affine[0] in only and affine[0] in at:
                 fused = _with_affine(nodes[at[affine[0]]], node, affine, specs)
                 if fused is not None:
@@ -262,7 +277,7 @@ def _with_affine(maker: Node | None, node: Node, affine: tuple[str, Any, Any], s
     if maker is None or _can(maker, specs) not in ("activation", "residual", "affine"):
         return None
     inner, tail, residual = _parts(maker)
-    if inner.type not in ("Conv", "ConvTranspose", "Gemm") or len(maker.outputs) != 1:
+    if inner.type not in PRODUCTS or len(maker.outputs) != 1:
         return None
     source, scale, shift = affine
     key = "/".join([repr(node.op), *(n for n in node.inputs if n != source)])

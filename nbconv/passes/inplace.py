@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.symbolic import indices
 from nbconv.ops.conv import Convolution
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.pointwise import Add, Binary
@@ -68,8 +69,8 @@ def _rows(node: Node, specs: Mapping[str, Spec]) -> tuple[int, int] | None:
     """The rows that a Slice takes, if it takes whole ones."""
     cut, *rest = node.op.cuts(tuple(specs[n] if n else None for n in node.inputs))  # type: ignore[attr-defined]
     size, *others = specs[node.inputs[0]].shape
-    start, end, step = cut.indices(size)
-    whole = step == 1 and all(c.indices(d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
+    start, end, step = indices(cut, size)
+    whole = step == 1 and all(indices(c, d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
     return (start, end) if whole else None
 
 

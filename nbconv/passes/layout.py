@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, Graph, Layout, Node, Spec
+from nbconv.graph.symbolic import indices
 from nbconv.lowering.context import Ref, View
 from nbconv.ops.inner import Reorder
 from nbconv.passes.inplace import overwritten
@@ -178,8 +179,8 @@ class _Elimination:
         x, y = node.inputs[0], node.outputs[0]
         cut, *rest = node.op.cuts(tuple(self.specs[n] if n else None for n in node.inputs))  # type: ignore[attr-defined]
         size, *others = self.specs[x].shape
-        start, end, step = cut.indices(size)
-        whole = all(c.indices(d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
+        start, end, step = indices(cut, size)
+        whole = all(indices(c, d) == (0, d, 1) for c, d in zip(rest, others, strict=True))
         if not whole or step != 1 or start >= end or self.specs[x].constant or y in self.views or not self.apart(y):
             return
         place = self.view(x)

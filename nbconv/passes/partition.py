@@ -33,9 +33,10 @@ class Partition(NamedTuple):
     """small values that shapes decided and later nodes read: constants of ``later``"""
 
 
-def partition(graph: Graph, inputs: dict[str, Spec | None], fetch: tuple[str, ...]) -> Partition:
+def partition(graph: Graph, inputs: dict[str, Spec | None], fetch: tuple[str, ...], gpu: bool = False) -> Partition:
     """The graph's stages for inputs of these Specs; None for an input that is no tensor of numbers (strings, a sequence, an
-    optional value): its readers are done alone. Raises ModelError where shapes or types do not fit."""
+    optional value): its readers are done alone, and so are, for a GPU, nodes with bodies. Raises ModelError where shapes or
+    types do not fit."""
     graph = Graph(graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name)
     nodes = live(graph)
     specs: dict[str, Spec] = {name: spec_of(value) for name, value in graph.constants.items() if value.dtype != OBJECT}
@@ -48,7 +49,7 @@ def partition(graph: Graph, inputs: dict[str, Spec | None], fetch: tuple[str, ..
         reads = [n for n in node.inputs if n]
         if not ready.issuperset(reads):
             later.append(node)
-        elif all(n in specs for n in reads) and (found := _found(node, specs)) is not None:
+        elif all(n in specs for n in reads) and (found := _found(node, specs, gpu)) is not None:
             now.append(node)
             specs.update(found)
             ready.update(found)
@@ -71,9 +72,18 @@ def partition(graph: Graph, inputs: dict[str, Spec | None], fetch: tuple[str, ..
     return Partition(first, waiting, Graph(later, outside, outputs, constants, graph.name), decided)
 
 
-def _found(node: Node, specs: dict[str, Spec]) -> dict[str, Spec] | None:
-    """The Specs of the node's outputs, values where they are known; None where they depend on a value that is not."""
+def _plain(node: Node, given: tuple[Spec | None, ...]) -> bool:
+    """Whether a body without bodies in it stands for the node."""
+    which = node.op.inlined(given)
+    return bool(which) and not any(inner.op.bodies() for inner in node.op.bodies()[which].nodes)
+
+
+def _found(node: Node, specs: dict[str, Spec], gpu: bool) -> dict[str, Spec] | None:
+    """The Specs of the node's outputs, values where they are known; None where they depend on a value that is not, or where
+    the node is done alone in any case."""
     given = tuple(specs[n] if n else None for n in node.inputs)
+    if gpu and node.op.bodies() and not _plain(node, given):
+        return None
     try:
         found = node.infer(given)
     except DataDependentError:

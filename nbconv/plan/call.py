@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.plan.host import Binding, HostStep
+from nbconv.plan.host import Binding, Check, HostStep
 from nbconv.plan.program import Program
+from nbconv.plan.repeat import RepeatStep
 
 
 class Body(NamedTuple):
@@ -62,13 +63,18 @@ def decode(head: dict[str, Any], words: np.ndarray) -> Program:
     fit."""
     program = Program.decode(head, words)
     for i, kept in head["host_steps"]:
-        called = "control" in kept
-        program.host_steps[i] = CallStep.decode(kept, program, words) if called else HostStep.decode(kept, program)
+        if "control" in kept:
+            program.host_steps[i] = CallStep.decode(kept, program, words)
+        elif "turns" in kept:
+            program.host_steps[i] = RepeatStep.decode(kept, decode(kept["body"], words), program)
+        else:
+            program.host_steps[i] = HostStep.decode(kept, program)
     copies = [(k, Binding.decode(binding, program)) for k, binding in head["copies"]]
     for k, binding in copies:
         if k < 0 or (program.spec(k).nbytes, program.spec(k).dtype) != (binding.nbytes, binding.dtype):
             raise ValueError(f"result {k} as a copy of {binding}")
     program.copies = copies
+    program.checks = [Check.decode(kept, program) for kept in head["checks"]]
     ends = {0, *(end for _, end in program.segments)}
     if not all({i, i + 1} <= ends for i in program.host_steps):
         raise ValueError("a segment of what kernels do and others")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbconv.errors import ModelError
 from nbconv.graph.dtypes import text_of
 from nbconv.plan.program import Program, plain
 
@@ -84,14 +85,18 @@ class Binding(NamedTuple):
 
 
 class HostStep(NamedTuple):
-    """An op that NumPy does: its `reference` on the values' arrays."""
+    """An op that NumPy does: its `reference` on the values' arrays. ``label``: the node, as errors call it."""
 
     op: Op
     inputs: list[Binding | None]
     outputs: list[Binding | None]
+    label: str
 
     def run(self, space: Any, threads: int) -> None:
-        found = self.op.reference(*(None if b is None else b.array(space) for b in self.inputs))
+        try:
+            found = self.op.reference(*(None if b is None else b.array(space) for b in self.inputs))
+        except ModelError as error:
+            raise type(error)(f"{self.label}: {error}") from None
         for binding, value in zip(self.outputs, found if isinstance(found, tuple) else (found,), strict=False):
             if binding is not None:
                 np.copyto(binding.array(space), value)
@@ -112,7 +117,7 @@ class HostStep(NamedTuple):
         from nbconv.ops import family_of
 
         return {
-            "family": family_of(self.op), "domain": self.op.domain, "type": self.op.type,
+            "family": family_of(self.op), "domain": self.op.domain, "type": self.op.type, "label": self.label,
             "attributes": {name: encode_attribute(value) for name, value in self.op.attributes().items()},
             "inputs": [_encode(b) for b in self.inputs], "outputs": [_encode(b) for b in self.outputs],
         }  # fmt: skip
@@ -126,7 +131,33 @@ class HostStep(NamedTuple):
         inputs, outputs = ([b and Binding.decode(b, program) for b in kept[k]] for k in ("inputs", "outputs"))
         if any(b and not b.writable for b in outputs):
             raise ValueError("a step that writes to what is not its own")
-        return cls(op, inputs, outputs)
+        return cls(op, inputs, outputs, str(kept["label"]))
+
+
+class Check(NamedTuple):
+    """What kernels found wrong with the indices that a node was given: two words a unit of theirs, the size of the axis that
+    an index leaves, or 0, and that index. ``label``: the node, as errors call it."""
+
+    binding: Binding
+    label: str
+
+    def run(self, space: Any) -> None:
+        """ModelError for the first such index."""
+        found = self.binding.array(space).reshape(-1, 2)
+        if found[:, 0].any():
+            size, index = found[found[:, 0] > 0][0]
+            raise ModelError(f"{self.label}: index {index} leaves an axis of size {size}")
+
+    def encode(self) -> list:
+        return [self.binding.encode(), self.label]
+
+    @classmethod
+    def decode(cls, kept: list, program: Program) -> Check:
+        """`encode` undone; ValueError or TypeError for what is not within ``program``."""
+        binding, label = Binding.decode(kept[0], program), str(kept[1])
+        if binding.dtype != np.int64 or len(binding.shape) != 2 or binding.shape[1] != 2:
+            raise ValueError(f"check {kept}")
+        return cls(binding, label)
 
 
 def _encode(binding: Binding | None) -> list | None:

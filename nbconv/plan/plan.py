@@ -9,78 +9,34 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nbconv.base import machine
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import CHANNELS_FIRST, Graph, Layout, Node, Spec
-from nbconv.graph.bodies import body_of, free, own_inputs
-from nbconv.graph.dtypes import is_added, kind_of, text_of
-from nbconv.kernels.compile import libraries
+from nbconv.graph.dtypes import is_added
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.step import Impl, Step, Work
 from nbconv.lowering.weights import Weights
-from nbconv.passes.dequantise import dequantise
-from nbconv.passes.fold import Deferred, array, fold
-from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
-from nbconv.passes.layout import arranged, choose, eliminate_concat, specs_of
-from nbconv.passes.promote import promote
-from nbconv.passes.quantise import fuse_quantised
-from nbconv.plan.call import Body, CallStep
-from nbconv.plan.host import Binding, HostStep
+from nbconv.passes.fold import Deferred, array
+from nbconv.passes.layout import arranged, eliminate_concat, specs_of
+from nbconv.plan.assemble import NUMPY_STEP, assemble, checks
+from nbconv.plan.derive import Derived, derive
+from nbconv.plan.hold import holds, parts, scratches
 from nbconv.plan.memory import plan_memory
 from nbconv.plan.program import Program, bind
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
 
-NUMPY_STEP = ""
-"""The kernel name of a step that NumPy does."""
 
+class Outline(NamedTuple):
+    """A plan before its values have places."""
 
-class Derived(NamedTuple):
-    """What the passes make of an authored graph for one set of input shapes."""
-
-    graph: Graph
-    specs: dict[str, Spec]
-    layouts: dict[str, Layout]
-    """how each value lies, where that is not as ONNX has it"""
-    weights: Weights
-    """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
-    varying: set[str]
-    """constants that input shapes decide"""
-
-
-def derive(
-    graph: Graph,
-    inputs: dict[str, Spec],
-    weights: Weights,
-    fetch: tuple[str, ...],
-    varying: frozenset[str] = frozenset(),
-    gpu: bool = False,
-    integers: Target | None = None,
-) -> Derived:
-    """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it; ``integers``: the
-    processor that computes with integers what stands between them, None where floats are wanted."""
-    wanted = frozenset(fetch)
-    graph = Graph(
-        graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
-    )
-    if integers is not None:
-        graph = fuse_quantised(graph, wanted)
-    graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
-    promoted = promote(graph, specs)
-    if promoted is not graph:
-        graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
-    if any(kind_of(specs[name].dtype) == "f" for name in decided):
-        weights = Weights()
-    if integers is not None:
-        graph = dequantise(graph, specs, integers)
-    graph = fuse_silu(graph, specs, wanted)
-    graph = fuse_hard_swish(graph, specs, wanted)
-    graph = fuse_shuffle(graph, specs, wanted)
-    graph = fold_affine(graph, specs, wanted)
-    graph = fuse_epilogues(graph, specs, wanted)
-    graph, layouts = choose(graph, specs, gpu)
-    return Derived(graph, specs, layouts, weights, decided)
+    derived: Derived
+    constants: dict[str, Any]
+    """those that steps were lowered to, beside those of the graph"""
+    steps: list[Step]
+    aliases: dict[str, str]
+    scratches: dict[str, int]
+    slots: int
 
 
 class Plan:
@@ -90,8 +46,9 @@ class Plan:
     bytes of memory for intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values
     went. ``packed_limit``: bytes that one convolution's transformed weights may take, where these are constants and where
     they are not. ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may
-    use (default: those that there are). ``varying``: constants of the graph that are others for other shapes. ``integers``:
-    whether what stands between integers is computed with them, not as floats.
+    use (default: those that there are). ``varying``: constants of the graph that are others for other shapes. ``outline``:
+    the graph derived and lowered already, by a template (see `nbconv.plan.template`). ``integers``: whether what stands
+    between integers is computed with them, not as floats.
     """
 
     def __init__(
@@ -107,6 +64,7 @@ class Plan:
         scratch_limit: float = inf,
         enough: float | None = None,
         varying: frozenset[str] = frozenset(),
+        outline: Outline | None = None,
         integers: bool = True,
     ) -> None:
         self.target = target
@@ -114,7 +72,7 @@ class Plan:
         self.fetch = fetch
         shared = weights
         counted = target if integers and not target.gpu else None
-        derived = derive(graph, inputs, weights, fetch, varying, target.gpu, counted)
+        derived = outline.derived if outline else derive(graph, inputs, weights, fetch, varying, target.gpu, counted)
         self.graph, self.specs, self.layouts, weights = derived.graph, derived.specs, derived.layouts, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}
@@ -128,16 +86,24 @@ class Plan:
         self._scratches: dict[str, int] = {}
         self.threads, self.slots = threads or machine.available_threads(), 0
         self.packed_limit, self.scratch_limit, self.enough = packed_limit, scratch_limit, enough
-        self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
-        for node in self.graph.nodes:
-            if node.op.control:
-                self._hold(node, weights, frozenset(derived.varying))
-            else:
-                self._lower(node, weights)
-        self.tables = [n for n in self.constants if n not in self.graph.constants and n not in weights.arrays]
+        if outline is None:
+            self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
+            for node in self.graph.nodes:
+                if holds(node, specs_of(node, self.specs)[0]):
+                    self._hold(node, weights, frozenset(derived.varying))
+                else:
+                    self._lower(node, derived.weights_of(node))
+        else:
+            self.constants |= outline.constants
+            self.steps, self._aliases, self._scratches, self.slots = outline[2:]
+        added = self.constants if outline is None else outline.constants
+        known = derived.varying if weights is not shared else set()
+        self.tables = [n for n in added if (n in known or n not in self.graph.constants) and n not in shared.arrays]
         """names of constants that only this plan has: input shapes decide them"""
         self._place()
-        self.own |= {*self.tables, *derived.varying, *(() if weights is shared else self.constants)}
+        self.own |= {*self.tables, *derived.varying}
+        if weights is not shared:
+            self.own |= {n for n in self.constants if n not in derived.fixed and n not in shared.arrays}
         for body in self._inner():
             self.tables += body.tables
             self.own |= body.own
@@ -156,15 +122,16 @@ class Plan:
         if all(spec.size == 0 for spec in found):
             return
         if arranged(node, self.specs, self.layouts, self.target.gpu) is None:
-            self.steps.append(_host(node))
+            self.steps.append(host_step(node))
             return
+        guard(node, self.specs, self.steps)
         to = Lowering(
             node,
             node.op,
             given,
             found,
             self.layouts,
-            _Arrays(self.constants),
+            Constants(self.constants, self.constants),
             weights,
             self.target,
             self.threads,
@@ -182,31 +149,40 @@ class Plan:
     def _hold(self, node: Node, weights: Weights, varying: frozenset[str]) -> None:
         """A step that runs other programs: a plan for each body of the node, all in one piece of scratch memory."""
         if self.target.gpu:
-            why = "control flow runs on the CPU alone: load the model with device='cpu'"
-            raise UnsupportedError(f"{node.name} ({node.op.type}): {why}")
-        wanted = [i for i, name in enumerate(node.outputs) if name]
-        plans = {}
-        for which in node.op.bodies():
-            body = body_of(node, which)
-            around = [n for n in free(body) if n in self.constants]
-            constants = {**body.constants, **{n: self.constants[n] for n in around}}
-            read = {n: self.specs[n] for n in free(body) if n not in constants}
-            inputs = {n: Spec(s.shape, s.dtype, quantisation=s.quantisation) for n, s in read.items()}
-            found, graph = [*body.outputs], Graph(body.nodes, inputs, body.outputs, constants, body.name)
-            plans[which] = Plan(
-                graph, inputs, weights, tuple(found[i] for i in wanted), self.target, self.choices, self.packed_limit,
-                self.threads, self.scratch_limit, varying=varying,
-            )  # fmt: skip
-            self.specs = {**plans[which].specs, **self.specs}
+            raise DataDependentError(f"{node.name} ({node.op.type}): a GPU's plan holds no programs")
+        plans = {
+            which: Plan(
+                part.graph, part.inputs, weights, part.fetch, self.target, self.choices, self.packed_limit, self.threads,
+                self.scratch_limit, varying=varying,
+            )
+            for which, part in parts(node, self.specs, self.constants).items()
+        }  # fmt: skip
+        for plan in plans.values():
+            self.specs = {**plan.specs, **self.specs}
         self.bodies[node] = plans
-        scratch = Ref(f"{node.outputs[wanted[0]]}#scratch")
-        self._scratches[scratch.name] = max(1, *(plan.arena for plan in plans.values()))
+        scope = next(name for name in node.outputs if name)
+        sizes = scratches(node, self.specs, max(plan.arena for plan in plans.values()))
+        places = {name: Ref(f"{scope}#{name}") for name in sizes}
+        self._scratches.update({places[name].name: size for name, size in sizes.items()})
         self.slots = max(self.slots, *(plan.slots for plan in plans.values()))
-        self.steps.append(_host(node, scratch=scratch))
+        self.steps.append(host_step(node, **places))
 
     def _inner(self) -> list[Plan]:
         """The plans of bodies."""
         return [plan for plans in self.bodies.values() for plan in plans.values()]
+
+    def _assemble(self, weights: Weights) -> Program:
+        """The program, whose constants the plan now has."""
+        program = assemble(self)
+        for name in program.constants:
+            self.array(name, weights)
+        for body in self._inner():
+            self.arrays |= body.arrays
+        return program
+
+    def programs(self, node: Node) -> dict[str, tuple[Program, dict[str, Spec]]]:
+        """The programs of a node's bodies, by attribute, and what each reads."""
+        return {which: (plan.program, plan.inputs) for which, plan in self.bodies.get(node, {}).items()}
 
     def layout(self, name: str) -> Layout:
         """How a value lies."""
@@ -235,7 +211,7 @@ class Plan:
             for name in self._touched(step):
                 begins.setdefault(name, i)
                 ends[name] = i
-        for _, name in copies:
+        for name in (*(name for _, name in copies), *(told.name for _, told in checks(self.steps))):
             if name in ends:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
@@ -256,97 +232,6 @@ class Plan:
         """Values whose memory a step reads or writes, each once, in the step's order: that of a set differs by process."""
         return dict.fromkeys(self.root(n) for n in (*step.reads, *step.writes))
 
-    def _assemble(self, weights: Weights) -> Program:
-        """Tables: one 64-bit word an argument, and which of them are addresses of what."""
-        kernels: dict[str, int] = {}
-        constants: dict[str, int] = {}
-        words: list[int] = []
-        floats: list[tuple[int, float]] = []
-        fixed: list[tuple[int, int, int]] = []
-        moves: dict[str, list[tuple[int, int]]] = {}
-        table: list[tuple[int, int, int, int]] = []
-        host_steps: dict[int, HostStep | CallStep] = {}
-        used = {step.kernel.split(".")[0] for step in self.steps if step.kernel != NUMPY_STEP}
-        loaded = libraries(used | {"loop"}, self.target)  # a GPU has no loop
-        for number, step in enumerate(self.steps):
-            if step.kernel == NUMPY_STEP:
-                host_steps[number] = self._host_step(step, constants)
-                table.append((0, 0, 1, 1))
-                continue
-            family, kernel = step.kernel.split(".")
-            start = len(words)
-            formal = loaded[family].arguments(kernel)
-            if len(formal) != len(step.arguments):
-                raise TypeError(f"{step.kernel} takes {[n for n, _ in formal]}, got {list(step.arguments)}")
-            for name, kind in formal:
-                value = step.arguments[name]
-                if isinstance(value, Ref):
-                    root = self.root(value.name)
-                    if root in self.constants:
-                        fixed.append((len(words), constants.setdefault(root, len(constants)), value.offset))
-                    else:
-                        moves.setdefault(root, []).append((len(words), value.offset))
-                    words.append(0)
-                elif kind == "float32":
-                    floats.append((len(words), float(value)))  # type: ignore[arg-type]
-                    words.append(0)
-                else:
-                    words.append(0 if value is None else int(value))
-            table.append((kernels.setdefault(step.kernel, len(kernels)), start * 8, step.units, step.chunk))
-        copies = [(k, self._binding(root, constants)) for k, root in self.copies]
-        slots = np.array(words or [0], np.int64)
-        if floats:
-            slots[[i for i, _ in floats]] = np.array([v for _, v in floats], np.float32).view(np.uint32)
-        arena = [
-            (i, self.offsets[name] + extra) for name, places in moves.items() if name in self.offsets for i, extra in places
-        ]
-        tables = {
-            "words": slots, "table": np.array(table or [(0, 0, 0, 1)], np.int64),
-            **_columns(("arena_words", "arena_offsets"), arena),
-            **_columns(("constant_words", "constant_indices", "constant_offsets"), fixed),
-        }  # fmt: skip
-        program = Program(
-            results=[(n, self.specs[n].shape, text_of(self.specs[n].dtype)) for n in self.fetch], inputs=list(self.inputs),
-            arena=self.arena, kernels=list(kernels), constants=list(constants),
-            input_moves={n: moves[n] for n in moves if n in self.inputs},
-            result_moves={self.results[n]: moves[n] for n in moves if n in self.results},
-            segments=_segments(self.steps), tables=tables, host_steps=host_steps, copies=copies, slots=self.slots,
-        )  # fmt: skip
-        for name in constants:
-            self.array(name, weights)
-        for body in self._inner():
-            self.arrays |= body.arrays
-        return program
-
-    def _host_step(self, step: Step, constants: dict[str, int]) -> HostStep | CallStep:
-        """What stands in the program for a step that no kernel does."""
-        node = step.node
-        outputs = [self._binding(n, constants) if n else None for n in node.outputs]
-        if node not in self.bodies:
-            return HostStep(node.op, [self._binding(n, constants) if n else None for n in node.inputs], outputs)
-        bodies = [
-            Body(plan.program, {n: self._binding(n, constants) for n in plan.inputs}, [b for b in outputs if b is not None])
-            for plan in self.bodies[node].values()
-        ]
-        scratch = step.arguments["scratch"]
-        assert isinstance(scratch, Ref)
-        size, offset = self._scratches[scratch.name], self.offsets[scratch.name]
-        arena = Binding("arena", offset, (size,), np.dtype(np.uint8), scratch.name)
-        return CallStep(node.op.control, bodies, [self._binding(n, constants) for n in own_inputs(node)], arena)
-
-    def _binding(self, name: str, constants: dict[str, int]) -> Binding:
-        """Where a step in Python finds a value; ``constants`` has the index of each that is needed so far."""
-        root, (shape, dtype, *_) = self.root(name), self.specs[name]
-        if root in self.inputs:
-            return Binding("input", root, shape, dtype, root)
-        if root in self.constants:
-            return Binding("constant", constants.setdefault(root, len(constants)), shape, dtype, root)
-        if root in self.results:
-            return Binding("result", self.results[root], shape, dtype, root)
-        if root in self.offsets:
-            return Binding("arena", self.offsets[root], shape, dtype, root)
-        return Binding("none", 0, shape, dtype, root)
-
     def array(self, name: str, weights: Weights) -> np.ndarray:
         """A constant's array as kernels read it, which the plan keeps alive."""
         if name not in self.arrays:
@@ -358,7 +243,7 @@ class Plan:
     def bound(self) -> Program:
         """The program, ready to run."""
         program = bind(self.program, self.target, self.arrays)
-        program.own = [self.arrays[n] for n in self.tables]
+        program.own = [self.arrays[n] for n in self.tables if n in self.arrays]
         return program
 
     @property
@@ -374,50 +259,31 @@ class Plan:
         return [*mine, *(node for body in self._inner() for node in body.numpy_steps())]
 
 
-def _host(node: Node, **scratch: Ref) -> Step:
+def guard(node: Node, specs: dict[str, Spec], steps: list[Step]) -> None:
+    """Adds the step that looks at what the node's kernels do not check (`Op.guard`), and the Spec of its result."""
+    found = node.op.guard(node, specs_of(node, specs)[0])
+    if found is not None:
+        specs.update(zip(found.outputs, found.infer(tuple(specs[n] for n in found.inputs)), strict=True))
+        steps.append(host_step(found))
+
+
+def host_step(node: Node, **scratch: Ref) -> Step:
     """The step of an op that no kernel does, with its ``scratch`` memory."""
     reads, writes = (tuple(n for n in names if n) for names in (node.inputs, node.outputs))
     writes += tuple(ref.name for ref in scratch.values())
-    impl = Impl("programs", "other", "programs") if node.op.control else Impl("numpy", "numpy", "NumPy")
+    impl = Impl("programs", "other", "programs") if scratch else Impl("numpy", "numpy", "NumPy")
     return Step(node, NUMPY_STEP, 1, 1, {**scratch}, impl, Work(), reads, writes)
 
 
-def _columns(names: tuple[str, ...], rows: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """One int64 array a column."""
-    table = np.array(rows, np.int64).reshape(-1, len(names))
-    return {name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(names)}
+class Constants(dict):
+    """Constants for `Lowering`: asking for one gives its array, computed then if it was deferred; new ones are ``added``."""
 
-
-class _Arrays(dict):
-    """Constants for `Lowering`: asking for one gives its array, computed then if it was deferred."""
-
-    def __init__(self, constants: dict[str, Any]) -> None:
+    def __init__(self, constants: dict[str, Any], added: dict[str, Any]) -> None:
         super().__init__()
-        self.constants = constants
+        self._constants, self._added = constants, added
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return array(self.constants[name])
+        return array(self._constants[name])
 
     def __setitem__(self, name: str, value: np.ndarray) -> None:
-        self.constants[name] = value
-
-
-def _segments(steps: list[Step]) -> list[tuple[int, int]]:
-    """[first, last) ranges of steps for one native call each; a NumPy step is a range of its own. Long plans are cut so
-    that Python sees a Ctrl-C in time."""
-    found: list[tuple[int, int]] = []
-    begin, work = 0, 0
-    for i, step in enumerate(steps):
-        if step.kernel == NUMPY_STEP:
-            if begin < i:
-                found.append((begin, i))
-            found.append((i, i + 1))
-            begin, work = i + 1, 0
-            continue
-        work += step.units * 65536 // step.chunk
-        if work > 1 << 31:
-            found.append((begin, i + 1))
-            begin, work = i + 1, 0
-    if begin < len(steps):
-        found.append((begin, len(steps)))
-    return found
+        self._added[name] = value

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
         @property
         def program(self) -> Program: ...
 
+    class Check(Protocol):
+        """`nbconv.plan.host.Check`."""
+
+        def run(self, space: Any) -> None: ...
+        def encode(self) -> list: ...
+
     class OtherStep(Protocol):
         """A step that no kernel does: `nbconv.plan.host.HostStep`, `nbconv.plan.call.CallStep`."""
 
@@ -51,6 +57,8 @@ FIELDS = ("words", "table", "arena_words", "arena_offsets", "constant_words", "c
 
 OBJECTS = 8 << 10
 """Bytes of Python's objects that a plan of any size takes, some more than were counted for small and large nets."""
+MOVE = 128
+"""Bytes of the objects that say where an input's or a result's address goes, and of what a step's tables take beside."""
 
 
 class Program:
@@ -66,7 +74,7 @@ class Program:
         self, *, results: list[tuple[str, tuple[int, ...], str]], inputs: list[str], arena: int, kernels: list[str],
         constants: list[str], input_moves: dict[str, list], result_moves: dict[int, list], segments: list[tuple[int, int]],
         tables: dict[str, np.ndarray], host_steps: Mapping[int, OtherStep] | None = None,
-        copies: Sequence[tuple[int, Binding]] = (), slots: int = 0,
+        copies: Sequence[tuple[int, Binding]] = (), checks: Sequence[Check] = (), slots: int = 0,
     ) -> None:  # fmt: skip
         self.results = [(name, tuple(shape), from_text(dtype)) for name, shape, dtype in results]
         self.inputs, self.arena, self.kernels, self.constants = inputs, arena, kernels, constants
@@ -78,6 +86,8 @@ class Program:
         """by number: the steps that no kernel does"""
         self.copies = copies
         """(result, the value it is a copy of) for results that no step writes"""
+        self.checks = checks
+        """what is to be looked at when the steps are done, before anybody sees results"""
         self.slots = slots
         """most threads that a run may use (some steps have scratch memory for each); 0 when any number may"""
         self.arrays: list[np.ndarray] = []
@@ -114,13 +124,9 @@ class Program:
     def nbytes(self) -> int:
         """Bytes that it and a workspace take, Python's objects counted, without arena and weights, which plans share."""
         own = sum(a.nbytes for a in self.own) + sum(p.nbytes for p in self.bodies)
-        return (
-            OBJECTS
-            + own
-            + 3 * (self.words.nbytes + self.table.nbytes)
-            + 128 * len(self.table)
-            + 8 * len(self.arena_words) * 2
-        )
+        moves = sum(map(len, self.input_moves.values())) + sum(map(len, self.result_moves.values()))
+        tables = self.words.nbytes + 2 * self.table.nbytes + 2 * self.arena_words.nbytes + 3 * self.constant_words.nbytes
+        return OBJECTS + own + tables + MOVE * moves
 
     def spec(self, k: int) -> Spec:
         """The Spec of result k."""
@@ -133,9 +139,9 @@ class Program:
         where = np.array([addresses[k] for k in self.kernels] or [0], np.int64)
         self.table = self.table.copy()
         self.table[:, 0] = where[self.table[:, 0]]
+        self.words = self.words.copy()
         if len(self.constant_words):
             bases = np.array([a.ctypes.data for a in arrays], np.int64)
-            self.words = self.words.copy()
             self.words[self.constant_words] = bases[self.constant_indices] + self.constant_offsets
         return self
 
@@ -150,13 +156,14 @@ class Program:
             "at": at, "sizes": [t.size for t in mine],
             "host_steps": [(i, step.encode(tables)) for i, step in self.host_steps.items()],
             "copies": [(k, binding.encode()) for k, binding in self.copies],
+            "checks": [check.encode() for check in self.checks],
         }  # fmt: skip
 
     @classmethod
     def decode(cls, head: dict[str, Any], words: np.ndarray) -> Program:
         """`encode` undone, of all tables one behind the other, for a program of kernels alone (`nbconv.plan.call.decode`
         does the others, and calls this); ValueError, TypeError and their like for what does not fit."""
-        own = {k: v for k, v in head.items() if k not in ("at", "sizes", "host_steps", "copies")}
+        own = {k: v for k, v in head.items() if k not in ("at", "sizes", "host_steps", "copies", "checks")}
         at, sizes = head["at"], head["sizes"]
         if min(at, *sizes) < 0 or at + sum(sizes) > len(words):
             raise ValueError("tables that are not there")

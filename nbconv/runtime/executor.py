@@ -66,11 +66,12 @@ class Arenas:
 
 class Workspace:
     """The tables of one run of a program at a time, with the addresses of its arena. Runs lease workspaces, so that as many
-    runs of one plan may go on at once as there are callers."""
+    runs of one plan may go on at once as there are callers. One may have the program's own words, ``alone``: what others
+    copy of them they set anew before each run."""
 
-    def __init__(self, program: Program, arena: np.ndarray | None = None) -> None:
+    def __init__(self, program: Program, arena: np.ndarray | None = None, alone: bool = False) -> None:
         self.program = program
-        self.words = program.words.copy()
+        self.words = program.words if alone else program.words.copy()
         self.feeds: dict[str, np.ndarray] = {}
         self.results: list[np.ndarray] = []
         self._base = 0
@@ -78,8 +79,6 @@ class Workspace:
         self.attach(aligned(program.arena) if arena is None else arena)
         self.table = program.table.copy()
         self.table[:, 1] += self.words.ctypes.data
-        self.counters = np.zeros(16 * len(self.table) + 16, np.int64)
-        self.job = np.zeros(16 * 8, np.int64)
 
     def attach(self, arena: np.ndarray) -> None:
         """Use this memory, of at least ``program.arena`` bytes, from now on."""
@@ -145,7 +144,9 @@ class Workspace:
                 step.run(self, threads)
 
     def copy_out(self, results: list[np.ndarray]) -> None:
-        """Copy the results that no step writes."""
+        """Copy the results that no step writes. ModelError for indices that the steps found outside of their axis."""
+        for check in self.program.checks:
+            check.run(self)
         for k, binding in self.program.copies:
             np.copyto(results[k], binding.array(self).reshape(results[k].shape))
 
@@ -175,10 +176,11 @@ def time_steps(
     run with these feeds and results before, which says where they lie."""
     program, loop = space.program, _loop()
     clock, threads = time.perf_counter, min(threads, program.slots or threads)
-    found = np.zeros((runs, len(program.table)))
+    steps = program.segments[-1][1] if program.segments else 0
+    found = np.zeros((runs, steps))
     idle = []
     for r in range(runs):
-        for i in range(len(program.table)):
+        for i in range(steps):
             host = program.host_steps.get(i)
             start = clock()
             if host is None:
@@ -202,11 +204,9 @@ def time_alone(
     caches."""
     loop, threads, clock = _loop(), min(threads, space.program.slots or threads), time.perf_counter
     many = Workspace.__new__(Workspace)
-    many.job = space.job
 
     def repeat(times: int) -> None:
         many.table = np.repeat(space.table[step : step + 1], times, 0)
-        many.counters = np.zeros(16 * times + 16, np.int64)
 
     def once(last: int) -> float:
         start = clock()
@@ -227,10 +227,10 @@ def time_alone(
     return found
 
 
-def workspace(program: Program | DeviceProgram, arena: Any = None) -> Any:
-    """Memory and tables for one run at a time of a bound program, this machine's or a device's."""
+def workspace(program: Program | DeviceProgram, arena: Any = None, alone: bool = False) -> Any:
+    """Memory and tables for one run at a time of a bound program, this machine's or a device's; ``alone`` as `Workspace`."""
     if isinstance(program, Program):
-        return Workspace(program, arena)
+        return Workspace(program, arena, alone)
     from nbconv.runtime.cuda.workspace import DeviceWorkspace
 
     return DeviceWorkspace(program, arena)
@@ -242,6 +242,7 @@ class Ready:
     def __init__(self, program: Program | DeviceProgram) -> None:
         self.program = program
         self._spaces: list[Any] = []
+        self._words_are_free = [True]
 
     @property
     def nbytes(self) -> int:
@@ -262,9 +263,16 @@ class Ready:
         try:
             space = self._spaces.pop()
         except IndexError:
-            return workspace(self.program, arena)
+            return workspace(self.program, arena, self._take_words())
         space.attach(arena)
         return space
+
+    def _take_words(self) -> bool:
+        """Whether the caller, the first, may have the program's own words."""
+        try:
+            return self._words_are_free.pop()
+        except IndexError:
+            return False
 
     def give_back(self, space: Workspace | DeviceWorkspace) -> None:
         space.detach()
@@ -283,6 +291,9 @@ class _Loop:
         self._job[7 * 8] = _yield_address()
         self._busy: Any = threading.RLock()
         """whose run the workers serve: its thread owns this"""
+        self._counters = np.zeros(16 * 64, np.int64)
+        self._alone = np.zeros(16 * 8, np.int64)
+        """the job of a thread that is alone, which nobody cancels"""
         self._most = available_threads() - 1
         self._workers: list[_Worker] = []
 
@@ -296,7 +307,9 @@ class _Loop:
                 if self._busy.acquire(blocking=False):
                     self._wake(threads - 1)
                     self._job[LIMIT] = threads - 1
-                    words = np.array([space.table.ctypes.data, space.counters.ctypes.data, self._job.ctypes.data], np.int64)
+                    if len(self._counters) < 16 * (last - first):
+                        self._counters = np.zeros(16 * (last - first), np.int64)
+                    words = np.array([space.table.ctypes.data, self._counters.ctypes.data, self._job.ctypes.data], np.int64)
                     self._lead(words.ctypes.data, first, last, 0)
                     return
             finally:
@@ -304,7 +317,7 @@ class _Loop:
                     self._busy.release()
                 except RuntimeError:
                     pass
-        words = np.array([space.table.ctypes.data, space.job.ctypes.data], np.int64)
+        words = np.array([space.table.ctypes.data, self._alone.ctypes.data], np.int64)
         self._run(words.ctypes.data, first, last, 0)
 
     def _wake(self, count: int) -> None:

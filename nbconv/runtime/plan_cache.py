@@ -36,6 +36,10 @@ ALL_BYTES = 1 << 30
 """What all kept models together may take; those changed longest ago go first."""
 MOST_PROGRAMS = 64
 """Files (programs for sets of input shapes, mostly) kept for one model."""
+MOST_NOTES = 256
+"""Files of stages (see `nbconv.runtime.stage_files`) kept for one model."""
+WEIGHTS = ("weights", *(f"weights.{k}" for k in range(1, 8)))
+"""Files of packed weights: the first program's, and what programs of other stages read."""
 EXTRA = 1 << 20
 """Most bytes of constants that a program brings beside the model's weights."""
 
@@ -235,32 +239,52 @@ class PlanCache:
         return program, arrays
 
     def _packed(self) -> dict[str, np.ndarray]:
-        """The packed weights, views of the mapped file."""
+        """The packed weights, views of the mapped files."""
         if self._weights is None:
-            assert self._folder is not None
-            with open(os.path.join(self._folder, "weights"), "rb") as f:
-                data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            head_size = int(data[:16])
-            start = 16 + head_size
-            head = json.loads(data[16:start])
-            self._weights = {
-                name: np.frombuffer(data, plain(dtype), _size(shape), start + at).reshape(shape)
-                for name, (dtype, shape, at) in head["arrays"].items()
-            }
-            self._identity = head["identity"]
+            found: dict[str, np.ndarray] = {}
+            for k, name in enumerate(WEIGHTS):
+                try:
+                    arrays, identity = self._mapped(name)
+                except OSError:
+                    if not k:
+                        raise
+                    break
+                found = {**arrays, **found}
+                self._identity = self._identity if k else identity
+            self._weights = found
         return self._weights
 
+    def _mapped(self, name: str) -> tuple[dict[str, np.ndarray], str]:
+        """The arrays of a file of weights, and its identity."""
+        assert self._folder is not None
+        with open(os.path.join(self._folder, name), "rb") as f:
+            data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        head_size = int(data[:16])
+        start = 16 + head_size
+        head = json.loads(data[16:start])
+        arrays = {
+            name: np.frombuffer(data, plain(dtype), _size(shape), start + at).reshape(shape)
+            for name, (dtype, shape, at) in head["arrays"].items()
+        }
+        return arrays, head["identity"]
+
     def keep_program(self, key: Any, program: Program, arrays: dict[str, np.ndarray], own: set[str], target: Target) -> None:
-        """Keep an unbound program. The first one of a model brings its packed weights, later ones what these lack; ``own``
-        names constants that are others for other shapes."""
+        """Keep an unbound program. The first one of a model brings its packed weights, later ones what these lack, in
+        another file of weights where that is much; ``own`` names constants that are others for other shapes."""
         if self._folder is None or sum(a.nbytes for a in arrays.values()) > MOST_BYTES:
             return
         try:
-            if not os.path.exists(os.path.join(self._folder, "weights")):
+            files = os.listdir(self._folder) if os.path.isdir(self._folder) else []
+            if WEIGHTS[0] not in files:
                 self._keep_weights({n: a for n, a in arrays.items() if n not in own or a.dtype.kind == "f"})
-            packed = self._packed()
-            missing = {n: a for n, a in arrays.items() if n not in packed or not _same(packed[n], a, n in own)}
-            if sum(a.nbytes for a in missing.values()) > EXTRA or len(os.listdir(self._folder)) >= MOST_PROGRAMS:
+            missing = self._missing(arrays, own)
+            more = {n: a for n, a in missing.items() if n not in own}  # a later stage's weights
+            free = [name for name in WEIGHTS[1:] if name not in files]
+            if free and sum(a.nbytes for a in more.values()) > EXTRA:
+                self._keep_weights(more, free[0])
+                self._weights = None
+                missing = self._missing(arrays, own)
+            if sum(a.nbytes for a in missing.values()) > EXTRA or self._programs() >= MOST_PROGRAMS:
                 return
             extra, held = {}, b""
             for name, a in missing.items():
@@ -273,11 +297,54 @@ class PlanCache:
             head, tables = json.dumps(encoded, separators=(",", ":")).encode(), b"".join(t.tobytes() for t in parts)
             head += b" " * (-len(head) % 8)
             rest = f"{len(head)} {len(tables)}".ljust(32).encode() + head + tables + held
-            _write(os.path.join(self._folder, _program_name(key)), sha256(rest).encode() + b"\n" + rest)
+            _write(os.path.join(self._folder, _program_name(key)), _large(rest).encode() + b"\n" + rest)
         except (OSError, ValueError, KeyError, TypeError):
             return
 
-    def _keep_weights(self, arrays: dict[str, np.ndarray]) -> None:
+    def _missing(self, arrays: dict[str, np.ndarray], own: set[str]) -> dict[str, np.ndarray]:
+        """Those that the files of weights do not have."""
+        packed = self._packed()
+        return {n: a for n, a in arrays.items() if n not in packed or not _same(packed[n], a, n in own)}
+
+    def _programs(self) -> int:
+        return sum(not name.endswith(".stage") for name in os.listdir(self._folder))
+
+    def has_program(self, key: Any) -> bool:
+        """Whether a program was kept under this key."""
+        return self._folder is not None and os.path.exists(os.path.join(self._folder, _program_name(key)))
+
+    def note(self, key: Any) -> Any:
+        """What `keep_note` kept; None where that is nothing."""
+        if self._folder is None:
+            return None
+        try:
+            checksum, _, body = _read(self._folder, _note_name(key)).partition(b"\n")
+            return json.loads(body) if sha256(body).encode() == checksum else None
+        except (OSError, ValueError):
+            return None
+
+    def keep_note(self, key: Any, note: Any) -> None:
+        """Keep JSON values under a key."""
+        if self._folder is None:
+            return
+        try:
+            body = json.dumps(note, separators=(",", ":")).encode()
+            if len(self._notes()) < MOST_NOTES:
+                _write(os.path.join(self._folder, _note_name(key)), sha256(body).encode() + b"\n" + body)
+        except (OSError, ValueError, TypeError):
+            return
+
+    def has_notes(self) -> bool:
+        """Whether there are any."""
+        try:
+            return bool(self._notes())
+        except OSError:
+            return False
+
+    def _notes(self) -> list[str]:
+        return [n for n in os.listdir(self._folder) if n.endswith(".stage")] if self._folder else []
+
+    def _keep_weights(self, arrays: dict[str, np.ndarray], file: str = WEIGHTS[0]) -> None:
         index, at = {}, 0
         for name, a in arrays.items():
             index[name] = (text_of(a.dtype), a.shape, at)
@@ -288,15 +355,17 @@ class PlanCache:
         for a in arrays.values():
             parts += [memoryview(np.ascontiguousarray(a).reshape(-1).view(np.uint8)), b"\0" * (-a.nbytes % 64)]  # pyright: ignore
         assert self._folder is not None
-        _write(os.path.join(self._folder, "weights"), *parts)
+        _write(os.path.join(self._folder, file), *parts)
 
 
 def _same(kept: np.ndarray, array: np.ndarray, closely: bool) -> bool:
     """Whether the array that was kept will do for this one: those that all shapes share are equal if they are as large."""
     if kept.shape != array.shape or kept.dtype != array.dtype:
         return False
+    if not closely or kept is array:
+        return True
     old, new = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (kept, array))
-    return not closely or np.array_equal(old, new)
+    return np.array_equal(old, new)
 
 
 def _size(shape: list[int]) -> int:
@@ -308,7 +377,7 @@ def _size(shape: list[int]) -> int:
 
 def _decoded(head: dict[str, Any], tables: np.ndarray) -> Program:
     """The program of these words; NumPy's steps and control flow are imported only for a program that has them."""
-    if not head["host_steps"] and not head["copies"]:
+    if not (head["host_steps"] or head["copies"] or head["checks"]):
         return Program.decode(head, tables)
     from nbconv.plan.call import decode
 
@@ -317,6 +386,10 @@ def _decoded(head: dict[str, Any], tables: np.ndarray) -> Program:
 
 def _program_name(key: Any) -> str:
     return sha256(repr(key).encode())[:32] + ".program"
+
+
+def _note_name(key: Any) -> str:
+    return sha256(repr(key).encode())[:32] + ".stage"
 
 
 def _read(*path: str) -> bytes:

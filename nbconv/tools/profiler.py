@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nbconv.lowering.step import Cost, Step
-from nbconv.plan.cost import cost, nbytes
+from nbconv.errors import DataDependentError
+from nbconv.plan.cost import nbytes
 from nbconv.runtime.executor import Workspace, time_steps, workspace
-from nbconv.tools.roofline import Roofline, roofline
+from nbconv.tools import stages
+from nbconv.tools.roofline import roofline
+from nbconv.tools.timed import Profile, share_of_roof, timed
 
 if TYPE_CHECKING:
     from nbconv.model import Model
@@ -22,59 +24,13 @@ KINDS = ("pointwise", "winograd", "convolution", "depthwise", "dense", "other", 
 """Kinds of steps, see `Impl`."""
 
 
-class Timed(NamedTuple):
-    """One step of a profile. ``bound`` is the least time that the roofline allows, ``limit`` what sets it ("compute", or the
-    level of the memory: of the weights where these take longest), ``level`` what holds its values. None on a GPU, whose
-    roofline is not known."""
-
-    number: int
-    step: Step
-    name: str
-    kind: str
-    algorithm: str
-    seconds: float
-    cost: Cost
-    bound: float | None
-    limit: str | None
-    level: str | None
-
-    @property
-    def share_of_roof(self) -> float | None:
-        """The bound over the time: 1 is the best that there can be."""
-        return share_of_roof([self], self.seconds)
-
-
-class Profile(NamedTuple):
-    """``seconds`` is the median of whole runs, which do not stop between steps. A GPU has no ``threads`` to count, and its
-    ``roof`` is not known."""
-
-    plan: Plan
-    roof: Roofline | None
-    threads: int | None
-    runs: int
-    seconds: float
-    steps: list[Timed]
-
-    @property
-    def total(self) -> float:
-        """The sum of the steps' times."""
-        return sum(s.seconds for s in self.steps)
-
-
-def share_of_roof(steps: list[Timed], seconds: float) -> float | None:
-    """The least time of these steps over the time that they took; None where it is not known."""
-    bounds = [s.bound for s in steps if s.bound is not None]
-    if len(bounds) < len(steps):
-        return None
-    return sum(bounds) / seconds if seconds > 0 else 0.0
-
-
 def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """All of a profile as numbers, texts, lists and dicts: seconds, bytes, operations a second; None is not known."""
     plan, total = found.plan, found.total
+    weights = {id(array): array.nbytes for one in found.plans for array in one.arrays.values()}
     steps = []
     for s in found.steps:
-        seconds, made = s.seconds, plan.specs[s.step.node.outputs[0]]
+        seconds = s.seconds
         steps.append(
             {
                 "step": s.number,
@@ -84,8 +40,9 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
                 "implementation": s.step.impl.name if s.step.impl.candidates else None,
                 "kernel": s.step.kernel or "numpy",
                 "algorithm": s.algorithm,
-                "shape": list(made.shape),
+                "shape": list(s.shape),
                 "units": s.step.units,
+                "calls": s.calls,
                 "seconds": seconds,
                 "share": seconds / total if total else 0.0,
                 "flops": s.cost.flops,
@@ -125,7 +82,8 @@ def as_json(found: Profile, name: str, shapes: Mapping[str, Any]) -> dict[str, A
         "flops": sum(s.cost.flops for s in found.steps),
         "share_of_roof": share_of_roof(found.steps, total),
         "roofline": None if found.roof is None else found.roof.as_json(),
-        "memory": {"arena": plan.arena, "weights": sum(a.nbytes for a in plan.arrays.values())},
+        "stages": len(found.plans) if found.staged else None,
+        "memory": {"arena": max(one.arena for one in found.plans), "weights": sum(weights.values())},
         "kinds": kinds,
         "steps": steps,
     }
@@ -135,10 +93,16 @@ def profile(
     model: Model, feeds: Mapping[str, Any], *, threads: int | None = None, runs: int = 20, warmup: int = 2
 ) -> Profile:
     """Time each step of a model's plan for these inputs, in the order in which they run, ``runs`` times: medians. On a GPU a
-    step's time holds its launch, the copies that it needs, and the wait until it is done."""
+    step's time holds its launch, the copies that it needs, and the wait until it is done. Where values decide shapes, the
+    steps of all stages are timed in a run, on a CPU."""
     given = {name: np.require(array, requirements="C") for name, array in feeds.items()}
     count = model.threads if threads is None else threads
-    plan = model.plan({name: array.shape for name, array in given.items()})
+    try:
+        plan = model.plan({name: array.shape for name, array in given.items()})
+    except DataDependentError:
+        if model.device != "cpu":
+            raise
+        return stages.profile(model, given, count, runs, warmup)
     program = model.bound(plan)
     space = workspace(program)
     results = [np.empty(shape, dtype) for _, shape, dtype in program.results]
@@ -153,35 +117,11 @@ def profile(
     if isinstance(space, Workspace):
         times = np.median(time_steps(space, given, results, count, runs), 0)
         roof = roofline(count, plan.target)
-        return Profile(plan, roof, count, runs, seconds, timed(plan, roof, times))
+        return Profile([plan], roof, count, runs, seconds, timed(plan, roof, times))
     from nbconv.runtime.cuda.workspace import time_steps as time_on_device
 
     times = np.median(time_on_device(space, given, runs), 0)
-    return Profile(plan, None, None, runs, seconds, timed(plan, None, times))
-
-
-def timed(plan: Plan, roof: Roofline | None, times: np.ndarray) -> list[Timed]:
-    """The plan's steps with their seconds, costs and bounds."""
-    costs = [cost(plan, step) for step in plan.steps]
-    everything = sum(plan.arrays[n].nbytes for n in plan.arrays) + plan.arena
-    found = []
-    for i, (step, c, seconds) in enumerate(zip(plan.steps, costs, times, strict=True)):
-        bound, limit, level = bounded(c, roof, everything) if roof is not None else (None, None, None)
-        name = step.node.name or step.node.outputs[0]
-        found.append(Timed(i, step, name, step.impl.kind, step.impl.algorithm, float(seconds), c, bound, limit, level))
-    return found
-
-
-def bounded(c: Cost, roof: Roofline, everything: float) -> tuple[float, str, str]:
-    """(seconds that a step takes at least, what sets them, the level that holds its values). Values come from the nearest
-    levels; weights from the one that holds all that a run touches (``everything``), since a run reads each of them once."""
-    level, far = roof.level(c.reads + c.writes), roof.level(everything)
-    weights = c.weights / far.read
-    moving = roof.move(c.reads, c.writes) + weights
-    computing = c.arithmetic / roof.flops
-    if computing >= moving:
-        return computing, "compute", level.name
-    return moving, far.name if weights > moving / 2 else level.name, level.name
+    return Profile([plan], None, None, runs, seconds, timed(plan, None, times))
 
 
 class Life(NamedTuple):

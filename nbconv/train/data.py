@@ -24,12 +24,14 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 class Data:
     """Samples that can be asked for by their numbers. ``labels``: all targets, (n, …); ``classes``: their names, if known.
-    `raw` gives samples as float32 (n, c, h, w), `ready` what the model takes of them: (x - mean) / std."""
+    `raw` gives samples as float32 (n, c, h, w), `ready` what the model takes of them: (x - mean) / std, as (n, h, w, c)
+    where ``layout`` is "NHWC"."""
 
     labels: np.ndarray
     classes: tuple[str, ...] = ()
     mean: np.ndarray | float = 0.0
     std: np.ndarray | float = 1.0
+    layout: str = "NCHW"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,11 +42,14 @@ class Data:
     def ready(self, x: np.ndarray) -> np.ndarray:
         """The model's input, of what `raw` gave."""
         if np.ndim(self.mean) == 0 and np.ndim(self.std) == 0 and self.mean == 0 and self.std == 1:
-            return np.ascontiguousarray(x, np.float32)
+            return np.ascontiguousarray(self._laid(x), np.float32)
         for name, value in (("mean", self.mean), ("std", self.std)):
             if np.ndim(x) > 1 and np.size(value) not in (1, np.shape(x)[1]):
                 raise ValueError(f"{name} has {np.size(value)} numbers, the samples have {np.shape(x)[1]} channels")
-        return np.ascontiguousarray((x - _planes(self.mean)) / _planes(self.std), np.float32)
+        return np.ascontiguousarray(self._laid((x - _planes(self.mean)) / _planes(self.std)), np.float32)
+
+    def _laid(self, x: np.ndarray) -> np.ndarray:
+        return x.transpose(0, 2, 3, 1) if self.layout == "NHWC" and np.ndim(x) == 4 else x
 
     def batch(self, numbers: np.ndarray) -> Batch:
         """Samples as the model takes them, and their targets."""
@@ -97,7 +102,8 @@ class Part(Data):
 class Arrays(Data):
     """Samples in arrays. ``x``: (n, c, h, w) or whatever the model takes, float32; or pictures as uint8, (n, h, w),
     (n, h, w, 1) or (n, h, w, 3). ``y``: targets, (n, …). ``size`` (h, w): pictures are resized to it (bilinear) as they are
-    read. ``mean`` and ``std``: numbers, or one a channel: the model gets (x - mean) / std. ``channels``: 3 repeats grey."""
+    read. ``mean`` and ``std``: numbers, or one a channel: the model gets (x - mean) / std. ``channels``: 3 repeats grey.
+    ``layout``: "NHWC" for a model whose pictures have their channels last, as arrays of float32 have them then, too."""
 
     def __init__(
         self,
@@ -109,6 +115,7 @@ class Arrays(Data):
         std: Any = 1.0,
         channels: int | None = None,
         classes: Sequence[str] = (),
+        layout: str = "NCHW",
     ) -> None:
         self.x, self.labels = np.asarray(x), targets(y)
         if len(self.x) != len(self.labels):
@@ -116,12 +123,12 @@ class Arrays(Data):
         if not len(self.x):
             raise ValueError("there are no samples")
         self.pictures = self.x.dtype == np.uint8 and (self.x.ndim == 3 or (self.x.ndim == 4 and self.x.shape[3] in (1, 3)))
-        self.size, self.channels, self.classes = size, channels, tuple(map(str, classes))
+        self.size, self.channels, self.classes, self.layout = size, channels, tuple(map(str, classes)), layout
         self.mean, self.std = _scale(mean, std)
 
     def raw(self, numbers: np.ndarray) -> np.ndarray:
         x = self.x[numbers]
-        if self.pictures:
+        if self.pictures or (self.layout == "NHWC" and x.ndim == 4):
             x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
         x = np.asarray(x, np.float32)
         if self.channels and x.ndim == 4 and x.shape[1] == 1 and self.channels > 1:
@@ -134,7 +141,7 @@ class Arrays(Data):
 
 
 class Pictures(Data):
-    """Picture files, decoded as they are read; other arguments are `nbconv.image.load_image`'s."""
+    """Picture files, decoded as they are read; other arguments are `nbconv.image.load_image`'s. ``layout``: the model's."""
 
     def __init__(
         self,
@@ -147,11 +154,12 @@ class Pictures(Data):
         channels: int = 3,
         resize: str = "crop",
         classes: Sequence[str] = (),
+        layout: str = "NCHW",
     ) -> None:
         self.paths, self.labels = list(paths), targets(y)
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{len(self.paths)} pictures and {len(self.labels)} targets")
-        self.size, self.channels, self.resize = size, channels, resize
+        self.size, self.channels, self.resize, self.layout = size, channels, resize, layout
         self.mean, self.std = _scale(mean, std)
         self.classes = tuple(map(str, classes))
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.base.files import check
+from nbconv.base.image import layout_of
 from nbconv.model import Model, load
 from nbconv.train import confusion
 from nbconv.train.augment import Augment
-from nbconv.train.data import Data, as_data, image_folder, image_list, load_npz
+from nbconv.train.data import Arrays, Data, as_data, image_folder, image_list, load_npz
 from nbconv.train.fit import History, peak_mb
 from nbconv.train.optimizers import Adam, Optimizer
 from nbconv.train.trainer import Trainer
@@ -84,7 +85,8 @@ def finetune(
     if out is not None:
         check(out)
     model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
-    samples = read_data(data, size or _size(model), mean, std)
+    layout = layout_of(model.inputs[0].shape or ()) or "NCHW"
+    samples = read_data(data, size or _size(model, layout), mean, std, layout)
     count = classes or len(samples.classes) or int(samples.labels.max()) + 1
     model.replace_head(count, seed=seed)
     if samples.labels.dtype.kind != "i":
@@ -106,27 +108,26 @@ def finetune(
     return Report(before, found["accuracy"], found["confusion"], samples.classes, seconds, peak_mb(), history)
 
 
-def read_data(data: Any, size: tuple[int, int], mean: Any, std: Any) -> Data:
+def read_data(data: Any, size: tuple[int, int], mean: Any, std: Any, layout: str = "NCHW") -> Data:
     """Data from a path or from what `as_data` takes."""
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         if path.is_dir():
-            return image_folder(path, size=size, mean=mean, std=std)
+            return image_folder(path, size=size, mean=mean, std=std, layout=layout)
         if path.suffix.lower() == ".csv":
-            return image_list(path, size=size, mean=mean, std=std)
+            return image_list(path, size=size, mean=mean, std=std, layout=layout)
         if path.suffix.lower() == ".npz":
-            return load_npz(path, size=size, mean=mean, std=std)
+            return load_npz(path, size=size, mean=mean, std=std, layout=layout)
         raise ValueError(f"{path} is no folder, .csv or .npz")
-    found = as_data(data)
+    found = Arrays(*data, layout=layout) if isinstance(data, tuple) and len(data) == 2 else as_data(data)
     if found is None:
         raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
     return found
 
 
-def _size(model: Model) -> tuple[int, int]:
+def _size(model: Model, layout: str) -> tuple[int, int]:
     shape = model.inputs[0].shape or ()
-    if len(shape) == 4 and isinstance(shape[2], int) and isinstance(shape[3], int):
-        return shape[2], shape[3]
-    return 224, 224
+    h, w = (shape[1:3] if layout == "NHWC" else shape[2:]) if len(shape) == 4 else (None, None)
+    return (h, w) if isinstance(h, int) and isinstance(w, int) else (224, 224)

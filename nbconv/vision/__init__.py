@@ -1,4 +1,5 @@
-"""What stands before and behind a vision model: letterboxing, boxes of detectors, text of recognisers. NumPy alone.
+"""What stands before and behind a vision model: letterboxing, boxes of detectors, text of recognisers; NumPy, and
+the kernel of NonMaxSuppression.
 
 A box is (left, top, right, bottom) in pixels.
 """

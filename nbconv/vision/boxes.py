@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.kernels.index_params import Boxes
+from nbconv.kernels.target import host
+from nbconv.runtime.direct import call
+
 
 class Detections(NamedTuple):
     """What was found in one picture, best first."""
@@ -91,17 +95,32 @@ def nms(
     boxes, scores = _rows_of_4(boxes), np.asarray(scores, np.float32).reshape(-1)
     if len(boxes) != len(scores) or (classes is not None and len(classes) != len(scores)):
         raise ValueError(f"{len(boxes)} boxes and {len(scores)} scores, wanted one score (and class) a box")
-    order = np.argsort(-scores, kind="stable")
-    order = order[~np.isnan(scores[order])]
-    kept: list[int] = []
-    while len(order) and len(kept) < most:
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        over = iou(boxes[best], boxes[order])[0] > threshold
-        if classes is not None:
-            over &= np.asarray(classes)[order] == np.asarray(classes)[best]
-        order = order[~over]
-    return np.array(kept, np.int64)
+    there = np.flatnonzero(~np.isnan(scores))
+    groups = [there] if classes is None else [there[of] for of in _each(np.asarray(classes)[there])]
+    found = np.sort(np.concatenate([_suppressed(boxes, scores, group, threshold, most) for group in groups] or [there]))
+    return found[np.argsort(-scores[found], kind="stable")][:most]
+
+
+def _each(classes: np.ndarray) -> list[np.ndarray]:
+    """Where each class stands."""
+    return [np.flatnonzero(classes == c) for c in np.unique(classes)]
+
+
+def _suppressed(boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, threshold: float, most: int) -> np.ndarray:
+    """Those of these boxes that NonMaxSuppression's kernel keeps. One without area suppresses nothing."""
+    n, lanes = len(group), host().lanes
+    room = -(-min(n, max(most, 0)) // lanes) * lanes
+    if room == 0:
+        return group[:0]
+    corners = np.concatenate([boxes[group, :2], np.maximum(boxes[group, :2], boxes[group, 2:])], 1)
+    kept, counts = np.empty(room, np.int64), np.empty(1, np.int64)
+    call(
+        "select.suppress", 1, boxes=corners, scores=scores[group], iou=np.array([threshold], np.float32),
+        least=np.zeros(1, np.float32), most=np.array([most], np.int64), kept=kept, counts=counts,
+        scratch=np.empty(n + 5 * room, np.int64),
+        shape=Boxes(1, n, room, 0, 0),
+    )  # fmt: skip
+    return group[kept[: counts[0]]]
 
 
 def _rows_of_4(boxes: np.ndarray) -> np.ndarray:

@@ -65,6 +65,8 @@ def ssd(
         raise ValueError(
             f"boxes {boxes.shape}, scores {scores.shape}, anchors {anchors.shape}: wanted (n, 4), (n, c), (n, 4)"
         )
+    if np.shape(variances) != (4,):
+        raise ValueError(f"variances is {variances!r}, wanted four numbers: of x, y, width and height")
     moves = boxes * np.asarray(variances, np.float32)
     centre = anchors[:, :2] + moves[:, :2] * anchors[:, 2:]
     found = _corners(np.concatenate([centre, anchors[:, 2:] * np.exp(moves[:, 2:])], 1))

@@ -26,6 +26,8 @@ def ctc(
     character; the others are ``alphabet``'s in order. ``beam`` 1 takes the best class each time, repeated ones once; more
     searches so many prefixes, whose paths add up. ValueError where shapes do not fit.
     """
+    if not hasattr(alphabet, "__len__") or not hasattr(alphabet, "__getitem__"):
+        raise ValueError(f"alphabet is {alphabet!r}, wanted a sequence of characters")
     rows = np.asarray(output, np.float32)
     rows = rows.reshape(rows.shape[0] * rows.shape[1], -1) if rows.ndim == 3 and 1 in rows.shape[:2] else rows
     if rows.ndim != 2 or rows.shape[1] != len(alphabet) + 1 or not 0 <= blank < rows.shape[1]:

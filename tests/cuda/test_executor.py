@@ -8,6 +8,7 @@ import re
 import threading
 
 import numpy as np
+import onnx.parser
 import pytest
 
 import nbconv
@@ -325,3 +326,22 @@ def test_shapes_that_depend_on_values(device):
         found = model.run({"x": x})
         np.testing.assert_array_equal(found["y"], -np.transpose(places))
         np.testing.assert_array_equal(found["a"], np.maximum(x, 0))
+
+
+def test_nodes_with_bodies(device):
+    """A GPU's plan holds no programs: an If of equal branches and a Loop are done between plans, by kernels in their
+    bodies."""
+    text = """<ir_version: 10, opset_import: ["": 21]> g (float[3, 4] x, bool c) => (float[3, 4] y, float[2, 3, 4] rows) {
+        a = Relu (x)
+        b = If (c) <then_branch = t () => (float[3, 4] u) { u = Neg (a) },
+                    else_branch = e () => (float[3, 4] v) { v = Exp (a) }>
+        two = Constant <value = int64 {2}> ()
+        y, rows = Loop (two, , b) <body = step (int64 i, bool d, float[3, 4] h) =>
+            (bool more, float[3, 4] next, float[3, 4] row) { more = Identity (d) next = Add (h, x) row = Sigmoid (next) }>
+    }"""
+    content = onnx.parser.parse_model(text).SerializeToString()
+    gpu, cpu, x = nbconv.load(content, device="cuda"), nbconv.load(content), np.random.default_rng(4).random((3, 4), F32)
+    for c in (True, False, True):
+        given = {"x": x - np.float32(0.5), "c": np.array(c)}
+        close(gpu.run(given), cpu.run(given))
+    assert gpu._staged is not None and len(gpu._staged.bodies) == 3 and cpu._staged is None

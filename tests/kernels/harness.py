@@ -22,14 +22,12 @@ EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
 F32 = np.dtype(np.float32)
 
-NUMPY = frozenset(("Ceil", "Cos", "Floor", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Round", "Sign", "Sin",
+NUMPY = frozenset(("Cos", "Hardmax", "Mod", "ReduceLogSumExp", "ReduceProd", "Sign", "Sin",
                    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"))  # fmt: skip
 """Ops whose family has kernels, and they have none: NumPy runs them, as it does those without ``lower``."""
 
 UNSERVED: dict[str, Callable[..., bool]] = {
     "LayerNormalization": lambda op, *_: op.stash_type != 1,
-    "Conv": lambda op, x, w, b=None: x.ndim == 5 and op.depthwise(spec_of(w)),
-    "ConvTranspose": lambda op, x, w, b=None: x.ndim == 5,
     "DeformConv": lambda op, x, *_: x.ndim != 4,
     "Einsum": lambda op, *x: any(v.size == 0 for v in x) or any(len(set(t)) < len(t) for t in op.terms(x)[0]),
     "Dropout": lambda op, x, *_: True,
@@ -40,8 +38,8 @@ UNSERVED: dict[str, Callable[..., bool]] = {
     "GlobalMaxPool": lambda op, x: x.size == 0,
     "MatMul": lambda op, a, b: a.size == 0 or crossing(a.shape[:-2], b.shape[:-2]),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), lambda op, *_: not op.kernel()),
+    **dict.fromkeys(("RNNGrad", "GRUGrad", "LSTMGrad"), lambda op, *x: x[7] is not None),
     "MaxUnpool": lambda op, x, places, shape=None: shape is not None and tuple(shape) != op.inferred(x.shape),
-    "Pad": lambda op, x, *_: op.mode != "constant",
     "Pow": lambda op, x, e: e.dtype != F32,
     "ReduceMax": lambda op, x, axes=None: x.size == 0,
     "ReduceMean": lambda op, x, axes=None: x.size == 0,

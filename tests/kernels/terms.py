@@ -67,6 +67,18 @@ def _deformed(c: Call) -> np.ndarray:
     return most * w.reshape(len(w), -1).sum(axis=1).reshape(-1, *[1] * (x.ndim - 2)) * np.ones(c.y.shape)
 
 
+def _samples(c: Call) -> Any:
+    """Of what a deformable convolution reads, and of its gradients: as `_deformed`."""
+    x, offset, mask = (*c.size, None, None)[c.op.image : c.op.image + 3]
+    far, weigh = 4 + max(x.shape[2:]) + offset.max(), 1 if mask is None else mask.max()
+    if c.op.type == "DeformColumns":
+        return far * weigh * x.max() * np.ones(c.y.shape)
+    dy = c.size[0]
+    dx, doffset, dmask = c.op.reference(np.ones_like(c.x[0]), *c.x[1:3])
+    seen = 4 * far * x.shape[1] * dy.max() * x.max()
+    return far * weigh * dy.max() * (1 + dx), seen * weigh * np.ones(doffset.shape), seen * np.ones(dmask.shape)
+
+
 def _region(c: Call) -> np.ndarray:
     """Places round, too: by how much what they read changes within a few cells."""
     most = (4 + max(c.size[-3].shape[2:]) + np.nan_to_num(c.size[-2]).max(initial=0)) * c.size[0].max(initial=0)
@@ -168,7 +180,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     ),
     "ConvGradWeight": _linear,
     **dict.fromkeys(("AveragePool", "AveragePoolGrad", "GlobalAveragePool", "ReduceSum", "ReduceMean"), _linear),
-    **dict.fromkeys(("GatherGrad", "GatherElementsGrad", "CumSum", "CumProdGrad"), _linear),
+    **dict.fromkeys(("GatherGrad", "GatherElementsGrad", "CumSum", "CumProdGrad", "Col2Im"), _linear),
     **dict.fromkeys(("Sub", "Mod"), lambda c: c.size[0] + c.size[1]),
     **dict.fromkeys(
         ("Pow", "PowSlope", "PowLog"), lambda c: np.abs(c.y) * (2 + np.abs((c.size[1] + 1) * np.log(c.size[0])))
@@ -177,6 +189,7 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     "Resize": _resize,
     **dict.fromkeys(("GridSample", "GridSampleGrad", "GridSampleGradGrid"), _sampled),
     "DeformConv": _deformed,
+    **dict.fromkeys(("DeformColumns", "DeformColumnsGrad"), _samples),
     **dict.fromkeys(("RoiAlign", "RoiAlignGrad"), _region),
     "AffineGrid": lambda c: np.broadcast_to(
         c.size[0].sum(axis=2).reshape(-1, *[1] * (c.y.ndim - 2), c.y.shape[-1]), c.y.shape

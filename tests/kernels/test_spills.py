@@ -48,8 +48,9 @@ def test_register_tiles_stay_in_registers(compiled, name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_depthwise_strips_stay_in_registers(compiled, name):
     """But for AVX2's loops with masks (a strip at the border), whose masks take registers too."""
-    pixels = 12 if target(name).registers >= 32 else 8
-    for width in (3, 5):
+    for width in (3, 5, 7):
+        many = target(name).registers >= 32
+        pixels = (10 if many else 5) if width == 7 else 12 if many else 8
         for stride in (1, 2):
             strip = of(compiled["depthwise", name], f"strip_{pixels}_{width}_{stride}")
             whole = [loop for loop in strip if not loop.masked]

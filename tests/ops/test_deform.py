@@ -46,7 +46,7 @@ CASES = [
                                                                               [5.5 + 5.5 + 7 + 7, 6.5 + 3 + 8 + 8]]]]),
     case(DeformConv(), IMAGE, ONES, moved(nan, 0, 0, inf, 0, 9, 0, 0), expect=[[[[5, 6], [8, 9]]]], differs="NaN"),
     case(DeformColumns(kernel_shape=(3, 2), pads=(1, 0, 0, 1)), r(2, 3, 6, 5), r(2, 12, 5, 5), r(2, 6, 5, 5)),
-    case(DeformColumnsGrad(kernel_shape=(1, 1)), [[[[1.0, 2.0]]]], [[[[3.0, 5.0]]]], np.zeros((1, 2, 1, 2), np.float32),
+    case(DeformColumnsGrad(kernel_shape=(1, 1)), [[[[1.0]], [[2.0]]]], [[[[3.0, 5.0]]]], np.zeros((1, 2, 1, 2), np.float32),
          outputs=3, expect=([[[[1, 2]]]], [[[[-3, -10]], [[2, -10]]]], [[[[3, 10]]]])),
 ]  # fmt: skip
 

@@ -15,7 +15,6 @@ from tests.check import case, run_cases, sampler
 
 r = sampler(17)
 F32 = np.dtype(np.float32)
-BROADCASTS = "it broadcasts no axes of size 1"
 
 
 def e(equation: str) -> Einsum:
@@ -45,8 +44,8 @@ CASES = [
     case(e("...ii->...i"), r(2, 3, 3)),
     case(e("ii"), [[1.0, 2.0], [3.0, 4.0]], expect=5),
     case(e("iij,jk->ik"), r(3, 3, 4), r(4, 2)),
-    case(e("ij,jk->ik"), r(3, 1), r(4, 2), differs=BROADCASTS),
-    case(e("ij,ij->ij"), r(1, 4), r(3, 1), differs=BROADCASTS),
+    case(e("ij,jk->ik"), r(3, 1), r(4, 2)),
+    case(e("ij,ij->ij"), r(1, 4), r(3, 1)),
     case(e("ij,ij->ji"), r(1, 1), r(1, 1)),
     case(e("ij,jk->ik"), r(0, 3), r(3, 2)),
     case(e("ij,jk->ik"), r(2, 0), r(0, 2), expect=[[0, 0], [0, 0]]),

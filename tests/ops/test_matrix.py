@@ -29,8 +29,8 @@ CASES = [
     case(Det(), [[1.0, 2.0], [3.0, 4.0]], expect=-2),
     case(Det(), r(2, 3, 4, 4)),
     case(Det(), r(5, 1, 1)),
-    case(Det(), r(2, 0, 0), expect=[1, 1], differs="it takes no empty matrices"),
-    case(Det(), SINGULAR, expect=[0], differs="it finds 4e-7"),
+    case(Det(), r(2, 0, 0), expect=[1, 1]),
+    case(Det(), SINGULAR, expect=[0]),
     case(DetGrad(), [2.0], [[[1.0, 2.0], [3.0, 4.0]]], expect=[[[8, -6], [-4, 2]]]),
     case(DetGrad(), [1.0], SINGULAR, expect=[[[4, 4, -4], [-2, -2, 2], [0, 0, 0]]]),
 ]

@@ -57,6 +57,12 @@ CASES = [
     *(case(MaxPool(**window), r(2, 19, 5, 6, 7), outputs=2) for window in VOLUMES),
     *(case(op(**window), r(2, 3, 5, 6, 7)) for window in VOLUMES for op in (MaxPool, AveragePool)),
     *(case(AveragePool(count_include_pad=1, **window), r(2, 3, 5, 6, 7)) for window in VOLUMES),
+    *(case(LpPool(p=p, **window), r(2, 19, 5, 6, 7)) for p, window in zip((1, 2, 3, 4, 7), VOLUMES, strict=True)),
+    case(
+        LpPool(kernel_shape=(1, 2), p=3),
+        [[[[0.0, 0.0, nan, -2.0, inf, 1.0]]]],
+        expect=[[[[0, nan, nan, inf, inf]]]],
+    ),
     case(MaxPool(kernel_shape=(2, 2, 2), storage_order=1), r(2, 3, 3, 4, 5), outputs=2),
     case(
         MaxPool(kernel_shape=(2,), pads=(1, 0)),
@@ -152,6 +158,11 @@ CASES += [
     ),
     case(MaxPoolGrad(kernel_shape=(2, 3), strides=(1, 2), pads=(1, 0, 0, 2)), r(2, 19, 5, 4), np.round(r(2, 19, 5, 7))),
     case(AveragePoolGrad(kernel_shape=(3, 2), size=(5, 4), strides=(2, 1), pads=(1, 0, 1, 1)), r(2, 19, 3, 4)),
+    *(
+        case(MaxPoolGrad(**w), np.ones_like(MaxPool(**w).reference(x)[0]), np.round(x))
+        for w in VOLUMES
+        for x in [r(2, 19, 5, 6, 7)]
+    ),
     case(
         AveragePoolGrad(kernel_shape=(2, 2), size=(3, 2), divided=0),
         [[[[1.0], [10.0]]]],

@@ -13,7 +13,7 @@ import nbconv
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.model import Model
-from nbconv.ops.recurrent import GRU, LSTM, RNN, GRUGrad, LSTMGrad, Recurrent, RNNGrad
+from nbconv.ops.recurrent import GRU, LSTM, RNN, GRUGrad, Longest, LSTMGrad, Recurrent, RNNGrad
 from nbconv.ops.recurrent_quantized import DynamicQuantizeLSTM
 from tests.check import Case, case, run_cases, sampler
 
@@ -45,7 +45,7 @@ def grad(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given:
     ways = len(op.ways)
     dy = r(steps, ways, batch, hidden), *(r(ways, batch, hidden) for _ in range(op.states))
     made = (*made.inputs, *[None] * (8 - len(made.inputs)), *dy)
-    return case(op, *made, outputs=5 + op.states - 1 + ("P" in given))
+    return case(op, *made, outputs=len(op.parts("P" in given)))
 
 
 def quantised(op: Recurrent, steps: int, batch: int, inputs: int, hidden: int, given: str = "", **options: Any) -> Case:
@@ -69,6 +69,7 @@ HALF = 0.5 * np.ones((1, 4, 1), np.float32)
 WRITTEN = np.tanh(np.full((1, 1, 1, 1), 1.5, np.float32))
 HELD = 0.5 * np.tanh(np.ones((1, 1, 1, 1), np.float32))
 CASES = [
+    case(Longest(steps=5, of="y (LSTM)"), np.array([3, 5, 0], np.int32), expect=np.int32(5)),
     case(RNN(hidden_size=1), 0.5 * ONE, ONE, ONE, [[0.25, 0.25]], None, ONE / 2, outputs=2,
          expect=(WRITTEN, WRITTEN[0])),
     case(RNN(hidden_size=1, activations=("Affine", "Tanh"), activation_alpha=(2.0,), activation_beta=(1.0,)),
@@ -117,6 +118,7 @@ CASES = [
     quantised(both(DynamicQuantizeLSTM), 5, 3, 7, 9, "BLhc", differs="it rounds the sequences of a thread together"),
     grad(RNNGrad(), 3, 2, 3, 4, "BLh"),
     grad(GRUGrad(linear_before_reset=1), 3, 2, 3, 4, "BLh"),
+    grad(both(LSTMGrad), 4, 9, 3, 70, "BLhc"),
     grad(LSTMGrad(), 3, 2, 3, 4, "BLhcP"),
 ]  # fmt: skip
 test_cases = run_cases(CASES)
@@ -153,12 +155,19 @@ def test_lengths_that_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("op", [LSTM(), GRU(), GRU(linear_before_reset=1), RNN()], ids=str)
-def test_lengths_that_cannot_be_are_nan_in_kernels(op: Recurrent) -> None:
-    """Where they are computed while running: of that sequence alone, and nothing is read or written elsewhere."""
+def test_lengths_that_cannot_be_while_running(op: Recurrent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused; and a kernel that gets one all the same gives NaN, of that sequence alone, and reads and writes
+    nowhere else."""
     x, w, rec = r(5, 3, 4), r(1, op.gates * 6, 4), r(1, op.gates * 6, 6)
     node = Node(op, ("x", "w", "r", "", "n"), ("y", "h"))
     inputs = {"x": Spec(x.shape, x.dtype), "n": Spec((3,), np.dtype(np.int32))}
-    model = Model(Graph([node], inputs, {"y": None, "h": None}, {"w": w, "r": rec}))
+    graph = Graph([node], inputs, {"y": None, "h": None}, {"w": w, "r": rec})
+    model = Model(graph)
+    for wrong in (-1, 6, 2**31 - 1):
+        with pytest.raises(ModelError, match=rf"y \({op.type}\): sequence_lens are {min(3, wrong)} to .*, X has 5 steps"):
+            model.run({"x": x, "n": np.array([3, wrong, 5], np.int32)})
+    monkeypatch.setattr(Recurrent, "guard", lambda *_: None)
+    model = Model(graph)
     for wrong in (-1, 6, 2**31 - 1):
         found = model.run({"x": x, "n": np.array([3, wrong, 5], np.int32)})
         want = op.reference(x, w, rec, None, np.array([3, 1, 5], np.int32))

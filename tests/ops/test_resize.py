@@ -18,6 +18,7 @@ MODES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corn
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 SCALES = ([1.0, 1.0, 2.0, 3.0], [1.0, 1.0, 0.5, 1.7], [1.0, 1.0, 0.65, 0.4])
 SIZES = ([2, 3, 14, 5], [2, 3, 3, 11], [2, 3, 1, 1])
+CROP = Resize(coordinate_transformation_mode="tf_crop_and_resize")
 ROI = np.array([0, 0, 0.2, -0.3, 1, 1, 0.8, 1.4], np.float32)
 
 
@@ -91,7 +92,6 @@ CASES = [
         1,
         2,
         expect=[1.25, 1.75, 2.25, 2.75, 3.25, 3.75, 4, 4],
-        differs="onnxruntime has it for the nearest cell alone",
     ),
     plane(Resize(coordinate_transformation_mode="tf_half_pixel_for_nn", nearest_mode="floor"), 1, 0.5, expect=[2, 4]),
     by_sizes(Resize(mode="cubic", axes=(2, 3)), 9, 4),
@@ -105,7 +105,6 @@ CASES = [
         ROI,
         None,
         np.array([2, 3, 6, 9]),
-        differs="onnxruntime lacks it",
     ),
     by_sizes(Resize(mode="linear", axes=(2, 3)), 9, 4),
     by_sizes(Resize(mode="linear", axes=(-1, 2)), 9, 4),
@@ -164,7 +163,9 @@ def test_messages() -> None:
         (Resize(), (x, None, spec_of(np.array([1, 1, 1e12, 2]))), "more than"),
         (Resize(mode="best"), (x, None, scales), "mode is 'best'"),
         (Resize(nearest_mode="up"), (x, None, scales), "nearest_mode is 'up'"),
-        (Resize(coordinate_transformation_mode="tf_crop_and_resize"), (x, None, scales), "wants a roi"),
+        (CROP, (x, None, scales), "wants a roi"),
+        (CROP, (x, spec_of(np.array([0, 0, 0, 0, 1, 1, np.nan, 1])), scales), "roi .* must be finite"),
+        (CROP, (x, spec_of(np.array([0, 0, 0, 0, 1, 1, np.inf, 1])), scales), "roi .* must be finite"),
     ]
     for op, inputs, message in wrong:
         with pytest.raises(ModelError, match=message):

@@ -44,7 +44,7 @@ CASES = [
     case(GridSample(mode="cubic", padding_mode="reflection"), r(1, 2, 5, 6), grid(1, 4, 4, 2, spread=5.0)),
     case(GridSample(mode="cubic"), r(1, 2, 3, 4, 5), grid(1, 2, 2, 2, 3), differs="onnxruntime has no cubic volumes"),
     case(GridSample(), r(2, 3, 6), grid(2, 4, 1), differs="onnxruntime has images and volumes alone"),
-    case(GridSample(), r(2, 3, 5, 4), np.zeros((2, 0, 3, 2), np.float32), differs="onnxruntime: nothing"),
+    case(GridSample(), r(2, 3, 5, 4), np.zeros((2, 0, 3, 2), np.float32)),
     case(GridSample(), ROW, row(-1, -0.75, 0, 0.5, 1, 2), expect=[[[[0.5, 1, 2.5, 3.5, 2, 0]]]]),
     case(GridSample(align_corners=1), ROW, row(-1, 0, 1 / 3, 1), expect=[[[[1, 2.5, 3, 4]]]]),
     case(GridSample(padding_mode="border"), ROW, row(-1, 9, -9), expect=[[[[1, 4, 1]]]]),

@@ -43,7 +43,7 @@ CASES = [
     case(CumProdGrad(), [1.0, 1.0, 1.0], [2.0, 0.0, 5.0], np.array(0), expect=[1, 12, 0]),
     case(CumProdGrad(exclusive=1, reverse=1), [1.0, 1.0, 1.0], [2.0, 3.0, 5.0], np.array(0), expect=[0, 5, 4]),
     case(ReverseSequence(), [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0]], LENS,
-         expect=[[8, 1, 2, 7], [4, 5, 6, 3], [0, 9, 10, 11]], differs="it wants lengths of at least 1"),
+         expect=[[8, 1, 2, 7], [4, 5, 6, 3], [0, 9, 10, 11]]),
     case(ReverseSequence(), r(4, 4, 3), np.array([4, 3, 2, 1])),
     case(ReverseSequence(batch_axis=0, time_axis=1), r(4, 5, 2, 3), np.array([1, 5, 2, 4])),
     case(ReverseSequence(batch_axis=0, time_axis=1), r(2, 5, dtype=np.uint8), np.array([1, 5])),

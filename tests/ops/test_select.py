@@ -7,10 +7,22 @@ import pytest
 
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Spec
-from nbconv.ops.select import Compress, NonMaxSuppression, NonZero, Unique
+from nbconv.ops.select import (
+    Compress,
+    CompressRoom,
+    Cut,
+    NonMaxSuppression,
+    NonMaxSuppressionRoom,
+    NonZero,
+    NonZeroRoom,
+    Unique,
+)
 from tests.check import case, run_cases, sampler
 
 r = sampler(12)
+nan = np.nan
+ODD = np.ones((300, 1), np.float32)
+ODD[[3, 70, 200], 0] = np.nan, np.inf, 0
 BOXES = np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [1, 1, 0, -0.1], [0, 10, 1, 11], [0, 10.1, 1, 11.1], [0, 100, 1, 101]]],
                  np.float32)  # fmt: skip
 SCORES = np.array([[[0.9, 0.75, 0.6, 0.95, 0.5, 0.3]]], np.float32)
@@ -30,7 +42,7 @@ CASES = [
     case(NonZero(), [[1, 0], [1, 1]], expect=[[0, 1, 1], [0, 0, 1]]),
     case(NonZero(), r(2, 0, 3)),
     case(NonZero(), np.zeros((3, 4), np.float32)),
-    case(NonZero(), np.array(2.0, np.float32), expect=[[0]], differs="it gives shape (0, 1), onnx's reference (1, 1)"),
+    case(NonZero(), np.array(2.0, np.float32), expect=[[0]]),
     case(NonZero(), [np.nan, 0.0, -0.0, np.inf], expect=[[0, 3]]),
     case(NonZero(), r(3, 4, 5, dtype=bool)),
     case(Compress(axis=0), [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [False, True, True], expect=[[3.0, 4.0], [5.0, 6.0]]),
@@ -53,6 +65,22 @@ CASES = [
          *limits(7, 0.3, 0.2)),
     case(NonMaxSuppression(center_point_box=1), random_boxes(3, 1, 50),
          np.random.default_rng(4).random((1, 2, 50), np.float32), *limits(50, 0.4, 0.1)),
+    case(NonMaxSuppression(), random_boxes(5, 1, 300) * ODD, np.round(np.random.default_rng(6).random((1, 1, 300)), 1)
+         .astype(np.float32) * ODD[None, :, 0], *limits(300, 0.2, -1), differs="it orders NaN otherwise"),
+    *(case(NonZeroRoom(), x, outputs=2) for x in (r(3, 4, 5, dtype=bool), r(0, 2), np.array(2.0, np.float32),
+                                                 r(7, 3, dtype=np.int64), r(7, 3, dtype=np.uint16) // 5)),
+    case(NonZeroRoom(), [[0.0, nan], [-0.0, 2.0]], outputs=2, expect=([[0, 1, 1, 1], [0, 0, 0, 0]], 2)),
+    *(case(CompressRoom(axis=a), r(3, 4, 2, dtype=t), np.array([True, False, True])[:k], outputs=2)
+      for a, t, k in ((0, "f4", 3), (1, "i8", 2), (-1, "u1", 2), (None, "f2", 3), (2, "f8", 0))),
+    case(CompressRoom(), r(0, 3), np.zeros(0, bool), outputs=2),
+    case(CompressRoom(axis=1), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [False, True, True], outputs=2,
+         expect=([[2, 3, 5], [6, 0, 0]], 2)),
+    case(Cut(axis=1, of="NonZero"), [[0, 1, 1, 1], [0, 0, 0, 0]], np.array(2), expect=[[0, 1], [1, 1]]),
+    case(NonMaxSuppressionRoom(), BOXES, SCORES, *limits(6, 0.5, 0.4), outputs=2,
+         expect=([[0, 0, 3], *[[0, 0, 0]] * 5], 2)),
+    case(NonMaxSuppressionRoom(), random_boxes(5, 1, 300) * ODD, np.round(np.random.default_rng(6).random((1, 1, 300)), 1)
+         .astype(np.float32) * ODD[None, :, 0], np.array(300), outputs=2),
+    case(NonMaxSuppressionRoom(), BOXES, SCORES, outputs=2),
 ]  # fmt: skip
 test_cases = run_cases(CASES)
 

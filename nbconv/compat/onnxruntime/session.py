@@ -49,6 +49,8 @@ class InferenceSession:
     ) -> None:
         if not isinstance(path_or_bytes, (str, os.PathLike, bytes)):
             raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
+        if not isinstance(sess_options, (SessionOptions, type(None))):
+            raise TypeError(f"sess_options is {sess_options!r}, wanted SessionOptions")
         self._options = options = SessionOptions() if sess_options is None else sess_options
         options._tell()
         for name in kwargs.keys() - {"enable_fallback"}:

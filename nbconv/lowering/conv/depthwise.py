@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import DenseImage
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
@@ -16,7 +17,11 @@ from nbconv.lowering.window import seen_by, sliding
 
 BAND = 16
 """Most rows of a unit."""
-SLOW = "depthwise windows that are dilated, or not 3 or 5 wide, go pixel by pixel"
+NEAR = 8192
+"""Floats of the rows that a window sees, of a unit's channels: they stay in L1."""
+LEAST = 4
+"""Vectors of channels that a unit has at least: neighbours in memory."""
+SLOW = "depthwise windows with strides load each cell for each tap, but for those 3, 5 or 7 wide at stride 2"
 
 
 def fits(p: ConvProblem) -> bool:
@@ -28,7 +33,10 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     g, c, lanes, units = p.geometry, p.geometry.groups, p.target.lanes, p.target.units
     vectors = ceil(c, lanes)
     pieces = min(vectors, units // 2)
-    band = min(BAND, ceil(g.oh, ceil(units // 2, pieces)))
+    if not p.target.gpu:
+        near = apply(max, LEAST * lanes, NEAR // (g.down.kernel * g.w))  # channels
+        pieces = apply(min, vectors, ceil(c, near))
+    band = apply(min, BAND, ceil(g.oh, ceil(units // 2, pieces)))
     piece, full = ceil(vectors, pieces) * lanes, vectors * lanes
 
     def weights() -> np.ndarray:
@@ -62,15 +70,15 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         epilogue=epilogue(to, 1, c, lanes, lanes),
         kind="depthwise",
         slow="" if _in_strips(p) else SLOW,
-        algorithm=f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
+        algorithm=lambda: f"depthwise {g.down.kernel}×{g.across.kernel} /{g.down.stride}",
         does=Work(2 * size * g.taps, 2 * size * g.taps, p.itemsize * size, seen_by(g.down, g.across)),
     )
 
 
 def _in_strips(p: ConvProblem) -> bool:
-    """Whether the kernel takes strips of pixels; of a window that reaches far past the image, it may still not."""
+    """Whether the kernel's strips share what they load; of a window that reaches far past the image, they may still not."""
     across = p.geometry.across
-    return across.kernel in (3, 5) and across.stride <= 2 and across.dilation == 1
+    return across.stride == 1 or (across.stride == 2 and across.kernel in (3, 5, 7) and across.dilation == 1)
 
 
 DEPTHWISE = Implementation("depthwise", fits, emit)

@@ -4,6 +4,7 @@ point at a row of zeros, so that no im2col buffer is written. The algorithm of e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.cost import weighted_product
 from nbconv.lowering.gemm.steps import Results, finish, sums
 from nbconv.lowering.implementation import Implementation
-from nbconv.lowering.packing import cut, epilogue, pack, padded, product_cost
+from nbconv.lowering.packing import Cut, cut, epilogue, pack, padded, product_cost
 from nbconv.lowering.repack import WeightStrides, varies
 from nbconv.lowering.step import Work
 from nbconv.lowering.window import seen_by, sliding
@@ -111,7 +112,7 @@ def taps_steps(
         addends = Addends(bias(to, g.groups, n, repeats, part, bias_input), to.residual and to.residual.at(first), to.ldres)
         done = epilogue(to, g.groups, n, lanes, columns, part)
         wanted = Results(m, n, g.groups, True, y.at(first), ldy, n, addends, done, (oh, ow), scatter)
-        found, chunks = sums(to, how, wanted), f"{how.tap_chunk}×{how.channel_chunk}"
+        found = sums(to, how, wanted)
         flops = 2 * m * g.groups * n * cg * taps
         to.step(
             "conv.conv",
@@ -127,11 +128,16 @@ def taps_steps(
             scatter=found.scatter,
             epilogue=found.epilogue,
             kind=kind,
-            algorithm=f"conv {kh}×{kw}{stride}, {how.rows} rows × {how.panels} panels, k {chunks}",
+            algorithm=partial(_described, (kh, kw), stride, how),
             does=Work(flops, flops, FLOAT32.itemsize * m * g.groups * n, seen_by(down, across)),
             blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(n, lanes, columns)),
         )
         finish(to, how, found, wanted, kind)
+
+
+def _described(kernel: tuple[int, int], stride: str, how: Cut) -> str:
+    chunks = f"{how.tap_chunk}×{how.channel_chunk}"
+    return f"conv {kernel[0]}×{kernel[1]}{stride}, {how.rows} rows × {how.panels} panels, k {chunks}"
 
 
 def packed_weights(to: Lowering, g: Geometry, w: Weights, k: int, og: int, first: int, n: int) -> Ref:

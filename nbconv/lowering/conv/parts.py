@@ -112,14 +112,13 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         addends=Addends(bias(to, g.groups, og, 1), to.residual, to.ldres),
         zeros=to.zeros(g.ci),
         parts=to.table("parts", np.array(table, np.int64)),
-        blocks=blocks,
         image=ConvImage(g.n, g.h, g.w, to.ld(0), g.ci, g.oh, g.ow, ldy, og),
         window=sliding(g.down, g.across),
         epilogue=epilogue(to, g.groups, og, lanes, columns),
         kind="convolution",
         algorithm=f"conv {g.down.kernel}×{g.across.kernel} in {len(table)} parts, {how.panels} panels",
         does=Work(meant, flops, FLOAT32.itemsize * g.n * g.oh * g.ow * co, seen_by(g.down, g.across)),
-        blocking=ConvBlocking(how.rows, how.panels, how.tap_chunk, how.channel_chunk, padded(og, lanes, columns)),
+        blocking=ConvBlocking(blocks, how.panels, how.tap_chunk, how.channel_chunk, padded(og, lanes, columns)),
     )
 
 

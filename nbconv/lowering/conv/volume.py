@@ -3,6 +3,9 @@ whose results are added to those before."""
 
 from __future__ import annotations
 
+from math import prod
+from typing import NamedTuple
+
 import numpy as np
 
 from nbconv.kernels.params import Epilogue
@@ -17,6 +20,37 @@ NO_BIAS = 99
 """An input that no node has."""
 
 
+class Volume(NamedTuple):
+    """Volumes (d, h, w), channels last, and the padding before each axis that they have been given."""
+
+    ref: Ref
+    d: int
+    h: int
+    w: int
+    begin: tuple[int, ...]
+
+
+class Turns:
+    """Sums that are made in turns, one for each plane of a kernel: each adds to what the one before made, the first to the
+    residual; the last one's are y."""
+
+    def __init__(self, to: Lowering, most: int) -> None:
+        """``most`` turns."""
+        n, self.channels, *size = to.outputs[0].shape
+        self.to, self.last, self.residual, self.ldres = to, (to.epilogue, to.affine), to.residual, to.ldres
+        self.other = to.floats(n * prod(size) * self.channels) if most > 1 else to.output()
+
+    def begin(self, turn: int, turns: int, pixel: int) -> Wide:
+        """Set what is added and done to results from this pixel of y on, and say where they go."""
+        to, last = self.to, turn == turns - 1
+        here, before = (to.output(), self.other) if (turns - turn) % 2 else (self.other, to.output())
+        to.epilogue, to.affine = self.last if last else (Epilogue(), None)
+        to.residual, to.ldres = self.residual and self.residual.at(pixel * self.ldres), self.ldres
+        if turn:
+            to.residual, to.ldres = before.at(pixel * self.channels), self.channels
+        return Wide(here.at(pixel * self.channels), self.channels)
+
+
 def is_padded(window: Window) -> bool:
     """Whether x is copied, from whatever layout it has."""
     return any((*window.begin, *window.end))
@@ -24,27 +58,17 @@ def is_padded(window: Window) -> bool:
 
 def lower_volume(to: Lowering, window: Window, groups: int) -> None:
     """The steps of a Conv with this window over x (n, ci, d, h, w)."""
-    n, c, d, h, w = to.inputs[0].shape
+    n, c = to.inputs[0].shape[:2]
     co, cg, kd, _, kw = to.inputs[1].shape
     (deep, down, across), (od, oh, ow) = spatial(window), window.out
-    d, h, w = (size + a.begin + a.end for size, a in zip((d, h, w), (deep, down, across), strict=True))
-    x = padded_volume(to, window) if is_padded(window) else to.input(0)
+    x, d, h, w, _ = padded_volume(to, window.begin, window.end)
     few = c < SMALL_CHANNELS and groups == 1 and kw > 1 and across.dilation == 1  # a row of the window is one tap
     sides = down._replace(begin=0, end=0), across._replace(begin=0, end=0)
     g = Geometry(False, 2, od, groups, cg, co // groups, h, w, oh, ow, *sides)
     columns, floats = (1, across.stride, 1, 0) if few else sides[1][:4], kw * cg if few else cg
-    last, pixels = (to.epilogue, to.affine), od * oh * ow
-    residual, target = to.residual, to.output()
-    other = to.floats(n * pixels * co) if kd > 1 else target
-    together = d == od * deep.stride  # the batch's planes are equally spaced
+    turns, together = Turns(to, kd), d == od * deep.stride  # the batch's planes are equally spaced
     for z in range(kd):
-        here, before = (target, other) if (kd - z) % 2 else (other, target)
-        to.epilogue, to.affine = last if z == kd - 1 else (Epilogue(), None)
         for i in range(1 if together else n):
-            if z:
-                to.residual, to.ldres = before.at(i * pixels * co), co
-            elif residual is not None:
-                to.residual = residual.at(i * pixels * to.ldres)
             taps_steps(
                 to,
                 g._replace(n=n * od) if together else g,
@@ -53,21 +77,23 @@ def lower_volume(to: Lowering, window: Window, groups: int) -> None:
                 sides[0][:4],
                 columns,
                 source=Image(x.at((i * d + z * deep.dilation) * h * w * c), deep.stride * h, w, c, floats),
-                wide=Wide(here.at(i * pixels * co), co),
+                wide=turns.begin(z, kd, i * od * oh * ow),
                 bias_input=NO_BIAS if z else 2,
             )
 
 
-def padded_volume(to: Lowering, window: Window) -> Ref:
-    """Steps that copy x into zero-filled volumes with room for the padding, channels last."""
+def padded_volume(to: Lowering, begin: tuple[int, ...], end: tuple[int, ...]) -> Volume:
+    """x, or, with padding, steps that copy it into zero-filled volumes with room for that, channels last."""
     n, c, *size = to.inputs[0].shape
-    d, h, w = (s + a.begin + a.end for s, a in zip(size, spatial(window), strict=True))
+    d, h, w = (s + a + b for s, a, b in zip(size, begin, end, strict=True))
+    if not any((*begin, *end)):
+        return Volume(to.input(0), d, h, w, begin)
     y = to.floats(n * d * h * w * c)
     to.fill(y, n * d * h * w * c)
-    front, top, left = window.begin
+    front, top, left = begin
     there = (d * h * w * c, 1, h * w * c, w * c, c)
     to.copy(to.input(0), y.at(((front * h + top) * w + left) * c), (n, c, *size), to.strides(0), there)
-    return y
+    return Volume(y, d, h, w, begin)
 
 
 def plane_weights(to: Lowering, z: int, groups: int) -> Weights:

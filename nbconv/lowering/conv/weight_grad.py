@@ -3,6 +3,8 @@ input 1 dy."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from nbconv.graph import FLOAT32
 from nbconv.kernels.params import ConvImage, GradBlocking, Pixels, TapStrides
 from nbconv.lowering.context import Lowering, Ref
@@ -35,13 +37,26 @@ def fits(p: ConvProblem) -> bool:
     return not (p.geometry.depthwise or small_channels(p.geometry))
 
 
+class Plane(NamedTuple):
+    """A plane of a kernel of ``taps`` taps: what is multiplied with x, and where its gradient goes."""
+
+    dy: Ref
+    dw: Ref
+    taps: int
+
+
+def whole(to: Lowering, g: Geometry) -> Plane:
+    """A kernel over images: one plane."""
+    return Plane(channels_last(to, 1), to.output(), g.taps)
+
+
 def emit(to: Lowering, p: ConvProblem) -> None:
     g = p.geometry
     image = Image(channels_last(to, 0), g.h, g.w, g.groups * g.ci, g.ci)
-    product(to, g, image, g.down[:4], g.across[:4])
+    product(to, g, image, g.down[:4], g.across[:4], whole(to, g))
 
 
-def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], across: tuple[int, ...]) -> None:
+def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], across: tuple[int, ...], plane: Plane) -> None:
     """Parts of the sum, then their sum, turned to lie as w does; of one group, some channels of dy at a time. Where a row of
     the window is one tap, its ``image.cg`` "channels" are taps of ci channels, the taps outermost."""
     groups, og, cg, m, count, target = g.groups, g.co, image.cg, g.n * g.oh * g.ow, down[0] * across[0], to.target
@@ -65,7 +80,7 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
             parts * blocks,
             work=2 * m * count * cg * groups * n,
             x=image.ref,
-            dy=channels_last(to, 1).at(first),
+            dy=plane.dy.at(first),
             y=sums,
             zeros=to.zeros(cg),
             image=ConvImage(m, image.h, image.w, image.ldx, cg, g.oh, g.ow, groups * og, n),
@@ -73,8 +88,9 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
             does=Work(seen=seen_by(down, across)),
             blocking=GradBlocking(groups, parts, pixels, min(columns, full), chunk, full),
         )
-        strides = TapStrides(1, g.taps, g.ci * g.taps, og * g.ci * g.taps)
-        merge(to, sums, parts, g.taps, g.ci, n, full, size, strides, to.output().at(first * g.ci * g.taps), groups)
+        co = g.ci * plane.taps
+        strides = TapStrides(1, plane.taps, co, og * co)
+        merge(to, sums, parts, g.taps, g.ci, n, full, size, strides, plane.dw.at(first * co), groups)
 
 
 def pieces(to: Lowering, n: int, columns: int, nbytes: int) -> list[tuple[int, int]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nbconv.kernels.params import DenseImage, TapStrides
-from nbconv.lowering.context import Lowering
-from nbconv.lowering.conv.problem import ConvProblem
-from nbconv.lowering.conv.weight_grad import merge
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.conv.problem import ConvProblem, Geometry
+from nbconv.lowering.conv.weight_grad import Plane, merge, whole
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import channels_last
@@ -18,17 +18,22 @@ def fits(p: ConvProblem) -> bool:
 
 
 def emit(to: Lowering, p: ConvProblem) -> None:
-    g, c, n, oh, taps, lanes = p.geometry, p.geometry.groups, p.geometry.n, p.geometry.oh, p.geometry.taps, p.target.lanes
+    product(to, p.geometry, channels_last(to, 0), whole(to, p.geometry))
+
+
+def product(to: Lowering, g: Geometry, x: Ref, plane: Plane) -> None:
+    """Parts of the sum, then their sum."""
+    c, n, oh, taps, lanes = g.groups, g.n, g.oh, g.taps, to.target.lanes
     kh, full = g.down.kernel, ceil(c, lanes) * lanes
-    rows = ceil(n * oh, min(ceil(2 * p.target.units, to.gpu_split(1, 2 * full // lanes * kh)), n * oh))
+    rows = ceil(n * oh, min(ceil(2 * to.target.units, to.gpu_split(1, 2 * full // lanes * kh)), n * oh))
     parts = ceil(n * oh, rows)
     sums = to.floats(parts * taps * full)
     to.step(
         "conv_grad.depthwise_grad_weight",
         to.gpu_split(parts, full // lanes * kh),
         work=8 * n * c * oh * g.ow * taps,
-        x=channels_last(to, 0),
-        dy=channels_last(to, 1),
+        x=x,
+        dy=plane.dy,
         y=sums,
         n=n,
         image=DenseImage(g.h, g.w, c, oh, g.ow),
@@ -37,7 +42,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         padded=full,
         does=Work(seen=seen_by(g.down, g.across)),
     )
-    merge(to, sums, parts, taps, 1, c, full, taps * full, TapStrides(1, 0, taps, 0), to.output())
+    merge(to, sums, parts, taps, 1, c, full, taps * full, TapStrides(1, 0, plane.taps, 0), plane.dw)
 
 
 WEIGHT_GRAD_DEPTHWISE = Implementation("weight_grad_depthwise", fits, emit)

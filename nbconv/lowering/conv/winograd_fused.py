@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import Addends, ConvImage, Filtering
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering
@@ -58,7 +59,7 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
     """Channels ``first`` … of group i."""
     g, lanes, columns = p.geometry, p.target.lanes, p.columns
     ci, out, (ph, pw) = g.ci, g.groups * g.co, winograd.padding(g)
-    found = tiling(p, size, count)
+    found = apply(tiling, p, size, count)
     pixels, points, inner = g.n * g.oh * g.ow, (size + 2) ** 2, ceil(ci, lanes) * lanes
     area = points * (found.tiles * (inner + found.columns) + 2 * SKEW)
     bias, at = to.node.inputs[2] if to.has(2) else "", i * g.co + first
@@ -88,7 +89,7 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
         epilogue=epilogue(to, 1, count, lanes, columns, mine),
         writes=("y", "scratch"),
         kind="winograd",
-        algorithm=f"Winograd F({size}×{size},3×3), {found.tiles} tiles × {found.columns} columns",
+        algorithm=lambda: f"Winograd F({size}×{size},3×3), {found.tiles} tiles × {found.columns} columns",
         does=Work(18 * pixels * ci * count, 2 * points * found.total * ci * count, p.itemsize * pixels * count),
     )
 

@@ -3,8 +3,11 @@ before. Each unit sums all of k."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import Addends, Scatter
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
@@ -12,7 +15,7 @@ from nbconv.lowering.cost import weighted_product
 from nbconv.lowering.gemm.problem import GemmProblem, Operands
 from nbconv.lowering.gemm.steps import Factors, Results, gemm
 from nbconv.lowering.implementation import Implementation
-from nbconv.lowering.packing import WORTH, Cut, cut_cost, epilogue, pack, pad_bias, padded, whole
+from nbconv.lowering.packing import WORTH, Cut, Limits, cut_cost, epilogue, pack, pad_bias, padded, whole
 from nbconv.lowering.repack import WeightStrides
 
 
@@ -27,7 +30,7 @@ def cost(p: GemmProblem) -> float:
 
 
 def uncut(p: GemmProblem) -> Cut:
-    return whole(p, p.m, p.k, p.n, 1, batch=p.batch)
+    return apply(partial(whole, Limits(p.target, p.columns, p.scratch_limit)), p.m, p.k, p.n, 1, 1, p.batch)
 
 
 def emit(to: Lowering, p: GemmProblem, operands: Operands) -> None:

@@ -68,7 +68,7 @@ def gemm(to: Lowering, how: Cut, wanted: Results, factors: Factors, kind: str = 
         blocking=MatrixBlocking(how.rows, how.panels, how.channel_chunk),
         epilogue=found.epilogue,
         kind=kind,
-        algorithm=f"{method}, {how.rows} rows × {how.panels} panels, k {how.channel_chunk}",
+        algorithm=lambda: f"{method}, {how.rows} rows × {how.panels} panels, k {how.channel_chunk}",
         does=done,
     )
     finish(to, how, found, wanted, kind)
@@ -109,6 +109,6 @@ def finish(to: Lowering, how: Cut, found: Results, wanted: Results, kind: str) -
         scatter=wanted.scatter,
         epilogue=wanted.epilogue,
         kind=kind,
-        algorithm=f"sum of {how.parts} parts",
+        algorithm=lambda: f"sum of {how.parts} parts",
         does=Work(0, results * how.parts, FLOAT32.itemsize * results),
     )

@@ -1,0 +1,79 @@
+"""From an authored graph to the one that is lowered, for one set of input shapes: all passes, in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from nbconv.graph import Graph, Layout, Node, Spec
+from nbconv.graph.dtypes import kind_of
+from nbconv.lowering.weights import Weights
+from nbconv.passes.dequantise import dequantise
+from nbconv.passes.fold import fold
+from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
+from nbconv.passes.layout import choose
+from nbconv.passes.promote import promote
+from nbconv.passes.quantise import fuse_quantised
+
+if TYPE_CHECKING:
+    from nbconv.kernels.target import Target
+
+
+class Derived(NamedTuple):
+    """What the passes make of an authored graph for one set of input shapes."""
+
+    graph: Graph
+    specs: dict[str, Spec]
+    layouts: dict[str, Layout]
+    """how each value lies, where that is not as ONNX has it"""
+    weights: Weights
+    """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
+    varying: set[str]
+    """constants that input shapes decide"""
+    shared: Weights
+    """the model's own"""
+    fixed: set[str]
+    """constants that no shape decides"""
+
+    def weights_of(self, node: Node) -> Weights:
+        """Where what the node makes of its constants is kept: with the model's, unless shapes may decide one of them."""
+        if self.weights is self.shared:
+            return self.shared
+        read = {n for n in node.inputs if n in self.graph.constants}
+        fixed = read <= self.fixed and getattr(node.op, "affine", None) is None  # which passes make of constants
+        return self.shared if fixed else self.weights
+
+
+def derive(
+    graph: Graph,
+    inputs: dict[str, Spec],
+    weights: Weights,
+    fetch: tuple[str, ...],
+    varying: frozenset[str] = frozenset(),
+    gpu: bool = False,
+    integers: Target | None = None,
+) -> Derived:
+    """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
+    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it; ``integers``: the
+    processor that computes with integers what stands between them, None where floats are wanted."""
+    wanted, shared = frozenset(fetch), weights
+    graph = Graph(
+        graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
+    )
+    if integers is not None:
+        graph = fuse_quantised(graph, wanted)
+    graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
+    promoted = promote(graph, specs)
+    if promoted is not graph:
+        graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
+    if any(kind_of(specs[name].dtype) == "f" for name in decided):
+        weights = Weights()
+    if integers is not None:
+        graph = dequantise(graph, specs, integers)
+    fixed = graph.constants.keys() - decided
+    graph = fuse_silu(graph, specs, wanted)
+    graph = fuse_hard_swish(graph, specs, wanted)
+    graph = fuse_shuffle(graph, specs, wanted)
+    graph = fold_affine(graph, specs, wanted)
+    graph = fuse_epilogues(graph, specs, wanted)
+    graph, layouts = choose(graph, specs, gpu)
+    return Derived(graph, specs, layouts, weights, decided, shared, fixed)
