@@ -12,6 +12,7 @@ from nbconv.errors import ModelError
 from nbconv.graph import Quantisation, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.symbolic import apply
 from nbconv.kernels.quantised_params import Combination, Line, Requantise
 from nbconv.ops.integer import eight_bits
 from nbconv.ops.pool import AveragePool
@@ -265,13 +266,18 @@ class QLinearGlobalAveragePool(QLinear):
         x = to.inputs[0]
         pixels, zero = prod(x.shape[2:]), int(number(to.value(4) if to.has(4) else None))
         low, high = limits(x.dtype)
-        with np.errstate(all="ignore"):
-            scale = number(to.value(1)) / (number(to.value(3)) * F32(pixels))
         to.step(
             "requantise.global_average", x.shape[0] * -(-x.shape[1] // to.target.lanes), work=16 * x.size, x=to.input(0),
-            y=to.output(), pixels=pixels, c=x.shape[1], ldx=to.ld(0), scale=float(scale),
+            y=to.output(), pixels=pixels, c=x.shape[1], ldx=to.ld(0),
+            scale=apply(averaging, float(number(to.value(1))), float(number(to.value(3))), pixels),
             to8=Requantise(None, low - zero, high - zero, zero, flip_of(x.dtype), unsigned(to, 0, 2)),
         )  # fmt: skip
+
+
+def averaging(x_scale: float, y_scale: float, count: int) -> float:
+    """What a sum of so many integers is multiplied with."""
+    with np.errstate(all="ignore"):
+        return float(F32(x_scale) / (F32(y_scale) * F32(count)))
 
 
 class QLinearReduceMean(QLinear):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.op import NUMPY
-from nbconv.lowering.conv import integer_cost, plain_cost
+from nbconv.graph.symbolic import apply, settled
+from nbconv.lowering.conv import Geometry, integer_cost, plain_cost
 from nbconv.ops.conv import Conv
 from nbconv.ops.integer import QLinearConv, channels
 from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
@@ -50,7 +52,10 @@ def _slow(node: Node, specs: dict[str, Spec], target: Target) -> bool:
     x, w, zero = given[0], given[3], given[5]
     assert x is not None and w is not None and zero is not None and zero.value is not None
     symmetric = bool((zero.value == (128 if w.dtype == np.uint8 else 0)).all())
-    geometry = op.geometry(x, w)
+    return settled(apply(partial(_slower, target, symmetric), op.geometry(x, w)))
+
+
+def _slower(target: Target, symmetric: bool, geometry: Geometry) -> bool:
     return integer_cost(geometry, target, symmetric) > plain_cost(geometry, target)
 
 

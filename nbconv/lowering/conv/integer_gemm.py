@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.graph import FLOAT32
+from nbconv.graph.symbolic import apply, settled
 from nbconv.kernels.params import ConvImage
 from nbconv.kernels.quantised_params import DotBlocking, Requantise
 from nbconv.lowering.context import Lowering, Ref
@@ -100,11 +101,11 @@ def emit(to: Lowering, p: ConvProblem, q: Integers) -> None:
     ldx, ldy = to.ld(0) if g.axes else g.ci, to.pitch or co
     if down == across == (1, 1, 1, 0) and (oh, ow) == (h, w):
         (h, w), (oh, ow) = (1, m), (1, m)
-    square = in_bytes and p.target.dot == "amx" and by_squares(p, flip == 0)
+    square = in_bytes and p.target.dot == "amx" and settled(apply(by_squares, p, flip == 0))
     depth, whole = ceil(k, WORD if in_bytes else WORD // 2), WORD * SQUARE // 2 if square else WORD
     depth = ceil(depth, SQUARE // 2) * SQUARE // 2 if square else depth
     direct = in_bytes and not flip and g.taps == 1 and (h, w) == (1, m) and k % whole == 0 and not (square and m % 16)
-    how = blocking(p, m, depth, og, ldx if direct else 0, SQUARE if square else p.target.tile().rows)
+    how = apply(blocking, p, m, depth, og, ldx if direct else 0, SQUARE if square else p.target.tile().rows)
     x_zero = q.x_zero + flip
     bias = constants(to, q, g, x_zero if in_bytes else 0, lanes, columns)
     packed = to.constant(
@@ -113,7 +114,7 @@ def emit(to: Lowering, p: ConvProblem, q: Integers) -> None:
     flops, stride = 2 * m * co * k, "" if down[1] == across[1] == 1 else f" /{down[1]}"
     to.step(
         f"quantised.conv_{'squares' if square else 'bytes' if in_bytes else 'shorts'}",
-        units(m, og, how, columns, g.groups),
+        apply(units, m, og, how.rows, how.panels, columns, g.groups),
         work=flops // 4,
         x=to.input(0),
         w=packed,
@@ -122,7 +123,7 @@ def emit(to: Lowering, p: ConvProblem, q: Integers) -> None:
         area=to.floats_per_thread(how.area // FLOAT32.itemsize) if how.area else None,
         image=ConvImage(m, h, w, ldx, g.ci, oh, ow, ldy, og),
         window=sliding(down, across),
-        blocking=how,
+        blocking=DotBlocking(how.rows, how.panels, how.padded, how.depth, how.lda, how.area),
         to8=Requantise(
             bias[1], q.low - q.zero_point, q.high - q.zero_point, q.zero_point, flip, x_zero, q.size
         ),
@@ -147,8 +148,8 @@ def blocking(p: ConvProblem, m: int, depth: int, og: int, direct: int, tile: int
     return DotBlocking(rows, panels, padded(og, p.target.lanes, columns), depth, lda, area)
 
 
-def units(m: int, og: int, how: DotBlocking, columns: int, groups: int) -> int:
-    return ceil(m, how.rows) * groups * ceil(ceil(og, columns), how.panels)
+def units(m: int, og: int, rows: int, panels: int, columns: int, groups: int) -> int:
+    return ceil(m, rows) * groups * ceil(ceil(og, columns), panels)
 
 
 def words(matrices: np.ndarray, in_bytes: bool, depth: int, lanes: int, columns: int) -> np.ndarray:
