@@ -157,7 +157,7 @@ class QLinearUnary(QLinear, abstract=True):
         x, *numbers = to.inputs
         if not known(*numbers):
             return None
-        values = [None if s is None else s.value for s in numbers]
+        values: list[Any] = [None if s is None else s.value for s in numbers]
         return to.add(LookUp(), to.x(), table(to, x.dtype, lambda v: QLinear.reference(self, v, *values)))
 
 

@@ -246,8 +246,8 @@ class _Fusion:
         op = QLinearAdd() if node.op.type == "Add" else QLinearMul()
         (root, codes), (other, others) = self._origin(a.value, a), self._origin(b.value, b)
         if root == other:  # a function of one integer
-            steps = [self._array(n) for n in (a.scale, a.zero, b.scale, b.zero, y.scale, y.zero)]
-            return [self._entered(root, op.reference(codes, *steps[:2], others, *steps[2:]), output)]
+            of_a, of_b, of_y = ((self._array(s.scale), s.zero_point) for s in (a, b, y))
+            return [self._entered(root, op.reference(codes, *of_a, others, *of_b, *of_y), output)]
         return [Node(op, (*a.names, *b.names, y.scale, y.zero), (output,), output)]
 
     def _concat(self, node: Node, y: Steps, output: str) -> list[Node] | None:
@@ -312,7 +312,7 @@ class _Fusion:
     def _looked_up(self, value: str, x: Steps, y: Steps, output: str, nodes: list[Node]) -> Node:
         """What operators make of the integers ``value`` that stand for what ``x`` says."""
         root, codes = self._origin(value, x)
-        v = DequantizeLinear().reference(codes, self._array(x.scale), x.zero_point)
+        v: Any = DequantizeLinear().reference(codes, self._array(x.scale), x.zero_point)
         for node in nodes:
             numbers = [self._number(n) if n else None for n in node.inputs]
             v = node.op.reference(*(v if n and m is None else m for n, m in zip(node.inputs, numbers, strict=True)))

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import nbconv
+from nbconv import load
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.target import Target, host, target
 from nbconv.lowering.conv import INTEGER_KERNELS, integer_gemm
@@ -30,8 +30,18 @@ def numbers(rng: np.random.Generator, dtype: Any, *shape: int) -> np.ndarray:
     return rng.integers(info.min, info.max + 1, shape).astype(dtype)
 
 
+def eight_bits(rng: np.random.Generator) -> Any:
+    return (np.uint8, np.int8)[int(rng.integers(2))]
+
+
 def scale(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return np.asarray(rng.random(shape) * 0.05 + 1e-3, F32)
+
+
+def shape_of_x(inputs: list[np.ndarray | None]) -> tuple[int, ...]:
+    """The shape of the graph's input."""
+    assert inputs[0] is not None
+    return inputs[0].shape
 
 
 def graph_of(op: Op, inputs: list[np.ndarray | None]) -> tuple[Graph, np.ndarray]:
@@ -51,7 +61,7 @@ def check(op: Op, inputs: list[np.ndarray | None], kernel: str = "") -> None:
     graph, want = graph_of(op, inputs)
     model = Model(graph, threads=2)
     feeds: dict[str, Any] = {"i0": inputs[0]}
-    plan = model.plan({"i0": inputs[0].shape})  # pyright: ignore[reportOptionalMemberAccess]
+    plan = model.plan({"i0": shape_of_x(inputs)})
     assert not plan.numpy_steps(), f"NumPy runs {op!r}"
     assert kernel in " ".join(step.kernel for step in plan.steps)
     for threads in (1, 2):
@@ -79,7 +89,7 @@ def random_conv(rng: np.random.Generator, depthwise: bool) -> tuple[Op, list[np.
         ci = 16 * int(rng.integers(1, 6))
     kernel, stride, dilation = rng.integers(1, 4, axes), rng.integers(1, 3, axes), rng.integers(1, 3, axes)
     size, pads = rng.integers(7, 12, axes), rng.integers(0, 3, 2 * axes)
-    x_type, w_type, y_type = (rng.choice([np.uint8, np.int8]) for _ in range(3))
+    x_type, w_type, y_type = (eight_bits(rng) for _ in range(3))
     channels = (group * co,) * int(rng.integers(2))
     x = numbers(rng, x_type, int(rng.integers(1, 3)), group * ci, *size)
     w, w_zero = numbers(rng, w_type, group * co, ci, *kernel), numbers(rng, w_type, *channels)
@@ -123,7 +133,7 @@ def test_products_have_the_references_bits(way) -> None:
         m, k, n = (int(v) for v in rng.integers(1, 80, 3))
         if i % 4 == 0:
             m, k = 48, 128
-        a_type, b_type, y_type = (rng.choice([np.uint8, np.int8]) for _ in range(3))
+        a_type, b_type, y_type = (eight_bits(rng) for _ in range(3))
         columns = (n,) * int(rng.integers(2))
         a, b, a_zero = numbers(rng, a_type, 2, m, k), numbers(rng, b_type, k, n), numbers(rng, a_type)
         b_zero = numbers(rng, b_type, *columns) if i % 3 == 0 else np.full((), 128 if b_type == np.uint8 else 0, b_type)
@@ -138,7 +148,7 @@ def test_products_have_the_references_bits(way) -> None:
 def test_other_kernels_have_the_references_bits() -> None:
     rng = np.random.default_rng(4)
     for i in range(24):
-        t = rng.choice([np.uint8, np.int8])
+        t = eight_bits(rng)
         shape = tuple(int(v) for v in rng.integers(1, 9, rng.integers(1, 5)))
         if len(shape) > 1 and i % 2:
             shape = (shape[0], int(rng.integers(1, 70)), *shape[2:])
@@ -253,7 +263,7 @@ def net(dtype: Any, one: bool) -> bytes:
 @pytest.mark.parametrize("one", [True, False])
 def test_models_of_quantised_values_are_integers_throughout(dtype, one) -> None:
     made = net(dtype, one)
-    model = nbconv.load(made, threads=1)
+    model = load(made, threads=1)
     x = np.random.default_rng(7).standard_normal((2, 5, 11, 10)).astype(F32)
     plan = model.plan({"x": x.shape})
     assert not plan.numpy_steps()
@@ -273,7 +283,7 @@ def test_values_that_are_asked_for_or_read_twice_stay_floats() -> None:
     conv = n.add("Conv", n.top, w, n.bias(4, s), pads=(1, 1, 1, 1))
     made = n.model(n.step(n.add("Relu", conv), 0.02))
     x = np.random.default_rng(8).standard_normal((1, 4, 6, 6)).astype(F32)
-    model = nbconv.load(made, threads=1)
+    model = load(made, threads=1)
     (whole,) = model.run({"x": x}).values()
     inner, y = model.run({"x": x}, fetch=[conv, model.outputs[0].name]).values()
     assert inner.dtype == F32 and inner.min() < 0
@@ -310,7 +320,7 @@ def test_convolutions_by_floats_are_a_step_apart(monkeypatch) -> None:
             continue
         graph, want = graph_of(op, inputs)
         model = Model(graph)
-        assert any("requantise" in s.kernel for s in model.plan({"i0": inputs[0].shape}).steps)
+        assert any("requantise" in s.kernel for s in model.plan({"i0": shape_of_x(inputs)}).steps)
         got = model.run({"i0": inputs[0]})["y"]
         assert np.abs(got.astype(int) - want.astype(int)).max() <= 1
 
