@@ -26,11 +26,11 @@ from nbconv.ops.linear import MatMul
 from nbconv.ops.logic import Equal
 from nbconv.ops.nary import Max
 from nbconv.ops.pointwise import Div, DivOrZero, Mul, Neg, Sub
-from nbconv.ops.quantize import limits, meaning, requantised
+from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits, meaning, requantised
 from nbconv.ops.reduce import ReduceMax, ReduceSum
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
     from nbconv.lowering.context import Lowering
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
@@ -229,6 +229,17 @@ class QLinearMatMul(Op):
         sums = bias[0] if bias else None
         known = b.rank == 2 and served(a, b, b.shape[0], a_zero, b_zero, y_zero, scales=scales, b=sums)
         return CHANNELS_FIRST if one and known else NUMPY
+
+    def expand(self, to: Expansion) -> str | None:
+        """By floats, where B varies."""
+        a, *of_a, b, a_b, b_b, y_scale, y_zero = to.inputs[:8]
+        numbers = (*of_a, a_b, b_b, y_scale, y_zero)
+        if a.constant or b.constant or len(to.inputs) > 8 or any(s.size > 1 or s.value is None for s in numbers):
+            return None
+        if any(s.dtype not in (FLOAT32, *EIGHT_BITS) for s in numbers):
+            return None
+        factors = [to.add(DequantizeLinear(), to.x(i), to.x(i + 1), to.x(i + 2)) for i in (0, 3)]
+        return to.add(QuantizeLinear(), to.add(MatMul(), *factors), to.x(6), to.x(7))
 
     def on_processors(self, inputs, outputs) -> bool:
         return True

@@ -16,7 +16,7 @@ from nbconv.graph.symbolic import apply
 from nbconv.kernels.quantised_params import Combination, Line, Requantise
 from nbconv.ops.integer import eight_bits
 from nbconv.ops.pool import AveragePool
-from nbconv.ops.quantize import limits, meaning, requantised
+from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear, limits, meaning, requantised
 from nbconv.ops.shape import Concat
 from nbconv.ops.softmax import Softmax
 
@@ -91,6 +91,19 @@ class QLinear(Op, abstract=True):
     def formula(self, x: np.ndarray) -> np.ndarray:
         """What is done to the numbers."""
         raise NotImplementedError(self.type)
+
+    def plain(self) -> Op | None:
+        """The operator on numbers that does what `formula` does, where it has kernels."""
+        return None
+
+    def expand(self, to: Expansion) -> str | None:
+        """By floats."""
+        plain, x = self.plain(), to.inputs[0]
+        if plain is None or not known(*to.inputs[1:]):
+            return None
+        zero = to.constant(np.zeros((), x.dtype))
+        numbers = to.add(DequantizeLinear(), to.x(), to.x(1), to.x(2) if to.has(2) else zero)
+        return to.add(QuantizeLinear(), to.add(plain, numbers), to.x(3), to.x(4) if to.has(4) else zero)
 
 
 def known(*specs: Spec | None) -> bool:
@@ -184,6 +197,9 @@ class QLinearSoftmax(QLinear):
         want.axis(self.axis, len(x))
         return x
 
+    def plain(self):
+        return Softmax(axis=self.axis) if self.opset >= 13 else None
+
     def formula(self, x):
         if self.opset >= 13:
             return Softmax(axis=self.axis).reference(x)
@@ -207,6 +223,9 @@ class QLinearAveragePool(QLinear):
     def pool(self) -> AveragePool:
         """The pool of the numbers."""
         return AveragePool(**{k: v for k, v in self.attributes().items() if k != "channels_last"})
+
+    def plain(self):
+        return None if self.channels_last or self.count_include_pad else self.pool()
 
     def shape(self, x):
         if self.channels_last and len(x) > 2:
@@ -322,6 +341,23 @@ class QLinearBinary(Op, abstract=True):
     ) -> np.ndarray:  # fmt: skip
         left, right = dequantised(a, a_scale, a_zero_point), dequantised(b, b_scale, b_zero_point)
         return quantised(self.formula(left, right), c_scale, c_zero_point, a.dtype)
+
+    def expand(self, to: Expansion) -> str | None:
+        """A table, where one side is a number that is known."""
+        if not known(*to.inputs[1:3], *to.inputs[4:]):
+            return None
+        for x, number_at in ((0, 3), (3, 0)):
+            side, other = to.inputs[x], to.inputs[number_at]
+            if side.constant or other.value is None or other.size != 1 or side.shape != to.outputs[0].shape:
+                continue
+            values: list[Any] = [None if s is None else s.value for s in to.inputs]
+            values[number_at] = values[number_at].reshape(())
+
+            def made(v: np.ndarray, x: int = x, values: list[Any] = values) -> np.ndarray:
+                return self.reference(*(v if i == x else other for i, other in enumerate(values)))
+
+            return to.add(LookUp(), to.x(x), table(to, side.dtype, made))
+        return None
 
     def layout(self, inputs, outputs) -> str:
         a, *a_numbers, b = inputs[:4]
