@@ -57,6 +57,10 @@ TYPES = {name: kind for kind, name in KINDS.items()}
 UNDEFINED: frozenset[str] = frozenset()
 """Symbols that an object may leave undefined: none, a library must need nothing."""
 
+EXTENSIONS = {"vnni": "+avx512vnni", "amx": "+amx-tile,+amx-int8"}
+"""LLVM's features beyond the target's that a function has whose name begins with such a word: for
+processors of the target that have more than it asks for, of which the plan knows."""
+
 _target: list[Target] = []
 
 
@@ -165,6 +169,14 @@ def _entry_ir(symbol: str, inner: str, argument_types: tuple, own: int) -> str:
     return "\n".join([head, "  %ret = alloca ptr", "  %exc = alloca ptr", *reads, call, "  ret void", "}"]) + "\n"
 
 
+def _extended(text: str, goal: Target) -> str:
+    """IR text whose functions have the features that their names ask for."""
+    for word, more in EXTENSIONS.items():
+        features = ",".join(filter(None, (goal.features, more)))
+        text = re.sub(rf'^(define .* @"?{word}_.*) \{{$', rf'\1 "target-features"="{features}" {{', text, flags=re.M)
+    return text
+
+
 def _machine(goal: Target) -> llvm.TargetMachine:
     return llvm.Target.from_triple(goal.triple).create_target_machine(
         cpu=goal.cpu, features=goal.features, opt=3, reloc="pic", codemodel="default"
@@ -181,7 +193,7 @@ def _optimised(
     head = f'target triple = "{goal.triple}"\ntarget datalayout = "{machine.target_data}"\n'
     module = llvm.parse_assembly(head)
     for text in texts:
-        part = llvm.parse_assembly(head + text)
+        part = llvm.parse_assembly(head + _extended(text, goal))
         part.verify()
         module.link_in(part)
     for f in module.functions:

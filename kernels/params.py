@@ -365,7 +365,10 @@ class ClassWeights(NamedTuple):
     ignore: int
 
 
-MODULES = (__name__, *(f"{__package__}.{name}_params" for name in ("index", "optimizer", "recurrent", "sampling")))
+MODULES = (
+    __name__,
+    *(f"{__package__}.{name}_params" for name in ("index", "optimizer", "quantised", "recurrent", "sampling")),
+)
 """Where such NamedTuples are defined."""
 
 

@@ -38,6 +38,10 @@ class Target(NamedTuple):
     its `Tile` are those of the smallest.
     ``tf32``: tensor cores multiply, numbers rounded to TF32.
     That is no target of its own: the kernels for it are in the same libraries.
+
+    ``dot``: "vnni" where the processor adds up products of bytes in an instruction, "amx" where it
+    also multiplies matrices of them.
+    Kernels for it are in the target's libraries, too.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Target(NamedTuple):
     units: int = 16
     tiles: tuple[tuple[int, int, float], ...] = ()
     tf32: bool = False
+    dot: str = ""
 
     def identity(self) -> tuple[tuple[str, object], ...]:
         """Every field with its name, written alike in every process: a part of the key of what is
@@ -104,7 +109,7 @@ class Target(NamedTuple):
         return 0 if self.gpu else 512 << 10
 
 
-PLANNING = frozenset(("chunk", "winograd", "units", "tiles", "tf32"))
+PLANNING = frozenset(("chunk", "winograd", "units", "tiles", "tf32", "dot"))
 """Fields that plans depend on, and no kernel's code."""
 
 # What LLVM may use for -mcpu=x86-64-v2, -v3 and -v4 beyond the baseline (x86-64 psABI, "Micro-architecture levels").
@@ -160,6 +165,7 @@ def with_tf32(goal: Target) -> Target:
 
 
 _detected: list[tuple[str, frozenset[str]]] = []
+_permitted: list[bool] = []
 
 
 def target(name: str) -> Target:
@@ -183,11 +189,30 @@ def host() -> Target:
         if not runs_here(goal):
             lacks = _lacks(goal)
             raise ValueError(f"NBCONV_TARGET={wanted}: this machine is {_machine()[0]} and lacks {', '.join(lacks)}")
-        return goal
+        return _extended(goal)
     for goal in TARGETS.values():
         if runs_here(goal):
-            return goal
+            return _extended(goal)
     raise ValueError(f"there are no kernels for this machine ({_machine()[0]}): nbconv runs on {', '.join(TARGETS)}")
+
+
+def _extended(goal: Target) -> Target:
+    """The target with what this machine has beyond it, and kernels know to use."""
+    features = _machine()[1]
+    if goal.name != "x86-64-v4" or "avx512_vnni" not in features:
+        return goal
+    return goal._replace(dot="amx" if "amx_int8" in features and _tiles_permitted() else "vnni")
+
+
+def _tiles_permitted() -> bool:
+    """Whether Linux saves AMX's registers for this process: it wants to be asked."""
+    if not _permitted:
+        import ctypes
+
+        request, data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XTILEDATA
+        arch_prctl = 158
+        _permitted.append(ctypes.CDLL(None).syscall(arch_prctl, request, data) == 0)
+    return _permitted[0]
 
 
 def runs_here(goal: Target) -> bool:

@@ -115,6 +115,11 @@ class Lowering:
         """Whether input i was given."""
         return i < len(self.node.inputs) and bool(self.node.inputs[i])
 
+    def known(self, *which: int) -> str:
+        """The names of the constants among these inputs (default: all), for the key of a constant that is made of them."""
+        given = which or range(len(self.inputs))
+        return ",".join(self.node.inputs[i] for i in given if self.has(i) and self.inputs[i].constant)
+
     def value(self, i: int) -> np.ndarray:
         """The array of input i, a constant, in its logical shape."""
         return self._constants[self.node.inputs[i]]
@@ -271,8 +276,11 @@ class Lowering:
         done = Work(0, 0, size * n)
         self.step(kernel, -(-n // chunk), work=size * n, y=y, n=n, chunk=chunk, value=bits, does=done)
 
-    def broadcast(self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True) -> None:
-        """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output."""
+    def broadcast(
+        self, kernel: str, a: Operand, b: Operand, y: Ref, clamp: bool = True, more: Mapping[str, Any] | None = None
+    ) -> None:
+        """One step of a kernel of `kernels/cpu/arithmetic.py` from two operands to ``y``, which lies as the output; or of
+        another that takes ``more`` in the place of limits."""
         shape = self.outputs[0].shape
         order = self.layout(self.node.outputs[0]).order(len(shape))
         axes = [(shape[i], a.strides[i], b.strides[i]) for i in order]
@@ -280,9 +288,11 @@ class Lowering:
         axes = merge(axes)
         if not {*axes[-1][1:]} <= {0, 1}:  # one channel in the middle of others
             axes.append((1, 1, 1))
-        self._broadcast(kernel, a.ref, b.ref, y, axes, limits)
+        self._broadcast(kernel, a.ref, b.ref, y, axes, {"clamp": limits} if more is None else more)
 
-    def _broadcast(self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], limits: Clamp) -> None:
+    def _broadcast(
+        self, kernel: str, a: Ref, b: Ref, y: Ref, axes: list[tuple[int, int, int]], more: Mapping[str, Any]
+    ) -> None:
         n, ai, bi = axes.pop()
         total = n
         for d, _, _ in axes:
@@ -290,7 +300,7 @@ class Lowering:
         if len(axes) > 3:
             d, sa, sb = axes.pop(0)
             for i in range(d):
-                self._broadcast(kernel, a.at(i * sa), b.at(i * sb), y.at(i * total // d), [*axes, (n, ai, bi)], limits)
+                self._broadcast(kernel, a.at(i * sa), b.at(i * sb), y.at(i * total // d), [*axes, (n, ai, bi)], more)
             return
         chunk = self.target.chunk
         if not axes and n > chunk:
@@ -309,7 +319,7 @@ class Lowering:
             rows=Rows(d1, d2, n, total),
             a_strides=RowStrides(a0, a1, a2, ai),
             b_strides=RowStrides(b0, b1, b2, bi),
-            clamp=limits,
+            **more,
         )
 
     def rows(self, kernel: str, **operands: Operand) -> None:

@@ -6,25 +6,32 @@ What is summed is computed in floating point where every partial sum is an integ
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import FLOAT32, Quantisation, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import Op
+from nbconv.graph.dtypes import FLOAT16
+from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, Op
+from nbconv.lowering.conv import CONVOLUTIONS
+from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM, Integers
+from nbconv.lowering.conv.problem import Geometry, matrix, problem
+from nbconv.lowering.implementation import emit
 from nbconv.ops.cast import CastLike
 from nbconv.ops.conv import Conv
 from nbconv.ops.linear import MatMul
 from nbconv.ops.logic import Equal
 from nbconv.ops.nary import Max
 from nbconv.ops.pointwise import Div, DivOrZero, Mul, Neg, Sub
-from nbconv.ops.quantize import meaning, requantised
+from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits, meaning, requantised
 from nbconv.ops.reduce import ReduceMax, ReduceSum
 
 if TYPE_CHECKING:
-    from nbconv.graph.backward import Backward
+    from nbconv.graph.backward import Backward, Expansion
+    from nbconv.lowering.context import Lowering
 
 INT32, UINT8 = np.dtype(np.int32), np.dtype(np.uint8)
 
@@ -56,6 +63,56 @@ def shifted(x: np.ndarray, zero_point: np.ndarray | None, products: int) -> np.n
     """x - zero_point in a type of floating point in which so many products add up exactly."""
     x = x.astype(np.float32 if products <= NARROW else np.float64)
     return x if zero_point is None else x - zero_point.astype(x.dtype)
+
+
+def served(
+    x: Spec,
+    w: Spec,
+    products: int,
+    *others: Spec | None,
+    scales: tuple[Spec, ...] = (),
+    b: Spec | None = None,
+    zero: int = 1,
+) -> bool:
+    """Whether kernels do a product of x and w: all but x must be known, and sums fit an int32. ``zero``: 0 where w's zero
+    points are."""
+    known = all(s is None or (s.value is not None and s.size) for s in (*others, *scales, b))
+    single = all(s.dtype in (FLOAT32, FLOAT16) for s in scales)
+    if x.constant or not (w.constant and w.size and x.size and known and single):
+        return False
+    bias = 0 if b is None else np.abs(np.asarray(b.value, np.int64))
+    if np.max(bias, initial=0) + 255**2 * products < 2**31:
+        return True
+    if b is None or w.rank == 2 or w.value is None:
+        return False
+    most = 255 * (np.abs(w.value.astype(np.int64)).reshape(w.shape[0], -1).sum(axis=1) + 128 * products * (zero != 0))
+    return bool((bias + most < 2**31).all())
+
+
+def requantising(to: Lowering, scale: np.ndarray, zero_point: np.ndarray, **more: Any) -> dict[str, Any]:
+    """The fields of `Integers` for results of this scale and zero point, and of the limits of the node's epilogue."""
+    low, high = limits(zero_point.dtype)
+    low, high = int(max(low, to.epilogue.low)), int(min(high, to.epilogue.high))
+    return {"scale": scale, "low": low, "high": high, "zero_point": int(zero_point.reshape(())), **more}
+
+
+def integer_of(v: np.ndarray | None) -> int:
+    """A zero point that is one for all; 0 where it is left out."""
+    return 0 if v is None else int(v.reshape(()))
+
+
+def weights_of(to: Lowering, w: int, zero: int, turned: Any) -> dict[str, Any]:
+    """The fields of `Integers` that tell of w, input ``w``, and its zero point; ``turned`` gives w, and a zero point that
+    broadcasts to it, as (groups, columns, k)."""
+
+    def matrices() -> np.ndarray:
+        less = to.value(zero) if to.has(zero) else np.zeros((), np.int16)
+        return turned(to.value(w).astype(np.int16), less.astype(np.int16))
+
+    middle = 128 if to.inputs[w].dtype == UINT8 else 0
+    zeros = to.value(zero) if to.has(zero) else np.zeros(1)
+    return {"key": to.known(*(i for i in (w, zero) if to.has(i))), "matrices": matrices,
+            "symmetric": bool((zeros == middle).all())}  # fmt: skip
 
 
 def integers(total: np.ndarray) -> np.ndarray:
@@ -114,6 +171,21 @@ class MatMulInteger(Op):
     ) -> np.ndarray:
         return integers(product(a, a_zero_point, b, b_zero_point))
 
+    def layout(self, inputs, outputs) -> str:
+        a, b, *zeros = inputs
+        one = len(zeros) < 1 or zeros[0] is None or zeros[0].size == 1
+        return CHANNELS_FIRST if one and b.rank == 2 and served(a, b, b.shape[0], *zeros) else NUMPY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def lower(self, to: Lowering) -> None:
+        k, n = to.inputs[1].shape
+        found = problem(to, matrix(to.outputs[0].size // n, k, n))
+        x_zero = integer_of(to.value(2) if to.has(2) else None)
+        q = Integers(**weights_of(to, 1, 3, of_columns), x_zero=x_zero, bias=None, scale=np.ones(n, np.float32), size=4)
+        emit(to, CONVOLUTIONS, found, q)
+
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * inputs[0].shape[-1]
 
@@ -148,14 +220,75 @@ class QLinearMatMul(Op):
         self, a: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray, b: np.ndarray, b_scale: np.ndarray,
         b_zero_point: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
-        total = product(a, a_zero_point, b, b_zero_point)
-        dtype = np.promote_types(a_scale.dtype, np.float32)
+        return of_scale(product(a, a_zero_point, b, b_zero_point), a_scale, b_scale, y_scale, y_zero_point)
+
+    def layout(self, inputs, outputs) -> str:
+        a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero, *bias = inputs
+        one = all(s.size == 1 for s in (a_scale, a_zero, y_scale, y_zero))
+        scales = (a_scale, b_scale, y_scale)
+        sums = bias[0] if bias else None
+        known = b.rank == 2 and served(a, b, b.shape[0], a_zero, b_zero, y_zero, scales=scales, b=sums)
+        return CHANNELS_FIRST if one and known else NUMPY
+
+    def expand(self, to: Expansion) -> str | None:
+        """By floats, where B varies."""
+        a, *of_a, b, a_b, b_b, y_scale, y_zero = to.inputs[:8]
+        numbers = (*of_a, a_b, b_b, y_scale, y_zero)
+        if a.constant or b.constant or len(to.inputs) > 8 or any(s.size > 1 or s.value is None for s in numbers):
+            return None
+        if any(s.dtype not in (FLOAT32, *EIGHT_BITS) for s in numbers):
+            return None
+        factors = [to.add(DequantizeLinear(), to.x(i), to.x(i + 1), to.x(i + 2)) for i in (0, 3)]
+        return to.add(QuantizeLinear(), to.add(MatMul(), *factors), to.x(6), to.x(7))
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        k, n = to.inputs[3].shape
+        a_scale, b_scale, y_scale = (to.value(i).astype(np.float32).reshape(-1) for i in (1, 4, 6))
         with np.errstate(all="ignore"):
-            scale = down(a_scale).astype(dtype) * across(b_scale).astype(dtype) / down(y_scale).astype(dtype)
-            return requantised(total.astype(dtype) * scale, down(y_zero_point), y_zero_point.dtype)
+            scale = np.broadcast_to(a_scale * b_scale / y_scale, (n,))
+        bias = to.value(8).astype(np.int64) if to.has(8) else None
+        fields = requantising(to, scale, to.value(7), x_zero=integer_of(to.value(2)), bias=bias)
+        emit(to, CONVOLUTIONS, problem(to, matrix(to.outputs[0].size // n, k, n), 3),
+             Integers(**weights_of(to, 3, 5, of_columns), **fields))  # fmt: skip
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * inputs[0].shape[-1]
+
+
+class QLinearGemm(QLinearMatMul):
+    """QLinearMatMul with an int32 bias, one for each column, of the scale of products."""
+
+    domain = "nbconv"
+
+    def infer(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias):  # pyright: ignore
+        zero(bias, INT32, "bias")
+        want.vector(b.shape[-1], f"with {b.shape[-1]} columns it", bias=bias)
+        return super().infer(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point)
+
+    def reference(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias):  # pyright: ignore
+        total = product(a, a_zero_point, b, b_zero_point) + bias.astype(np.float64)
+        return of_scale(total, a_scale, b_scale, y_scale, y_zero_point)
+
+
+def of_scale(
+    total: np.ndarray, a_scale: np.ndarray, b_scale: np.ndarray, y_scale: np.ndarray, y_zero: np.ndarray
+) -> np.ndarray:
+    """Sums of products of matrices, quantised by y's scale."""
+    dtype = np.promote_types(a_scale.dtype, np.float32)
+    with np.errstate(all="ignore"):
+        scale = down(a_scale).astype(dtype) * across(b_scale).astype(dtype) / down(y_scale).astype(dtype)
+        return requantised(total.astype(dtype) * scale, down(y_zero), y_zero.dtype)
+
+
+def of_columns(b: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """b (k, n) less its zero points, a group's columns."""
+    return (b - across(zero)).T[None]
 
 
 # Convolutions
@@ -165,6 +298,8 @@ class IntegerConv(Op, abstract=True):
     """What ConvInteger and QLinearConv share: x (n, ci, *size), w (co, ci/group, *kernel); padding stands for zero."""
 
     is_layer = True
+    weights: ClassVar[int]
+    """Which input they are."""
 
     kernel_shape: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
@@ -191,6 +326,25 @@ class IntegerConv(Op, abstract=True):
         x_zero, w_zero = down(x_zero), w_zero if w_zero is None else channels(w_zero, w.ndim, 0)
         return self.conv().reference(shifted(x, x_zero, products), shifted(w, w_zero, products))
 
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def writes_strided(self, inputs, outputs) -> bool:
+        return self.layout(inputs, outputs) != NUMPY and not self.conv().depthwise(inputs[self.weights])
+
+    def reads_strided(self, inputs, outputs, i) -> bool:
+        return i == 0 and self.writes_strided(inputs, outputs)
+
+    def geometry(self, x: Spec, w: Spec) -> Geometry:
+        """What implementations are told."""
+        return self.conv().geometry(x.shape, w.shape)
+
+    def filters(self, w: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        """w less its zero points as (groups, columns, k): taps, and in each the channels."""
+        less = w - channels(zero, w.ndim, 0)
+        co, ci = w.shape[:2]
+        return less.reshape(self.group, co // self.group, ci, -1).swapaxes(2, 3).reshape(self.group, co // self.group, -1)
+
 
 def channels(v: np.ndarray, rank: int, axis: int = 1) -> np.ndarray:
     """One element for all, or one for each output channel, so that it broadcasts to an array of this rank."""
@@ -199,6 +353,8 @@ def channels(v: np.ndarray, rank: int, axis: int = 1) -> np.ndarray:
 
 class ConvInteger(IntegerConv):
     """The convolution of x - x_zero_point with w - w_zero_point in int32, of 8-bit integers."""
+
+    weights = 1
 
     def infer(self, x: Spec, w: Spec, x_zero_point: Spec | None = None, w_zero_point: Spec | None = None) -> Spec:
         zero(x_zero_point, eight_bits(x=x), "x_zero_point")
@@ -211,6 +367,16 @@ class ConvInteger(IntegerConv):
     ) -> np.ndarray:
         return integers(self.total(x, x_zero_point, w, w_zero_point))
 
+    def layout(self, inputs, outputs) -> str:
+        x, w, *zeros = inputs
+        return CHANNELS_LAST if x.rank < 5 and served(x, w, prod(w.shape[1:]), *zeros) else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x_zero = integer_of(to.value(2) if to.has(2) else None)
+        scale = np.ones(to.inputs[1].shape[0], np.float32)
+        q = Integers(**weights_of(to, 1, 3, self.filters), x_zero=x_zero, bias=None, scale=scale, size=4)
+        emit(to, (INTEGER_GEMM,), problem(to, self.geometry(*to.inputs[:2])), q)
+
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * int(np.prod(inputs[1].shape[1:]))
 
@@ -219,6 +385,8 @@ class QLinearConv(IntegerConv):
     """The convolution of dequantised x and w, with the int32 bias B, quantised by y_scale and y_zero_point: sums are exact,
     then multiplied by x_scale · w_scale / y_scale, rounded (halves to even) and saturated. w may have a scale and a zero
     point for each output channel."""
+
+    weights = 3
 
     def infer(
         self, x: Spec, x_scale: Spec, x_zero_point: Spec, w: Spec, w_scale: Spec, w_zero_point: Spec, y_scale: Spec,
@@ -249,6 +417,26 @@ class QLinearConv(IntegerConv):
             scale = x_scale.reshape(()).astype(dtype) * channels(w_scale, total.ndim).astype(dtype)
             scale = scale / y_scale.reshape(()).astype(dtype)
             return requantised(total.astype(dtype) * scale, y_zero_point.reshape(()), y_zero_point.dtype)
+
+    def layout(self, inputs, outputs) -> str:
+        x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *b = inputs
+        scales = (x_scale, w_scale, y_scale)
+        zero = 0 if w_zero.value is not None and not w_zero.value.any() else 1
+        known = served(x, w, prod(w.shape[1:]), x_zero, w_zero, y_zero, scales=scales, b=b[0] if b else None, zero=zero)
+        return CHANNELS_LAST if x.rank < 5 and known else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        co = to.inputs[3].shape[0]
+        x_scale, w_scale, y_scale = (to.value(i).astype(np.float32).reshape(-1) for i in (1, 4, 6))
+        with np.errstate(all="ignore"):
+            scale = np.broadcast_to(x_scale * w_scale / y_scale, (co,))
+        bias = to.value(8).astype(np.int64) if to.has(8) else None
+        fields = requantising(to, scale, to.value(7), x_zero=integer_of(to.value(2)), bias=bias)
+        q = Integers(**weights_of(to, 3, 5, self.filters), **fields)
+        emit(to, CONVOLUTIONS, problem(to, self.geometry(to.inputs[0], to.inputs[3]), 3), q)
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * int(np.prod(inputs[3].shape[1:]))

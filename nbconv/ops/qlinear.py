@@ -4,23 +4,31 @@ numbers that they stand for, quantised again. Scales and zero points are scalars
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from nbconv.errors import ModelError
 from nbconv.graph import Quantisation, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import Op
+from nbconv.graph.op import ANY, CHANNELS_LAST, NUMPY, Op
+from nbconv.graph.symbolic import apply
+from nbconv.kernels.quantised_params import Combination, Line, Requantise
 from nbconv.ops.integer import eight_bits
 from nbconv.ops.pool import AveragePool
-from nbconv.ops.quantize import meaning, requantised
+from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear, limits, meaning, requantised
+from nbconv.ops.shape import Concat
 from nbconv.ops.softmax import Softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nbconv.graph.backward import Expansion
+    from nbconv.lowering.context import Lowering
+
 F32 = np.float32
+EXACT = 2**24
+"""Up to here float32 has every integer."""
 
 
 def given(**named: Spec | None) -> None:
@@ -84,10 +92,72 @@ class QLinear(Op, abstract=True):
         """What is done to the numbers."""
         raise NotImplementedError(self.type)
 
+    def plain(self) -> Op | None:
+        """The operator on numbers that does what `formula` does, where it has kernels."""
+        return None
+
+    def expand(self, to: Expansion) -> str | None:
+        """By floats."""
+        plain, x = self.plain(), to.inputs[0]
+        if plain is None or not known(*to.inputs[1:]):
+            return None
+        zero = to.constant(np.zeros((), x.dtype))
+        numbers = to.add(DequantizeLinear(), to.x(), to.x(1), to.x(2) if to.has(2) else zero)
+        return to.add(QuantizeLinear(), to.add(plain, numbers), to.x(3), to.x(4) if to.has(4) else zero)
+
+
+def known(*specs: Spec | None) -> bool:
+    """Whether scales and zero points are known when the plan is made, and float32 where they are floats."""
+    return all(s is None or (s.value is not None and s.dtype.name in ("float32", "uint8", "int8")) for s in specs)
+
+
+def unsigned(to: Lowering, i: int, zero: int) -> int:
+    """The zero point, input ``zero``, of input i where this is read as unsigned: 128 more for an int8."""
+    return int(number(to.value(zero) if to.has(zero) else None)) + flip_of(to.inputs[i].dtype)
+
+
+def flip_of(dtype: np.dtype) -> int:
+    """What turns integers of 8 bits to unsigned ones, by exclusive or."""
+    return 0x80 if dtype.kind == "i" else 0
+
 
 def looked_up(x: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """``of(x)``, element by element, from a table of the 256 values."""
     return of(np.arange(256, dtype=np.uint8).view(x.dtype))[np.ascontiguousarray(x).view(np.uint8)]
+
+
+def table(to: Expansion, dtype: np.dtype, of: Callable[[np.ndarray], np.ndarray]) -> str:
+    """``of`` every integer of this type, in the order of their bits: a constant."""
+    return to.constant(of(np.arange(256, dtype=np.uint8).view(dtype)))
+
+
+class LookUp(Op):
+    """x's integers replaced by those of a table (256), in which they stand by their bits."""
+
+    domain = "nbconv"
+
+    def infer(self, x: Spec, table: Spec) -> Spec:
+        for name, spec in (("x", x), ("table", table)):
+            if spec.dtype.name not in ("uint8", "int8"):
+                raise ModelError(f"{name} is {spec}, wanted int8 or uint8")
+        want.vector(256, "a byte", table=table)
+        return Spec(x.shape, table.dtype)
+
+    def reference(self, x: np.ndarray, table: np.ndarray) -> np.ndarray:
+        return table[np.ascontiguousarray(x).view(np.uint8)]
+
+    def layout(self, inputs, outputs) -> str:
+        return NUMPY if inputs[0].constant else ANY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def lower(self, to: Lowering) -> None:
+        n, chunk = to.outputs[0].size, to.target.chunk
+        to.step(
+            "requantise.look_up", -(-n // chunk), work=8 * n, x=to.input(0), y=to.output(), table=to.input(1),
+            line=Line(n, chunk),
+        )  # fmt: skip
 
 
 class QLinearUnary(QLinear, abstract=True):
@@ -95,6 +165,13 @@ class QLinearUnary(QLinear, abstract=True):
 
     def reference(self, x, x_scale, x_zero_point, y_scale, y_zero_point=None) -> np.ndarray:
         return looked_up(x, lambda v: QLinear.reference(self, v, x_scale, x_zero_point, y_scale, y_zero_point))
+
+    def expand(self, to: Expansion) -> str | None:
+        x, *numbers = to.inputs
+        if not known(*numbers):
+            return None
+        values: list[Any] = [None if s is None else s.value for s in numbers]
+        return to.add(LookUp(), to.x(), table(to, x.dtype, lambda v: QLinear.reference(self, v, *values)))
 
 
 class QLinearSigmoid(QLinearUnary):
@@ -120,6 +197,9 @@ class QLinearSoftmax(QLinear):
         want.axis(self.axis, len(x))
         return x
 
+    def plain(self):
+        return Softmax(axis=self.axis) if self.opset >= 13 else None
+
     def formula(self, x):
         if self.opset >= 13:
             return Softmax(axis=self.axis).reference(x)
@@ -143,6 +223,9 @@ class QLinearAveragePool(QLinear):
     def pool(self) -> AveragePool:
         """The pool of the numbers."""
         return AveragePool(**{k: v for k, v in self.attributes().items() if k != "channels_last"})
+
+    def plain(self):
+        return None if self.channels_last or self.count_include_pad else self.pool()
 
     def shape(self, x):
         if self.channels_last and len(x) > 2:
@@ -187,6 +270,34 @@ class QLinearGlobalAveragePool(QLinear):
             y = total.astype(F32) * (number(x_scale) / (number(y_scale) * F32(count)))
         return requantised(y, number(y_zero_point), x.dtype)
 
+    def layout(self, inputs, outputs) -> str:
+        x = inputs[0]
+        counted = not self.channels_last and x.rank > 2 and prod(x.shape[2:]) * 255 < EXACT and not x.constant
+        return CHANNELS_LAST if counted and known(*inputs[1:]) else NUMPY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def reads_strided(self, inputs, outputs, i) -> bool:
+        return i == 0 and self.layout(inputs, outputs) != NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        x = to.inputs[0]
+        pixels, zero = prod(x.shape[2:]), int(number(to.value(4) if to.has(4) else None))
+        low, high = limits(x.dtype)
+        to.step(
+            "requantise.global_average", x.shape[0] * -(-x.shape[1] // to.target.lanes), work=16 * x.size, x=to.input(0),
+            y=to.output(), pixels=pixels, c=x.shape[1], ldx=to.ld(0),
+            scale=apply(averaging, float(number(to.value(1))), float(number(to.value(3))), pixels),
+            to8=Requantise(None, low - zero, high - zero, zero, flip_of(x.dtype), unsigned(to, 0, 2)),
+        )  # fmt: skip
+
+
+def averaging(x_scale: float, y_scale: float, count: int) -> float:
+    """What a sum of so many integers is multiplied with."""
+    with np.errstate(all="ignore"):
+        return float(F32(x_scale) / (F32(y_scale) * F32(count)))
+
 
 class QLinearReduceMean(QLinear):
     """The average over ``axes``."""
@@ -208,6 +319,8 @@ class QLinearBinary(Op, abstract=True):
     """What has the inputs A, A_scale, A_zero_point, B, B_scale, B_zero_point, C_scale, C_zero_point; A and B broadcast."""
 
     domain = "com.microsoft"
+    kernel: ClassVar[str] = ""
+    """Of `kernels/cpu/requantise.py`."""
 
     def infer(
         self, a: Spec, a_scale: Spec, a_zero_point: Spec | None, b: Spec, b_scale: Spec, b_zero_point: Spec | None,
@@ -229,17 +342,59 @@ class QLinearBinary(Op, abstract=True):
         left, right = dequantised(a, a_scale, a_zero_point), dequantised(b, b_scale, b_zero_point)
         return quantised(self.formula(left, right), c_scale, c_zero_point, a.dtype)
 
+    def expand(self, to: Expansion) -> str | None:
+        """A table, where one side is a number that is known."""
+        if not known(*to.inputs[1:3], *to.inputs[4:]):
+            return None
+        for x, number_at in ((0, 3), (3, 0)):
+            side, other = to.inputs[x], to.inputs[number_at]
+            if side.constant or other.value is None or other.size != 1 or side.shape != to.outputs[0].shape:
+                continue
+            values: list[Any] = [None if s is None else s.value for s in to.inputs]
+            values[number_at] = values[number_at].reshape(())
+
+            def made(v: np.ndarray, x: int = x, values: list[Any] = values) -> np.ndarray:
+                return self.reference(*(v if i == x else other for i, other in enumerate(values)))
+
+            return to.add(LookUp(), to.x(x), table(to, side.dtype, made))
+        return None
+
+    def layout(self, inputs, outputs) -> str:
+        a, *a_numbers, b = inputs[:4]
+        return ANY if known(*a_numbers, *inputs[4:]) and not (a.constant and b.constant) else NUMPY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        dtype = to.outputs[0].dtype
+        zero, (low, high) = int(number(to.value(7) if to.has(7) else None)), limits(dtype)
+        low, high = max(low, to.epilogue.low), min(high, to.epilogue.high)
+        numbers = Combination(
+            unsigned(to, 0, 2), number(to.value(1)), unsigned(to, 3, 5), number(to.value(4)), number(to.value(6)),
+            zero, low - zero, high - zero,
+        )  # fmt: skip
+        more = {"numbers": numbers, "flip": flip_of(dtype), "zero_point": zero}
+        to.broadcast(f"requantise.{self.kernel}", to.operand(0), to.operand(3), to.output(), more=more)
+
     def formula(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """What is done to the numbers."""
         raise NotImplementedError(self.type)
 
 
 class QLinearAdd(QLinearBinary):
+    kernel = "add"
+
     def formula(self, a, b):
         return a + b
 
 
 class QLinearMul(QLinearBinary):
+    kernel = "mul"
+
     def formula(self, a, b):
         return a * b
 
@@ -278,6 +433,14 @@ class QLinearConcat(Op):
             axis=self.axis,
         )
 
+    def expand(self, to: Expansion) -> str | None:
+        """Each array by y's scale, then joined."""
+        y_scale, y_zero = to.inputs[:2]
+        if not known(y_scale, y_zero, *to.inputs[3::3], *to.inputs[4::3]):
+            return None
+        parts = [moved_by(to, i, y_scale.value, y_zero.value) for i in range(2, len(to.inputs), 3)]
+        return to.add(Concat(axis=self.axis), *parts)
+
 
 def moved(
     x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray
@@ -288,6 +451,14 @@ def moved(
     return looked_up(
         x, lambda v: quantised(dequantised(v, x_scale, x_zero_point), y_scale, y_zero_point, y_zero_point.dtype)
     )
+
+
+def moved_by(to: Expansion, i: int, y_scale: np.ndarray, y_zero: np.ndarray) -> str:
+    """Input i, with its scale and zero point behind it, by another scale and zero point."""
+    x, scale, zero = to.inputs[i], to.inputs[i + 1].value, to.inputs[i + 2].value
+    if scale == y_scale and zero == y_zero and x.dtype == y_zero.dtype:
+        return to.x(i)
+    return to.add(LookUp(), to.x(i), table(to, x.dtype, lambda v: moved(v, scale, zero, y_scale, y_zero)))
 
 
 class QLinearWhere(Op):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import Quantisation, Spec
+from nbconv.graph import FLOAT32, Quantisation, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.dtypes import BITS, is_added, kind_of
-from nbconv.graph.op import Op
+from nbconv.graph.op import ANY, NUMPY, Op
+from nbconv.kernels.quantised_params import Line
 from nbconv.ops.cast import CastLike, converted
 from nbconv.ops.pad import Pad
 from nbconv.ops.pointwise import Mul
@@ -19,6 +20,9 @@ from nbconv.ops.shape import Reshape
 
 if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
+    from nbconv.lowering.context import Lowering
+
+EIGHT_BITS = frozenset(np.dtype(t) for t in ("uint8", "int8"))
 
 
 class Quantization(Op, abstract=True):
@@ -44,6 +48,19 @@ class Quantization(Op, abstract=True):
         if scale.rank and scale.size != 1:
             axis = want.axis(self.axis, x.rank)
             want.vector(x.shape[axis], f"axis {axis} of x {list(x.shape)}", scale=scale)
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def by_kernel(self, wide: Spec, narrow: Spec, inputs: tuple) -> bool:
+        """Whether a kernel goes between float32 and 8-bit integers: by one scale, which is known."""
+        known = all(s is None or (s.value is not None and s.size == 1) for s in inputs[1:])
+        return known and wide.dtype == inputs[1].dtype == FLOAT32 and narrow.dtype in EIGHT_BITS and not inputs[0].constant
+
+    def line(self, to: Lowering) -> tuple[int, Line]:
+        """Units, and the elements that are done."""
+        n, chunk = to.outputs[0].size, to.target.chunk
+        return -(-n // chunk), Line(n, chunk)
 
     def blocked(self, x: tuple[int, ...], scale: tuple[int, ...]) -> bool:
         """Whether there is a scale for each block of ``block_size`` elements along ``axis``."""
@@ -132,6 +149,23 @@ class QuantizeLinear(Quantization):
             return converted(steps, target, bool(self.saturate))
         return requantised(steps, 0 if zero_point is None else self.along(zero_point, x.shape), target)
 
+    def layout(self, inputs, outputs) -> str:
+        served = not self.precision or want.dtype_of(self.precision) == FLOAT32
+        return ANY if served and self.by_kernel(inputs[0], outputs[0], inputs) else NUMPY
+
+    def absorbs(self, inputs, outputs) -> str:
+        return "clamp"
+
+    def lower(self, to: Lowering) -> None:
+        units, line = self.line(to)
+        zero = int(to.value(2).reshape(())) if to.has(2) else 0
+        low, high = limits(to.outputs[0].dtype)
+        low, high = max(low, to.epilogue.low), min(high, to.epilogue.high)
+        to.step(
+            "requantise.quantize", units, work=16 * line.n, x=to.input(0), y=to.output(), line=line,
+            scale=float(to.value(1).reshape(())), low=low - zero, high=high - zero, zero_point=zero,
+        )  # fmt: skip
+
 
 class DequantizeLinear(Quantization):
     """(x - zero_point) · scale, in the scale's type or ``output_dtype``."""
@@ -158,6 +192,18 @@ class DequantizeLinear(Quantization):
             scale = scale.astype(np.float32)
         with np.errstate(all="ignore"):
             return np.asarray(y * self.along(scale, x.shape)).astype(target)
+
+    def layout(self, inputs, outputs) -> str:
+        return ANY if self.by_kernel(outputs[0], inputs[0], inputs) else NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        units, line = self.line(to)
+        flip = 0x80 if to.inputs[0].dtype == np.int8 else 0
+        zero = (int(to.value(2).reshape(())) if to.has(2) else 0) + flip
+        to.step(
+            "requantise.dequantize", units, work=8 * line.n, x=to.input(0), y=to.output(), line=line,
+            scale=float(to.value(1).reshape(())), zero_point=float(zero), flip=flip,
+        )  # fmt: skip
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         """dscale = Σ dy · (x - zero_point) over all that have a scale in common; the integers have none."""

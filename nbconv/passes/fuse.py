@@ -12,9 +12,12 @@ from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.inner import ChannelShuffle, Fused, Silu
+from nbconv.ops.quantize import EIGHT_BITS
 from nbconv.ops.rectifier import HardSwish
 from nbconv.passes.fold import Deferred, array
 
+CLAMPED = EIGHT_BITS | {FLOAT32}
+"""Types that kernels limit before they store them."""
 ARITHMETIC = ("Mul", "Div", "Add", "Sub")
 """Operators that may apply a factor or a term a channel."""
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm")
@@ -226,7 +229,7 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
         given = tuple(specs[n] if n else None for n in node.inputs)
         fused = _residual(node, nodes, at, only, specs)
         if fused is None:
-            epilogue = node.op.epilogue(given) if given and given[0] is not None and given[0].dtype == FLOAT32 else None
+            epilogue = node.op.epilogue(given) if given and given[0] is not None and given[0].dtype in CLAMPED else None
             where = at.get(node.inputs[0], -1) if node.inputs else -1
             if epilogue is not None and node.inputs[0] in only and where >= 0:
                 fused = _absorbed(nodes[where], node, epilogue, specs)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nbconv.graph import Graph, Layout, Node, Spec
 from nbconv.graph.dtypes import kind_of
 from nbconv.lowering.weights import Weights
+from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.layout import choose
 from nbconv.passes.promote import promote
+from nbconv.passes.quantise import fuse_quantised
+
+if TYPE_CHECKING:
+    from nbconv.kernels.target import Target
 
 
 class Derived(NamedTuple):
@@ -45,19 +50,25 @@ def derive(
     fetch: tuple[str, ...],
     varying: frozenset[str] = frozenset(),
     gpu: bool = False,
+    integers: Target | None = None,
 ) -> Derived:
     """The graph that is lowered. ``fetch`` names the values to compute: outputs, or any other, which is then not fused
-    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it."""
+    away; ``varying`` constants that shapes decided; ``gpu``: whether a GPU's kernels do it; ``integers``: the
+    processor that computes with integers what stands between them, None where floats are wanted."""
     wanted, shared = frozenset(fetch), weights
     graph = Graph(
         graph.nodes, graph.inputs, dict.fromkeys(fetch), graph.constants, graph.name, graph.metadata, graph.provenance
     )
+    if integers is not None:
+        graph = fuse_quantised(graph, wanted)
     graph, specs, decided = fold(graph, inputs, weights, wanted, varying)
     promoted = promote(graph, specs)
     if promoted is not graph:
         graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
     if any(kind_of(specs[name].dtype) == "f" for name in decided):
         weights = Weights()
+    if integers is not None:
+        graph = dequantise(graph, specs, integers)
     fixed = graph.constants.keys() - decided
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)

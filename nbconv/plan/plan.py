@@ -47,7 +47,8 @@ class Plan:
     went. ``packed_limit``: bytes that one convolution's transformed weights may take, where these are constants and where
     they are not. ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may
     use (default: those that there are). ``varying``: constants of the graph that are others for other shapes. ``outline``:
-    the graph derived and lowered already, by a template (see `nbconv.plan.template`).
+    the graph derived and lowered already, by a template (see `nbconv.plan.template`). ``integers``: whether what stands
+    between integers is computed with them, not as floats.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Plan:
         enough: float | None = None,
         varying: frozenset[str] = frozenset(),
         outline: Outline | None = None,
+        integers: bool = True,
     ) -> None:
         self.target = target
         self.inputs = inputs
         self.fetch = fetch
         shared = weights
-        derived = outline.derived if outline else derive(graph, inputs, weights, fetch, varying, target.gpu)
+        counted = target if integers and not target.gpu else None
+        derived = outline.derived if outline else derive(graph, inputs, weights, fetch, varying, target.gpu, counted)
         self.graph, self.specs, self.layouts, weights = derived.graph, derived.specs, derived.layouts, derived.weights
         self.constants: dict[str, Any] = dict(self.graph.constants)
         self.choices = choices or {}

@@ -95,7 +95,8 @@ class Templates:
                 name: spec._replace(shape=tuple(next(symbols) if f else d for d, f in zip(spec.shape, axes, strict=True)))
                 for (name, spec), axes in zip(inputs.items(), free, strict=True)
             }
-            return Template(trace, derive(self._graph, given, self._weights, fetch), fetch, self._target, threads)
+            derived = derive(self._graph, given, self._weights, fetch, integers=self._target)
+            return Template(trace, derived, fetch, self._target, threads)
 
 
 class _Kind:

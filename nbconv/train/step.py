@@ -85,6 +85,7 @@ class TrainingStep:
             threads=max(self.threads, slots),
             scratch_limit=scratch_limit,
             enough=None if memory_mb is None else memory_mb * MIB - outside,
+            integers=False,
         )
         self._check_places(placed)
         self.boundary = self._boundary(placed)

@@ -10,7 +10,7 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops.integer import ConvInteger, DynamicQuantizeLinear, MatMulInteger, QLinearConv, QLinearMatMul
+from nbconv.ops.integer import ConvInteger, DynamicQuantizeLinear, MatMulInteger, QLinearConv, QLinearGemm, QLinearMatMul
 from tests.check import Case, case, check_op, run_cases
 
 U8, I8, I32 = (partial(np.array, dtype=dtype) for dtype in (np.uint8, np.int8, np.int32))
@@ -61,6 +61,8 @@ CASES = [
     case(MatMulInteger(), np.full((1, 33100), 255, np.uint8), np.full((33100, 1), 255, np.uint8), differs="overflows",
          expect=I32([[33100 * 255 * 255 - 2**32]])),
     case(QLinearMatMul(), u8(5, 7), f32(0.02), U, u8(7, 3), f32(0.03), U, f32(0.4), U),
+    case(QLinearGemm(), u8(5, 7), f32(0.02), U, i8(7, 3), f32(0.03), np.int8(0).reshape(()), f32(0.4), U,
+         np.array([0, 900, -400], np.int32)),
     case(QLinearMatMul(), u8(2, 5, 9), f32(0.02), U, i8(9, 3), scales(3), np.zeros(3, np.int8), f32(0.5), U),
     case(QLinearMatMul(), i8(5, 300), f32(0.02), S, i8(300, 3), f32(0.03), S, f32(2), S),
     case(QLinearMatMul(), u8(3, 4), scales(3), u8(3), u8(4, 5), scales(5), u8(5), scales(3) * 50, u8(3), differs="by row"),

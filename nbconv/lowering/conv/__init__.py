@@ -7,10 +7,16 @@ names it in ``dtypes``.
 
 from __future__ import annotations
 
+from math import inf
+
+from nbconv.kernels.target import Target
+from nbconv.lowering.conv import integer_depthwise, integer_gemm
 from nbconv.lowering.conv.depthwise import DEPTHWISE
 from nbconv.lowering.conv.depthwise_transposed import DEPTHWISE_TRANSPOSED
 from nbconv.lowering.conv.disjoint import DISJOINT
 from nbconv.lowering.conv.indirect_gemm import INDIRECT_GEMM
+from nbconv.lowering.conv.integer_depthwise import INTEGER_DEPTHWISE
+from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM
 from nbconv.lowering.conv.parts import PARTS
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.conv.small_channels import SMALL_CHANNELS
@@ -21,7 +27,11 @@ from nbconv.lowering.conv.weight_grad_small import WEIGHT_GRAD_SMALL
 from nbconv.lowering.conv.whole_window import WHOLE_WINDOW
 from nbconv.lowering.conv.winograd_fused import WINOGRAD_2, WINOGRAD_4
 from nbconv.lowering.conv.winograd_steps import WINOGRAD_STEPS_2, WINOGRAD_STEPS_4
-from nbconv.lowering.implementation import Implementation
+from nbconv.lowering.implementation import Implementation, candidates
+from nbconv.lowering.packing import padded
+
+CONVERTED = 10.0
+"""Flops that the kernel of float32 products could do while an element goes from integers to floats, or back."""
 
 CONVOLUTIONS: tuple[Implementation, ...] = (
     DEPTHWISE,
@@ -31,15 +41,41 @@ CONVOLUTIONS: tuple[Implementation, ...] = (
     DISJOINT,
     INDIRECT_GEMM,
     PARTS,
+    INTEGER_DEPTHWISE,
+    INTEGER_GEMM,
     TRANSPOSED,
     WINOGRAD_4,
     WINOGRAD_2,
     WINOGRAD_STEPS_4,
     WINOGRAD_STEPS_2,
 )
-"""For Conv, ConvTranspose and the gradient of a convolution by its input, which is a transposed one."""
+"""For Conv, QLinearConv, ConvTranspose and the gradient of a convolution by its input, which is a transposed one."""
+
+INTEGER_KERNELS: tuple[Implementation, ...] = (INTEGER_DEPTHWISE, INTEGER_GEMM)
+"""Those of them that take integers."""
+
+
+def integer_cost(g: Geometry, target: Target, symmetric: bool) -> float:
+    """What a convolution of integers takes, in flops of the kernel of float32 products; those of a depthwise one that
+    slides are few."""
+    p = ConvProblem(g, "uint8", True, True, target, inf, inf)
+    if integer_depthwise.fits(p):
+        return 0.0 if target.triple.startswith("x86") else inf
+    return integer_gemm.cost_of(p, symmetric)
+
+
+def plain_cost(g: Geometry, target: Target) -> float:
+    """That of the same convolution of float32, and of what goes from integers and back."""
+    p = ConvProblem(g, "float32", True, True, target, inf, inf)
+    rows = candidates(CONVOLUTIONS, p)
+    flops = 2.0 * g.n * g.oh * g.ow * g.co * g.ci * g.taps
+    cheapest = min(flops if row.cost is None else row.cost(p) for row in rows)
+    if not g.depthwise:
+        cheapest *= padded(g.co, target.lanes, target.columns) / g.co  # panels are multiplied, filled or not
+    return g.groups * (cheapest + CONVERTED * g.n * (g.h * g.w * g.ci + g.oh * g.ow * g.co))
+
 
 WEIGHT_GRADIENTS: tuple[Implementation, ...] = (WEIGHT_GRAD_DEPTHWISE, WEIGHT_GRAD_SMALL, WEIGHT_GRAD)
 """For the gradient of a convolution by its weights."""
 
-__all__ = ["CONVOLUTIONS", "WEIGHT_GRADIENTS", "ConvProblem", "Geometry"]
+__all__ = ["CONVOLUTIONS", "INTEGER_KERNELS", "WEIGHT_GRADIENTS", "ConvProblem", "Geometry", "integer_cost", "plain_cost"]

@@ -90,8 +90,14 @@ def geometry(x: tuple[int, ...], ci: int, co: int, window: Window, groups: int, 
     return Geometry(transposed, len(x) - 2, x[0], groups, ci, co, *plane(x), oh, ow, *flat(window))
 
 
-def problem(to: Lowering, found: Geometry) -> ConvProblem:
-    """Of the node that is lowered, whose weights are input 1."""
-    name, x, weights = to.node.inputs[0], to.inputs[0], to.inputs[1]
+def matrix(m: int, k: int, n: int) -> Geometry:
+    """A product (m, k) × (k, n), as a convolution of one row of m pixels."""
+    one = Axis(1, 1, 1, 0, 0)
+    return Geometry(False, 0, 1, 1, k, n, 1, m, 1, m, one, one)
+
+
+def problem(to: Lowering, found: Geometry, w: int = 1) -> ConvProblem:
+    """Of the node that is lowered, whose weights are input ``w``."""
+    name, x, weights = to.node.inputs[0], to.inputs[0], to.inputs[w]
     contiguous = to.layout(name) is CHANNELS_LAST and to.ld(0) == x.shape[1]
     return ConvProblem(found, x.dtype.name, bool(weights.constant), contiguous, to.target, to.packed_limit, to.scratch_limit)

@@ -1,0 +1,163 @@
+"""Quantised models beside the same in float32, and beside peers, on one thread: a MobileNet, a ResNet, a recogniser of text
+and a net on sound, quantised here by onnxruntime, with a scale a channel.
+
+Every engine and form has a process of its own, and they take turns; a figure is the least processor time of a run. The
+integers of results are compared with onnxruntime's, in steps of their scale."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.engines import Shapes, Worker, installed
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "mobilenet_v2": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224), "ocr": (1, 3, 48, 320), "m5": (1, 1, 32000),
+}  # fmt: skip
+FORMS = ("qdq", "qdq_int8", "qoperator")
+"""QuantizeLinear and DequantizeLinear round each operator, of uint8 and of int8; operators that are called QLinear."""
+SAMPLES = 4
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nets", default=",".join(SHAPES), help="names, separated by commas (default: all)")
+    parser.add_argument("--forms", default=",".join(FORMS), help="of quantised models (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each process (default 7)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default 0.2; at least 3 runs)")
+    parser.add_argument("--engines", default=",".join(e for e in installed() if e != "MNN"), help="default: those installed")
+    args = parser.parse_args(argv)
+    engines = args.engines.split(",")
+    from nbconv.commands._machine import cpu_name
+    from nbconv.kernels.target import host
+
+    more = f" with {host().dot}" if host().dot else ""
+    print(f"{cpu_name()}, kernels for {host().name}{more}, 1 thread, ms of processor time")
+    print(f"{'net':14}{'form':11}" + "".join(f"{e + ' int8':>18}{'float32':>10}" for e in engines) + "   steps apart")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.nets.split(","):
+            plain = os.path.join(folder, f"{name}.onnx")
+            exported(name, plain)
+            for form in args.forms.split(","):
+                file = os.path.join(folder, f"{name}.{form}.onnx")
+                quantised(plain, file, name, form)
+                times, apart = measured(plain, file, name, engines, args)
+                cells = "".join(f"{times[e, 1] * 1e3:18.2f}{times[e, 0] * 1e3:10.2f}" for e in engines)
+                print(f"{name:14}{form:11}{cells}   {apart}", flush=True)
+    return 0
+
+
+def exported(name: str, file: str) -> None:
+    """The float32 model, as onnxruntime's basic optimisations leave it: batch normalisation folded."""
+    import onnx.version_converter
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath, options.log_severity_level = file, 3
+    if name == "ocr":
+        import rapidocr_onnxruntime
+
+        stored = onnx.load(str(Path(rapidocr_onnxruntime.__file__).parent / "models" / "ch_PP-OCRv4_rec_infer.onnx"))
+        source = onnx.version_converter.convert_version(stored, 13).SerializeToString()  # scales a channel came with it
+    else:
+        source = from_torch(name)
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def from_torch(name: str) -> bytes:
+    """A net with seeded weights whose batch normalisation has seen some batches, so that values have a usual range."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
+
+    from benchmarks import nets
+
+    torch.manual_seed(0)
+    net = m5(nn) if name == "m5" else nets.make(name)
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, *SHAPES[name][1:]))
+    return nets.export(net, SHAPES[name])
+
+
+def m5(nn: Any) -> Any:
+    """Dai 2016, Very Deep Convolutional Neural Networks for Raw Waveforms: M5, twice as wide."""
+    layers, ci = [], 1
+    for co, kernel, stride in ((128, 80, 4), (128, 3, 1), (256, 3, 1), (512, 3, 1)):
+        layers += [nn.Conv1d(ci, co, kernel, stride), nn.BatchNorm1d(co), nn.ReLU(), nn.MaxPool1d(4)]
+        ci = co
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(ci, 35))
+
+
+def quantised(plain: str, file: str, name: str, form: str) -> None:
+    """The model quantised by onnxruntime, calibrated with normal random inputs."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            rng = np.random.default_rng(0)
+            self.samples = iter([{input_of(plain): rng.standard_normal(SHAPES[name], np.float32)} for _ in range(SAMPLES)])
+
+        def get_next(self) -> Any:
+            return next(self.samples, None)
+
+    kind = QuantFormat.QOperator if form == "qoperator" else QuantFormat.QDQ
+    kept = QuantType.QInt8 if form == "qdq_int8" else QuantType.QUInt8
+    quantize_static(
+        plain, file, Reader(), quant_format=kind, per_channel=True, activation_type=kept, weight_type=QuantType.QInt8
+    )
+
+
+def input_of(path: str) -> str:
+    import onnx
+
+    return onnx.load(path, load_external_data=False).graph.input[0].name
+
+
+def measured(plain: str, file: str, name: str, engines: list[str], args: argparse.Namespace) -> tuple[dict, str]:
+    """Seconds by engine and form (0: float32, 1: quantised), and how far our integers are from onnxruntime's."""
+    shapes: Shapes = {input_of(plain): SHAPES[name]}
+    workers: dict[tuple[str, int], Worker] = {}
+    times = dict.fromkeys(((e, i) for e in engines for i in (0, 1)), float("nan"))
+    try:
+        for who in times:
+            with contextlib.suppress(RuntimeError):  # OpenVINO reads no operators called QLinear
+                workers[who] = Worker(who[0], (plain, file)[who[1]], 1, shapes)
+        for r in range(args.rounds):
+            for k in range(len(workers)):
+                who = [*workers][(k + r) % len(workers)]
+                found = min(workers[who].ask("cpu", args.seconds, 3))
+                times[who] = found if r == 0 else min(times[who], found)
+        with tempfile.TemporaryDirectory() as folder:
+            results = []
+            for engine in ("nbconv", "onnxruntime"):
+                saved = os.path.join(folder, f"{engine}.npz")
+                workers[engine, 1].ask("save", saved)
+                with np.load(saved) as arrays:
+                    results.append(next(arrays[n] for n in arrays.files))
+        return times, apart(*results)
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def apart(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """The greatest difference, in steps of the scale of onnxruntime's results, and how many are equal."""
+    levels = np.unique(theirs)
+    step = np.diff(levels).min() if len(levels) <= 256 else np.ptp(theirs) / 255
+    return f"{np.abs(ours - theirs).max() / step:.2f} ({(ours == theirs).mean():.1%} equal)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
