@@ -7,11 +7,14 @@ import time
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbconv
+from nbconv.converters.importer import import_graph
+from nbconv.converters.weights import Source
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.graph.symbolic import Trace, TraceEnded, apply, settled
@@ -212,3 +215,30 @@ def test_a_new_size_is_planned_in_a_fraction_of_the_time() -> None:
         times.append(time.thread_time())
         ratios.append((times[1] - times[0]) / (times[2] - times[1]))
     assert sorted(ratios)[len(ratios) // 2] < 0.6
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "k = Mul(w, h) y = Conv<pads = [1, 1, 1, 1]>(x, k, b)",
+        "k = Mul(b, h) y = Conv<pads = [1, 1, 1, 1]>(x, w, k)",
+        "c = Conv<pads = [1, 1, 1, 1]>(x, w, b) y = Mul(c, h)",
+        "k = Sqrt(h) c = Conv<pads = [1, 1, 1, 1]>(x, w) d = Div(c, k) e = Add(d, h) y = Relu(e)",
+        "p = GlobalAveragePool(x) f = Flatten(p) k = Mul(m, h) y = MatMul(f, k)",
+        "k = Squeeze(h) l = Neg(k) c = Conv<pads = [1, 1, 1, 1]>(x, w, b) y = Clip(c, l, k)",
+    ],
+)
+def test_weights_that_sizes_decide(body: str) -> None:
+    """Models of many sizes, one after another, have the bits of models that see one size: nothing packed is kept."""
+    rng = np.random.default_rng(5)
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[1, 3, H, W] x) => (float[] y)
+        <float[4, 3, 3, 3] w, float[4] b, float[3, 2] m> {{
+            s = Shape<start = 2>(x) r = Cast<to = 1>(s) i = Constant<value_ints = [0]>() h = Gather(r, i) {body} }}"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in (("w", (4, 3, 3, 3)), ("b", (4,)), ("m", (3, 2))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    graph, _ = import_graph(Source(model.SerializeToString()))
+    many = Model(graph)
+    for size in rng.integers(3, 14, (12, 2)):
+        x = rng.standard_normal((1, 3, *size)).astype(np.float32)
+        np.testing.assert_array_equal(many.run({"x": x})["y"], Model(graph).run({"x": x})["y"])

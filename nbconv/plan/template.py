@@ -288,10 +288,11 @@ class Template:
         known = self.derived.graph.constants
         constants = Constants({n: now(known[n]) for n in node.inputs if n in known}, added)
         given, found = specs_of(node, specs)
+        own = not self._sized.keys().isdisjoint(node.inputs)  # what is made of these is another's for other sizes
+        weights = Weights() if own else self.derived.weights_of(node)
         to = Lowering(
-            node, node.op, given, found, self.derived.layouts, constants, self.derived.weights_of(node), self._target,
-            self._threads, views,
-        )  # fmt: skip
+            node, node.op, given, found, self.derived.layouts, constants, weights, self._target, self._threads, views
+        )
         to.described = False
         node.op.lower(to)
         return to, added

@@ -22,9 +22,6 @@ SKIPPED = {
     r"dropout_random_old": "opset 11: rewritten at import",
     r"(gru|lstm|rnn)_batchwise": "layout 1: rewritten at import",
     r"split_equal_parts_.*_opset13": "opset 13: rewritten at import",
-    r"resize_downsample_scales_(linear|cubic)_align_corners": (
-        "its value takes the fractional length for length_resized; the text and onnxruntime take the output's length"
-    ),
 }
 """Names not run (regular expressions), and why."""
 
