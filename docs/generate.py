@@ -23,7 +23,7 @@ from benchmarks.gpu import LAYERS
 from nbconv.converters.contrib import DOMAIN, RULES
 from nbconv.errors import ModelError
 from nbconv.graph import CHANNELS_FIRST, Graph, Node, Spec, spec_of
-from nbconv.kernels.compile import families, libraries
+from nbconv.kernels.compile import ON_PROCESSORS, families, libraries
 from nbconv.kernels.ptx import PtxLibrary
 from nbconv.kernels.store import source
 from nbconv.kernels.target import target
@@ -119,26 +119,11 @@ def layers_table() -> list[str]:
     return rows
 
 
+HOST = "none: the host does it"
 NO_TWIN = {
     "loop": "none: the run loop of CPU threads",
     "roof": "none: measures a processor",
-    "elements": "none: the host does it",
-    "order": "none: the host does it",
-    "cast": "none: the host does it",
-    "recurrent": "none: the host does it",
-    "recurrent_grad": "none: the host does it",
-    "scan": "none: the host does it",
-    "sample": "none: the host does it",
-    "deform": "none: the host does it",
-    "roi": "none: the host does it",
-    "volume": "none: the host does it",
-    "volume_conv": "none: the host does it",
-    "volume_grad": "none: the host does it",
-    "columns": "none: the host does it",
-    "integers": "none: the host does it",
-    "indices": "none: the host does it",
-    "rank": "none: the host does it",
-    "select": "none: the host does it",
+    **dict.fromkeys(ON_PROCESSORS - {"loop", "roof"}, HOST),
 }
 """Families that a GPU has no use for, and why."""
 
