@@ -138,7 +138,7 @@ def amx_begin(tc):
             form[48:56] = bytes((16,)) * 8
             kind = ir.ArrayType(i8, 64)
             area = inner.alloca(kind)
-            area.align = 64
+            area.align = 64  # type: ignore[attr-defined]
             inner.store(ir.Constant(kind, form), area)
             _amx(inner, "ldtilecfg", _pointer(inner, area))
             inner.ret_void()

@@ -5,6 +5,8 @@ them: bytes, unsigned and with the zero point where a tap sees padding; or 16-bi
 zero point.
 """
 
+from typing import Any
+
 from nbconv.kernels.params import ConvImage, Window
 from nbconv.kernels.quantised_params import DotBlocking, Requantise
 
@@ -91,7 +93,7 @@ def _nothing():
     return None
 
 
-def _convolution(name, sums, copy, size, most=MR, begin=_nothing, end=_nothing):
+def _convolution(name, sums, copy, size, most: int = MR, begin: Any = _nothing, end: Any = _nothing):
     """The kernel whose elements of A have ``size`` bytes, and are made by ``copy``; ``most``: rows
     of a tile."""
     square = most > MR

@@ -306,8 +306,8 @@ class Lowering:
         if not axes and n > chunk:
             axes, n = [(-(-n // chunk), chunk * ai, chunk * bi)], chunk
         if len(axes) < 3 and n > self.target.line:
-            more, (n, ai, bi) = apply(split, (n, ai, bi), chunk, self.target.lanes)
-            axes += more
+            outer, (n, ai, bi) = apply(split, (n, ai, bi), chunk, self.target.lanes)
+            axes += outer
         (d0, a0, b0), (d1, a1, b1), (d2, a2, b2) = [(1, 0, 0)] * (3 - len(axes)) + axes
         self.step(
             kernel,
