@@ -66,6 +66,9 @@ class Op:
     """Inputs that hold a batch along their first axis, where the op adds over samples."""
     moves: ClassVar[bool] = False
     """Whether it moves or makes values without arithmetic: no FLOPs."""
+    makes_room: ClassVar[bool] = False
+    """Whether its first output is as long as any result can be, by the Specs that are known: `reference`, which sees values,
+    may make it shorter."""
     rearranges: ClassVar[bool] = False
     """Whether the result has the same elements in another shape or order."""
     converts: ClassVar[bool] = False

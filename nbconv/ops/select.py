@@ -268,6 +268,7 @@ class NonMaxSuppressionRoom(Suppression):
     allowed, where that is known, or as there are."""
 
     domain = "nbconv"
+    makes_room = True
     processor_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
 
     def infer(self, boxes: Spec, scores: Spec, *limits: Spec | None) -> tuple[Spec, Spec]:

@@ -99,7 +99,11 @@ class HostStep(NamedTuple):
             raise type(error)(f"{self.label}: {error}") from None
         for binding, value in zip(self.outputs, found if isinstance(found, tuple) else (found,), strict=False):
             if binding is not None:
-                np.copyto(binding.array(space), value)
+                array = binding.array(space)
+                if self.op.makes_room and value.shape != array.shape:  # it knows how many there may be, the plan did not
+                    array[len(value) :] = 0
+                    array = array[: len(value)]
+                np.copyto(array, value)
 
     @property
     def portable(self) -> bool:

@@ -87,7 +87,8 @@ def check_served(op: Op, inputs: tuple, want: tuple, model: Model) -> None:
     if unserved(op, inputs) or (plan.target.gpu and op.on_processors(specs, tuple(spec_of(y) for y in want))):
         assert steps, f"a kernel serves {op!r} now: strike it from the table"
     else:
-        assert not steps, f"NumPy runs {op!r}"
+        mine = [node for node in steps if node.op.type == op.type] if plan.target.gpu else steps  # others have their calls
+        assert not mine, f"NumPy runs {op!r}"
 
 
 def unwritten(plan: Plan) -> list[tuple[Step, str]]:
