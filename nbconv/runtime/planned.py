@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nbconv.runtime.plan_cache import PlanCache
     from nbconv.runtime.staged import Staged
 
-PLAN_BYTES = 6 << 20
+PLAN_BYTES = 5 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
 
 
