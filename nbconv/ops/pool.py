@@ -219,8 +219,10 @@ class MaxPoolGrad(Pool):
 
     def reference(self, dy: np.ndarray, x: np.ndarray) -> np.ndarray:
         _, place = MaxPool(**self.attributes()).reference(x)
-        dx = np.zeros(x.size, dy.dtype)
-        np.add.at(dx, place.ravel(), dy.ravel())
+        dx = np.zeros((x.shape[0] * x.shape[1], prod(x.shape[2:])), dy.dtype)
+        cell = place.reshape(len(dx), prod(place.shape[2:])) - np.arange(len(dx))[:, None] * dx.shape[1]
+        plane, window = np.nonzero(cell >= 0)  # a window in the padding has none
+        np.add.at(dx, (plane, cell[plane, window]), dy.reshape(cell.shape)[plane, window])
         return dx.reshape(x.shape)
 
     def has_kernel(self, inputs, outputs) -> bool:

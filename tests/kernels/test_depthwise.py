@@ -35,3 +35,12 @@ def test_any_window() -> None:
         np.testing.assert_array_equal(one, two)
         bound = 1e-6 * np.sqrt(kernel.prod()) * 10
         np.testing.assert_allclose(one, want, rtol=0, atol=bound, err_msg=f"{x.shape} {kernel} {fields} {act}")
+
+
+def test_an_image_without_columns_is_its_padding() -> None:
+    """Then results are the bias."""
+    w, b = np.ones((2, 1, 1, 1), F32), np.array([3, 5], F32)
+    conv = Node(lookup("Conv")(group=2, pads=(0, 1, 0, 1)), ("x", "w", "b"), ("y",))
+    graph = Graph([conv], {"x": Spec((1, 2, 4, 0), F32)}, {"y": None}, {"w": w, "b": b})
+    y = Model(graph).run({"x": np.zeros((1, 2, 4, 0), F32)})["y"]
+    np.testing.assert_array_equal(y, np.broadcast_to(b[:, None, None], (1, 2, 4, 2)))

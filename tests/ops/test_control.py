@@ -104,9 +104,9 @@ def test_a_batch_that_does_not_fit() -> None:
     lengths = spec_of(np.array([3, 1]))
     with pytest.raises(DataDependentError):
         op.infer(lengths, state, x)
-    with pytest.raises(ModelError, match=r"sequence_lens is int64\(3\)|sequence_lens"):
+    with pytest.raises(ModelError, match=r"sequence_lens is int64\(3\)"):
         op.infer(spec_of(np.array([3, 1, 2])), state, x)
-    with pytest.raises(ModelError, match="sequence_lens"):
+    with pytest.raises(ModelError, match="sequence_lens is float64"):
         op.infer(spec_of(np.array([3.0, 1.0])), state, x)
     with pytest.raises(ModelError, match="wanted one size of the batch"):
         op.infer(lengths, Spec((3,), real), x)

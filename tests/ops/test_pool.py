@@ -163,6 +163,15 @@ CASES += [
         for w in VOLUMES
         for x in [r(2, 19, 5, 6, 7)]
     ),
+    *(
+        case(
+            MaxPoolGrad(kernel_shape=(2,), dilations=(4,), pads=(1, 2)),
+            np.array([[[5, 7]]], dtype),
+            np.array([[[1, 2, 3]]], dtype),
+            expect=np.array([[[7, 0, 0]]], dtype),
+        )
+        for dtype in ("f4", "f8")
+    ),
     case(
         AveragePoolGrad(kernel_shape=(2, 2), size=(3, 2), divided=0),
         [[[[1.0], [10.0]]]],

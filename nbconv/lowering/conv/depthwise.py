@@ -34,7 +34,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     vectors = ceil(c, lanes)
     pieces = min(vectors, units // 2)
     if not p.target.gpu:
-        near = apply(max, LEAST * lanes, NEAR // (g.down.kernel * g.w))  # channels
+        near = apply(max, LEAST * lanes, NEAR // apply(max, 1, g.down.kernel * g.w))  # channels
         pieces = apply(min, vectors, ceil(c, near))
     band = apply(min, BAND, ceil(g.oh, ceil(units // 2, pieces)))
     piece, full = ceil(vectors, pieces) * lanes, vectors * lanes
