@@ -325,4 +325,4 @@ class _Fusion:
 
     def _entered(self, root: str, codes: np.ndarray, output: str) -> Node:
         self._tables[output] = root, codes
-        return Node(LookUp(), (root, self._keep_constant(f"{output}#table", codes)), (output,), output)
+        return Node(LookUp(), (root, self._keep_constant(f"{output}#table({root})", codes)), (output,), output)

@@ -290,6 +290,22 @@ def test_values_that_are_asked_for_or_read_twice_stay_floats() -> None:
     assert np.abs(whole - y).max() <= 0.02 * 1.001
 
 
+def test_tables_belong_to_what_is_asked_for() -> None:
+    """What is fetched decides which integers a table starts from."""
+    n = Net((1, 4, 6, 6))
+    sigmoid = n.add("Sigmoid", n.top)
+    leaky = n.add("LeakyRelu", n.step(sigmoid, 1 / 256, 0), alpha=0.1)
+    made = n.model(n.step(n.add("Elu", n.step(leaky, 1 / 200, 3)), 1 / 150, 7))
+    x = np.random.default_rng(11).standard_normal((1, 4, 6, 6)).astype(F32)
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    (want,) = session.run(None, {"x": x})
+    model = load(made, threads=1)
+    y = model.outputs[0].name
+    for fetch in ([y], [sigmoid, y], [leaky, y], [y]):
+        got = model.run({"x": x}, fetch=fetch)[y]
+        assert np.abs(got - want).max() <= 1.001 / 150, f"more than a step apart with {fetch}"
+
+
 @pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4", "aarch64"])
 def test_floats_do_what_integers_are_slow_at(monkeypatch, name) -> None:
     """Dilated depthwise windows everywhere, and little else where bytes are added up in an instruction."""
