@@ -85,7 +85,7 @@ def served(
         return True
     if b is None or w.rank == 2 or w.value is None:
         return False
-    most = 255 * (np.abs(w.value.astype(np.int64)).reshape(w.shape[0], -1).sum(axis=1) + 128 * products * (zero != 0))
+    most = 255 * (np.abs(w.value.astype(np.int64)).reshape(w.shape[0], -1).sum(axis=1) + 255 * products * (zero != 0))
     return bool((bias + most < 2**31).all())
 
 
