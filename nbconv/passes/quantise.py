@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.graph import FLOAT32, Graph, Node
-from nbconv.ops.integer import QLinearConv, QLinearGemm, QLinearMatMul
+from nbconv.ops.integer import QLinearGemm, QLinearMatMul
+from nbconv.ops.integer_conv import QLinearConv
 from nbconv.ops.pointwise import Unary
-from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearConcat, QLinearGlobalAveragePool, QLinearMul
+from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearConcat, QLinearMul
+from nbconv.ops.qlinear_pool import QLinearGlobalAveragePool
 from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.shape import Transpose

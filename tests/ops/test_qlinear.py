@@ -12,16 +12,14 @@ from nbconv.graph import Node, Spec
 from nbconv.ops.qlinear import (
     LookUp,
     QLinearAdd,
-    QLinearAveragePool,
     QLinearConcat,
-    QLinearGlobalAveragePool,
     QLinearLeakyRelu,
     QLinearMul,
-    QLinearReduceMean,
     QLinearSigmoid,
     QLinearSoftmax,
     QLinearWhere,
 )
+from nbconv.ops.qlinear_pool import QLinearAveragePool, QLinearGlobalAveragePool, QLinearReduceMean
 from tests.check import case, check_op, run_cases
 
 U8, I8, F32 = (partial(np.array, dtype=dtype) for dtype in (np.uint8, np.int8, np.float32))
