@@ -279,6 +279,8 @@ class _Fusion:
         if self._same(x, y):
             return [Node(node.op, (x.value, *node.inputs[1:]), (output,), output)]
         moved = f"{output}#moved"
+        if node.op.type == "MaxPool":  # of a window in the padding it makes the least integer, which is y's
+            return [self._looked_up(x.value, x, y, moved, []), Node(node.op, (moved, *node.inputs[1:]), (output,), output)]
         return [Node(node.op, (x.value, *node.inputs[1:]), (moved,), moved), self._looked_up(moved, x, y, output, [])]
 
     def _same(self, x: Steps, y: Steps) -> bool:

@@ -304,6 +304,13 @@ def test_negative_scales_turn_the_order_round() -> None:
     np.testing.assert_allclose(got, np.maximum(wide, 0), atol=0.011)
 
 
+def test_windows_in_the_padding_are_the_least_of_the_results_scale() -> None:
+    n = Net((1, 2, 2, 2))
+    y = n.add("MaxPool", n.top, kernel_shape=(2, 2), dilations=(3, 3), pads=(1, 1, 1, 1), strides=(1, 1))
+    (got,) = load(n.model(n.step(y, 0.03, 100)), threads=1).run({"x": np.ones((1, 2, 2, 2), F32)}).values()
+    np.testing.assert_array_equal(got, np.full((1, 2, 1, 1), F32(0.03) * F32(-100)), strict=True)
+
+
 def test_tables_belong_to_what_is_asked_for() -> None:
     """What is fetched decides which integers a table starts from."""
     n = Net((1, 4, 6, 6))
