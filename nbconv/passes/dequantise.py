@@ -12,7 +12,7 @@ from nbconv.graph.op import NUMPY
 from nbconv.graph.symbolic import apply, settled
 from nbconv.lowering.conv import Geometry, integer_cost, plain_cost
 from nbconv.ops.conv import Conv
-from nbconv.ops.integer import QLinearConv, channels
+from nbconv.ops.integer_conv import QLinearConv, channels
 from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
 from nbconv.passes.fold import Deferred, array
 

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.graph import FLOAT32, Graph, Node
-from nbconv.ops.integer import QLinearConv, QLinearGemm, QLinearMatMul
+from nbconv.ops.integer import QLinearGemm, QLinearMatMul
+from nbconv.ops.integer_conv import QLinearConv
 from nbconv.ops.pointwise import Unary
-from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearConcat, QLinearGlobalAveragePool, QLinearMul
+from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearConcat, QLinearMul
+from nbconv.ops.qlinear_pool import QLinearGlobalAveragePool
 from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.shape import Transpose
@@ -104,7 +106,7 @@ class _Fusion:
         clamp = [self._makers[name] for name in limiting]
         if isinstance(maker.op, DequantizeLinear):
             x = self._steps(maker)
-            known = x is not None and all(n in self._constants for node in clamp for n in node.inputs[1:] if n)
+            known = x is not None and self._ends_known(clamp)
             return [self._looked_up(x.value, x, y, output, clamp[::-1])] if x is not None and known else None
         if maker.op.type in LIMITS or isinstance(maker.op, Unary) or self._is_affine(maker):
             return self._table([maker, *clamp[::-1]], y, output)
@@ -133,6 +135,10 @@ class _Fusion:
             least, most = (int(self._quantised(v, y).reshape(())) for v in ends)
             low, high = max(low, least), max(low, min(high, most))
         return low, high
+
+    def _ends_known(self, clamp: list[Node]) -> bool:
+        """Whether the ends of Relus and Clips are known numbers."""
+        return all(self._number(n) is not None for node in clamp for n in node.inputs[1:] if n)
 
     def _ends(self, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
         found = []
@@ -169,6 +175,8 @@ class _Fusion:
         s, z = self._constants[scale], self._constants[zero]
         one = all(int(np.prod(v.shape)) == 1 for v in (s, z))
         if s.dtype != FLOAT32 or z.dtype not in EIGHT_BITS or not (one or weights) or getattr(node.op, "precision", 0):
+            return None
+        if not weights and not 0 < array(s).reshape(()) < np.inf:  # integers would be in another order
             return None
         return Steps(value, scale, zero, array(z))
 
@@ -271,6 +279,8 @@ class _Fusion:
         if self._same(x, y):
             return [Node(node.op, (x.value, *node.inputs[1:]), (output,), output)]
         moved = f"{output}#moved"
+        if node.op.type == "MaxPool":  # of a window in the padding it makes the least integer, which is y's
+            return [self._looked_up(x.value, x, y, moved, []), Node(node.op, (moved, *node.inputs[1:]), (output,), output)]
         return [Node(node.op, (x.value, *node.inputs[1:]), (moved,), moved), self._looked_up(moved, x, y, output, [])]
 
     def _same(self, x: Steps, y: Steps) -> bool:
@@ -303,7 +313,7 @@ class _Fusion:
         first, *rest = nodes
         places = [i for i, n in enumerate(first.inputs) if n and self._number(n) is None]
         x = self._read(first.inputs[places[0]]) if len(places) == 1 else None
-        if x is None or any(n and n not in self._constants for node in rest for n in node.inputs[1:]):
+        if x is None or not self._ends_known(rest):
             return None
         if places[0] and first.op.type not in ARITHMETIC:
             return None
@@ -325,4 +335,4 @@ class _Fusion:
 
     def _entered(self, root: str, codes: np.ndarray, output: str) -> Node:
         self._tables[output] = root, codes
-        return Node(LookUp(), (root, self._keep_constant(f"{output}#table", codes)), (output,), output)
+        return Node(LookUp(), (root, self._keep_constant(f"{output}#table({root})", codes)), (output,), output)

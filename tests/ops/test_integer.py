@@ -10,7 +10,8 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops.integer import ConvInteger, DynamicQuantizeLinear, MatMulInteger, QLinearConv, QLinearGemm, QLinearMatMul
+from nbconv.ops.integer import DynamicQuantizeLinear, MatMulInteger, QLinearGemm, QLinearMatMul
+from nbconv.ops.integer_conv import ConvInteger, QLinearConv
 from tests.check import Case, case, check_op, run_cases
 
 U8, I8, I32 = (partial(np.array, dtype=dtype) for dtype in (np.uint8, np.int8, np.int32))

@@ -172,7 +172,11 @@ def test_what_kernels_lack_is_numpys() -> None:
     rng = np.random.default_rng(5)
     x, w, zero = numbers(rng, np.uint8, 1, 2, 4, 4, 4), numbers(rng, np.int8, 3, 2, 2, 2, 2), np.zeros((), np.int8)
     y = [np.asarray(9, F32), zero]
+    ones, bias = np.ones((), F32), np.array([255 * 128 * 16 + 2 - 2**31], np.int32)
     calls = [
+        (lookup("QLinearConv")(), [np.full((1, 16, 1, 1), 255, np.uint8), ones, np.uint8(0).reshape(()),
+                                   np.zeros((1, 16, 1, 1), np.uint8), ones, np.uint8(255).reshape(()),
+                                   np.asarray(2**25, F32), np.uint8(128).reshape(()), bias]),
         (lookup("QLinearConv")(), [x, scale(rng), np.uint8(3).reshape(()), w, scale(rng), zero, *y]),
         (lookup("QLinearMatMul")(), [numbers(rng, np.int8, 2, 34000), scale(rng), zero, numbers(rng, np.int8, 34000, 3),
                                      scale(rng), zero, *y]),
@@ -181,7 +185,7 @@ def test_what_kernels_lack_is_numpys() -> None:
         graph, want = graph_of(op, inputs)
         model = Model(graph)
         assert model.plan({"i0": inputs[0].shape}).numpy_steps()
-        np.testing.assert_array_equal(model.run({"i0": inputs[0]})["y"], want)
+        np.testing.assert_array_equal(model.run({"i0": inputs[0]})["y"], want, strict=True)
 
 
 # Models with QuantizeLinear and DequantizeLinear
@@ -288,6 +292,39 @@ def test_values_that_are_asked_for_or_read_twice_stay_floats() -> None:
     inner, y = model.run({"x": x}, fetch=[conv, model.outputs[0].name]).values()
     assert inner.dtype == F32 and inner.min() < 0
     assert np.abs(whole - y).max() <= 0.02 * 1.001
+
+
+def test_negative_scales_turn_the_order_round() -> None:
+    n = Net((1, 2, 4, 4))
+    n.top = n.step("x", -0.02)
+    made = n.model(n.step(n.add("Relu", n.add("MaxPool", n.top, kernel_shape=(2, 2), strides=(2, 2))), -0.02))
+    x = np.random.default_rng(12).uniform(-2, 2, (1, 2, 4, 4)).astype(F32)
+    wide = x.reshape(1, 2, 2, 2, 2, 2).max(axis=(3, 5))
+    (got,) = load(made, threads=1).run({"x": x}).values()
+    np.testing.assert_allclose(got, np.maximum(wide, 0), atol=0.011)
+
+
+def test_windows_in_the_padding_are_the_least_of_the_results_scale() -> None:
+    n = Net((1, 2, 2, 2))
+    y = n.add("MaxPool", n.top, kernel_shape=(2, 2), dilations=(3, 3), pads=(1, 1, 1, 1), strides=(1, 1))
+    (got,) = load(n.model(n.step(y, 0.03, 100)), threads=1).run({"x": np.ones((1, 2, 2, 2), F32)}).values()
+    np.testing.assert_array_equal(got, np.full((1, 2, 1, 1), F32(0.03) * F32(-100)), strict=True)
+
+
+def test_tables_belong_to_what_is_asked_for() -> None:
+    """What is fetched decides which integers a table starts from."""
+    n = Net((1, 4, 6, 6))
+    sigmoid = n.add("Sigmoid", n.top)
+    leaky = n.add("LeakyRelu", n.step(sigmoid, 1 / 256, 0), alpha=0.1)
+    made = n.model(n.step(n.add("Elu", n.step(leaky, 1 / 200, 3)), 1 / 150, 7))
+    x = np.random.default_rng(11).standard_normal((1, 4, 6, 6)).astype(F32)
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    (want,) = session.run(None, {"x": x})
+    model = load(made, threads=1)
+    y = model.outputs[0].name
+    for fetch in ([y], [sigmoid, y], [leaky, y], [y]):
+        got = model.run({"x": x}, fetch=fetch)[y]
+        assert np.abs(got - want).max() <= 1.001 / 150, f"more than a step apart with {fetch}"
 
 
 @pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4", "aarch64"])
