@@ -175,6 +175,15 @@ def test_values_that_other_shapes_decide(tmp_path: Path) -> None:
             np.testing.assert_array_equal(got["z"], x[:n])
 
 
+def test_names_of_room_are_not_the_models() -> None:
+    text = """g (float[n] a) => (int64[1, k] y, float[n] z) { y = NonZero (a) room = Neg (a) z = Abs (room) }"""
+    proto = onnx.parser.parse_model(HEAD + text)
+    proto.graph.node[1].output[0] = proto.graph.node[2].input[0] = "y#room"
+    got = nbconv.load(proto.SerializeToString()).run({"a": np.array([-1, 0, 2], np.float32)})
+    np.testing.assert_array_equal(got["y"], [[0, 2]])
+    np.testing.assert_array_equal(got["z"], np.array([1, 0, 2], np.float32))
+
+
 def test_kernels_run_in_all_stages() -> None:
     """A Resize to sizes that an input gives, and what follows it."""
     model = nbconv.load(content("sizes"))
