@@ -25,7 +25,7 @@ from nbconv.graph.bodies import free
 from nbconv.graph.dtypes import added
 from nbconv.graph.infer import DTYPES
 from nbconv.kernels.store import cache_dir
-from nbconv.runtime.plan_cache import code
+from nbconv.runtime.digests import code
 
 LARGEST = 8 << 20
 """Bytes of constants that an entry may hold itself; a model with more is read anew each time."""

@@ -77,7 +77,8 @@ class Model(Planned):
 
     def _open(self, source: Source, path: str | os.PathLike | None, threads: int) -> None:
         """A model in a file or in bytes: what an earlier process prepared is used, else the model is read now."""
-        from nbconv.runtime.plan_cache import PlanCache, digest
+        from nbconv.runtime.digests import digest
+        from nbconv.runtime.plan_cache import PlanCache
 
         self._graph, self._source = None, source
         self._plan_cache = PlanCache(digest(path, source.data), self._target())

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from nbconv.runtime import plan_cache
+from nbconv.runtime import digests
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = """
@@ -71,10 +71,10 @@ def test_code_of_which_only_a_part_is_there(monkeypatch: pytest.MonkeyPatch, tmp
     whole = tmp_path / "app"
     whole.write_bytes(b"an executable")
     part = [("nbconv/kernels/cpu/conv.py", str(ROOT / "kernels" / "cpu" / "conv.py"))]
-    assert ("nbconv/model.py", str(ROOT / "nbconv" / "model.py")) in plan_cache._code_files()
-    monkeypatch.setattr(plan_cache, "_sources", lambda folder, package, apart=(): part)
+    assert ("nbconv/model.py", str(ROOT / "nbconv" / "model.py")) in digests._code_files()
+    monkeypatch.setattr(digests, "_sources", lambda folder, package, apart=(): part)
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(sys, "executable", str(whole))
-    assert plan_cache._code_files() == [("nbconv", str(whole))]
+    assert digests._code_files() == [("nbconv", str(whole))]
     monkeypatch.delattr(sys, "frozen")
-    assert plan_cache._code_files() == []
+    assert digests._code_files() == []

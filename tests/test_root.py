@@ -29,7 +29,7 @@ class Finder:  # as setuptools makes for an editable install
 sys.meta_path.append(Finder)
 """
 ALL = "import nbconv, nbconv.kernels.store, nbconv.converters.onnx, nbconv.models"
-CODE = "from nbconv.runtime.plan_cache import code; print(code())"
+CODE = "from nbconv.runtime.digests import code; print(code())"
 
 
 def sources(part: str) -> Path:
@@ -135,10 +135,10 @@ def test_installed(checkouts: tuple[Path, Path], tmp_path: Path) -> None:
 CHANGES = """
 import os, time
 from pathlib import Path
-from nbconv.runtime import plan_cache
+from nbconv.runtime import digests
 def digest():
-    plan_cache._code.clear()
-    return plan_cache.code()
+    digests._code.clear()
+    return digests.code()
 now = time.time_ns
 time.time_ns = lambda: now() + 3_000_000_000  # files count as settled: digests are remembered
 found = [digest()]

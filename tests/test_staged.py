@@ -156,6 +156,34 @@ def test_the_same_shapes_plan_nothing(name: str) -> None:
     assert [s.planned for s in inner] == before and len(stages.kept) == kept
 
 
+def test_values_that_other_shapes_decide(tmp_path: Path) -> None:
+    """A node that waits reads what shapes decide: its own inputs have equal shapes and values, the result is another."""
+    text = """g (float[n] a, float[1] first, float[8] x) => (float[k] y, float[m] z) {
+        start = Cast <to = 7> (first)
+        end = Shape (a)
+        y = Slice (x, start, end)
+        next = ReduceMax <keepdims = 1> (y)
+        again = Cast <to = 7> (next)
+        z = Slice (x, again, end)
+    }"""
+    path, x = tmp_path / "model.onnx", np.arange(8, dtype=np.float32) / 8
+    path.write_bytes(onnx.parser.parse_model(HEAD + text).SerializeToString())
+    for model in (nbconv.load(path), nbconv.load(path)):
+        for n in (3, 5, 3, 7):
+            got = model.run({"a": r(n), "first": np.ones(1, np.float32), "x": x})
+            np.testing.assert_array_equal(got["y"], x[1:n])
+            np.testing.assert_array_equal(got["z"], x[:n])
+
+
+def test_names_of_room_are_not_the_models() -> None:
+    text = """g (float[n] a) => (int64[1, k] y, float[n] z) { y = NonZero (a) room = Neg (a) z = Abs (room) }"""
+    proto = onnx.parser.parse_model(HEAD + text)
+    proto.graph.node[1].output[0] = proto.graph.node[2].input[0] = "y#room"
+    got = nbconv.load(proto.SerializeToString()).run({"a": np.array([-1, 0, 2], np.float32)})
+    np.testing.assert_array_equal(got["y"], [[0, 2]])
+    np.testing.assert_array_equal(got["z"], np.array([1, 0, 2], np.float32))
+
+
 def test_kernels_run_in_all_stages() -> None:
     """A Resize to sizes that an input gives, and what follows it."""
     model = nbconv.load(content("sizes"))

@@ -169,11 +169,13 @@ class CompressRoom(Op):
     def lower(self, to: Lowering) -> None:
         x, entries = to.inputs[0], to.inputs[1].size
         outer, n, inner = self.about(x.shape)
-        if x.size == 0 or entries == 0:
+        if entries == 0:
             if x.size:
                 to.fill(to.output(0), x.size)
             to.fill(to.output(1), 1)
             return
+        if x.size == 0:  # slices without elements are counted, too
+            outer, inner = 1, 0
         to.step(
             f"select.compress_{x.dtype.itemsize}",
             1,

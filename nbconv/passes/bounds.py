@@ -12,13 +12,16 @@ from nbconv.ops.select import Cut
 def bounded(graph: Graph) -> Graph:
     """The graph with two nodes for each whose op has a bound: one that finds everything, and the `Cut` of it."""
     nodes: list[Node] = []
+    taken = {*graph.values(), *graph.inputs, *graph.constants}
     for node in graph.nodes:
         found = node.op.bound()
         if found is None:
             nodes.append(node)
             continue
         (op, axis), output = found, node.outputs[0]
-        room = f"{output}#room", f"{output}#count"
+        while not taken.isdisjoint(room := (f"{output}#room", f"{output}#count")):
+            output += "#"
+        taken.update(room)
         nodes.append(Node(op, node.inputs, room, node.name))
         nodes.append(Node(Cut(axis=axis, of=node.op.type), room, node.outputs, node.name))
     if len(nodes) == len(graph.nodes):

@@ -177,6 +177,7 @@ class Staged:
         values: dict[str, Any] = dict(feeds)
         inputs: tuple[str, ...] | None = self.inputs
         before: list[tuple[tuple, Stage]] = []
+        decided: frozenset[str] = frozenset()
         while inputs is not None:
             wanted = tuple(n for n in fetch if n not in values)
             key = self._key(before[-1][1].path if before else (), inputs, values, wanted)
@@ -185,8 +186,9 @@ class Staged:
                 stage = self._plan(key, inputs, wanted, before)
             if stage.ready is not None:
                 values.update(self._compute(stage, values, threads))
+            decided |= stage.decided
             for waiting in stage.waiting:
-                values.update(self._do(waiting, values, stage.known, threads))
+                values.update(self._do(waiting, values, stage.known, decided, threads))
             if not before:
                 values.update({n: stage.known[n] for n in fetch if n in stage.known and n not in values})
             inputs = stage.passed
@@ -269,7 +271,9 @@ class Staged:
         stage.ready.run(self._arenas, feeds, list(found.values()), threads)
         return found
 
-    def _do(self, waiting: Waiting, values: dict[str, Any], known: dict[str, np.ndarray], threads: int) -> dict[str, Any]:
+    def _do(
+        self, waiting: Waiting, values: dict[str, Any], known: dict[str, np.ndarray], decided: frozenset[str], threads: int
+    ) -> dict[str, Any]:
         """The outputs of a node whose inputs are there."""
         node, op = waiting.node, waiting.node.op
 
@@ -280,7 +284,7 @@ class Staged:
 
         start = perf_counter() if self._watch else 0.0
         try:
-            stage = self._alone(waiting, value, known.keys() - values.keys()) if waiting.tries else None
+            stage = self._alone(waiting, value, known.keys() - values.keys(), decided) if waiting.tries else None
             if stage is not None:
                 how, given = "kernels", {n: value(n) for n in stage.reads}
                 made = self._compute(stage, given, threads)
@@ -329,17 +333,21 @@ class Staged:
         inputs = {**body.inputs, **{n: Spec((), np.dtype(np.float32)) for n in free(body) if n not in around}}
         return Graph(body.nodes, inputs, body.outputs, {**body.constants, **around}, body.name)
 
-    def _alone(self, waiting: Waiting, value: Callable[[str], Any], fixed: Iterable[str]) -> Stage | None:
+    def _alone(
+        self, waiting: Waiting, value: Callable[[str], Any], fixed: Iterable[str], decided: frozenset[str]
+    ) -> Stage | None:
         """The plan of one node, which knows the values of small inputs as far as it needs them; None where no kernel does
-        it. Those ``fixed`` are the same for these shapes."""
+        it. Those ``fixed`` are the same for these shapes; those ``decided`` of them may be others for other shapes of the
+        graph's inputs, though the node's inputs have the same."""
         constants = {n: value(n) for n in waiting.reads if n in fixed}
         given = {n: value(n) for n in waiting.reads if n not in constants}
         if not all(_plain(v) for v in given.values()):
             return None
+        shaped = [(n, *_form(v), v.tobytes()) for n, v in constants.items() if n in decided]
         for names in waiting.tries:
             small = {n: v for n, v in given.items() if n in names and _decides(waiting.node, n, v)}
             forms = ((n, *_form(v), v.tobytes() if n in small else b"") for n, v in given.items())
-            key = (self._path, waiting.node.outputs, (), *forms)
+            key = (self._path, waiting.node.outputs, (), *forms, *shaped)
             stage = self._found(key, given, waiting.outputs)
             if stage is None:
                 with self._lock:

@@ -73,6 +73,7 @@ CASES = [
     *(case(CompressRoom(axis=a), r(3, 4, 2, dtype=t), np.array([True, False, True])[:k], outputs=2)
       for a, t, k in ((0, "f4", 3), (1, "i8", 2), (-1, "u1", 2), (None, "f2", 3), (2, "f8", 0))),
     case(CompressRoom(), r(0, 3), np.zeros(0, bool), outputs=2),
+    *(case(CompressRoom(axis=1), r(*shape), np.array([True, False, True]), outputs=2) for shape in ((0, 4, 2), (2, 3, 0))),
     case(CompressRoom(axis=1), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [False, True, True], outputs=2,
          expect=([[2, 3, 5], [6, 0, 0]], 2)),
     case(Cut(axis=1, of="NonZero"), [[0, 1, 1, 1], [0, 0, 0, 0]], np.array(2), expect=[[0, 1], [1, 1]]),
