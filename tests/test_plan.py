@@ -332,3 +332,20 @@ def test_shapes_decide_constants_and_weights_are_packed_once() -> None:
     for n in (2, 3, 2, 100, 90, 101):
         x = rng.standard_normal((n, 64)).astype(np.float32)
         np.testing.assert_allclose(model.run({"x": x})["y"], np.maximum(x @ w, 0.5), rtol=2e-4, atol=1e-4)
+
+
+def test_integers_that_shapes_decide_are_packed_for_each_plan() -> None:
+    w = np.random.default_rng(4).integers(-9, 9, (16, 8)).astype(np.int8)
+    nodes = [
+        Node(lookup("Shape")(start=0, end=1), ("x",), ("s",)),
+        Node(lookup("Cast")(to=3), ("s",), ("k",)),
+        Node(lookup("Add")(), ("w", "k"), ("v",)),
+        Node(lookup("MatMulInteger")(), ("x", "v"), ("y",)),
+    ]
+    graph = Graph(nodes, {"x": Spec(("n", 16), np.dtype(np.uint8))}, {"y": None}, {"w": w}, "integers")
+    model = Model(graph, threads=1)
+    for n in (1, 2, 3):
+        plan, alone = (m.plan({"x": (n, 16)}) for m in (model, Model(graph, threads=1)))
+        assert plan.arrays.keys() == alone.arrays.keys() <= plan.own
+        for name, array in alone.arrays.items():
+            np.testing.assert_array_equal(plan.arrays[name], array)

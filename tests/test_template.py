@@ -225,6 +225,7 @@ def test_a_new_size_is_planned_in_a_fraction_of_the_time() -> None:
         "c = Conv<pads = [1, 1, 1, 1]>(x, w, b) y = Mul(c, h)",
         "k = Sqrt(h) c = Conv<pads = [1, 1, 1, 1]>(x, w) d = Div(c, k) e = Add(d, h) y = Relu(e)",
         "p = GlobalAveragePool(x) f = Flatten(p) k = Mul(m, h) y = MatMul(f, k)",
+        "k = Mul(w, h) c = Conv<pads = [1, 1, 1, 1]>(x, k, b) y = Mul(c, h)",
         "k = Squeeze(h) l = Neg(k) c = Conv<pads = [1, 1, 1, 1]>(x, w, b) y = Clip(c, l, k)",
     ],
 )

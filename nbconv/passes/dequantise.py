@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from nbconv.kernels.target import Target
 
 
-def dequantise(graph: Graph, specs: dict[str, Spec], target: Target) -> Graph:
-    """Each QLinearConv by floats where costs say so; results are within one step of those by integers."""
+def dequantise(graph: Graph, specs: dict[str, Spec], target: Target, decided: set[str]) -> tuple[Graph, set[str]]:
+    """Each QLinearConv by floats where costs say so; results are within one step of those by integers. With ``decided``,
+    the constants that input shapes decide, and those made of them."""
     chosen = [node for node in graph.nodes if isinstance(node.op, QLinearConv) and _slow(node, specs, target)]
     if not chosen:
-        return graph
+        return graph, decided
     constants: dict[str, Any] = dict(graph.constants)
     nodes: list[Node] = []
     floats: dict[tuple[str, ...], str] = {}
@@ -36,11 +37,14 @@ def dequantise(graph: Graph, specs: dict[str, Spec], target: Target) -> Graph:
         if scales not in floats:
             floats[scales] = _value(f"{x}#floats{len(floats)}", specs[x].shape, specs)
             nodes.append(Node(DequantizeLinear(), scales, (floats[scales],), floats[scales]))
-        named = [floats[scales], *_parameters(node, specs, constants)]
+        made = _parameters(node, specs, constants)
+        if not decided.isdisjoint(node.inputs[1:]):
+            decided = decided.union(made)
+        named = [floats[scales], *made]
         y = _value(f"{node.outputs[0]}#floats", specs[node.outputs[0]].shape, specs)
         nodes.append(Node(Conv(**node.op.attributes()), tuple(named), (y,), node.name))
         nodes.append(Node(QuantizeLinear(), (y, *node.inputs[6:8]), node.outputs, f"{node.name}#integers"))
-    return graph.derive(nodes, constants)
+    return graph.derive(nodes, constants), decided
 
 
 def _slow(node: Node, specs: dict[str, Spec], target: Target) -> bool:
@@ -68,10 +72,12 @@ def _parameters(node: Node, specs: dict[str, Spec], constants: dict[str, Any]) -
     """The names of weights and bias as floats."""
     w, scale, zero, *_ = node.inputs[3:]
     shape = specs[w].shape
+    sources = [settled(constants[n]) for n in (w, scale, zero)]
 
     def weights() -> np.ndarray:
-        s, z = (channels(array(constants[n]), len(shape), 0).astype(np.float32) for n in (scale, zero))
-        return (array(constants[w]).astype(np.float32) - z) * s
+        values, s, z = map(array, sources)
+        s, z = (channels(v, len(shape), 0).astype(np.float32) for v in (s, z))
+        return (values.astype(np.float32) - z) * s
 
     names = [f"{w}#floats({scale},{zero})"]
     constants[names[0]] = Deferred(shape, FLOAT32, weights)

@@ -8,6 +8,7 @@ import numpy as np
 
 from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.op import NUMPY
+from nbconv.graph.symbolic import settled
 from nbconv.kernels.params import Activation, Epilogue
 from nbconv.lowering.context import Affine
 from nbconv.ops.batch_norm import BatchNormalization
@@ -194,7 +195,7 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
         return Node(BatchNormalization(epsilon=0.0), (x, *names), node.outputs, node.name)
     if maker.op.type not in ("Conv", "ConvTranspose") or any(n not in constants for n in maker.inputs[1:] if n):
         return None
-    w = constants[maker.inputs[1]]
+    w = settled(constants[maker.inputs[1]])
     bias = constants.get((*maker.inputs, "")[2])
     b = array(bias).astype(np.float64) if bias is not None else 0.0
     group = maker.op.group if maker.op.type == "ConvTranspose" else 0  # type: ignore[attr-defined]

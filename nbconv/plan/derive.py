@@ -26,21 +26,23 @@ class Derived(NamedTuple):
     layouts: dict[str, Layout]
     """how each value lies, where that is not as ONNX has it"""
     weights: Weights
-    """where constants made from the model's are kept: the model's own, unless input shapes decide some of them"""
+    """where constants made from those that input shapes decide are kept: the model's own where there are none"""
     varying: set[str]
     """constants that input shapes decide"""
     shared: Weights
     """the model's own"""
     fixed: set[str]
     """constants that no shape decides"""
+    floats: bool
+    """whether input shapes decide some of floats, which passes may have made an affine map of"""
 
     def weights_of(self, node: Node) -> Weights:
         """Where what the node makes of its constants is kept: with the model's, unless shapes may decide one of them."""
         if self.weights is self.shared:
             return self.shared
         read = {n for n in node.inputs if n in self.graph.constants}
-        fixed = read <= self.fixed and getattr(node.op, "affine", None) is None  # which passes make of constants
-        return self.shared if fixed else self.weights
+        affine = self.floats and getattr(node.op, "affine", None) is not None
+        return self.shared if read <= self.fixed and not affine else self.weights
 
 
 def derive(
@@ -65,10 +67,11 @@ def derive(
     promoted = promote(graph, specs)
     if promoted is not graph:
         graph, specs, decided = fold(promoted, inputs, weights, wanted, varying | decided)
-    if any(kind_of(specs[name].dtype) == "f" for name in decided):
-        weights = Weights()
     if integers is not None:
-        graph = dequantise(graph, specs, integers)
+        graph, decided = dequantise(graph, specs, integers, decided)
+    if decided:
+        weights = Weights()
+    floats = any(kind_of(specs[name].dtype) == "f" for name in decided)
     fixed = graph.constants.keys() - decided
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
@@ -76,4 +79,6 @@ def derive(
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, layouts = choose(graph, specs, gpu)
-    return Derived(graph, specs, layouts, weights, decided, shared, fixed)
+    if not floats:  # then the passes made all of their constants of others
+        fixed = graph.constants.keys() - decided
+    return Derived(graph, specs, layouts, weights, decided, shared, fixed, floats)

@@ -90,7 +90,7 @@ class Plan:
             self._views = eliminate_concat(self.graph, self.specs, self.layouts, frozenset(fetch), self.target.gpu)
             for node in self.graph.nodes:
                 if holds(node, specs_of(node, self.specs)[0]):
-                    self._hold(node, weights, frozenset(derived.varying))
+                    self._hold(node, weights if derived.floats else shared, frozenset(derived.varying))
                 else:
                     self._lower(node, derived.weights_of(node))
         else:
@@ -107,7 +107,7 @@ class Plan:
         for body in self._inner():
             self.tables += body.tables
             self.own |= body.own
-        self.program = self._assemble(weights)
+        self.program = self._assemble(derived)
 
     def __repr__(self) -> str:
         return f"<Plan of {self.graph.name} for {self.target.name}: {len(self.steps)} steps>"
@@ -171,11 +171,11 @@ class Plan:
         """The plans of bodies."""
         return [plan for plans in self.bodies.values() for plan in plans.values()]
 
-    def _assemble(self, weights: Weights) -> Program:
+    def _assemble(self, derived: Derived) -> Program:
         """The program, whose constants the plan now has."""
         program = assemble(self)
         for name in program.constants:
-            self.array(name, weights)
+            self.array(name, derived.shared if name in derived.fixed else derived.weights)
         for body in self._inner():
             self.arrays |= body.arrays
         return program

@@ -119,16 +119,18 @@ class _Kind:
                 return template.outline(values, inputs)
         if len(self._templates) >= MOST_TEMPLATES:
             return None
+        self.tried = True
         try:
             template = all.trace(inputs, free, sizes, *rest)
+            values = template.formula.values(sizes)
+            if template.narrow or values is None:
+                return None
+            outline = template.outline(values, inputs)
         except Exception:  # planning without a template says what is wrong, if anything is
-            template = None
-        values = template.formula.values(sizes) if template else None
-        if template is None or template.narrow or values is None:
-            self.tried = True
             return None
+        self.tried = False
         self._templates.insert(0, template)
-        return template.outline(values, inputs)
+        return outline
 
 
 class _Made(NamedTuple):
