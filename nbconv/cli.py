@@ -131,7 +131,8 @@ def _overview(argv: list[str]) -> int:
 
     commands = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
     parser = Parser(
-        f"Runs convolutional networks from ONNX and TensorFlow Lite files on kernels that Numba compiled.\n\ncommands:\n{commands}",
+        "Runs convolutional networks from ONNX and TensorFlow Lite files on kernels that Numba compiled.\n\n"
+        f"commands:\n{commands}",
         prog="nbconv",
         usage="nbconv [-h] [--version] COMMAND …",
         epilog=OVERVIEW,

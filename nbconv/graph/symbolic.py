@@ -301,7 +301,10 @@ def dtype_of(array: Any) -> np.dtype:
 
 
 def settled(value: Any) -> Any:
-    """The value itself, on which something is decided now."""
+    """The value itself, or a tuple of such, on which something is decided now."""
+    if isinstance(value, tuple) and has_symbols(value):
+        parts = map(settled, value)
+        return value._make(parts) if hasattr(value, "_make") else tuple(parts)  # type: ignore[attr-defined]
     return value.trace.decide(value.at) if type(value) is Symbol else value
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbconv.graph import FLOAT32
+from nbconv.graph.symbolic import settled
 from nbconv.kernels.params import Addends, ConvBlocking, ConvImage
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv.indirect_gemm import packed_weights, product, weights
@@ -89,6 +90,7 @@ def cost(p: ConvProblem) -> float:
 
 
 def emit(to: Lowering, p: ConvProblem) -> None:
+    p = p._replace(geometry=settled(p.geometry))  # the table is of numbers
     g, cut_parts = p.geometry, found(p)[1]
     og, co, ldy = g.co, g.groups * g.co, to.pitch or g.groups * g.co
     most = max(g.n * down.size * across.size for down, across in cut_parts)
