@@ -244,7 +244,9 @@ class Importer(OpsetContext):
 
     def _draft(self, proto: onnx.NodeProto, name: str, context: Any) -> Draft:
         if proto.domain == REFUSED:
-            raise UnsupportedError(next((a.s.decode() for a in proto.attribute if a.name == "problem"), "it is refused"))
+            raise UnsupportedError(
+                next((a.s.decode("utf-8", "replace") for a in proto.attribute if a.name == "problem"), "it is refused")
+            )
         domain, version = _domain(proto), context.opset_imports.get(_domain(proto), self.opset)
         ours = domain in DOMAINS and onnx.defs.has(proto.op_type, version, domain)
         schema = onnx.defs.get_schema(proto.op_type, version, domain) if ours else None
