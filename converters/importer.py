@@ -14,13 +14,14 @@ import onnx.inliner
 import onnx.shape_inference
 
 from nbconv.converters import contrib
+from nbconv.converters.attributes import hollow, value_of
 from nbconv.converters.draft import Draft, OpsetContext
 from nbconv.converters.guard import graphs
 from nbconv.converters.inferable import inferable
 from nbconv.converters.opset import OLDEST, rewrite
 from nbconv.converters.parse import first_line, parse
 from nbconv.converters.problems import Problem, summary
-from nbconv.converters.proto import printable, read_note
+from nbconv.converters.proto import printable
 from nbconv.converters.tensors import dims_of, place_of
 from nbconv.converters.tflite.kind import REFUSED
 from nbconv.converters.types import text_of
@@ -28,7 +29,6 @@ from nbconv.converters.weights import Place, Source
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import OBJECT, OPSET, UNRANKED, Graph, Node, Spec, sort
 from nbconv.graph.bodies import captured
-from nbconv.graph.dtypes import packed
 from nbconv.graph.infer import MAX_ELEMENTS, dtype_of
 from nbconv.graph.op import Op
 from nbconv.ops import lookup
@@ -36,9 +36,6 @@ from nbconv.ops.fallback import DOMAINS
 from nbconv.passes.refusals import refusals, trial
 
 A = onnx.AttributeProto
-
-_VALUES: dict[Any, str] = {A.FLOAT: "f", A.INT: "i", A.STRING: "s", A.FLOATS: "floats", A.INTS: "ints", A.STRINGS: "strings"}
-"""attribute type → the field of its value"""
 
 HEADER = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 """Fields of ModelProto that a Graph's ``header`` keeps."""
@@ -244,7 +241,9 @@ class Importer(OpsetContext):
 
     def _draft(self, proto: onnx.NodeProto, name: str, context: Any) -> Draft:
         if proto.domain == REFUSED:
-            raise UnsupportedError(next((a.s.decode() for a in proto.attribute if a.name == "problem"), "it is refused"))
+            raise UnsupportedError(
+                next((a.s.decode("utf-8", "replace") for a in proto.attribute if a.name == "problem"), "it is refused")
+            )
         domain, version = _domain(proto), context.opset_imports.get(_domain(proto), self.opset)
         ours = domain in DOMAINS and onnx.defs.has(proto.op_type, version, domain)
         schema = onnx.defs.get_schema(proto.op_type, version, domain) if ours else None
@@ -259,33 +258,13 @@ class Importer(OpsetContext):
                 raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} is given twice")
             if a.ref_attr_name:
                 raise ModelError(f"{name} ({proto.op_type}): the attribute {a.name!r} refers to a function's outside one")
-            attributes[a.name] = self._attribute(name, a)
+            attributes[a.name] = value_of(self.source, name, a)
         try:
             if schema is not None and not schema.deprecated:  # the checker refuses those
-                onnx.checker.check_node(_hollow(proto) if held else proto, context)
+                onnx.checker.check_node(hollow(proto) if held else proto, context)
         except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ModelError(f"{name} ({proto.op_type}): {first_line(error)}") from None
         return Draft(proto.op_type, list(proto.input), list(proto.output), attributes, name, domain)
-
-    def _attribute(self, name: str, a: onnx.AttributeProto) -> Any:
-        if a.type == A.TENSOR:
-            array = self.source.view(name, place_of(name, a.t))
-            if read_note(a.t.doc_string) is not None:
-                a.t.doc_string, a.t.raw_data = "", packed(array)  # for the checker
-            return array
-        if a.type == A.GRAPH:
-            return a.g
-        if a.type == A.TYPE_PROTO:
-            return text_of(a.tp)
-        if a.type not in _VALUES:
-            kind = A.AttributeType.Name(a.type) if a.type in A.AttributeType.values() else a.type
-            raise UnsupportedError(f"attribute {a.name!r} of type {kind} is not supported")
-        value = getattr(a, _VALUES[a.type])
-        if isinstance(value, bytes):  # as text: the rules of `opset` compare it
-            return value.decode("utf-8", "replace")
-        if isinstance(value, (int, float)):
-            return value
-        return tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value)
 
     def _constant(self, proto: onnx.NodeProto) -> None:
         name = next(filter(None, proto.output), "")
@@ -343,7 +322,7 @@ class Importer(OpsetContext):
             schema = onnx.defs.get_schema(draft.type, self.opset, "")
             for name in [name for name in draft.attributes if name not in op.fields and name in schema.attributes]:
                 default = schema.attributes[name].default_value
-                if default.type and self._attribute(name, default) == draft.attributes[name]:
+                if default.type and value_of(self.source, name, default) == draft.attributes[name]:
                     del draft.attributes[name]
         return op(**draft.attributes)
 
@@ -416,16 +395,6 @@ def _opset(source: Source, model: onnx.ModelProto) -> int:
     if not OLDEST <= max(versions) <= newest or min(versions) != max(versions):
         raise ModelError(f"{source.label} uses opset {', '.join(map(str, versions))}; nbconv reads {OLDEST} to {newest}")
     return versions[0]
-
-
-def _hollow(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The node with empty bodies: what they hold is looked at apart."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    for a in copy.attribute:
-        if a.type == A.GRAPH:
-            a.g.CopyFrom(onnx.GraphProto(name="body"))
-    return copy
 
 
 def _domain(node: onnx.NodeProto) -> str:

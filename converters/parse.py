@@ -37,7 +37,10 @@ def parse(source: Source) -> onnx.ModelProto:
     try:
         model = onnx.ModelProto.FromString(strip(source.data))
     except (ModelError, DecodeError, RecursionError) as error:
-        raise ModelError(f"{source.label} is not an ONNX model: {first_line(error)}") from None
+        told = f"is not an ONNX model: {first_line(error)}"
+        if source.label.endswith(".tflite"):
+            told = "is not a TFLite model (no TFL3 at byte 4), or cut off: get the file again"
+        raise ModelError(f"{source.label} {told}") from None
     for wrong, why in (
         (not model.HasField("graph"), "it has no graph"),
         (not model.HasField("ir_version"), "it has no ir_version"),

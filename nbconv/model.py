@@ -39,7 +39,7 @@ def load(
     tune: bool = False,
     deterministic: bool = False,
 ) -> Model:
-    """The model of an ONNX file, given by path or as its bytes.
+    """The model of an ONNX or TFLite file, given by path or as its bytes.
 
     ``threads``: how many may work on a run (default: what affinity and the cgroup allow). ``device``: "cpu", or "cuda" or
     "cuda:1" for an NVIDIA GPU, with ":tf32" behind it for products by its tensor cores, of numbers rounded to TF32
@@ -47,7 +47,8 @@ def load(
     algorithms are timed once, and the choice is kept with the prepared model; the last bits of results then depend on what
     was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path that cannot be read,
     ModelError for what is no valid model, UnsupportedError (a ModelError) that names all operators, attributes and types
-    that nbconv lacks. Weights stay views of the file while they can: do not change it.
+    that nbconv lacks, ImportError for a TFLite file where nbconv[tflite] is not installed. Weights stay views of the file
+    while they can: do not change it.
     """
     from nbconv.converters.weights import Source
 

@@ -15,7 +15,10 @@ from nbconv import models
 from nbconv.base.image import load_image
 from nbconv.cli import main
 from nbconv.converters.onnx import survey
+from nbconv.converters.tflite import reader
+from nbconv.converters.tflite.model import convert
 from nbconv.converters.tflite.sparse import dense
+from nbconv.converters.weights import Source
 from nbconv.errors import ModelError, UnsupportedError
 from tests.tflite_cases import C2, PLAIN, F, conv, depthwise, noise
 from tests.tflite_files import O, Part, Quantised, T, constant, litert, write
@@ -350,6 +353,29 @@ def test_weights_of_four_bits() -> None:
     assert nbconv.load(content)(x).tolist() == [[0.5 * (1 + 20 - 800 - 1000 + 70000)]]
 
 
+def test_a_cast_takes_integers_as_they_are() -> None:
+    """Whatever scale they have."""
+    x = np.array([-3, 0, 100], np.int8)
+    tensors = [T("x", (3,), "int8", None, Quantised([0.5], [7])), T("y", (3,))]
+    content = write(tensors, [O("CAST", [0], [1])], [0], [1])
+    np.testing.assert_array_equal(nbconv.load(content)(x), x.astype(F))
+    for theirs in litert(content, [x]) or ():
+        np.testing.assert_array_equal(theirs, x.astype(F))
+
+
+def test_constants_that_share_their_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is written out in another order."""
+    monkeypatch.setattr(reader, "ROOM", 0)
+    for copies in (0, 1):
+        monkeypatch.setattr(reader, "COPIES", copies)
+        source = Source(small())
+        if copies:
+            convert(source)
+        else:
+            with pytest.raises(ModelError, match="far larger than its file"):
+                convert(source)
+
+
 def test_sparse_constants() -> None:
     """Rows of columns, and 2×2 blocks of them; levels that do not fit are errors."""
     rows = np.array([[0, 3, 0], [0, 0, 0], [5, 0, 7]], F)
@@ -362,7 +388,7 @@ def test_sparse_constants() -> None:
     want[:2, 2:] = [[1, 2], [3, 4]]
     np.testing.assert_array_equal(found, want)
     for wrong in ([3, (np.array([0, 1, 1, 9]), np.array([1, 0, 2]))], [3, (np.array([0, 1, 1, 3]), np.array([1, 0, 3]))],
-                  [2, (np.array([0, 1]), np.array([1]))], [9, levels[1]]):  # fmt: skip
+                  [2, (np.array([0, 1]), np.array([1]))], [9, levels[1]], [1 << 27, 2]):  # fmt: skip
         with pytest.raises(ModelError, match="its sparse levels do not fit"):
             dense(np.array([3, 5, 7], F), (3, 3), (order, none, wrong), "w")
 

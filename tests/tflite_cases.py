@@ -303,6 +303,7 @@ MOVES = [
         3, 2, 2, 2, 3, 4).transpose(2, 3, 0, 4, 1, 5).reshape(2, 6, 6, 4)[:, 1:, :-2]),
     Case("MEAN", (X, ints(1, 2)), lambda x, _: x.mean((1, 2)), R),
     Case("MEAN", (X, ints(1, 2)), lambda x, _: x.mean((1, 2), keepdims=True), R, {"KeepDims": True}),
+    Case("MEAN", (X, ints()), lambda x, _: x, R),
     Case("SUM", (X, ints(-1)), lambda x, _: x.sum(-1), R), Case("REDUCE_MAX", (X, ints(1)), lambda x, _: x.max(1), R),
     Case("REDUCE_MIN", (X, ints(0, 3)), lambda x, _: x.min((0, 3)), R),
     Case("REDUCE_PROD", (X, ints(3)), lambda x, _: x.prod(3), R),
@@ -318,8 +319,8 @@ MOVES = [
     Case("TOPK_V2", (noise(2, 5), ints(2)), lambda x, _: (
         -np.sort(-x)[:, :2], np.argsort(-x)[:, :2].astype(np.int32)), "TopKV2Options"),
     Case("CUMSUM", (noise(2, 5), ints(1)), lambda x, _: np.cumsum(x, 1) - x, "CumsumOptions", {"Exclusive": True}),
-    Case("ONE_HOT", (np.array([2, 0], np.int32), ints(3), Fixed(np.array(5, F)), Fixed(np.array(-1, F))),
-         lambda i, *_: np.where(np.eye(3)[i] > 0, F(5), F(-1)), "OneHotOptions", {"Axis": -1}),
+    Case("ONE_HOT", (np.array([2, 0, -1, 3], np.int32), ints(3), Fixed(np.array(5, F)), Fixed(np.array(-1, F))),
+         lambda i, *_: np.where(i[:, None] == np.arange(3), F(5), F(-1)), "OneHotOptions", {"Axis": -1}),
 ]  # fmt: skip
 
 

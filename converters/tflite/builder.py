@@ -7,6 +7,7 @@ a QuantizeLinear before and a DequantizeLinear behind (onnxruntime's QDQ format)
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,6 +55,8 @@ class Builder:
         self.padded: dict[int, tuple[int, list[int]]] = {}
         """images that are others with zeros around them → those, and how many (begin, begin, end, end)"""
         self.taken: set[str] = around.taken if around else set()
+        self._last: defaultdict[str, int] = around._last if around else defaultdict(int)
+        """name → the last number behind it that is taken: a file may call all its tensors the same"""
         self._numbers: dict[tuple, str] = around._numbers if around else {}
         self.at = "model"
         """what new values are called after"""
@@ -61,10 +64,12 @@ class Builder:
     # Values
 
     def unique(self, hint: str) -> str:
-        name, n = hint, 1
+        name, n = hint, self._last[hint]
         while name in self.taken:
-            name, n = f"{hint}_{n}", n + 1
+            n += 1
+            name = f"{hint}_{n}"
         self.taken.add(name)
+        self._last[hint] = n
         return name
 
     def add(self, kind: str, *inputs: str, count: int = 1, domain: str = "", **attributes: Any) -> Any:
@@ -116,13 +121,16 @@ class Builder:
         assert tensor.data is not None
         data = self.source.data[tensor.data.offset : tensor.data.offset + tensor.data.length]
         shape = tuple(d or 0 for d in tensor.shape)
+        if tensor.type == 17 or tensor.sparsity is not None:
+            self.file.take(math.prod(shape) * tensor.dtype.itemsize)
         if tensor.type == 17:
             both = np.frombuffer(data, np.uint8)
             halves = np.stack([both << 4, both & 0xF0], -1).reshape(-1).view(np.int8) >> 4
-            return halves[: int(np.prod(shape))].reshape(shape)
-        if tensor.dtype == np.bool_:
-            return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
-        values = np.frombuffer(data, tensor.dtype.newbyteorder("<"))
+            values = halves if tensor.sparsity is not None else halves[: math.prod(shape)]
+        elif tensor.dtype == np.bool_:
+            values = np.frombuffer(data, np.uint8) != 0
+        else:
+            values = np.frombuffer(data, tensor.dtype.newbyteorder("<"))
         return values.reshape(shape) if tensor.sparsity is None else dense(values, shape, tensor.sparsity, tensor.name)
 
     def real(self, t: int) -> np.ndarray | None:
@@ -193,6 +201,7 @@ class Builder:
         else:
             array = self.known(tensor.index)
             assert array is not None
+            self.file.take(array.nbytes)
             proto = numpy_helper.from_array(np.ascontiguousarray(array if order is None else array.transpose(order)), name)
             del proto.dims[:]
             proto.dims.extend(array.shape if order is None else array.transpose(order).shape)

@@ -35,7 +35,13 @@ def convert(source: Source) -> onnx.ModelProto:
     with np.errstate(all="ignore"):  # a damaged file may have any numbers
         for operator in file.main.operators:
             _write(to, operator)
-        return _model(to, file)
+        try:
+            return _model(to, file)
+        except ModelError:
+            raise
+        except DAMAGE as error:
+            told = short(str(error) or type(error).__name__)
+            raise ModelError(f"{source.label} is a damaged TFLite model: {told}") from None
 
 
 def _write(to: Builder, operator: Operator) -> None:

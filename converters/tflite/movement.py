@@ -57,7 +57,7 @@ def expand_dims(to: Builder, node: Operator) -> None:
 def transpose(to: Builder, node: Operator) -> None:
     """The same value in another order: nothing is written here."""
     x, y = node.inputs[0], node.outputs[0]
-    perm = tuple(a % max(len(to.tensors[x].shape), 1) for a in to.whole(node.inputs[1], "permutation"))
+    perm = tuple(to.axes(to.whole(node.inputs[1], "permutation"), to.tensors[x].rank, None))
     if sorted(perm) != list(range(to.tensors[x].rank)):
         raise ModelError(f"its permutation {list(perm)} is none of {to.tensors[x].rank} axes")
     order, real = to.order(x), moved(to, node)
@@ -69,7 +69,7 @@ def transpose(to: Builder, node: Operator) -> None:
 def concatenation(to: Builder, node: Operator) -> None:
     o, y = node.options("ConcatenationOptions"), node.outputs[0]
     order = to.order(*node.inputs)
-    real = moved(to, node, *node.inputs)
+    real = moved(to, node, *node.inputs) or o.FusedActivationFunction() != 0
     (axis,) = to.axes([o.Axis()], to.tensors[node.inputs[0]].rank, order)
     made = to.add("Concat", *(to.get(t, order, real) for t in node.inputs), axis=axis)
     to.put(y, to.activated(made, o.FusedActivationFunction()), order, real)
@@ -171,7 +171,7 @@ def pad(to: Builder, node: Operator) -> None:
         fill = [to.add("Reshape", to.get(node.inputs[2], real=real), to.integers([]))]
     elif tensor.zero is not None and not real:
         fill = [to.constant(tensor.zero[0], tensor.dtype)]
-    if mode == "constant" and pairs.min(initial=0) < 0:
+    if pairs.min(initial=0) < 0:
         raise ModelError(f"a padding is negative: {pairs.tolist()}")
     value = to.get(x, order, real)
     if order == CHANNELS[4] and node.name == "PAD" and not real and not pairs[:2].any():
@@ -307,8 +307,10 @@ def reverse(to: Builder, node: Operator) -> None:
 def one_hot(to: Builder, node: Operator) -> None:
     indices, depth, on, off = node.inputs[:4]
     values = to.add("Concat", *(to.add("Reshape", to.get(t), to.integers([1])) for t in (off, on)), axis=0)
-    axis = node.options("OneHotOptions").Axis()
-    to.put(node.outputs[0], to.add("OneHot", to.indices(indices), to.indices(depth), values, axis=axis))
+    axis, places = node.options("OneHotOptions").Axis(), to.indices(indices)
+    # a negative index is none of the places, where ONNX counts it from the end
+    places = to.add("Where", to.add("Less", places, to.constant(0, np.int64)), to.constant(LARGEST, np.int64), places)
+    to.put(node.outputs[0], to.add("OneHot", places, to.indices(depth), values, axis=axis))
 
 
 def where(to: Builder, node: Operator) -> None:

@@ -145,12 +145,10 @@ def local_response(to: Builder, node: Operator) -> None:
 
 
 def cast(to: Builder, node: Operator) -> None:
+    """Integers as they are: cast.cc does not look at scales."""
     x, y = node.inputs[0], node.outputs[0]
-    if to.tensors[x].quantised or to.tensors[y].quantised:
-        to.put(y, to.get(x))
-        return
-    order = to.order(x)
-    to.put(y, to.add("Cast", to.get(x, order), to=helper.np_dtype_to_tensor_dtype(to.tensors[y].dtype)), order)
+    order, kind = to.order(x), helper.np_dtype_to_tensor_dtype(to.tensors[y].dtype)
+    to.put(y, to.add("Cast", to.get(x, order, real=False), to=kind), order, real=False)
 
 
 def dequantize(to: Builder, node: Operator) -> None:

@@ -34,6 +34,9 @@ MOST_RANK = 32
 MOST_DEPTH = 8
 """of sparse levels"""
 
+COPIES, ROOM = 16, 1 << 30
+"""Constants in other forms than the file's take so many times its bytes and as many more, at most."""
+
 DAMAGE = (
     struct.error, ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, MemoryError, TypeError, ValueError,
 )  # fmt: skip
@@ -128,6 +131,13 @@ class File:
     outputs: list[tuple[str, int]] = field(default_factory=list)
     subgraphs: int = 1
     signatures: tuple[str, ...] = ()
+    room: int = 0
+    """bytes that constants may still take in other forms than the file's: tensors may share what they point at"""
+
+    def take(self, count: int) -> None:
+        self.room -= count
+        if self.room < 0:
+            raise ModelError("the model's constants, written out, are far larger than its file")
 
 
 def schema() -> Any:
@@ -151,7 +161,7 @@ def read(source: Source) -> File:
         raise type(error)(f"{source.label} is not a TFLite model: {short(str(error))}") from None
     except DAMAGE as error:
         told = short(str(error) or type(error).__name__)
-        raise ModelError(f"{source.label} is not a TFLite model, or a damaged one: {told}") from None
+        raise ModelError(f"{source.label} is damaged or cut off, get the file again: {told}") from None
 
 
 def short(text: str) -> str:
@@ -199,6 +209,7 @@ class _Reader:
         if version != 3:
             raise ModelError(f"it has version {version}, wanted 3")
         found = File(self.subgraph(0), self.text(model.Description()), self.subgraph, subgraphs=model.SubgraphsLength())
+        found.room = COPIES * self.size + ROOM
         if not found.main.outputs:
             raise ModelError("it has no outputs")
         self.name_ports(found)

@@ -21,10 +21,11 @@ def reduce(kind: str):
         flags = kind in ("ReduceMin", "ReduceMax") and to.tensors[x].type == 6
         if flags:
             value = to.add("Cast", value, to=2)
-        made = to.add(kind, value, to.integers(to.axes(chosen, rank, order)), keepdims=int(keep))
+        if chosen:  # ONNX takes no axes for all of them
+            value = to.add(kind, value, to.integers(to.axes(chosen, rank, order)), keepdims=int(keep))
         if flags:
-            made = to.add("Cast", made, to=9)
-        to.put(node.outputs[0], made, order if keep else None)
+            value = to.add("Cast", value, to=9)
+        to.put(node.outputs[0], value, order if keep or not chosen else None)
 
     return rule
 

@@ -20,12 +20,14 @@ def dense(values: np.ndarray, shape: tuple[int, ...], sparsity: Any, name: str) 
     wrong = ModelError(f"tensor {name!r} {list(shape)}: its sparse levels do not fit")
     if sorted(order) != list(range(rank + len(blocks))) or any(not 0 <= b < rank for b in blocks) or math.prod(shape) > MOST:
         raise wrong
+    # no place is met twice, so each level of a file that fits makes at most as many as something behind it has entries
+    most = max(len(values), *(len(level[0]) for level in levels if not isinstance(level, int)), 1)
     at = np.zeros(1, np.int64)
     coordinates: list[np.ndarray] = []
     sizes = [1] * len(order)
     for axis, level in zip(order, levels, strict=True):
         if isinstance(level, int):
-            if level < 1 or len(at) * level > MOST:
+            if level < 1 or len(at) * level > most:
                 raise wrong
             sizes[axis] = level
             counts, here = np.full(len(at), level), np.tile(np.arange(level), len(at))
@@ -35,7 +37,7 @@ def dense(values: np.ndarray, shape: tuple[int, ...], sparsity: Any, name: str) 
             if len(at) and at.max() + 1 >= len(segments):
                 raise wrong
             first, counts = segments[at], segments[at + 1] - segments[at]
-            if counts.min(initial=0) < 0 or counts.sum() > MOST or first.min(initial=0) < 0:
+            if counts.min(initial=0) < 0 or counts.sum() > len(indices) or first.min(initial=0) < 0:
                 raise wrong
             starts = np.cumsum(counts) - counts
             at = np.arange(counts.sum()) - np.repeat(starts, counts) + np.repeat(first, counts)

@@ -27,7 +27,7 @@ dynamic dimensions:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="an ONNX file")
+    parser.add_argument("model", help="an ONNX or TFLite file")
 
 
 def add_shape(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ PACKAGES = ("nbconv", "numpy", "numba", "llvmlite", "onnx", "Pillow", "onnxrunti
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="an ONNX file")
+    parser.add_argument("model", nargs="?", help="an ONNX or TFLite file")
     _model.add_shape(parser)
     _model.add_value(parser)
     _model.add_device(parser)
