@@ -29,6 +29,8 @@ SAME: dict[str, Any] = {"pads": (1, 1, 1, 1)}
 CASES: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("depthwise", "", "Conv", (2, 19, 9, 8), (19, 1, 3, 3), {"group": 19, **SAME}),
     ("depthwise_transposed", "", "ConvTranspose", (1, 19, 5, 4), (19, 1, 3, 3), {"group": 19, "strides": (2, 2)}),
+    ("depthwise_multiplied", "", "Conv", (2, 19, 9, 8), (57, 1, 3, 3), {"group": 19, "strides": (2, 1), **SAME}),
+    ("grouped", "", "Conv", (2, 48, 9, 8), (48, 4, 3, 3), {"group": 12, "strides": (2, 1), **SAME}),
     ("small_channels", "", "Conv", (2, 3, 11, 9), (20, 3, 3, 5), {"strides": (2, 1), "pads": (1, 2, 0, 2)}),
     ("whole_window", "", "Conv", (2, 18, 5, 4), (33, 18, 5, 4), {}),
     ("whole_window", "", "Conv", (3, 16, 7), (5, 16, 7), {}),

@@ -91,6 +91,27 @@ def over_vectors(b, begin, end, body) -> None:
     b.position_at_end(done)
 
 
+def repeat(b, count, state, body) -> list:
+    """The values after ``count`` times ``state = body(i, state)``, which may be none."""
+    entry, loop, done = b.block, b.append_basic_block("turn"), b.append_basic_block("turns_done")
+    b.cbranch(b.icmp_signed(">", count, i64(0)), loop, done)
+    b.position_at_end(loop)
+    i, held = b.phi(i64), [b.phi(v.type) for v in state]
+    found = body(i, held)
+    following = b.add(i, i64(1))
+    for phi, begin, after in ((i, i64(0), following), *zip(held, state, found)):
+        phi.add_incoming(begin, entry)
+        phi.add_incoming(after, b.block)
+    turned = b.block
+    b.cbranch(b.icmp_signed("<", following, count), loop, done)
+    b.position_at_end(done)
+    results = [b.phi(v.type) for v in state]
+    for phi, before, after in zip(results, state, found):
+        phi.add_incoming(before, entry)
+        phi.add_incoming(after, turned)
+    return results
+
+
 def internal(module, name: str, kinds) -> tuple[ir.Function, bool]:
     """(the function of this name, of arguments of these types, that only its own library sees and
     that is never inlined; whether it has no body yet)."""

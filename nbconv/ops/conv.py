@@ -123,13 +123,18 @@ class Conv(Convolution):
         return geometry(x, w[1], w[0] // self.group, self.window(x, w), self.group)
 
     def writes_strided(self, inputs, outputs) -> bool:
-        return inputs[0].rank < 5 and not self.depthwise(inputs[1])
+        return inputs[0].rank < 5 and not self.multiplied(inputs[1])
 
     def reads_strided(self, inputs, outputs, i) -> bool:
-        return i == 0 and self.writes_strided(inputs, outputs)
+        return i == 0 and inputs[0].rank < 5 and not self.depthwise(inputs[1])
 
     def absorbs(self, inputs, outputs) -> str:
-        return "activation" if self.depthwise(inputs[1]) else "residual"
+        alone = self.depthwise(inputs[1]) if inputs[0].rank == 5 else self.multiplied(inputs[1])
+        return "activation" if alone else "residual"
+
+    def multiplied(self, w: Spec) -> bool:
+        """Whether each channel has filters of its own, one or several."""
+        return self.group > 1 and w.shape[1] == 1
 
     def layouts(self, inputs, outputs, given):
         """An image of few channels is padded first, and turned with that; so is a volume with padding."""

@@ -11,9 +11,10 @@ from math import inf
 
 from nbconv.kernels.target import Target
 from nbconv.lowering.conv import integer_depthwise, integer_gemm
-from nbconv.lowering.conv.depthwise import DEPTHWISE
+from nbconv.lowering.conv.depthwise import DEPTHWISE, MULTIPLIED
 from nbconv.lowering.conv.depthwise_transposed import DEPTHWISE_TRANSPOSED
 from nbconv.lowering.conv.disjoint import DISJOINT
+from nbconv.lowering.conv.grouped import GROUPED
 from nbconv.lowering.conv.indirect_gemm import INDIRECT_GEMM
 from nbconv.lowering.conv.integer_depthwise import INTEGER_DEPTHWISE
 from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM
@@ -36,9 +37,11 @@ CONVERTED = 10.0
 CONVOLUTIONS: tuple[Implementation, ...] = (
     DEPTHWISE,
     DEPTHWISE_TRANSPOSED,
+    MULTIPLIED,
     WHOLE_WINDOW,
     SMALL_CHANNELS,
     DISJOINT,
+    GROUPED,
     INDIRECT_GEMM,
     PARTS,
     INTEGER_DEPTHWISE,

@@ -1,4 +1,5 @@
-"""Depthwise convolutions, one filter a channel: strips of pixels of which each input vector is loaded once."""
+"""Depthwise convolutions, one filter a channel: strips of pixels of which each input vector is loaded once. Where a channel
+has several filters, x's are written as often first."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import numpy as np
 from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import DenseImage
 from nbconv.lowering import repack
-from nbconv.lowering.context import Lowering
+from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.problem import ConvProblem
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil, epilogue, pad_bias
@@ -29,8 +30,33 @@ def fits(p: ConvProblem) -> bool:
 
 
 def emit(to: Lowering, p: ConvProblem) -> None:
-    """One step of kernels/cpu/depthwise.py."""
-    g, c, lanes, units = p.geometry, p.geometry.groups, p.target.lanes, p.target.units
+    strips(to, p, to.input(0))
+
+
+def fits_multiplied(p: ConvProblem) -> bool:
+    g = p.geometry
+    return g.multiplied and not p.target.gpu and p.itemsize * g.n * g.h * g.w * g.groups * g.co <= p.scratch_limit
+
+
+def cost_multiplied(p: ConvProblem) -> float:
+    """A channel's products, all of which fill vectors."""
+    g = p.geometry
+    return 2.0 * g.n * g.oh * g.ow * g.taps * g.co
+
+
+def emit_multiplied(to: Lowering, p: ConvProblem) -> None:
+    g = p.geometry
+    size = g.n * g.h * g.w * g.groups * g.co
+    x, here = to.floats(size), to.strides(0)
+    n, c, h, w = here if g.axes == 2 else (*here[:2], 0, here[2])
+    there = (g.h * g.w * g.groups * g.co, g.co, g.w * g.groups * g.co, g.groups * g.co, 1)
+    to.copy(to.input(0), x, (g.n, g.groups, g.h, g.w, g.co), (n, c, h, w, 0), there)
+    strips(to, p, x)
+
+
+def strips(to: Lowering, p: ConvProblem, x: Ref) -> None:
+    """One step of kernels/cpu/depthwise.py, of x as it lies there, a channel for each of y's."""
+    g, c, lanes, units = p.geometry, p.geometry.groups * p.geometry.co, p.target.lanes, p.target.units
     vectors = ceil(c, lanes)
     pieces = min(vectors, units // 2)
     if not p.target.gpu:
@@ -58,7 +84,7 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         "depthwise.depthwise",
         g.n * ceil(g.oh, band) * ceil(c, piece),
         work=8 * size * g.taps,
-        x=to.input(0),
+        x=x,
         y=to.output(),
         w=packed,
         b=b,
@@ -82,3 +108,4 @@ def _in_strips(p: ConvProblem) -> bool:
 
 
 DEPTHWISE = Implementation("depthwise", fits, emit)
+MULTIPLIED = Implementation("depthwise_multiplied", fits_multiplied, emit_multiplied, cost_multiplied)

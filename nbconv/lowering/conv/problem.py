@@ -45,6 +45,11 @@ class Geometry(NamedTuple):
         return self.groups > 1 and self.ci == self.co == 1
 
     @property
+    def multiplied(self) -> bool:
+        """Whether each channel has several filters of its own."""
+        return self.groups > 1 and self.ci == 1 and self.co > 1 and not self.transposed
+
+    @property
     def small_channels(self) -> bool:
         """Whether rows of a window are multiplied at a time: channels are few, and all taps of a row neighbours."""
         few = self.ci < SMALL_CHANNELS and self.groups == 1 and not self.transposed

@@ -1,0 +1,87 @@
+"""Grouped convolutions of few channels a group, as many in as out (ResNeXt, RegNet): strips of pixels, with a vector of
+results over all groups that its channels are of."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nbconv.graph.symbolic import apply
+from nbconv.kernels.params import Addends, ConvImage
+from nbconv.lowering import repack
+from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.conv.operands import bias
+from nbconv.lowering.conv.problem import ConvProblem
+from nbconv.lowering.implementation import Implementation
+from nbconv.lowering.packing import ceil, epilogue
+from nbconv.lowering.repack import WeightStrides, varies
+from nbconv.lowering.step import Work
+from nbconv.lowering.window import seen_by, sliding
+
+BAND = 16
+"""Most rows of a unit."""
+NEAR = 8192
+"""Floats of the weights of a unit's channels, or little more: they stay in L1."""
+
+
+def fits(p: ConvProblem) -> bool:
+    g, lanes = p.geometry, p.target.lanes
+    if p.target.gpu or g.transposed or g.groups == 1 or not 1 < g.ci == g.co <= lanes or lanes % g.ci:
+        return False
+    permutes = p.target.triple.startswith("x86") and lanes > 4
+    return (permutes or g.ci == lanes) and (p.constant or g.groups * g.ci % lanes == 0)
+
+
+def cost(p: ConvProblem) -> float:
+    """A group's products, all of which fill vectors."""
+    g = p.geometry
+    return 2.0 * g.n * g.oh * g.ow * g.taps * g.ci * g.co
+
+
+def emit(to: Lowering, p: ConvProblem) -> None:
+    """One step of kernels/cpu/grouped.py."""
+    g, lanes, columns, units = p.geometry, p.target.lanes, p.columns, p.target.units
+    c = g.groups * g.co
+    vectors = ceil(c, lanes)
+    pieces = ceil(vectors, max(1, NEAR // (g.taps * g.ci * lanes)))
+    piece = ceil(vectors, pieces) * lanes
+    band = apply(min, BAND, ceil(g.oh, ceil(units // 2, pieces)))
+    size = g.n * c * g.oh * g.ow
+    flops = 2 * size * g.taps * g.ci
+    to.step(
+        "grouped.grouped",
+        g.n * ceil(c, piece) * ceil(g.oh, band),
+        work=2 * flops,
+        x=to.input(0),
+        y=to.output(),
+        w=weights(to, p),
+        addends=Addends(bias(to, 1, c), to.residual, to.ldres),
+        zeros=to.zeros(lanes),
+        image=ConvImage(g.n * g.oh * g.ow, g.h, g.w, to.ld(0), g.ci, g.oh, g.ow, to.pitch or c, c),
+        window=sliding(g.down, g.across),
+        band=band,
+        piece=piece,
+        epilogue=epilogue(to, 1, c, lanes, columns),
+        kind="convolution",
+        algorithm=lambda: f"grouped {g.down.kernel}×{g.across.kernel} /{g.down.stride}, {g.ci} channels a group",
+        does=Work(flops, flops, p.itemsize * size, seen_by(g.down, g.across)),
+    )
+
+
+def weights(to: Lowering, p: ConvProblem) -> Ref:
+    """(vectors, kh, kw, ci, lanes), of (groups · co, ci, kh, kw)."""
+    g, lanes = p.geometry, p.target.lanes
+    c, taps, kw = g.groups * g.co, g.taps, g.across.kernel
+    vectors = ceil(c, lanes)
+    if varies(to, 1):
+        strides = WeightStrides(0, lanes * g.ci * taps, kw, 1, taps, g.ci * taps, g.down.kernel, kw, g.ci)
+        return repack.panels(to, to.input(1), strides, vectors, lanes)
+
+    def make() -> np.ndarray:
+        packed = np.zeros((vectors * lanes, g.ci * taps), np.float32)
+        packed[:c] = to.value(1).reshape(c, g.ci * taps)
+        return packed.reshape(vectors, lanes, g.ci, taps).transpose(0, 3, 2, 1).reshape(-1)
+
+    return to.constant(f"{to.node.inputs[1]}#grouped{g.groups}", make)
+
+
+GROUPED = Implementation("grouped", fits, emit, cost)

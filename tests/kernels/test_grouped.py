@@ -1,0 +1,100 @@
+"""Convolutions of few channels a group, by strips over several groups; and of several filters a channel."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+import pytest
+
+from nbconv.graph import Graph, Node, Spec
+from nbconv.kernels.target import host
+from nbconv.lowering.conv import CONVOLUTIONS
+from nbconv.model import Model
+from nbconv.ops import conv, lookup
+
+F32 = np.dtype(np.float32)
+ENDS = ("Relu", "Identity", "HardSwish", "Sigmoid", "LeakyRelu")
+
+
+def graph_of(x: np.ndarray, w: np.ndarray, b: np.ndarray, fields: dict, end: str, residual: bool = False) -> Graph:
+    """A convolution, what is added to it, and an activation."""
+    nodes = [Node(lookup("Conv")(**fields), ("x", "w", "b"), ("c",))]
+    if residual:
+        nodes += [Node(lookup("Identity")(), ("x",), ("i",)), Node(lookup("Add")(), ("c", "i"), ("s",))]
+    nodes.append(Node(lookup(end)(), ("s" if residual else "c",), ("y",)))
+    return Graph(nodes, {"x": Spec(x.shape, F32)}, {"y": None}, {"w": w, "b": b})
+
+
+@pytest.mark.parametrize("row", ["grouped", "depthwise_multiplied"])
+def test_any_window(monkeypatch, row) -> None:
+    """Random windows, images, channels and activations: what float64 gives, with the same bits on one thread and two."""
+    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == row])
+    rng, lanes = np.random.default_rng(7), host().lanes
+    for i in range(40):
+        kernel = rng.choice([1, 2, 3, 3, 3, 5, 7], 2)
+        stride, dilation = rng.choice([1, 1, 1, 2, 2, 3], 2), rng.choice([1, 1, 2, 3], 2)
+        size, pads = rng.integers(1, 30, 2), rng.integers(0, 6, 4)
+        if i % 2:
+            pads = np.concatenate([(kernel - 1) * dilation // 2] * 2)
+        pads[:2] += np.maximum(0, (kernel - 1) * dilation + 1 - size - pads[:2] - pads[2:])
+        n, end = int(rng.integers(1, 3)), ENDS[i % len(ENDS)]
+        if row == "grouped":
+            q = lanes if lanes == 4 else int(rng.choice([q for q in (2, 4, 8, 16) if q <= lanes]))
+            groups, per = int(rng.integers(2, 80 // q + 2)), (q, q)
+        else:
+            groups, per = int(rng.choice([2, 15, 16, 40])), (1, int(rng.integers(2, 6)))
+        fields = {"strides": stride, "dilations": dilation, "pads": pads}
+        fields = {"group": groups, **{name: tuple(map(int, value)) for name, value in fields.items()}}
+        x = rng.standard_normal((n, groups * per[0], *size)).astype(F32)
+        w = rng.standard_normal((groups * per[1], per[0], *kernel)).astype(F32)
+        b = rng.standard_normal(groups * per[1]).astype(F32)
+        graph = graph_of(x, w, b, fields, end)
+        one, two = (Model(graph, threads=threads).run({"x": x})["y"] for threads in (1, 2))
+        want = lookup("Conv")(**fields).reference(*(v.astype(np.float64) for v in (x, w, b)))
+        want = lookup(end)().reference(want)
+        np.testing.assert_array_equal(one, two)
+        bound = 1e-5 * np.sqrt(kernel.prod() * per[0])
+        np.testing.assert_allclose(one, want, rtol=0, atol=bound, err_msg=f"{x.shape} {w.shape} {fields} {end}")
+
+
+def test_a_residual_and_views(monkeypatch) -> None:
+    """What is added, in the kernel; and x and y in the middle of wider values."""
+    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "grouped"])
+    rng, q = np.random.default_rng(5), host().lanes
+    x, w = rng.standard_normal((2, 3 * q, 7, 9)).astype(F32), rng.standard_normal((3 * q, q, 3, 3)).astype(F32)
+    b = rng.standard_normal(3 * q).astype(F32)
+    fields = {"group": 3, "pads": (1, 1, 1, 1)}
+    want = lookup("Conv")(**fields).reference(*(v.astype(np.float64) for v in (x, w, b)))
+    model = Model(graph_of(x, w, b, fields, "Relu", residual=True))
+    assert [s.kernel for s in model.plan({"x": x.shape}).steps].count("grouped.grouped") == 1
+    np.testing.assert_allclose(model.run({"x": x})["y"], np.maximum(want + x, 0), rtol=0, atol=1e-4)
+
+    nodes = [
+        Node(lookup("Split")(axis=1, num_outputs=2), ("xx",), ("x", "rest")),
+        Node(lookup("Conv")(**fields), ("x", "w", "b"), ("c",)),
+        Node(lookup("Concat")(axis=1), ("rest", "c"), ("j",)),
+        Node(lookup("MaxPool")(kernel_shape=(1, 1)), ("j",), ("y",)),
+    ]
+    xx = np.concatenate([x, -x], 1)
+    model = Model(Graph(nodes, {"xx": Spec(xx.shape, F32)}, {"y": None}, {"w": w, "b": b}))
+    np.testing.assert_allclose(model.run({"xx": xx})["y"], np.concatenate([-x, want], 1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [inf, -inf, np.nan])
+def test_a_group_sees_no_other(value) -> None:
+    """A cell that is not finite reaches its own group's results alone, and those whose window has it."""
+    q = host().lanes if host().lanes == 4 else 4
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((1, 5 * q, 9, 8)).astype(F32), rng.standard_normal((5 * q, q, 3, 3)).astype(F32)
+    fields = {"group": 5, "pads": (1, 1, 1, 1)}
+    graph = graph_of(x, w, np.zeros(5 * q, F32), fields, "Identity")
+    model = Model(graph)
+    assert "grouped.grouped" in {s.kernel for s in model.plan({"x": x.shape}).steps}
+    before = model.run({"x": x})["y"]
+    x[0, q + 1, 4, 5] = value
+    y = model.run({"x": x})["y"]
+    touched = np.zeros(y.shape, bool)
+    touched[0, q : 2 * q, 3:6, 4:7] = True
+    np.testing.assert_array_equal(y[~touched], before[~touched])
+    assert not np.isfinite(y[touched]).any()
