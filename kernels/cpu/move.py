@@ -125,12 +125,17 @@ def _deal(source, target, n, parts, apart):
 @inline
 def _transpose(source, target, rows, columns, apart, row):
     """target[r·row + s] = source[s·apart + r], W × W at a time; the last squares lie over those
-    before."""
+    before.
+    On the side that has its lines further apart W lines are gone along: others are other pages.
+    """
     if rows >= W and columns >= W:
-        for s0 in range(0, columns, W):
-            s = min(s0, columns - W)
-            for r0 in range(0, rows, W):
-                r = min(r0, rows - W)
+        along = row > apart
+        outer, inner = (rows, columns) if along else (columns, rows)
+        for i0 in range(0, outer, W):
+            i = min(i0, outer - W)
+            for j0 in range(0, inner, W):
+                j = min(j0, inner - W)
+                r, s = (i, j) if along else (j, i)
                 _transpose_square(at(source, s * apart + r), apart, at(target, r * row + s), row)
     else:
         for s in range(0, columns, W):

@@ -35,11 +35,26 @@ def padded_image(to: Lowering, g: Geometry) -> Image:
     hp, wp = g.h + top + bottom, g.w + left + right
     size = g.n * hp * wp * c
     y = to.floats(size)
-    to.fill(y, size)
+    _border(to, g, y, hp, wp * c)
     here = to.strides(0)
     here = here if g.axes == 2 else (*here[:2], 0, here[2])
     to.copy(to.input(0), y.at((top * wp + left) * c), (g.n, c, g.h, g.w), here, (hp * wp * c, 1, wp * c, c))
     return Image(y, hp, wp, c, kw * c)
+
+
+def _border(to: Lowering, g: Geometry, y: Ref, rows: int, row: int) -> None:
+    """Zeros round the images at y, of so many rows of so many floats. Where there are several they are written all over."""
+    c, (_, _, _, top, bottom), (_, _, _, left, right) = g.groups * g.ci, g.down, g.across
+    if to.target.gpu or g.n > 1:
+        to.fill(y, g.n * rows * row)
+        return
+    before, after, beside = top * row + left * c, bottom * row + right * c, (left + right) * c
+    if top or left:
+        to.fill(y, before)
+    if beside and g.h > 1:
+        to.copy(to.zeros(beside), y.at(before + g.w * c), (g.h - 1, beside), (0, 1), (row, 1))
+    if bottom or right:
+        to.fill(y.at(rows * row - after), after)
 
 
 def bias(to: Lowering, g: int, og: int, repeats: int = 1, part: slice | None = None, i: int = 2) -> Ref:
