@@ -367,7 +367,7 @@ class ClassWeights(NamedTuple):
 
 MODULES = (
     __name__,
-    *(f"{__package__}.{name}_params" for name in ("index", "optimizer", "quantised", "recurrent", "sampling")),
+    *(f"{__package__}.{name}_params" for name in ("index", "optimizer", "quantised", "recurrent", "sampling", "strip")),
 )
 """Where such NamedTuples are defined."""
 

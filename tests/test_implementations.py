@@ -31,6 +31,7 @@ CASES: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...], dict[str, Any
     ("depthwise_transposed", "", "ConvTranspose", (1, 19, 5, 4), (19, 1, 3, 3), {"group": 19, "strides": (2, 2)}),
     ("depthwise_multiplied", "", "Conv", (2, 19, 9, 8), (57, 1, 3, 3), {"group": 19, "strides": (2, 1), **SAME}),
     ("grouped", "", "Conv", (2, 48, 9, 8), (48, 4, 3, 3), {"group": 12, "strides": (2, 1), **SAME}),
+    ("first_layer", "", "Conv", (2, 3, 11, 9), (16, 3, 5, 3), {"strides": (1, 2), "pads": (1, 1, 0, 1)}),
     ("small_channels", "", "Conv", (2, 3, 11, 9), (20, 3, 3, 5), {"strides": (2, 1), "pads": (1, 2, 0, 2)}),
     ("small_channels", "", "Conv", (1, 3, 11, 9), (20, 3, 3, 5), {"strides": (2, 1), "pads": (1, 2, 0, 1)}),
     ("small_channels", "", "Conv", (1, 2, 30), (9, 2, 7), {"strides": (4,), "pads": (3, 0)}),

@@ -1,9 +1,9 @@
-"""Strips of a grouped convolution's output, of few channels a group: up to STRIP neighbours of a row,
-vectors of channels one after the other.
+"""Strips of a convolution's output, of few inputs a group: up to STRIP neighbours of a row, vectors of
+channels one after the other.
 
 A vector of results needs, for each tap, the vector of its groups' first inputs, that of their second
-inputs, and so on: with as many channels a group as a vector has lanes each is one value in all lanes,
-else it is a permutation of the vector of x at the same channels.
+inputs, and so on. Where all its lanes are of one group each is one value in all lanes, else it is a
+permutation of the vector of x at the same channels.
 """
 
 from functools import partial
@@ -25,25 +25,26 @@ PERMUTES = {16: "x86.avx512.permvar.sf.512", 8: "x86.avx2.permps"}
 
 def _make_strips(kw: int, stride: int, spread: bool):
     """An intrinsic for ``count`` vectors of channels: y[p, c] = epilogue(Σ_ky Σ_kx Σ_i x[ky·line,
-    p·stride + kx·gap, first of c's group + i]·w[ky, kx, i, c] + bias[c] + res[p, c]) for p <
-    ``pixels``, ldx and ldy floats a pixel, ``group`` channels a group.
+    p·stride + kx·gap, input i of c's group]·w[ky, kx, i, c] + bias[c] + res[p, c]) for p <
+    ``pixels``, ldx and ldy floats a pixel, ``group`` inputs a group, ``ldi`` floats apart.
 
-    w holds (rows, taps, group, W) of a vector of channels after the other, ``apart`` floats each.
-    ``spread``: a group fills a vector; else vectors are permuted.
+    w holds (rows, taps, group, W) of a vector of channels after the other, ``apart`` floats each;
+    x's inputs of the one lie ``xv`` floats from those of the other.
+    ``spread``: a vector is of one group; else its groups' inputs fill a vector, which is permuted.
     Where kw is 0, ``taps``, ``step`` (the stride) and ``gap`` are the arguments, else the gap is 1.
     x is at the first pixel of the first window, which is column ``left`` of an image of ``width``
-    columns: for those outside ``zeros`` are read. Of windows that are not 0 wide the first and the
+    columns: for those outside 0 is read, in ``zeros``. Of windows that are not 0 wide the first and the
     last column alone may be outside.
     """
 
     @intrinsic
     def strips(
-        tc, pixels, count, x, ldx, line, w, apart, rows, group, taps, step, gap, bias, y, ldy, res, ldres, zeros, low, high,
-        cols, left, width, act, alpha, beta, scale, shift,
+        tc, pixels, count, x, ldx, line, ldi, xv, w, apart, rows, group, taps, step, gap, bias, y, ldy, res, ldres, zeros,
+        low, high, cols, left, width, act, alpha, beta, scale, shift,
     ):  # fmt: skip
         sig = types.void(
-            Int, Int, Floats, Int, Int, Floats, Int, Int, Int, Int, Int, Int, Floats, Floats, Int, Floats, Int, Floats,
-            Float, Float, Int, Int, Int, Int, Float, Float, Floats, Floats,
+            Int, Int, Floats, Int, Int, Int, Int, Floats, Int, Int, Int, Int, Int, Int, Floats, Floats, Int, Floats, Int,
+            Floats, Float, Float, Int, Int, Int, Int, Float, Float, Floats, Floats,
         )  # fmt: skip
 
         def gen(ctx, b, sig, args):
@@ -62,15 +63,17 @@ def _function(module, pixels: int, kw: int, stride: int, spread: bool, kinds):
     fn, new = internal(module, f"strip_{pixels}_{kw}_{stride}_{'spread' if spread else 'permuted'}", kinds)
     if new:
         b = ir.IRBuilder(fn.append_basic_block("entry"))
-        count, x, ldx, line, w, apart, rows, group, taps, step, gap, bias, y, ldy, res, ldres, zeros, *rest = fn.args
+        count, x, ldx, line, ldi, xv, w, apart, rows, group, *rest = fn.args
+        taps, step, gap, bias, y, ldy, res, ldres, zeros, *rest = rest
         low, high, cols, left, width, act, alpha, beta, scale, shift = rest
         if kw:
             taps, step, gap = i64(kw), i64(stride), i64(1)
-        strip = _Strip(b, pixels, kw, stride, spread, (taps, step, gap), group, cols, left, width, zeros, ldx)
+        strip = _Strip(b, pixels, kw, stride, spread, (taps, step, gap), group, cols, left, width, zeros, ldx, ldi)
 
         def vector(v, _):
             at = b.mul(v, i64(W))
-            xp, bp, yp, sp, tp = (b.gep(p, [at]) for p in (x, bias, y, scale, shift))
+            xp = b.gep(x, [b.mul(v, xv)])
+            bp, yp, sp, tp = (b.gep(p, [at]) for p in (bias, y, scale, shift))
             start = b.load(vector_pointer(b, bp, i64(0)), align=4)
             found = [[sum_] for sum_ in strip.sums(xp, line, b.gep(w, [b.mul(v, apart)]), rows, start)]
             before = b.block
@@ -98,10 +101,11 @@ def _loads(b, pointers):
 class _Strip:
     """The sums of a strip. ``cols``: how many channels of a vector there are."""
 
-    def __init__(self, b, pixels, kw, stride, spread, window, group, cols, left, width, zeros, ldx) -> None:
+    def __init__(self, b, pixels, kw, stride, spread, window, group, cols, left, width, zeros, ldx, ldi) -> None:
         self.b, self.pixels, self.kw, self.stride, self.spread = b, pixels, kw, stride, spread
         self.taps, self.step, self.gap = window
-        self.group, self.cols, self.left, self.width, self.zeros, self.ldx = group, cols, left, width, zeros, ldx
+        self.group, self.cols, self.left, self.width, self.zeros = group, cols, left, width, zeros
+        self.ldx, self.ldi = ldx, ldi
 
     def sums(self, x, line, w, rows, bias):
         """A vector a pixel, over the rows of the window."""
@@ -154,8 +158,8 @@ class _Strip:
             at = b.add(self.left, column)
             seen = b.and_(b.icmp_signed(">=", at, i64(0)), b.icmp_signed("<", at, self.width))
         if self.spread:
-            p = p if seen is None else b.select(seen, p, self.zeros)
-            return splat_ir(b, b.load(b.gep(p, [i]), align=4))
+            p = b.gep(p, [b.mul(self.ldi, i)])
+            return splat_ir(b, b.load(p if seen is None else b.select(seen, p, self.zeros), align=4))
         cols = self.cols if seen is None else b.select(seen, self.cols, i64(0))
         v = load_part_ir(b, vector_pointer(b, p, i64(0)), cols)
         return self.permuted(v, i)

@@ -1,6 +1,8 @@
-"""Grouped convolution of few channels a group, as many in as out, on channels-last data."""
+"""Convolution of few inputs a group: of groups with as many results, on channels-last data, or of one
+group, on data in any layout."""
 
-from nbconv.kernels.params import Addends, ConvImage, Epilogue, Window
+from nbconv.kernels.params import Addends, Epilogue, Window
+from nbconv.kernels.strip_params import Strips
 
 from ._epilogue import activate, addends_from, epilogue_from, in_registers, short_only
 from ._group import STRIP, permuted_3_1, permuted_3_2, permuted_any, spread_3_1, spread_3_2, spread_any
@@ -15,28 +17,26 @@ def grouped(
     addends: Addends,
     y: Floats,
     zeros: Floats,
-    image: ConvImage,
+    strips: Strips,
     window: Window,
-    band: Int,
-    piece: Int,
     epilogue: Epilogue,
     first: Int,
     last: Int,
 ) -> None:
-    """y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, g·cg + i]·w[c, ky, kx, i] +
-    bias + residual)), g being c's group, of cg channels.
+    """y[n, oy, ox, c] = act(clamp(Σ x[n, oy·sh-ph+ky·dh, ox·sw-pw+kx·dw, g, i]·w[c, ky, kx, i] +
+    bias + residual)), g being c's group and i one of its cg inputs.
 
-    cg divides W. image.og counts all channels, a multiple of cg.
-    w is packed [vector of channels][ky][kx][i][W], zero past the channels; bias, scale and shift
-    fill a vector; zeros holds W.
-    A unit is ``band`` rows of ``piece`` channels of y: a row after the other, in strips.
+    Of several groups cg divides W, and c. w is packed [vector of channels][ky][kx][i][W], zero past
+    the channels; bias, scale and shift fill a vector; zeros is one float.
+    A unit does a row after the other, in strips.
     At stride 1 and dilation dw, a row is dw rows of every dw-th pixel, which are not dilated.
     """
-    h, width, ldx, cg, oh, ow, ldy, c = image[1:]
+    h, width, oh, ow, cg, c, ldy, xn, xh, xw, xc, xv, band, piece = strips
     kh, kw, sh, sw, dh, dw, ph, pw = window
     over = (ow - 1) * sw - pw + (kw - 1) * dw + 1 - width
     apart = dw if sw == 1 else 1
     unrolled = dw == apart and kw == 3 and sw <= 2 and max(pw, over) <= apart
+    spread = xv == 0 or cg == W
     bands = (oh + band - 1) // band
     pieces = (c + piece - 1) // piece
     size = kh * kw * cg
@@ -50,7 +50,7 @@ def grouped(
         for oy in range(oy0, min(oh, oy0 + band)):
             iy = oy * sh - ph
             ky0, ky1 = inside(iy, kh, dh, h)
-            row = (n * h + iy + ky0 * dh) * width
+            row = n * xn + (iy + ky0 * dh) * xh + c0 // W * xv
             wp = at(w, c0 * size + ky0 * kw * cg * W)
             for rest in range(min(apart, ow)):
                 there = (ow - rest + apart - 1) // apart
@@ -63,13 +63,14 @@ def grouped(
                     ix = ox * sw - pw
                     left = ix // apart
                     columns = (width - (ix - left * apart) + apart - 1) // apart
-                    xp = at(x, (row + ix) * ldx + c0)
+                    xp = at(x, row + ix * xw)
                     place = (n * oh + oy) * ow + ox
                     yp = at(y, place * ldy + c0)
                     added = addends_from(addends, c0, place * addends.ldres + c0)
-                    lds = apart * ldx, dh * width * ldx, size * W, apart * ldy
+                    steps = apart * xw, dh * xh, xc, xv, size * W, apart * ldy
                     taps = ky1 - ky0, cg, kw, sw, dw // apart
-                    _strip(unrolled, pixels, lds, taps, xp, wp, yp, zeros, added, apart, left, columns, channels, done)
+                    kind = spread, unrolled, sw
+                    _strip(kind, pixels, steps, taps, xp, wp, yp, zeros, added, apart, left, columns, channels, done)
                     if not in_registers(epilogue.act):
                         for p in range(pixels):
                             for i in range(0, channels, W):
@@ -78,38 +79,24 @@ def grouped(
 
 
 @inline
-def _strip(unrolled, pixels, lds, taps, x, w, y, zeros, addends, apart, left, columns, channels, epilogue):
+def _strip(kind, pixels, steps, taps, x, w, y, zeros, addends, apart, left, columns, channels, epilogue):
     """A strip's vectors of channels, and what is less than a vector."""
-    ldx, line, size, ldy = lds
-    rows, cg, kw, sw, gap = taps
+    spread, unrolled, sw = kind
+    ldx, line, ldi, xv, size, ldy = steps
     i = 0
     while i < channels:
         count, cols = max(1, (channels - i) // W), min(W, channels - i)
         here = epilogue_from(epilogue, i)
         bias, res, ldres = addends_from(addends, i, i)
         low, high, act, alpha, beta = here.low, here.high, here.act, here.alpha, here.beta
-        window = rows, cg, kw, sw, gap
-        sums = (
-            pixels,
-            count,
-            at(x, i),
-            ldx,
-            line,
-            at(w, i // W * size),
-            size,
-            *window,
-            bias,
-            at(y, i),
-            ldy,
-            res,
-            apart * ldres,
-        )
+        inputs = at(x, i // W * xv), ldx, line, ldi, xv, at(w, i // W * size), size
+        sums = pixels, count, *inputs, *taps, bias, at(y, i), ldy, res, apart * ldres
         rest = zeros, low, high, cols, left, columns, act, alpha, beta, short_only(here), here.shift
-        if cg == W and unrolled and sw == 1:
+        if spread and unrolled and sw == 1:
             spread_3_1(*sums, *rest)
-        elif cg == W and unrolled:
+        elif spread and unrolled:
             spread_3_2(*sums, *rest)
-        elif cg == W:
+        elif spread:
             spread_any(*sums, *rest)
         elif unrolled and sw == 1:
             permuted_3_1(*sums, *rest)

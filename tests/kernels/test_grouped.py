@@ -1,4 +1,4 @@
-"""Convolutions of few channels a group, by strips over several groups; and of several filters a channel."""
+"""Convolutions of few inputs a group, in strips: of several groups, of one; and of several filters a channel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def graph_of(x: np.ndarray, w: np.ndarray, b: np.ndarray, fields: dict, end: str
     return Graph(nodes, {"x": Spec(x.shape, F32)}, {"y": None}, {"w": w, "b": b})
 
 
-@pytest.mark.parametrize("row", ["grouped", "depthwise_multiplied"])
+@pytest.mark.parametrize("row", ["grouped", "first_layer", "depthwise_multiplied"])
 def test_any_window(monkeypatch, row) -> None:
     """Random windows, images, channels and activations: what float64 gives, with the same bits on one thread and two."""
     monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == row])
@@ -35,13 +35,18 @@ def test_any_window(monkeypatch, row) -> None:
         kernel = rng.choice([1, 2, 3, 3, 3, 5, 7], 2)
         stride, dilation = rng.choice([1, 1, 1, 2, 2, 3], 2), rng.choice([1, 1, 2, 3], 2)
         size, pads = rng.integers(1, 30, 2), rng.integers(0, 6, 4)
-        if i % 2:
+        if row == "first_layer":
+            kernel[1], stride[1], dilation[1], pads[1::2] = 3, 1 + i % 2, 1, pads[1::2] % 2
+            size += 2
+        elif i % 2:
             pads = np.concatenate([(kernel - 1) * dilation // 2] * 2)
         pads[:2] += np.maximum(0, (kernel - 1) * dilation + 1 - size - pads[:2] - pads[2:])
         n, end = int(rng.integers(1, 3)), ENDS[i % len(ENDS)]
         if row == "grouped":
             q = lanes if lanes == 4 else int(rng.choice([q for q in (2, 4, 8, 16) if q <= lanes]))
             groups, per = int(rng.integers(2, 80 // q + 2)), (q, q)
+        elif row == "first_layer":
+            groups, per = 1, (int(rng.integers(1, 16)), int(rng.choice([1, 15, 16, 17, 40, 64])))
         else:
             groups, per = int(rng.choice([2, 15, 16, 40])), (1, int(rng.integers(2, 6)))
         fields = {"strides": stride, "dilations": dilation, "pads": pads}

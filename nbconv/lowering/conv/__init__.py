@@ -14,7 +14,7 @@ from nbconv.lowering.conv import integer_depthwise, integer_gemm
 from nbconv.lowering.conv.depthwise import DEPTHWISE, MULTIPLIED
 from nbconv.lowering.conv.depthwise_transposed import DEPTHWISE_TRANSPOSED
 from nbconv.lowering.conv.disjoint import DISJOINT
-from nbconv.lowering.conv.grouped import GROUPED
+from nbconv.lowering.conv.grouped import FIRST_LAYER, GROUPED
 from nbconv.lowering.conv.indirect_gemm import INDIRECT_GEMM
 from nbconv.lowering.conv.integer_depthwise import INTEGER_DEPTHWISE
 from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM
@@ -39,6 +39,7 @@ CONVOLUTIONS: tuple[Implementation, ...] = (
     DEPTHWISE_TRANSPOSED,
     MULTIPLIED,
     WHOLE_WINDOW,
+    FIRST_LAYER,
     SMALL_CHANNELS,
     DISJOINT,
     GROUPED,

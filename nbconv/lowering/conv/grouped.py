@@ -1,12 +1,14 @@
-"""Grouped convolutions of few channels a group, as many in as out (ResNeXt, RegNet): strips of pixels, with a vector of
-results over all groups that its channels are of."""
+"""Convolutions of few inputs a group, in strips of pixels, a vector of results after the other: of groups with as many
+results as inputs (ResNeXt, RegNet), with a vector over all groups that its channels are of, and 3×3 ones of one group (the
+first layers of most networks), which read an image as it lies."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from nbconv.graph.symbolic import apply
-from nbconv.kernels.params import Addends, ConvImage
+from nbconv.kernels.params import Addends
+from nbconv.kernels.strip_params import Strips
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import bias
@@ -28,7 +30,20 @@ def fits(p: ConvProblem) -> bool:
     if p.target.gpu or g.transposed or g.groups == 1 or not 1 < g.ci == g.co <= lanes or lanes % g.ci:
         return False
     permutes = p.target.triple.startswith("x86") and lanes > 4
-    return (permutes or g.ci == lanes) and (p.constant or g.groups * g.ci % lanes == 0)
+    return (permutes or g.ci == lanes) and packs(p)
+
+
+def fits_first(p: ConvProblem) -> bool:
+    g = p.geometry
+    _, stride, _, *pads = g.across
+    few = g.small_channels and g.across.kernel == 3 and stride <= 2 and max(pads) <= 1
+    return few and not p.target.gpu and packs(p)
+
+
+def packs(p: ConvProblem) -> bool:
+    """Whether weights can be packed in vectors: those that vary have no part of one."""
+    g = p.geometry
+    return p.constant or g.groups * g.co % p.target.lanes == 0
 
 
 def cost(p: ConvProblem) -> float:
@@ -47,6 +62,8 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     band = apply(min, BAND, ceil(g.oh, ceil(units // 2, pieces)))
     size = g.n * c * g.oh * g.ow
     flops = 2 * size * g.taps * g.ci
+    here = to.strides(0)
+    xn, xc, xh, xw = here if g.axes == 2 else (*here[:2], 0, here[2])
     to.step(
         "grouped.grouped",
         g.n * ceil(c, piece) * ceil(g.oh, band),
@@ -55,14 +72,14 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         y=to.output(),
         w=weights(to, p),
         addends=Addends(bias(to, 1, c), to.residual, to.ldres),
-        zeros=to.zeros(lanes),
-        image=ConvImage(g.n * g.oh * g.ow, g.h, g.w, to.ld(0), g.ci, g.oh, g.ow, to.pitch or c, c),
+        zeros=to.zeros(1),
+        strips=Strips(
+            g.h, g.w, g.oh, g.ow, g.ci, c, to.pitch or c, xn, xh, xw, xc, lanes if g.groups > 1 else 0, band, piece
+        ),
         window=sliding(g.down, g.across),
-        band=band,
-        piece=piece,
         epilogue=epilogue(to, 1, c, lanes, columns),
         kind="convolution",
-        algorithm=lambda: f"grouped {g.down.kernel}×{g.across.kernel} /{g.down.stride}, {g.ci} channels a group",
+        algorithm=lambda: f"strips {g.down.kernel}×{g.across.kernel} /{g.down.stride}, {g.ci} inputs",
         does=Work(flops, flops, p.itemsize * size, seen_by(g.down, g.across)),
     )
 
@@ -85,3 +102,4 @@ def weights(to: Lowering, p: ConvProblem) -> Ref:
 
 
 GROUPED = Implementation("grouped", fits, emit, cost)
+FIRST_LAYER = Implementation("first_layer", fits_first, emit)

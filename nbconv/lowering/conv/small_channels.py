@@ -4,6 +4,7 @@ which a row of the window lies in one piece. Such a row is one tap of an indirec
 from __future__ import annotations
 
 from nbconv.lowering.context import Lowering
+from nbconv.lowering.conv import grouped
 from nbconv.lowering.conv.indirect_gemm import taps_steps, weights
 from nbconv.lowering.conv.operands import padded_image
 from nbconv.lowering.conv.problem import ConvProblem
@@ -11,7 +12,7 @@ from nbconv.lowering.implementation import Implementation
 
 
 def fits(p: ConvProblem) -> bool:
-    return p.geometry.small_channels
+    return p.geometry.small_channels and not grouped.fits_first(p)
 
 
 def emit(to: Lowering, p: ConvProblem) -> None:
