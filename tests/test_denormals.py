@@ -150,6 +150,30 @@ def test_signs_of_zeros_stay() -> None:
     np.testing.assert_array_equal(np.signbit(one("Mul", x, np.ones(2, F32))()), [False, True])
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_any_products(seed: int) -> None:
+    """Numbers of any size: bits do not depend on threads; flushing changes a sum by no more than what becomes 0, and nothing
+    where no number on the way is denormal."""
+    rng = np.random.default_rng(seed)
+    m, k, n = (int(v) for v in rng.integers(1, 50, 3))
+    low = float(rng.choice([-45.0, -38.0, -20.0, -3.0]))
+
+    def numbers(*shape: int) -> np.ndarray:
+        return (rng.choice([-1, 1], shape) * rng.uniform(1, 2, shape) * 10.0 ** rng.uniform(low, 0, shape)).astype(F32)
+
+    x, w = numbers(m, k), numbers(k, n)
+    calls = [one("MatMul", x, w, weights=1, flush=flush) for flush in (True, False)]
+    flushed, kept = (call(1) for call in calls)
+    for call, y in zip(calls, (flushed, kept), strict=True):
+        assert call(2).tobytes() == y.tobytes()
+    assert not ((flushed != 0) & (np.abs(flushed) < TINY)).any()
+    rounding = k * 2.0**-23 * (np.abs(x).astype(F64) @ np.abs(w).astype(F64))
+    taken = 4 * k * TINY  # a term, of which neither factor is above 2, and a sum with it
+    assert (np.abs(flushed.astype(F64) - kept) <= rounding + taken).all()
+    if low == -3.0:
+        assert flushed.tobytes() == kept.tobytes()
+
+
 # The thread of the caller
 
 
@@ -236,7 +260,8 @@ def test_models_in_turns_on_one_thread() -> None:
 
 
 def test_the_option_stays_with_a_model(tmp_path: Path) -> None:
-    """In copies, with a kept program, with weights fed as inputs, and the file says nothing of it."""
+    """In copies, and with a program that is kept: the file says nothing of it."""
+    pytest.importorskip("onnx")
     path, x = tmp_path / "model.onnx", np.ones(8, F32)
     nbconv.save(times(True), path)
     for flush in (True, False, True, False):  # from the second on the program is found
