@@ -38,6 +38,7 @@ def load(
     device: str = "cpu",
     tune: bool = False,
     deterministic: bool = False,
+    exact: bool = False,
 ) -> Model:
     """The model of an ONNX or TFLite file, given by path or as its bytes.
 
@@ -45,15 +46,17 @@ def load(
     "cuda:1" for an NVIDIA GPU, with ":tf32" behind it for products by its tensor cores, of numbers rounded to TF32
     (docs/cuda.md); DeviceError where it is not there. ``tune``: on the CPU, for each new set of input shapes the candidate
     algorithms are timed once, and the choice is kept with the prepared model; the last bits of results then depend on what
-    was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path that cannot be read,
-    ModelError for what is no valid model, UnsupportedError (a ModelError) that names all operators, attributes and types
-    that nbconv lacks, ImportError for a TFLite file where nbconv[tflite] is not installed. Weights stay views of the file
-    while they can: do not change it.
+    was chosen. ``deterministic``: never so, whatever ``tune`` says. ``exact``: in runs every sum is taken as its operator
+    defines it; Winograd's filtering of 3×3 convolutions, which is faster and rounds more, is not used. Raises OSError for a
+    path that cannot be read, ModelError for what is no valid model, UnsupportedError (a ModelError) that names all
+    operators, attributes and types that nbconv lacks, ImportError for a TFLite file where nbconv[tflite] is not installed.
+    Weights stay views of the file while they can: do not change it.
     """
     from nbconv.converters.weights import Source
 
     model = Model.__new__(Model)
     model._set_device(device)
+    model._exact = exact
     model._tune = tune and not deterministic and device == "cpu"
     model._open(
         Source(source), None if isinstance(source, (bytes, bytearray, memoryview)) else source, thread_count(threads)
@@ -68,6 +71,7 @@ class Model(Planned):
     """
 
     _tune = False
+    _exact = False
 
     def __init__(self, graph: Graph, *, threads: int | None = None, device: str = "cpu") -> None:
         self._set_device(device)
@@ -104,12 +108,14 @@ class Model(Planned):
             self._device = find(name)
 
     def _target(self) -> Target:
-        """What kernels are compiled for."""
+        """What kernels are compiled for, and plans made for."""
         if self._device is not None:
-            return self._device.target
-        from nbconv.kernels.target import host
+            goal = self._device.target
+        else:
+            from nbconv.kernels.target import host
 
-        return host()
+            goal = host()
+        return goal._replace(winograd=False) if self._exact else goal
 
     def _start(
         self,
@@ -149,11 +155,12 @@ class Model(Planned):
     def __getstate__(self) -> dict[str, Any]:
         return {
             "graph": self.graph, "threads": self.threads, "device": self.device, "frozen": self.frozen, "tune": self._tune,
+            "exact": self._exact,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["graph"], threads=state["threads"], device=state["device"])
-        self.frozen, self._tune = state["frozen"], state["tune"]
+        self.frozen, self._tune, self._exact = state["frozen"], state["tune"], state["exact"]
 
     def __copy__(self) -> Model:
         return self._with(self.graph)
@@ -164,7 +171,7 @@ class Model(Planned):
     def _with(self, graph: Graph) -> Model:
         """Another model, set up as this one is."""
         model = Model(graph, threads=self.threads, device=self.device)
-        model.frozen, model._tune = self.frozen, self._tune
+        model.frozen, model._tune, model._exact = self.frozen, self._tune, self._exact
         return model
 
     def __repr__(self) -> str:

@@ -58,6 +58,9 @@ class _Options:
     """Attributes that nbconv does as told: to these values beside the default, or (None) to any."""
     _entries: dict[str, str]
 
+    _known: frozenset[str] = frozenset()
+    """entries that have an effect"""
+
     def __init__(self) -> None:
         for name, value in self._defaults.items():
             object.__setattr__(self, name, value)
@@ -92,7 +95,7 @@ class _Options:
             value, done = getattr(self, name), self._done.get(name, ())
             if value != default and done is not None and value not in done:
                 without_effect(f"{type(self).__name__}.{name} = {value}")
-        for key in self._entries:
+        for key in self._entries.keys() - self._known:
             without_effect(f"the entry {key!r} of {type(self).__name__}")
 
 
@@ -105,7 +108,8 @@ class SessionOptions(_Options):
 
     With an effect: ``intra_op_num_threads`` (0: as many as affinity and the cgroup allow), ``optimized_model_filepath``
     (the model is written there as nbconv read it, before its own optimisations), ``enable_profiling`` and
-    ``profile_file_prefix``, ``add_free_dimension_override_by_name``. nbconv always fuses, plans its memory ahead, does one
+    ``profile_file_prefix``, ``add_free_dimension_override_by_name``, and the entry "nbconv.exact" ("1": as `nbconv.load`'s
+    ``exact``). nbconv always fuses, plans its memory ahead, does one
     node at a time and gives the same bits in every run: what asks for something else is accepted, and the session warns of
     it, once. Messages go to Python's logger "nbconv".
     """
@@ -137,6 +141,7 @@ class SessionOptions(_Options):
         "profile_file_prefix": None,
         "use_deterministic_compute": None,
     }
+    _known = frozenset(("nbconv.exact",))
     enable_profiling: bool
     intra_op_num_threads: int
     optimized_model_filepath: str
@@ -146,6 +151,10 @@ class SessionOptions(_Options):
     def __init__(self) -> None:
         super().__init__()
         object.__setattr__(self, "_free", {})
+
+    @property
+    def _exact(self) -> bool:
+        return self._entries.get("nbconv.exact") == "1"
 
     def add_session_config_entry(self, key: str, value: str) -> None:
         self._add(key, value)

@@ -59,12 +59,12 @@ class InferenceSession:
         self._profile = Profile(options.profile_file_prefix) if options.enable_profiling else None
         begin = time.monotonic_ns()
         threads = max(options.intra_op_num_threads, 0) or None
-        self._model = _load(path_or_bytes, threads)
+        self._model = _load(path_or_bytes, threads, options._exact)
         if self._profile:
             self._profile.add("model_loading_array" if isinstance(path_or_bytes, bytes) else "model_loading_uri", begin)
         begin = time.monotonic_ns()
         if options._free:
-            self._model = Model(fixed(self._model.graph, options._free), threads=threads)
+            self._model = self._model._with(fixed(self._model.graph, options._free))
         self._wanted, self._made = inputs_of(self._model.inputs), outputs_of(self._model)
         self._optional = inputs_of(self._model.optional_inputs)
         ports = (*self._model.inputs, *self._model.optional_inputs)
@@ -246,9 +246,9 @@ def _memory() -> OrtMemoryInfo:
     return OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_DEVICE_ALLOCATOR, 0, OrtMemType.DEFAULT)
 
 
-def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None) -> Model:
+def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None, exact: bool) -> Model:
     try:
-        return load(path_or_bytes, threads=threads)
+        return load(path_or_bytes, threads=threads, exact=exact)
     except FileNotFoundError as error:
         raise NoSuchFile(f"Load model from {path_or_bytes!s} failed. File doesn't exist") from error
     except OSError as error:
