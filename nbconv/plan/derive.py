@@ -10,6 +10,7 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
+from nbconv.passes.fuse_pad import fuse_pad
 from nbconv.passes.layout import choose
 from nbconv.passes.promote import promote
 from nbconv.passes.quantise import fuse_quantised
@@ -74,6 +75,7 @@ def derive(
         weights = Weights()
     floats = any(kind_of(specs[name].dtype) == "f" for name in decided)
     fixed = graph.constants.keys() - decided
+    graph = fuse_pad(graph, specs, wanted, decided)
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
     graph = fuse_shuffle(graph, specs, wanted)
