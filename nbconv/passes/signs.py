@@ -26,7 +26,7 @@ SENSITIVE = frozenset(
 """Operators whose results for a small negative number are far from those for 0, or for a small positive one."""
 MONOTONE = frozenset(
     ("Add", "Mul", "Sum", "Mean", "Max", "Min", "Relu", "LeakyRelu", "PRelu", "Clip", "Cast", "Where", "Pad", "Resize",
-     "Upsample", "AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool", "GlobalMaxPool", "ReduceSum", "ReduceMean",
+     "AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool", "GlobalMaxPool", "ReduceSum", "ReduceMean",
      "ReduceMax", "ReduceMin", "BatchNormalization", "Conv", "ConvTranspose", "MatMul", "Gemm")
 )  # fmt: skip
 """Operators whose results may be negative, or too small, because what they read is."""
