@@ -25,7 +25,7 @@ SENSITIVE = frozenset(
 )  # fmt: skip
 """Operators whose results for a small negative number are far from those for 0, or for a small positive one."""
 MONOTONE = frozenset(
-    ("Add", "Mul", "Sum", "Mean", "Max", "Min", "Relu", "LeakyRelu", "PRelu", "Clip", "Cast", "Where", "Pad", "Resize",
+    ("Abs", "Add", "Mul", "Sum", "Mean", "Max", "Min", "Relu", "LeakyRelu", "PRelu", "Clip", "Cast", "Where", "Pad", "Resize",
      "AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool", "GlobalMaxPool", "ReduceSum", "ReduceMean",
      "ReduceMax", "ReduceMin", "BatchNormalization", "Conv", "ConvTranspose", "MatMul", "Gemm")
 )  # fmt: skip
