@@ -69,8 +69,9 @@ def _make_input(size: int, transform):
     @intrinsic
     def into(tc, table, channels, v, step, squares):
         """v[p·step + c] = (Bᵀ d B)[p, c] for the size² pixels whose addresses stand in the table,
-        all of their channels; zeros up to whole vectors. squares[:W] becomes the sum of d², by
-        lane."""
+        all of their channels; zeros up to whole vectors. squares[:W] becomes a measure of how large
+        they are: by lane the sum of v² at the four points of 0 and ∞, to which each pixel goes once
+        (size 6), or of d² (size 4, where constant pixels cancel each other there)."""
         sig = types.void(Ints, Int, Floats, Int, Floats)
 
         def gen(ctx, b, sig, args):
@@ -97,18 +98,18 @@ def _input_body(fn, size: int, transform) -> None:
         for k in range(size * size):
             pixel = b.inttoptr(b.load(b.gep(table, [_n(k)])), f32.as_pointer())
             d.append(read(b.bitcast(b.gep(pixel, [c]), VT.as_pointer())))
-        found = b.load(squares, align=4)
-        for i in range(size):  # a chain a row: one of all would be what takes longest
-            line = b.fmul(d[i * size], d[i * size])
-            for x in d[i * size + 1 : (i + 1) * size]:
-                line = call_intrinsic(b, f"fmuladd.v{W}f32", VT, x, x, line)
-            found = b.fadd(found, line)
-        b.store(found, squares, align=4)
         rows = [transform(b, d[i * size : (i + 1) * size]) for i in range(size)]
+        measured = d if size == 4 else []
         for j in range(size):
             for i, value in enumerate(transform(b, [rows[i][j] for i in range(size)])):
+                if size == 6 and i in (0, 5) and j in (0, 5):
+                    measured.append(value)
                 place = b.gep(v, [b.add(c, b.mul(step, _n(i * size + j)))])
                 b.store(value, b.bitcast(place, VT.as_pointer()), align=4)
+        found = b.load(squares, align=4)
+        for value in measured:
+            found = call_intrinsic(b, f"fmuladd.v{W}f32", VT, value, value, found)
+        b.store(found, squares, align=4)
 
     over_vectors(b, _n(0), whole, lambda c: one(lambda p: b.load(p, align=4), c))
     rest = b.sub(channels, whole)

@@ -9,8 +9,8 @@ So the results of a tile are done by the definition, from filters that are got b
 transforms, where
 
 - a cell is not finite, or so large that its square is not, or
-- the cells are large (a lane's squares add up to more than `LARGE`), and those that one of the
-  results sees are all smaller than 1/`UNEVEN` of the largest.
+- the cells are large (by the measure of `into_4` a lane has more than `LARGE`), and the squares of
+  those that one of the results sees add up to less than 1/`UNEVEN` of those that another one sees.
 
 It depends on the tile alone.
 """
@@ -20,15 +20,15 @@ from nbconv.kernels.params import Addends, ConvImage, Epilogue, Filtering
 from ._epilogue import activate, addends_from, epilogue_from, in_registers, short_only
 from ._math import activated
 from ._simd import (
+    Float,
     Floats,
     Int,
     W,
-    absolute,
     address,
     at,
     floats_at,
-    get,
     hmax,
+    hsum,
     inline,
     kernel,
     load,
@@ -48,8 +48,8 @@ MAX_TILES = 256
 """Most tiles of a block."""
 PIXELS = 16 * W
 CELLS = 36 * W
-LARGE = 2.0**14
-UNEVEN = 2.0**7
+LARGE = 2.0**16
+UNEVEN = 2.0**10
 HUGE = 2.0**126
 SKEW = 16
 """Floats between the points' matrices: else the points of a tile may all lie in one set of the
@@ -192,26 +192,39 @@ def _gather(table, x, zeros, t, down, across, image, filtering):
 
 @inline
 def _uneven(table, ci, edge, rows, columns, cells):
-    """1 where all cells that one of rows × columns results sees are much smaller than others of the
-    tile, else 0. All are finite."""
-    for p in range(edge * edge):
-        pixel = floats_at(table[p])
-        found = splat(0.0)
-        for c in range(0, ci, W):
-            found = maximum(found, absolute(get(pixel, c, ci - c)))
-        store(cells, p * W, found)
-    largest = 0.0
-    least = HUGE
+    """1 where the cells that one of rows × columns results sees are much smaller than those that
+    another one sees, else 0. All are finite."""
+    whole = ci // W * W
+    for p in range(0, edge * edge, 4):
+        a, b, c, d = floats_at(table[p]), floats_at(table[p + 1]), floats_at(table[p + 2]), floats_at(table[p + 3])
+        s = t = u = v = splat(0.0)
+        for i in range(0, whole, W):
+            s = load(a, i) * load(a, i) + s
+            t = load(b, i) * load(b, i) + t
+            u = load(c, i) * load(c, i) + u
+            v = load(d, i) * load(d, i) + v
+        if whole < ci:
+            rest = ci - whole
+            s = load_part(a, whole, rest) * load_part(a, whole, rest) + s
+            t = load_part(b, whole, rest) * load_part(b, whole, rest) + t
+            u = load_part(c, whole, rest) * load_part(c, whole, rest) + u
+            v = load_part(d, whole, rest) * load_part(d, whole, rest) + v
+        store(cells, p * W, s)
+        store(cells, (p + 1) * W, t)
+        store(cells, (p + 2) * W, u)
+        store(cells, (p + 3) * W, v)
+    most = Float(0.0)
+    least = Float(HUGE)
     for i in range(rows):
         for j in range(columns):
             found = splat(0.0)
             for ky in range(3):
-                for kx in range(3):
-                    found = maximum(found, load(cells, ((i + ky) * edge + j + kx) * W))
-            seen = hmax(found)
-            largest = max(largest, seen)
+                at_row = ((i + ky) * edge + j) * W
+                found = found + (load(cells, at_row) + (load(cells, at_row + W) + load(cells, at_row + 2 * W)))
+            seen = hsum(found)
+            most = max(most, seen)
             least = min(least, seen)
-    return 1 if least * UNEVEN < largest else 0
+    return 1 if least * Float(UNEVEN) < most else 0
 
 
 @inline
