@@ -133,9 +133,7 @@ def open_model(path: str, threads: int | None = None, device: str = "cpu", exact
     device is not there, ValueError for what is no device's name."""
     from nbconv.model import Model
 
-    model = Model(open_graph(path), threads=threads, device=device)
-    model._exact = exact
-    return model
+    return Model(open_graph(path), threads=threads, device=device, exact=exact)
 
 
 def _named(path: str, error: Exception) -> str:

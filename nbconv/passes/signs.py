@@ -25,8 +25,8 @@ SENSITIVE = frozenset(
 )  # fmt: skip
 """Operators whose results for a small negative number are far from those for 0, or for a small positive one."""
 MONOTONE = frozenset(
-    ("Abs", "Add", "Mul", "Sum", "Mean", "Max", "Min", "Relu", "LeakyRelu", "PRelu", "Clip", "Cast", "Where", "Pad", "Resize",
-     "AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool", "GlobalMaxPool", "ReduceSum", "ReduceMean",
+    ("Abs", "Add", "Mul", "Sum", "Mean", "Max", "Min", "Relu", "LeakyRelu", "PRelu", "Clip", "Cast", "Where", "Pad",
+     "Resize", "AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool", "GlobalMaxPool", "ReduceSum", "ReduceMean",
      "ReduceMax", "ReduceMin", "BatchNormalization", "Conv", "ConvTranspose", "MatMul", "Gemm")
 )  # fmt: skip
 """Operators whose results may be negative, or too small, because what they read is."""
