@@ -14,6 +14,7 @@ from nbconv.passes.fuse_pad import fuse_pad
 from nbconv.passes.layout import choose
 from nbconv.passes.promote import promote
 from nbconv.passes.quantise import fuse_quantised
+from nbconv.passes.signs import keep_signs
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
@@ -79,7 +80,7 @@ def derive(
     graph = fuse_hard_swish(graph, specs, wanted)
     graph = fuse_shuffle(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
-    graph = fuse_epilogues(graph, specs, wanted)
+    graph = keep_signs(fuse_epilogues(graph, specs, wanted))
     graph, layouts = choose(graph, specs, gpu)
     if not floats:  # then the passes made all of their constants of others
         fixed = graph.constants.keys() - decided
