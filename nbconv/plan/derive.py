@@ -10,7 +10,9 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
+from nbconv.passes.gelu import fuse_gelu
 from nbconv.passes.layout import choose
+from nbconv.passes.linear import fold_columns, turn_sums
 from nbconv.passes.promote import promote
 from nbconv.passes.quantise import fuse_quantised
 
@@ -76,6 +78,9 @@ def derive(
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
     graph = fuse_shuffle(graph, specs, wanted)
+    graph = fuse_gelu(graph, specs, wanted)
+    graph = fold_columns(graph, specs, wanted)
+    graph = turn_sums(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, layouts = choose(graph, specs, gpu)

@@ -1,0 +1,209 @@
+"""What exporters write in several nodes becomes one, where it is exactly that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbconv.graph import Graph, Node
+from nbconv.model import Model
+from nbconv.ops.inner import Fused
+from tests.test_fusing import run
+from tests.test_passes import graph, node, r
+
+HALF, ONE, ROOT = np.float32(0.5), np.float32(1), np.float32(np.sqrt(2))
+SLOPE, CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
+CONSTANTS = {
+    "half": HALF, "one": ONE, "two": np.float32(2), "root": ROOT, "inverse": ONE / ROOT, "slope": SLOPE, "cubic": CUBIC,
+    "three": np.float32(3), "row": np.full(1, 0.5, np.float32),
+}  # fmt: skip
+ERF = [node("Div", "x root", "d"), node("Erf", "d", "e"), node("Add", "e one", "a")]
+CUBE = [
+    node("Pow", "x three", "p"), node("Mul", "p cubic", "q"), node("Add", "x q", "s"), node("Mul", "s slope", "d"),
+    node("Tanh", "d", "e"), node("Add", "one e", "a"),
+]  # fmt: skip
+GELUS = {
+    "half last": [*ERF, node("Mul", "x a", "m"), node("Mul", "m half", "y")],
+    "half of x": [*ERF, node("Mul", "x row", "h"), node("Mul", "h a", "y")],
+    "half first": [*ERF, node("Mul", "half a", "h"), node("Mul", "h x", "y")],
+    "halved": [*ERF, node("Mul", "a x", "m"), node("Div", "m two", "y")],
+    "times": [node("Mul", "inverse x", "d"), node("Erf", "d", "e"), node("Add", "one e", "a"), node("Mul", "x a", "m"),
+              node("Mul", "half m", "y")],
+    "of halves": [*ERF[:2], node("Mul", "e half", "h"), node("Add", "h half", "a"), node("Mul", "a x", "y")],
+    "tanh": [*CUBE, node("Mul", "x half", "h"), node("Mul", "h a", "y")],
+    "tanh of products": [
+        node("Mul", "x x", "p"), node("Mul", "p x", "q"), node("Mul", "cubic q", "t"), node("Add", "t x", "s"),
+        node("Mul", "slope s", "d"), *CUBE[4:], node("Mul", "a x", "m"), node("Mul", "m half", "y"),
+    ],
+    "tanh of a square": [
+        node("Mul", "x x", "p"), node("Mul", "p cubic", "q"), node("Add", "q one", "s"), node("Mul", "x slope", "t"),
+        node("Mul", "s t", "d"), *CUBE[4:], node("Mul", "a x", "m"), node("Mul", "m half", "y"),
+    ],
+}  # fmt: skip
+"""x·Φ(x) as exporters write it."""
+OTHERS = {
+    "another root": [node("Div", "x two", "d"), *ERF[1:], node("Mul", "x a", "m"), node("Mul", "m half", "y")],
+    "divided by x": [node("Div", "root x", "d"), *ERF[1:], node("Mul", "x a", "m"), node("Mul", "m half", "y")],
+    "another sum": [*ERF[:2], node("Add", "e half", "a"), node("Mul", "x a", "m"), node("Mul", "m half", "y")],
+    "another factor": [*ERF, node("Mul", "z a", "m"), node("Mul", "m half", "y")],
+    "a third": [*ERF, node("Mul", "x a", "m"), node("Div", "m three", "y")],
+    "a sum behind": [*ERF, node("Mul", "x a", "m"), node("Add", "m half", "y")],
+    "a vector": [*ERF, node("Mul", "x a", "m"), node("Mul", "m halves", "y")],
+    "another cubic": [node("Pow", "x two", "p"), *CUBE[1:], node("Mul", "x half", "h"), node("Mul", "h a", "y")],
+    "tanh of the root": [node("Div", "x root", "d"), *CUBE[4:], node("Mul", "x a", "m"), node("Mul", "m half", "y")],
+    "wider": [*ERF, node("Mul", "x a", "m"), node("Mul", "m wide", "y")],
+}
+
+
+def derived(g: Graph, *fetch: str) -> list[Node]:
+    return Model(g).plan({n: s.shape for n, s in g.inputs.items()}, fetch=fetch or None).graph.nodes
+
+
+@pytest.mark.parametrize("name", GELUS)
+def test_gelu(name: str) -> None:
+    g = graph(GELUS[name], "y", CONSTANTS, x=(3, 5, 7))
+    (found,) = derived(g)
+    assert found.op.type == "Gelu" and found.inputs == ("x",)
+    assert (found.op.approximate == "tanh") == name.startswith("tanh")  # type: ignore[attr-defined]
+    run(g)
+    x = np.array([0.0, -0.0, 3e38, -3e38, np.inf, np.nan, 1e-40, -20, 20], np.float32)
+    y = Model(graph(GELUS[name], "y", CONSTANTS, x=(9,))).run({"x": x})["y"]
+    np.testing.assert_allclose(y, [0, 0, 3e38, 0, np.inf, np.nan, 5e-41, 0, 20], rtol=1e-6, atol=1e-38)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_gelu(name: str) -> None:
+    constants = {**CONSTANTS, "halves": np.full(7, 0.5, np.float32), "wide": np.full((1, 1, 1, 1), 0.5, np.float32)}
+    g = graph(OTHERS[name], "y", constants, x=(3, 5, 7), **({"z": (3, 5, 7)} if name == "another factor" else {}))
+    assert all(n.op.type != "Gelu" for n in derived(g))
+    run(g)
+
+
+def test_values_that_are_asked_for_or_read_elsewhere() -> None:
+    """A value within is an output, fetched, or read by another node: what makes it stays."""
+    nodes = GELUS["half last"]
+    for g, fetch in (
+        (graph(nodes, "y e", CONSTANTS, x=(3, 5)), ()),
+        (graph([*nodes, node("Neg", "a", "z")], "y z", CONSTANTS, x=(3, 5)), ()),
+        (graph(nodes, "y", CONSTANTS, x=(3, 5)), ("y", "m")),
+    ):
+        assert all(n.op.type != "Gelu" for n in derived(g, *fetch))
+        run(g)
+    g = graph([*GELUS["half of x"], node("Neg", "h", "z")], "y z d", CONSTANTS, x=(3, 5))
+    assert sorted(n.op.type for n in derived(g)) == ["Div", "Gelu", "Mul", "Neg"]
+    run(g)
+
+
+def test_gelu_of_other_types_is_left() -> None:
+    nodes = GELUS["half last"]
+    wide = {k: v.astype(np.float64) for k, v in CONSTANTS.items()}
+    spec = graph(nodes, "y", CONSTANTS, x=(3, 5)).inputs["x"]._replace(dtype=np.dtype(np.float64))
+    g = Graph(nodes, {"x": spec}, {"y": None}, wide)
+    assert all(n.op.type != "Gelu" for n in derived(g))
+
+
+# columns of products
+
+
+def weights(k: int, n: int) -> dict[str, Any]:
+    return {"w": r(k, n), "b": r(n), "s": r(n), "t": r(1, n), "c": np.float32(0.7)}
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 1, 3, 5)])
+def test_product_with_factors_and_terms(shape: tuple[int, ...]) -> None:
+    """All of it is one step, but for a row alone, which has no axis of its own."""
+    nodes = [
+        node("MatMul", "x w", "m"), node("Add", "b m", "a"), node("Mul", "a s", "p"), node("Sub", "p t", "q"),
+        node("Div", "q c", "y"),
+    ]  # fmt: skip
+    constants = weights(5, 19) if len(shape) > 1 else {**weights(5, 19), "t": r(19)}
+    g = graph(nodes, "y", constants, x=shape)
+    assert len(shape) == 1 or [n.op.type for n in derived(g)] == ["Linear"]
+    run(g)
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("addends", [(), (19,), (1, 19), (1,), (6, 1), (6, 19)])
+def test_gemm_with_factors(turned: int, addends: tuple[int, ...]) -> None:
+    nodes = [node("Gemm", "x w b" if addends else "x w", "m", transB=turned, alpha=0.5, beta=2.0), node("Mul", "m s", "y")]
+    constants = {"w": r(19, 5) if turned else r(5, 19), "b": r(*addends), "s": r(19)}
+    g = graph(nodes, "y", constants, x=(6, 5))
+    found = derived(g)
+    assert [n.op.type for n in found][:1] == ["Gemm" if addends != (1,) else "Fused"]
+    assert len(found) == (2 if addends[:1] == (6,) else 1)
+    run(g)
+
+
+def test_what_is_no_factor_of_columns() -> None:
+    for second, extra in (
+        (node("Add", "m k", "y"), {"k": r(3, 1)}),
+        (node("Add", "m k", "y"), {"k": r(4, 1, 1, 1)}),
+        (node("Mul", "m k", "y"), {"k": r(3, 7)}),
+        (node("Sub", "k m", "y"), {"k": r(7)}),
+        (node("Div", "m k", "y"), {"k": np.array([1, 2, 0, 3, 4, 5, 6], np.float32)}),
+    ):
+        g = graph([node("MatMul", "x w", "m"), second], "y", {"w": r(5, 7), **extra}, x=(2, 3, 5))
+        assert [n.op.type for n in derived(g)] == ["MatMul", second.op.type]
+        if second.op.type != "Div":
+            run(g)
+
+
+def test_product_that_is_read_twice() -> None:
+    nodes = [node("MatMul", "x w", "m"), node("Add", "m b", "a"), node("Mul", "m s", "p"), node("Mul", "a p", "y")]
+    run(graph(nodes, "y", weights(5, 7), x=(3, 5)))
+    g = graph(nodes[:2], "a", weights(5, 7), x=(3, 5))
+    assert [n.op.type for n in derived(g, "m", "a")] == ["MatMul", "Add"]
+
+
+def test_product_of_two_variables() -> None:
+    nodes = [node("MatMul", "x z", "m"), node("Add", "m b", "y")]
+    run(graph(nodes, "y", {"b": r(7)}, x=(2, 3, 5), z=(2, 5, 7)))
+
+
+# ConvNeXt
+
+
+def block(i: int, x: str, y: str) -> list[Node]:
+    v = [f"{k}{i}" for k in "ABCDEFGHIJ"]
+    return [
+        node("Conv", f"{x} k b{i}", v[0], group=20, pads=(1, 1, 1, 1)), node("Transpose", v[0], v[1], perm=(0, 2, 3, 1)),
+        node("LayerNormalization", f"{v[1]} s b{i}", v[2]), node("MatMul", f"{v[2]} w", v[3]),
+        node("Add", f"{v[3]} v", v[4]),
+        node("Div", f"{v[4]} root", v[5]), node("Erf", v[5], v[6]), node("Add", f"{v[6]} one", v[7]),
+        node("Mul", f"{v[4]} {v[7]}", v[8]), node("Mul", f"{v[8]} half", v[9]), node("MatMul", f"{v[9]} u", f"k{i}"),
+        node("Add", f"k{i} s", f"l{i}"), node("Transpose", f"l{i}", f"m{i}", perm=(0, 3, 1, 2)),
+        node("Mul", f"m{i} g", f"n{i}"), node("Add", f"n{i} {x}", y),
+    ]  # fmt: skip
+
+
+def test_convnext() -> None:
+    """A block is a convolution, a normalisation and two products; nothing is copied between blocks."""
+    constants = {
+        **CONSTANTS, "k": r(20, 1, 3, 3), "b0": r(20), "b1": r(20), "s": r(20), "w": r(20, 33), "v": r(33), "u": r(33, 20),
+        "g": r(20, 1, 1), "z": r(20, 20, 1, 1),
+    }  # fmt: skip
+    nodes = [node("Conv", "x z", "x0"), *block(0, "x0", "x1"), *block(1, "x1", "x2"), node("GlobalAveragePool", "x2", "y")]
+    g = graph(nodes, "y", constants, x=(2, 20, 5, 6))
+    plan = Model(g).plan({"x": (2, 20, 5, 6)})
+    products = [n.op for n in plan.graph.nodes if isinstance(n.op, Fused)]
+    assert [(repr(p), p.residual) for p in products] == [("Linear()+Gelu", False), ("Linear()+Add", True)] * 2
+    assert [s.kernel for s in plan.steps].count("move.copy") == 1  # the image
+    run(g)
+
+
+def test_sum_with_what_is_turned() -> None:
+    """Other orders of axes, and a constant, are added as they were."""
+    shape = {"x": (2, 3, 4, 5), "z": (2, 6, 3, 4)}
+    first = [node("MatMul", "x w", "m"), node("Transpose", "m", "t", perm=(0, 3, 1, 2))]
+    for g in (
+        graph([*first, node("Add", "z t", "y")], "y", {"w": r(5, 6)}, **shape),
+        graph([*first, node("Add", "t t", "y")], "y", {"w": r(5, 6)}, x=(2, 3, 4, 5)),
+        graph([*first, node("Add", "t z", "y")], "y", {"w": r(5, 6), "z": r(2, 6, 3, 4)}, x=(2, 3, 4, 5)),
+        graph([*first, node("Add", "t z", "y")], "y t", {"w": r(5, 6)}, **shape),
+        graph([*first, node("Add", "t z", "y")], "y", {"w": r(5, 6)}, x=(2, 3, 4, 5), z=(6, 1, 1)),
+        graph([first[0], node("Transpose", "m", "t", perm=(0, 3, 2, 1)), node("Add", "t z", "y")], "y", {"w": r(5, 6)},
+              x=(2, 3, 4, 5), z=(2, 6, 4, 3)),
+    ):  # fmt: skip
+        run(g)
