@@ -207,3 +207,88 @@ def test_sum_with_what_is_turned() -> None:
               x=(2, 3, 4, 5), z=(2, 6, 4, 3)),
     ):  # fmt: skip
         run(g)
+
+
+# branches
+
+
+def bn(x: str, y: str) -> Node:
+    return node("BatchNormalization", f"{x} s b m v", y)
+
+
+def statistics(c: int) -> dict[str, np.ndarray]:
+    return {"s": r(c), "b": r(c), "m": r(c), "v": np.abs(r(c)) + np.float32(0.5)}
+
+
+def convolutions(g: Graph) -> list[str]:
+    return [n.op.inner.type if isinstance(n.op, Fused) else n.op.type for n in derived(g) if n.op.type != "Reorder"]
+
+
+@pytest.mark.parametrize("group", [1, 2, 6])
+def test_branches_become_one_convolution(group: int) -> None:
+    """MobileOne's: two of 3×3, one of 1×1, a batch normalisation; then a layer scale and the input."""
+    same = {"pads": (1, 1, 1, 1), "group": group}
+    nodes = [
+        bn("x", "n"), node("Add", "n zero", "n0"), node("Conv", "x w1", "c1", group=group), node("Add", "c1 n0", "a1"),
+        node("Conv", "x w2 b", "c2", **same), node("Add", "c2 a1", "a2"), node("Conv", "x w3 m", "c3", **same),
+        node("Sub", "a2 c3", "a3"), node("Mul", "a3 k", "p"), node("Relu", "p", "y"),
+    ]  # fmt: skip
+    constants = {
+        **statistics(6), "zero": np.float32(0), "k": r(6, 1, 1),
+        **{f"w{i}": r(6, 6 // group, d, d) for i, d in ((1, 1), (2, 3), (3, 3))},
+    }  # fmt: skip
+    g = graph(nodes, "y", constants, x=(2, 6, 7, 5))
+    assert convolutions(g) == ["Conv"]
+    run(g)
+
+
+def test_branches_with_windows_of_other_sizes_and_strides() -> None:
+    nodes = [
+        node("Conv", "x w7", "c", pads=(3, 2, 1, 3), strides=(2, 3)),
+        node("Conv", "x w3", "d", pads=(1, 2, 0, 0), strides=(2, 3)), node("Sub", "d c", "y"),
+    ]  # fmt: skip
+    g = graph(nodes, "y", {"w7": r(4, 5, 5, 6), "w3": r(4, 5, 2, 3)}, x=(2, 5, 12, 13))
+    assert convolutions(g) == ["Conv"]
+    run(g)
+    nodes = [node("Conv", "x w5", "c", pads=(2, 2)), node("Conv", "x w1", "d"), node("Add", "c d", "y")]
+    g = graph(nodes, "y", {"w5": r(4, 5, 5), "w1": r(4, 5, 1)}, x=(2, 5, 12))
+    assert convolutions(g) == ["Conv"]
+    run(g)
+
+
+DENSE, ADD = node("Conv", "x w", "c"), node("Add", "c d", "y")
+BRANCHES: dict[str, tuple[list[Node], tuple[int, ...], tuple[int, ...], int]] = {
+    "inputs": ([DENSE, node("Conv", "z u", "d"), ADD], (6, 6, 3, 3), (6, 6, 3, 3), 5),
+    "dilations": ([node("Conv", "x w", "c", dilations=(2, 2), pads=(1, 1, 1, 1)), node("Conv", "x u", "d"), ADD],
+                  (6, 6, 3, 3), (6, 6, 3, 3), 6),
+    "strides": ([node("Conv", "x w", "c", pads=(1, 1, 1, 1), strides=(2, 2)), node("Conv", "x u", "d"), ADD],
+                (6, 6, 3, 3), (6, 6, 3, 3), 5),
+    "ends": ([node("Conv", "x w", "c", pads=(0, 0, 2, 2)), node("Conv", "x u", "d", pads=(2, 2, 0, 0)), ADD],
+             (6, 6, 3, 3), (6, 6, 3, 3), 6),
+    "heights and widths": ([node("Conv", "x w", "c", pads=(1, 0, 1, 0)), node("Conv", "x u", "d", pads=(0, 1, 0, 1)), ADD],
+                           (6, 6, 3, 1), (6, 6, 1, 3), 5),
+    "groups": ([DENSE, node("Conv", "x u", "d", group=6), ADD], (6, 6, 3, 3), (6, 1, 3, 3), 5),
+    "numbers of channels": ([DENSE, node("Conv", "x u", "d"), ADD], (6, 6, 3, 3), (1, 6, 3, 3), 5),
+    "strides of an identity": ([node("Conv", "x w", "c", strides=(5, 5)), bn("x", "d"), ADD], (6, 6, 1, 1), (1,), 1),
+    "normalisations": ([bn("x", "c"), bn("x", "d"), ADD], (1,), (1,), 5),
+}  # fmt: skip
+"""Branches that differ in something: nodes, the shapes of their weights, and the size of the image."""
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_branches_that_differ(name: str) -> None:
+    nodes, w, u, size = BRANCHES[name]
+    shape = (1, 6, size, size)
+    inputs = {"x": shape, "z": shape} if name == "inputs" else {"x": shape}
+    g = graph(nodes, "y", {**statistics(6), "w": r(*w), "u": r(*u)}, **inputs)
+    assert len(convolutions(g)) == 2 + (name in ("numbers of channels", "normalisations"))
+    run(g)
+
+
+def test_branches_that_are_fetched_or_read_twice() -> None:
+    nodes = [node("Conv", "x w", "c"), node("Conv", "x u", "d"), node("Add", "c d", "y")]
+    weights = {"w": r(4, 3, 1, 1), "u": r(4, 3, 1, 1)}
+    assert convolutions(graph(nodes, "y", weights, x=(1, 3, 5, 5))) == ["Conv"]
+    run(graph(nodes, "y c", weights, x=(1, 3, 5, 5)))
+    run(graph([*nodes, node("Neg", "d", "e")], "y e", weights, x=(1, 3, 5, 5)))
+    run(graph([nodes[0], node("Add", "c c", "y")], "y", weights, x=(1, 3, 5, 5)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nbconv.graph import Graph, Layout, Node, Spec
 from nbconv.graph.dtypes import kind_of
 from nbconv.lowering.weights import Weights
+from nbconv.passes.branches import merge_branches
 from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
@@ -82,6 +83,8 @@ def derive(
     graph = fold_columns(graph, specs, wanted)
     graph = turn_sums(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
+    merged = merge_branches(graph, specs, wanted)
+    graph = merged if merged is graph else fold_affine(merged, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, layouts = choose(graph, specs, gpu)
     if not floats:  # then the passes made all of their constants of others
