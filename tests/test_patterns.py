@@ -15,7 +15,7 @@ from tests.test_passes import graph, node, r
 
 HALF, ONE, ROOT = np.float32(0.5), np.float32(1), np.float32(np.sqrt(2))
 SLOPE, CUBIC = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
-CONSTANTS = {
+CONSTANTS: dict[str, Any] = {
     "half": HALF, "one": ONE, "two": np.float32(2), "root": ROOT, "inverse": ONE / ROOT, "slope": SLOPE, "cubic": CUBIC,
     "three": np.float32(3), "row": np.full(1, 0.5, np.float32),
 }  # fmt: skip
@@ -292,3 +292,127 @@ def test_branches_that_are_fetched_or_read_twice() -> None:
     run(graph(nodes, "y c", weights, x=(1, 3, 5, 5)))
     run(graph([*nodes, node("Neg", "d", "e")], "y e", weights, x=(1, 3, 5, 5)))
     run(graph([nodes[0], node("Add", "c c", "y")], "y", weights, x=(1, 3, 5, 5)))
+
+
+# normalisations
+
+
+LAST = np.array([-1], np.int64)
+NORM = [
+    node("ReduceMean", "x over", "m"), node("Sub", "x m", "d"), node("Pow", "d two", "p"), node("ReduceMean", "p over", "v"),
+    node("Add", "v eps", "e"), node("Sqrt", "e", "r"), node("Div", "d r", "n"),
+]  # fmt: skip
+AFFINE = [node("Mul", "n g", "w"), node("Add", "b w", "y")]
+EPS: dict[str, Any] = {"eps": np.float32(1e-3), "two": np.float32(2), "three": np.float32(3), "half": HALF}
+
+
+def types(g: Graph, *fetch: str) -> list[str]:
+    return [n.op.type for n in derived(g, *fetch)]
+
+
+@pytest.mark.parametrize("over", [(-1,), (2, 3), (1, 2, 3), (3, 2)])
+def test_layer_norm(over: tuple[int, ...]) -> None:
+    shape = (2, 3, 5, 7)
+    part = tuple(shape[a] for a in sorted(a % 4 for a in over))
+    constants = {**EPS, "over": np.array(over, np.int64), "g": r(*part), "b": r(1, *part) if len(part) < 4 else r(*part)}
+    g = graph([*NORM, *AFFINE], "y", constants, x=shape)
+    assert types(g) == ["LayerNormalization"]
+    run(g)
+    again = [node("Sub", "x m2", "d2"), node("Mul", "d2 d2", "p"), node("ReduceMean", "x over", "m2")]
+    nodes = [NORM[0], NORM[1], again[2], again[0], again[1], *NORM[3:6], node("Div", "d r", "y")]
+    g = graph(nodes, "y", constants, x=shape)
+    assert types(g) == ["LayerNormalization"]
+    run(g)
+
+
+def test_layer_norm_of_channels() -> None:
+    """LayerNorm2d: between convolutions nothing is copied."""
+    nodes = [node("Conv", "z k", "x"), *NORM, *AFFINE, node("Conv", "y k", "u"), node("GlobalAveragePool", "u", "o")]
+    constants = {**EPS, "over": np.array([1]), "g": r(20, 1, 1), "b": r(1, 20, 1, 1), "k": r(20, 20, 1, 1)}
+    g = graph(nodes, "o", constants, z=(2, 20, 5, 6))
+    assert "LayerNormalization" in types(g)
+    steps = [s.kernel for s in Model(g).plan({"z": (2, 20, 5, 6)}).steps]
+    assert steps.count("move.copy") == 1 and steps.count("normalize.layer") == 1
+    run(g)
+
+
+NO_NORMS: dict[str, tuple[list[Node], dict[str, Any]]] = {
+    "a cube": ([*NORM[:2], node("Pow", "d three", "p"), *NORM[3:], *AFFINE], {}),
+    "no root": ([*NORM[:5], node("Pow", "e half", "r"), NORM[6], *AFFINE], {}),
+    "turned round": ([*NORM[:6], node("Div", "r d", "n"), *AFFINE], {}),
+    "x itself": ([*NORM[:6], node("Div", "x r", "n"), *AFFINE], {}),
+    "the square of x": ([*NORM[:2], node("Pow", "x two", "p"), *NORM[3:], *AFFINE], {}),
+    "a vector of epsilons": ([*NORM, *AFFINE], {"eps": np.abs(r(5, 1)) + np.float32(0.1)}),
+    "other axes": ([*NORM[:3], node("ReduceMean", "p others", "v"), *NORM[4:], *AFFINE], {"others": np.array([2])}),
+    "an axis in the middle": ([*NORM, *AFFINE], {"over": np.array([2])}),
+    "the batch": ([*NORM, *AFFINE], {"over": np.array([0])}),
+}
+
+
+@pytest.mark.parametrize("name", NO_NORMS)
+def test_what_is_no_layer_norm(name: str) -> None:
+    nodes, more = NO_NORMS[name]
+    g = graph(nodes, "y", {**EPS, "over": LAST, "g": r(7), "b": r(7), **more}, x=(2, 3, 5, 7))
+    assert "LayerNormalization" not in types(g)
+    if name not in ("a cube", "turned round"):  # roots of numbers below 0, quotients of small ones
+        run(g)
+
+
+def test_layer_norm_whose_factors_are_others() -> None:
+    """What does not lie along the axis stays a node of its own."""
+    for more in (
+        {"g": r(5, 1), "b": r(7)},
+        {"g": r(7), "b": r(3, 1, 1)},
+        {"g": r(1), "b": r(1)},
+        {"g": r(4, 1, 1, 1, 7), "b": r(7)},
+    ):
+        g = graph([*NORM, *AFFINE], "y", {**EPS, "over": LAST, **more}, x=(2, 3, 5, 7))
+        found = types(g)
+        assert found[0] == "LayerNormalization" and len(found) > 1
+        run(g)
+
+
+def test_layer_norm_that_is_read_within() -> None:
+    constants = {**EPS, "over": LAST, "g": r(7), "b": r(7)}
+    for outputs in ("y d", "y m", "y r"):
+        g = graph([*NORM, *AFFINE], outputs, constants, x=(3, 7))
+        assert "LayerNormalization" not in types(g)
+        run(g)
+    g = graph([*NORM, *AFFINE], "y n", constants, x=(3, 7))
+    assert types(g) == ["LayerNormalization", "Mul", "Add"]
+    run(g)
+    assert "LayerNormalization" not in types(graph([*NORM, *AFFINE], "y", constants, x=(3, 7)), "y", "v")
+
+
+def grouped(groups: int, c: int, h: int, w: int) -> tuple[list[Node], dict[str, Any]]:
+    nodes = [
+        node("Reshape", "x flat", "f"), node("InstanceNormalization", "f i j", "n", epsilon=1e-3),
+        node("Reshape", "n full", "u"), node("Mul", "u g", "p"), node("Add", "p b", "y"),
+    ]  # fmt: skip
+    shapes = {"flat": np.array([0, groups, -1]), "full": np.array([2, c, h, w])}
+    return nodes, {**shapes, "i": r(groups), "j": r(groups), "g": r(c, 1, 1), "b": r(c, 1, 1)}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm(groups: int) -> None:
+    nodes, constants = grouped(groups, 6, 5, 4)
+    g = graph(nodes, "y", constants, x=(2, 6, 5, 4))
+    assert types(g) == ["GroupNormalization"]
+    run(g)
+    assert types(graph(nodes, "y n", constants, x=(2, 6, 5, 4)))[:2] == ["Reshape", "InstanceNormalization"]
+    run(
+        graph(
+            [*nodes[:2], node("Reshape", "n other", "y")],
+            "y",
+            {**constants, "other": np.array([2, 5, 6, 4])},
+            x=(2, 6, 5, 4),
+        )
+    )
+
+
+def test_group_norm_of_one_group_lies_as_convolutions_want_it() -> None:
+    nodes, constants = grouped(1, 20, 5, 6)
+    ends = [node("Conv", "z k", "x"), *nodes, node("Conv", "y k", "c"), node("GlobalAveragePool", "c", "o")]
+    g = graph(ends, "o", {**constants, "k": r(20, 20, 1, 1)}, z=(2, 20, 5, 6))
+    assert [s.kernel for s in Model(g).plan({"z": (2, 20, 5, 6)}).steps].count("move.copy") == 1
+    run(g)

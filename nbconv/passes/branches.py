@@ -3,6 +3,7 @@ such branches are meant to be reparameterised (Ding 2021, RepVGG)."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,15 +53,13 @@ def merge_branches(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
 
 def _merged(left: Node, right: Node, node: Node, specs: dict[str, Spec], constants: dict[str, Any]) -> Node | None:
     """The sum of two branches as one convolution, None where it is none."""
-    found = [_branch(n, specs, constants) for n in (left, right)]
-    if found[0] is None or found[1] is None or specs[left.outputs[0]].shape != specs[right.outputs[0]].shape:
+    one, two = _branch(left, specs, constants), _branch(right, specs, constants)
+    if one is None or two is None or specs[left.outputs[0]].shape != specs[right.outputs[0]].shape:
         return None
-    signs = (1.0, -1.0 if node.op.type == "Sub" else 1.0)
-    (big, sign), (small, other) = sorted(zip(found, signs), key=lambda t: -np.prod(t[0].shape, dtype=np.int64))
-    if not big.shape:
-        return None
-    op: Any = big.node.op
-    if small.shape and not _alike(op, small.node.op, big, small):
+    signed = [(one, 1.0), (two, -1.0 if node.op.type == "Sub" else 1.0)]
+    (big, sign), (small, other) = sorted(signed, key=lambda t: -prod(t[0].shape))
+    op = big.node.op
+    if not isinstance(op, Conv) or (small.shape and not _alike(big, small)):
         return None
     if not small.shape and any(s != 1 for s in op.strides or ()):
         return None
@@ -88,10 +87,11 @@ def _branch(node: Node, specs: dict[str, Spec], constants: dict[str, Any]) -> Br
     return Branch(node, shape, pads[: len(shape) - 2], pads[len(shape) - 2 :])
 
 
-def _alike(big: Conv, small: Conv, one: Branch, two: Branch) -> bool:
+def _alike(big: Branch, small: Branch) -> bool:
     """Whether two convolutions do the same but for their windows."""
-    strides = [tuple(op.strides or (1,) * (len(one.shape) - 2)) for op in (big, small)]
-    return big.group == small.group and one.shape[:2] == two.shape[:2] and strides[0] == strides[1]
+    ops = [branch.node.op for branch in (big, small) if isinstance(branch.node.op, Conv)]
+    strides = {tuple(op.strides or (1,) * len(big.begin)) for op in ops}
+    return len(strides) == 1 and len({op.group for op in ops}) == 1 and big.shape[:2] == small.shape[:2]
 
 
 def _weights(
