@@ -416,3 +416,73 @@ def test_group_norm_of_one_group_lies_as_convolutions_want_it() -> None:
     g = graph(ends, "o", {**constants, "k": r(20, 20, 1, 1)}, z=(2, 20, 5, 6))
     assert [s.kernel for s in Model(g).plan({"z": (2, 20, 5, 6)}).steps].count("move.copy") == 1
     run(g)
+
+
+# products of two variables
+
+
+SCALES: dict[str, Any] = {"c": np.float32(0.25), "e": np.full(1, 3, np.float32), "zero": np.float32(0), "v": r(5)}
+PRODUCTS_SCALED = {
+    "the first factor": ([node("Mul", "x c", "q"), node("MatMul", "q k", "y")], (0.25, 0)),
+    "the second, turned": (
+        [node("Mul", "c k", "s"), node("Transpose", "s", "t", perm=(0, 2, 1)), node("MatMul", "x t", "y")], (0.25, 1),
+    ),
+    "both": (
+        [node("Mul", "x c", "q"), node("Transpose", "k", "t", perm=(0, 2, 1)), node("Div", "t e", "s"),
+         node("MatMul", "q s", "y")], (0.25 / 3, 1),
+    ),
+    "the result": ([node("MatMul", "x k", "m"), node("Div", "m e", "d"), node("Mul", "c d", "y")], (0.25 / 3, 0)),
+    "a turn alone": ([node("Transpose", "k", "t", perm=(0, 2, 1)), node("MatMul", "x t", "y")], (1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS_SCALED)
+def test_scaled_products(name: str) -> None:
+    nodes, (alpha, turned) = PRODUCTS_SCALED[name]
+    g = graph(nodes, "y", SCALES, x=(3, 4, 5), k=(3, 7, 5) if turned else (3, 5, 7))
+    (found,) = derived(g)
+    assert found.op.type == "FusedMatMul" and np.isclose(found.op.alpha, alpha) and found.op.transB == turned  # type: ignore[attr-defined]
+    run(g)
+
+
+def test_products_that_are_not_scaled() -> None:
+    shapes = {"x": (3, 4, 5), "k": (3, 5, 7)}
+    product = node("MatMul", "q k", "y")
+    for nodes in (
+        [node("Mul", "x v", "q"), product], [node("Div", "c x", "q"), product], [node("Mul", "x zero", "q"), product],
+        [node("Transpose", "z", "q", perm=(1, 0, 2)), product], [node("MatMul", "x k", "m"), node("Div", "c m", "y")],
+    ):  # fmt: skip
+        first = {"z": (4, 3, 5), "k": (3, 5, 7)} if nodes[0].op.type == "Transpose" else shapes
+        g = graph(nodes, "y", SCALES, **first)
+        assert types(g) == [n.op.type for n in nodes]
+        if "c m" not in " ".join(nodes[-1].inputs):
+            run(g)
+    nodes = [node("Mul", "x c", "q"), product]
+    assert types(graph([*nodes, node("Neg", "q", "n")], "y n", SCALES, **shapes)) == ["Mul", "MatMul", "Neg"]
+    assert types(graph(nodes, "y", SCALES, **shapes), "q", "y") == ["Mul", "MatMul"]
+
+
+# sizes that are not known
+
+
+def test_sizes_not_seen_before() -> None:
+    """Patterns are found of sizes that are symbols, once for all of them."""
+    nodes = [
+        node("Conv", "x k", "c0", pads=(1, 1, 1, 1)), node("Conv", "x l", "c1"), node("Add", "c0 c1", "z0"),
+        *(Node(n.op, tuple("z0" if i == "x" else i for i in n.inputs), n.outputs, n.name) for n in NORM),
+        node("Mul", "n g", "w0"), node("Transpose", "w0", "t", perm=(0, 2, 3, 1)), node("MatMul", "t u", "a0"),
+        node("Add", "a0 h", "a1"), node("Gelu", "a1", "a2"), node("MatMul", "a2 q", "a3"),
+        node("Transpose", "a3", "t2", perm=(0, 3, 1, 2)), node("Mul", "t2 g", "s"), node("Add", "z0 s", "y"),
+    ]  # fmt: skip
+    constants = {
+        **EPS, "over": np.array([1]), "k": r(6, 4, 3, 3), "l": r(6, 4, 1, 1), "g": r(6, 1, 1), "u": r(6, 9), "h": r(9),
+        "q": r(9, 6),
+    }  # fmt: skip
+    spec = graph(nodes, "y", constants, x=(1, 4, 5, 5)).inputs["x"]._replace(shape=("n", 4, "h", "w"))
+    g = Graph(nodes, {"x": spec}, {"y": None}, constants)
+    model = Model(g)
+    for shape in ((1, 4, 5, 5), (2, 4, 6, 7), (3, 4, 9, 8), (1, 4, 1, 1), (1, 4, 12, 1)):
+        x = r(*shape)
+        known = Model(graph(nodes, "y", constants, x=shape))
+        assert model.run({"x": x})["y"].tobytes() == known.run({"x": x})["y"].tobytes()
+    run(graph(nodes, "y", constants, x=(2, 4, 6, 7)))

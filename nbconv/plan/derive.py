@@ -15,6 +15,7 @@ from nbconv.passes.gelu import fuse_gelu
 from nbconv.passes.layout import choose
 from nbconv.passes.linear import fold_columns, turn_sums
 from nbconv.passes.norms import fuse_group_norm, fuse_layer_norm
+from nbconv.passes.products import fuse_scaled_products
 from nbconv.passes.promote import promote
 from nbconv.passes.quantise import fuse_quantised
 
@@ -83,6 +84,7 @@ def derive(
     graph = fuse_gelu(graph, specs, wanted)
     graph = fuse_layer_norm(graph, specs, wanted)
     graph = fuse_group_norm(graph, specs, wanted)
+    graph = fuse_scaled_products(graph, specs, wanted)
     graph = fold_columns(graph, specs, wanted)
     graph = turn_sums(graph, specs, wanted)
     graph = fold_affine(graph, specs, wanted)
