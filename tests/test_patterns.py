@@ -486,3 +486,33 @@ def test_sizes_not_seen_before() -> None:
         known = Model(graph(nodes, "y", constants, x=shape))
         assert model.run({"x": x})["y"].tobytes() == known.run({"x": x})["y"].tobytes()
     run(graph(nodes, "y", constants, x=(2, 4, 6, 7)))
+
+
+# factors and terms before convolutions
+
+
+@pytest.mark.parametrize("group", [1, 2, 6])
+def test_batch_norm_before_a_convolution(group: int) -> None:
+    nodes = [node("MaxPool", "x", "p", kernel_shape=(2, 2)), bn("p", "n"), node("Conv", "n w c", "y", group=group)]
+    g = graph(nodes, "y", {**statistics(6), "w": r(6, 6 // group, 2, 3), "c": r(6)}, x=(2, 6, 7, 8))
+    assert convolutions(g) == ["MaxPool", "Conv"]
+    run(g)
+    nodes = [nodes[0], node("Mul", "p k", "n"), node("Add", "n b", "a"), node("Conv", "a w", "y", group=group)]
+    g = graph(nodes, "y", {"b": r(6, 1, 1), "k": r(1, 6, 1, 1), "w": r(12, 6 // group, 1, 1)}, x=(2, 6, 7, 8))
+    assert convolutions(g) == ["MaxPool", "Conv"]
+    run(g)
+
+
+def test_batch_norm_before_padding_or_other_readers() -> None:
+    constants = {**statistics(6), "w": r(5, 6, 1, 1)}
+    pool = node("MaxPool", "x", "p", kernel_shape=(2, 2))
+    for nodes, outputs in (
+        ([pool, bn("p", "n"), node("Conv", "n w", "y", pads=(0, 1, 0, 0))], "y"),
+        ([pool, bn("p", "n"), node("Conv", "n w", "y", auto_pad="SAME_UPPER")], "y"),
+        ([pool, bn("p", "n"), node("Conv", "n w", "y"), node("Neg", "n", "z")], "y z"),
+        ([pool, bn("p", "n"), node("Conv", "n w", "y")], "y n"),
+        ([pool, bn("p", "n"), node("Relu", "n", "a"), node("Conv", "a w", "y")], "y"),
+    ):
+        g = graph(nodes, outputs, constants, x=(2, 6, 7, 8))
+        assert any("BatchNorm" in n.op.label for n in derived(g))
+        run(g)

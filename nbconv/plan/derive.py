@@ -12,6 +12,7 @@ from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
 from nbconv.passes.gelu import fuse_gelu
+from nbconv.passes.inputs import fold_inputs
 from nbconv.passes.layout import choose
 from nbconv.passes.linear import fold_columns, turn_sums
 from nbconv.passes.norms import fuse_group_norm, fuse_layer_norm
@@ -90,6 +91,7 @@ def derive(
     graph = fold_affine(graph, specs, wanted)
     merged = merge_branches(graph, specs, wanted)
     graph = merged if merged is graph else fold_affine(merged, specs, wanted)
+    graph = fold_inputs(graph, specs, wanted)
     graph = fuse_epilogues(graph, specs, wanted)
     graph, layouts = choose(graph, specs, gpu)
     if not floats:  # then the passes made all of their constants of others
