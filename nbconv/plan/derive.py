@@ -11,6 +11,7 @@ from nbconv.passes.branches import merge_branches
 from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
+from nbconv.passes.fuse_pad import fuse_pad
 from nbconv.passes.gelu import fuse_gelu
 from nbconv.passes.inputs import fold_inputs
 from nbconv.passes.layout import choose
@@ -79,6 +80,7 @@ def derive(
         weights = Weights()
     floats = any(kind_of(specs[name].dtype) == "f" for name in decided)
     fixed = graph.constants.keys() - decided
+    graph = fuse_pad(graph, specs, wanted, decided)
     graph = fuse_silu(graph, specs, wanted)
     graph = fuse_hard_swish(graph, specs, wanted)
     graph = fuse_shuffle(graph, specs, wanted)
