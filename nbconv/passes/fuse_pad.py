@@ -8,7 +8,6 @@ import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.pad import Pad
-from nbconv.ops.pool import MaxPool
 from nbconv.passes.fold import array
 from nbconv.passes.fuse import single
 
@@ -31,13 +30,14 @@ def fuse_pad(graph: Graph, specs: dict[str, Spec], keep: frozenset[str], decided
         around = _around(node, graph, specs, decided)
         if around is None or y in graph.outputs or y in keep:
             continue
-        value = array(graph.constants[node.inputs[2]]).item() if len(node.inputs) > 2 and node.inputs[2] else 0
-        maker = makers.get(node.inputs[0])
+        x, _, constant = (*node.inputs, "", "")[:3]
+        value = array(graph.constants[constant]).item() if constant else 0
+        maker = makers.get(x)
         if value == 0 and maker is not None and maker.op.type in NOT_NEGATIVE:
             wide = {"Conv", "AveragePool", "MaxPool"}
         else:
             wide = {"Conv", "AveragePool"} if value == 0 else {"MaxPool"} if value == -np.inf else set()
-        padded = [_padded(reader, node, around, wide, specs) for reader in readers[y]]
+        padded: list[Node | None] = [_padded(reader, node, around, wide) for reader in readers[y]]
         found = [reader for reader in padded if reader is not None]
         if padded and len(found) == len(padded):
             replaced.update((reader.outputs[0], reader) for reader in found)
@@ -59,9 +59,7 @@ def _around(node: Node, graph: Graph, specs: dict[str, Spec], decided: set[str])
     return around[2:]
 
 
-def _padded(
-    reader: Node, pad: Node, around: tuple[tuple[int, int], ...], wide: set[str], specs: dict[str, Spec]
-) -> Node | None:
+def _padded(reader: Node, pad: Node, around: tuple[tuple[int, int], ...], wide: set[str]) -> Node | None:
     """The reader with the padding in its own window, None where that would change what it computes."""
     op: Any = reader.op
     if op.type not in wide or op.domain or reader.inputs.count(pad.outputs[0]) != 1 or reader.inputs[0] != pad.outputs[0]:
@@ -77,7 +75,7 @@ def _padded(
         if op.ceil_mode or len(reader.outputs) > 1:
             return None
         reach = [(k - 1) * d for k, d in zip(op.kernel_shape, op.dilations or (1,) * len(around), strict=True)]
-        if isinstance(op, MaxPool) and max(p - r for p, r in zip(total, reach * 2, strict=True)) > 0:
+        if op.type == "MaxPool" and max(p - r for p, r in zip(total, reach * 2, strict=True)) > 0:
             return None  # a window in the padding alone
         if op.type == "AveragePool":
             if any(own) and not op.count_include_pad:
