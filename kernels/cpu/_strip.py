@@ -65,7 +65,8 @@ def _make_strips(kw: int, stride: int, most: int):
 def _function(module, pixels: int, kw: int, stride: int, kinds):
     """The function for strips of so many pixels.
     A strip in the middle of the image loads whole vectors; one at its border, or of the last
-    channels, masks what is not there."""
+    channels, masks what is not there. Where windows are not unrolled, a strip of the last channels
+    in the middle has one mask for all columns."""
     fn, new = internal(module, f"strip_{pixels}_{kw}_{stride}", kinds)
     if new:
         b = ir.IRBuilder(fn.append_basic_block("entry"))
@@ -78,13 +79,21 @@ def _function(module, pixels: int, kw: int, stride: int, kinds):
         reached = b.add(b.mul(step, i64(pixels - 1)), b.mul(gap, b.sub(taps, i64(1))))
         inside = b.and_(b.icmp_signed(">=", left, i64(0)), b.icmp_signed("<", b.add(left, reached), width))
         whole, part, done = (b.append_basic_block(n) for n in ("whole", "part", "done"))
-        b.cbranch(b.and_(inside, b.icmp_signed(">=", cols, i64(W))), whole, part)
-        for block, masked in ((whole, False), (part, True)):
+        variants = [(whole, False, None), (part, True, left)]
+        if kw:
+            b.cbranch(b.and_(inside, b.icmp_signed(">=", cols, i64(W))), whole, part)
+        else:
+            within, few = b.append_basic_block("within"), b.append_basic_block("few")
+            b.cbranch(inside, within, part)
+            b.position_at_end(within)
+            b.cbranch(b.icmp_signed(">=", cols, i64(W)), whole, few)
+            variants.append((few, True, None))
+        for block, masked, begin in variants:
             b.position_at_end(block)
             with cgutils.for_range(b, count) as loop:
                 to = b.mul(loop.index, i64(W))
                 xp, wp, bp, yp, sp, tp = (b.gep(p, [to]) for p in (x, w, bias, y, scale, shift))
-                strip = _Strip(b, pixels, kw, stride, (taps, step, gap), cols if masked else None, left, width)
+                strip = _Strip(b, pixels, kw, stride, (taps, step, gap), cols if masked else None, begin, width)
                 sums = strip.sums(xp, ldx, line, wp, ldw, rows, b.load(_vectors(b, bp), align=4))
                 sums = short_activation(b, sums, act, low, high, alpha, beta)
                 factors = partial(_loads, b, (sp, tp))
@@ -111,7 +120,7 @@ def _loads(b, pointers):
 
 class _Strip:
     """The sums of a strip. ``cols``: how many channels of a vector there are, None for all, and no
-    column outside the image."""
+    column outside the image, as where ``left`` is None."""
 
     def __init__(self, b, pixels: int, kw: int, stride: int, window, cols, left, width) -> None:
         self.b, self.pixels, self.kw, self.stride = b, pixels, kw, stride
@@ -166,6 +175,8 @@ class _Strip:
 
     def there(self, column):
         b = self.b
+        if self.left is None:
+            return self.cols
         at = b.add(self.left, column)
         seen = b.and_(b.icmp_signed(">=", at, i64(0)), b.icmp_signed("<", at, self.width))
         return b.select(seen, self.cols, i64(0))
