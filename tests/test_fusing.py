@@ -108,7 +108,7 @@ def test_concats_of_concats() -> None:
         have += 19
     nodes += [node("MaxPool", "j3", "y", kernel_shape=(2, 2), strides=(2, 2))]
     g = graph(nodes, "y", weights, x=(2, 5, 6, 8))
-    assert copies(g) == 2
+    assert copies(g) == 1  # the result is turned
     run(g)
 
 
