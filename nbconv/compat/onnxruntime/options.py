@@ -129,10 +129,11 @@ class SessionOptions(_Options):
 
     With an effect: ``intra_op_num_threads`` (0: as many as affinity and the cgroup allow), ``optimized_model_filepath``
     (the model is written there as nbconv read it, before its own optimisations), ``enable_profiling`` and
-    ``profile_file_prefix``, ``add_free_dimension_override_by_name``, and the entry "session.set_denormal_as_zero": "1"
-    flushes denormals to zero, as without it, any other value keeps them. nbconv always fuses, plans its memory ahead, does
-    one node at a time and gives the same bits in every run: what asks for something else is accepted, and the session warns
-    of it, once a process for each option, and says what happens instead.
+    ``profile_file_prefix``, ``add_free_dimension_override_by_name``, and two entries: "session.set_denormal_as_zero" ("1"
+    flushes denormals to zero, as without it, any other value keeps them) and our own "nbconv.exact" ("1": as `nbconv.load`
+    takes ``exact``). nbconv always fuses, plans its memory ahead, does one node at a time and gives the same bits in every
+    run: what asks for something else is accepted, and the session warns of it, once a process for each option, and says what
+    happens instead.
     """
 
     _defaults = {
@@ -176,6 +177,7 @@ class SessionOptions(_Options):
     }
     _known = {
         "session.set_denormal_as_zero": Entry(None),
+        "nbconv.exact": Entry(None),
         "session.load_model_format": Entry(("ONNX", ""), "models are ONNX's or TensorFlow Lite's"),
         "session.save_model_format": Entry(("ONNX", ""), "a model is written as ONNX"),
         "session.use_env_allocators": Entry(("0",), _PLANNED),
@@ -207,6 +209,10 @@ class SessionOptions(_Options):
     def __init__(self) -> None:
         super().__init__()
         object.__setattr__(self, "_free", {})
+
+    def _exact(self) -> bool:
+        """Whether its sums are taken as operators define them."""
+        return self._entries.get("nbconv.exact") == "1"
 
     def add_session_config_entry(self, key: str, value: str) -> None:
         self._add(key, value)

@@ -59,7 +59,7 @@ class InferenceSession:
         self._profile = Profile(options.profile_file_prefix) if options.enable_profiling else None
         begin = time.monotonic_ns()
         threads = max(options.intra_op_num_threads, 0) or None
-        self._model = _load(path_or_bytes, threads, options._flush_denormals())
+        self._model = _load(path_or_bytes, threads, options)
         if self._profile:
             self._profile.add("model_loading_array" if isinstance(path_or_bytes, bytes) else "model_loading_uri", begin)
         begin = time.monotonic_ns()
@@ -250,9 +250,9 @@ def _memory() -> OrtMemoryInfo:
     return OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_DEVICE_ALLOCATOR, 0, OrtMemType.DEFAULT)
 
 
-def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None, flush_denormals: bool) -> Model:
+def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None, options: SessionOptions) -> Model:
     try:
-        return load(path_or_bytes, threads=threads, flush_denormals=flush_denormals)
+        return load(path_or_bytes, threads=threads, flush_denormals=options._flush_denormals(), exact=options._exact())
     except FileNotFoundError as error:
         raise NoSuchFile(f"Load model from {path_or_bytes!s} failed. File doesn't exist") from error
     except OSError as error:
