@@ -150,6 +150,39 @@ def test_what_is_no_factor_of_columns() -> None:
             run(g)
 
 
+def test_batch_norm_of_flat_rows() -> None:
+    """LeViT's: rows of all samples are normalised as one matrix, then take their shape again for an activation."""
+    nodes = [
+        node("MatMul", "x w", "m"), node("Flatten", "m", "f", axis=2), node("BatchNormalization", "f s b u v", "n"),
+        node("Reshape", "n shape", "g"), node("HardSwish", "g", "h"), node("MatMul", "h z", "o"),
+        node("Reshape", "o flat", "p"), node("Mul", "p s", "q"), node("Reshape", "q shape", "t"), node("Add", "x t", "y"),
+    ]  # fmt: skip
+    constants = {
+        "w": r(9, 9), "z": r(9, 9), "s": r(9), "b": r(9), "u": r(9), "v": np.abs(r(9)) + np.float32(0.5),
+        "shape": np.array([2, 5, 9]), "flat": np.array([-1, 9]),
+    }  # fmt: skip
+    g = graph(nodes, "y", constants, x=(2, 5, 9))
+    assert [repr(n.op) for n in derived(g)] == ["Linear()+HardSwish", "Linear()+Add"]
+    run(g)
+    for outputs in ("y g", "y f", "y m"):
+        run(graph(nodes, outputs, constants, x=(2, 5, 9)))
+
+
+def test_rows_whose_columns_are_others() -> None:
+    """Of another width, a batch normalisation along rows, and of Reshapes that give another shape."""
+    norm = {"s": r(5), "b": r(5), "u": r(5), "v": np.abs(r(5)) + np.float32(0.5)}
+    for nodes, shape in (
+        ([node("Reshape", "m shape", "f"), node("Mul", "f k", "y")], (5, 18)),
+        ([node("BatchNormalization", "m s b u v", "y")], ()),
+        ([node("Reshape", "m shape", "f"), node("Mul", "f k", "g"), node("Reshape", "g other", "y")], (10, 9)),
+    ):
+        constants = {"w": r(4, 9), **norm, "shape": np.array(shape), "k": r(*shape[-1:]), "other": np.array([5, 2, 9])}
+        g = graph([node("MatMul", "x w", "m"), *nodes], "y", constants, x=(2, 5, 4))
+        run(g)
+        found = [kind for kind in types(g) if kind != "Reorder"]
+        assert found == (["Linear", "Reshape", "Reshape"] if shape == (10, 9) else ["MatMul", *(n.op.type for n in nodes)])
+
+
 def test_product_that_is_read_twice() -> None:
     nodes = [node("MatMul", "x w", "m"), node("Add", "m b", "a"), node("Mul", "m s", "p"), node("Mul", "a p", "y")]
     run(graph(nodes, "y", weights(5, 7), x=(3, 5)))

@@ -8,18 +8,21 @@ import numpy as np
 
 from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.symbolic import settled
+from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.linear import Gemm, Linear, MatMul
-from nbconv.ops.shape import Transpose
-from nbconv.passes.fold import Deferred, array
+from nbconv.ops.shape import Relabel, Transpose
+from nbconv.passes.fold import Deferred, array, live
 from nbconv.passes.fuse import ARITHMETIC, affine_map, kept, single
 
 PRODUCTS = (Gemm, Linear, MatMul)
 """Operators whose result has a column for each of a constant matrix."""
+BETWEEN = (Transpose, Relabel)
+"""What may stand between a product and what is done to its columns."""
 
 
 def fold_columns(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
-    """Mul, Div, Add and Sub with a constant a column, behind a product or what turns its columns to channels:
-    (x·w + b)·s + t is x·(w·s) + (b·s + t)."""
+    """BatchNormalization, and Mul, Div, Add and Sub with a constant a column, behind a product, or what turns its columns to
+    channels or gives its rows another shape: (x·w + b)·s + t is x·(w·s) + (b·s + t)."""
     if not any(type(node.op) in PRODUCTS for node in graph.nodes):
         return graph
     only = single(graph, keep)
@@ -28,11 +31,14 @@ def fold_columns(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> 
     at: dict[str, int] = {}
     gone: dict[str, str] = {}
     for node in graph.nodes:
-        source = _source(node, nodes, at, only, specs, constants) if node.op.type in ARITHMETIC else ""
+        normalises = isinstance(node.op, BatchNormalization)
+        folds = normalises or node.op.type in ARITHMETIC
+        source = _source(node, nodes, at, only, specs, constants) if folds else ""
         if source:
-            turn = nodes[at[source]] if isinstance(nodes[at[source]].op, Transpose) else None
+            turn = nodes[at[source]] if isinstance(nodes[at[source]].op, BETWEEN) else None
             place = at[turn.inputs[0]] if turn is not None else at[source]
-            affine = affine_map(node, specs, constants, columns_axis(turn, specs[source].rank))
+            axis = _columns(turn, source, specs)
+            affine = affine_map(node, specs, constants, axis) if axis == 1 or (axis > 0 and not normalises) else None
             if affine is not None and affine[0] == source:
                 maker = nodes[place]
                 y = node.outputs[0] if turn is None else f"{maker.outputs[0]}#to#{node.outputs[0]}"
@@ -48,19 +54,47 @@ def fold_columns(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> 
                 continue
         at[node.outputs[0]] = len(nodes)
         nodes.append(node)
-    return graph.derive(nodes, constants, gone) if gone else graph
+    return _undone(graph.derive(nodes, constants, gone), specs, keep) if gone else graph
 
 
-def columns_axis(turn: Node | None, rank: int) -> int:
-    """The axis on which a product's columns are in its result, or in what a Transpose makes of that."""
-    return rank - 1 if turn is None else turn.op.order(rank).index(rank - 1)  # type: ignore[attr-defined]
+def _undone(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
+    """The graph without Reshapes that only take back what another one did."""
+    makers, wanted = graph.producers(), keep | set(graph.outputs)
+    same: dict[str, str] = {}
+    for node in graph.nodes:
+        maker = makers.get(node.inputs[0]) if isinstance(node.op, Relabel) and node.outputs[0] not in wanted else None
+        if (
+            maker is not None
+            and isinstance(maker.op, Relabel)
+            and specs[maker.inputs[0]].shape == specs[node.outputs[0]].shape
+        ):
+            same[node.outputs[0]] = same.get(maker.inputs[0], maker.inputs[0])
+    if not same:
+        return graph
+    nodes = [
+        Node(n.op, tuple(same.get(i, i) for i in n.inputs), n.outputs, n.name)
+        for n in graph.nodes
+        if n.outputs[0] not in same
+    ]
+    found = graph.derive(nodes, provenance={name: f"the same as {source}" for name, source in same.items()})
+    return found.derive(live(found, keep))
+
+
+def _columns(turn: Node | None, name: str, specs: dict[str, Spec]) -> int:
+    """The axis of this value on which a product's columns are: the result, or what ``turn`` makes of it; 0 for none."""
+    last = specs[name].rank - 1
+    if turn is None:
+        return last
+    if isinstance(turn.op, Transpose):
+        return turn.op.order(last + 1).index(last)
+    return last if last > 0 and specs[turn.inputs[0]].shape[-1] == specs[name].shape[-1] else 0
 
 
 def _source(node: Node, nodes: list[Node], at: dict[str, int], only: set[str], specs: dict[str, Spec], constants) -> str:
-    """The operand that is a product, or a product's turned, with a constant matrix, which nobody else reads."""
+    """The operand that is a product with a constant matrix, or what is `BETWEEN`, which nobody else reads."""
     for name in node.inputs:
         maker = nodes[at[name]] if name in only and name in at else None
-        if maker is not None and isinstance(maker.op, Transpose):
+        if maker is not None and isinstance(maker.op, BETWEEN):
             inner = maker.inputs[0]
             maker = nodes[at[inner]] if inner in only and inner in at else None
         if maker is not None and _is_product(maker, specs, constants):
