@@ -229,3 +229,22 @@ def test_exact_models_sum(monkeypatch) -> None:
     options.add_session_config_entry("nbconv.exact", "1")
     assert ort.InferenceSession(data, options).run(None, {"x": x})[0].tobytes() == slow
     assert ort.InferenceSession(data).run(None, {"x": x})[0].tobytes() == fast
+
+
+def test_training_of_exact_models_sums() -> None:
+    rng = np.random.default_rng(2)
+    constants = {"w": 0.1 * rng.standard_normal((32, 32, 3, 3), np.float32), "v": rng.standard_normal((3, 32), np.float32)}
+    nodes = [
+        Node(lookup("Conv")(pads=PADS), ("x", "w"), ("c",)),
+        Node(lookup("Conv")(pads=PADS), ("c", "w2"), ("d",)),
+        Node(lookup("GlobalAveragePool")(), ("d",), ("p",)),
+        Node(lookup("Flatten")(), ("p",), ("f",)),
+        Node(lookup("Gemm")(transB=1), ("f", "v"), ("y",)),
+    ]
+    graph = Graph(nodes, {"x": Spec((None, 32, 16, 16), F32)}, {"y": None}, {**constants, "w2": constants["w"] + 1})
+    x = rng.standard_normal((2, 32, 16, 16), np.float32)
+    for exact in (False, True):
+        trainer = nbconv.Trainer(Model(graph, exact=exact), optimizer=nbconv.SGD(lr=1e-3))
+        trainer.step(x, np.array([0, 2]))
+        plan = next(iter(trainer._works.values())).step.plan
+        assert any(step.impl.kind == "winograd" for step in plan.steps) is not exact
