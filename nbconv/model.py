@@ -49,9 +49,9 @@ def load(
     algorithms are timed once, and the choice is kept with the prepared model; the last bits of results then depend on what
     was chosen. ``deterministic``: never so, whatever ``tune`` says. ``flush_denormals``: on the CPU, kernels compute with
     0 in the place of denormal numbers (float32 below 1.2e-38), for which processors take up to 300 times as long; False
-    keeps them. ``exact``: in runs every sum is taken as its operator defines it; Winograd's filtering of 3×3 convolutions,
-    which is faster and rounds more, is not used. Raises OSError for a path that cannot be read, ModelError for what is no
-    valid model, UnsupportedError (a ModelError) that names all operators, attributes and types that nbconv lacks,
+    keeps them. ``exact``: every sum is taken as its operator defines it, in training too; Winograd's filtering of 3×3
+    convolutions, which is faster and rounds more, is not used. Raises OSError for a path that cannot be read, ModelError for
+    what is no valid model, UnsupportedError (a ModelError) that names all operators, attributes and types that nbconv lacks,
     ImportError for a TFLite file where nbconv[tflite] is not installed. Weights stay views of the file while they can: do
     not change it.
     """
@@ -71,7 +71,7 @@ class Model(Planned):
     """A model to run. Any number of threads may run it at once; it can be pickled and copied, and works after a fork.
 
     ``threads``: how many may work on a run. ``device``: where it runs, "cpu" or a GPU as `load` takes it.
-    ``flush_denormals``: as `load` takes it.
+    ``flush_denormals``, ``exact``: as `load` takes them.
     """
 
     _tune = False
@@ -200,6 +200,11 @@ class Model(Planned):
     def flush_denormals(self) -> bool:
         """Whether its kernels take denormals for zeros, as `load` was told."""
         return self._flush_denormals
+
+    @property
+    def exact(self) -> bool:
+        """As `load` took it."""
+        return self._exact
 
     @property
     def inputs(self) -> list[Port]:

@@ -54,17 +54,18 @@ CELLS = {"one": 1e6, "inf": np.inf, "-inf": -np.inf, "nan": np.nan, "largest": 1
 
 @SIZES
 @pytest.mark.parametrize("cells", CELLS)
-@pytest.mark.parametrize("case", range(3))
+@pytest.mark.parametrize("case", range(4))
 def test_a_cell_reaches_those_results_alone_that_see_it(monkeypatch, size: int, cells: str, case: int) -> None:
-    """One cell or a whole corner, of one channel or all, among others or among zeros. Results that see what is not finite
-    are what sums of it are, the others as near as ever."""
+    """One cell or a whole corner, of one channel or all, among others, among zeros, or where all is small. Results that see
+    what is not finite are what sums of it are, the others as near as ever."""
     only(monkeypatch, f"winograd_{size}")
     rng = np.random.default_rng(10 * size + case)
     ci, co, h, width = (int(rng.integers(*of)) for of in ((16, 40), (12, 40), (3, 14), (3, 14)))
     x = rng.standard_normal((2, ci, h, width), np.float32) * (case != 1)
     w = rng.standard_normal((co, ci, 3, 3), np.float32) / np.float32(3 * ci**0.5)
     w[rng.random(w.shape) < 0.2] = 0
-    b = rng.standard_normal(co).astype(np.float32)
+    scale = np.float32(1e-5 if case == 3 else 1)
+    x, b = x * scale, rng.standard_normal(co).astype(np.float32) * scale
     i, j = int(rng.integers(h)), int(rng.integers(width))
     hot = np.zeros((h, width), bool)
     hot[(slice(0, i + 1), slice(0, j + 1)) if case == 2 else (i, j)] = True
@@ -74,7 +75,7 @@ def test_a_cell_reaches_those_results_alone_that_see_it(monkeypatch, size: int, 
         drawn = rng.choice(np.array([np.inf, -np.inf, np.nan, 1e7, 1], np.float32), x[0, channels].shape)
         x[0, channels] = np.where(hot, drawn, x[0, channels])
     else:
-        x[0, channels] = np.where(hot, np.float32(value), x[0, channels])
+        x[0, channels] = np.where(hot, np.float32(value) * scale, x[0, channels])
     wanted = sums(x, w, b)
     model = convolution(x, w, b)
     got = model.run({"x": x})["y"]
@@ -85,7 +86,7 @@ def test_a_cell_reaches_those_results_alone_that_see_it(monkeypatch, size: int, 
     np.testing.assert_array_equal(got[~np.isfinite(single)], single[~np.isfinite(single)])
     largest = np.broadcast_to(np.abs(w).max((2, 3), keepdims=True), w.shape)  # what a filter's transforms are rounded by
     terms = sums(np.abs(np.where(np.isfinite(x), x, 0)), largest, np.abs(b))
-    most = sums(np.abs(np.where(np.abs(x) < 64, x, 0)), largest, np.abs(b)).max()
+    most = sums(np.abs(np.where(np.abs(x) < 64 * scale, x, 0)), largest, np.abs(b)).max()
     bound = 8 * EPS * np.maximum(terms, most)
     finite = np.isfinite(single)
     error = np.abs(got[finite] - wanted[finite])
@@ -229,3 +230,22 @@ def test_exact_models_sum(monkeypatch) -> None:
     options.add_session_config_entry("nbconv.exact", "1")
     assert ort.InferenceSession(data, options).run(None, {"x": x})[0].tobytes() == slow
     assert ort.InferenceSession(data).run(None, {"x": x})[0].tobytes() == fast
+
+
+def test_training_of_exact_models_sums() -> None:
+    rng = np.random.default_rng(2)
+    constants = {"w": 0.1 * rng.standard_normal((32, 32, 3, 3), np.float32), "v": rng.standard_normal((3, 32), np.float32)}
+    nodes = [
+        Node(lookup("Conv")(pads=PADS), ("x", "w"), ("c",)),
+        Node(lookup("Conv")(pads=PADS), ("c", "w2"), ("d",)),
+        Node(lookup("GlobalAveragePool")(), ("d",), ("p",)),
+        Node(lookup("Flatten")(), ("p",), ("f",)),
+        Node(lookup("Gemm")(transB=1), ("f", "v"), ("y",)),
+    ]
+    graph = Graph(nodes, {"x": Spec((None, 32, 16, 16), F32)}, {"y": None}, {**constants, "w2": constants["w"] + 1})
+    x = rng.standard_normal((2, 32, 16, 16), np.float32)
+    for exact in (False, True):
+        trainer = nbconv.Trainer(Model(graph, exact=exact), optimizer=nbconv.SGD(lr=1e-3))
+        trainer.step(x, np.array([0, 2]))
+        plan = next(iter(trainer._works.values())).step.plan
+        assert any(step.impl.kind == "winograd" for step in plan.steps) is not exact

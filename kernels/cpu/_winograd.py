@@ -69,9 +69,11 @@ def _make_input(size: int, transform):
     @intrinsic
     def into(tc, table, channels, v, step, squares):
         """v[p·step + c] = (Bᵀ d B)[p, c] for the size² pixels whose addresses stand in the table,
-        all of their channels; zeros up to whole vectors. squares[:W] becomes a measure of how large
-        they are: by lane the sum of v² at the four points of 0 and ∞, to which each pixel goes once
-        (size 6), or of d² (size 4, where constant pixels cancel each other there)."""
+        all of their channels; zeros up to whole vectors.
+
+        squares[:4W] become four measures of how large these are, by lane: of pixels in even and odd
+        rows and columns. They are the sums of v² at the four points of 0 and ∞ (size 6), or of d²
+        (size 4, where equal pixels cancel each other at those points)."""
         sig = types.void(Ints, Int, Floats, Int, Floats)
 
         def gen(ctx, b, sig, args):
@@ -89,8 +91,9 @@ def _make_input(size: int, transform):
 def _input_body(fn, size: int, transform) -> None:
     table, channels, v, step, squares = fn.args
     b = ir.IRBuilder(fn.append_basic_block("entry"))
-    squares = b.bitcast(squares, VT.as_pointer())
-    b.store(constant(0.0), squares, align=4)
+    squares = [b.bitcast(b.gep(squares, [_n(k * W)]), VT.as_pointer()) for k in range(4)]
+    for held in squares:
+        b.store(constant(0.0), held, align=4)
     whole = b.and_(channels, _n(-W))
 
     def one(read, c) -> None:
@@ -99,17 +102,20 @@ def _input_body(fn, size: int, transform) -> None:
             pixel = b.inttoptr(b.load(b.gep(table, [_n(k)])), f32.as_pointer())
             d.append(read(b.bitcast(b.gep(pixel, [c]), VT.as_pointer())))
         rows = [transform(b, d[i * size : (i + 1) * size]) for i in range(size)]
-        measured = d if size == 4 else []
+        measured: list[list] = [[], [], [], []]
         for j in range(size):
             for i, value in enumerate(transform(b, [rows[i][j] for i in range(size)])):
-                if size == 6 and i in (0, 5) and j in (0, 5):
-                    measured.append(value)
+                if size == 4:
+                    measured[i % 2 * 2 + j % 2].append(d[i * size + j])
+                elif i in (0, 5) and j in (0, 5):
+                    measured[i % 2 * 2 + j % 2].append(value)
                 place = b.gep(v, [b.add(c, b.mul(step, _n(i * size + j)))])
                 b.store(value, b.bitcast(place, VT.as_pointer()), align=4)
-        found = b.load(squares, align=4)
-        for value in measured:
-            found = call_intrinsic(b, f"fmuladd.v{W}f32", VT, value, value, found)
-        b.store(found, squares, align=4)
+        for held, values in zip(squares, measured, strict=True):
+            found = b.load(held, align=4)
+            for value in values:
+                found = call_intrinsic(b, f"fmuladd.v{W}f32", VT, value, value, found)
+            b.store(found, held, align=4)
 
     over_vectors(b, _n(0), whole, lambda c: one(lambda p: b.load(p, align=4), c))
     rest = b.sub(channels, whole)

@@ -9,9 +9,12 @@ So the results of a tile are done by the definition, from filters that are got b
 transforms, where
 
 - a cell is not finite, or so large that its square is not, or
-- the cells are large (by the measure of `into_4` a lane has more than `LARGE`), and the squares of
-  those that one of the results sees add up to less than 1/`UNEVEN` of those that another one sees.
+- the squares of those cells that one of the results sees add up to less than 1/`UNEVEN` of those
+  that another one sees.
 
+That is looked at where the measures of `into_4` are large, more than `LARGE` a channel, or uneven:
+a cell, row or column that is larger than others is in one or two of the four.
+Where they are not large, results that see zeros alone do not count: sparse data are no exception.
 It depends on the tile alone.
 """
 
@@ -27,7 +30,6 @@ from ._simd import (
     address,
     at,
     floats_at,
-    hmax,
     hsum,
     inline,
     kernel,
@@ -48,7 +50,7 @@ MAX_TILES = 256
 """Most tiles of a block."""
 PIXELS = 16 * W
 CELLS = 36 * W
-LARGE = 2.0**16
+LARGE = 2.0**12
 UNEVEN = 2.0**10
 HUGE = 2.0**126
 SKEW = 16
@@ -112,10 +114,7 @@ def winograd(
                 into_4(table, ci, at(v, i * inner), v_step, cells)
             else:
                 into_2(table, ci, at(v, i * inner), v_step, cells)
-            squares = hmax(load(cells, 0))
-            apart[i] = 0
-            if not squares <= LARGE:
-                apart[i] = 1 if not squares < HUGE else _uneven(table, ci, edge, rows, across_y, cells)
+            apart[i] = _apart(table, ci, edge, rows, across_y, cells)
         while col < end:
             cols = min(columns, end - col)
             for p in range(points):
@@ -191,9 +190,23 @@ def _gather(table, x, zeros, t, down, across, image, filtering):
 
 
 @inline
-def _uneven(table, ci, edge, rows, columns, cells):
+def _apart(table, ci, edge, rows, columns, measures):
+    """1 where a tile of which y has rows × columns results is done by the definition, else 0."""
+    a, b = hsum(load(measures, 0)), hsum(load(measures, W))
+    c, d = hsum(load(measures, 2 * W)), hsum(load(measures, 3 * W))
+    whole = (a + b) + (c + d)
+    large = not whole <= LARGE * ci
+    if not large and not min(min(a, b), min(c, d)) * Float(UNEVEN) < max(max(a, b), max(c, d)):
+        return 0
+    if not whole < HUGE:
+        return 1
+    return _uneven(table, ci, edge, rows, columns, measures, large)
+
+
+@inline
+def _uneven(table, ci, edge, rows, columns, cells, large):
     """1 where the cells that one of rows × columns results sees are much smaller than those that
-    another one sees, else 0. All are finite."""
+    another one sees, else 0. All are finite; zeros count where they are ``large``."""
     whole = ci // W * W
     for p in range(0, edge * edge, 4):
         a, b, c, d = floats_at(table[p]), floats_at(table[p + 1]), floats_at(table[p + 2]), floats_at(table[p + 3])
@@ -223,7 +236,8 @@ def _uneven(table, ci, edge, rows, columns, cells):
                 found = found + (load(cells, at_row) + (load(cells, at_row + W) + load(cells, at_row + 2 * W)))
             seen = hsum(found)
             most = max(most, seen)
-            least = min(least, seen)
+            if large or seen > 0:
+                least = min(least, seen)
     return 1 if least * Float(UNEVEN) < most else 0
 
 

@@ -210,6 +210,7 @@ class Learner:
                 drop=self.model.weights.drop,
                 home=self._home,
                 flush_denormals=self.model.flush_denormals,
+                exact=self.model.exact,
             )
             self._works[key] = _Work(step, built.loss, kind, built.classes, built, policy)
             block = max((work.step.block for work in self._works.values()), key=len)

@@ -45,8 +45,8 @@ class TrainingStep:
     `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
     how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
     packed; ``packed`` and ``scratch_limit`` are `MemoryPolicy`'s. ``memory_mb``: the most memory that activations, gradients
-    and scratch may take, ModelError says what they do take where that is more. ``flush_denormals``: as `nbconv.load` takes
-    it.
+    and scratch may take, ModelError says what they do take where that is more. ``flush_denormals`` and ``exact``: as
+    `nbconv.load` takes them.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class TrainingStep:
         scratch_limit: float = USUAL.scratch_limit,
         slots: int = 1,
         flush_denormals: bool = True,
+        exact: bool = False,
     ) -> None:
         for name, array in state.items():
             if not array.flags.c_contiguous or not array.flags.writeable:
@@ -82,7 +83,7 @@ class TrainingStep:
             {**self.feeds, **held},
             Weights(drop),
             fetch,
-            target_of(home),
+            target_of(home, exact),
             packed_limit=packed,
             threads=max(self.threads, slots),
             scratch_limit=scratch_limit,
@@ -250,13 +251,16 @@ class _Progress:
         return True
 
 
-def target_of(home: State | None) -> Target:
-    """What a step's kernels are compiled for: the device that its state lives on, else this machine."""
+def target_of(home: State | None, exact: bool = False) -> Target:
+    """What a step's kernels are compiled for: the device that its state lives on, else this machine. ``exact`` as
+    `nbconv.load` takes it."""
     if home is not None:
-        return home.device.target
-    from nbconv.kernels.target import host
+        goal = home.device.target
+    else:
+        from nbconv.kernels.target import host
 
-    return host()
+        goal = host()
+    return goal._replace(winograd=False) if exact else goal
 
 
 def _trim() -> None:

@@ -38,7 +38,7 @@ def planned(
     tries = [USUAL] if memory_mb is None else levels(samples, micro_batch_norm or not trained_norms, memory_mb * MIB)
     least = float("inf")
     hopeless = False
-    target = target_of(options.get("home"))
+    target = target_of(options.get("home"), options.get("exact", False))
     slots = max(options.get("threads") or available_threads(), SLOTS)
     for policy in tries:
         if policy.most and hopeless:
