@@ -15,7 +15,7 @@ from nbconv.graph import FLOAT32, Graph, Node
 from nbconv.ops.integer import QLinearGemm, QLinearMatMul
 from nbconv.ops.integer_conv import QLinearConv
 from nbconv.ops.pointwise import Unary
-from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearConcat, QLinearMul
+from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearBinary, QLinearConcat, QLinearMul, QLinearUnary
 from nbconv.ops.qlinear_pool import QLinearGlobalAveragePool
 from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits
 from nbconv.ops.rectifier import Clip
@@ -45,8 +45,8 @@ class Steps(NamedTuple):
 
 def fuse_quantised(graph: Graph, keep: frozenset[str]) -> Graph:
     """Operators between DequantizeLinear and QuantizeLinear become those that ONNX and onnxruntime call QLinear, tables of
-    256 integers, or the same operators on integers."""
-    if not any(isinstance(node.op, QuantizeLinear) for node in graph.nodes):
+    256 integers, or the same operators on integers; those called QLinear that are functions of one integer, tables, too."""
+    if not any(isinstance(node.op, (QuantizeLinear, QLinearBinary, QLinearUnary)) for node in graph.nodes):
         return graph
     return _Fusion(graph, keep).graph()
 
@@ -59,6 +59,8 @@ class _Fusion:
         self._keep = keep | set(graph.outputs)
         self._tables: dict[str, tuple[str, np.ndarray]] = {}
         """by result: the integers that a table was made for, and the table"""
+        self._roots: dict[str, np.dtype] = {}
+        """the types that integers have which tables are made for"""
         self._rules: dict[str, Callable[[Node, Steps, str], list[Node] | None]] = {
             "Conv": self._conv,
             "Gemm": self._gemm,
@@ -74,12 +76,14 @@ class _Fusion:
         nodes: list[Node] = []
         gone: dict[str, str] = {}
         for node in self._graph.nodes:
-            made = self._made(node) if isinstance(node.op, QuantizeLinear) else None
+            ends = isinstance(node.op, QuantizeLinear)
+            made = self._made(node) if ends else self._tabled(node)
             if made is None:
                 nodes.append(node)
                 continue
             nodes += made
-            gone |= {n: f"fused into {node.outputs[0]}" for n in self._between(node) if n in self._only}
+            if ends:
+                gone |= {n: f"fused into {node.outputs[0]}" for n in self._between(node) if n in self._only}
         return self._graph.derive(nodes, self._constants, gone)
 
     def _between(self, node: Node) -> list[str]:
@@ -252,7 +256,7 @@ class _Fusion:
         if a is None or b is None or len({s.zero_point.dtype for s in (a, b, y)}) > 1:
             return None
         op = QLinearAdd() if node.op.type == "Add" else QLinearMul()
-        (root, codes), (other, others) = self._origin(a.value, a), self._origin(b.value, b)
+        (root, codes), (other, others) = (self._origin(s.value, s.zero_point.dtype) for s in (a, b))
         if root == other:  # a function of one integer
             of_a, of_b, of_y = ((self._array(s.scale), s.zero_point) for s in (a, b, y))
             return [self._entered(root, op.reference(codes, *of_a, others, *of_b, *of_y), output)]
@@ -319,20 +323,45 @@ class _Fusion:
             return None
         return [self._looked_up(x.value, x, y, output, nodes)]
 
+    def _tabled(self, node: Node) -> list[Node] | None:
+        """An operator called QLinear as a table, where it is a function of one integer."""
+        if not isinstance(node.op, (QLinearBinary, QLinearUnary)):
+            return None
+        places, scales = ((0, 3), (1, 4, 6)) if isinstance(node.op, QLinearBinary) else ((0,), (1, 3))
+        varying = [i for i in places if i < len(node.inputs) and node.inputs[i] not in self._constants]
+        known = {i: self._constants.get(n) for i, n in enumerate(node.inputs) if i not in varying}
+        if not varying or len(node.inputs) != len(places) + 2 * len(scales):
+            return None
+        if any(v is None or int(np.prod(v.shape)) != 1 or len(v.shape) > 1 for v in known.values()):
+            return None
+        values: dict[int, Any] = {i: array(v).reshape(()) for i, v in known.items() if v is not None}
+        dtype = values[2].dtype
+        wanted = all(v.dtype == (FLOAT32 if i in scales else dtype) for i, v in values.items())
+        origins = [self._origin(node.inputs[i], dtype) for i in varying]
+        if not wanted or dtype not in EIGHT_BITS or len({root for root, _ in origins}) > 1:
+            return None
+        values |= {i: codes for i, (_, codes) in zip(varying, origins)}
+        made = node.op.reference(*(values[i] for i in range(len(node.inputs))))
+        return [self._entered(origins[0][0], np.asarray(made), node.outputs[0])]
+
     def _looked_up(self, value: str, x: Steps, y: Steps, output: str, nodes: list[Node]) -> Node:
         """What operators make of the integers ``value`` that stand for what ``x`` says."""
-        root, codes = self._origin(value, x)
+        root, codes = self._origin(value, x.zero_point.dtype)
         v: Any = DequantizeLinear().reference(codes, self._array(x.scale), x.zero_point)
         for node in nodes:
             numbers = [self._number(n) if n else None for n in node.inputs]
             v = node.op.reference(*(v if n and m is None else m for n, m in zip(node.inputs, numbers, strict=True)))
         return self._entered(root, self._quantised(v, y), output)
 
-    def _origin(self, value: str, x: Steps) -> tuple[str, np.ndarray]:
+    def _origin(self, value: str, dtype: np.dtype) -> tuple[str, np.ndarray]:
         """(the integers that a table makes these of, or these; what each of the 256 becomes)."""
-        every = np.arange(256, dtype=np.uint8).view(x.zero_point.dtype)
-        return self._tables.get(value, (value, every))
+        root, codes = self._tables.get(value, ("", np.empty(0)))
+        if codes.dtype == dtype:
+            return root, codes
+        self._roots[value] = dtype
+        return value, np.arange(256, dtype=np.uint8).view(dtype)
 
     def _entered(self, root: str, codes: np.ndarray, output: str) -> Node:
         self._tables[output] = root, codes
-        return Node(LookUp(), (root, self._keep_constant(f"{output}#table({root})", codes)), (output,), output)
+        table = self._keep_constant(f"{output}#table({root})", codes)
+        return Node(LookUp(of=self._roots[root].name), (root, table), (output,), output)

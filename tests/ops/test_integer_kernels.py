@@ -327,6 +327,35 @@ def test_tables_belong_to_what_is_asked_for() -> None:
         assert np.abs(got - want).max() <= 1.001 / 150, f"more than a step apart with {fetch}"
 
 
+def test_functions_of_one_integer_are_one_table() -> None:
+    """Operators called QLinear, one behind the other, with numbers that are known."""
+    q = [np.asarray(0.02, F32), np.uint8(120)]
+    x, w, y = ("x", "s", "z"), ("w", "s", "z"), ("s", "z")
+    nodes = [
+        helper.make_node("QLinearMul", [*w, *x, *y], ["a"], domain="com.microsoft"),
+        helper.make_node("QLinearAdd", ["a", *y, *w, *y], ["b"], domain="com.microsoft"),
+        helper.make_node("QLinearMul", ["a", *y, "b", *y, *y], ["c"], domain="com.microsoft"),
+        helper.make_node("QLinearSigmoid", ["c", *y, *y], ["d"], domain="com.microsoft"),
+        helper.make_node("QLinearAdd", ["d", *y, "u", *y, *y], ["y"], domain="com.microsoft"),
+    ]
+    known = {"w": np.full(1, 200, np.uint8), "s": q[0], "z": np.asarray(q[1])}
+    u8 = TensorProto.UINT8
+    given = [helper.make_tensor_value_info(name, u8, (2, 3, 4)) for name in ("x", "u")]
+    graph = helper.make_graph(nodes, "tables", given, [helper.make_tensor_value_info("y", u8, (2, 3, 4))],
+                              [numpy_helper.from_array(v, k) for k, v in known.items()])  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    rng = np.random.default_rng(13)
+    feeds: dict[str, Any] = {name: numbers(rng, np.uint8, 2, 3, 4) for name in ("x", "u")}
+    model = load(made, threads=1)
+    kernels = [s.kernel for s in model.plan(dict.fromkeys(feeds, (2, 3, 4))).steps]
+    assert kernels == ["requantise.look_up", "requantise.add"]
+    (want,) = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"]).run(None, feeds)
+    got = model.run(feeds)["y"]
+    assert np.abs(got.astype(int) - np.asarray(want, int)).max() <= 1
+    np.testing.assert_array_equal(model.run(feeds, fetch=["c", "y"])["y"], got)
+
+
 @pytest.mark.parametrize("name", ["x86-64", "x86-64-v3", "x86-64-v4", "aarch64"])
 def test_floats_do_what_integers_are_slow_at(monkeypatch, name) -> None:
     """Dilated depthwise windows everywhere, and little else where bytes are added up in an instruction."""
