@@ -16,7 +16,7 @@ from nbconv.ops.integer import QLinearGemm, QLinearMatMul
 from nbconv.ops.integer_conv import QLinearConv
 from nbconv.ops.pointwise import Unary
 from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearBinary, QLinearConcat, QLinearMul, QLinearUnary
-from nbconv.ops.qlinear_pool import QLinearGlobalAveragePool
+from nbconv.ops.qlinear_pool import QLinearAveragePool, QLinearGlobalAveragePool
 from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.shape import Transpose
@@ -69,6 +69,7 @@ class _Fusion:
             "Mul": self._binary,
             "Concat": self._concat,
             "GlobalAveragePool": self._average,
+            "AveragePool": self._average_pool,
             **dict.fromkeys(MOVES, self._moved),
         }
 
@@ -275,6 +276,17 @@ class _Fusion:
         if x is None or x.zero_point.dtype != y.zero_point.dtype:
             return None
         return [Node(QLinearGlobalAveragePool(), (*x.names, y.scale, y.zero), (output,), output)]
+
+    def _average_pool(self, node: Node, y: Steps, output: str) -> list[Node] | None:
+        given = node.op.attributes()
+        padded = any(given.get("pads") or ()) or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        counts = given.pop("count_include_pad", 0) and (padded or given.get("ceil_mode"))  # as onnxruntime's does not
+        if counts or len(given["kernel_shape"]) > 2 or any(d != 1 for d in given.pop("dilations", None) or ()):
+            return None
+        x = self._read(node.inputs[0])
+        if x is None or x.zero_point.dtype != y.zero_point.dtype:
+            return None
+        return [Node(QLinearAveragePool(**given), (*x.names, y.scale, y.zero), (output,), output)]
 
     def _moved(self, node: Node, y: Steps, output: str) -> list[Node] | None:
         x = self._read(node.inputs[0])

@@ -163,8 +163,43 @@ def test_other_kernels_have_the_references_bits() -> None:
         check(lookup("QLinearSigmoid", "com.microsoft")(), [x, *own, *result])
         check(lookup("QLinearLeakyRelu", "com.microsoft")(alpha=0.2), [x, *own, *result])
         check(lookup("LookUp", "nbconv")(), [x, numbers(rng, t, 256)])
+        if len(shape) in (3, 4):
+            given = {"kernel_shape": (2,) * (len(shape) - 2), "pads": (1,) * (2 * len(shape) - 4)}
+            pool = lookup("QLinearAveragePool", "com.microsoft")
+            check(pool(count_include_pad=i % 2, **given), [x, *own, *result], "average_pool")
         if len(shape) > 2:
             check(lookup("QLinearGlobalAveragePool", "com.microsoft")(), [x, *own, *result])
+
+
+@pytest.mark.parametrize("t", [np.uint8, np.int8])
+def test_every_byte_is_looked_up(t) -> None:
+    x = np.arange(256, dtype=np.uint8).view(t)
+    rng = np.random.default_rng(14)
+    check(lookup("LookUp", "nbconv")(), [np.concatenate([x, x[::-1], x[5:18]]), numbers(rng, np.uint8, 256)])
+
+
+@pytest.mark.parametrize("c", [2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (40, 53)])
+def test_images_are_turned_while_they_are_quantised(c, size) -> None:
+    """With a layer behind that wants channels last."""
+    rng = np.random.default_rng(15)
+    x = rng.standard_normal((2, c, *size)).astype(F32) * 3
+    x.reshape(-1)[:3] = [np.nan, np.inf, -np.inf]
+    s, zero, one = np.asarray(0.02, F32), np.asarray(100, np.uint8), np.asarray(1, F32)
+    w = np.eye(c, dtype=np.int8).reshape(c, c, 1, 1)
+    constants = {"s": s, "z": zero, "w": w, "one": one, "none": np.zeros((), np.int8)}
+    nodes = [
+        Node(lookup("QuantizeLinear")(), ("x", "s", "z"), ("q",)),
+        Node(lookup("QLinearConv")(), ("q", "s", "z", "w", "one", "none", "s", "z"), ("y",)),
+    ]
+    graph = Graph(nodes, {"x": Spec(x.shape, x.dtype)}, {"y": Spec(x.shape, np.dtype(np.uint8))}, constants)
+    model = Model(graph, threads=2)
+    kernels = [step.kernel for step in model.plan({"x": x.shape}).steps]
+    assert kernels[0] == ("requantise.quantize" if c == 2 else "requantise.quantize_pixels")
+    for threads in (1, 2):
+        for fetch in (["y"], ["q", "y"]):
+            for got in model.run({"x": x}, fetch=fetch, threads=threads).values():
+                np.testing.assert_array_equal(got, lookup("QuantizeLinear")().reference(x, s, zero))
 
 
 def test_what_kernels_lack_is_numpys() -> None:
@@ -309,6 +344,25 @@ def test_windows_in_the_padding_are_the_least_of_the_results_scale() -> None:
     y = n.add("MaxPool", n.top, kernel_shape=(2, 2), dilations=(3, 3), pads=(1, 1, 1, 1), strides=(1, 1))
     (got,) = load(n.model(n.step(y, 0.03, 100)), threads=1).run({"x": np.ones((1, 2, 2, 2), F32)}).values()
     np.testing.assert_array_equal(got, np.full((1, 2, 1, 1), F32(0.03) * F32(-100)), strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize(
+    "fields", [{}, {"pads": (0, 1, 1, 1)}, {"count_include_pad": 1}, {"count_include_pad": 1, "pads": (0, 1, 1, 1)}]
+)
+def test_averages_of_windows_are_onnxruntimes(dtype, fields) -> None:
+    """Many are halves between two integers: bit for bit where windows lie inside the image. (It averages int8 as floats.)"""
+    n = Net((2, 19, 9, 8), dtype)
+    y = n.add("AveragePool", n.top, kernel_shape=(3, 2), strides=(3, 2), **fields)
+    made = n.model(n.step(y, 0.02))
+    x = np.random.default_rng(16).standard_normal((2, 19, 9, 8)).astype(F32)
+    model = load(made, threads=1)
+    kernels = {s.kernel for s in model.plan({"x": x.shape}).steps}
+    assert ("requantise.average_pool" in kernels) == (len(fields) < 2)
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    want, (got,) = np.asarray(session.run(None, {"x": x})[0]), model.run({"x": x}).values()
+    assert np.abs(got - want).max() <= 0.02 * 1.001, "more than a step apart"
+    assert fields or dtype == np.int8 or (got == want).all()
 
 
 def test_tables_belong_to_what_is_asked_for() -> None:
