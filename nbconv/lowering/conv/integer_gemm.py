@@ -20,8 +20,8 @@ from nbconv.lowering.step import Work
 from nbconv.lowering.window import seen_by, sliding
 
 DTYPES = ("uint8", "int8")
-ROWS = 320 << 10
-"""Bytes of gathered rows of a unit, about."""
+ROWS = 48 << 10
+"""Bytes of gathered rows of a unit, about: what a core's nearest cache holds."""
 UNITS = 8
 """Units that a step should have at least."""
 GATHER, MOVED = 20.0, 12.0
