@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.graph import FLOAT32, Graph, Node
+from nbconv.graph import FLOAT32, Graph, Node, spec_of
+from nbconv.ops.inner import OfType
 from nbconv.ops.integer import QLinearGemm, QLinearMatMul
 from nbconv.ops.integer_conv import QLinearConv
 from nbconv.ops.pointwise import Unary
@@ -152,9 +153,9 @@ class _Fusion:
             if name and name not in self._constants:
                 return None
             value = self._array(name) if name else np.array(default, np.float32)
-            if value.size != 1 or np.isnan(value).any():
+            if value.dtype != FLOAT32 or value.size != 1 or np.isnan(value).any():
                 return None
-            found.append(value.reshape(()).astype(np.float32))
+            found.append(value.reshape(()))
         return found[0], found[1]
 
     def _quantised(self, v: np.ndarray, y: Steps) -> np.ndarray:
@@ -181,6 +182,8 @@ class _Fusion:
         one = all(int(np.prod(v.shape)) == 1 for v in (s, z))
         if s.dtype != FLOAT32 or z.dtype not in EIGHT_BITS or not (one or weights) or getattr(node.op, "precision", 0):
             return None
+        if not one and tuple(s.shape) != tuple(z.shape):
+            return None
         if not weights and not 0 < array(s).reshape(()) < np.inf:  # integers would be in another order
             return None
         return Steps(value, scale, zero, array(z))
@@ -196,8 +199,9 @@ class _Fusion:
         if maker is None or found is None or found.value not in self._constants:
             return None
         w, scale = self._constants[found.value], self._constants[found.scale]
-        along = int(np.prod(scale.shape)) == 1 or (len(scale.shape) == 1 and maker.op.axis % len(w.shape) == axis)  # type: ignore[attr-defined]
-        return found if along else None
+        along: int = maker.op.axis  # type: ignore[attr-defined]
+        sliced = len(scale.shape) == 1 and along in (axis, axis - len(w.shape)) and scale.shape[0] == w.shape[axis]
+        return found if w.shape and (sliced or int(np.prod(scale.shape)) == 1) else None
 
     def _bias(self, name: str, x: Steps, w: Steps, output: str) -> str | None:
         """A bias as int32 of the scale of products; None where it is not known, or does not fit."""
@@ -205,17 +209,20 @@ class _Fusion:
         maker = self._makers.get(name)
         if maker is not None and isinstance(maker.op, DequantizeLinear) and all(n in self._constants for n in maker.inputs):
             numbers = [self._array(n) for n in maker.inputs]
+            maker.infer(tuple(map(spec_of, numbers)))
             zero = len(numbers) < 3 or not numbers[2].any()
-            if numbers[0].dtype == np.int32 and zero and np.allclose(numbers[1].reshape(-1), scale, rtol=1e-5, atol=0):
+            if numbers[0].dtype == np.int32 and zero and _close(numbers[1].reshape(-1), scale):
                 return maker.inputs[0]
-            values = maker.op.reference(*numbers)
+            values: np.ndarray = maker.op.reference(*numbers)  # type: ignore[assignment]
         elif name in self._constants:
             values = self._array(name)
         else:
             return None
+        if values.ndim != 1 or len(scale) not in (1, len(values)):
+            return None
         with np.errstate(all="ignore"):
-            steps = np.rint(np.asarray(values, np.float64).reshape(-1) / scale)
-        if values.ndim != 1 or not (np.abs(steps) < 2**30).all():
+            steps = np.rint(values.astype(np.float64) / scale)
+        if not (np.abs(steps) < 2**30).all():
             return None
         return self._keep_constant(f"{output}#bias", steps.astype(np.int32))
 
@@ -240,7 +247,7 @@ class _Fusion:
     def _gemm(self, node: Node, y: Steps, output: str) -> list[Node] | None:
         op: Any = node.op
         x, w = self._read(node.inputs[0]), self._weights(node.inputs[1], 0 if op.transB else 1)
-        if x is None or w is None or op.transA or op.alpha != 1 or op.beta != 1:
+        if x is None or w is None or op.transA or op.alpha != 1 or op.beta != 1 or len(self._constants[w.value].shape) != 2:
             return None
         bias = self._bias(node.inputs[2], x, w, output) if len(node.inputs) > 2 and node.inputs[2] else ""
         columns = self._constants[w.value].shape[0 if op.transB else 1]
@@ -250,7 +257,7 @@ class _Fusion:
         nodes = [Node(Transpose(perm=(1, 0)), (w.value,), (turned,), turned)] if op.transB else []
         names = (turned if op.transB else w.value, w.scale, w.zero)
         inputs = (*x.names, *names, y.scale, y.zero, *([bias] if bias else []))
-        return [*nodes, Node(QLinearGemm() if bias else QLinearMatMul(), inputs, (output,), output)]
+        return [*nodes, Node(QLinearGemm(), inputs, (output,), output)]
 
     def _binary(self, node: Node, y: Steps, output: str) -> list[Node] | None:
         a, b = (self._read(name) for name in node.inputs)
@@ -293,7 +300,9 @@ class _Fusion:
         if x is None:
             return None
         if self._same(x, y):
-            return [Node(node.op, (x.value, *node.inputs[1:]), (output,), output)]
+            typed = f"{output}#typed"
+            check = Node(OfType(of=x.zero_point.dtype.name), (x.value,), (typed,), typed)
+            return [check, Node(node.op, (typed, *node.inputs[1:]), (output,), output)]
         moved = f"{output}#moved"
         if node.op.type == "MaxPool":  # of a window in the padding it makes the least integer, which is y's
             return [self._looked_up(x.value, x, y, moved, []), Node(node.op, (moved, *node.inputs[1:]), (output,), output)]
@@ -377,3 +386,8 @@ class _Fusion:
         self._tables[output] = root, codes
         table = self._keep_constant(f"{output}#table({root})", codes)
         return Node(LookUp(of=self._roots[root].name), (root, table), (output,), output)
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether scales are the same but for rounding."""
+    return len({1, len(a), len(b)}) < 3 and np.allclose(a, b, rtol=1e-5, atol=0)

@@ -6,12 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nbconv import load
+from nbconv import ModelError, load
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.target import Target, host, target
 from nbconv.lowering.conv import INTEGER_KERNELS, integer_gemm
@@ -142,7 +141,8 @@ def test_products_have_the_references_bits(way) -> None:
         check(lookup("MatMulInteger")(), [a, b, a_zero, b_zero])
         check(lookup("QLinearMatMul")(), numbers_of)
         bias = rng.integers(-5000, 5000, n).astype(np.int32)
-        check(lookup("QLinearGemm", "nbconv")(), [*numbers_of, bias])
+        check(lookup("QLinearGemm", "nbconv")(), [a[0], *numbers_of[1:], bias])
+        check(lookup("QLinearGemm", "nbconv")(), [a[1], *numbers_of[1:], None])
 
 
 def test_other_kernels_have_the_references_bits() -> None:
@@ -269,7 +269,7 @@ class Net:
         f, x = TensorProto.FLOAT, helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)
         graph = helper.make_graph(self.nodes, "net", [x], [helper.make_tensor_value_info(y, f, None)], self.constants)
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-        return onnx.shape_inference.infer_shapes(made).SerializeToString()
+        return made.SerializeToString()
 
 
 def net(dtype: Any, one: bool) -> bytes:
@@ -327,6 +327,51 @@ def test_values_that_are_asked_for_or_read_twice_stay_floats() -> None:
     inner, y = model.run({"x": x}, fetch=[conv, model.outputs[0].name]).values()
     assert inner.dtype == F32 and inner.min() < 0
     assert np.abs(whole - y).max() <= 0.02 * 1.001
+
+
+def _ends_of_another_type(n: Net) -> str:
+    return n.add("Clip", n.top, n.constant(np.asarray(0, np.int32)))
+
+
+def _moved_integers_of_another_type(n: Net) -> str:
+    s, zero = n.constant(np.asarray(0.02, F32)), n.constant(np.asarray(3, np.int8))
+    n.top = n.add("DequantizeLinear", n.nodes[0].output[0], s, zero)
+    y = n.add("QuantizeLinear", n.add("Transpose", n.top, perm=(1, 0)), s, zero)
+    return n.add("DequantizeLinear", y, s, zero)
+
+
+def _table_of_another_type(n: Net) -> str:
+    s, zero = n.constant(np.asarray(0.02, F32)), n.constant(np.asarray(3, np.int8))
+    return n.step(n.add("Sigmoid", n.add("DequantizeLinear", n.nodes[0].output[0], s, zero)), 0.02)
+
+
+def _product_of(scales: int, zeros: int, axis: int = 1, bias: int = 0) -> Any:
+    def product(n: Net) -> str:
+        s, zero = np.full(scales, 0.01, F32), np.zeros(zeros, np.int8)
+        w = n.add("DequantizeLinear", n.constant(numbers(n.rng, np.int8, 6, 5)), *map(n.constant, (s, zero)), axis=axis)
+        return n.step(n.add("Gemm", n.top, w, *([n.bias(5, np.full(bias, 0.01, F32))] if bias else [])), 0.1)
+
+    return product
+
+
+MALFORMED: list[tuple[tuple[int, ...], Any]] = [
+    ((4, 6), _ends_of_another_type),
+    ((4, 6), _moved_integers_of_another_type),
+    ((4, 6), _table_of_another_type),
+    ((4, 6), _product_of(5, 1)),
+    ((4, 6), _product_of(5, 5, axis=3)),
+    ((4, 6), _product_of(3, 3)),
+    ((4, 6), _product_of(5, 5, bias=3)),
+    ((2, 4, 6), _product_of(5, 5)),
+]
+
+
+@pytest.mark.parametrize(("shape", "broken"), MALFORMED)
+def test_what_is_malformed_is_refused_where_integers_take_its_place(shape, broken) -> None:
+    n = Net(shape)
+    made = n.model(n.step(broken(n), 0.03))
+    with pytest.raises(ModelError):
+        load(made, threads=1).run({"x": np.ones(shape, F32)})
 
 
 def test_negative_scales_turn_the_order_round() -> None:
