@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,17 @@ def version(name: str) -> str:
 
 def open_engine(name: str, path: str, threads: int, shapes: Shapes) -> Callable[[dict[str, Any]], list[Any]]:
     """A function from inputs by name to the outputs in the model's order. float32 on so many threads."""
-    return {"nbconv": _nbconv, "onnxruntime": _onnxruntime, "openvino": _openvino, "MNN": _mnn}[name](path, threads, shapes)
+    engines: dict[str, Callable[[str, int, Shapes], Callable]] = {
+        "nbconv": _nbconv, "nbconv exact": partial(_nbconv, exact=True), "onnxruntime": _onnxruntime, "openvino": _openvino,
+        "MNN": _mnn,
+    }  # fmt: skip
+    return engines[name](path, threads, shapes)
 
 
-def _nbconv(path: str, threads: int, shapes: Shapes) -> Callable:
+def _nbconv(path: str, threads: int, shapes: Shapes, **options: Any) -> Callable:
     import nbconv
 
-    model = nbconv.load(path, threads=threads)
+    model = nbconv.load(path, threads=threads, **options)
     return lambda feeds: list(model.run(feeds).values())
 
 

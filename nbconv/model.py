@@ -38,6 +38,8 @@ def load(
     device: str = "cpu",
     tune: bool = False,
     deterministic: bool = False,
+    flush_denormals: bool = True,
+    exact: bool = False,
 ) -> Model:
     """The model of an ONNX or TFLite file, given by path or as its bytes.
 
@@ -45,16 +47,20 @@ def load(
     "cuda:1" for an NVIDIA GPU, with ":tf32" behind it for products by its tensor cores, of numbers rounded to TF32
     (docs/cuda.md); DeviceError where it is not there. ``tune``: on the CPU, for each new set of input shapes the candidate
     algorithms are timed once, and the choice is kept with the prepared model; the last bits of results then depend on what
-    was chosen. ``deterministic``: never so, whatever ``tune`` says. Raises OSError for a path that cannot be read,
-    ModelError for what is no valid model, UnsupportedError (a ModelError) that names all operators, attributes and types
-    that nbconv lacks, ImportError for a TFLite file where nbconv[tflite] is not installed. Weights stay views of the file
-    while they can: do not change it.
+    was chosen. ``deterministic``: never so, whatever ``tune`` says. ``flush_denormals``: on the CPU, kernels compute with
+    0 in the place of denormal numbers (float32 below 1.2e-38), for which processors take up to 300 times as long; False
+    keeps them. ``exact``: in runs every sum is taken as its operator defines it; Winograd's filtering of 3×3 convolutions,
+    which is faster and rounds more, is not used. Raises OSError for a path that cannot be read, ModelError for what is no
+    valid model, UnsupportedError (a ModelError) that names all operators, attributes and types that nbconv lacks,
+    ImportError for a TFLite file where nbconv[tflite] is not installed. Weights stay views of the file while they can: do
+    not change it.
     """
     from nbconv.converters.weights import Source
 
     model = Model.__new__(Model)
     model._set_device(device)
     model._tune = tune and not deterministic and device == "cpu"
+    model._flush_denormals, model._exact = flush_denormals, exact
     model._open(
         Source(source), None if isinstance(source, (bytes, bytearray, memoryview)) else source, thread_count(threads)
     )
@@ -65,12 +71,22 @@ class Model(Planned):
     """A model to run. Any number of threads may run it at once; it can be pickled and copied, and works after a fork.
 
     ``threads``: how many may work on a run. ``device``: where it runs, "cpu" or a GPU as `load` takes it.
+    ``flush_denormals``: as `load` takes it.
     """
 
     _tune = False
 
-    def __init__(self, graph: Graph, *, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        flush_denormals: bool = True,
+        exact: bool = False,
+    ) -> None:
         self._set_device(device)
+        self._flush_denormals, self._exact = flush_denormals, exact
         self._graph: Graph | None = graph
         self._source: Source | None = None
         self._plan_cache: PlanCache | None = None
@@ -104,12 +120,14 @@ class Model(Planned):
             self._device = find(name)
 
     def _target(self) -> Target:
-        """What kernels are compiled for."""
+        """What kernels are compiled for, and plans made for."""
         if self._device is not None:
-            return self._device.target
-        from nbconv.kernels.target import host
+            goal = self._device.target
+        else:
+            from nbconv.kernels.target import host
 
-        return host()
+            goal = host()
+        return goal._replace(winograd=False) if self._exact else goal
 
     def _start(
         self,
@@ -149,10 +167,12 @@ class Model(Planned):
     def __getstate__(self) -> dict[str, Any]:
         return {
             "graph": self.graph, "threads": self.threads, "device": self.device, "frozen": self.frozen, "tune": self._tune,
+            "flush_denormals": self._flush_denormals, "exact": self._exact,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["graph"], threads=state["threads"], device=state["device"])
+        told = {name: state[name] for name in ("threads", "device", "flush_denormals", "exact")}
+        self.__init__(state["graph"], **told)
         self.frozen, self._tune = state["frozen"], state["tune"]
 
     def __copy__(self) -> Model:
@@ -163,13 +183,23 @@ class Model(Planned):
 
     def _with(self, graph: Graph) -> Model:
         """Another model, set up as this one is."""
-        model = Model(graph, threads=self.threads, device=self.device)
+        model = self._like(graph, self.threads)
         model.frozen, model._tune = self.frozen, self._tune
         return model
+
+    def _like(self, graph: Graph, threads: int) -> Model:
+        """A model of another graph, on this one's device, that computes alike."""
+        told = {"flush_denormals": self._flush_denormals, "exact": self._exact}
+        return Model(graph, threads=threads, device=self.device, **told)
 
     def __repr__(self) -> str:
         ports = ", ".join(f"{p.name}{list(p.shape or ())}" for p in (*self.inputs, *self.outputs))
         return f"<nbconv.Model {self.name!r}: {ports}>"
+
+    @property
+    def flush_denormals(self) -> bool:
+        """Whether its kernels take denormals for zeros, as `load` was told."""
+        return self._flush_denormals
 
     @property
     def inputs(self) -> list[Port]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import fit, latency, memory, micro, models, picture, startup
+from benchmarks import fit, latency, memory, micro, models, picture, startup, zoo
 
 MISSING = [name for name in ("openvino", "onnxruntime", "rapidocr_onnxruntime") if importlib.util.find_spec(name) is None]
 needs_peers = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -135,3 +135,43 @@ def test_agreement(dynamo):
     found = agreement.row("lenet5", 0.01, 0, 1, dynamo, silu=True)
     assert len(found) == 7
     assert max(found) < 1e-5
+
+
+def test_the_zoo_has_each_network_once():
+    assert (
+        len(zoo.SOURCES)
+        == sum(map(len, zoo.NETS.values()))
+        == len(set(zoo.names()) - {n + ".one" for n in zoo.REPARAMETERISED})
+    )
+    assert {zoo.Export(name, "legacy").net for name in zoo.names()} == set(zoo.SOURCES) >= set(zoo.SHAPES)
+    assert zoo.exports(["resnet18", "PP-OCRv6_det_small"], ["legacy", "dynamo"]) == [
+        ("resnet18", "legacy"), ("resnet18", "dynamo"), ("PP-OCRv6_det_small", "file"),
+    ]  # fmt: skip
+
+
+def test_the_zoo_counts_errors_of_the_largest():
+    right = [np.array([2.0, -8.0]), np.array([1.0])]
+    assert zoo.worst([np.array([2.0, -8.5]), np.array([1.0])], right) == 0.5 / 8
+    assert zoo.worst([np.array([2.0, np.nan]), np.array([1.0])], right) == float("inf")
+    assert zoo.worst([np.array([[2.0, -8.0]]), np.array([1.0])], right) == float("inf")
+
+
+@needs_onnxruntime
+def test_a_network_of_the_zoo(tmp_path, capsys):
+    """One that is exported already, in the place of crepe_tiny."""
+    w = np.random.default_rng(0).standard_normal((3, 4), np.float32)
+    nodes = [onnx.helper.make_node("Unsqueeze", ["x", "axis"], ["u"]), onnx.helper.make_node("Conv", ["u", "w"], ["y"])]
+    made = [onnx.numpy_helper.from_array(w[:, None], "w"), onnx.numpy_helper.from_array(np.array([1]), "axis")]
+    x = onnx.helper.make_tensor_value_info("x", 1, [1, 1024])
+    y = onnx.helper.make_tensor_value_info("y", 1, [1, 3, 1021])
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], made)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "crepe_tiny.legacy17.onnx")
+    seen = np.lib.stride_tricks.sliding_window_view(zoo.feeds_of({"x": (1, 1024)})["x"][0].astype(np.float64), 4)
+    np.savez(tmp_path / "crepe_tiny.legacy17.npz", (w.astype(np.float64) @ seen.T)[None])
+    words = ["--nets", "crepe_tiny", "--exporters", "legacy", "--rounds", "1", "--seconds", "0", "--keep", str(tmp_path)]
+    assert zoo.main([*words, "--json", str(tmp_path / "zoo.json")]) == 0
+    (row,) = json.loads((tmp_path / "zoo.json").read_text())["rows"]
+    assert max(row["errors"].values()) < 1e-6 and row["numpy"] == [] and "problem" not in row
+    assert row["ratio"] == pytest.approx(row["ms"][1] / row["ms"][0])
+    assert "crepe_tiny" in capsys.readouterr().out

@@ -144,3 +144,64 @@ def test_readers_that_cannot_read_there() -> None:
         nodes, "y", {"w": 0.1 * r(20, 8, 1, 1), "w1": r(10, 1, 3, 3)[:, :, :1, :1], "w2": r(3, 30, 1, 1)}, x=(1, 8, 5, 6)
     )
     run(g)
+
+
+PADDED = {
+    "conv": node("Conv", "p w", "y", pads=(0, 1, 1, 0)),
+    "valid": node("Conv", "p w", "y", auto_pad="VALID", strides=(2, 2)),
+    "depthwise": node("Conv", "p v", "y", group=5, dilations=(2, 1)),
+    "mean": node("AveragePool", "p", "y", kernel_shape=(3, 4)),
+    "counted": node("AveragePool", "p", "y", kernel_shape=(3, 4), pads=(1, 1, 1, 1), count_include_pad=1),
+    "maximum": node("MaxPool", "p", "y", kernel_shape=(4, 4), strides=(2, 2)),
+}
+ROUND = np.array([0, 0, 2, 0, 0, 0, 1, 3])
+
+
+@pytest.mark.parametrize("reader", PADDED)
+def test_padding_goes_into_windows(reader: str) -> None:
+    constants: dict[str, np.ndarray] = {"a": ROUND, "w": r(6, 5, 3, 3), "v": r(5, 1, 3, 3)}
+    makes = [node("Relu", "x", "r"), node("Pad", "r a", "p"), PADDED[reader]]
+    g = graph(makes, "y", constants, x=(2, 5, 8, 9))
+    derived = Model(g).plan({"x": (2, 5, 8, 9)}).graph
+    assert "Pad" not in [n.op.type for n in derived.nodes] and derived.provenance["p"] == "fused into y"
+    run(g)
+
+
+@pytest.mark.parametrize("value", [-np.inf, 1.0, 0.0])
+def test_only_padding_that_a_maximum_ignores_goes_into_it(value: float) -> None:
+    constants = {"a": ROUND, "k": np.array(value, np.float32)}
+    makes = [node("Pad", "x a k", "p"), node("MaxPool", "p", "y", kernel_shape=(4, 4))]
+    g = graph(makes, "y", constants, x=(1, 5, 8, 9))
+    plan = Model(g).plan({"x": (1, 5, 8, 9)})
+    assert ("Pad" in [n.op.type for n in plan.graph.nodes]) == (value != -np.inf)
+    run(g)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Pad", "x a", "p", mode="edge"), node("Conv", "p w", "y")],
+        [node("Pad", "x a k", "p"), node("Conv", "p w", "y")],
+        [node("Pad", "x c", "p"), node("Conv", "p w", "y")],
+        [node("Pad", "x d", "p"), node("Conv", "p u", "y")],
+        [node("Pad", "x a", "p"), node("AveragePool", "p", "y", kernel_shape=(3, 3), pads=(1, 1, 1, 1))],
+        [node("Pad", "x a", "p"), node("AveragePool", "p", "y", kernel_shape=(3, 3), strides=(2, 2), ceil_mode=1)],
+        [node("Relu", "x", "r"), node("Pad", "r a", "p"), node("MaxPool", "p", "y", kernel_shape=(2, 2))],
+        [node("Pad", "x a", "p"), node("Conv", "p w", "z"), node("Abs", "p", "y")],
+    ],
+    ids=["edge", "value", "cropped", "channels", "own padding", "ceil mode", "windows in the padding", "another reader"],
+)
+def test_other_padding_stays(nodes: list[Node]) -> None:
+    constants = {
+        "a": ROUND, "c": np.array([0, 0, -1, 1, 0, 0, 1, 1]), "d": np.array([0, 1, 0, 0, 0, 0, 0, 0]),
+        "k": np.array(2.0, np.float32), "w": r(6, 5, 3, 3), "u": r(6, 6, 3, 3),
+    }  # fmt: skip
+    g = graph(nodes, "y z" if any("z" in n.outputs for n in nodes) else "y", constants, x=(1, 5, 8, 9))
+    assert "Pad" in [n.op.type for n in Model(g).plan({"x": (1, 5, 8, 9)}).graph.nodes]
+    run(g)
+
+
+def test_padding_that_is_asked_for_stays() -> None:
+    g = graph([node("Pad", "x a", "p"), node("Conv", "p w", "y")], "y p", {"a": ROUND, "w": r(6, 5, 3, 3)}, x=(1, 5, 8, 9))
+    assert [n.op.type for n in Model(g).plan({"x": (1, 5, 8, 9)}).graph.nodes].count("Pad") == 1
+    run(g)

@@ -10,6 +10,8 @@ import warnings
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 from nbconv import ort
@@ -110,10 +112,74 @@ def test_what_has_no_effect_is_said_once(monkeypatch: pytest.MonkeyPatch) -> Non
     said = [str(w.message) for w in told]
     assert len(said) == 3
     for part in ("SessionOptions.enable_mem_pattern = False", "session.intra_op.allow_spinning", "disabled_optimizers"):
-        assert sum(part in text and "no effect" in text for text in said) == 1
+        assert sum(part in text and "has no effect: " in text for text in said) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ort.InferenceSession(SMALL, options)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "maybe")
+        ort.InferenceSession(SMALL, options)
+
+
+def test_every_option_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set to anything else than its default an attribute has an effect, is true of nbconv, or is warned of by name."""
+    others = {bool: lambda v: not v, int: lambda v: 7, str: lambda v: "other"}
+    effective = {
+        "enable_profiling", "intra_op_num_threads", "logid", "only_execute_path_to_fetches", "optimized_model_filepath",
+        "profile_file_prefix", "terminate", "use_deterministic_compute",
+    }  # fmt: skip
+    for kind in (ort.SessionOptions, ort.RunOptions):
+        for name, default in kind._defaults.items():
+            monkeypatch.setattr("nbconv.compat.onnxruntime.options._told", set())
+            options, choices = kind(), type(default)
+            other = others[choices] if choices in others else lambda v: next(c for c in type(v) if c != v)
+            setattr(options, name, other(default))
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                options._tell()
+            said = [str(w.message) for w in told]
+            assert len(said) == (name not in effective), name
+            assert all(f"{kind.__name__}.{name} = " in text and "has no effect: " in text for text in said)
+
+
+def test_entries_that_ask_for_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbconv.compat.onnxruntime.options._told", set())
+    options = ort.SessionOptions()
+    for key, value in (
+        ("session.set_denormal_as_zero", "0"), ("session.intra_op.allow_spinning", "1"), ("session.disable_prepacking", "0"),
+        ("session.load_model_format", "ONNX"), ("optimization.enable_gelu_approximation", "0"),
+    ):  # fmt: skip
+        options.add_session_config_entry(key, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ort.InferenceSession(SMALL, options)
+    options.add_session_config_entry("optimization.enable_gelu_approximation", "1")
+    options.add_session_config_entry("nonsense", "1")
+    with pytest.warns(UserWarning, match="no effect") as told:
+        ort.InferenceSession(SMALL, options)
+    first, second = (str(w.message) for w in told)
+    assert "'optimization.enable_gelu_approximation' of SessionOptions = '1'" in first and "Gelu" in first
+    assert "'nonsense'" in second and "no such entry" in second
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormals_as_zero(threads: int) -> None:
+    """ "1" flushes, all else keeps; without the entry they are flushed. onnxruntime is not asked: it sets the mode of the
+    calling thread, for good, and only in a process's first session."""
+    node = onnx.helper.make_node("Mul", ["x", "w"], ["y"])
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n"]) for n in "xy"]
+    w = onnx.numpy_helper.from_array(np.array(1e-39, np.float32), "w")
+    graph = onnx.helper.make_graph([node], "g", ports[:1], ports[1:], [w])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    for value, wanted in (("1", False), ("0", True), ("yes", True), (None, False), ("0", True)):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        if value is not None:
+            options.add_session_config_entry("session.set_denormal_as_zero", value)
+        session = ort.InferenceSession(model.SerializeToString(), options)
+        assert session.run(None, {"x": np.ones(5, np.float32)})[0].any() == wanted, value
+        options.add_free_dimension_override_by_name("n", 3)
+        session = ort.InferenceSession(model.SerializeToString(), options)
+        assert session.run(None, {"x": np.ones(3, np.float32)})[0].any() == wanted
 
 
 @pytest.mark.parametrize("module", [ort, onnxruntime], ids=["nbconv", "onnxruntime"])

@@ -9,8 +9,11 @@ Between runs the workers wait here for a while, then return to Python and sleep.
 ``job`` (64-bit words, each on a cache line of its own, so word k is job[8·k]): 0 epoch, counts the
 jobs opened · 1 open flag · 2 workers inside · 3 cancel flag · 4 steps · 5 number of steps · 6
 counters · 7 address of a function that yields the processor · 8 the highest number of a worker that
-may help.
+may help · 9 whether denormals are flushed.
 Counters of step i: claimed units at counters[16·i], finished units at counters[16·i + 8].
+
+While a thread does steps it flushes denormals to zero, or keeps them, as it is told; its mode is
+restored before anything else sees it.
 """
 
 from llvmlite import ir
@@ -19,9 +22,10 @@ from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Int, Ints, i64, kernel, target
 
+from ._denormals import flush_denormals, restore
 from ._simd import at, inline, ints_at
 
-EPOCH, OPEN, INSIDE, CANCEL, STEPS, COUNT, COUNTERS, YIELD, LIMIT = (8 * k for k in range(9))
+EPOCH, OPEN, INSIDE, CANCEL, STEPS, COUNT, COUNTERS, YIELD, LIMIT, FLUSH = (8 * k for k in range(10))
 SPINS = 200
 """Turns of a busy wait before the processor is yielded."""
 
@@ -94,12 +98,22 @@ def _pause(tc):
 
 
 @kernel
-def run(steps: Ints, job: Ints, first: Int, last: Int) -> None:
+def run(steps: Ints, job: Ints, flush: Int, first: Int, last: Int) -> None:
     """Do the steps from first to last on the calling thread alone."""
+    mode = flush_denormals(flush)
     for i in range(first, last):
         if _get(job, CANCEL) != 0:
-            return
+            break
         _call(steps[4 * i], steps[4 * i + 1], 0, steps[4 * i + 2], 0)
+    restore(mode)
+
+
+@kernel
+def part(step: Ints, flush: Int, first: Int, last: Int) -> None:
+    """Do the units of one step from first to last on the calling thread."""
+    mode = flush_denormals(flush)
+    _call(step[0], step[1], first, last, 0)
+    restore(mode)
 
 
 @inline
@@ -130,7 +144,7 @@ def _share(job, steps, count, counters, slot):
 
 
 @kernel
-def lead(steps: Ints, counters: Ints, job: Ints, first: Int, last: Int) -> None:
+def lead(steps: Ints, counters: Ints, job: Ints, flush: Int, first: Int, last: Int) -> None:
     """Open a job of the steps from first to last, do it together with whoever comes, close it.
     One leader at a time."""
     count = last - first
@@ -141,9 +155,12 @@ def lead(steps: Ints, counters: Ints, job: Ints, first: Int, last: Int) -> None:
     job[STEPS] = _value(steps)
     job[COUNT] = count
     job[COUNTERS] = _value(counters)
+    job[FLUSH] = flush
     _set(job, OPEN, 1)
     _add(job, EPOCH, 1)
+    mode = flush_denormals(flush)
     _share(job, steps, count, counters, 0)
+    restore(mode)
     _set(job, OPEN, 0)
     _fence()
     spins = 0
@@ -187,5 +204,7 @@ def follow(job: Ints, mine: Ints, patience: Int, first: Int, last: Int) -> None:
         _add(job, INSIDE, 1)
         _fence()
         if _get(job, OPEN) != 0 and mine[2] <= _get(job, LIMIT):
+            mode = flush_denormals(job[FLUSH])
             _share(job, ints_at(job[STEPS]), job[COUNT], ints_at(job[COUNTERS]), mine[2])
+            restore(mode)
         _add(job, INSIDE, -1)

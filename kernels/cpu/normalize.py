@@ -10,6 +10,7 @@ from ._simd import (
     at,
     get,
     hsum,
+    inline,
     kept,
     kernel,
     put,
@@ -20,6 +21,36 @@ from ._simd import (
 
 RUN = 64
 """Vectors that are summed at a time, so that the error grows with n/64."""
+
+
+@inline
+def _moments(row, n, epsilon):
+    """(the mean, 1 / sqrt(variance + epsilon)) of a row of n, in all lanes."""
+    total = splat(0.0)
+    for i0 in range(0, n, RUN * W):
+        part = splat(0.0)
+        for i in range(i0, min(i0 + RUN * W, n), W):
+            part = part + get(row, i, n - i)
+        total = total + part
+    middle = splat(hsum(total)) / n
+    total = splat(0.0)
+    for i0 in range(0, n, RUN * W):
+        part = splat(0.0)
+        for i in range(i0, min(i0 + RUN * W, n), W):
+            d = kept(get(row, i, n - i) - middle, n - i)
+            part = part + d * d
+        total = total + part
+    return middle, splat(1.0) / sqrt(splat(hsum(total)) / n + epsilon)
+
+
+@inline
+def _scaled(row, target, m, r, scale, shift, shifted, n):
+    """(x - m)·r·scale + shift of a row, a scale and a shift an element."""
+    for i in range(0, n, W):
+        v = (get(row, i, n - i) - m) * r * get(scale, i, n - i)
+        if shifted == 1:
+            v = v + get(shift, i, n - i)
+        put(target, i, v, n - i)
 
 
 @kernel
@@ -34,24 +65,27 @@ def moments(
 ) -> None:
     """The mean of each row of n, and 1 / sqrt(variance + epsilon); a unit is a row."""
     for unit in range(first, last):
+        m, r = _moments(at(x, unit * n), n, epsilon)
+        store_part(mean, unit, m, 1)
+        store_part(inverse, unit, r, 1)
+
+
+@kernel
+def layer(
+    x: Floats,
+    y: Floats,
+    affine: RowAffine,
+    n: Int,
+    epsilon: Float,
+    first: Int,
+    last: Int,
+) -> None:
+    """What `moments` and `normalize` give of rows that all have one scale and one shift an element,
+    while a row is in L1. A unit is a row."""
+    for unit in range(first, last):
         row = at(x, unit * n)
-        total = splat(0.0)
-        for i0 in range(0, n, RUN * W):
-            part = splat(0.0)
-            for i in range(i0, min(i0 + RUN * W, n), W):
-                part = part + get(row, i, n - i)
-            total = total + part
-        middle = splat(hsum(total)) / n
-        total = splat(0.0)
-        for i0 in range(0, n, RUN * W):
-            part = splat(0.0)
-            for i in range(i0, min(i0 + RUN * W, n), W):
-                d = kept(get(row, i, n - i) - middle, n - i)
-                part = part + d * d
-            total = total + part
-        deviation = sqrt(splat(hsum(total)) / n + epsilon)
-        store_part(mean, unit, middle, 1)
-        store_part(inverse, unit, splat(1.0) / deviation, 1)
+        m, r = _moments(row, n, epsilon)
+        _scaled(row, at(y, unit * n), m, r, affine.scale, affine.shift, affine.shifted, n)
 
 
 @kernel
@@ -62,23 +96,21 @@ def normalize(
     y: Floats,
     affine: RowAffine,
     n: Int,
+    sharing: Int,
     first: Int,
     last: Int,
 ) -> None:
-    """y = (x - mean)·inverse·scale + shift in rows of n. A unit is a row."""
+    """y = (x - mean)·inverse·scale + shift in rows of n, of which ``sharing`` have one mean. A unit
+    is a row."""
     run, scaled, shifted = affine.run, affine.scaled, affine.shifted
     for unit in range(first, last):
         row = at(x, unit * n)
         target = at(y, unit * n)
-        m = splat(mean[unit])
-        r = splat(inverse[unit])
+        m = splat(mean[unit // sharing])
+        r = splat(inverse[unit // sharing])
         base = (unit % affine.groups) * (n // run)
         if run == 1:
-            for i in range(0, n, W):
-                v = (get(row, i, n - i) - m) * r * get(at(affine.scale, base), i, n - i)
-                if shifted == 1:
-                    v = v + get(at(affine.shift, base), i, n - i)
-                put(target, i, v, n - i)
+            _scaled(row, target, m, r, at(affine.scale, base), at(affine.shift, base), shifted, n)
         else:
             for k in range(n // run):
                 a = splat(1.0)

@@ -1,13 +1,16 @@
 """Packing of weights that are computed while running, as those that train are: into panels for the
 matrix kernels, through Winograd's transform, into rows of vectors."""
 
-from nbconv.kernels.params import FilterStrides
+from nbconv.kernels.params import AT_0, AT_FAR, AT_NEAR, FilterStrides
 
 from ._simd import Float, Floats, Int, W, at, inline, kernel, load, stack_floats, store
 from ._tile import NR
 
 HELD, HALF = 9 * W, 18 * W
 """Floats of a vector of 3×3 filters, and of these transformed one way."""
+FIRST = AT_0[0]
+NEAR_0, NEAR_1, NEAR_2 = AT_NEAR
+FAR_0, FAR_1, FAR_2 = AT_FAR
 
 
 @kernel
@@ -149,13 +152,13 @@ def _into_4(x, at_x, step, y, at_y, to):
     a = load(x, at_x)
     b = load(x, at_x + step)
     c = load(x, at_x + 2 * step)
-    ac = (a + c) * (-1.0 / 6)
-    wide = a * (1.0 / 24) + c * (1.0 / 6)
-    store(y, at_y, a * 0.25)
-    store(y, at_y + to, ac - b * (1.0 / 6))
-    store(y, at_y + 2 * to, ac + b * (1.0 / 6))
-    store(y, at_y + 3 * to, wide + b * (1.0 / 12))
-    store(y, at_y + 4 * to, wide - b * (1.0 / 12))
+    near = a * NEAR_0 + c * NEAR_2
+    far = a * FAR_0 + c * FAR_2
+    store(y, at_y, a * FIRST)
+    store(y, at_y + to, near + b * NEAR_1)
+    store(y, at_y + 2 * to, near - b * NEAR_1)
+    store(y, at_y + 3 * to, far + b * FAR_1)
+    store(y, at_y + 4 * to, far - b * FAR_1)
     store(y, at_y + 5 * to, c)
 
 

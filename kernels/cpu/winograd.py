@@ -2,6 +2,17 @@
 
 A block of tiles is transformed, multiplied with the transformed weights at each of the 36 (16)
 points by the matrix kernel, and transformed back, all within one thread's scratch memory.
+
+Transforms mix all cells of a tile: what a large one rounds to would reach results that do not see
+it, and one that is not finite would make NaN of them all.
+So the results of a tile are done by the definition, from filters that are got back from their
+transforms, where
+
+- a cell is not finite, or so large that its square is not, or
+- the cells are large (by the measure of `into_4` a lane has more than `LARGE`), and the squares of
+  those that one of the results sees add up to less than 1/`UNEVEN` of those that another one sees.
+
+It depends on the tile alone.
 """
 
 from nbconv.kernels.params import Addends, ConvImage, Epilogue, Filtering
@@ -9,28 +20,37 @@ from nbconv.kernels.params import Addends, ConvImage, Epilogue, Filtering
 from ._epilogue import activate, addends_from, epilogue_from, in_registers, short_only
 from ._math import activated
 from ._simd import (
+    Float,
     Floats,
     Int,
     W,
     address,
     at,
+    floats_at,
+    hmax,
+    hsum,
     inline,
     kernel,
     load,
     load_part,
     maximum,
     minimum,
+    splat,
     stack_floats,
     stack_ints,
     store,
     store_part,
 )
-from ._tile import block
-from ._winograd import into_2, into_4, out_of_2, out_of_4, whole_2, whole_4
+from ._tile import NR, block
+from ._winograd import direct_2, direct_4, into_2, into_4, out_of_2, out_of_4, whole_2, whole_4
 
 MAX_TILES = 256
 """Most tiles of a block."""
 PIXELS = 16 * W
+CELLS = 36 * W
+LARGE = 2.0**16
+UNEVEN = 2.0**10
+HUGE = 2.0**126
 SKEW = 16
 """Floats between the points' matrices: else the points of a tile may all lie in one set of the
 cache."""
@@ -63,7 +83,9 @@ def winograd(
     n = image.m // (oh * ow)
     table = stack_ints(MAX_TILES)
     order = stack_ints(MAX_TILES)
+    apart = stack_ints(MAX_TILES)
     pixels = stack_floats(PIXELS)
+    cells = stack_floats(CELLS)
     edge = size + 2
     points = edge * edge
     down = (oh + size - 1) // size
@@ -85,7 +107,15 @@ def winograd(
         end = min(co, col + group)
         count = min(tiles, total - t0)
         for i in range(count):
-            _input(table, x, zeros, t0 + i, down, across, image, filtering, at(v, i * inner), v_step)
+            rows, across_y = _gather(table, x, zeros, t0 + i, down, across, image, filtering)
+            if size == 4:
+                into_4(table, ci, at(v, i * inner), v_step, cells)
+            else:
+                into_2(table, ci, at(v, i * inner), v_step, cells)
+            squares = hmax(load(cells, 0))
+            apart[i] = 0
+            if not squares <= LARGE:
+                apart[i] = 1 if not squares < HUGE else _uneven(table, ci, edge, rows, across_y, cells)
         while col < end:
             cols = min(columns, end - col)
             for p in range(points):
@@ -101,7 +131,9 @@ def winograd(
                 ox = (t - line * across) * size
                 place = (line // down * oh + oy) * ow + ox
                 begin = 0
-                if oy + size <= oh and ox + size <= ow and cols >= W:
+                if apart[i] == 1:
+                    _gather(table, x, zeros, t, down, across, image, filtering)
+                elif oy + size <= oh and ox + size <= ow and cols >= W:
                     begin = cols // W * W
                     q = at(y, place * ldy + col)
                     b, r, ldres = addends_from(addends, col, place * addends.ldres + col)
@@ -116,7 +148,15 @@ def winograd(
                     if not in_registers(epilogue.act):
                         _activate_tile(q, size, ow * ldy, ldy, begin, done)
                 for j in range(begin, cols, W):
-                    if size == 4:
+                    if apart[i] == 1:
+                        n0 = (col + j) // NR * NR
+                        wide = NR if co - n0 > W else W
+                        filters = at(w, n0 * ci + col + j - n0)
+                        if size == 4:
+                            direct_4(table, ci, filters, ci * padded, wide, pixels)
+                        else:
+                            direct_2(table, ci, filters, ci * padded, wide, pixels)
+                    elif size == 4:
                         out_of_4(at(m, i * columns + j), m_step, pixels)
                     else:
                         out_of_2(at(m, i * columns + j), m_step, pixels)
@@ -126,13 +166,14 @@ def winograd(
 
 
 @inline
-def _input(table, x, zeros, t, down, across, image, filtering, v, step):
-    """Gather one tile's pixels and transform them, all channels."""
-    h, width, ldx, ci, size = image.h, image.width, image.ldx, image.cg, filtering.size
+def _gather(table, x, zeros, t, down, across, image, filtering):
+    """The addresses of one tile's pixels, for the table; how many rows and columns of results y
+    has of it."""
+    h, width, ldx, size = image.h, image.width, image.ldx, filtering.size
     line = t // across
     n = line // down
-    iy0 = (line - n * down) * size - filtering.ph
-    ix0 = (t - line * across) * size - filtering.pw
+    oy, ox = (line - n * down) * size, (t - line * across) * size
+    iy0, ix0 = oy - filtering.ph, ox - filtering.pw
     edge = size + 2
     base = address(x, 0)
     nothing = address(zeros, 0)
@@ -146,10 +187,44 @@ def _input(table, x, zeros, t, down, across, image, filtering, v, step):
                 a = base + ((n * h + iy) * width + ix) * ldx * 4
             table[k] = a
             k += 1
-    if size == 4:
-        into_4(table, ci, v, step)
-    else:
-        into_2(table, ci, v, step)
+    return min(size, image.oh - oy), min(size, image.ow - ox)
+
+
+@inline
+def _uneven(table, ci, edge, rows, columns, cells):
+    """1 where the cells that one of rows × columns results sees are much smaller than those that
+    another one sees, else 0. All are finite."""
+    whole = ci // W * W
+    for p in range(0, edge * edge, 4):
+        a, b, c, d = floats_at(table[p]), floats_at(table[p + 1]), floats_at(table[p + 2]), floats_at(table[p + 3])
+        s = t = u = v = splat(0.0)
+        for i in range(0, whole, W):
+            s = load(a, i) * load(a, i) + s
+            t = load(b, i) * load(b, i) + t
+            u = load(c, i) * load(c, i) + u
+            v = load(d, i) * load(d, i) + v
+        if whole < ci:
+            rest = ci - whole
+            s = load_part(a, whole, rest) * load_part(a, whole, rest) + s
+            t = load_part(b, whole, rest) * load_part(b, whole, rest) + t
+            u = load_part(c, whole, rest) * load_part(c, whole, rest) + u
+            v = load_part(d, whole, rest) * load_part(d, whole, rest) + v
+        store(cells, p * W, s)
+        store(cells, (p + 1) * W, t)
+        store(cells, (p + 2) * W, u)
+        store(cells, (p + 3) * W, v)
+    most = Float(0.0)
+    least = Float(HUGE)
+    for i in range(rows):
+        for j in range(columns):
+            found = splat(0.0)
+            for ky in range(3):
+                at_row = ((i + ky) * edge + j) * W
+                found = found + (load(cells, at_row) + (load(cells, at_row + W) + load(cells, at_row + 2 * W)))
+            seen = hsum(found)
+            most = max(most, seen)
+            least = min(least, seen)
+    return 1 if least * Float(UNEVEN) < most else 0
 
 
 @inline

@@ -1,7 +1,7 @@
 """Packing of weights that are computed while running, as those that train are: into panels for the
 matrix kernels, through Winograd's transform, into rows."""
 
-from nbconv.kernels.params import FilterStrides
+from nbconv.kernels.params import AT_0, AT_FAR, AT_NEAR, FilterStrides
 
 from ._simd import (
     Float,
@@ -34,6 +34,9 @@ FILTERS = 8
 RUN = 9 * FILTERS
 FILTER_PITCH = RUN + 1  # 9 more than a multiple of 32: neighbours in w meet no bank twice, whichever way they lie
 FILTERS_HELD = NR * FILTER_PITCH
+FIRST = AT_0[0]
+NEAR_0, NEAR_1, NEAR_2 = AT_NEAR
+FAR_0, FAR_1, FAR_2 = AT_FAR
 
 
 @inline
@@ -149,13 +152,13 @@ def rows(
 def into_4(f, i, step, y):
     """y[0:6] = G f for the three values of f from i on, ``step`` apart: tiles of 4×4 results."""
     a, b, c = splat(f[i]), splat(f[i + step]), splat(f[i + 2 * step])
-    ac = (a + c) * (-1.0 / 6)
-    wide = a * (1.0 / 24) + c * (1.0 / 6)
-    y[0] = scalar(a * 0.25)
-    y[1] = scalar(ac - b * (1.0 / 6))
-    y[2] = scalar(ac + b * (1.0 / 6))
-    y[3] = scalar(wide + b * (1.0 / 12))
-    y[4] = scalar(wide - b * (1.0 / 12))
+    near = a * NEAR_0 + c * NEAR_2
+    far = a * FAR_0 + c * FAR_2
+    y[0] = scalar(a * FIRST)
+    y[1] = scalar(near + b * NEAR_1)
+    y[2] = scalar(near - b * NEAR_1)
+    y[3] = scalar(far + b * FAR_1)
+    y[4] = scalar(far - b * FAR_1)
     y[5] = scalar(c)
 
 

@@ -7,7 +7,7 @@ A thread has a channel of a tile, all points of it in registers.
 Threads past the last channel read what it reads.
 """
 
-from nbconv.kernels.params import Activation, Addends, Epilogue, Tiles
+from nbconv.kernels.params import FAR, NEAR, Activation, Addends, Epilogue, Tiles
 
 from ._math import activated
 from ._simd import (
@@ -32,19 +32,23 @@ from ._simd import (
     where,
 )
 
+NEAR_2, NEAR_3, FAR_2, FAR_3 = NEAR**2, NEAR**3, FAR**2, FAR**3
+SUM_2, BOTH_2 = NEAR_2 + FAR_2, NEAR_2 * FAR_2
+
 
 @inline
 def into_4(d, i, step):
     """d = Bᵀ d for the six values of d from i on, ``step`` apart."""
     d0, d1, d2 = splat(d[i]), splat(d[i + step]), splat(d[i + 2 * step])
     d3, d4, d5 = splat(d[i + 3 * step]), splat(d[i + 4 * step]), splat(d[i + 5 * step])
-    p, q, r, s = d4 - d2 * 4.0, d3 - d1 * 4.0, d4 - d2, d3 - d1
-    d[i] = scalar(d0 * 4.0 + (d4 - d2 * 5.0))
-    d[i + step] = scalar(p + q)
-    d[i + 2 * step] = scalar(p - q)
-    d[i + 3 * step] = scalar(r + s * 2.0)
-    d[i + 4 * step] = scalar(r - s * 2.0)
-    d[i + 5 * step] = scalar(d1 * 4.0 + (d5 - d3 * 5.0))
+    p, q = d4 - d2 * FAR_2, d3 - d1 * FAR_2
+    r, s = d4 - d2 * NEAR_2, d3 - d1 * NEAR_2
+    d[i] = scalar(d0 * BOTH_2 + (d4 - d2 * SUM_2))
+    d[i + step] = scalar(p + q * NEAR)
+    d[i + 2 * step] = scalar(p - q * NEAR)
+    d[i + 3 * step] = scalar(r + s * FAR)
+    d[i + 4 * step] = scalar(r - s * FAR)
+    d[i + 5 * step] = scalar(d1 * BOTH_2 + (d5 - d3 * SUM_2))
 
 
 @inline
@@ -60,9 +64,9 @@ def out_of_4(m, y):
     m0, m1, m2, m3, m4, m5 = splat(m[0]), splat(m[1]), splat(m[2]), splat(m[3]), splat(m[4]), splat(m[5])
     s1, s2, s3, s4 = m1 + m2, m1 - m2, m3 + m4, m3 - m4
     y[0] = scalar(m0 + s1 + s3)
-    y[1] = scalar(s2 + s4 * 2.0)
-    y[2] = scalar(s1 + s3 * 4.0)
-    y[3] = scalar(s2 + s4 * 8.0 + m5)
+    y[1] = scalar(s2 * NEAR + s4 * FAR)
+    y[2] = scalar(s1 * NEAR_2 + s3 * FAR_2)
+    y[3] = scalar(s2 * NEAR_3 + m5 + s4 * FAR_3)
 
 
 @inline

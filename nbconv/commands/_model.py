@@ -55,6 +55,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_exact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exact", action="store_true", help="sums as operators define them: no Winograd filtering, which rounds more"
+    )
+
+
 def add_tolerance(parser: argparse.ArgumentParser, of: str) -> None:
     allowed = f"differences allowed, as a share of {of} greatest magnitude (default 1e-4, with TF32 or half precision 1e-2)"
     parser.add_argument("--tolerance", type=nonnegative, metavar="SHARE", help=allowed)
@@ -122,12 +128,12 @@ def open_graph(path: str) -> Graph:
         raise type(error)(_named(path, error)) from None
 
 
-def open_model(path: str, threads: int | None = None, device: str = "cpu") -> Model:
-    """Read a model to run on a device; errors name the file. DeviceError where the device is not there, ValueError for what
-    is no device's name."""
+def open_model(path: str, threads: int | None = None, device: str = "cpu", exact: bool = False) -> Model:
+    """Read a model to run on a device, ``exact`` as `nbconv.load` takes it; errors name the file. DeviceError where the
+    device is not there, ValueError for what is no device's name."""
     from nbconv.model import Model
 
-    return Model(open_graph(path), threads=threads, device=device)
+    return Model(open_graph(path), threads=threads, device=device, exact=exact)
 
 
 def _named(path: str, error: Exception) -> str:

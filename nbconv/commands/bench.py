@@ -39,6 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="the CPU's threads, numbers to time (default: all allowed)",
     )
     _model.add_device(parser)
+    _model.add_exact(parser)
     parser.add_argument(
         "--batch", type=_model.positives, metavar="N[,N…]", help="batch sizes to time (default 1, or --shape's)"
     )
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
         need_onnxruntime()
     start = time.perf_counter()
-    model = _model.open_model(args.model, device=args.device)
+    model = _model.open_model(args.model, device=args.device, exact=args.exact)
     loading = time.perf_counter() - start
     graph, allowed = model.graph, available_threads()
     notes, cases = [], []

@@ -22,6 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     _model.add_value(parser)
     _model.add_threads(parser)
     _model.add_device(parser)
+    _model.add_exact(parser)
     parser.add_argument("--against", choices=["onnxruntime"], help="also compare the outputs with these")
     _model.add_tolerance(parser, "an output's")
     parser.epilog = f"""{_model.SHAPES}
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(path: str, args: argparse.Namespace) -> tuple[int, str]:
     """Exit code and verdict."""
-    model = _model.open_model(path, args.threads, args.device)
+    model = _model.open_model(path, args.threads, args.device, args.exact)
     graph, gpu = model.graph, gpu_name(model)
     shapes, notes = _model.input_shapes(graph, args.shape)
     feeds = _model.random_feeds(graph, shapes, values=_model.given_values(graph, args.value))

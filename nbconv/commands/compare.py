@@ -33,6 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     _model.add_threads(parser)
     _model.add_device(parser)
+    _model.add_exact(parser)
     parser.add_argument("--json", action="store_true", help="print all differences as JSON")
     parser.epilog = f"""{_model.SHAPES}
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from nbconv.commands._peer import need_onnxruntime
 
     need_onnxruntime()
-    model = _model.open_model(args.model, args.threads, args.device)
+    model = _model.open_model(args.model, args.threads, args.device, args.exact)
     graph, args.tolerance = model.graph, _model.tolerance(args, model)
     feeds = _feeds(graph, args)
     wanted, peer = every_value(args.model, graph, feeds)

@@ -27,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     _model.add_value(parser)
     _model.add_threads(parser)
     _model.add_device(parser)
+    _model.add_exact(parser)
     parser.add_argument("--runs", type=_model.positive, default=20, metavar="N", help="times each step is run (default 20)")
     parser.add_argument("--top", type=_model.positive, default=20, metavar="N", help="slowest steps to list (default 20)")
     parser.add_argument("--all", action="store_true", help="list all steps, in their order")
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     for path in filter(None, (args.trace, args.html)):
         check(path)
-    model = _model.open_model(args.model, args.threads, args.device)
+    model = _model.open_model(args.model, args.threads, args.device, args.exact)
     shapes, notes = _model.input_shapes(model.graph, args.shape)
     values = _model.given_values(model.graph, args.value)
     found = profiling.profile(model, _model.random_feeds(model.graph, shapes, values=values), runs=args.runs)

@@ -68,6 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     results.add_argument("-o", "--output", metavar="FILE.npz", help="save the outputs")
     _model.add_threads(parser)
     _model.add_device(parser)
+    _model.add_exact(parser)
     parser.epilog = """\
 examples:
   nbconv run classifier.onnx cat.jpg dog.jpg --mean 127,127,127 --std 128,128,128 --labels names.txt --softmax
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         check(args.output)
     labels = _labels(args.labels) if args.labels else None
-    model = _model.open_model(args.model, args.threads, args.device)
+    model = _model.open_model(args.model, args.threads, args.device, args.exact)
     named = _model.named(args.input, "--input")
     for name in named:
         if name not in model.graph.inputs and name not in model.graph.optional:

@@ -34,6 +34,8 @@ class Convolution(Op, abstract=True):
     """What Conv and ConvTranspose share: the attributes, and checks on x, w and b."""
 
     parameters = (1, 2)
+    keeps_sign = False
+    """Whether sums of numbers that are not negative must not be: `nbconv.passes.signs` says so of some."""
 
     kernel_shape: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
@@ -66,6 +68,8 @@ class Convolution(Op, abstract=True):
         raise NotImplementedError(self.type)
 
     def lower(self, to: Lowering) -> None:
+        if self.keeps_sign:
+            to.packed_limit = 0.0  # no algorithm with transformed weights
         emit(to, CONVOLUTIONS, problem(to, self.geometry(to.inputs[0].shape, to.inputs[1].shape)))
 
     def depthwise(self, w: Spec) -> bool:

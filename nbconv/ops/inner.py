@@ -72,7 +72,10 @@ class Fused(Op):
     def lower(self, to: Lowering) -> None:
         to.epilogue, to.affine = self.fused, self.affine
         if self.residual:
-            to.residual, to.ldres = to.input(len(to.inputs) - 1), to.ld(len(to.inputs) - 1)
+            last = len(to.inputs) - 1
+            to.residual = to.input(last)
+            if to.inputs[last].rank > 1:  # else it is a vector, that of a product of vectors
+                to.ldres = to.ld(last)
         to.node = Node(self.inner, self._own(to.node.inputs), to.node.outputs, to.node.name)
         to.inputs = self._own(to.inputs)
         self.inner.lower(to)

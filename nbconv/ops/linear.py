@@ -168,6 +168,34 @@ class MatMul(Op):
         return da, db
 
 
+class Linear(MatMul):
+    """a · b + c: rows of a (…, k), a matrix b (k, n), n addends c; what exporters write as MatMul and Add."""
+
+    domain = "nbconv"
+    parameters = (1, 2)
+
+    def infer(self, a: Spec, b: Spec, c: Spec | None = None) -> Spec:
+        want.one_type("f", A=a, B=b, C=c)
+        want.rank(b, 2, 2, "B")
+        want.vector(b.shape[1], f"B with {b.shape[1]} columns", C=c)
+        return MatMul.infer(self, a, b)
+
+    def reference(self, a: np.ndarray, b: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(a @ b if c is None else a @ b + c)
+
+    def lower(self, to: Lowering) -> None:
+        found = self.matrices(*to.inputs[:2])
+        assert found is not None
+        _, m, k, n, *_ = found
+        c = operand(to, 2) if to.has(2) else None
+        emit(to, PRODUCTS, problem(to, 1, m, k, n), Operands(to.input(0), operand(to, 1), c))
+
+    def gradient(self, to: Backward) -> tuple[str | None, ...]:
+        dc = to.reduced(str(to.dy()), 2) if to.wants(2) else None
+        return (*MatMul.gradient(self, to), dc)[: len(to.inputs)]
+
+
 class FusedMatMul(MatMul):
     """alpha · A' B', onnxruntime's: the factors of MatMul with their last two axes exchanged (``transA``, ``transB``), after
     their first axis was put before the last one (``transBatchA``, ``transBatchB``)."""

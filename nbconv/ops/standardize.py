@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbconv.errors import ModelError
-from nbconv.graph import Spec
+from nbconv.graph import CHANNELS_LAST, Spec
 from nbconv.graph import infer as want
-from nbconv.graph.op import CHANNELS_FIRST, ONLY_FLOAT32, Op, same_dtype
+from nbconv.graph.op import ANY, CHANNELS_FIRST, NUMPY, ONLY_FLOAT32, Op, same_dtype
 from nbconv.kernels.params import RowAffine
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.ops.batch_norm import along_channels
@@ -117,8 +117,21 @@ class LayerNormalization(Op):
         return super().has_kernel(inputs, outputs) and same_dtype((*inputs, *outputs)) and plain and x.size > 0
 
     def lower(self, to: Lowering) -> None:
-        axis = want.axis(self.axis, to.inputs[0].rank)
-        standardized(to, prod(to.inputs[0].shape[:axis]), self.epsilon, 1, 1)
+        rows = prod(to.inputs[0].shape[: want.axis(self.axis, to.inputs[0].rank)])
+        if any(to.node.outputs[1:]):
+            standardized(to, rows, self.epsilon, 1, 1)
+            return
+        scale, shifted = to.input(1), to.has(2)
+        to.step(
+            "normalize.layer",
+            rows,
+            work=32 * to.outputs[0].size,
+            x=to.input(0),
+            y=to.output(),
+            affine=RowAffine(scale, to.input(2) if shifted else scale, 1, 1, 1, int(shifted)),
+            n=to.outputs[0].size // rows,
+            epsilon=self.epsilon,
+        )
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         x = to.inputs[0]
@@ -160,13 +173,20 @@ class GroupNormalization(Op):
     def flops(self, inputs, outputs) -> int:
         return 6 * outputs[0].size
 
-    kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
+    kernel_dtypes = ONLY_FLOAT32
 
-    def has_kernel(self, inputs, outputs) -> bool:
-        return super().has_kernel(inputs, outputs) and same_dtype(inputs) and inputs[0].size > 0
+    def layout(self, inputs, outputs) -> str:
+        """One group has all that belongs together side by side, however it lies."""
+        served = self.has_kernel(inputs, outputs) and same_dtype(inputs) and inputs[0].size > 0
+        return NUMPY if not served else ANY if self.num_groups == 1 else CHANNELS_FIRST
 
     def lower(self, to: Lowering) -> None:
-        n, _, *size = to.inputs[0].shape
+        n, c, *size = to.inputs[0].shape
+        if to.layout(to.node.inputs[0]) is CHANNELS_LAST:
+            mean, inverse = moments(to, to.input(0), n, c * prod(size), self.epsilon)
+            affine = RowAffine(to.input(1), to.input(2), 1, 1, 1, 1)
+            normalized(to, mean, inverse, affine, n * prod(size), prod(size))
+            return
         rows, groups, run = n * self.num_groups, self.num_groups, prod(size)
         standardized(to, rows, self.epsilon, groups, run)
 
@@ -270,6 +290,12 @@ def standardized(to: Lowering, rows: int, epsilon: float, groups: int, run: int)
         if name:
             to.copy(source, Ref(name), (rows,), (1,), (1,))
     scaled, shifted = run > 0, run > 0 and to.has(2)
+    scale, shift = to.input(1) if scaled else mean, to.input(2) if shifted else mean
+    normalized(to, mean, inverse, RowAffine(scale, shift, groups, run or n, int(scaled), int(shifted)), rows, 1)
+
+
+def normalized(to: Lowering, mean: Ref, inverse: Ref, affine: RowAffine, rows: int, sharing: int) -> None:
+    """The step that scales and shifts rows of the input, of which so many share a mean."""
     to.step(
         "normalize.normalize",
         rows,
@@ -277,11 +303,10 @@ def standardized(to: Lowering, rows: int, epsilon: float, groups: int, run: int)
         x=to.input(0),
         mean=mean,
         inverse=inverse,
-        affine=RowAffine(
-            to.input(1) if scaled else mean, to.input(2) if shifted else mean, groups, run or n, int(scaled), int(shifted)
-        ),
+        affine=affine,
         y=to.output(),
-        n=n,
+        n=to.outputs[0].size // rows,
+        sharing=sharing,
     )
 
 

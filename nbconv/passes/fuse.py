@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from nbconv.ops.quantize import EIGHT_BITS
 from nbconv.ops.rectifier import HardSwish
 from nbconv.passes.fold import Deferred, array
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 CLAMPED = EIGHT_BITS | {FLOAT32}
 """Types that kernels limit before they store them."""
 ARITHMETIC = ("Mul", "Div", "Add", "Sub")
@@ -28,6 +31,14 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm")
 def single(graph: Graph, keep: frozenset[str]) -> set[str]:
     """Values that exactly one node reads and nobody else wants."""
     return {name for name, readers in graph.readers().items() if len(readers) == 1} - set(graph.outputs) - keep
+
+
+def scalar(graph: Graph, specs: Mapping[str, Spec], name: str) -> float | None:
+    """The number that a constant of at most one axis holds; None where it is something else."""
+    constant = graph.constants.get(name)
+    if constant is None or len(constant.shape) > 1 or specs[name].size != 1:
+        return None
+    return float(array(constant).reshape(()))
 
 
 def fuse_silu(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
@@ -51,19 +62,15 @@ def fuse_silu(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Gra
 def fuse_hard_swish(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> Graph:
     """x·clip(x + 3, 0, 6)/6, as exporters without HardSwish write it, becomes one op."""
     makers, only = graph.producers(), single(graph, keep)
-
-    def scalar(name: str) -> float | None:
-        constant = graph.constants.get(name)
-        return (
-            float(array(constant).reshape(()))
-            if constant is not None and len(constant.shape) < 2 and specs[name].size == 1
-            else None
-        )
-
     replaced: dict[str, Node] = {}
     gone: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op.type != "Div" or node.op.domain or scalar(node.inputs[1]) != 6 or specs[node.outputs[0]].dtype != FLOAT32:
+        if (
+            node.op.type != "Div"
+            or node.op.domain
+            or scalar(graph, specs, node.inputs[1]) != 6
+            or specs[node.outputs[0]].dtype != FLOAT32
+        ):
             continue
         product = makers.get(node.inputs[0])
         if product is None or product.op.type != "Mul" or product.outputs[0] not in only:
@@ -76,7 +83,7 @@ def fuse_hard_swish(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) 
             limits = clip.op.limits([specs[n] if n else None for n in clip.inputs])  # type: ignore[attr-defined]
             if limits != (0, 6) or shifted is None or shifted.op.type != "Add":
                 continue
-            if any(a == x and scalar(b) == 3 for a, b in (shifted.inputs, shifted.inputs[::-1])):
+            if any(a == x and scalar(graph, specs, b) == 3 for a, b in (shifted.inputs, shifted.inputs[::-1])):
                 replaced[node.outputs[0]] = Node(HardSwish(), (x,), node.outputs, node.name)
                 gone |= {m.outputs[0]: f"fused into {node.outputs[0]}" for m in (product, clip, shifted)}
                 break
@@ -116,7 +123,7 @@ def fold_affine(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -> G
     gone: dict[str, str] = {}
     for node in graph.nodes:
         makers = [nodes[at[n]] for n in node.inputs if n in only and n in at]
-        affine = _affine(node, specs, constants) if any(_takes_affine(m, specs) for m in makers) else None
+        affine = affine_map(node, specs, constants) if any(_takes_affine(m, specs) for m in makers) else None
         if affine is not None:
             source, scale, shift = affine
             if source in only and source in at:
@@ -139,20 +146,22 @@ def _takes_affine(maker: Node, specs: dict[str, Spec]) -> bool:
     return kind in ("Conv", "ConvTranspose")
 
 
-def _channel_constant(name: str, out: Spec, constants: dict[str, Any]) -> np.ndarray | None:
-    """A constant operand as one float64 a channel of ``out`` (n, c, …), or None when it is something else."""
+def _constant_along(axis: int, name: str, out: Spec, constants: dict[str, Any]) -> np.ndarray | None:
+    """A constant operand as one float64 for each place along an axis of ``out``, or None when it is something else."""
     constant = constants.get(name)
     if constant is None or len(constant.shape) > len(out.shape) or len(out.shape) < 2:
         return None
     shape = (1,) * (len(out.shape) - len(constant.shape)) + tuple(constant.shape)
-    c = out.shape[1]
-    if any(d != 1 for i, d in enumerate(shape) if i != 1) or shape[1] not in (1, c):
+    c = out.shape[axis]
+    if any(d != 1 for i, d in enumerate(shape) if i != axis) or shape[axis] not in (1, c):
         return None
-    return np.broadcast_to(array(constant).reshape(shape[1]).astype(np.float64), (c,))
+    return np.broadcast_to(array(constant).reshape(shape[axis]).astype(np.float64), (c,))
 
 
-def _affine(node: Node, specs: dict[str, Spec], constants: dict) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """(x, scale, shift) when the node computes x·scale + shift with one constant a channel."""
+def affine_map(
+    node: Node, specs: dict[str, Spec], constants: dict, axis: int = 1
+) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """(x, scale, shift) when the node computes x·scale + shift with one constant for each place along the axis."""
     out = specs[node.outputs[0]]
     kind = node.op.type
     if node.op.domain or out.dtype != FLOAT32:
@@ -170,7 +179,7 @@ def _affine(node: Node, specs: dict[str, Spec], constants: dict) -> tuple[str, n
         x, c = c, x
     if x in constants or specs[x].shape != out.shape:
         return None
-    value = _channel_constant(c, out, constants)
+    value = _constant_along(axis, c, out, constants)
     if value is None or (kind == "Div" and not value.all()):
         return None
     one, zero = np.ones_like(value), np.zeros_like(value)
@@ -187,11 +196,11 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
     out = node.outputs[0]
     if maker.op.domain or len(maker.outputs) != 1:
         return None
-    previous = _affine(maker, specs, constants)
+    previous = affine_map(maker, specs, constants)
     if previous is not None and specs[out].rank == 4:
         x, s, t = previous
         values = {"scale": s * scale, "B": t * scale + shift, "mean": np.zeros_like(s), "var": np.ones_like(s)}
-        names = tuple(_keep(f"{x}#to#{out}#{k}", v.astype(np.float32), specs, constants) for k, v in values.items())
+        names = tuple(kept(f"{x}#to#{out}#{k}", v.astype(np.float32), specs, constants) for k, v in values.items())
         return Node(BatchNormalization(epsilon=0.0), (x, *names), node.outputs, node.name)
     if maker.op.type not in ("Conv", "ConvTranspose") or any(n not in constants for n in maker.inputs[1:] if n):
         return None
@@ -209,11 +218,11 @@ def _scaled(maker: Node, node: Node, scale, shift, specs: dict[str, Spec], const
         names = [f"{maker.inputs[1]}#{node.op!r}({','.join(n for n in node.inputs if n in constants)})"]
         constants[names[0]] = folded
         specs[names[0]] = Spec(tuple(w.shape), w.dtype, None, True)
-    names.append(_keep(f"{maker.inputs[0]}#to#{out}#b", (b * scale + shift).astype(np.float32), specs, constants))
+    names.append(kept(f"{maker.inputs[0]}#to#{out}#b", (b * scale + shift).astype(np.float32), specs, constants))
     return Node(maker.op, (maker.inputs[0], *names), node.outputs, node.name)
 
 
-def _keep(name: str, value: np.ndarray, specs: dict[str, Spec], constants: dict[str, Any]) -> str:
+def kept(name: str, value: np.ndarray, specs: dict[str, Spec], constants: dict[str, Any]) -> str:
     constants[name] = value
     specs[name] = Spec(value.shape, value.dtype, value, True)
     return name
@@ -240,7 +249,7 @@ def fuse_epilogues(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) -
                     continue
             makers = [nodes[at[n]] for n in node.inputs if n in only and n in at]
             products = any(m is not None and _parts(m)[0].type in PRODUCTS for m in makers)
-            affine = _affine(node, specs, graph.constants) if products else None
+            affine = affine_map(node, specs, graph.constants) if products else None
             if affine is not None and affine[0] in only and affine[0] in at:
                 fused = _with_affine(nodes[at[affine[0]]], node, affine, specs)
                 if fused is not None:

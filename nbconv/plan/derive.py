@@ -7,15 +7,29 @@ from typing import TYPE_CHECKING, NamedTuple
 from nbconv.graph import Graph, Layout, Node, Spec
 from nbconv.graph.dtypes import kind_of
 from nbconv.lowering.weights import Weights
+from nbconv.passes.branches import merge_branches
 from nbconv.passes.dequantise import dequantise
 from nbconv.passes.fold import fold
 from nbconv.passes.fuse import fold_affine, fuse_epilogues, fuse_hard_swish, fuse_shuffle, fuse_silu
+from nbconv.passes.fuse_pad import fuse_pad
+from nbconv.passes.gelu import fuse_gelu
+from nbconv.passes.inputs import fold_inputs
 from nbconv.passes.layout import choose
+from nbconv.passes.linear import fold_columns, turn_sums
+from nbconv.passes.norms import fuse_group_norm, fuse_layer_norm
+from nbconv.passes.products import fuse_scaled_products
 from nbconv.passes.promote import promote
 from nbconv.passes.quantise import fuse_quantised
+from nbconv.passes.signs import keep_signs
 
 if TYPE_CHECKING:
     from nbconv.kernels.target import Target
+
+FUSIONS = (
+    fuse_silu, fuse_hard_swish, fuse_shuffle, fuse_gelu, fuse_layer_norm, fuse_group_norm, fuse_scaled_products,
+    fold_columns, turn_sums, fold_affine,
+)  # fmt: skip
+"""What exporters write in several nodes becomes one, and arithmetic with constants goes into weights."""
 
 
 class Derived(NamedTuple):
@@ -73,11 +87,13 @@ def derive(
         weights = Weights()
     floats = any(kind_of(specs[name].dtype) == "f" for name in decided)
     fixed = graph.constants.keys() - decided
-    graph = fuse_silu(graph, specs, wanted)
-    graph = fuse_hard_swish(graph, specs, wanted)
-    graph = fuse_shuffle(graph, specs, wanted)
-    graph = fold_affine(graph, specs, wanted)
-    graph = fuse_epilogues(graph, specs, wanted)
+    graph = fuse_pad(graph, specs, wanted, decided)
+    for fuse in FUSIONS:
+        graph = fuse(graph, specs, wanted)
+    merged = merge_branches(graph, specs, wanted)
+    graph = merged if merged is graph else fold_affine(merged, specs, wanted)
+    graph = fold_inputs(graph, specs, wanted)
+    graph = keep_signs(fuse_epilogues(graph, specs, wanted))
     graph, layouts = choose(graph, specs, gpu)
     if not floats:  # then the passes made all of their constants of others
         fixed = graph.constants.keys() - decided

@@ -240,9 +240,9 @@ class Plan:
             self.arrays[name] = np.require(found, requirements=["C", "A"])
         return self.arrays[name]
 
-    def bound(self) -> Program:
-        """The program, ready to run."""
-        program = bind(self.program, self.target, self.arrays)
+    def bound(self, flush_denormals: bool = True) -> Program:
+        """The program, ready to run; its kernels take denormals for zeros, or keep them."""
+        program = bind(self.program, self.target, self.arrays, flush_denormals)
         program.own = [self.arrays[n] for n in self.tables if n in self.arrays]
         return program
 

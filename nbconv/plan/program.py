@@ -95,6 +95,8 @@ class Program:
         """what the kernels' libraries are looked up by, where an earlier process found out"""
         self.own: list[np.ndarray] = []
         """constants that no other plan shares"""
+        self.flush_denormals = True
+        """whether its kernels take denormals for zeros, and give zeros for them; not kept in a file"""
 
     @property
     def families(self) -> list[str]:
@@ -204,13 +206,15 @@ def plain(name: str) -> np.dtype:
     return dtype
 
 
-def bind(program: Program, target: Target, arrays: Mapping[str, np.ndarray]) -> Program:
-    """The program with the addresses of its kernels (loaded, or compiled now) and constants, and so its bodies."""
+def bind(program: Program, target: Target, arrays: Mapping[str, np.ndarray], flush_denormals: bool = True) -> Program:
+    """The program with the addresses of its kernels (loaded, or compiled now) and constants, and so its bodies; all of
+    them flush denormals or keep them."""
     loaded = libraries(program.families, target, program.keys)
 
     def bound(part: Program) -> Program:
         for body in part.bodies:
             bound(body)
+        part.flush_denormals = flush_denormals
         addresses = {k: loaded[k.split(".")[0]].address(k.split(".")[1]) for k in part.kernels}
         return part.bind(addresses, [arrays[n] for n in part.constants])
 

@@ -166,7 +166,7 @@ class Workspace:
         if step in self.program.host_steps:
             self.span(step, step + 1, 1)
         else:
-            _ENTRY(int(self.table[step, 0]))(int(self.table[step, 1]), first, last, 0)
+            _loop().part(self, step, first, last)
 
 
 def time_steps(
@@ -204,6 +204,7 @@ def time_alone(
     caches."""
     loop, threads, clock = _loop(), min(threads, space.program.slots or threads), time.perf_counter
     many = Workspace.__new__(Workspace)
+    many.program = space.program
 
     def repeat(times: int) -> None:
         many.table = np.repeat(space.table[step : step + 1], times, 0)
@@ -285,7 +286,8 @@ class _Loop:
 
     def __init__(self) -> None:
         library = libraries(["loop"])["loop"]
-        self._run, self._lead, self._follow = (_ENTRY(library.address(n)) for n in ("run", "lead", "follow"))
+        names = ("run", "lead", "follow", "part")
+        self._run, self._lead, self._follow, self._part = (_ENTRY(library.address(n)) for n in names)
         self._job = aligned(16 * 64).view(np.int64)
         self._job[:] = 0
         self._job[7 * 8] = _yield_address()
@@ -309,7 +311,8 @@ class _Loop:
                     self._job[LIMIT] = threads - 1
                     if len(self._counters) < 16 * (last - first):
                         self._counters = np.zeros(16 * (last - first), np.int64)
-                    words = np.array([space.table.ctypes.data, self._counters.ctypes.data, self._job.ctypes.data], np.int64)
+                    tables = space.table, self._counters, self._job
+                    words = np.array([*(t.ctypes.data for t in tables), space.program.flush_denormals], np.int64)
                     self._lead(words.ctypes.data, first, last, 0)
                     return
             finally:
@@ -317,8 +320,13 @@ class _Loop:
                     self._busy.release()
                 except RuntimeError:
                     pass
-        words = np.array([space.table.ctypes.data, self._alone.ctypes.data], np.int64)
+        words = np.array([space.table.ctypes.data, self._alone.ctypes.data, space.program.flush_denormals], np.int64)
         self._run(words.ctypes.data, first, last, 0)
+
+    def part(self, space: Workspace, step: int, first: int, last: int) -> None:
+        """Do the units from first to last of a step on this thread."""
+        words = np.array([space.table[step].ctypes.data, space.program.flush_denormals], np.int64)
+        self._part(words.ctypes.data, first, last, 0)
 
     def _wake(self, count: int) -> None:
         count = min(count, self._most)

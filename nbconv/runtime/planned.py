@@ -42,6 +42,7 @@ class Planned:
     _outputs: dict[str, Spec | None]
     _optional: dict[str, Spec]
     _tune: bool
+    _flush_denormals: bool
     _device: Device | None
     _uploads: Uploads
     _arenas: Arenas
@@ -178,7 +179,7 @@ class Planned:
     def bound(self, plan: Plan) -> Program | DeviceProgram:
         """The program of a plan (see `plan`), ready to run where this model runs."""
         if self._device is None:
-            return plan.bound()
+            return plan.bound(self._flush_denormals)
         plan.program.own = [plan.arrays[n] for n in plan.tables if n in plan.arrays]
         return self._bound(plan.program, plan.arrays, plan.inputs, plan)
 
@@ -189,7 +190,7 @@ class Planned:
         if self._device is None:
             from nbconv.plan.program import bind
 
-            return bind(program, self._target(), arrays)
+            return bind(program, self._target(), arrays, self._flush_denormals)
         from nbconv.runtime.cuda.program import DeviceProgram
 
         needed = [arrays[n] for n in program.constants]

@@ -10,7 +10,6 @@ import numpy as np
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
-from nbconv.model import Model
 from nbconv.train import metrics
 from nbconv.train.data import Data, as_data
 from nbconv.train.learner import Learner
@@ -68,7 +67,7 @@ def _loss(trainer: Learner, logits: np.ndarray, y: np.ndarray) -> float:
     if key not in trainer.loss_models:
         to = Builder(Graph([], ports, {}, {}), ports)
         name = trainer.recipe.loss(to, "logits", "targets")
-        trainer.loss_models[key] = name, Model(to.graph((name,)), threads=trainer.threads, device=trainer.model.device)
+        trainer.loss_models[key] = name, trainer.model._like(to.graph((name,)), trainer.threads)
     name, model = trainer.loss_models[key]
     return float(model.run({"logits": logits, "targets": y})[name].reshape(()))
 

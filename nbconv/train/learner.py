@@ -209,6 +209,7 @@ class Learner:
                 threads=self.threads,
                 drop=self.model.weights.drop,
                 home=self._home,
+                flush_denormals=self.model.flush_denormals,
             )
             self._works[key] = _Work(step, built.loss, kind, built.classes, built, policy)
             block = max((work.step.block for work in self._works.values()), key=len)
@@ -267,7 +268,7 @@ class Learner:
                 graph = self.graph()
                 if feeds:
                     graph = tail(graph, dict(specs or {}), self.authored_logits)
-                self._current = key, Model(graph, threads=self.threads, device=self.model.device)
+                self._current = key, self.model._like(graph, self.threads)
             return self._current[1]
 
     def predict(self, x: Any, batch_size: int = 32) -> np.ndarray:

@@ -45,7 +45,8 @@ class TrainingStep:
     `nbconv.runtime.cuda.device.State`). ``threads``: how many may work on it; the bits do not depend on it. ``slots``: for
     how many threads there is memory, at least. ``drop`` gives back the memory of the model's file, after weights were
     packed; ``packed`` and ``scratch_limit`` are `MemoryPolicy`'s. ``memory_mb``: the most memory that activations, gradients
-    and scratch may take, ModelError says what they do take where that is more.
+    and scratch may take, ModelError says what they do take where that is more. ``flush_denormals``: as `nbconv.load` takes
+    it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TrainingStep:
         home: State | None = None,
         scratch_limit: float = USUAL.scratch_limit,
         slots: int = 1,
+        flush_denormals: bool = True,
     ) -> None:
         for name, array in state.items():
             if not array.flags.c_contiguous or not array.flags.writeable:
@@ -91,7 +93,7 @@ class TrainingStep:
         self.boundary = self._boundary(placed)
         self.in_place = placed
         """by value: the state that it is written to where it lies"""
-        program = self.plan.bound() if home is None else self._on_device(home, fetch)
+        program = self.plan.bound(flush_denormals) if home is None else self._on_device(home, fetch)
         self.results = [
             state[name] if (name := self._home(value)) else np.empty(*program.spec(k)[:2]) for k, value in enumerate(fetch)
         ]

@@ -175,7 +175,19 @@ def _greatest(c: Call) -> np.ndarray:
 
 TERMS: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(
-        ("Add", "Sum", "Mean", "Gemm", "MatMul", "FusedMatMul", "Einsum", "Conv", "ConvTranspose", "ConvGradInput"),
+        (
+            "Add",
+            "Sum",
+            "Mean",
+            "Gemm",
+            "Linear",
+            "MatMul",
+            "FusedMatMul",
+            "Einsum",
+            "Conv",
+            "ConvTranspose",
+            "ConvGradInput",
+        ),
         _linear,
     ),
     "ConvGradWeight": _linear,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def samples() -> np.ndarray:
 X = samples()
 
 
-def run(op: str, x: np.ndarray, **attributes: float) -> np.ndarray:
+def run(op: str, x: np.ndarray, flush: bool = False, **attributes: float) -> np.ndarray:
     graph = Graph([Node(lookup(op)(**attributes), ("x",), ("y",))], {"x": Spec(x.shape, x.dtype)}, {"y": None}, {})
-    return Model(graph, threads=1).run({"x": x})["y"]
+    return Model(graph, threads=1, flush_denormals=flush).run({"x": x})["y"]
 
 
 def exact(function: Callable[[float], float]) -> Callable[[np.ndarray], np.ndarray]:
@@ -66,13 +67,18 @@ BOUNDS = {
 }
 
 
+@pytest.mark.parametrize("flush", [False, True], ids=["denormals", "flushed"])
 @pytest.mark.parametrize("name", BOUNDS)
-def test_bound(name: str) -> None:
+def test_bound(name: str, flush: bool) -> None:
+    """Where denormals are flushed the result is that of 0, and what would be one is 0."""
     function, relative, absolute = BOUNDS[name]
     with np.errstate(all="ignore"):
-        want = function(X.astype(np.float64))
+        want = function(np.where(flush & (np.abs(X) < TINY), X * 0, X).astype(np.float64))
         near = want.astype(np.float32)  # overflows as a float32 result must
-    got = run(name, X)
+    got = run(name, X, flush)
+    if flush:
+        absolute += TINY
+        assert not ((got != 0) & (np.abs(got) < TINY)).any()
     np.testing.assert_array_equal(np.isnan(got), np.isnan(near))
     far = np.isinf(near)
     edge = far & np.isfinite(want) | (np.isinf(got) & ~far)  # within a rounding of the largest float32
@@ -106,7 +112,8 @@ def test_exact(op: str) -> None:
         want = {
             "Relu": np.maximum(X, 0), "Neg": -X, "Abs": np.abs(X), "LeakyRelu": np.where(X < 0, X * np.float32(0.3), X),
         }[op]  # fmt: skip
-    np.testing.assert_array_equal(run(op, X, **({"alpha": 0.3} if op == "LeakyRelu" else {})), want)
+    attributes: dict[str, Any] = {"alpha": 0.3} if op == "LeakyRelu" else {}
+    np.testing.assert_array_equal(run(op, X, **attributes), want)
 
 
 @pytest.mark.parametrize("n", range(70))

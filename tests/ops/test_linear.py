@@ -7,7 +7,7 @@ import pytest
 
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
-from nbconv.ops.linear import FusedMatMul, Gemm, MatMul
+from nbconv.ops.linear import FusedMatMul, Gemm, Linear, MatMul
 from tests.check import case, run_cases, sampler
 
 r = sampler(6)
@@ -34,6 +34,9 @@ CASES = [
     case(MatMul(), r(2, 0, 5), r(5, 3)),
     case(MatMul(), r(2, 3, 4, dtype=np.int32), r(4, 5, dtype=np.int32)),
     case(MatMul(), [[inf, 1.0]], [[0.0], [1.0]], expect=[[nan]]),
+    case(Linear(), A, B, [1.0, nan, inf], expect=[[2, nan, inf], [4, nan, inf], [6, nan, inf]]),
+    case(Linear(), r(2, 3, 7, 5), r(5, 11), r(11)),
+    case(Linear(), r(2, 0, 5), r(5, 3), r(3)),
     case(FusedMatMul(alpha=0.5), r(2, 7, 5), r(2, 5, 3)),
     case(FusedMatMul(alpha=2.0), A, B, expect=[[2, 4, 0], [6, 8, 4], [10, 12, 8]]),
     case(FusedMatMul(transB=1, alpha=0.125), r(2, 3, 7, 5), r(2, 3, 11, 5)),

@@ -38,13 +38,14 @@ def ints(*numbers: int) -> np.ndarray:
 
 def check(made: Op, *inputs: np.ndarray | None, fed: int = 1, outputs: int = 1, differs: bool = False) -> None:
     """The call with ``fed`` inputs given to `run`: no NumPy step, the reference's bits, with one thread and with
-    two; and onnxruntime's values, unless that ``differs``."""
+    two, denormals kept; and onnxruntime's values, unless that ``differs``."""
     given = tuple(f"x{i}" if x is not None else "" for i, x in enumerate(inputs))
     names = [f"y{i}" for i in range(outputs)]
     constants = {n: x for n, x in zip(given[fed:], inputs[fed:], strict=True) if x is not None}
     feeds = {n: x for n, x in zip(given[:fed], inputs[:fed], strict=True) if x is not None}
     shapes = {n: Spec(x.shape, x.dtype) for n, x in feeds.items()}
-    model = Model(Graph([Node(made, given, tuple(names))], shapes, dict.fromkeys(names), constants), threads=1)
+    graph = Graph([Node(made, given, tuple(names))], shapes, dict.fromkeys(names), constants)
+    model = Model(graph, threads=1, flush_denormals=False)
     plan = model.plan({n: x.shape for n, x in feeds.items()})
     assert not plan.numpy_steps(), f"NumPy runs {made!r}"
     want = as_tuple(made.reference(*inputs))[:outputs]

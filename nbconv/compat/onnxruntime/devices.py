@@ -102,7 +102,7 @@ class OrtArenaCfg:
 
 def create_and_register_allocator(memory_info: OrtMemoryInfo, arena: OrtArenaCfg | None) -> None:
     """Has no effect, and warns of it."""
-    without_effect("create_and_register_allocator")
+    without_effect("create_and_register_allocator", "a run's memory is planned ahead, as one block that the model keeps")
 
 
 class SparseTensor:

@@ -68,17 +68,17 @@ def set_default_logger_severity(severity: int) -> None:
 
 def set_default_logger_verbosity(verbosity: int) -> None:
     """Has no effect, and warns of it."""
-    without_effect("set_default_logger_verbosity")
+    without_effect("set_default_logger_verbosity", 'the level of Python\'s logger "nbconv" decides')
 
 
 def set_seed(seed: int) -> None:
     """Has no effect, and warns of it: operators that draw random numbers have seeds of their own."""
-    without_effect("set_seed")
+    without_effect("set_seed", "operators that draw random numbers have seeds of their own")
 
 
 def set_global_thread_pool_sizes(intra_op_num_threads: int, inter_op_num_threads: int) -> None:
     """Has no effect, and warns of it: the threads are those that `SessionOptions.intra_op_num_threads` says."""
-    without_effect("set_global_thread_pool_sizes")
+    without_effect("set_global_thread_pool_sizes", "SessionOptions.intra_op_num_threads says how many threads a run uses")
 
 
 def has_collective_ops() -> bool:

@@ -54,17 +54,17 @@ class InferenceSession:
         self._options = options = SessionOptions() if sess_options is None else sess_options
         options._tell()
         for name in kwargs.keys() - {"enable_fallback"}:
-            without_effect(f"InferenceSession({name}=...)")
+            without_effect(f"InferenceSession({name}=...)", _KEYWORDS.get(name, "nbconv has no such argument"))
         self.set_providers(providers, provider_options)
         self._profile = Profile(options.profile_file_prefix) if options.enable_profiling else None
         begin = time.monotonic_ns()
         threads = max(options.intra_op_num_threads, 0) or None
-        self._model = _load(path_or_bytes, threads)
+        self._model = _load(path_or_bytes, threads, options)
         if self._profile:
             self._profile.add("model_loading_array" if isinstance(path_or_bytes, bytes) else "model_loading_uri", begin)
         begin = time.monotonic_ns()
         if options._free:
-            self._model = Model(fixed(self._model.graph, options._free), threads=threads)
+            self._model = self._model._like(fixed(self._model.graph, options._free), self._model.threads)
         self._wanted, self._made = inputs_of(self._model.inputs), outputs_of(self._model)
         self._optional = inputs_of(self._model.optional_inputs)
         ports = (*self._model.inputs, *self._model.optional_inputs)
@@ -229,7 +229,7 @@ class InferenceSession:
 
     def set_ep_dynamic_options(self, options: Mapping[str, str]) -> None:
         """Has no effect, and warns of it."""
-        without_effect("InferenceSession.set_ep_dynamic_options")
+        without_effect("InferenceSession.set_ep_dynamic_options", "the CPU does all, as it was set up")
 
     def end_profiling(self) -> str:
         """The file with the profile, written now; "" where ``enable_profiling`` was not set, or the profile has ended."""
@@ -241,14 +241,18 @@ class InferenceSession:
         return self._profile.start if self._profile else 0
 
 
+_KEYWORDS = {"disabled_optimizers": "a model is always optimised"}
+"""What happens instead of what an argument of a session asks for."""
+
+
 def _memory() -> OrtMemoryInfo:
     """Where inputs and results lie."""
     return OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_DEVICE_ALLOCATOR, 0, OrtMemType.DEFAULT)
 
 
-def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None) -> Model:
+def _load(path_or_bytes: str | os.PathLike | bytes, threads: int | None, options: SessionOptions) -> Model:
     try:
-        return load(path_or_bytes, threads=threads)
+        return load(path_or_bytes, threads=threads, flush_denormals=options._flush_denormals(), exact=options._exact())
     except FileNotFoundError as error:
         raise NoSuchFile(f"Load model from {path_or_bytes!s} failed. File doesn't exist") from error
     except OSError as error:

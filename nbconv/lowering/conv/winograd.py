@@ -5,27 +5,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from nbconv.kernels.params import AT_0, AT_FAR, AT_NEAR
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.packing import ceil, pack
 from nbconv.lowering.repack import varies
 
+TURNED = np.array([1, -1, 1])
 G = {
-    4: np.array(
-        [
-            [1 / 4, 0, 0],
-            [-1 / 6, -1 / 6, -1 / 6],
-            [-1 / 6, 1 / 6, -1 / 6],
-            [1 / 24, 1 / 12, 1 / 6],
-            [1 / 24, -1 / 12, 1 / 6],
-            [0, 0, 1],
-        ]
-    ),
+    4: np.array([AT_0, AT_NEAR, TURNED * AT_NEAR, AT_FAR, TURNED * AT_FAR, [0, 0, 1]]),
     2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
 }
 """The weights' transform for tiles of 4×4 and 2×2 results, at the points of kernels/cpu/_winograd.py."""
 
+BLOCK = 1 << 14
+"""Filters that are transformed at a time."""
 GROUPS = 8
 """Most groups, which are done one after another."""
 FEWEST = 12
@@ -79,9 +74,11 @@ def filters(to: Lowering, g: Geometry, size: int, i: int, first: int, count: int
 def weights(w: np.ndarray, size: int, lanes: int, columns: int) -> np.ndarray:
     """(co, ci, 3, 3) → transformed and packed, a panelled (ci, co) matrix a point."""
     co, ci = w.shape[:2]
-    g = G[size].astype(np.float32)
-    edge = size + 2
-    across = np.ascontiguousarray(w.transpose(3, 2, 1, 0)).reshape(3, 3 * ci * co)  # kx first, then (ky, ci, co)
-    half = (g @ across).reshape(edge, 3, ci * co)
-    full = np.matmul(g, half)  # (kx', ky', ci·co)
-    return pack(full.transpose(1, 0, 2).reshape(edge * edge, ci, co), lanes, columns)
+    g, edge = G[size], size + 2
+    taps = w.transpose(3, 2, 1, 0).reshape(3, 3, ci * co)  # kx first, then ky
+    full = np.empty((edge, edge, ci * co), np.float32)
+    for i in range(0, ci * co, BLOCK):
+        part = taps[..., i : i + BLOCK].astype(np.float64)
+        half = np.tensordot(g, part, 1)  # (kx', ky, …)
+        full[..., i : i + BLOCK] = np.matmul(g, half).swapaxes(0, 1)  # rounded once
+    return pack(full.reshape(edge * edge, ci, co), lanes, columns)
