@@ -2,7 +2,8 @@
 and a net on sound, quantised here by onnxruntime, with a scale a channel.
 
 Every engine and form has a process of its own, and they take turns; a figure is the least processor time of a run. The
-integers of results are compared with onnxruntime's, in steps of their scale."""
+integers of results are compared with onnxruntime's, in steps of their scale; and those of each operator alone, given the
+same integers: where engines round one value of millions another way, what is behind it differs by more and more."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ import numpy as np
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.engines import Shapes, Worker, installed
+from benchmarks.engines import Shapes, Worker, feeds_of, installed
+from nbconv.commands._machine import cpu_name
+from nbconv.kernels.target import TARGETS, host
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "mobilenet_v2": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224), "ocr": (1, 3, 48, 320), "m5": (1, 1, 32000),
@@ -35,15 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--forms", default=",".join(FORMS), help="of quantised models (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each process (default 7)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default 0.2; at least 3 runs)")
+    parser.add_argument("--target", choices=list(TARGETS), help="whose kernels ours are (default: this machine's best)")
+    parser.add_argument("--alone", action=argparse.BooleanOptionalAction, default=True, help="compare each operator alone")
     parser.add_argument("--engines", default=",".join(e for e in installed() if e != "MNN"), help="default: those installed")
     args = parser.parse_args(argv)
     engines = args.engines.split(",")
-    from nbconv.commands._machine import cpu_name
-    from nbconv.kernels.target import host
-
+    if args.target:
+        os.environ["NBCONV_TARGET"] = args.target
     more = f" with {host().dot}" if host().dot else ""
     print(f"{cpu_name()}, kernels for {host().name}{more}, 1 thread, ms of processor time")
-    print(f"{'net':14}{'form':11}" + "".join(f"{e + ' int8':>18}{'float32':>10}" for e in engines) + "   steps apart")
+    print(f"{'net':14}{'form':11}" + "".join(f"{e + ' int8':>18}{'float32':>10}" for e in engines) + "   steps apart; alone")
     with tempfile.TemporaryDirectory() as folder:
         for name in args.nets.split(","):
             plain = os.path.join(folder, f"{name}.onnx")
@@ -53,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
                 quantised(plain, file, name, form)
                 times, apart = measured(plain, file, name, engines, args)
                 cells = "".join(f"{times[e, 1] * 1e3:18.2f}{times[e, 0] * 1e3:10.2f}" for e in engines)
-                print(f"{name:14}{form:11}{cells}   {apart}", flush=True)
+                worst = alone(file, SHAPES[name]) if args.alone else ""
+                print(f"{name:14}{form:11}{cells}   {apart}{worst}", flush=True)
     return 0
 
 
@@ -157,6 +162,60 @@ def apart(ours: np.ndarray, theirs: np.ndarray) -> str:
     levels = np.unique(theirs)
     step = np.diff(levels).min() if len(levels) <= 256 else np.ptp(theirs) / 255
     return f"{np.abs(ours - theirs).max() / step:.2f} ({(ours == theirs).mean():.1%} equal)"
+
+
+def alone(file: str, shape: tuple[int, ...]) -> str:
+    """The greatest difference of an operator to which both engines are given the same integers, in steps, with its type and
+    the share of its results that differ; and how many operators differ of how many."""
+    import onnx
+    import onnxruntime
+
+    from nbconv import load
+
+    model, options = onnx.load(file), onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    made = [name for node in model.graph.node for name in node.output if name]
+    values = load(file, threads=1).run(feeds_of({input_of(file): shape}), fetch=made)
+    integers = {name: v for name, v in values.items() if v.dtype.name in ("uint8", "int8")}
+    worst, different = (0, 0.0, ""), 0
+    for name in integers:
+        piece, kind = piece_of(model, name, integers, values)
+        if piece is None:
+            continue
+        given = {v.name: integers[v.name] for v in piece.graph.input}
+        source = piece.SerializeToString()
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        theirs = np.asarray(session.run(None, given)[0]).astype(int)
+        steps = np.abs(load(source, threads=1).run(given)[name].astype(int) - theirs)
+        different += bool(steps.any())
+        worst = max(worst, (int(steps.max(initial=0)), float((steps > 0).mean()), kind))
+    return f"; {worst[0]} ({worst[2]}, {1 - worst[1]:.1%} equal; {different} of {len(integers)} operators differ)"
+
+
+def piece_of(model: Any, name: str, integers: dict[str, Any], values: dict[str, Any]) -> tuple[Any, str]:
+    """The nodes that make an integer value of other integer values, as a model, and the type of what they do; None for
+    those that quantise an input."""
+    import onnx
+    from onnx import helper
+
+    wanted, nodes, given = {name}, [], {}
+    for node in reversed(model.graph.node):
+        if wanted.isdisjoint(node.output):
+            continue
+        nodes.append(node)
+        given |= {n: integers[n] for n in node.input if n in integers}
+        wanted |= {n for n in node.input if n not in integers}
+    if not given or wanted & {v.name for v in model.graph.input}:
+        return None, ""
+    kinds = [node.op_type for node in nodes if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    ports = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in (*given.items(), (name, values[name]))
+    ]
+    constants = [v for v in model.graph.initializer if v.name in wanted]
+    graph = helper.make_graph(nodes[::-1], "piece", ports[:-1], ports[-1:], constants)
+    piece = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return onnx.shape_inference.infer_shapes(piece), kinds[0] if kinds else "QuantizeLinear"
 
 
 if __name__ == "__main__":

@@ -57,9 +57,10 @@ TYPES = {name: kind for kind, name in KINDS.items()}
 UNDEFINED: frozenset[str] = frozenset()
 """Symbols that an object may leave undefined: none, a library must need nothing."""
 
-EXTENSIONS = {"vnni": "+avx512vnni", "amx": "+amx-tile,+amx-int8"}
-"""LLVM's features beyond the target's that a function has whose name begins with such a word: for
-processors of the target that have more than it asks for, of which the plan knows."""
+EXTENSIONS = {"vnni": {8: "+avxvnni", 16: "+avx512vnni"}, "amx": {16: "+amx-tile,+amx-int8"}}
+"""LLVM's features beyond the target's that a function has whose name begins with such a word, by
+the target's lanes: for processors of the target that have more than it asks for, of which the plan
+knows."""
 
 _target: list[Target] = []
 
@@ -172,7 +173,7 @@ def _entry_ir(symbol: str, inner: str, argument_types: tuple, own: int) -> str:
 def _extended(text: str, goal: Target) -> str:
     """IR text whose functions have the features that their names ask for."""
     for word, more in EXTENSIONS.items():
-        features = ",".join(filter(None, (goal.features, more)))
+        features = ",".join(filter(None, (goal.features, more.get(goal.lanes))))
         text = re.sub(rf'^(define .* @"?{word}_.*) \{{$', rf'\1 "target-features"="{features}" {{', text, flags=re.M)
     return text
 

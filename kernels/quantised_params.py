@@ -32,15 +32,6 @@ class Requantise(NamedTuple):
     size: int = 1
 
 
-class Steps(NamedTuple):
-    """A scale and a zero point, of which there are ``channels``, for ``run`` elements each."""
-
-    scale: Floats
-    zero_point: Floats
-    channels: int
-    run: int
-
-
 class Line(NamedTuple):
     """n elements, of which a unit has ``chunk``."""
 

@@ -196,12 +196,20 @@ def host() -> Target:
     raise ValueError(f"there are no kernels for this machine ({_machine()[0]}): nbconv runs on {', '.join(TARGETS)}")
 
 
+_DOT = {"x86-64-v4": "avx512_vnni", "x86-64-v3": "avx_vnni"}
+"""What adds up products of bytes, as /proc/cpuinfo calls it, by target."""
+
+
 def _extended(goal: Target) -> Target:
-    """The target with what this machine has beyond it, and kernels know to use."""
-    features = _machine()[1]
-    if goal.name != "x86-64-v4" or "avx512_vnni" not in features:
+    """The target with what this machine has beyond it, and kernels know to use; ``$NBCONV_DOT``
+    names the most that is wanted."""
+    features, most = _machine()[1], os.environ.get("NBCONV_DOT") or "amx"
+    if most not in ("none", "vnni", "amx"):
+        raise ValueError(f"NBCONV_DOT={most}: choose one of none, vnni, amx")
+    if most == "none" or _DOT.get(goal.name) not in features:
         return goal
-    return goal._replace(dot="amx" if "amx_int8" in features and _tiles_permitted() else "vnni")
+    squares = most == "amx" and goal.name == "x86-64-v4" and "amx_int8" in features
+    return goal._replace(dot="amx" if squares and _tiles_permitted() else "vnni")
 
 
 def _tiles_permitted() -> bool:

@@ -62,6 +62,29 @@ def test_nbconv_target_chooses_among_what_the_cpu_can_run(machine, monkeypatch):
         host()
 
 
+@pytest.mark.parametrize(
+    ("features", "most", "wanted"),
+    [
+        ([*HASWELL, "avx_vnni"], "", "vnni"),
+        ([*HASWELL, "avx_vnni"], "none", ""),
+        (HASWELL, "vnni", ""),
+        ([*SKYLAKE_X, "avx512_vnni"], "", "vnni"),
+        ([*SKYLAKE_X, "avx_vnni"], "", ""),
+        ([*SKYLAKE_X, "avx512_vnni", "amx_int8"], "", "amx"),
+        ([*SKYLAKE_X, "avx512_vnni", "amx_int8"], "vnni", "vnni"),
+        ([*SKYLAKE_X, "avx512_vnni", "amx_int8"], "none", ""),
+    ],
+)
+def test_products_of_bytes_are_used_where_the_machine_has_them(machine, monkeypatch, features, most, wanted):
+    machine("x86_64", features)
+    monkeypatch.setattr(targets, "_tiles_permitted", lambda: True)
+    monkeypatch.setenv("NBCONV_DOT", most)
+    assert host().dot == wanted
+    monkeypatch.setenv("NBCONV_DOT", "sdot")
+    with pytest.raises(ValueError, match="NBCONV_DOT=sdot"):
+        host()
+
+
 def test_code_for_another_system_does_not_run_here(machine):
     machine("x86_64", SKYLAKE_X)
     assert runs_here(target("x86-64-v3")._replace(os="linux"))

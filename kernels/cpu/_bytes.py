@@ -5,7 +5,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from nbconv.kernels._numba import Bytes, Float, Int, i32
+from nbconv.kernels._numba import Bytes, Float, Int, i32, i64
 
 from ._ir import VI, VM, VT, W, lanes_below, splat_ir
 from ._operators import vec
@@ -103,3 +103,56 @@ def store_bytes(tc, y, i, v, low, high, zero_point, n):
         return ctx.get_dummy_value()
 
     return types.void(Bytes, Int, vec, Float, Float, Int, Int), gen
+
+
+@intrinsic
+def times(tc, a, b):
+    """a · b, rounded: it becomes no part of a multiply-add."""
+
+    def gen(ctx, bd, sig, args):
+        return bd.fmul(*args)
+
+    return vec(vec, vec), gen
+
+
+def _make_store_pixels(channels):
+    """y[channels·i:] = the first n pixels, W at most, of a vector a channel, as `store_bytes`
+    stores them."""
+
+    def gen(ctx, bd, sig, args):
+        y, i, *vectors, low, high, zero_point, n = args
+        low, high, zero = splat_ir(bd, low), splat_ir(bd, high), zero_ir(bd, zero_point)
+        parts = [rounded_ir(bd, v, low, high, zero) for v in vectors]
+        while len(parts) & len(parts) - 1:
+            parts.append(ir.Constant(parts[0].type, ir.Undefined))
+        while len(parts) > 1:
+            size = parts[0].type.count
+            both = ir.Constant(ir.VectorType(i32, 2 * size), list(range(2 * size)))
+            parts = [bd.shuffle_vector(a, b, both) for a, b in zip(parts[::2], parts[1::2])]
+        order = [k * W + j for j in range(W) for k in range(channels)]
+        whole = bd.shuffle_vector(
+            parts[0], ir.Constant(parts[0].type, ir.Undefined), ir.Constant(ir.VectorType(i32, channels * W), order)
+        )
+        each = ir.Constant(i64, channels)
+        place = bd.gep(y, [bd.mul(i, each)])
+        area = cgutils.alloca_once(bd, whole.type)
+        with bd.if_else(bd.icmp_signed(">=", n, ir.Constant(i64, W))) as (full, part):
+            with full:
+                bd.store(whole, bd.bitcast(place, whole.type.as_pointer()), align=1)
+            with part:
+                bd.store(whole, area)
+                source = bd.bitcast(area, i8.as_pointer())
+                with cgutils.for_range(bd, bd.mul(n, each), intp=i64) as at:
+                    bd.store(bd.load(bd.gep(source, [at.index])), bd.gep(place, [at.index]))
+        return ctx.get_dummy_value()
+
+    def of_3(tc, y, i, a, b, c, low, high, zero_point, n):
+        return types.void(Bytes, Int, vec, vec, vec, Float, Float, Int, Int), gen
+
+    def of_4(tc, y, i, a, b, c, d, low, high, zero_point, n):
+        return types.void(Bytes, Int, vec, vec, vec, vec, Float, Float, Int, Int), gen
+
+    return intrinsic({3: of_3, 4: of_4}[channels])
+
+
+store_pixels_3, store_pixels_4 = map(_make_store_pixels, (3, 4))

@@ -23,8 +23,8 @@ NR = NV * W
 VS = ir.VectorType(i16, 2 * W)
 MADD = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[W]
 X86 = target().triple.startswith("x86")
-VNNI = X86 and W == 16
-"""Whether some processors of the target add up products of bytes."""
+VNNI, AMX = X86 and W > 4, X86 and W == 16
+"""Whether some processors of the target add up products of bytes, and multiply matrices of them."""
 
 
 def _n(value: int) -> ir.Constant:
@@ -32,7 +32,7 @@ def _n(value: int) -> ir.Constant:
 
 
 def by_bytes_ir(bd, total, a, b):
-    return call_intrinsic(bd, "x86.avx512.vpdpbusd.512", VI, total, a, b)
+    return call_intrinsic(bd, f"x86.avx512.vpdpbusd.{32 * W}", VI, total, a, b)
 
 
 def by_shorts_ir(bd, total, a, b):
@@ -307,7 +307,7 @@ def _make_widen(lanes):
     return widen
 
 
-move_64, move_16, move_8, move_4, move_1 = map(_make_move, (64, 16, 8, 4, 1))
+move_64, move_32, move_16, move_8, move_4, move_1 = map(_make_move, (64, 32, 16, 8, 4, 1))
 widen_16, widen_8, widen_4, widen_1 = map(_make_widen, (16, 8, 4, 1))
 
 

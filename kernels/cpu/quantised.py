@@ -11,6 +11,7 @@ from nbconv.kernels.params import ConvImage, Window
 from nbconv.kernels.quantised_params import DotBlocking, Requantise
 
 from ._dot import (
+    AMX,
     MR,
     NR,
     SQUARE,
@@ -23,6 +24,7 @@ from ._dot import (
     move_4,
     move_8,
     move_16,
+    move_32,
     move_64,
     short_sums,
     square_sums,
@@ -83,6 +85,23 @@ def _widened(y, x, n, flip, zero):
 
 
 @inline
+def _moved_over(y, x, n, flip, zero):
+    """That of a row of 32 at most, which may read and write up to as many."""
+    if n <= 16:
+        move_16(y, x, flip)
+    else:
+        move_32(y, x, flip)
+
+
+@inline
+def _widened_over(y, x, n, flip, zero):
+    """That of a row of 32 at most, which may read and write up to as many."""
+    widen_16(y, x, flip, zero)
+    if n > 16:
+        widen_16(at(y, 32), at(x, 16), flip, zero)
+
+
+@inline
 def _filled(y, n, value):
     for i in range(n):
         y[i] = value
@@ -93,14 +112,15 @@ def _nothing():
     return None
 
 
-def _convolution(name, sums, copy, size, most: int = MR, begin: Any = _nothing, end: Any = _nothing):
-    """The kernel whose elements of A have ``size`` bytes, and are made by ``copy``; ``most``: rows
-    of a tile."""
+def _convolution(name, sums, copy, over, size, most: int = MR, begin: Any = _nothing, end: Any = _nothing):
+    """The kernel whose elements of A have ``size`` bytes, and are made by ``copy``, or by ``over``
+    where there is room; ``most``: rows of a tile."""
     square = most > MR
 
     @inline
     def gather(a, lda, x, c0, m0, count, image, window, padding, flip, zero):
-        """The rows of A of a block of pixels, of the channels from c0 on."""
+        """The rows of A of a block of pixels, of the channels from c0 on. What a row of the window
+        has too much is overwritten by the next, or meets weights of 0."""
         kh, kw, sh, sw, dh, dw, ph, pw = window
         h, width, ldx, cg, ow, oh = image.h, image.width, image.ldx, image.cg, image.ow, image.oh
         if h == 1 and oh == 1 and kh * kw * sw == 1 and ph == pw == 0 and ow == width:  # one row of pixels
@@ -108,6 +128,10 @@ def _convolution(name, sums, copy, size, most: int = MR, begin: Any = _nothing, 
                 copy(at(a, i * lda), at(x, (m0 + i) * ldx + c0), cg, flip, zero)
             return
         together = dw == 1 and ldx == cg
+        row_of = kw * cg
+        wide = 16 if row_of <= 16 else 32
+        small = together and row_of <= 32 and ((kh - 1) * row_of + wide) * size <= lda
+        last = image.m // (oh * ow) * h * width * ldx - wide
         line = m0 // ow
         ox = m0 - line * ow
         n = line // oh
@@ -127,6 +151,8 @@ def _convolution(name, sums, copy, size, most: int = MR, begin: Any = _nothing, 
                 taps = at(row, ky * kw * cg * size)
                 if iy < 0 or iy >= h:
                     _filled(taps, kw * cg * size, padding)
+                elif small and begin == 0 and end == kw and ((n * h + iy) * width + x0) * ldx <= last:
+                    over(taps, at(x, ((n * h + iy) * width + x0) * ldx), row_of, flip, zero)
                 else:
                     source = at(x, ((n * h + iy) * width + x0) * ldx + c0)
                     if begin > 0:
@@ -211,6 +237,7 @@ def _convolution(name, sums, copy, size, most: int = MR, begin: Any = _nothing, 
 
 
 if VNNI:
-    conv_bytes = _convolution("conv_bytes", byte_sums, _moved, 1)
-    conv_squares = _convolution("conv_squares", square_sums, _moved, 1, SQUARE, amx_begin, amx_end)
-conv_shorts = _convolution("conv_shorts", short_sums, _widened, 2)
+    conv_bytes = _convolution("conv_bytes", byte_sums, _moved, _moved_over, 1)
+if AMX:
+    conv_squares = _convolution("conv_squares", square_sums, _moved, _moved_over, 1, SQUARE, amx_begin, amx_end)
+conv_shorts = _convolution("conv_shorts", short_sums, _widened, _widened_over, 2)

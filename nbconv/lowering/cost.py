@@ -15,4 +15,9 @@ def weighted_product(flops: float, rows: int, tile: int, nbytes: float) -> float
     """A matrix product's cost in flops: slower where its register tiles are low, plus reading the weights."""
     height = rows / ceil(rows, tile)
     filled = min(1.0, 0.4 + 0.9 * height / tile)
-    return flops / filled + nbytes * (OWN if nbytes <= CACHE else SHARED if nbytes <= SHARED_CACHE else MEMORY)
+    return flops / filled + reading(nbytes)
+
+
+def reading(nbytes: float) -> float:
+    """What so many bytes of weights cost to read, in flops."""
+    return nbytes * (OWN if nbytes <= CACHE else SHARED if nbytes <= SHARED_CACHE else MEMORY)

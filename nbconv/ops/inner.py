@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbconv.errors import ModelError
 from nbconv.graph import Node, Spec
 from nbconv.graph.op import ANY, ONLY_FLOAT32, Op
 from nbconv.kernels.params import Activation, Epilogue
@@ -174,6 +175,27 @@ class Reorder(Op):
             to.alias()
         else:
             to.copy(to.input(0), to.output(), to.outputs[0].shape, to.strides(0), to.out_strides())
+
+
+class OfType(Op):
+    """x, which must be of the type ``of``: folding refuses it, or leaves it out. It stands for a check that an op made
+    whose place it takes."""
+
+    moves = True
+    domain = "nbconv"
+
+    of: str
+
+    def infer(self, x: Spec) -> Spec:
+        if x.dtype.name != self.of:
+            raise ModelError(f"x is {x}, its zero point is {self.of}")
+        return x
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def bypass(self, inputs) -> bool:
+        return True
 
 
 def same_order(shape: tuple[int, ...]) -> bool:

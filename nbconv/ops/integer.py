@@ -260,17 +260,20 @@ class QLinearMatMul(Op):
 
 
 class QLinearGemm(QLinearMatMul):
-    """QLinearMatMul with an int32 bias, one for each column, of the scale of products."""
+    """QLinearMatMul of an A of two axes, with an int32 bias, one for each column, of the scale of products."""
 
     domain = "nbconv"
 
-    def infer(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias):  # pyright: ignore
-        zero(bias, INT32, "bias")
-        want.vector(b.shape[-1], f"with {b.shape[-1]} columns it", bias=bias)
+    def infer(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias=None):  # pyright: ignore
+        want.rank(a, 2, 2, "A")
+        if bias is not None:
+            zero(bias, INT32, "bias")
+            want.vector(b.shape[-1], f"with {b.shape[-1]} columns it", bias=bias)
         return super().infer(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point)
 
-    def reference(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias):  # pyright: ignore
-        total = product(a, a_zero_point, b, b_zero_point) + bias.astype(np.float64)
+    def reference(self, a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point, bias=None):  # pyright: ignore
+        total = product(a, a_zero_point, b, b_zero_point)
+        total = total if bias is None else total + bias.astype(np.float64)
         return of_scale(total, a_scale, b_scale, y_scale, y_zero_point)
 
 

@@ -128,11 +128,16 @@ def table(to: Expansion, dtype: np.dtype, of: Callable[[np.ndarray], np.ndarray]
 
 
 class LookUp(Op):
-    """x's integers replaced by those of a table (256), in which they stand by their bits."""
+    """x's integers, of the type ``of`` where that is given, replaced by those of a table (256), in which they stand by
+    their bits."""
 
     domain = "nbconv"
 
+    of: str = ""
+
     def infer(self, x: Spec, table: Spec) -> Spec:
+        if self.of and x.dtype.name != self.of:
+            raise ModelError(f"x is {x}, its zero point is {self.of}")
         for name, spec in (("x", x), ("table", table)):
             if spec.dtype.name not in ("uint8", "int8"):
                 raise ModelError(f"{name} is {spec}, wanted int8 or uint8")

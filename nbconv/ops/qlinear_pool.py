@@ -14,7 +14,7 @@ from nbconv.graph.op import CHANNELS_LAST, NUMPY
 from nbconv.graph.symbolic import apply
 from nbconv.kernels.quantised_params import Requantise
 from nbconv.ops.pool import AveragePool
-from nbconv.ops.qlinear import F32, QLinear, flip_of, known, number, unsigned
+from nbconv.ops.qlinear import F32, QLinear, dequantised, flip_of, known, number, unsigned
 from nbconv.ops.quantize import limits, requantised
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ EXACT = 2**24
 
 class QLinearAveragePool(QLinear):
     """The average of each window; with ``channels_last`` x is (n, *size, c). With ``count_include_pad`` all windows divide
-    by as many cells as the kernel has, those in ceil mode that reach past the padding too, as onnxruntime does."""
+    by as many cells as the kernel has, those in ceil mode that reach past the padding too, as onnxruntime does. Averages are
+    rounded after the zero point was added, halves to even: where the zero point is odd a half goes the other way."""
 
     kernel_shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
@@ -40,9 +41,6 @@ class QLinearAveragePool(QLinear):
         """The pool of the numbers."""
         return AveragePool(**{k: v for k, v in self.attributes().items() if k != "channels_last"})
 
-    def plain(self):
-        return None if self.channels_last or self.count_include_pad else self.pool()
-
     def shape(self, x):
         if self.channels_last and len(x) > 2:
             n, *size, c = x
@@ -54,6 +52,33 @@ class QLinearAveragePool(QLinear):
         found = self.pool().infer(Spec(x, np.dtype(F32)))
         assert isinstance(found, Spec)
         return found.shape
+
+    def reference(self, x, x_scale, x_zero_point, y_scale, y_zero_point=None) -> np.ndarray:
+        y = self.formula(dequantised(x, x_scale, x_zero_point))
+        with np.errstate(all="ignore"):
+            return requantised(y / number(y_scale) + number(y_zero_point), 0, x.dtype)
+
+    def layout(self, inputs, outputs) -> str:
+        x = inputs[0]
+        served = not self.channels_last and x.rank in (3, 4) and not x.constant and known(*inputs[1:])
+        return CHANNELS_LAST if served else NUMPY
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def reads_strided(self, inputs, outputs, i) -> bool:
+        return i == 0 and self.writes_strided(inputs, outputs)
+
+    def writes_strided(self, inputs, outputs) -> bool:
+        return self.layout(inputs, outputs) != NUMPY
+
+    def lower(self, to: Lowering) -> None:
+        dtype, zero = to.inputs[0].dtype, int(number(to.value(4) if to.has(4) else None))
+        self.pool().lower_window(
+            to, "requantise.average_pool", cells=prod(self.kernel_shape) if self.count_include_pad else 0,
+            x_scale=float(number(to.value(1))), scale=float(number(to.value(3))),
+            to8=Requantise(None, *limits(dtype), zero, flip_of(dtype), unsigned(to, 0, 2)),
+        )  # fmt: skip
 
     def formula(self, x):
         x = np.moveaxis(x, -1, 1) if self.channels_last else x

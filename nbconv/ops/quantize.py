@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbconv.errors import ModelError, UnsupportedError
-from nbconv.graph import FLOAT32, Quantisation, Spec
+from nbconv.graph import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32, Quantisation, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.dtypes import BITS, is_added, kind_of
 from nbconv.graph.op import ANY, NUMPY, Op
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nbconv.graph.backward import Backward
     from nbconv.lowering.context import Lowering
 
+IMAGES = (3, 4)
+"""Channels of images that a kernel turns to channels last while it quantises them."""
 EIGHT_BITS = frozenset(np.dtype(t) for t in ("uint8", "int8"))
 
 
@@ -153,6 +155,14 @@ class QuantizeLinear(Quantization):
         served = not self.precision or want.dtype_of(self.precision) == FLOAT32
         return ANY if served and self.by_kernel(inputs[0], outputs[0], inputs) else NUMPY
 
+    def layouts(self, inputs, outputs, given) -> Any:
+        """Images of 3 or 4 channels are turned on the way: the layer that reads them wants channels last."""
+        found = super().layouts(inputs, outputs, given)
+        x = inputs[0]
+        if found is None or given[0] is not CHANNELS_FIRST or x.rank != 4 or x.shape[1] not in IMAGES:
+            return found
+        return found[0], (CHANNELS_LAST,)
+
     def absorbs(self, inputs, outputs) -> str:
         return "clamp"
 
@@ -161,9 +171,16 @@ class QuantizeLinear(Quantization):
         zero = int(to.value(2).reshape(())) if to.has(2) else 0
         low, high = limits(to.outputs[0].dtype)
         low, high = max(low, to.epilogue.low), min(high, to.epilogue.high)
+        how = {"scale": float(to.value(1).reshape(())), "low": low - zero, "high": high - zero, "zero_point": zero}
+        work = 16 * line.n
+        if to.layout(to.node.inputs[0]) is to.layout(to.node.outputs[0]):
+            to.step("requantise.quantize", units, work=work, x=to.input(0), y=to.output(), line=line, **how)
+            return
+        n, c, h, w = to.inputs[0].shape
+        chunk = to.target.chunk // c
         to.step(
-            "requantise.quantize", units, work=16 * line.n, x=to.input(0), y=to.output(), line=line,
-            scale=float(to.value(1).reshape(())), low=low - zero, high=high - zero, zero_point=zero,
+            "requantise.quantize_pixels", n * -(-h * w // chunk), work=work, x=to.input(0), y=to.output(),
+            line=Line(h * w, chunk), channels=c, **how,
         )  # fmt: skip
 
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 def dequantise(graph: Graph, specs: dict[str, Spec], target: Target, decided: set[str]) -> tuple[Graph, set[str]]:
     """Each QLinearConv by floats where costs say so; results are within one step of those by integers. With ``decided``,
     the constants that input shapes decide, and those made of them."""
-    chosen = [node for node in graph.nodes if isinstance(node.op, QLinearConv) and _slow(node, specs, target)]
+    chosen = {node.outputs[0] for node in graph.nodes if isinstance(node.op, QLinearConv) and _slow(node, specs, target)}
     if not chosen:
         return graph, decided
     constants: dict[str, Any] = dict(graph.constants)
     nodes: list[Node] = []
     floats: dict[tuple[str, ...], str] = {}
     for node in graph.nodes:
-        if node not in chosen:
+        if node.outputs[0] not in chosen:
             nodes.append(node)
             continue
         x, scales = node.inputs[0], node.inputs[:3]

@@ -123,7 +123,7 @@ def fold(
         kept.insert(0, Node(fills[name].op, (shape,), (name,), fills[name].name))
         del gone[name]
     derived = graph.derive(kept, constants, gone)
-    if any(node.op.control for node in nodes):  # what only the other body reads
+    if gone or any(node.op.control for node in nodes):  # what only a shape was asked of, or the other body reads
         derived = derived.derive(live(derived, keep))
     return derived, specs, set(constants) - static
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.graph import FLOAT32, Graph, Node
+from nbconv.graph import FLOAT32, Graph, Node, spec_of
+from nbconv.ops.inner import OfType
 from nbconv.ops.integer import QLinearGemm, QLinearMatMul
 from nbconv.ops.integer_conv import QLinearConv
 from nbconv.ops.pointwise import Unary
-from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearConcat, QLinearMul
-from nbconv.ops.qlinear_pool import QLinearGlobalAveragePool
+from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearBinary, QLinearConcat, QLinearMul, QLinearUnary
+from nbconv.ops.qlinear_pool import QLinearAveragePool, QLinearGlobalAveragePool
 from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.shape import Transpose
@@ -45,8 +46,8 @@ class Steps(NamedTuple):
 
 def fuse_quantised(graph: Graph, keep: frozenset[str]) -> Graph:
     """Operators between DequantizeLinear and QuantizeLinear become those that ONNX and onnxruntime call QLinear, tables of
-    256 integers, or the same operators on integers."""
-    if not any(isinstance(node.op, QuantizeLinear) for node in graph.nodes):
+    256 integers, or the same operators on integers; those called QLinear that are functions of one integer, tables, too."""
+    if not any(isinstance(node.op, (QuantizeLinear, QLinearBinary, QLinearUnary)) for node in graph.nodes):
         return graph
     return _Fusion(graph, keep).graph()
 
@@ -59,6 +60,8 @@ class _Fusion:
         self._keep = keep | set(graph.outputs)
         self._tables: dict[str, tuple[str, np.ndarray]] = {}
         """by result: the integers that a table was made for, and the table"""
+        self._roots: dict[str, np.dtype] = {}
+        """the types that integers have which tables are made for"""
         self._rules: dict[str, Callable[[Node, Steps, str], list[Node] | None]] = {
             "Conv": self._conv,
             "Gemm": self._gemm,
@@ -67,6 +70,7 @@ class _Fusion:
             "Mul": self._binary,
             "Concat": self._concat,
             "GlobalAveragePool": self._average,
+            "AveragePool": self._average_pool,
             **dict.fromkeys(MOVES, self._moved),
         }
 
@@ -74,12 +78,14 @@ class _Fusion:
         nodes: list[Node] = []
         gone: dict[str, str] = {}
         for node in self._graph.nodes:
-            made = self._made(node) if isinstance(node.op, QuantizeLinear) else None
+            ends = isinstance(node.op, QuantizeLinear)
+            made = self._made(node) if ends else self._tabled(node)
             if made is None:
                 nodes.append(node)
                 continue
             nodes += made
-            gone |= {n: f"fused into {node.outputs[0]}" for n in self._between(node) if n in self._only}
+            if ends:
+                gone |= {n: f"fused into {node.outputs[0]}" for n in self._between(node) if n in self._only}
         return self._graph.derive(nodes, self._constants, gone)
 
     def _between(self, node: Node) -> list[str]:
@@ -147,9 +153,9 @@ class _Fusion:
             if name and name not in self._constants:
                 return None
             value = self._array(name) if name else np.array(default, np.float32)
-            if value.size != 1 or np.isnan(value).any():
+            if value.dtype != FLOAT32 or value.size != 1 or np.isnan(value).any():
                 return None
-            found.append(value.reshape(()).astype(np.float32))
+            found.append(value.reshape(()))
         return found[0], found[1]
 
     def _quantised(self, v: np.ndarray, y: Steps) -> np.ndarray:
@@ -176,6 +182,8 @@ class _Fusion:
         one = all(int(np.prod(v.shape)) == 1 for v in (s, z))
         if s.dtype != FLOAT32 or z.dtype not in EIGHT_BITS or not (one or weights) or getattr(node.op, "precision", 0):
             return None
+        if not one and tuple(s.shape) != tuple(z.shape):
+            return None
         if not weights and not 0 < array(s).reshape(()) < np.inf:  # integers would be in another order
             return None
         return Steps(value, scale, zero, array(z))
@@ -191,8 +199,9 @@ class _Fusion:
         if maker is None or found is None or found.value not in self._constants:
             return None
         w, scale = self._constants[found.value], self._constants[found.scale]
-        along = int(np.prod(scale.shape)) == 1 or (len(scale.shape) == 1 and maker.op.axis % len(w.shape) == axis)  # type: ignore[attr-defined]
-        return found if along else None
+        along: int = maker.op.axis  # type: ignore[attr-defined]
+        sliced = len(scale.shape) == 1 and along in (axis, axis - len(w.shape)) and scale.shape[0] == w.shape[axis]
+        return found if w.shape and (sliced or int(np.prod(scale.shape)) == 1) else None
 
     def _bias(self, name: str, x: Steps, w: Steps, output: str) -> str | None:
         """A bias as int32 of the scale of products; None where it is not known, or does not fit."""
@@ -200,17 +209,20 @@ class _Fusion:
         maker = self._makers.get(name)
         if maker is not None and isinstance(maker.op, DequantizeLinear) and all(n in self._constants for n in maker.inputs):
             numbers = [self._array(n) for n in maker.inputs]
+            maker.infer(tuple(map(spec_of, numbers)))
             zero = len(numbers) < 3 or not numbers[2].any()
-            if numbers[0].dtype == np.int32 and zero and np.allclose(numbers[1].reshape(-1), scale, rtol=1e-5, atol=0):
+            if numbers[0].dtype == np.int32 and zero and _close(numbers[1].reshape(-1), scale):
                 return maker.inputs[0]
-            values = maker.op.reference(*numbers)
+            values: np.ndarray = maker.op.reference(*numbers)  # type: ignore[assignment]
         elif name in self._constants:
             values = self._array(name)
         else:
             return None
+        if values.ndim != 1 or len(scale) not in (1, len(values)):
+            return None
         with np.errstate(all="ignore"):
-            steps = np.rint(np.asarray(values, np.float64).reshape(-1) / scale)
-        if values.ndim != 1 or not (np.abs(steps) < 2**30).all():
+            steps = np.rint(values.astype(np.float64) / scale)
+        if not (np.abs(steps) < 2**30).all():
             return None
         return self._keep_constant(f"{output}#bias", steps.astype(np.int32))
 
@@ -235,7 +247,7 @@ class _Fusion:
     def _gemm(self, node: Node, y: Steps, output: str) -> list[Node] | None:
         op: Any = node.op
         x, w = self._read(node.inputs[0]), self._weights(node.inputs[1], 0 if op.transB else 1)
-        if x is None or w is None or op.transA or op.alpha != 1 or op.beta != 1:
+        if x is None or w is None or op.transA or op.alpha != 1 or op.beta != 1 or len(self._constants[w.value].shape) != 2:
             return None
         bias = self._bias(node.inputs[2], x, w, output) if len(node.inputs) > 2 and node.inputs[2] else ""
         columns = self._constants[w.value].shape[0 if op.transB else 1]
@@ -245,14 +257,14 @@ class _Fusion:
         nodes = [Node(Transpose(perm=(1, 0)), (w.value,), (turned,), turned)] if op.transB else []
         names = (turned if op.transB else w.value, w.scale, w.zero)
         inputs = (*x.names, *names, y.scale, y.zero, *([bias] if bias else []))
-        return [*nodes, Node(QLinearGemm() if bias else QLinearMatMul(), inputs, (output,), output)]
+        return [*nodes, Node(QLinearGemm(), inputs, (output,), output)]
 
     def _binary(self, node: Node, y: Steps, output: str) -> list[Node] | None:
         a, b = (self._read(name) for name in node.inputs)
         if a is None or b is None or len({s.zero_point.dtype for s in (a, b, y)}) > 1:
             return None
         op = QLinearAdd() if node.op.type == "Add" else QLinearMul()
-        (root, codes), (other, others) = self._origin(a.value, a), self._origin(b.value, b)
+        (root, codes), (other, others) = (self._origin(s.value, s.zero_point.dtype) for s in (a, b))
         if root == other:  # a function of one integer
             of_a, of_b, of_y = ((self._array(s.scale), s.zero_point) for s in (a, b, y))
             return [self._entered(root, op.reference(codes, *of_a, others, *of_b, *of_y), output)]
@@ -272,12 +284,25 @@ class _Fusion:
             return None
         return [Node(QLinearGlobalAveragePool(), (*x.names, y.scale, y.zero), (output,), output)]
 
+    def _average_pool(self, node: Node, y: Steps, output: str) -> list[Node] | None:
+        given = node.op.attributes()
+        padded = any(given.get("pads") or ()) or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        counts = given.pop("count_include_pad", 0) and (padded or given.get("ceil_mode"))  # as onnxruntime's does not
+        if counts or len(given["kernel_shape"]) > 2 or any(d != 1 for d in given.pop("dilations", None) or ()):
+            return None
+        x = self._read(node.inputs[0])
+        if x is None or x.zero_point.dtype != y.zero_point.dtype:
+            return None
+        return [Node(QLinearAveragePool(**given), (*x.names, y.scale, y.zero), (output,), output)]
+
     def _moved(self, node: Node, y: Steps, output: str) -> list[Node] | None:
         x = self._read(node.inputs[0])
         if x is None:
             return None
         if self._same(x, y):
-            return [Node(node.op, (x.value, *node.inputs[1:]), (output,), output)]
+            typed = f"{output}#typed"
+            check = Node(OfType(of=x.zero_point.dtype.name), (x.value,), (typed,), typed)
+            return [check, Node(node.op, (typed, *node.inputs[1:]), (output,), output)]
         moved = f"{output}#moved"
         if node.op.type == "MaxPool":  # of a window in the padding it makes the least integer, which is y's
             return [self._looked_up(x.value, x, y, moved, []), Node(node.op, (moved, *node.inputs[1:]), (output,), output)]
@@ -319,20 +344,50 @@ class _Fusion:
             return None
         return [self._looked_up(x.value, x, y, output, nodes)]
 
+    def _tabled(self, node: Node) -> list[Node] | None:
+        """An operator called QLinear as a table, where it is a function of one integer."""
+        if not isinstance(node.op, (QLinearBinary, QLinearUnary)):
+            return None
+        places, scales = ((0, 3), (1, 4, 6)) if isinstance(node.op, QLinearBinary) else ((0,), (1, 3))
+        varying = [i for i in places if i < len(node.inputs) and node.inputs[i] not in self._constants]
+        known = {i: self._constants.get(n) for i, n in enumerate(node.inputs) if i not in varying}
+        if not varying or len(node.inputs) != len(places) + 2 * len(scales):
+            return None
+        if any(v is None or int(np.prod(v.shape)) != 1 or len(v.shape) > 1 for v in known.values()):
+            return None
+        values: dict[int, Any] = {i: array(v).reshape(()) for i, v in known.items() if v is not None}
+        dtype = values[2].dtype
+        wanted = all(v.dtype == (FLOAT32 if i in scales else dtype) for i, v in values.items())
+        origins = [self._origin(node.inputs[i], dtype) for i in varying]
+        if not wanted or dtype not in EIGHT_BITS or len({root for root, _ in origins}) > 1:
+            return None
+        values |= {i: codes for i, (_, codes) in zip(varying, origins)}
+        made = node.op.reference(*(values[i] for i in range(len(node.inputs))))
+        return [self._entered(origins[0][0], np.asarray(made), node.outputs[0])]
+
     def _looked_up(self, value: str, x: Steps, y: Steps, output: str, nodes: list[Node]) -> Node:
         """What operators make of the integers ``value`` that stand for what ``x`` says."""
-        root, codes = self._origin(value, x)
+        root, codes = self._origin(value, x.zero_point.dtype)
         v: Any = DequantizeLinear().reference(codes, self._array(x.scale), x.zero_point)
         for node in nodes:
             numbers = [self._number(n) if n else None for n in node.inputs]
             v = node.op.reference(*(v if n and m is None else m for n, m in zip(node.inputs, numbers, strict=True)))
         return self._entered(root, self._quantised(v, y), output)
 
-    def _origin(self, value: str, x: Steps) -> tuple[str, np.ndarray]:
+    def _origin(self, value: str, dtype: np.dtype) -> tuple[str, np.ndarray]:
         """(the integers that a table makes these of, or these; what each of the 256 becomes)."""
-        every = np.arange(256, dtype=np.uint8).view(x.zero_point.dtype)
-        return self._tables.get(value, (value, every))
+        root, codes = self._tables.get(value, ("", np.empty(0)))
+        if codes.dtype == dtype:
+            return root, codes
+        self._roots[value] = dtype
+        return value, np.arange(256, dtype=np.uint8).view(dtype)
 
     def _entered(self, root: str, codes: np.ndarray, output: str) -> Node:
         self._tables[output] = root, codes
-        return Node(LookUp(), (root, self._keep_constant(f"{output}#table({root})", codes)), (output,), output)
+        table = self._keep_constant(f"{output}#table({root})", codes)
+        return Node(LookUp(of=self._roots[root].name), (root, table), (output,), output)
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether scales are the same but for rounding."""
+    return len({1, len(a), len(b)}) < 3 and np.allclose(a, b, rtol=1e-5, atol=0)

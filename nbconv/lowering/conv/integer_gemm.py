@@ -14,14 +14,16 @@ from nbconv.kernels.params import ConvImage
 from nbconv.kernels.quantised_params import DotBlocking, Requantise
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.problem import ConvProblem, Geometry
+from nbconv.lowering.cost import reading
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import CACHE, MAX_ROWS, ceil, pack, padded
 from nbconv.lowering.step import Work
 from nbconv.lowering.window import seen_by, sliding
 
 DTYPES = ("uint8", "int8")
-ROWS = 320 << 10
-"""Bytes of gathered rows of a unit, about."""
+ROWS, MORE_ROWS = 48 << 10, 320 << 10
+"""Bytes of gathered rows of a unit, about: what a core's nearest cache holds, or more, where weights that its next one does
+not hold are read again for each unit."""
 UNITS = 8
 """Units that a step should have at least."""
 GATHER, MOVED = 20.0, 12.0
@@ -35,6 +37,10 @@ BYTES = {"vnni": 4.0, "amx": 7.0}
 """Products of bytes, by what adds them up."""
 SHORTS = {4: 1.8, 8: 1.2, 16: 1.1}
 """Products of 16-bit integers by pmaddwd, by lanes."""
+TAP = {4: 120.0, 8: 350.0, 16: 800.0}
+"""Flops that the kernel of float32 could do, by lanes, while a tap is gathered on its own: of a group, or a dilated one."""
+OVER = 512
+"""Bytes of A's rows below which there is room behind them."""
 SQUARE = 32
 """Rows of a tile that AMX multiplies, of 16 words at a time."""
 WORD = 4
@@ -71,8 +77,10 @@ def cost_of(p: ConvProblem, symmetric: bool) -> float:
     g, goal = p.geometry, p.target
     pixels, k = g.n * g.oh * g.ow, g.taps * g.ci
     speed = BYTES[goal.dot] if symmetric and goal.dot else SHORTS[goal.lanes] if goal.triple.startswith("x86") else GENERIC
-    rows = pixels * (2 * k * padded(g.co, goal.lanes, goal.columns) / speed + GATHERED * k)
-    return g.groups * rows
+    columns = padded(g.co, goal.lanes, goal.columns)
+    alone = g.taps if g.groups > 1 or g.across.dilation > 1 else 0
+    row = 2 * k * columns / speed + GATHERED * k + TAP[goal.lanes] * alone
+    return g.groups * (pixels * row + reading((1 if symmetric and goal.dot else 2) * k * columns))
 
 
 def by_bytes(p: ConvProblem, q: Integers) -> bool:
@@ -137,7 +145,10 @@ def blocking(p: ConvProblem, m: int, depth: int, og: int, direct: int, tile: int
     """For register tiles of ``tile`` rows. ``direct``: bytes from one row of A to the next where it is read in place, else
     0."""
     columns, lda = p.columns, direct or WORD * depth + 64 * (depth % 128 == 0)
-    most = max(tile, min(MAX_ROWS, ROWS // lda) // tile * tile)
+    if not direct and tile != SQUARE and lda < OVER:
+        lda += 32  # for a row of the window that is moved with what is behind it
+    room = ROWS if WORD * depth * padded(og, p.target.lanes, columns) <= CACHE else MORE_ROWS
+    most = max(tile, min(MAX_ROWS, room // lda) // tile * tile)
     blocks = ceil(m, most)
     rows = min(m, ceil(ceil(m, blocks), tile) * tile)
     all_panels = ceil(og, columns)
