@@ -24,7 +24,7 @@ RUN = 64
 
 
 @inline
-def _moments(row, n, epsilon):
+def _moments(row, n, epsilon) -> tuple:
     """(the mean, 1 / sqrt(variance + epsilon)) of a row of n, in all lanes."""
     total = splat(0.0)
     for i0 in range(0, n, RUN * W):
