@@ -73,13 +73,26 @@ def constants(tree: ast.Module) -> dict[str, ast.AST]:
     return found
 
 
+def imported(tree: ast.Module, trees: dict[Path, ast.Module]) -> dict[str, ast.AST]:
+    """What a module's names from others of these files are set to."""
+    found: dict[str, ast.AST] = {}
+    for node in tree.body:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        source = trees.get(ROOT / f"{(node.module or '').replace('.', '/')}.py")
+        if source is not None:
+            there = constants(source)
+            found |= {alias.asname or alias.name: there[alias.name] for alias in node.names if alias.name in there}
+    return found
+
+
 def names() -> dict[str, set[str]]:
     """The op names that a line of code holds a type to, by file and line."""
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
     everywhere = {name: value for tree in trees.values() for name, value in constants(tree).items() if name.isupper()}
     found: dict[str, set[str]] = {}
     for file, tree in trees.items():
-        lists = {**everywhere, **constants(tree)}
+        lists = {**everywhere, **imported(tree, trees), **constants(tree)}
         for line, other in held_to_a_type(tree):
             where = found.setdefault(f"{file.relative_to(ROOT)}, line {line}", set())
             where |= listed(other)

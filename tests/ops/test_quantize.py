@@ -7,6 +7,7 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
+from nbconv.ops.inner import OfType
 from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
 from tests.check import case, run_cases, sampler
 
@@ -62,10 +63,14 @@ CASES = [
     case(DequantizeLinear(block_size=5), r(2, 4, dtype=np.int32), np.abs(r(2, 1))),
 ]
 
+CASES.append(case(OfType(of="uint8"), u8(0, 3, 255), expect=u8(0, 3, 255)))
+
 test_cases = run_cases(CASES)
 
 
 def test_messages() -> None:
+    with pytest.raises(ModelError, match=r"x is int8\(2\), its zero point is uint8"):
+        OfType(of="uint8").infer(Spec((2,), np.dtype(np.int8)))
     x, scale = Spec((2, 3), np.dtype(np.float32)), Spec((4,), np.dtype(np.float32))
     with pytest.raises(ModelError, match=r"scale is float32\(4\), axis 1 of x \[2, 3\] wants shape \[3\]"):
         QuantizeLinear().infer(x, scale)
