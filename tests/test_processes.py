@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -17,17 +18,23 @@ x = np.random.default_rng(0).standard_normal((2, 24, 12, 12), np.float32)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="processor time of threads is read from /proc")
 def test_idle_costs_nothing() -> None:
+    """Of the threads that helped: a sleep alone takes Python up to a millisecond on some machines."""
     out = python(
         SETUP
-        + """
+        + textwrap.dedent("""
+        def helpers():
+            tasks = [task for task in os.listdir("/proc/self/task") if int(task) != os.getpid()]
+            return sum(int(open(f"/proc/self/task/{task}/schedstat").read().split()[0]) for task in tasks) / 1e9
         for _ in range(20): model.run({"x": x})
-        begin = time.process_time()
+        begin = helpers()
         time.sleep(1)
-        print(time.process_time() - begin)
-        """.replace("\n        ", "\n")
+        print(begin > 0, helpers() - begin)
+        """)
     )
-    assert float(out) <= 1e-3
+    helped, seconds = out.split()
+    assert helped == "True" and float(seconds) <= 1e-3
 
 
 def test_from_another_thread() -> None:
