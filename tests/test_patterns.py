@@ -254,6 +254,13 @@ def test_scaled_products(name: str) -> None:
     run(g)
 
 
+def test_a_number_between_two_products() -> None:
+    nodes = [node("MatMul", "x k", "m"), node("Mul", "m c", "s"), node("MatMul", "s x", "y")]
+    g = graph(nodes, "y", SCALES, x=(3, 4, 5), k=(3, 5, 4))
+    assert types(g) == ["FusedMatMul", "MatMul"]
+    run(g)
+
+
 def test_products_that_are_not_scaled() -> None:
     shapes = {"x": (3, 4, 5), "k": (3, 5, 7)}
     product = node("MatMul", "q k", "y")
