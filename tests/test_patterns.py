@@ -281,6 +281,19 @@ def test_products_that_are_not_scaled() -> None:
 # sizes that are not known
 
 
+@pytest.mark.parametrize("over", [(-1,), (2, 3)])
+def test_layer_norm_of_sizes_not_seen_before(over: tuple[int, ...]) -> None:
+    """Where no constant says how long a row is, bits are those of a model that sees this size first."""
+    known = graph([*NORM[:-1], node("Div", "d r", "y")], "y", {**EPS, "over": np.array(over)}, x=(1, 3, 4, 5))
+    spec = known.inputs["x"]._replace(shape=("n", 3, "h", "w"))
+    g = Graph(known.nodes, {"x": spec}, known.outputs, known.constants)
+    model = Model(g)
+    for shape in ((1, 3, 4, 5), (2, 3, 4, 7), (1, 3, 9, 33), (2, 3, 1, 1)):
+        x = r(*shape)
+        assert model.run({"x": x})["y"].tobytes() == Model(g).run({"x": x})["y"].tobytes()
+        assert [n.op.type for n in model.plan({"x": shape}).graph.nodes] == ["LayerNormalization"]
+
+
 def test_sizes_not_seen_before() -> None:
     """Patterns are found of sizes that are symbols, once for all of them."""
     nodes = [

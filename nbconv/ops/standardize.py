@@ -113,13 +113,15 @@ class LayerNormalization(Op):
 
     def has_kernel(self, inputs, outputs) -> bool:
         x, axis = inputs[0], want.axis(self.axis, inputs[0].rank)
-        plain = all(s is None or s.shape == x.shape[axis:] for s in inputs[1:])
+        given = [s for s in inputs[1:] if s is not None]
+        plain = all(s.size == 1 for s in given) or all(s.shape == x.shape[axis:] for s in given)
         return super().has_kernel(inputs, outputs) and same_dtype((*inputs, *outputs)) and plain and x.size > 0
 
     def lower(self, to: Lowering) -> None:
         rows = prod(to.inputs[0].shape[: want.axis(self.axis, to.inputs[0].rank)])
-        if any(to.node.outputs[1:]):
-            standardized(to, rows, self.epsilon, 1, 1)
+        single = to.inputs[1].size == 1  # for a whole row
+        if single or any(to.node.outputs[1:]):
+            standardized(to, rows, self.epsilon, 1, to.outputs[0].size // rows if single else 1)
             return
         scale, shifted = to.input(1), to.has(2)
         to.step(

@@ -123,20 +123,19 @@ class _Look:
         if not found.axes or (not channels and found.axes != (*range(rank - len(found.axes), rank),)):
             return
         shape = tuple(x.shape[a] for a in found.axes)
-        if any(type(d) is not int for d in shape):
-            return
         last, inside = found.last, list(found.inside)
-        scale, shift = np.ones(shape, np.float32), None
         node = self.next(last, "Mul")
-        factor = self.along(node, last.outputs[0], shape, channels)
-        if node is not None and factor is not None:
+        scale = self.along(node, last.outputs[0], shape, channels)
+        if node is not None and scale is not None:
             inside.append(last.outputs[0])
-            last, scale = node, factor
+            last = node
         node = self.next(last, "Add")
-        term = self.along(node, last.outputs[0], shape, channels)
-        if node is not None and term is not None:
+        shift = self.along(node, last.outputs[0], shape, channels)
+        if node is not None and shift is not None:
             inside.append(last.outputs[0])
-            last, shift = node, term
+            last = node
+        if scale is None:  # of one element: the row may be of another size in the next run
+            scale = np.ones(1, np.float32) if shift is None else np.ones_like(shift)
         y = last.outputs[0]
         names = [self.keep(f"{y}#scale", scale), *([self.keep(f"{y}#shift", shift)] if shift is not None else [])]
         op = LayerNormalization(axis=-len(found.axes), epsilon=found.epsilon)
@@ -175,7 +174,7 @@ class _Look:
             inside.append(last.outputs[0])
             last, scale, shift = then, scale * affine[1], shift * affine[1] + affine[2]
         z = last.outputs[0]
-        names = (self.keep(f"{z}#scale", scale), self.keep(f"{z}#shift", shift))
+        names = (self.keep(f"{z}#scale{c}", scale), self.keep(f"{z}#shift{c}", shift))
         op = GroupNormalization(num_groups=groups, epsilon=node.op.epsilon)  # type: ignore[attr-defined]
         self.replaced[z] = [Node(op, (before.inputs[0], *names), (z,), node.name)]
         self.gone |= dict.fromkeys(inside, f"fused into {z}")
@@ -199,7 +198,7 @@ class _Look:
         full = (1,) * (rank - len(constant.shape)) + tuple(constant.shape)
         if full != (1,) * (rank - len(wanted)) + wanted:
             return None
-        return array(constant).reshape(shape).astype(np.float32)
+        return array(constant).reshape(full[rank - len(wanted) :][: len(shape)]).astype(np.float32)
 
     def keep(self, name: str, value: np.ndarray) -> str:
         return kept(name, value.astype(np.float32), self.specs, self.constants)

@@ -100,6 +100,8 @@ CASES = [
     case(LayerNormalization(), r(2, 3, 5), r(5), r(5), outputs=3),
     case(LayerNormalization(axis=1, epsilon=0.1), r(2, 3, 5), r(3, 5), r(3, 5), outputs=3),
     case(LayerNormalization(axis=-2), r(2, 3, 5), r(3, 5)),
+    case(LayerNormalization(), r(2, 3, 5), r(1), r(1), outputs=3),
+    case(LayerNormalization(axis=1), r(2, 3, 5), r(1, 1)),
     case(LayerNormalization(axis=1, stash_type=11), r(2, 3, 5), r(3, 5), r(3, 5), outputs=3, differs="float32 only"),
     case(LayerNormalization(), r(0, 5), r(5), r(5)),
     case(
