@@ -187,13 +187,25 @@ def test_only_padding_that_a_maximum_ignores_goes_into_it(value: float) -> None:
         [node("Pad", "x a", "p"), node("AveragePool", "p", "y", kernel_shape=(3, 3), pads=(1, 1, 1, 1))],
         [node("Pad", "x a", "p"), node("AveragePool", "p", "y", kernel_shape=(3, 3), strides=(2, 2), ceil_mode=1)],
         [node("Relu", "x", "r"), node("Pad", "r a", "p"), node("MaxPool", "p", "y", kernel_shape=(2, 2))],
+        [node("Relu", "x", "r"), node("Pad", "r e", "p"), node("MaxPool", "p", "y", kernel_shape=(1, 2), dilations=(1, 12))],
         [node("Pad", "x a", "p"), node("Conv", "p w", "z"), node("Abs", "p", "y")],
     ],
-    ids=["edge", "value", "cropped", "channels", "own padding", "ceil mode", "windows in the padding", "another reader"],
+    ids=[
+        "edge",
+        "value",
+        "cropped",
+        "channels",
+        "own padding",
+        "ceil mode",
+        "windows in the padding",
+        "gaps",
+        "another reader",
+    ],
 )
 def test_other_padding_stays(nodes: list[Node]) -> None:
     constants = {
         "a": ROUND, "c": np.array([0, 0, -1, 1, 0, 0, 1, 1]), "d": np.array([0, 1, 0, 0, 0, 0, 0, 0]),
+        "e": np.array([0, 0, 0, 5, 0, 0, 0, 5]),
         "k": np.array(2.0, np.float32), "w": r(6, 5, 3, 3), "u": r(6, 6, 3, 3),
     }  # fmt: skip
     g = graph(nodes, "y z" if any("z" in n.outputs for n in nodes) else "y", constants, x=(1, 5, 8, 9))

@@ -124,7 +124,8 @@ def _weights(
             w[(channels, channels % w.shape[1], *at)] += other * factors
         return w.astype(np.float32)
 
-    name = f"{big.node.inputs[1]}*{sign}+{','.join(small.node.inputs[1:])}*{other}@{','.join(map(str, at))}"
+    added = small.node.inputs[1] if small.shape else f"{small.node.op!r}({','.join(small.node.inputs[1:])})"
+    name = f"{big.node.inputs[1]}*{sign}+{added}*{other}@{','.join(map(str, at))}"
     constants[name] = Deferred(tuple(first.shape), first.dtype, make)
     specs[name] = Spec(tuple(first.shape), first.dtype, None, True)
     return name

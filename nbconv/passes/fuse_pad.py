@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import ge
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,8 @@ def _padded(reader: Node, pad: Node, around: tuple[tuple[int, int], ...], wide: 
     if op.type != "Conv":
         if op.ceil_mode or len(reader.outputs) > 1:
             return None
-        reach = [(k - 1) * d for k, d in zip(op.kernel_shape, op.dilations or (1,) * len(around), strict=True)]
-        if op.type == "MaxPool" and max(p - r for p, r in zip(total, reach * 2, strict=True)) > 0:
-            return None  # a window in the padding alone
+        if op.type == "MaxPool" and (any(d != 1 for d in op.dilations or ()) or any(map(ge, total, op.kernel_shape * 2))):
+            return None  # a window may see the padding alone
         if op.type == "AveragePool":
             if any(own) and not op.count_include_pad:
                 return None

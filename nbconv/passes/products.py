@@ -41,7 +41,7 @@ def fuse_scaled_products(graph: Graph, specs: dict[str, Spec], keep: frozenset[s
             continue
         alpha, turned, inside, last, factors = 1.0, False, [], node, list(node.inputs)
         for i in (0, 1):
-            while factors[i] in only:
+            while factors[i] in only and factors[i] not in replaced:  # a number behind one product is before the next
                 maker = makers.get(factors[i])
                 found = times(maker)
                 if found is not None:
