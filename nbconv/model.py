@@ -18,7 +18,7 @@ from nbconv.graph import Graph, Spec
 from nbconv.lowering.weights import Weights
 from nbconv.runtime.arguments import checked, copied, results_for
 from nbconv.runtime.executor import Arenas, Ready
-from nbconv.runtime.planned import Planned
+from nbconv.runtime.planned import Planned, target_of
 from nbconv.runtime.ports import Port, decode, port
 
 if TYPE_CHECKING:
@@ -121,13 +121,7 @@ class Model(Planned):
 
     def _target(self) -> Target:
         """What kernels are compiled for, and plans made for."""
-        if self._device is not None:
-            goal = self._device.target
-        else:
-            from nbconv.kernels.target import host
-
-            goal = host()
-        return goal._replace(winograd=False) if self._exact else goal
+        return target_of(self._device, self._exact)
 
     def _start(
         self,

@@ -16,6 +16,7 @@ from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS, parts
 from nbconv.lowering.gemm import PRODUCTS, Operands, packed
 from nbconv.lowering.gemm.problem import operand, problem
 from nbconv.lowering.packing import cut
+from nbconv.lowering.step import Ref
 from nbconv.lowering.weights import Weights
 from nbconv.model import Model
 from nbconv.ops import conv, linear, lookup
@@ -80,6 +81,20 @@ def test_each_row_does_what_it_fits(monkeypatch, row, domain, op, x, w, fields, 
     assert row in {step.impl.name for step in plan.steps}
     want = reference(graph, fed)["y"]
     np.testing.assert_allclose(model.run(fed)["y"], want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("n,h,w", [(1, 0, 8), (2, 0, 8), (1, 8, 0), (1, 0, 0), (0, 6, 6)])
+@pytest.mark.parametrize("pads", [(0, 3, 6, 3), (6, 3, 0, 3), (3, 3, 3, 3)])
+def test_an_image_without_cells_is_its_padding(n: int, h: int, w: int, pads: tuple[int, ...]) -> None:
+    """In a first layer, which copies it into a padded one: results are the bias, where there are any."""
+    x, weights, b = rand(n, 3, h, w), rand(7, 3, 5, 5), rand(7)
+    conv = Node(lookup("Conv")(pads=pads), ("x", "w", "b"), ("y",))
+    model = Model(Graph([conv], {"x": Spec(x.shape, F32)}, {"y": None}, {"w": weights, "b": b}), threads=2)
+    refs = [ref for step in model.plan({"x": x.shape}).steps for ref in step.arguments.values() if isinstance(ref, Ref)]
+    assert all(ref.offset >= 0 for ref in refs), "before the padded image"
+    y = model.run({"x": x})["y"]
+    wanted = (n, 7, h + pads[0] + pads[2] - 4, w + pads[1] + pads[3] - 4)
+    np.testing.assert_array_equal(y, np.broadcast_to(b[:, None, None], wanted))
 
 
 def test_parts_of_a_convolution_skip_what_is_nothing(monkeypatch) -> None:

@@ -7,7 +7,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i64
-from nbconv.kernels.params import AT_0, AT_FAR, FAR, NEAR
+from nbconv.kernels.winograd_points import AT_0, AT_FAR, FAR, NEAR
 
 from ._epilogue import given, merge, scaled, short_activation
 from ._ir import VT, W, call_intrinsic, constant, internal, load_part_ir, over_vectors, splat_ir

@@ -18,21 +18,13 @@ from ._simd import (
     sqrt,
     store_part,
 )
-
-RUN = 64
-"""Vectors that are summed at a time, so that the error grows with n/64."""
+from ._sum import RUN, row_sum
 
 
 @inline
 def _moments(row, n, epsilon) -> tuple:
     """(the mean, 1 / sqrt(variance + epsilon)) of a row of n, in all lanes."""
-    total = splat(0.0)
-    for i0 in range(0, n, RUN * W):
-        part = splat(0.0)
-        for i in range(i0, min(i0 + RUN * W, n), W):
-            part = part + get(row, i, n - i)
-        total = total + part
-    middle = splat(hsum(total)) / n
+    middle = splat(row_sum(row, n)) / n
     total = splat(0.0)
     for i0 in range(0, n, RUN * W):
         part = splat(0.0)

@@ -1,10 +1,8 @@
-"""Reductions over the middle axis of (outer, n, inner) arrays.
-Sums go in runs of 64, so that their error grows with n/64."""
+"""Reductions over the middle axis of (outer, n, inner) arrays."""
 
 from ._max import larger, row_max
-from ._simd import Float, Floats, Int, W, at, get, hsum, inline, kernel, put, splat
-
-RUN = 64
+from ._simd import Float, Floats, Int, W, at, get, inline, kernel, put, splat
+from ._sum import RUN, row_sum
 
 
 @inline
@@ -17,18 +15,6 @@ def _column_sum(x, n, inner, cols):
             part = part + get(x, i * inner, cols)
         total = total + part
     return total
-
-
-@inline
-def _row_sum(x, n):
-    """Σ x[0:n], n contiguous floats."""
-    total = splat(0.0)
-    for i0 in range(0, n, RUN * W):
-        part = splat(0.0)
-        for i in range(i0, min(i0 + RUN * W, n), W):
-            part = part + get(x, i, n - i)
-        total = total + part
-    return hsum(total)
 
 
 @kernel
@@ -45,7 +31,7 @@ def sum_scaled(
     A unit is a vector of columns of one o, or one o where inner is 1."""
     if inner == 1:
         for unit in range(first, last):
-            y[unit] = _row_sum(at(x, unit * n), n) * scale
+            y[unit] = row_sum(at(x, unit * n), n) * scale
     else:
         blocks = (inner + W - 1) // W
         for unit in range(first, last):

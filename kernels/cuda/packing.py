@@ -1,7 +1,8 @@
 """Packing of weights that are computed while running, as those that train are: into panels for the
 matrix kernels, through Winograd's transform, into rows."""
 
-from nbconv.kernels.params import AT_0, AT_FAR, AT_NEAR, FilterStrides
+from nbconv.kernels.params import FilterStrides
+from nbconv.kernels.winograd_points import AT_0, AT_FAR, AT_NEAR
 
 from ._simd import (
     Float,

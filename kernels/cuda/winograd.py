@@ -7,7 +7,8 @@ A thread has a channel of a tile, all points of it in registers.
 Threads past the last channel read what it reads.
 """
 
-from nbconv.kernels.params import FAR, NEAR, Activation, Addends, Epilogue, Tiles
+from nbconv.kernels.params import Activation, Addends, Epilogue, Tiles
+from nbconv.kernels.winograd_points import FAR, NEAR
 
 from ._math import activated
 from ._simd import (

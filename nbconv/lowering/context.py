@@ -239,6 +239,8 @@ class Lowering:
         line = [axes.pop()]
         if axes and (line[0][1:] != (1, 1) or line[0][0] < 4096):
             line.insert(0, axes.pop())
+        if any(d < 1 for d, _, _ in line):
+            return
         if len(axes) > 3:
             d, a, b = axes[0]
             rest = [*axes[1:], *line]

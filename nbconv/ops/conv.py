@@ -127,21 +127,21 @@ class Conv(Convolution):
         return geometry(x, w[1], w[0] // self.group, self.window(x, w), self.group)
 
     def writes_strided(self, inputs, outputs) -> bool:
-        return inputs[0].rank < 5 and not self.multiplied(inputs[1])
+        return inputs[0].rank < 5 and not self.per_channel(inputs[1])
 
     def reads_strided(self, inputs, outputs, i) -> bool:
         return i == 0 and inputs[0].rank < 5 and not self.depthwise(inputs[1])
 
     def absorbs(self, inputs, outputs) -> str:
-        alone = self.depthwise(inputs[1]) if inputs[0].rank == 5 else self.multiplied(inputs[1])
+        alone = self.depthwise(inputs[1]) if inputs[0].rank == 5 else self.per_channel(inputs[1])
         return "activation" if alone else "residual"
 
-    def multiplied(self, w: Spec) -> bool:
+    def per_channel(self, w: Spec) -> bool:
         """Whether each channel has filters of its own, one or several."""
         return self.group > 1 and w.shape[1] == 1
 
     def layouts(self, inputs, outputs, given):
-        """An image of few channels is padded first, and turned with that; so is a volume with padding."""
+        """An image of few channels is read as it lies, or turned while it is padded; so is a volume with padding."""
         found = super().layouts(inputs, outputs, given)
         if found is None:
             return found

@@ -226,7 +226,8 @@ class Plan:
 
     def nbytes(self, name: str) -> int:
         """Bytes of a value, or of a step's scratch memory."""
-        return self._scratches.get(name) or self.specs[name].nbytes
+        scratch = self._scratches.get(name)
+        return self.specs[name].nbytes if scratch is None else scratch
 
     def _touched(self, step: Step) -> Iterable[str]:
         """Values whose memory a step reads or writes, each once, in the step's order: that of a set differs by process."""

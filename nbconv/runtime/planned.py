@@ -33,6 +33,18 @@ PLAN_BYTES = 5 << 20
 """Bytes that the plans a model keeps for other input shapes may take in all (the newest always stays)."""
 
 
+def target_of(device: Device | None, exact: bool) -> Target:
+    """What kernels are compiled for, and plans made for: the device, else this machine; ``exact`` as `nbconv.load` takes
+    it."""
+    if device is not None:
+        goal = device.target
+    else:
+        from nbconv.kernels.target import host
+
+        goal = host()
+    return goal._replace(winograd=False) if exact else goal
+
+
 class Planned:
     """The plans of a `nbconv.model.Model`, which says what it wants and gives."""
 

@@ -14,7 +14,7 @@ from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
 from nbconv.graph.infer import number_of
-from nbconv.kernels.target import Target
+from nbconv.kernels.target import Target, host
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.cast import Cast
@@ -33,7 +33,6 @@ from nbconv.train.memory.estimate import Estimate
 from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, depending, frozen, split
 from nbconv.train.memory.search import Budget
 from nbconv.train.optimizers import Optimizer
-from nbconv.train.step import target_of
 
 STEP = "hyper/step"
 """The input that counts steps, int64, from 1."""
@@ -140,7 +139,7 @@ def build(
         whole = fuse_relu_bn_grad(whole, frozenset(gradients.values()))
         samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
         segments = Segments(whole, specs, count, samples)
-        guess = Estimate(segments, target or target_of(None), threads, policy.packed, policy.scratch_limit)
+        guess = Estimate(segments, target or host(), threads, policy.packed, policy.scratch_limit)
         budget = Budget(segments, guess, depending(graph, chosen))
         choice, estimate = budget.fit(policy.most) if policy.most else budget.least()
         whole = segments.graph(choice)

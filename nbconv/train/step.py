@@ -22,10 +22,10 @@ from nbconv.lowering.weights import Weights
 from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
 from nbconv.plan.plan import Plan
 from nbconv.runtime.executor import workspace
+from nbconv.runtime.planned import target_of
 from nbconv.train.memory.policy import MIB, USUAL, TooLarge
 
 if TYPE_CHECKING:
-    from nbconv.kernels.target import Target
     from nbconv.runtime.cuda.device import State
     from nbconv.runtime.cuda.program import DeviceProgram
     from nbconv.runtime.cuda.workspace import DeviceWorkspace
@@ -83,7 +83,7 @@ class TrainingStep:
             {**self.feeds, **held},
             Weights(drop),
             fetch,
-            target_of(home, exact),
+            target_of(None if home is None else home.device, exact),
             packed_limit=packed,
             threads=max(self.threads, slots),
             scratch_limit=scratch_limit,
@@ -249,18 +249,6 @@ class _Progress:
                 self.unit, idle = self.unit + count, False
             self.step, self.unit = self.step + 1, 0
         return True
-
-
-def target_of(home: State | None, exact: bool = False) -> Target:
-    """What a step's kernels are compiled for: the device that its state lives on, else this machine. ``exact`` as
-    `nbconv.load` takes it."""
-    if home is not None:
-        goal = home.device.target
-    else:
-        from nbconv.kernels.target import host
-
-        goal = host()
-    return goal._replace(winograd=False) if exact else goal
 
 
 def _trim() -> None:

@@ -86,11 +86,20 @@ def test_a_residual_and_views(monkeypatch) -> None:
     np.testing.assert_allclose(model.run({"xx": xx})["y"], np.concatenate([-x, want], 1), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(0, 2), (5, 0)])
+def test_filters_of_an_image_without_cells(monkeypatch, size: tuple[int, int]) -> None:
+    """Written as often as a channel has filters it takes no memory; results are the bias."""
+    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "depthwise_multiplied"])
+    w, b = np.ones((6, 1, 3, 3), F32), np.arange(6, dtype=F32)
+    graph = graph_of(np.zeros((1, 2, *size), F32), w, b, {"group": 2, "pads": (2, 2, 2, 2)}, "Identity")
+    y = Model(graph).run({"x": np.zeros((1, 2, *size), F32)})["y"]
+    np.testing.assert_array_equal(y, np.broadcast_to(b[:, None, None], (1, 6, size[0] + 2, size[1] + 2)))
+
+
 @pytest.mark.parametrize("value", [inf, -inf, np.nan])
 def test_a_group_sees_no_other(value) -> None:
     """A cell that is not finite reaches its own group's results alone, and those whose window has it."""
-    q = host().lanes if host().lanes == 4 else 4
-    rng = np.random.default_rng(3)
+    q, rng = 4, np.random.default_rng(3)
     x, w = rng.standard_normal((1, 5 * q, 9, 8)).astype(F32), rng.standard_normal((5 * q, q, 3, 3)).astype(F32)
     fields = {"group": 5, "pads": (1, 1, 1, 1)}
     graph = graph_of(x, w, np.zeros(5 * q, F32), fields, "Identity")

@@ -43,9 +43,10 @@ def padded_image(to: Lowering, g: Geometry) -> Image:
 
 
 def _border(to: Lowering, g: Geometry, y: Ref, rows: int, row: int) -> None:
-    """Zeros round the images at y, of so many rows of so many floats. Where there are several they are written all over."""
+    """Zeros round the images at y, of so many rows of so many floats. Unless there is one, with rows, they are written all
+    over."""
     c, (_, _, _, top, bottom), (_, _, _, left, right) = g.groups * g.ci, g.down, g.across
-    if to.target.gpu or g.n > 1:
+    if to.target.gpu or g.n != 1 or not g.h:
         to.fill(y, g.n * rows * row)
         return
     before, after, beside = top * row + left * c, bottom * row + right * c, (left + right) * c

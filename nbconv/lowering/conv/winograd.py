@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbconv.kernels.params import AT_0, AT_FAR, AT_NEAR
+from nbconv.kernels.winograd_points import AT_0, AT_FAR, AT_NEAR
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.problem import ConvProblem, Geometry

@@ -11,10 +11,11 @@ from nbconv.base.machine import available_threads
 from nbconv.edit.parameters import norms
 from nbconv.errors import ModelError
 from nbconv.graph import Spec
+from nbconv.runtime.planned import target_of
 from nbconv.train import building
 from nbconv.train.building import Built, Indivisible, Recipe
 from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, levels
-from nbconv.train.step import TrainingStep, target_of
+from nbconv.train.step import TrainingStep
 
 SLOTS = 2
 """Threads for which there is memory in a plan in segments, at least: one thread and two have the same plan."""
@@ -38,7 +39,8 @@ def planned(
     tries = [USUAL] if memory_mb is None else levels(samples, micro_batch_norm or not trained_norms, memory_mb * MIB)
     least = float("inf")
     hopeless = False
-    target = target_of(options.get("home"), options.get("exact", False))
+    home = options.get("home")
+    target = target_of(None if home is None else home.device, options.get("exact", False))
     slots = max(options.get("threads") or available_threads(), SLOTS)
     for policy in tries:
         if policy.most and hopeless:
