@@ -243,3 +243,28 @@ def test_functions_of_one_integer_are_one_table() -> None:
     got = model.run(feeds)["y"]
     assert np.abs(got.astype(int) - np.asarray(want, int)).max() <= 1
     np.testing.assert_array_equal(model.run(feeds, fetch=["c", "y"])["y"], got)
+
+
+@pytest.mark.parametrize("kind", ["Add", "QLinearAdd"])
+def test_numbers_of_an_axis_give_a_scalar_one(kind) -> None:
+    """Also where a table stands for several operators."""
+    s, zero = np.asarray(0.02, F32), np.asarray(120, np.uint8)
+    y = ("s", "z")
+    if kind == "Add":
+        nodes = [
+            helper.make_node("DequantizeLinear", ["x", *y], ["a"]),
+            helper.make_node("Add", ["one", "a"], ["b"]),
+            helper.make_node("QuantizeLinear", ["b", *y], ["c"]),
+        ]
+    else:
+        nodes = [helper.make_node("QLinearAdd", ["w", *y, "x", *y, *y], ["c"], domain="com.microsoft")]
+    nodes.append(helper.make_node("QLinearSigmoid", ["c", *y, *y], ["y"], domain="com.microsoft"))
+    known = {"s": s, "z": zero, "one": np.ones(1, F32), "w": np.full(1, 170, np.uint8)}
+    ports = [helper.make_tensor_value_info(n, TensorProto.UINT8, shape) for n, shape in (("x", ()), ("y", (1,)))]
+    constants = [numpy_helper.from_array(v, k) for k, v in known.items()]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph(nodes, "scalar", ports[:1], ports[1:], constants)
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    feeds = {"x": np.asarray(130, np.uint8)}
+    (want,) = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"]).run(None, feeds)
+    np.testing.assert_array_equal(load(made).run(feeds)["y"], np.asarray(want), strict=True)
