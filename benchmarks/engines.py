@@ -6,13 +6,14 @@ another engine has its turn."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,20 @@ if not __package__:  # a script's folder is on the path, the project's is not
 
 ENGINES = ("nbconv", "onnxruntime", "openvino", "MNN")
 Shapes = dict[str, tuple[int, ...]]
+
+
+def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """An argparse type: some of these names, separated by commas."""
+    known = list(names)
+
+    def some(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r}: choose from {', '.join(known)}")
+        return chosen
+
+    return some
 
 
 def installed() -> list[str]:

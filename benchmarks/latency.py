@@ -23,7 +23,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import engines, models
-from benchmarks.engines import Worker
+from benchmarks.engines import Worker, some_of
 
 PAUSE = 0.02
 """Seconds between turns."""
@@ -34,22 +34,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-t", "--threads", type=int, default=1, help="threads of each engine (default 1)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each engine (default 9)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default 0.3; at least 3 runs)")
-    parser.add_argument("--models", default=models.available(), help="names, separated by commas (default: all)")
-    parser.add_argument("--engines", default=",".join(engines.installed()), help="default: those that are installed")
+    parser.add_argument(
+        "--models", type=some_of(models.SHAPES), default=models.available(), help="names, separated by commas (default: all)"
+    )
+    parser.add_argument(
+        "--engines",
+        type=some_of(engines.installed()),
+        default=",".join(engines.installed()),
+        help="default: those that are installed",
+    )
     parser.add_argument("--tolerance", type=float, default=1e-4, help="difference of outputs, of their scale (default 1e-4)")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write as JSON, in seconds, to FILE or in place of the table"
     )
     parser.add_argument("--note", default="", help="what else the JSON should say of this run")
     args = parser.parse_args(argv)
-    chosen = args.engines.split(",")
+    chosen = args.engines
     report: dict[str, Any] = {"threads": args.threads, "rounds": args.rounds, **about(chosen), "models": []}
     report["turn_seconds"], report["note"] = args.seconds, args.note
     if args.json != "-":
         print(f"{report['machine']}; {args.threads} thread{'s' * (args.threads > 1)}, {args.rounds} rounds")
         print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
         print(head(chosen), flush=True)
-    for name in args.models.split(","):
+    for name in args.models:
         row = measure(name, chosen, args)
         report["models"].append(row)
         if args.json != "-":

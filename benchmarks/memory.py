@@ -23,7 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-t", "--threads", type=int, default=1, help="threads of each engine (default 1)")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each engine that count (default 3)")
-    parser.add_argument("--models", default=models.available(), help="names, separated by commas (default: all)")
+    parser.add_argument(
+        "--models",
+        type=engines.some_of(models.SHAPES),
+        default=models.available(),
+        help="names, separated by commas (default: all)",
+    )
     parser.add_argument("--json", action="store_true", help="print as JSON, in bytes")
     args = parser.parse_args(argv)
     report: dict[str, Any] = {"threads": args.threads, **about(list(ENGINES)), "models": []}
@@ -34,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
         print(f"{'MiB, peak':14}{'nbconv':>12}{'onnxruntime':>14}{'ours ÷ ort':>12}")
         print(f"{'numpy alone':14}{empty >> 20:12}")
-    for name in args.models.split(","):
+    for name in args.models:
         path = models.path(name)
         shapes = models.shapes(name, path)
         peak("nbconv", path, args.threads, shapes)  # fills the caches

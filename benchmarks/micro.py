@@ -30,8 +30,15 @@ STREAMED = 1 << 20
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-t", "--threads", type=int, default=1, help="threads (default 1)")
-    parser.add_argument("--models", default=models.available(), help="names, separated by commas (default: all)")
-    parser.add_argument("--kinds", default=",".join(MEASURED), help="kinds of layers (default: all)")
+    parser.add_argument(
+        "--models",
+        type=engines.some_of(models.SHAPES),
+        default=models.available(),
+        help="names, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--kinds", type=engines.some_of(MEASURED), default=",".join(MEASURED), help="kinds of layers (default: all)"
+    )
     parser.add_argument("--seconds", type=float, default=0.02, help="how long each layer is run (default 0.02)")
     parser.add_argument("--summary", action="store_true", help="print the summary only")
     parser.add_argument("--json", action="store_true", help="print as JSON: seconds, bytes, operations")
@@ -40,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
     roof = roofline(args.threads)
     report: dict[str, Any] = {**about(["nbconv"]), "roofline": roof.as_json(), "layers": []}
-    for name in args.models.split(","):
+    for name in args.models:
         report["layers"] += measure(name, args)
     report["summary"] = summary(report["layers"])
     if args.json:
@@ -70,7 +77,7 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     path = models.path(name)
     shapes = models.shapes(name, path)
     plan = nbconv.load(path, threads=args.threads).plan(shapes)
-    program, roof, kinds = plan.bound(), roofline(args.threads, plan.target), args.kinds.split(",")
+    program, roof, kinds = plan.bound(), roofline(args.threads, plan.target), args.kinds
     space, feeds = Workspace(program), engines.feeds_of(shapes)
     results = [np.empty(shape, dtype) for _, shape, dtype in program.results]
     space.run(feeds, results, args.threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.engines import Shapes, Worker, feeds_of, installed
+from benchmarks.engines import Shapes, Worker, feeds_of, installed, some_of
 from nbconv.commands._machine import cpu_name
 from nbconv.kernels.target import TARGETS, host
 
@@ -34,25 +35,36 @@ SAMPLES = 4
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nets", default=",".join(SHAPES), help="names, separated by commas (default: all)")
-    parser.add_argument("--forms", default=",".join(FORMS), help="of quantised models (default: all)")
+    parser.add_argument(
+        "--nets", type=some_of(SHAPES), default=",".join(SHAPES), help="names, separated by commas (default: all)"
+    )
+    parser.add_argument("--forms", type=some_of(FORMS), default=",".join(FORMS), help="of quantised models (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each process (default 7)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default 0.2; at least 3 runs)")
     parser.add_argument("--target", choices=list(TARGETS), help="whose kernels ours are (default: this machine's best)")
     parser.add_argument("--alone", action=argparse.BooleanOptionalAction, default=True, help="compare each operator alone")
-    parser.add_argument("--engines", default=",".join(e for e in installed() if e != "MNN"), help="default: those installed")
+    peers = [name for name in installed() if name != "MNN"]
+    parser.add_argument("--engines", type=some_of(peers), default=",".join(peers), help="default: those installed")
     args = parser.parse_args(argv)
-    engines = args.engines.split(",")
+    engines = args.engines
     if args.target:
         os.environ["NBCONV_TARGET"] = args.target
+    try:
+        host()
+    except ValueError as error:
+        parser.error(str(error))
+    for name in args.nets:
+        needed = "rapidocr_onnxruntime" if name == "ocr" else "torch"
+        if importlib.util.find_spec(needed) is None:
+            parser.error(f"{name} needs {needed}, which is not installed: choose other --nets")
     more = f" with {host().dot}" if host().dot else ""
     print(f"{cpu_name()}, kernels for {host().name}{more}, 1 thread, ms of processor time")
     print(f"{'net':14}{'form':11}" + "".join(f"{e + ' int8':>18}{'float32':>10}" for e in engines) + "   steps apart; alone")
     with tempfile.TemporaryDirectory() as folder:
-        for name in args.nets.split(","):
+        for name in args.nets:
             plain = os.path.join(folder, f"{name}.onnx")
             exported(name, plain)
-            for form in args.forms.split(","):
+            for form in args.forms:
                 file = os.path.join(folder, f"{name}.{form}.onnx")
                 quantised(plain, file, name, form)
                 times, apart = measured(plain, file, name, engines, args)

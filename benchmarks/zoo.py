@@ -27,7 +27,7 @@ import numpy as np
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.engines import Shapes, Worker, feeds_of
+from benchmarks.engines import Shapes, Worker, feeds_of, some_of
 
 NETS: dict[str, tuple[str, ...]] = {
     "torchvision": (
@@ -66,6 +66,7 @@ SHAPES = {
 """Inputs that are no picture of 224 pixels."""
 REPARAMETERISED = ("fastvit_t8", "mobileone_s1", "repvgg_a0")
 """Those that have branches in training which become one convolution; exported in both forms."""
+EXPORTERS = ("legacy", "dynamo")
 SLOW = 0.9
 """Speeds below this of onnxruntime's are marked."""
 
@@ -91,8 +92,12 @@ class Export(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nets", default=",".join(names()), help="separated by commas (default: all)")
-    parser.add_argument("--exporters", default="legacy,dynamo", help="of PyTorch (default: legacy,dynamo)")
+    parser.add_argument(
+        "--nets", type=some_of(names()), default=",".join(names()), help="separated by commas (default: all)"
+    )
+    parser.add_argument(
+        "--exporters", type=some_of(EXPORTERS), default=",".join(EXPORTERS), help="of PyTorch (default: both)"
+    )
     parser.add_argument("--opset", type=int, default=17, help="of the legacy exporter (default 17)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each engine (default 5)")
     parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn (default 0.2; at least 3 runs)")
@@ -101,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--export", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.export:
-        export(Export(args.nets, args.exporters), args.export, args.opset)
+        export(Export(*args.nets, *args.exporters), args.export, args.opset)
         return 0
     from benchmarks.latency import about
 
@@ -111,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     print(f"{'':44}{'nbconv':>9}{'onnxruntime':>13}{'ratio':>8}   {'error':>8}{'exact':>9}{'onnxruntime':>13}", flush=True)
     with tempfile.TemporaryDirectory() as aside:
-        for wanted in exports(args.nets.split(","), args.exporters.split(",")):
+        for wanted in exports(args.nets, args.exporters):
             row = measured(wanted, Path(args.keep or aside), args)
             report["rows"].append(row)
             print(line(row), flush=True)
@@ -155,7 +160,7 @@ def measured(wanted: Export, folder: Path, args: argparse.Namespace) -> dict[str
     row: dict[str, Any] = {"name": wanted.name, "exporter": wanted.exporter}
     try:
         file = exported(wanted, folder, args.opset)
-    except RuntimeError as error:
+    except (ImportError, RuntimeError) as error:
         return {**row, "problem": str(error)}
     shapes = shapes_of(wanted, file)
     with contextlib.ExitStack() as stack:
@@ -211,7 +216,8 @@ def shapes_of(wanted: Export, file: Path) -> Shapes:
 
 
 def exported(wanted: Export, folder: Path, opset: int) -> Path:
-    """The model's file, made by a process of its own unless it is there; RuntimeError where that fails."""
+    """The model's file, made by a process of its own unless it is there; RuntimeError where that fails, ImportError
+    without the package that has the file."""
     if wanted.exporter == "file":
         import rapidocr  # pyright: ignore[reportMissingImports]
 

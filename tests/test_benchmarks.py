@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import fit, latency, memory, micro, models, picture, startup, zoo
+from benchmarks import fit, latency, memory, micro, models, picture, quantised, startup, zoo
 
 MISSING = [name for name in ("openvino", "onnxruntime", "rapidocr_onnxruntime") if importlib.util.find_spec(name) is None]
 needs_peers = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -32,6 +32,19 @@ def test_the_detector_is_a_valid_model_of_64_convolutions():
 
 def test_there_are_eleven_models():
     assert len(models.SHAPES) == 11
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "option"),
+    [
+        (latency, "--models"), (latency, "--engines"), (memory, "--models"), (micro, "--kinds"), (quantised, "--nets"),
+        (quantised, "--forms"), (zoo, "--nets"), (zoo, "--exporters"),
+    ],
+)  # fmt: skip
+def test_unknown_names_are_told_those_that_there_are(benchmark, option, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main([option, "nosuch"])
+    assert f"argument {option}: 'nosuch': choose from " in capsys.readouterr().err
 
 
 @needs_peers

@@ -129,11 +129,12 @@ def table(to: Expansion, dtype: np.dtype, of: Callable[[np.ndarray], np.ndarray]
 
 class LookUp(Op):
     """x's integers, of the type ``of`` where that is given, replaced by those of a table (256), in which they stand by
-    their bits."""
+    their bits. The result has ``rank`` axes at least, as what x was broadcast with."""
 
     domain = "nbconv"
 
     of: str = ""
+    rank: int = 0
 
     def infer(self, x: Spec, table: Spec) -> Spec:
         if self.of and x.dtype.name != self.of:
@@ -142,10 +143,14 @@ class LookUp(Op):
             if spec.dtype.name not in ("uint8", "int8"):
                 raise ModelError(f"{name} is {spec}, wanted int8 or uint8")
         want.vector(256, "a byte", table=table)
-        return Spec(x.shape, table.dtype)
+        return Spec(self.shape(x.shape), table.dtype)
+
+    def shape(self, x: tuple[int, ...]) -> tuple[int, ...]:
+        """The result's."""
+        return (1,) * (self.rank - len(x)) + x
 
     def reference(self, x: np.ndarray, table: np.ndarray) -> np.ndarray:
-        return np.asarray(table[x.view(np.uint8)])
+        return np.asarray(table[x.view(np.uint8)]).reshape(self.shape(x.shape))
 
     def layout(self, inputs, outputs) -> str:
         return NUMPY if inputs[0].constant else ANY

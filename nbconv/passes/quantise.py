@@ -44,6 +44,15 @@ class Steps(NamedTuple):
         return self.value, self.scale, self.zero
 
 
+class Table(NamedTuple):
+    """Integers as a function of others, those of ``root``: what each of the 256 becomes, and how many axes they have at
+    least, of what root's are broadcast with."""
+
+    root: str
+    codes: np.ndarray
+    rank: int = 0
+
+
 def fuse_quantised(graph: Graph, keep: frozenset[str]) -> Graph:
     """Operators between DequantizeLinear and QuantizeLinear become those that ONNX and onnxruntime call QLinear, tables of
     256 integers, or the same operators on integers; those called QLinear that are functions of one integer, tables, too."""
@@ -58,8 +67,8 @@ class _Fusion:
         self._makers = graph.producers()
         self._only = {n for n, found in graph.readers().items() if len(found) == 1} - set(graph.outputs) - keep
         self._keep = keep | set(graph.outputs)
-        self._tables: dict[str, tuple[str, np.ndarray]] = {}
-        """by result: the integers that a table was made for, and the table"""
+        self._tables: dict[str, Table] = {}
+        """by result"""
         self._roots: dict[str, np.dtype] = {}
         """the types that integers have which tables are made for"""
         self._rules: dict[str, Callable[[Node, Steps, str], list[Node] | None]] = {
@@ -264,10 +273,11 @@ class _Fusion:
         if a is None or b is None or len({s.zero_point.dtype for s in (a, b, y)}) > 1:
             return None
         op = QLinearAdd() if node.op.type == "Add" else QLinearMul()
-        (root, codes), (other, others) = (self._origin(s.value, s.zero_point.dtype) for s in (a, b))
-        if root == other:  # a function of one integer
+        left, right = (self._origin(s.value, s.zero_point.dtype) for s in (a, b))
+        if left.root == right.root:  # a function of one integer
             of_a, of_b, of_y = ((self._array(s.scale), s.zero_point) for s in (a, b, y))
-            return [self._entered(root, op.reference(codes, *of_a, others, *of_b, *of_y), output)]
+            codes = op.reference(left.codes, *of_a, right.codes, *of_b, *of_y)
+            return [self._entered(Table(left.root, codes, max(left.rank, right.rank)), output)]
         return [Node(op, (*a.names, *b.names, y.scale, y.zero), (output,), output)]
 
     def _concat(self, node: Node, y: Steps, output: str) -> list[Node] | None:
@@ -331,7 +341,7 @@ class _Fusion:
         value = array(value)
         if steps is not None:
             value = DequantizeLinear().reference(value, self._array(steps.scale).reshape(()), steps.zero_point.reshape(()))
-        return value.reshape(()) if value.dtype == FLOAT32 else None
+        return value if value.dtype == FLOAT32 else None
 
     def _table(self, nodes: list[Node], y: Steps, output: str) -> list[Node] | None:
         """Operators of one element each, one after another, as a table."""
@@ -359,33 +369,38 @@ class _Fusion:
         dtype = values[2].dtype
         wanted = all(v.dtype == (FLOAT32 if i in scales else dtype) for i, v in values.items())
         origins = [self._origin(node.inputs[i], dtype) for i in varying]
-        if not wanted or dtype not in EIGHT_BITS or len({root for root, _ in origins}) > 1:
+        if not wanted or dtype not in EIGHT_BITS or len({table.root for table in origins}) > 1:
             return None
-        values |= {i: codes for i, (_, codes) in zip(varying, origins)}
+        values |= {i: table.codes for i, table in zip(varying, origins)}
         made = node.op.reference(*(values[i] for i in range(len(node.inputs))))
-        return [self._entered(origins[0][0], np.asarray(made), node.outputs[0])]
+        fixed = [len(v.shape) for i, v in known.items() if v is not None and i in places]
+        rank = max(*fixed, *(table.rank for table in origins), 0)
+        return [self._entered(Table(origins[0].root, np.asarray(made), rank), node.outputs[0])]
 
     def _looked_up(self, value: str, x: Steps, y: Steps, output: str, nodes: list[Node]) -> Node:
         """What operators make of the integers ``value`` that stand for what ``x`` says."""
-        root, codes = self._origin(value, x.zero_point.dtype)
+        root, codes, rank = self._origin(value, x.zero_point.dtype)
         v: Any = DequantizeLinear().reference(codes, self._array(x.scale), x.zero_point)
         for node in nodes:
             numbers = [self._number(n) if n else None for n in node.inputs]
+            if node.op.type in ARITHMETIC:
+                rank = max(rank, *(number.ndim for number in numbers if number is not None))
             v = node.op.reference(*(v if n and m is None else m for n, m in zip(node.inputs, numbers, strict=True)))
-        return self._entered(root, self._quantised(v, y), output)
+        return self._entered(Table(root, self._quantised(v, y), rank), output)
 
-    def _origin(self, value: str, dtype: np.dtype) -> tuple[str, np.ndarray]:
-        """(the integers that a table makes these of, or these; what each of the 256 becomes)."""
-        root, codes = self._tables.get(value, ("", np.empty(0)))
-        if codes.dtype == dtype:
-            return root, codes
+    def _origin(self, value: str, dtype: np.dtype) -> Table:
+        """The table that makes these integers, or the one that leaves them."""
+        table = self._tables.get(value)
+        if table is not None and table.codes.dtype == dtype:
+            return table
         self._roots[value] = dtype
-        return value, np.arange(256, dtype=np.uint8).view(dtype)
+        return Table(value, np.arange(256, dtype=np.uint8).view(dtype))
 
-    def _entered(self, root: str, codes: np.ndarray, output: str) -> Node:
-        self._tables[output] = root, codes
-        table = self._keep_constant(f"{output}#table({root})", codes)
-        return Node(LookUp(of=self._roots[root].name), (root, table), (output,), output)
+    def _entered(self, table: Table, output: str) -> Node:
+        self._tables[output] = table
+        codes = self._keep_constant(f"{output}#table({table.root})", table.codes)
+        op = LookUp(of=self._roots[table.root].name, rank=table.rank)
+        return Node(op, (table.root, codes), (output,), output)
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:

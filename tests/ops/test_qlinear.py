@@ -55,6 +55,7 @@ CASES = [
     case(QLinearLeakyRelu(alpha=0.5), I8([-6, 4]), F32(1), I8(0), F32(2), I8(0), expect=I8([-2, 2])),
     case(LookUp(), U8([3, 0, 255]), i8(256)),
     case(LookUp(), U8(3), np.arange(255, -1, -1, dtype=np.uint8), expect=U8(252)),
+    case(LookUp(rank=1), U8(3), np.arange(255, -1, -1, dtype=np.uint8), expect=U8([252])),
     case(LookUp(), I8([-1, 0, -128]), np.arange(256, dtype=np.uint8), expect=U8([255, 0, 128])),
     case(QLinearSoftmax(opset=13), u8(3, 40), S, U8(9), F32(1 / 256), U8(0), steps=1),
     case(QLinearSoftmax(opset=13, axis=1), i8(2, 5, 3), S, I8(9), F32(1 / 256), I8(-128), steps=1),
