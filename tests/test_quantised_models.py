@@ -106,6 +106,18 @@ def test_models_of_quantised_values_are_integers_throughout(dtype, one) -> None:
     assert any(s.kernel.split(".")[0] == "gemm" for s in with_floats.steps)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("steps", [255.0, 256.0, 100.3])
+def test_softmax_of_integers_is_as_onnxruntime_rounds_it(dtype, steps) -> None:
+    """It rounds the number of steps of 1 down: of the usual scale, 1/255 as float32, to 254."""
+    n = Net((3, 40), dtype)
+    n.top = n.step("x", 0.1)
+    made = n.model(n.step(n.add("Softmax", n.top, axis=-1), 1 / steps, np.iinfo(dtype).min))
+    x = np.random.default_rng(9).standard_normal((3, 40)).astype(F32) * 4
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(*load(made, threads=1).run({"x": x}).values(), session.run(None, {"x": x})[0])
+
+
 def test_values_that_are_asked_for_or_read_twice_stay_floats() -> None:
     n = Net((1, 4, 6, 6))
     w, s = n.weights((4, 4, 3, 3), 0, True)

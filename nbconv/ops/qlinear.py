@@ -82,7 +82,12 @@ class QLinear(Op, abstract=True):
         self, x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarray | None, y_scale: np.ndarray,
         y_zero_point: np.ndarray | None = None,
     ) -> np.ndarray:  # fmt: skip
-        return quantised(self.formula(dequantised(x, x_scale, x_zero_point)), y_scale, y_zero_point, x.dtype)
+        y = self.formula(dequantised(x, x_scale, x_zero_point))
+        return quantised(y, self.scale_of(y_scale), y_zero_point, x.dtype)
+
+    def scale_of(self, scale: np.ndarray) -> np.ndarray:
+        """By what results are divided, where Y_scale is this."""
+        return scale
 
     def formula(self, x: np.ndarray) -> np.ndarray:
         """What is done to the numbers."""
@@ -99,7 +104,10 @@ class QLinear(Op, abstract=True):
             return None
         zero = to.constant(np.zeros((), x.dtype))
         numbers = to.add(DequantizeLinear(), to.x(), to.x(1), to.x(2) if to.has(2) else zero)
-        return to.add(QuantizeLinear(), to.add(plain, numbers), to.x(3), to.x(4) if to.has(4) else zero)
+        scale, y_scale = to.x(3), to.inputs[3].value
+        if (other := self.scale_of(y_scale)) is not y_scale:
+            scale = to.constant(other)
+        return to.add(QuantizeLinear(), to.add(plain, numbers), scale, to.x(4) if to.has(4) else zero)
 
 
 def known(*specs: Spec | None) -> bool:
@@ -194,7 +202,8 @@ class QLinearLeakyRelu(QLinearUnary):
 
 
 class QLinearSoftmax(QLinear):
-    """Of ``opset`` 13 along ``axis``; before, over all axes from ``axis`` on as one."""
+    """Of ``opset`` 13 along ``axis``; before, over all axes from ``axis`` on as one. As onnxruntime has it, 1 / Y_scale is
+    rounded down: of a scale of 1/255, which is 1/254.99998 as float32, the greatest result is 254."""
 
     axis: int = -1
     opset: int
@@ -202,6 +211,10 @@ class QLinearSoftmax(QLinear):
     def shape(self, x):
         want.axis(self.axis, len(x))
         return x
+
+    def scale_of(self, scale):
+        with np.errstate(divide="ignore"):
+            return F32(1) / np.floor(F32(1) / scale)
 
     def plain(self):
         return Softmax(axis=self.axis) if self.opset >= 13 else None

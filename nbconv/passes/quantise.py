@@ -16,7 +16,7 @@ from nbconv.ops.inner import OfType
 from nbconv.ops.integer import QLinearGemm, QLinearMatMul
 from nbconv.ops.integer_conv import QLinearConv
 from nbconv.ops.pointwise import Unary
-from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearBinary, QLinearConcat, QLinearMul, QLinearUnary
+from nbconv.ops.qlinear import LookUp, QLinearAdd, QLinearBinary, QLinearConcat, QLinearMul, QLinearSoftmax, QLinearUnary
 from nbconv.ops.qlinear_pool import QLinearAveragePool, QLinearGlobalAveragePool
 from nbconv.ops.quantize import EIGHT_BITS, DequantizeLinear, QuantizeLinear, limits
 from nbconv.ops.rectifier import Clip
@@ -80,6 +80,7 @@ class _Fusion:
             "Concat": self._concat,
             "GlobalAveragePool": self._average,
             "AveragePool": self._average_pool,
+            "Softmax": self._softmax,
             **dict.fromkeys(MOVES, self._moved),
         }
 
@@ -293,6 +294,13 @@ class _Fusion:
         if x is None or x.zero_point.dtype != y.zero_point.dtype:
             return None
         return [Node(QLinearGlobalAveragePool(), (*x.names, y.scale, y.zero), (output,), output)]
+
+    def _softmax(self, node: Node, y: Steps, output: str) -> list[Node] | None:
+        x = self._read(node.inputs[0])
+        if x is None or x.zero_point.dtype != y.zero_point.dtype:
+            return None
+        op = QLinearSoftmax(opset=13, **node.op.attributes())
+        return [Node(op, (*x.names, y.scale, y.zero), (output,), output)]
 
     def _average_pool(self, node: Node, y: Steps, output: str) -> list[Node] | None:
         given = node.op.attributes()
