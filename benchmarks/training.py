@@ -31,8 +31,8 @@ from benchmarks.engines import some_of
 
 CASES = {
     "lenet5": "all", "mobilenet_v2": "all", "resnet18": "all", "resnet18 head": "head", "unet": "all",
-    "unet groupnorm": "all", "convnext": "all", "depthwise 7x7": "all", "resnext": "all", "mobilenet_v3": "all", "densenet": "all", "1-D": "all",
-    "crnn": "all", "3-D": "all", "text": "all",
+    "unet groupnorm": "all", "convnext": "all", "depthwise 7x7": "all", "resnext": "all", "mobilenet_v3": "all",
+    "densenet": "all", "1-D": "all", "crnn": "all", "3-D": "all", "text": "all",
 }  # fmt: skip
 RATE, MOMENTUM = 0.001, 0.9
 
