@@ -32,6 +32,7 @@ LOSSES: dict[str, Callable[..., str]] = {
     "l1": losses.l1,
     "huber": losses.huber,
     "dice": losses.dice,
+    "ctc": losses.ctc,
 }
 """By name, as `Trainer` takes them; their options are `loss_options`."""
 
