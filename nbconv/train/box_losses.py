@@ -42,8 +42,7 @@ def iou(to: Adds, boxes: str, targets: str, *, kind: str = "giou", reduction: st
 
 def ssd(
     to: Adds,
-    boxes: str,
-    scores: str,
+    head: tuple[str, str],
     targets: str,
     *,
     negatives: int = 3,
@@ -55,9 +54,10 @@ def ssd(
     object and of those of none that are worst, ``negatives`` for each of the former in the picture, ``least`` at least; and
     ``box_weight`` times `smooth_l1` of the former's boxes; both over their number in the batch.
 
-    ``boxes`` (n, anchors, 4) as `nbconv.vision.ssd` reads them, ``scores`` (n, anchors, classes) before the softmax, class 0
-    for none.
+    ``head``: boxes (n, anchors, 4) as `nbconv.vision.ssd` reads them, and scores (n, anchors, classes) before the softmax,
+    class 0 for none.
     """
+    boxes, scores = head
     (n, anchors, classes), dtype = _head(to, boxes, scores, targets), to.spec(scores).dtype
     wanted, labels = _parts(to, targets)
     flat = _shaped(to, scores, (n * anchors, classes))
@@ -76,8 +76,7 @@ def ssd(
 
 def fcos(
     to: Adds,
-    distances: str,
-    scores: str,
+    head: tuple[str, str],
     targets: str,
     *,
     alpha: float = 0.25,
@@ -89,9 +88,10 @@ def fcos(
     cross-entropy, -alpha · (1 - p)^gamma · log p), and ``box_weight`` times `iou` of those that stand for an object, both
     over their number in the batch.
 
-    ``distances`` (n, points, 4), positive, as `nbconv.vision.fcos` reads them; ``scores`` (n, points, classes) before the
-    sigmoid, where class k of the targets is k - 1.
+    ``head``: distances (n, points, 4), positive, as `nbconv.vision.fcos` reads them, and scores (n, points, classes) before
+    the sigmoid, where class k of the targets is k - 1.
     """
+    distances, scores = head
     (n, points, classes), dtype = _head(to, distances, scores, targets), to.spec(scores).dtype
     wanted, labels = _parts(to, targets)
     flat = _shaped(to, scores, (n * points, classes))

@@ -18,6 +18,7 @@ from nbconv.train.data import Balance, Data, as_data, batches, order, prefetch
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
+from nbconv.train.targets import samples
 
 
 class History(dict):
@@ -148,8 +149,8 @@ class _Run:
                     trainer.stop = "now"
                     return
                 self.batch += 1
-                self.total += loss * len(y)
-                self.count += len(y)
+                self.total += loss * samples(y)
+                self.count += samples(y)
                 self.tell("batch_end", loss=loss, mean=self.total / self.count, epoch=self.epoch, batch=self.batch)
                 if trainer.stop == "now":
                     return

@@ -28,9 +28,9 @@ def value_and_gradients(
     arrays = {**{f"x{i}": x.astype(np.float32) for i, x in enumerate(outputs)}, "t": targets.astype(np.float32)}
     ports = {n: Spec(a.shape, a.dtype) for n, a in arrays.items()}
     to = Builder(Graph([], ports, {}, {}), ports)
-    name = loss(to, *ports, **options)
-    assert to.spec(name) == Spec((), np.dtype(np.float32))
     wrt = [n for n in ports if n != "t"]
+    name = loss(to, tuple(wrt) if len(wrt) > 1 else wrt[0], "t", **options)
+    assert to.spec(name) == Spec((), np.dtype(np.float32))
     graph, _, found = backprop(to.graph((name,)), to.specs, {name: to.constant(np.ones((), np.float32))}, wrt)
     model = Model(graph)
     steps = model.plan({n: a.shape for n, a in arrays.items()}).numpy_steps()
