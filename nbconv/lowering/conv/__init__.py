@@ -69,11 +69,15 @@ def integer_cost(g: Geometry, target: Target, symmetric: bool) -> float:
     p = ConvProblem(g, "uint8", True, True, target, inf, inf)
     if integer_depthwise.fits(p):
         return 0.0 if target.triple.startswith("x86") else inf
-    return 0.0 if integer_winograd.fits(p) else integer_gemm.cost_of(p, symmetric)
+    found = integer_gemm.cost_of(p, symmetric)
+    return min(found, integer_winograd.cost(p)) if integer_winograd.fits(p) else found
 
 
 def plain_cost(g: Geometry, target: Target) -> float:
-    """That of the same convolution of float32, and of what goes from integers and back."""
+    """That of the same convolution of float32, and of what goes from integers and back. Winograd's filtering of floats is not
+    compared with that of integers, which is exact and about as fast."""
+    if integer_winograd.fits(ConvProblem(g, "uint8", True, True, target, inf, inf)):
+        target = target._replace(winograd=False)
     p = ConvProblem(g, "float32", True, True, target, inf, inf)
     rows = candidates(CONVOLUTIONS, p)
     flops = 2.0 * g.n * g.oh * g.ow * g.co * g.ci * g.taps
