@@ -11,6 +11,7 @@ from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
 from nbconv.train import metrics
+from nbconv.train.checks import labels_of
 from nbconv.train.data import Data, as_data
 from nbconv.train.goals import Goal, Key, by_goal, specs_of
 from nbconv.train.learner import Learner
@@ -28,8 +29,8 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
         targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         size = samples(y)
         for goal in trainer.goals:
-            mine, logits = targets[goal.targets], found[goal.logits[0]]
-            trainer._check_labels(goal, mine, logits.shape)
+            mine, logits = targets[goal.targets], found[goal.logits[-1]]
+            trainer._check(goal, mine, logits.shape)
             totals[goal.key] += _loss(trainer, goal, found, mine) * size
             matrix = _confusion(goal, logits, mine)
             if matrix is not None:
@@ -48,9 +49,11 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
 
 def _confusion(goal: Goal, logits: np.ndarray, y: np.ndarray) -> np.ndarray | None:
     """The confusion matrix, where targets are labels of classes."""
-    if y.dtype.kind != "i" or logits.ndim != y.ndim + 1 or logits.shape[1] < 2:
+    found = labels_of(goal, y, logits)
+    if found is None:
         return None
-    return metrics.confusion_matrix(y, logits.argmax(axis=1), logits.shape[1], goal.options.get("ignore_index"))
+    labels, told, classes = found
+    return metrics.confusion_matrix(labels, told, classes, goal.options.get("ignore_index"))
 
 
 def _metrics(matrix: np.ndarray) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def fit(
         if data is None:
             raise ValueError("an iterable has no share to hold out: give validation data")
         data, validation = data.split(validation, trainer.seed)
+    if data is not None:
+        trainer.expect(data.labels)
     run = _Run(trainer, [*callbacks, *([Progress()] if progress else [])], batch_size)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))

@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.graph import Graph, Spec
+from nbconv.edit.ends import Ending, ending
+from nbconv.edit.head import class_axis
+from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.pointwise import Add, Mul
 from nbconv.train import box_losses, losses
 from nbconv.train.building import LABELS
+from nbconv.train.readings import Reading, of_classes
 from nbconv.train.targets import Targets
 
 Key = str | tuple[str, ...]
+
+LOSSES: dict[str, Callable[..., str]] = {
+    "cross_entropy": losses.cross_entropy,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+    "hinge": losses.hinge,
+    "multiclass_hinge": losses.multiclass_hinge,
+    "mse": losses.mse,
+    "l1": losses.l1,
+    "huber": losses.huber,
+    "dice": losses.dice,
+    "focal": losses.focal,
+    "binary_focal": losses.binary_focal,
+    "ctc": losses.ctc,
+    "smooth_l1": box_losses.smooth_l1,
+    "iou": box_losses.iou,
+    "ssd": box_losses.ssd,
+    "fcos": box_losses.fcos,
+}
+"""By name, as `Trainer` takes them; their options are `loss_options`."""
+ACTIVATIONS: dict[Callable[..., str], str] = {
+    losses.cross_entropy: "softmax",
+    losses.soft_cross_entropy: "softmax",
+    losses.focal: "softmax",
+    losses.binary_cross_entropy: "sigmoid",
+    losses.binary_focal: "sigmoid",
+    losses.ctc: "softmax",
+    box_losses.ssd: "softmax",
+    box_losses.fcos: "sigmoid",
+    losses.dice: "",
+}
+"""The activation that a loss has itself, so that a last one of the model is left out; "" for either. Of a head's loss it is
+that of the scores, the last output."""
+HEADS = (box_losses.ssd, box_losses.fcos)
+"""The losses of two outputs of a detector."""
+CLASSES: dict[Callable[..., str], bool] = {
+    losses.cross_entropy: True,
+    losses.soft_cross_entropy: True,
+    losses.dice: True,
+    losses.focal: False,
+    losses.multiclass_hinge: False,
+}
+"""The losses that have ``class_axis`` and ``batch_axis``, and whether they take a number for each class beside labels."""
 
 
 class Goal(NamedTuple):
@@ -21,9 +67,13 @@ class Goal(NamedTuple):
 
     outputs: tuple[str, ...]
     logits: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    """what makes the logits, where the model does not: see `nbconv.edit.ends.Ending`"""
     name: str
     function: Callable[..., str]
     options: Mapping[str, Any]
+    axis: int | None
+    """the classes' axis as the model tells it"""
     weight: float
     targets: str
     """the input of a step's graph that holds its targets"""
@@ -42,17 +92,23 @@ class Goal(NamedTuple):
         """Adds the loss; ``values`` renames logits. A function of several outputs gets a tuple of names."""
         logits = tuple(values.get(n, n) for n in self.logits)
         given: Any = logits[0] if len(logits) == 1 else logits
-        function, options = self.function, dict(self.options)
-        if function is losses.cross_entropy and to.spec(self.targets).dtype.kind == "f":
-            function, options = losses.soft_cross_entropy, _soft(options)
-        return function(to, given, self.targets, **options)
+        options = dict(self.options)
+        if self.function in CLASSES and len(logits) == 1:
+            options["class_axis"] = self.reading(to.spec(logits[0]).shape, to.spec(self.targets).shape).axis
+        return self.function(to, given, self.targets, **options)
 
-
-def _soft(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Cross-entropy of shares of classes is a function of its own."""
-    if options.get("label_smoothing"):
-        raise ValueError("label_smoothing wants integer labels: soft labels can be smoothed themselves")
-    return {k: v for k, v in options.items() if k in ("weights", "reduction")}
+    def reading(self, output: tuple[int, ...], targets: tuple[int, ...]) -> Reading:
+        """How a loss of classes reads targets of this shape. What the model tells is taken where targets fit it; labels that
+        fit another axis alone are read so."""
+        given, batch = self.options.get("class_axis"), self.options.get("batch_axis", 0)
+        dense = CLASSES.get(self.function, True)
+        axis = self.axis if given is None else given
+        if given is None and axis is not None and -len(output) <= axis < len(output) and axis % len(output) != batch:
+            try:
+                return of_classes(self.name, output, targets, axis, batch, dense=dense)
+            except ValueError:
+                axis = None
+        return of_classes(self.name, output, targets, given, batch, dense=dense)
 
 
 def total(goals: tuple[Goal, ...], to: Any, values: Mapping[str, str]) -> str:
@@ -69,15 +125,10 @@ def total(goals: tuple[Goal, ...], to: Any, values: Mapping[str, str]) -> str:
 
 
 def goals_of(
-    loss: Any,
-    options: Mapping[str, Any] | None,
-    weights: Mapping[Any, float] | None,
-    graph: Graph,
-    output: str,
-    logits: Callable[[Graph, str, str], str],
+    loss: Any, options: Mapping[str, Any] | None, weights: Mapping[Any, float] | None, graph: Graph, output: str
 ) -> tuple[Goal, ...]:
-    """The goals of a `Trainer`'s arguments. ``logits`` (graph, output, name of the loss) finds what the loss is computed
-    of. ValueError for arguments that make no sense."""
+    """The goals of a `Trainer`'s arguments. ValueError for arguments that make no sense, and for an output of which a loss
+    with an activation of its own cannot have the logits."""
     if not isinstance(loss, Mapping):
         if weights is not None:
             raise ValueError("loss_weights goes with a loss by output: loss={'out': 'mse', …}")
@@ -96,11 +147,58 @@ def goals_of(
             raise ValueError(f"the weight of {', '.join(names)!r} is {value!r}, wanted a number, 0 or more")
     found = []
     for i, (names, given) in enumerate(zip(wanted, loss.values(), strict=True)):
-        name, function, more = _function(given)
-        ends = tuple(logits(graph, n, name) for n in names)
         feed = LABELS if len(wanted) == 1 else f"{LABELS}/{i}"
-        found.append(Goal(names, ends, name, function, more, float(factors.get(names, 1.0)), feed))
+        found.append(_goal(graph, names, *_function(given), float(factors.get(names, 1.0)), feed))
     return tuple(found)
+
+
+def _goal(
+    graph: Graph,
+    outputs: tuple[str, ...],
+    name: str,
+    function: Callable[..., str],
+    options: dict[str, Any],
+    weight: float,
+    feed: str,
+) -> Goal:
+    for output in outputs:
+        if output not in graph.outputs and output not in graph.producers():
+            raise ValueError(f"the model has no output {output!r}, its outputs are {', '.join(graph.outputs)}")
+    own = ACTIVATIONS.get(function)
+    ends = [None if own is None or (function in HEADS and n != outputs[-1]) else ending(graph, n, own) for n in outputs]
+    logits = tuple(n if end is None else end.logits for n, end in zip(outputs, ends, strict=True))
+    nodes = tuple(node for end in ends if end is not None for node in end.nodes)
+    axis = None
+    if function in CLASSES and len(outputs) == 1:
+        end = ends[0] if ends else None
+        if end is not None:
+            _tell(end, name, own or "", outputs[0])
+            axis = end.axis
+        axis = class_axis(graph, outputs[0]) if axis is None else axis
+        if function is losses.dice and end is not None:
+            options.setdefault("activation", end.kind)
+    elif own:
+        for end, output in zip(ends, outputs, strict=True):
+            if end is not None:
+                _tell(end, name, own, output)
+    return Goal(outputs, logits, nodes, name, function, options, axis, weight, feed)
+
+
+def _tell(end: Ending, loss: str, own: str, output: str) -> None:
+    """Warns of an activation that is not the loss's, and of what stands behind it and does not commute with it."""
+    if own and end.kind != own:
+        other = "binary_cross_entropy" if end.kind == "sigmoid" else "cross_entropy"
+        warnings.warn(
+            f"output {output!r} ends in {end.node.name} ({end.node.op.type}), and {loss} has a {own} of its own: it is "
+            f"computed of what goes into {end.node.name}; {other} is the loss that fits the model",
+            stacklevel=5,
+        )
+    if end.blurred is not None:
+        warnings.warn(
+            f"{loss} is computed of logits that went through {end.blurred.name} ({end.blurred.op.type}), the model's output "
+            f"of the {end.kind} {end.node.name} that did: near edges they differ",
+            stacklevel=5,
+        )
 
 
 def _outputs(key: Any) -> tuple[str, ...]:
@@ -162,21 +260,3 @@ def _typed(goal: Goal, y: np.ndarray) -> np.ndarray:
 def specs_of(targets: Mapping[str, np.ndarray]) -> dict[str, Spec]:
     """The Specs of what `by_goal` gave."""
     return {name: Spec(a.shape, a.dtype) for name, a in targets.items()}
-
-
-LOSSES: dict[str, Callable[..., str]] = {
-    "cross_entropy": losses.cross_entropy,
-    "binary_cross_entropy": losses.binary_cross_entropy,
-    "hinge": losses.hinge,
-    "multiclass_hinge": losses.multiclass_hinge,
-    "mse": losses.mse,
-    "l1": losses.l1,
-    "huber": losses.huber,
-    "dice": losses.dice,
-    "ctc": losses.ctc,
-    "smooth_l1": box_losses.smooth_l1,
-    "iou": box_losses.iou,
-    "ssd": box_losses.ssd,
-    "fcos": box_losses.fcos,
-}
-"""By name, as `Trainer` takes them; their options are `loss_options`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,12 +19,15 @@ from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train import building
 from nbconv.train.building import Built, Recipe
+from nbconv.train.checks import check
 from nbconv.train.goals import Goal, by_goal, goals_of, specs_of, total
 from nbconv.train.memory.planned import planned
 from nbconv.train.memory.policy import MemoryPolicy
 from nbconv.train.optimizers import SGD, Optimizer
+from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
+from nbconv.train.targets import Targets
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -64,7 +69,7 @@ class Learner:
         self.schedule: Schedule = schedule or constant()
         self.trainable = trainable if isinstance(trainable, str) else list(trainable)
         self.authored = model.graph
-        self.goals = goals_of(loss, loss_options, loss_weights, self.authored, output, _logits)
+        self.goals = goals_of(loss, loss_options, loss_weights, self.authored, output)
         self.outputs = tuple(dict.fromkeys(n for goal in self.goals for n in goal.outputs))
         chosen = _chosen(self.authored, self.trainable, model.frozen, self.outputs)
         self._authored = tuple(chosen)
@@ -76,6 +81,7 @@ class Learner:
             graph, extra, self._back = repaired(graph, chosen)
             self._state.update({p.value: master(p, graph) for p in extra})
             chosen = [*chosen, *extra]
+        graph = _ended(graph, self.goals)
         factors = {p.value: lr_decay**p.depth for p in chosen}
         self.logits = tuple(dict.fromkeys(n for goal in self.goals for n in goal.logits))
         self.recipe = Recipe(
@@ -101,6 +107,7 @@ class Learner:
         self.run: Any = None
         self.loss_models: dict[tuple, tuple[str, Model]] = {}
         self._works: dict[tuple, _Work] = {}
+        self._warned: set[Any] = set()
         self._current: tuple[tuple, Model] | None = None
         self._before: list[Graph] = []
         self._lock = threading.RLock()
@@ -157,7 +164,7 @@ class Learner:
             targets = by_goal(self.goals, y)
             work = self._work(feeds, targets, graph)
             for goal in self.goals:
-                self._check_labels(goal, targets[goal.targets], work.shapes[goal.logits[0]])
+                self._check(goal, targets[goal.targets], work.shapes[goal.logits[-1]])
             given = {**feeds, **targets}
             hyper = building.hyper_values(self.recipe, self.lr, self.steps + 1)
             options: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
@@ -184,13 +191,26 @@ class Learner:
             x = {self.model.inputs[0].name: x}
         return self.model._feeds(x)
 
-    def _check_labels(self, goal: Goal, y: np.ndarray, shape: tuple[int, ...]) -> None:
-        if y.dtype.kind not in "iu" or goal.name not in ("cross_entropy", "multiclass_hinge", "dice") or not y.size:
+    def expect(self, y: Any) -> None:
+        """Looks at all targets before the first step, as far as the model's declared outputs tell what they must be; at the
+        others as they come. ValueError says what is wrong."""
+        arrays = y.arrays.values() if isinstance(y, Targets) else (np.asarray(y),)
+        if any(a.dtype.kind not in "iubf" for a in arrays):
             return
-        ignored, classes = goal.options.get("ignore_index"), shape[1] if len(shape) > 1 else 1
-        kept = y if ignored is None else y[y != ignored]
-        if kept.size and not (kept.min() >= 0 and kept.max() < classes):
-            raise ValueError(f"labels from {kept.min()} to {kept.max()}, there are {classes} classes")
+        for goal, targets in zip(self.goals, by_goal(self.goals, y).values(), strict=True):
+            spec = self.authored.outputs.get(goal.outputs[-1])
+            sizes = spec.shape[1:] if spec is not None and spec.ranked and targets.ndim else ()
+            if sizes and all(isinstance(d, int) for d in sizes):
+                with contextlib.suppress(Misfit):
+                    self._check(goal, targets, (len(targets), *sizes))
+
+    def _check(self, goal: Goal, y: np.ndarray, shape: tuple[int, ...]) -> None:
+        """`checks.check`, which warns once."""
+        with warnings.catch_warnings():
+            if goal.key in self._warned:
+                warnings.simplefilter("ignore")
+            if not check(goal, y, shape):
+                self._warned.add(goal.key)
 
     def _work(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], graph: Graph) -> _Work:
         """The step for arrays of these shapes, made when they first come."""
@@ -272,7 +292,7 @@ class Learner:
         with self._lock:
             key = (self.steps, feeds)
             if self._current is None or self._current[0] != key:
-                graph = self.graph()
+                graph = _ended(self.graph(), self.goals)
                 if feeds:
                     graph = tail(graph, dict(specs or {}), self.logits)
                 self._current = key, self.model._like(graph, self.threads)
@@ -327,13 +347,10 @@ def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], ou
     return list(found.values())
 
 
-def _logits(graph: Graph, output: str, loss: str) -> str:
-    """The value the loss is computed of: what goes into a last Softmax, where the loss has a softmax of its own."""
-    if output not in graph.outputs:
-        raise ValueError(f"the model has no output {output!r}, its outputs are {', '.join(graph.outputs)}")
-    ends = {"cross_entropy": ("Softmax", "LogSoftmax"), "dice": ("Softmax", "Sigmoid"), "binary_cross_entropy": ("Sigmoid",)}
-    node = graph.producers().get(output)
-    return node.inputs[0] if node is not None and node.op.type in ends.get(loss, ()) else output
+def _ended(graph: Graph, goals: tuple[Goal, ...]) -> Graph:
+    """The graph with what makes the logits, where it has not that itself."""
+    nodes = {node.outputs[0]: node for goal in goals for node in goal.nodes}
+    return graph.derive([*graph.nodes, *nodes.values()]) if nodes else graph
 
 
 def _statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarray]:
