@@ -28,6 +28,7 @@ from nbconv.ops.rectifier import Clip, Relu
 from nbconv.ops.reduce import ReduceMean, ReduceSum
 from nbconv.ops.shape import Reshape, Slice
 from nbconv.ops.softmax import LogSoftmax, Softmax
+from nbconv.train import sequences
 from nbconv.train.readings import Adds, alike, classified, per_class
 
 
@@ -272,13 +273,12 @@ def ctc(
     infinite loss, or with ``zero_infinity`` none.
     """
     _reduction(reduction)
+    sequences.check_shapes(to.spec(labels).dtype, to.spec(labels).shape, to.spec(logits).shape, lengths_first)
     op = CTCLoss(
         blank=blank, pad=ignore_index, reduction=reduction, time_major=int(time_major), zero_infinity=int(zero_infinity)
     )
     if not lengths_first:
         return to.add(op, logits, labels)
-    if to.spec(labels).rank != 2 or not to.spec(labels).shape[1]:
-        raise ValueError(f"labels are {to.spec(labels)}, wanted (n, 1 + most): lengths, then labels")
     number = [to.constant(np.array([k], np.int64)) for k in (0, 1, to.spec(labels).shape[1])]
     first = to.add(Slice(), labels, number[0], number[1], number[1])
     lengths = to.add(Reshape(), first, to.constant(np.array([-1], np.int64)))
