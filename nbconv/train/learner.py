@@ -164,7 +164,7 @@ class Learner:
             targets = by_goal(self.goals, y)
             work = self._work(feeds, targets, graph)
             for goal in self.goals:
-                self._check(goal, targets[goal.targets], work.shapes[goal.logits[0]])
+                self._check(goal, targets[goal.targets], work.shapes[goal.logits[-1]])
             given = {**feeds, **targets}
             hyper = building.hyper_values(self.recipe, self.lr, self.steps + 1)
             options: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
@@ -198,7 +198,7 @@ class Learner:
         if any(a.dtype.kind not in "iubf" for a in arrays):
             return
         for goal, targets in zip(self.goals, by_goal(self.goals, y).values(), strict=True):
-            spec = self.authored.outputs.get(goal.outputs[0])
+            spec = self.authored.outputs.get(goal.outputs[-1])
             sizes = spec.shape[1:] if spec is not None and spec.ranked and targets.ndim else ()
             if sizes and all(isinstance(d, int) for d in sizes):
                 with contextlib.suppress(Misfit):
