@@ -86,13 +86,18 @@ def _per_channel(name: str, value: float | Sequence[float], channels: int) -> np
     return np.broadcast_to(found, (channels,))
 
 
-def _open(source: Any) -> Image.Image:
-    """The decoded, upright picture."""
+def pillow() -> Any:
+    """Pillow's module Image. ImportError says how to get it."""
     try:
         from PIL import Image
     except ImportError:
         raise ImportError("reading pictures needs Pillow: pip install Pillow") from None
-    if isinstance(source, Image.Image):
+    return Image
+
+
+def _open(source: Any) -> Image.Image:
+    """The decoded, upright picture."""
+    if isinstance(source, pillow().Image):
         return _upright(source)
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as f:

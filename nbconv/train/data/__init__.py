@@ -1,0 +1,14 @@
+"""What training reads: arrays, files of pictures and their labels, or any iterable of batches."""
+
+from nbconv.train.data.arrays import Arrays, load_npz
+from nbconv.train.data.base import Batch, Data, Part
+from nbconv.train.data.given import as_batches, as_data, image_splits, read_data, wanted
+from nbconv.train.data.order import Balance, augmented, batches, order, prefetch
+from nbconv.train.data.pictures import Pictures, image_folder
+from nbconv.train.data.splits import Splits
+from nbconv.train.data.table import image_list
+
+__all__ = [
+    "Arrays", "Balance", "Batch", "Data", "Part", "Pictures", "Splits", "as_batches", "as_data", "augmented", "batches",
+    "image_folder", "image_list", "image_splits", "load_npz", "order", "prefetch", "read_data", "wanted",
+]  # fmt: skip

@@ -1,0 +1,122 @@
+"""What callers give as data, as `Data` or batches."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.edit.pictured import PictureInput, picture_input
+from nbconv.train.data.arrays import Arrays, load_npz
+from nbconv.train.data.base import Data, Part
+from nbconv.train.data.pictures import folder_splits, image_folder
+from nbconv.train.data.splits import Splits, split_folders
+from nbconv.train.data.table import has_splits, image_list, list_splits
+
+if TYPE_CHECKING:
+    from nbconv.model import Model
+
+
+def as_data(given: Any, model: Model | None = None, name: str = "data") -> Data | None:
+    """Data from (x, y) or `Data`; None for another iterable, which yields batches itself (`as_batches` reads them).
+    ``model`` decides what the data leave open, such as the layout. ValueError, with ``name``, for all else."""
+    found = _data(given, name)
+    return found if found is None or model is None else found.bound(wanted(model))
+
+
+def wanted(model: Model) -> PictureInput:
+    """The pictures that a model takes."""
+    return picture_input(model.graph, model.inputs[0].name) if model.inputs else PictureInput()
+
+
+def _data(given: Any, name: str) -> Data | None:
+    if isinstance(given, Data):
+        return given
+    if isinstance(given, Splits) or (isinstance(given, Mapping) and "train" in given):
+        raise ValueError(f"{name} is splits, {', '.join(given)}: give one, as fit(splits['train'], splits['val'])")
+    if isinstance(given, tuple) and len(given) == 2:
+        return Arrays(*given)
+    if isinstance(given, (str, bytes, os.PathLike)):
+        raise ValueError(f"{name} is a path: give what reads it, as nbconv.image_folder(path)")
+    if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
+        shape = list(np.shape(given))
+        raise ValueError(f"{name} is one array {shape}, wanted samples and targets in a tuple: fit((x, y), (x_val, y_val))")
+    if isinstance(given, Iterable):
+        return None
+    raise ValueError(f"{name} is {type(given).__name__}, wanted (x, y), Data or an iterable of batches")
+
+
+def as_batches(given: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """The batches of an iterable. ValueError for one that is no pair of samples and targets."""
+    for k, batch in enumerate(given):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else f"{type(batch).__name__}"
+            raise ValueError(f"batch {k} of the data is {what}, wanted a pair: samples and targets")
+        yield batch[0], batch[1]
+
+
+def read_data(data: Any, size: tuple[int, int] | None = None, mean: Any = None, std: Any = None) -> Data | Splits:
+    """Data from a path or from what `as_data` takes. ``size``, ``mean`` and ``std`` are None where it was not said: then
+    those of `Data` hold, else 0, and 255 for pictures and files, 1 for arrays. ValueError where Data has others."""
+    given = {name: v for name, v in (("size", size), ("mean", mean), ("std", std)) if v is not None}
+    if isinstance(data, Splits):
+        return Splits({name: _agreeing(part, given) for name, part in data.items()})
+    if isinstance(data, (str, os.PathLike)):
+        return _file(Path(data), {"std": 255.0, **given})
+    if isinstance(data, tuple) and len(data) == 2:
+        found = Arrays(*data, **given)
+        found.std = 255.0 if found.pictures and std is None else found.std
+        return found
+    found = as_data(data)
+    if found is None:
+        raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
+    return _agreeing(found, given)
+
+
+def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if path.is_dir():
+        return (folder_splits if split_folders(path) else image_folder)(path, **options)
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        return (list_splits if has_splits(path) else image_list)(path, **options)
+    if kind == ".npz":
+        return load_npz(path, **options)
+    raise ValueError(f"{path} is no folder, .csv or .npz")
+
+
+def image_splits(source: str | os.PathLike, **options: Any) -> Splits:
+    """All splits by name ("train", "val", "test"): of a folder (see `image_folder`), or of a CSV file or table with a column
+    named split (see `image_list`), whose options these are. ValueError where there are none, or the classes of one are not
+    those of another, naming them."""
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return folder_splits(source, **options)
+    return list_splits(source, **options)
+
+
+def _agreeing(data: Data, given: Mapping[str, Any]) -> Data:
+    """The data, if it has what was said beside it. ``size`` may be said here, where the data does not."""
+    whole = data
+    while isinstance(whole, Part):
+        whole = whole.whole
+    for name, value in given.items():
+        have = getattr(whole, name, None)
+        if name == "size" and have is None and hasattr(whole, "size"):
+            data = _sized(data, value)
+        elif have is None or not np.array_equal(np.atleast_1d(have), np.atleast_1d(value)):
+            raise ValueError(f"{name} is {value}, but the data have their own, {have}: say it there")
+    return data
+
+
+def _sized(data: Data, size: tuple[int, int]) -> Data:
+    if isinstance(data, Part):
+        return Part(_sized(data.whole, size), data.numbers)
+    other: Any = copy.copy(data)
+    other.size = size
+    return other
