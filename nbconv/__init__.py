@@ -25,7 +25,18 @@ if TYPE_CHECKING:
         ReduceLROnPlateau,
         TerminateOnNaN,
     )
-    from nbconv.train.data import Arrays, Pictures, Splits, image_folder, image_list, image_splits, load_npz
+    from nbconv.train.data import (
+        Arrays,
+        Pictures,
+        Splits,
+        coco,
+        image_folder,
+        image_list,
+        image_splits,
+        load_npz,
+        mask_folder,
+        voc,
+    )
     from nbconv.train.finetune import finetune
     from nbconv.train.learner import NonFiniteLoss
     from nbconv.train.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp
@@ -37,7 +48,10 @@ _MODULES = {
     "train.callbacks": (
         "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
     ),
-    "train.data": ("Arrays", "Pictures", "Splits", "image_folder", "image_list", "image_splits", "load_npz"),
+    "train.data": (
+        "Arrays", "Pictures", "Splits", "coco", "image_folder", "image_list", "image_splits", "load_npz", "mask_folder",
+        "voc",
+    ),
     "train.finetune": ("finetune",),
     "train.learner": ("NonFiniteLoss",),
     "train.optimizers": ("SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp"),
@@ -58,6 +72,6 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "DeviceError", "EarlyStopping",
     "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "RandAugment",
-    "ReduceLROnPlateau", "Splits", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "finetune",
-    "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz", "save",
+    "ReduceLROnPlateau", "Splits", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "coco", "finetune",
+    "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz", "mask_folder", "save", "voc",
 ]  # fmt: skip

@@ -63,7 +63,7 @@ def load_image(
     centre, spread = _per_channel("mean", mean, channels), _per_channel("std", std, channels)
     if not spread.all():
         raise ValueError("std is 0")
-    picture = _flat(_open(source), channels)
+    picture = _flat(open_image(source), channels)
     if size is not None:
         fill = centre[::-1] if bgr else centre
         picture = _resized(picture, size, resize, filter, [int(v) for v in fill.clip(0, 255).round()])
@@ -95,8 +95,8 @@ def pillow() -> Any:
     return Image
 
 
-def _open(source: Any) -> Image.Image:
-    """The decoded, upright picture."""
+def open_image(source: Any) -> Image.Image:
+    """The decoded, upright picture, of any mode; errors as `load_image`'s."""
     if isinstance(source, pillow().Image):
         return _upright(source)
     if isinstance(source, (str, os.PathLike)):
@@ -145,20 +145,36 @@ def _flat(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert("RGB" if channels == 3 else "L")
 
 
+Box = tuple[int, int, int, int]
+
+
+def placed(have: tuple[int, int], size: tuple[int, int], resize: str) -> tuple[Box, Box]:
+    """Which part of a picture (height, width) becomes which part of the result of ``size``: each (left, top, right,
+    bottom) in pixels."""
+    (have_h, have_w), (h, w) = have, size
+    if resize == "stretch":
+        return (0, 0, have_w, have_h), (0, 0, w, h)
+    if resize == "crop":
+        cut_w, cut_h = min(have_w, max(1, round(have_h * w / h))), min(have_h, max(1, round(have_w * h / w)))
+        left, top = (have_w - cut_w) // 2, (have_h - cut_h) // 2
+        return (left, top, left + cut_w, top + cut_h), (0, 0, w, h)
+    scale = min(w / have_w, h / have_h)
+    fit_w, fit_h = min(w, max(1, round(have_w * scale))), min(h, max(1, round(have_h * scale)))
+    left, top = (w - fit_w) // 2, (h - fit_h) // 2
+    return (0, 0, have_w, have_h), (left, top, left + fit_w, top + fit_h)
+
+
 def _resized(picture: Image.Image, size: tuple[int, int], resize: str, filter: str, fill: list[int]) -> Image.Image:
     from PIL import Image
 
     h, w = size
     how = Image.Resampling[filter.upper()]
-    have_w, have_h = picture.size
-    if resize == "stretch":
-        return picture.resize((w, h), how)
-    if resize == "crop":
-        cut_w, cut_h = min(have_w, max(1, round(have_h * w / h))), min(have_h, max(1, round(have_w * h / w)))
-        left, top = (have_w - cut_w) // 2, (have_h - cut_h) // 2
-        return picture.crop((left, top, left + cut_w, top + cut_h)).resize((w, h), how)
-    scale = min(w / have_w, h / have_h)
-    fit_w, fit_h = min(w, max(1, round(have_w * scale))), min(h, max(1, round(have_h * scale)))
+    source, to = placed((picture.height, picture.width), size, resize)
+    if source != (0, 0, picture.width, picture.height):
+        picture = picture.crop(source)
+    picture = picture.resize((to[2] - to[0], to[3] - to[1]), how)
+    if resize != "pad":
+        return picture
     whole = Image.new(picture.mode, (w, h), tuple(fill) if picture.mode == "RGB" else fill[0])
-    whole.paste(picture.resize((fit_w, fit_h), how), ((w - fit_w) // 2, (h - fit_h) // 2))
+    whole.paste(picture, to[:2])
     return whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nbconv.base.image import layout_of
 from nbconv.graph import Graph
@@ -30,7 +30,7 @@ def picture_input(graph: Graph, name: str | None = None) -> PictureInput:
     or a Transpose that brings channels to the front; where none does, by the declared shape."""
     name = next(iter(graph.inputs)) if name is None else name
     spec = graph.inputs.get(name)
-    shape = tuple(spec.shape or ()) if spec is not None else ()
+    shape: tuple[Any, ...] = tuple(spec.shape or ()) if spec is not None else ()
     layout = _layout(graph, name) or layout_of(shape) or "NCHW"
     if len(shape) < 3:
         return PictureInput("NCHW")

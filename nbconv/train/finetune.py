@@ -84,9 +84,9 @@ def finetune(
     if out is not None:
         check(out)
     model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
-    samples = read_data(data, size, mean, std)
-    parts = samples if isinstance(samples, Splits) else None
-    samples = (parts["train"] if parts else samples).bound(wanted(model))
+    given = read_data(data, size, mean, std)
+    parts = given if isinstance(given, Splits) else None
+    samples = (given["train"] if isinstance(given, Splits) else given).bound(wanted(model))
     count = classes or len(samples.classes) or int(samples.labels.max()) + 1
     model.replace_head(count, seed=seed)
     if samples.labels.dtype.kind != "i":

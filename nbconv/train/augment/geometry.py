@@ -31,16 +31,15 @@ def warped_mask(mask: np.ndarray, moves: Sequence[np.ndarray], fill: float = 0) 
     """(h, w) or (k, h, w) of any numbers moved, the nearest pixel's value; ``fill`` for what was outside the picture before
     any of the moves, as the picture lost it there."""
     h, w = mask.shape[-2:]
-    x, y = np.arange(w, dtype=np.float32) + 0.5, np.arange(h, dtype=np.float32)[:, None] + 0.5
-    inside = np.ones((h, w), bool)
+    x, y = np.arange(w, dtype=np.float32)[None] + 0.5, np.arange(h, dtype=np.float32)[:, None] + 0.5
+    inside: np.ndarray = np.ones((1, 1), bool)
     for matrix in reversed(moves):
         (a, b, c), (d, e, f) = matrix[:2].astype(np.float32)
-        x, y = a * x + b * y + c, d * x + e * y + f
-        inside &= (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    x, y = np.where(inside, x, 0), np.where(inside, y, 0)
-    places = y.astype(np.int32) * w + x.astype(np.int32)
-    found = mask.reshape(*mask.shape[:-2], h * w)[..., places]
-    return np.where(inside, found, np.asarray(fill, mask.dtype))
+        # a row and a column as long as nothing turns
+        x, y = (a * x + c if b == 0 else a * x + b * y + c), (e * y + f if d == 0 else d * x + e * y + f)
+        inside = inside & ((x >= 0) & (x < w)) & ((y >= 0) & (y < h))
+    columns, rows = x.clip(0, w - 1).astype(np.int32), y.clip(0, h - 1).astype(np.int32)
+    return np.where(inside, mask[..., rows, columns], np.asarray(fill, mask.dtype))
 
 
 def warped_boxes(boxes: np.ndarray, moves: Sequence[np.ndarray], size: tuple[int, int], least: float = 0.25) -> np.ndarray:

@@ -35,9 +35,9 @@ class Arrays(Data):
     ) -> None:
         self.x = np.asarray(x)
         self.labels, self.classes = targets(y, classes)
-        for name, a in (("samples", self.x), ("targets", self.labels)):
-            if not a.ndim:
-                raise ValueError(f"{name} are {type(x if a is self.x else y).__name__}, wanted an array with one a sample")
+        for name, given, a in (("samples", x, self.x), ("targets", y, self.labels)):
+            if isinstance(a, np.ndarray) and not a.ndim:
+                raise ValueError(f"{name} are {type(given).__name__}, wanted an array with one a sample")
         if len(self.x) != len(self.labels):
             raise ValueError(f"{len(self.x)} samples and {len(self.labels)} targets")
         if not len(self.x):

@@ -14,9 +14,12 @@ import numpy as np
 from nbconv.edit.pictured import PictureInput, picture_input
 from nbconv.train.data.arrays import Arrays, load_npz
 from nbconv.train.data.base import Data, Part
+from nbconv.train.data.coco import coco
+from nbconv.train.data.masks import is_masks, mask_folder, mask_parts
 from nbconv.train.data.pictures import folder_splits, image_folder
 from nbconv.train.data.splits import Splits, split_folders
 from nbconv.train.data.table import has_splits, image_list, list_splits
+from nbconv.train.data.voc import is_voc, voc
 
 if TYPE_CHECKING:
     from nbconv.model import Model
@@ -44,7 +47,7 @@ def _data(given: Any, name: str) -> Data | None:
     if isinstance(given, (str, bytes, os.PathLike)):
         raise ValueError(f"{name} is a path: give what reads it, as nbconv.image_folder(path)")
     if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
-        shape = list(np.shape(given))
+        shape = list(np.asarray(given).shape)
         raise ValueError(f"{name} is one array {shape}, wanted samples and targets in a tuple: fit((x, y), (x_val, y_val))")
     if isinstance(given, Iterable):
         return None
@@ -63,7 +66,7 @@ def as_batches(given: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 def read_data(data: Any, size: tuple[int, int] | None = None, mean: Any = None, std: Any = None) -> Data | Splits:
     """Data from a path or from what `as_data` takes. ``size``, ``mean`` and ``std`` are None where it was not said: then
     those of `Data` hold, else 0, and 255 for pictures and files, 1 for arrays. ValueError where Data has others."""
-    given = {name: v for name, v in (("size", size), ("mean", mean), ("std", std)) if v is not None}
+    given: dict[str, Any] = {name: v for name, v in (("size", size), ("mean", mean), ("std", std)) if v is not None}
     if isinstance(data, Splits):
         return Splits({name: _agreeing(part, given) for name, part in data.items()})
     if isinstance(data, (str, os.PathLike)):
@@ -81,6 +84,8 @@ def read_data(data: Any, size: tuple[int, int] | None = None, mean: Any = None, 
 def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if path.is_dir() and (is_voc(path) or is_masks(path)):
+        return voc(path, **options) if is_voc(path) else _whole(mask_folder, path, mask_parts(path), options)
     if path.is_dir():
         return (folder_splits if split_folders(path) else image_folder)(path, **options)
     kind = path.suffix.lower()
@@ -88,15 +93,25 @@ def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
         return (list_splits if has_splits(path) else image_list)(path, **options)
     if kind == ".npz":
         return load_npz(path, **options)
-    raise ValueError(f"{path} is no folder, .csv or .npz")
+    if kind == ".json":
+        return coco(path, **options)
+    raise ValueError(f"{path} is no folder, .csv, .npz or COCO's .json")
+
+
+def _whole(read: Any, path: Path, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Data | Splits:
+    """The data of a folder, or of all its splits."""
+    names = [name for name in parts if name]
+    return Splits({n: read(path, split=n, **options) for n in names}) if names else read(path, **options)
 
 
 def image_splits(source: str | os.PathLike, **options: Any) -> Splits:
-    """All splits by name ("train", "val", "test"): of a folder (see `image_folder`), or of a CSV file or table with a column
-    named split (see `image_list`), whose options these are. ValueError where there are none, or the classes of one are not
-    those of another, naming them."""
+    """All splits by name ("train", "val", "test"): of a folder of classes (see `image_folder`) or of masks (see
+    `mask_folder`), or of a CSV file or table with a column named split (see `image_list`), whose options these are.
+    ValueError where there are none, or the classes of one are not those of another, naming them."""
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        return folder_splits(source, **options)
+        root = Path(source)
+        found = _whole(mask_folder, root, mask_parts(root), options) if is_masks(root) else None
+        return found if isinstance(found, Splits) else folder_splits(source, **options)
     return list_splits(source, **options)
 
 

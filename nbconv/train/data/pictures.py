@@ -78,10 +78,17 @@ class Pictures(Data):
         """Picture i, (1, c, h, w)."""
         from nbconv.base.image import load_image
 
+        return load_image(self.paths[i], self.needed(), **self.reading())
+
+    def needed(self) -> tuple[int, int]:
+        """The size, which must be known by now."""
         if self.size is None:
             raise ValueError("pictures want size=(height, width), the model does not say its own")
-        options: dict[str, Any] = {"mean": 0.0, "std": 1.0, "channels": self.channels or 3, "resize": self.resize}
-        return load_image(self.paths[i], self.size, **options)
+        return self.size
+
+    def reading(self) -> dict[str, Any]:
+        """How `nbconv.image.load_image` reads them."""
+        return {"mean": 0.0, "std": 1.0, "channels": self.channels or 3, "resize": self.resize}
 
     def _skip(self) -> None:
         """Leave out what cannot be read."""
@@ -90,7 +97,8 @@ class Pictures(Data):
             return
         kept = [i for i in range(len(self.paths)) if i not in found]
         self.skipped = tuple(str(self.paths[i]) for i in sorted(found))
-        before = set(self.labels.tolist()) if self.labels.ndim == 1 and self.labels.dtype.kind == "i" else set()
+        one = self.labels.ndim == 1 and self.labels.dtype.kind == "i" and self.kind not in ("mask", "boxes")
+        before = set(self.labels.tolist()) if one else set()
         self.paths, self.labels = [self.paths[i] for i in kept], self.labels[kept]
         gone = sorted(before - set(self.labels.tolist())) if before else []
         if gone or not kept:
