@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Pictures,
         Splits,
         coco,
+        from_dataset,
         image_folder,
         image_list,
         image_splits,
@@ -49,8 +50,8 @@ _MODULES = {
         "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
     ),
     "train.data": (
-        "Arrays", "Pictures", "Splits", "coco", "image_folder", "image_list", "image_splits", "load_npz", "mask_folder",
-        "voc",
+        "Arrays", "Pictures", "Splits", "coco", "from_dataset", "image_folder", "image_list", "image_splits", "load_npz",
+        "mask_folder", "voc",
     ),
     "train.finetune": ("finetune",),
     "train.learner": ("NonFiniteLoss",),
@@ -73,5 +74,6 @@ __all__ = [
     "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "DeviceError", "EarlyStopping",
     "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "RandAugment",
     "ReduceLROnPlateau", "Splits", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "coco", "finetune",
-    "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz", "mask_folder", "save", "voc",
+    "from_dataset", "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz", "mask_folder",
+    "save", "voc",
 ]  # fmt: skip

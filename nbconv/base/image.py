@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -109,13 +110,12 @@ def _decoded(file: Any, label: str) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pictures that our own limit refuses, and of odd but readable ones
-            picture = Image.open(file)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"it has {picture.width}x{picture.height} pixels, at most {MAX_PIXELS} are read")
-            picture.load()
-            return _upright(picture)
+        _quiet()
+        picture = Image.open(file)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"it has {picture.width}x{picture.height} pixels, at most {MAX_PIXELS} are read")
+        picture.load()
+        return _upright(picture)
     except (Image.DecompressionBombError, UnidentifiedImageError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
         why = f"it has too many pixels, at most {MAX_PIXELS} are read" if bomb else "no known format"
@@ -123,6 +123,14 @@ def _decoded(file: Any, label: str) -> Image.Image:
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, … for damaged files
         text = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{label}: not a picture that can be read: {text}") from None
+
+
+def _quiet() -> None:
+    """Pillow warns of pictures that our own limit refuses, and of odd but readable ones. The filter stays: taking it away
+    again would disturb other threads, which have the same filters."""
+    wanted = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if wanted not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _upright(picture: Image.Image) -> Image.Image:

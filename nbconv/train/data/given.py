@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from nbconv.edit.pictured import PictureInput, picture_input
 from nbconv.train.data.arrays import Arrays, load_npz
 from nbconv.train.data.base import Data, Part
 from nbconv.train.data.coco import coco
+from nbconv.train.data.foreign import frame, from_dataset, is_dataset
 from nbconv.train.data.masks import is_masks, mask_folder, mask_parts
 from nbconv.train.data.pictures import folder_splits, image_folder
-from nbconv.train.data.splits import Splits, split_folders
+from nbconv.train.data.splits import Splits, named, split_folders
 from nbconv.train.data.table import has_splits, image_list, list_splits
 from nbconv.train.data.voc import is_voc, voc
 
@@ -40,41 +41,49 @@ def wanted(model: Model) -> PictureInput:
 def _data(given: Any, name: str) -> Data | None:
     if isinstance(given, Data):
         return given
-    if isinstance(given, Splits) or (isinstance(given, Mapping) and "train" in given):
+    if isinstance(given, Mapping) and "train" in given:
         raise ValueError(f"{name} is splits, {', '.join(given)}: give one, as fit(splits['train'], splits['val'])")
     if isinstance(given, tuple) and len(given) == 2:
         return Arrays(*given)
     if isinstance(given, (str, bytes, os.PathLike)):
         raise ValueError(f"{name} is a path: give what reads it, as nbconv.image_folder(path)")
-    if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
+    table = frame(given)
+    if table is not None:
+        return table
+    if hasattr(given, "__array__"):
         shape = list(np.asarray(given).shape)
         raise ValueError(f"{name} is one array {shape}, wanted samples and targets in a tuple: fit((x, y), (x_val, y_val))")
-    if isinstance(given, Iterable):
+    if is_dataset(given):
+        return from_dataset(given)
+    if isinstance(given, Iterable) or callable(given):
         return None
     raise ValueError(f"{name} is {type(given).__name__}, wanted (x, y), Data or an iterable of batches")
-
-
-def as_batches(given: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """The batches of an iterable. ValueError for one that is no pair of samples and targets."""
-    for k, batch in enumerate(given):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else f"{type(batch).__name__}"
-            raise ValueError(f"batch {k} of the data is {what}, wanted a pair: samples and targets")
-        yield batch[0], batch[1]
 
 
 def read_data(data: Any, size: tuple[int, int] | None = None, mean: Any = None, std: Any = None) -> Data | Splits:
     """Data from a path or from what `as_data` takes. ``size``, ``mean`` and ``std`` are None where it was not said: then
     those of `Data` hold, else 0, and 255 for pictures and files, 1 for arrays. ValueError where Data has others."""
     given: dict[str, Any] = {name: v for name, v in (("size", size), ("mean", mean), ("std", std)) if v is not None}
-    if isinstance(data, Splits):
-        return Splits({name: _agreeing(part, given) for name, part in data.items()})
+    if isinstance(data, Mapping):
+        parts = named(data.items(), "the data")
+        if "train" not in parts:
+            raise ValueError(f"data is a dict of {', '.join(map(str, data))}, wanted splits: train, and val or test")
+        return Splits({name: _one(part, given) for name, part in parts.items()})
     if isinstance(data, (str, os.PathLike)):
         return _file(Path(data), {"std": 255.0, **given})
+    return _one(data, given)
+
+
+def _one(data: Any, given: Mapping[str, Any]) -> Data:
     if isinstance(data, tuple) and len(data) == 2:
         found = Arrays(*data, **given)
-        found.std = 255.0 if found.pictures and std is None else found.std
+        found.std = 255.0 if found.pictures and "std" not in given else found.std
         return found
+    if not isinstance(data, Data):
+        if hasattr(data, "columns") and hasattr(data, "iloc"):
+            return image_list(data, **given)
+        if is_dataset(data):
+            return from_dataset(data, **given)
     found = as_data(data)
     if found is None:
         raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
