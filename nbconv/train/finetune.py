@@ -12,7 +12,7 @@ from nbconv.base.files import check
 from nbconv.model import Model, load
 from nbconv.train import confusion
 from nbconv.train.augment import Augment
-from nbconv.train.data import Splits, read_data, wanted
+from nbconv.train.data import Splits, classified, read_data, wanted
 from nbconv.train.fit import History, peak_mb
 from nbconv.train.optimizers import Adam, Optimizer
 from nbconv.train.trainer import Trainer
@@ -86,15 +86,11 @@ def finetune(
     model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
     given = read_data(data, size, mean, std)
     parts = given if isinstance(given, Splits) else None
-    samples = (given["train"] if isinstance(given, Splits) else given).bound(wanted(model))
+    samples = classified(given["train"] if isinstance(given, Splits) else given).bound(wanted(model))
     count = classes or len(samples.classes) or int(samples.labels.max()) + 1
     model.replace_head(count, seed=seed)
-    if samples.labels.dtype.kind != "i":
-        raise ValueError(f"targets are {samples.labels.dtype}, wanted integers: the numbers of classes")
-    if samples.labels.min() < 0:
-        raise ValueError(f"labels begin at {samples.labels.min()}, wanted 0 or more")
     if parts and parts.held is not None and parts.last is not None:
-        train, held, last = samples, parts.held, parts.last
+        train, held, last = samples, classified(parts.held), classified(parts.last)
     else:
         train, held = samples.split(held_out, seed)
         last = held

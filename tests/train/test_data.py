@@ -239,3 +239,28 @@ def test_wrong_tables(text: str, options: dict, message: str, tmp_path: Path) ->
     (tmp_path / "d.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         nbconv.image_list(tmp_path / "d.csv", **options)
+
+
+def test_finetune_takes_one_hot_labels() -> None:
+    x, y = batch(30)
+    options = {"epochs": 3, "optimizer": nbconv.Adam(0.02)}
+    wanted = nbconv.finetune(model(mlp()), (x, y), **options)
+    for hot in (np.eye(3, dtype=np.float32)[y], np.eye(3, dtype=np.int32)[y], np.eye(3, dtype=bool)[y]):
+        assert nbconv.finetune(model(mlp()), (x, hot), **options).history == wanted.history
+        part = Arrays(x, hot).part(np.arange(30)[::-1]).part(np.arange(30)[::-1])
+        assert nbconv.finetune(model(mlp()), part, **options).history == wanted.history
+    for wrong, message in (
+        (np.ones((30, 3), int), r"targets have shape \[30, 3\]"),
+        (np.ones((30, 3)), "targets are float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nbconv.finetune(model(mlp()), (x, wrong))
+
+
+def test_finetune_of_masks_says_what_it_wants(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "a.png", (1, 2, 3))
+    Image.new("L", (10, 12), 255).save(tmp_path / "masks.png")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks.png").rename(tmp_path / "masks" / "a.png")
+    with pytest.raises(ValueError, match="targets are masks, wanted integers: the numbers of classes"):
+        nbconv.finetune(model(mlp()), tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +124,52 @@ def image_splits(source: str | os.PathLike, **options: Any) -> Splits:
     return list_splits(source, **options)
 
 
+def classified(data: Data) -> Data:
+    """The data with the number of a class a sample as targets, int64 (n,): as they are, or of rows with one 1.
+    ValueError for other targets."""
+    labels = getattr(data, "labels", None)
+    if labels is None:
+        what = {"mask": "masks", "boxes": "boxes"}.get(data.kind, "known only as they are read")
+        raise ValueError(f"targets are {what}, wanted integers: the numbers of classes")
+    if labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()):
+        return _labelled(data, labels.argmax(axis=1))
+    if labels.dtype.kind != "i":
+        raise ValueError(f"targets are {labels.dtype}, wanted integers: the numbers of classes")
+    if labels.ndim != 1:
+        raise ValueError(f"targets have shape {list(labels.shape)}, wanted one class a sample")
+    if labels.min() < 0:
+        raise ValueError(f"labels begin at {labels.min()}, wanted 0 or more")
+    return data
+
+
+def _labelled(data: Data, labels: np.ndarray) -> Data:
+    """Other targets for the same samples."""
+    whole = data
+    for part in _parts(data):
+        whole = part.whole
+    other: Any = copy.copy(whole)
+    if whole is data:
+        other.labels = labels
+        return other
+    numbers = np.arange(len(whole))
+    for part in reversed(list(_parts(data))):
+        numbers = numbers[part.numbers]
+    other.labels = np.zeros(len(whole), np.int64)
+    other.labels[numbers] = labels
+    return Part(other, numbers)
+
+
+def _parts(data: Data) -> Iterator[Part]:
+    while isinstance(data, Part):
+        yield data
+        data = data.whole
+
+
 def _agreeing(data: Data, given: Mapping[str, Any]) -> Data:
     """The data, if it has what was said beside it. ``size`` may be said here, where the data does not."""
     whole = data
-    while isinstance(whole, Part):
-        whole = whole.whole
+    for part in _parts(data):
+        whole = part.whole
     for name, value in given.items():
         have = getattr(whole, name, None)
         if name == "size" and have is None and hasattr(whole, "size"):
