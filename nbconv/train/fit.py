@@ -18,6 +18,7 @@ from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, bat
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
+from nbconv.train.targets import samples
 
 
 class History(dict):
@@ -69,6 +70,8 @@ def fit(
         if data is None:
             raise ValueError("an iterable has no share to hold out: give validation data")
         data, validation = data.split(validation, trainer.seed)
+    if hasattr(data, "labels"):
+        trainer.expect(data.labels)
     run = _Run(trainer, [*callbacks, *([Progress()] if progress else [])], batch_size)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
@@ -148,8 +151,8 @@ class _Run:
                     trainer.stop = "now"
                     return
                 self.batch += 1
-                self.total += loss * len(y)
-                self.count += len(y)
+                self.total += loss * samples(y)
+                self.count += samples(y)
                 self.tell("batch_end", loss=loss, mean=self.total / self.count, epoch=self.epoch, batch=self.batch)
                 if trainer.stop == "now":
                     return

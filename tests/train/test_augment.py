@@ -178,3 +178,15 @@ def test_policy(channels: int, white: float) -> None:
         assert (np.abs(y - x).max() < white / 255) == (name == "identity" or (name == "color" and channels == 1)), name
     with pytest.raises(ValueError, match="ops are blur, wanted some of identity, shear_x"):
         nbconv.RandAugment(ops=["blur"])
+
+
+def test_targets_by_output_move_each_as_it_should() -> None:
+    rng = np.random.default_rng(0)
+    x, mask, label = rng.random((2, 1, 6, 5), np.float32), rng.integers(0, 3, (2, 6, 5)), np.array([0, 1])
+    augment = nbconv.Augment(flip=1.0)
+    _, wanted = augment(x, mask, dice(2, 0))
+    _, got = augment(x, {"a": label, "b": mask}, dice(2, 0))
+    np.testing.assert_array_equal(got["b"], wanted)
+    assert got["a"] is label
+    with pytest.raises(ValueError, match="targets are by output: mixup wants"):
+        nbconv.Augment(mixup=0.2)(x, {"a": label}, dice(2, 0), 2)

@@ -3,11 +3,13 @@ own, so that what happens to it does not hang on batches and threads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from nbconv.train.augment import geometry
+from nbconv.train.targets import Targets
 
 
 class Augment:
@@ -66,13 +68,13 @@ class Augment:
     def __call__(
         self,
         x: np.ndarray,
-        y: np.ndarray,
+        y: Any,
         generators: Sequence[np.random.Generator],
         classes: int = 0,
         *,
         kind: str = "auto",
         layout: str = "NCHW",
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, Any]:
         """The samples changed, and their targets, changed as far as they go with pixels; shares of ``classes`` where there
         is mixup. ``kind``: what targets are, see `nbconv.train.data.Data`; "auto" sees masks by their shape. ``layout``:
         where the channels of ``x`` are. ValueError for samples that are no pictures where pixels move, and for targets of
@@ -82,6 +84,22 @@ class Augment:
             return np.ascontiguousarray(np.moveaxis(x, 1, -1)), y
         if x.ndim != 4 and (self.moves or self.cutout):
             raise ValueError(f"the samples have shape {list(x.shape)}: moves and cuts want pictures (n, c, h, w)")
+        several = y.arrays if isinstance(y, Targets) else y if isinstance(y, Mapping) else None
+        parts = {"": y} if several is None else dict(several)
+        if several is not None and self.mixup:
+            raise ValueError("targets are by output: mixup wants one label a sample")
+        kinds = {name: self._kind(x, part, kind) for name, part in parts.items()}
+        done = [self.one(sample, rng) for sample, rng in zip(x, generators, strict=True)]
+        for name, part in parts.items():
+            if kinds[name] in ("mask", "boxes") and len(x):
+                moved = [self._followed(kinds[name], t, moves, x.shape[2:]) for t, (_, moves) in zip(part, done)]
+                parts[name] = np.stack(moved)
+        y = parts[""] if several is None else Targets(parts) if isinstance(y, Targets) else parts
+        x = np.stack([sample for sample, _ in done])
+        return (x, y) if not self.mixup else self._mixed(x, y, generators, classes)
+
+    def _kind(self, x: np.ndarray, y: np.ndarray, kind: str) -> str:
+        """What targets are. ValueError for those of which is not known what becomes of them."""
         kind = kind_of(x, y) if kind == "auto" else kind
         if kind == "values" and y.ndim > 1 and (self.moves or self.mixup) and not _are_labels(y):
             raise ValueError(
@@ -89,11 +107,7 @@ class Augment:
             )
         if kind in ("mask", "boxes") and self.mixup:
             raise ValueError(f"targets have shape {list(y.shape)}: mixup wants labels")
-        done = [self.one(sample, rng) for sample, rng in zip(x, generators, strict=True)]
-        if kind in ("mask", "boxes") and len(x):
-            y = np.stack([self._followed(kind, target, moves, x.shape[2:]) for target, (_, moves) in zip(y, done)])
-        x = np.stack([sample for sample, _ in done])
-        return (x, y) if not self.mixup else self._mixed(x, y, generators, classes)
+        return kind
 
     def one(self, x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
         """(c, h, w) changed, and the moves of its pixels: matrices, see `nbconv.train.augment.geometry`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nbconv.edit.pictured import PictureInput
+from nbconv.train.targets import Targets
 
 Batch = tuple[np.ndarray, np.ndarray]
 KINDS = ("auto", "label", "values", "mask", "boxes")
@@ -150,9 +151,12 @@ def kind_named(kind: str) -> str:
     return kind
 
 
-def targets(y: Any, classes: Sequence[str] = ()) -> tuple[np.ndarray, tuple[str, ...]]:
+def targets(y: Any, classes: Sequence[str] = ()) -> tuple[Any, tuple[str, ...]]:
     """(targets, names of classes): integers and booleans as int64, floats as float32, text as the numbers of ``classes``
-    (by default: those that occur, in the order of their names)."""
+    (by default: those that occur, in the order of their names); a dict of them by output as `Targets`."""
+    if isinstance(y, (Mapping, Targets)):
+        arrays = y.arrays if isinstance(y, Targets) else y
+        return Targets({name: targets(a)[0] for name, a in arrays.items()}), tuple(map(str, classes))
     y = np.asarray(y)
     names = tuple(map(str, classes))
     if y.dtype.kind in "iub":

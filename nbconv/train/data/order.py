@@ -71,7 +71,7 @@ def augmented(
     """Batches that someone else made, with pictures as the model takes them, augmented."""
     place = 0
     for x, y in pairs:
-        x, y = np.asarray(x), np.asarray(y)
+        x = np.asarray(x)
         places = range(place, place := place + len(x))
         yield augment(x, y, generators(seed, epoch, places), classes, layout=layout)
 
