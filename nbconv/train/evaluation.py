@@ -100,7 +100,7 @@ class Features(Data):
         self.begins_at = tuple(arrays)
 
     def batch(self, numbers: np.ndarray) -> Any:
-        return {n: a[numbers] for n, a in self.arrays.items()}, self.labels[numbers]
+        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers)
 
 
 def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
@@ -121,4 +121,6 @@ def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: i
                     return None
             arrays[name][numbers] = value
     known = getattr(data, "labels", None)
-    return Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
+    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
+    found.weights = data.weights
+    return found

@@ -14,7 +14,7 @@ from nbconv.graph import Graph, Spec
 from nbconv.train import checkpoint
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress
-from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, order, prefetch, wanted
+from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, class_weighted, order, prefetch, wanted
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
@@ -43,6 +43,7 @@ def fit(
     augment: Augment | None = None,
     shuffle: bool = True,
     balance: Balance = 0.0,
+    class_weight: Any = None,
     cache: bool | str = "auto",
     cache_mb: float = 1024,
     resume: str | os.PathLike | None = None,
@@ -52,7 +53,9 @@ def fit(
 
     ``train``: (x, y), `Data` (`nbconv.Arrays`, `nbconv.image_folder`, …), or an iterable of batches, which is gone through
     once an epoch. ``validation``: the same, or the share of ``train`` to hold out. ``balance``: see
-    `nbconv.train.data.order`.
+    `nbconv.train.data.order`. ``class_weight``: what the loss of each class's samples counts, "balanced" for all classes
+    alike, a dict by class, or one a class. Weights of samples are the third of (x, y, weights) and of batches; they count in
+    training, not in validation.
     ``cache``: whether what the frozen part makes of each sample is computed once and kept, up to ``cache_mb``: "auto" does
     where it can; it excludes augmentation, which changes the samples. ``resume``: a checkpoint to go on from, if it is there
     (the same data and arguments give the same bits as without the stop). ``progress``: a bar (tqdm's, where installed).
@@ -70,8 +73,12 @@ def fit(
         if data is None:
             raise ValueError("an iterable has no share to hold out: give validation data")
         data, validation = data.split(validation, trainer.seed)
-    if hasattr(data, "labels"):
+    if data is not None and hasattr(data, "labels"):
         trainer.expect(data.labels)
+    if class_weight is not None:
+        if data is None:
+            raise ValueError("class_weight wants (x, y) or Data: batches can have weights as their third part")
+        data = class_weighted(data, class_weight)
     run = _Run(trainer, [*callbacks, *([Progress()] if progress else [])], batch_size)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
