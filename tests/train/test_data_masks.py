@@ -141,6 +141,19 @@ def test_augmented_masks_train(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again[0][1], got[1][1])
 
 
+def test_unreadable_pictures_take_their_masks_along(tmp_path: Path) -> None:
+    for i in range(3):
+        draw(tmp_path / "images" / f"{i}.png", RED)
+        mask(tmp_path / "masks" / f"{i}.png", "grey", seed=i)
+    whole = nbconv.mask_folder(tmp_path, size=(12, 10)).batch(np.array([0, 2]))[1]
+    (tmp_path / "images" / "1.png").write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match=r"1 of 3 pictures cannot be read"):
+        data = nbconv.mask_folder(tmp_path, size=(12, 10), on_error="skip")
+    np.testing.assert_array_equal(data.batch(np.arange(2))[1], whole)
+    with pytest.raises(ValueError, match=r"1.png: not a picture"):
+        nbconv.mask_folder(tmp_path, size=(12, 10)).batch(np.arange(3))
+
+
 def annotated(root: Path, **changes: Any) -> Path:
     """Two pictures with a box and a triangle, as COCO has them."""
     for i in range(2):

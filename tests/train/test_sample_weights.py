@@ -21,8 +21,9 @@ LOSSES: list[tuple[Any, str, dict[str, Any]]] = [
     (losses.cross_entropy, "labels", {"label_smoothing": 0.1}), (losses.cross_entropy, "shares", {"label_smoothing": 0.1}),
     (losses.cross_entropy, "labels", {"weights": [1.0, 2.0, 0.5], "label_smoothing": 0.2}),
     (losses.cross_entropy, "labels", {"ignore_index": 1}), (losses.focal, "labels", {}),
-    (losses.multiclass_hinge, "labels", {}), (losses.binary_cross_entropy, "shares", {}), (losses.binary_focal, "shares", {}), (losses.hinge, "signs", {}),
-    (losses.mse, "shares", {}), (losses.l1, "shares", {}), (losses.huber, "shares", {}),
+    (losses.multiclass_hinge, "labels", {}), (losses.binary_cross_entropy, "shares", {}),
+    (losses.binary_focal, "shares", {}), (losses.hinge, "signs", {}), (losses.mse, "shares", {}),
+    (losses.l1, "shares", {}), (losses.huber, "shares", {}),
 ]  # fmt: skip
 
 

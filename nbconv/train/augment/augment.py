@@ -91,7 +91,7 @@ class Augment:
         kinds = {name: self._kind(x, part, kind) for name, part in parts.items()}
         done = [self.one(sample, rng) for sample, rng in zip(x, generators, strict=True)]
         for name, part in parts.items():
-            if kinds[name] in ("mask", "boxes") and len(x):
+            if kinds[name] in ("mask", "boxes") and any(moves for _, moves in done):
                 moved = [self._followed(kinds[name], t, moves, x.shape[2:]) for t, (_, moves) in zip(part, done)]
                 parts[name] = np.stack(moved)
         y = parts[""] if several is None else Targets(parts) if isinstance(y, Targets) else parts
