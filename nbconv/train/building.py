@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter, norms, type_of
+from nbconv.edit.parameters import Parameter, norms, one_value, type_of
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
@@ -28,6 +28,7 @@ from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
 from nbconv.passes.promote import promote
 from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
+from nbconv.passes.straight_through import straight_through
 from nbconv.train.dropout import with_dropout
 from nbconv.train.memory.estimate import Estimate
 from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, depending, frozen, split
@@ -84,8 +85,9 @@ def widened(name: str) -> str:
 def opened(graph: Graph, recipe: Recipe) -> Graph:
     """The graph with trained parameters and running statistics as inputs, in float32, batch normalisations and dropouts
     that train at work."""
-    training = {id(n) for n in norms(graph, recipe.chosen)}
     names = {p.value for p in recipe.chosen}
+    graph = straight_through(one_value(graph, recipe.chosen), names)
+    training = {id(n) for n in norms(graph, recipe.chosen)}
     names.update(name for node in graph.nodes if id(node) in training for name in node.inputs[3:5])
     half = {p.value: dtype for p in recipe.chosen if is_half(dtype := type_of(p.value, graph))}
     nodes = [Node(Cast(to=number_of(dtype)), (name,), (f"{name}/half",)) for name, dtype in half.items()]
