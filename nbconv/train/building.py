@@ -147,7 +147,7 @@ def build(
         whole = segments.graph(choice)
     to = Builder(whole, specs, "update/")
     updates = _updated(to, recipe, gradients, held)
-    updates.update(_statistics(to, graph, specs))
+    updates.update(_statistics(to, graph, specs, held))
     result = to.graph()
     result.outputs = {loss: None, **dict.fromkeys(updates.values())}
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
@@ -261,13 +261,13 @@ def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> di
     return gradients
 
 
-def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec]) -> dict[str, str]:
-    """New running statistics. ONNX's running variance takes in the batch's variance as it is; PyTorch's, as here, the
-    unbiased one, n / (n - 1) of it."""
+def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapping[str, Spec]) -> dict[str, str]:
+    """New running statistics, where the state has them. ONNX's running variance takes in the batch's variance as it is;
+    PyTorch's, as here, the unbiased one, n / (n - 1) of it."""
     updates: dict[str, str] = {}
     found: dict[tuple[str, str], list[Node]] = {}
     for node in graph.nodes:
-        if isinstance(node.op, BatchNormalization) and node.op.training_mode:
+        if isinstance(node.op, BatchNormalization) and node.op.training_mode and node.inputs[3] in held:
             found.setdefault((node.inputs[3], node.inputs[4]), []).append(node)
     for (mean, variance), nodes in found.items():
         shape, op = specs[nodes[0].inputs[0]].shape, nodes[0].op

@@ -13,7 +13,7 @@ from nbconv.edit.parameters import constants_of, parameters
 from nbconv.edit.selection import select
 from nbconv.graph import Graph, Node, Spec
 from nbconv.tools.gradcheck import evaluate
-from tests.train.models import F32, convolutional, mlp, model, node
+from tests.train.models import F32, batch, convolutional, mlp, model, node
 
 WIDE = 6
 I64 = np.dtype(np.int64)
@@ -249,3 +249,28 @@ def test_tables_reach_the_file(tmp_path) -> None:
     again = nbconv.load(tmp_path / "m.onnx", threads=1)
     np.testing.assert_array_equal(again.graph.constants["words"], trainer.state["words"])
     np.testing.assert_array_equal(again.run({"ids": ids})["y"], trainer.predict({"ids": ids}))
+
+
+def test_weights_standardised_by_a_batch_normalisation() -> None:
+    """As PyTorch exports it: the norm is a function of weights, with no running statistics, and its gradient is turned
+    before the update."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("ReduceMean", "w axes", "mean", "mean", keepdims=0),
+        node("BatchNormalization", "w gain zero mean mean", "s", "standardise", training_mode=1),
+        node("Reshape", "s shape", "w4", "as_filters"), node("Conv", "x w4 b", "c", "conv"), node("Relu", "c", "r", "relu"),
+        node("GlobalAveragePool", "r", "p", "pool"), node("Flatten", "p", "f", "flat"), node("Gemm", "f w2 b2", "y", "fc"),
+    ]  # fmt: skip
+    floats = {
+        "w": rng.standard_normal((1, 4, 18)), "gain": 0.5 + rng.random(4), "zero": np.zeros(4), "b": np.zeros(4),
+        "w2": rng.standard_normal((4, 3)), "b2": np.zeros(3),
+    }  # fmt: skip
+    constants = {n: a.astype(F32) for n, a in floats.items()} | {"axes": np.array([0, 2]), "shape": np.array([4, 2, 3, 3])}
+    graph = Graph(nodes, {"x": Spec(("n", 2, 7, 7), F32)}, {"y": Spec(("n", 3), F32)}, constants)
+    trainer = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(0.1))
+    assert {p.name for p in trainer.parameters} == set(floats)
+    x, y = batch(12, (2, 7, 7))
+    losses = [trainer.step(x, y) for _ in range(10)]
+    assert losses[-1] < losses[0]
+    assert all((trainer.state[n] != constants[n]).any() for n in floats)
+    np.testing.assert_array_equal(trainer.graph().constants["w"], trainer.state["w"])
