@@ -155,6 +155,21 @@ def build(
     return Built(result, loss, updates, trained, shape[1] if len(shape) > 1 else 1, estimate)
 
 
+def computed(source: Graph) -> tuple[Graph, dict[str, Spec]]:
+    """The graph, all of whose sizes are known, as a step computes it: folded, in float32, its outputs too (`widened`)."""
+    graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset(source.outputs))
+    half = [name for name in source.outputs if is_half(specs[name].dtype)]
+    if half:
+        ends = [Node(Cast(to=number_of(FLOAT32)), (name,), (widened(name),)) for name in half]
+        graph = graph.derive([*graph.nodes, *ends])
+        graph.outputs = dict.fromkeys(widened(name) if name in half else name for name in source.outputs)
+        specs.update({widened(name): specs[name]._replace(dtype=FLOAT32) for name in half})
+    promoted = promote(graph, specs, rounds=False)
+    if promoted is not graph:
+        graph, specs, _ = fold(promoted, dict(source.inputs), Weights(), frozenset(promoted.outputs))
+    return graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()}), specs
+
+
 def _forward(
     recipe: Recipe, feeds: Mapping[str, Spec], held: Mapping[str, Spec], policy: MemoryPolicy
 ) -> tuple[Graph, dict[str, Spec]]:
@@ -165,16 +180,7 @@ def _forward(
         mine = {n: s._replace(shape=(rows, *s.shape[1:])) if rows else s for n, s in feeds.items()}
         source.inputs = {**mine, STEP: Spec((), np.dtype(np.int64))}
         source.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
-        graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset((recipe.logits,)))
-        if is_half(specs[recipe.logits].dtype):
-            end = Node(Cast(to=number_of(FLOAT32)), (recipe.logits,), (widened(recipe.logits),))
-            graph = graph.derive([*graph.nodes, end])
-            graph.outputs = dict.fromkeys(end.outputs)
-            specs[end.outputs[0]] = specs[recipe.logits]._replace(dtype=FLOAT32)
-        promoted = promote(graph, specs, rounds=False)
-        if promoted is not graph:
-            graph, specs, _ = fold(promoted, dict(source.inputs), Weights(), frozenset(promoted.outputs))
-        return graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()}), specs
+        return computed(source)
 
     try:
         graph, specs = folded(0)
