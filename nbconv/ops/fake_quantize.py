@@ -38,7 +38,8 @@ class FakeQuantize(Quantization):
         zero = x.dtype.type(0) if zero_point is None else self.along(zero_point.astype(x.dtype), x.shape)
         low, high = _bounds(np.dtype(np.uint8) if zero_point is None else zero_point.dtype)
         with np.errstate(all="ignore"):
-            return np.asarray((np.clip(np.rint(x / scale) + zero, low, high) - zero) * scale, dtype=x.dtype)
+            steps = np.rint(x / divisor(scale)) + zero
+            return np.asarray((np.clip(steps, low, high) - zero) * scale, dtype=x.dtype)
 
     def expand(self, to: Expansion) -> str | None:
         """Scales and zero points are constants; half precision is promoted first."""
@@ -46,14 +47,15 @@ class FakeQuantize(Quantization):
             return None
         x, zero = to.inputs[0], to.inputs[2].value if to.has(2) else np.zeros((), np.uint8)
         low, high = _bounds(zero.dtype)
-        scale = to.constant(self.along(to.inputs[1].value, x.shape).astype(x.dtype, copy=False))
-        q, zeros, shift = to.add(StraightRound(), to.add(Div(), to.x(), scale)), "", x.dtype.type(zero.reshape(-1)[0])
+        scale = self.along(to.inputs[1].value, x.shape).astype(x.dtype, copy=False)
+        q = to.add(StraightRound(), to.add(Div(), to.x(), to.constant(divisor(scale))))
+        zeros, shift = "", x.dtype.type(zero.reshape(-1)[0])
         if (zero != zero.reshape(-1)[0]).any():
             zeros, shift = to.constant(self.along(zero, x.shape).astype(x.dtype)), x.dtype.type(0)
             q = to.add(Add(), q, zeros)
         if np.isfinite(high):
             q = to.add(StraightClip(), q, *(to.constant(np.array(v - shift, x.dtype)) for v in (low, high)))
-        return to.add(Mul(), to.add(Sub(), q, zeros) if zeros else q, scale)
+        return to.add(Mul(), to.add(Sub(), q, zeros) if zeros else q, to.constant(scale))
 
 
 class StraightRound(Round):
@@ -73,6 +75,11 @@ class StraightClip(Clip):
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         low, high = self.limits(to.inputs) or (-np.inf, np.inf)
         return to.add(ClipGrad(low=low - 0.5, high=high + 0.5), to.dy(), to.x()), *[None] * (len(to.inputs) - 1)
+
+
+def divisor(scale: np.ndarray) -> np.ndarray:
+    """What values are divided by: 1 for scales of 0 and denormal ones, as channels of zeros have, so that 0 stays 0."""
+    return np.where(np.abs(scale) < np.finfo(np.float32).tiny, scale.dtype.type(1), scale)
 
 
 def _bounds(dtype: np.dtype) -> tuple[float, float]:

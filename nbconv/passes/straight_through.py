@@ -9,7 +9,7 @@ import numpy as np
 
 from nbconv.graph import Graph, Node
 from nbconv.graph.dtypes import kind_of
-from nbconv.ops.fake_quantize import FakeQuantize
+from nbconv.ops.fake_quantize import FakeQuantize, divisor
 from nbconv.ops.quantize import DequantizeLinear, Quantization, QuantizeLinear
 from nbconv.ops.quantize import requantised as quantised
 
@@ -33,8 +33,11 @@ def requantised(value: np.ndarray, node: Node, graph: Graph) -> np.ndarray:
     integers, scale = (graph.constants[n] for n in node.inputs[:2])
     zero = _constant(node, 2, graph)
     kind = np.float64 if integers.dtype.itemsize > 2 else np.float32
-    steps = value.astype(kind) / node.op.along(scale.astype(kind), value.shape)
-    found = quantised(steps, 0 if zero is None else node.op.along(zero, value.shape), integers.dtype)
+    by = node.op.along(scale.astype(kind), value.shape)
+    found = quantised(
+        value.astype(kind) / divisor(by), 0 if zero is None else node.op.along(zero, value.shape), integers.dtype
+    )
+    found = np.where(divisor(by) == by, found, integers)
     found.flags.writeable = False
     return found
 

@@ -28,6 +28,7 @@ CASES = [
     case(FakeQuantize(axis=-1, block_size=2), 9 * r(2, 3), np.abs(r(2, 2)), r(2, 2, dtype=np.int8)),
     case(FakeQuantize(), 1e5 * r(7), np.array(1e-3, np.float32), np.array(0, np.int32)),
     case(FakeQuantize(), r(0, 3), SCALE),
+    case(FakeQuantize(axis=0), [0.0, 3.0, 0.7], [0.0, 1e-40, 0.5], np.zeros(3, np.int8), expect=[0, 0, 0.5]),
     case(FakeQuantize(), [nan, inf, -inf, 0.75, -0.3], SCALE, u8(1)[0], expect=[nan, 127, -0.5, 1.0, -0.5]),
     case(StraightRound(), [0.5, 1.5, -2.5, nan, inf], expect=[0, 2, -2, nan, inf]),
     case(StraightClip(), [-9.0, 3.0, 9.0, nan], np.array(-8, np.float32), np.array(7, np.float32), expect=[-8, 3, 7, nan]),

@@ -200,6 +200,23 @@ def test_weights_alone_may_be_quantised() -> None:
     assert (trainer.graph().constants["w1_q"] != constants["w1_q"]).any()
 
 
+def test_channels_of_zeros() -> None:
+    """Whose scale is 0, or denormal: they stay what they are, and nothing is NaN."""
+    graph = qdq()
+    constants = {n: a.copy() for n, a in graph.constants.items()}
+    for k, scale in ((1, 0.0), (3, 1e-41)):
+        constants["w1_scale"][k] = constants["b1_scale"][k] = scale
+    graph = Graph(graph.nodes, graph.inputs, graph.outputs, constants)
+    x, y = batch(12)
+    trainer = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(0.05))
+    losses = [trainer.step(x, y) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert all(np.isfinite(a).all() for a in trainer.state.values())
+    tuned = trainer.graph().constants
+    np.testing.assert_array_equal(tuned["w1_q"][[1, 3]], constants["w1_q"][[1, 3]])
+    assert (tuned["w1_q"][0] != constants["w1_q"][0]).any()
+
+
 def test_models_of_integer_operators_are_refused() -> None:
     """By name, with what to do; layers on floats behind them train."""
     rng = np.random.default_rng(1)
