@@ -28,6 +28,7 @@ from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
 from nbconv.train.targets import Targets
+from nbconv.train.unchanged import Watch, reason
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -101,6 +102,7 @@ class Learner:
             from nbconv.runtime.cuda.device import State
 
             self._home = State(model._device, self._state)
+        self._watch = Watch(self._state, [p.value for p in chosen]) if self._home is None else None
         self.model.weights.drop()
         self.steps, self.epoch, self.lr_scale = 0, 0.0, 1.0
         self.stop: bool | str = False
@@ -171,9 +173,13 @@ class Learner:
             for other in self._works.values():
                 if other is not work:
                     other.step.abandon()
+            held = self._watch.before(budget_ms is not None) if self._watch and self.lr else {}
             found = work.step.run(given, hyper, check=partial(self._finite, work.loss), **options)
             if found is None:
                 return None
+            if self._watch:
+                like = partial(self.model._like, threads=self.threads)
+                self._watch.after(held, lambda: reason(work.built, {**given, **hyper, **self._state}, like, self.lr))
             self.steps += 1
             return float(found[work.loss].reshape(()))
 
