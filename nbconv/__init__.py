@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbconv.compat.torch import from_torch
     from nbconv.train.augment import Augment
     from nbconv.train.callbacks import (
+        Callback,
         CSVLogger,
         EarlyStopping,
         LearningCurve,
@@ -35,7 +36,7 @@ _MODULES = {
     "compat.torch": ("from_torch",),
     "train.augment": ("Augment",),
     "train.callbacks": (
-        "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
+        "Callback", "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
     ),
     "train.data": ("Arrays", "Pictures", "image_folder", "image_list", "load_npz"),
     "train.finetune": ("finetune",),
@@ -56,8 +57,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "DeviceError", "EarlyStopping",
-    "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau",
-    "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "finetune", "from_torch", "image_folder", "image_list",
-    "load", "load_npz", "save",
+    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "Callback", "DeviceError",
+    "EarlyStopping", "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp",
+    "ReduceLROnPlateau", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "finetune", "from_torch",
+    "image_folder", "image_list", "load", "load_npz", "save",
 ]  # fmt: skip
