@@ -10,18 +10,30 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.nets_more import MAKERS
+
 SHAPES: dict[str, tuple[int, ...]] = {
     "lenet5": (64, 1, 28, 28), "mobilenet_v2": (8, 3, 160, 160), "resnet18": (8, 3, 224, 224), "unet": (2, 3, 128, 128),
+    "unet groupnorm": (2, 3, 128, 128), "convnext": (8, 3, 160, 160), "depthwise 7x7": (8, 3, 112, 112),
+    "resnext": (8, 3, 128, 128), "mobilenet_v3": (16, 3, 160, 160), "densenet": (8, 3, 128, 128), "1-D": (16, 1, 8000),
+    "crnn": (16, 1, 32, 128), "3-D": (2, 3, 8, 64, 64), "text": (32, 64),
 }  # fmt: skip
 """Batches."""
-CLASSES = {"lenet5": 10, "mobilenet_v2": 1000, "resnet18": 1000, "unet": 4}
+CLASSES = dict.fromkeys(SHAPES, 1000) | {
+    "lenet5": 10, "unet": 4, "unet groupnorm": 4, "1-D": 35, "crnn": 37, "3-D": 100, "text": 2,
+}  # fmt: skip
+WORDS, LETTERS = 2500, 6
 
 
 def make(name: str, width: float = 1.0, seed: int = 0) -> nn.Module:
     """A network by name; ``width`` scales the channels. Weights are seeded: convolutions' by He 2015 (over what they feed),
     linear layers' PyTorch's."""
     torch.manual_seed(seed)
-    net = {"lenet5": lenet5, "mobilenet_v2": MobileNetV2, "resnet18": ResNet18, "unet": UNet}[name](width, CLASSES[name])
+    if name in MAKERS:
+        net = MAKERS[name](CLASSES[name])
+    else:
+        makers: dict[str, Any] = {"lenet5": lenet5, "mobilenet_v2": MobileNetV2, "resnet18": ResNet18}
+        net = makers.get(name, UNet)(width, CLASSES[name], **({"norm": group_norm} if name == "unet groupnorm" else {}))
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
@@ -37,8 +49,14 @@ def lenet5(width: float, classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-def conv_norm(ci: int, co: int, kernel: int, stride: int = 1, groups: int = 1, act: Any = nn.ReLU6) -> nn.Sequential:
-    layers = [nn.Conv2d(ci, co, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(co)]
+def group_norm(c: int) -> nn.Module:
+    return nn.GroupNorm(8, c)
+
+
+def conv_norm(
+    ci: int, co: int, kernel: int, stride: int = 1, groups: int = 1, act: Any = nn.ReLU6, norm: Any = nn.BatchNorm2d
+) -> nn.Sequential:
+    layers = [nn.Conv2d(ci, co, kernel, stride, kernel // 2, groups=groups, bias=False), norm(co)]
     return nn.Sequential(*layers, *([act()] if act else []))
 
 
@@ -98,14 +116,14 @@ class ResNet18(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """Ronneberger 2015, U-Net, with batch normalisation and padded convolutions, three levels down from 32 channels."""
+    """Ronneberger 2015, U-Net, with normalisation and padded convolutions, three levels down from 32 channels."""
 
-    def __init__(self, width: float, classes: int) -> None:
+    def __init__(self, width: float, classes: int, norm: Any = nn.BatchNorm2d) -> None:
         super().__init__()
         c = [max(4, int(width * n)) for n in (32, 64, 128, 256)]
 
         def double(ci: int, co: int) -> nn.Module:
-            return nn.Sequential(conv_norm(ci, co, 3, act=nn.ReLU), conv_norm(co, co, 3, act=nn.ReLU))
+            return nn.Sequential(*(conv_norm(n, co, 3, act=nn.ReLU, norm=norm) for n in (ci, co)))
 
         self.down = nn.ModuleList([double(a, b) for a, b in zip([3, *c], c)])
         self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(c)][::-1])
@@ -123,9 +141,9 @@ class UNet(nn.Module):
 
 
 def export(net: nn.Module, shape: tuple[int, ...], dynamo: bool = False) -> bytes:
-    """The network as ONNX, batch normalisation kept."""
+    """The network as ONNX, batch normalisation kept. An input of two axes is of words."""
     net.eval()
-    x, target = torch.zeros(shape), io.BytesIO()
+    x, target = torch.zeros(shape, dtype=torch.int64 if len(shape) == 2 else torch.float32), io.BytesIO()
     if dynamo:
         program = torch.onnx.export(net, (x,), dynamo=True, optimize=False, verbose=False)
         assert program is not None
@@ -139,14 +157,19 @@ def export(net: nn.Module, shape: tuple[int, ...], dynamo: bool = False) -> byte
 
 
 def batches(name: str, shape: tuple[int, ...], count: int, seed: int = 1) -> list[tuple[Any, Any]]:
-    """Seeded normal images and labels: one an image, or one a pixel."""
+    """Seeded normal images, sounds or volumes, or random words; labels: one a sample, one a pixel, or a line of letters."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    labels = (shape[0], *shape[2:]) if name == "unet" else shape[:1]
+    labels = {"crnn": (shape[0], LETTERS)}.get(name, (shape[0], *shape[2:]) if name.startswith("unet") else shape[:1])
+    least = 1 if name == "crnn" else 0  # CTC's blank
     return [
-        (rng.standard_normal(shape, np.float32), rng.integers(0, CLASSES[name], labels)) for _ in range(count)
-    ]  # fmt: skip
+        (
+            rng.integers(0, WORDS, shape) if name == "text" else rng.standard_normal(shape, np.float32),
+            rng.integers(least, CLASSES[name], labels),
+        )
+        for _ in range(count)
+    ]
 
 
 def save(name: str, path: Path) -> None:

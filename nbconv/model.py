@@ -271,15 +271,18 @@ class Model(Planned):
 
     # training (nbconv.train)
 
-    def replace_head(self, classes: int, *, init: Any = "xavier_uniform", seed: int = 0, output: str = "") -> Head:
-        """Puts a fresh classifier for ``classes`` classes in the place of the last Gemm, MatMul or convolution before the
-        output (``output`` names it where there are several); what was found there. ``init``: a name or function of
-        `nbconv.edit.initializers`; biases are 0. ValueError where there is no such layer."""
+    def replace_head(
+        self, classes: int, *, init: Any = "xavier_uniform", seed: int = 0, output: str = "", head: str = ""
+    ) -> Head:
+        """Puts a fresh classifier for ``classes`` classes in the place of the last Gemm, MatMul or (transposed) convolution
+        before the output (``output`` names it where there are several), or of the node ``head``; what was found there.
+        ``init``: a name or function of `nbconv.edit.initializers`; biases are 0. ValueError where there is no such layer,
+        which names those to choose from."""
         from nbconv.edit.head import replace_head
 
-        graph, head = replace_head(self.graph, classes, init, seed, output)
+        graph, found = replace_head(self.graph, classes, init, seed, output, head)
         self._replace(graph)
-        return head
+        return found
 
     def freeze(self, until: str | None = None) -> list[str]:
         """Keeps a `Trainer` from changing the parameters that ``until`` (the name of a node, value or parameter) depends on,

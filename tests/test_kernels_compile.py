@@ -341,7 +341,7 @@ import os, signal, threading, time
 def interrupt():
     while not os.path.exists(os.environ["COMPILED"]): time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
-threading.Thread(target=interrupt).start()
+threading.Thread(target=interrupt, daemon=True).start()
 try:
     scale(7, 'tiny', 'large')
 except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from ._simd import (
     W,
     address,
     at,
+    floats_at,
     inline,
     kernel,
     load,
@@ -24,8 +25,17 @@ from ._simd import (
     store_part,
 )
 
-MAX_PIXELS = 512
+MAX_PIXELS = 256
 """Most pixels of a chunk."""
+PANELS = 4
+"""Most panels of dy, NR columns each, that are held beside each other."""
+LINE = 32
+"""Elements that are written side by side."""
+ROOM = (MR + W - 1) // W * W
+"""Floats of a pixel's channels that a tile reads, held in whole vectors."""
+
+
+HELD, BESIDE, LINES = MAX_PIXELS * ROOM, MAX_PIXELS * PANELS * NR, LINE * W
 
 
 @kernel
@@ -51,6 +61,11 @@ def conv_grad_weight(
     kh, kw, sh, sw, dh, dw, ph, pw = window
     groups, _, pixels, columns, chunk, padded = blocking
     table = stack_ints(MAX_PIXELS)
+    rows = stack_ints(MAX_PIXELS)
+    held = stack_floats(HELD)
+    panels = stack_floats(BESIDE)
+    for i in range(MAX_PIXELS):
+        rows[i] = address(held, i * ROOM)
     blocks = (og + columns - 1) // columns
     taps = kh * kw
     nothing = address(zeros, 0)
@@ -66,12 +81,34 @@ def conv_grad_weight(
         begins = True
         while p0 < p1:
             count = min(chunk, p1 - p0)
-            for t in range(taps):
-                ky = t // kw
-                _addresses(table, x, g * cg, nothing, p0, count, ky * dh - ph, (t - ky * kw) * dw - pw, image, sh, sw)
-                _tap(table, count, at(dy, p0 * ldy + g * og), ldy, at(yg, t * cg * padded), padded, cg, n0, n1, begins)
+            col = n0
+            while col < n1:
+                cols = min(n1 - col, PANELS * NR)
+                _hold(at(dy, p0 * ldy + g * og + col), ldy, count, cols, panels)
+                for t in range(taps):
+                    ky = t // kw
+                    _addresses(table, x, g * cg, nothing, p0, count, ky * dh - ph, (t - ky * kw) * dw - pw, image, sh, sw)
+                    _tap(table, rows, held, count, panels, at(yg, t * cg * padded + col), padded, cg, cols, begins)
+                col += cols
             begins = False
             p0 += chunk
+
+
+@inline
+def _hold(dy, ldy, count, cols, panels):
+    """Columns of dy as panels, each pixel's NR beside those of the next."""
+    c = 0
+    while c < cols:
+        target = at(panels, c * count)
+        some = min(NR, cols - c)
+        for p in range(count):
+            line = at(dy, p * ldy + c)
+            for v in range(0, some, W):
+                if v + W <= some:
+                    store(target, p * NR + v, load(line, v))
+                else:
+                    store(target, p * NR + v, load_part(line, v, some - v))
+        c += NR
 
 
 @inline
@@ -106,30 +143,37 @@ def _addresses(table, x, c0, nothing, p0, count, dy, dx, image, sh, sw):
 
 
 @inline
-def _tap(table, count, dy, ldy, y, padded, cg, n0, n1, begins):
-    """All register tiles of one tap, rows in tiles of equal height, columns outermost so that dy's
-    stay in L1."""
+def _tap(table, rows, held, count, panels, y, padded, cg, n, begins):
+    """All register tiles of one tap, rows in tiles of equal height. A tile's part of x is held for all panels, where there
+    are several."""
     tiles = (cg + MR - 1) // MR
     small = cg // tiles
     extra = cg - small * tiles
-    col = n0
-    while col < n1:
-        cols = n1 - col
-        c0 = 0
-        for t in range(tiles):
-            rows = small + 1 if t < extra else small
+    c0 = 0
+    for t in range(tiles):
+        height = small + 1 if t < extra else small
+        if n > NR:
+            for p in range(count):
+                source = table[p] + c0 * 4
+                for v in range(0, height, W):
+                    store(held, p * ROOM + v, load_part(floats_at(source), v, min(W, height - v)))
+        where = rows if n > NR else table
+        k0 = 0 if n > NR else c0
+        col = 0
+        while col < n:
+            cols = n - col
             c = at(y, c0 * padded + col)
-            b = at(dy, col)
+            b = at(panels, col * count)
             if cols >= NR:
-                outer_wide(rows, table, c0, count, b, ldy, c, padded, begins, cols)
+                outer_wide(height, where, k0, count, b, NR, c, padded, begins, cols)
             elif cols > W:
-                outer_wide_part(rows, table, c0, count, b, ldy, c, padded, begins, cols)
+                outer_wide_part(height, where, k0, count, b, NR, c, padded, begins, cols)
             elif cols == W:
-                outer_narrow(rows, table, c0, count, b, ldy, c, padded, begins, cols)
+                outer_narrow(height, where, k0, count, b, NR, c, padded, begins, cols)
             else:
-                outer_narrow_part(rows, table, c0, count, b, ldy, c, padded, begins, cols)
-            c0 += rows
-        col += NR
+                outer_narrow_part(height, where, k0, count, b, NR, c, padded, begins, cols)
+            col += NR
+        c0 += height
 
 
 @kernel
@@ -149,22 +193,46 @@ def merge(
     """y[g·group + t·tap + i·ci + o·co] = Σ_part x[part·step + ((g·taps + t)·cg + i)·padded + o]; a
     unit is a vector of outputs o of a group."""
     tap, ci, co, group = strides
-    held = stack_floats(W)
+    held = stack_floats(LINES)
     blocks = (og + W - 1) // W
     for unit in range(first, last):
         g = unit // blocks
         o0 = (unit - g * blocks) * W
         count = min(W, og - o0)
-        target = at(y, g * group + o0 * co)
-        for i in range(cg):
-            for t in range(taps):
+        i0 = 0
+        t0 = 0
+        while i0 < cg:  # some elements of all W lines, then more: the lines' pitch may be a power of 2
+            i = i0
+            t = t0
+            n = 0
+            while n < LINE and i < cg:
                 source = at(x, ((g * taps + t) * cg + i) * padded + o0)
                 total = load(source, 0)
                 for part in range(1, parts):
                     total = total + load(source, part * step)
-                store(held, 0, total)
-                for o in range(count):
-                    target[t * tap + i * ci + o * co] = held[o]
+                store(held, n * W, total)
+                n += 1
+                t += 1
+                if t == taps:
+                    t = 0
+                    i += 1
+            for o in range(count):
+                target = at(y, g * group + (o0 + o) * co + i0 * ci + t0 * tap)
+                if ci == taps * tap:
+                    for r in range(n):
+                        target[r * tap] = held[r * W + o]
+                else:
+                    place = 0
+                    u = t0
+                    for r in range(n):
+                        target[place] = held[r * W + o]
+                        place += tap
+                        u += 1
+                        if u == taps:
+                            u = 0
+                            place += ci - taps * tap
+            i0 = i
+            t0 = t
 
 
 @kernel

@@ -51,7 +51,7 @@ def _cast_once(value: str, name: str, made: dict[str, Node]) -> bool:
     return node.op.type == "Cast" and node.inputs[0] == name
 
 
-def frontier(graph: Graph, chosen: Iterable[Parameter], logits: str) -> tuple[str, ...]:
+def frontier(graph: Graph, chosen: Iterable[Parameter], logits: tuple[str, ...]) -> tuple[str, ...]:
     """The values computed by the frozen part alone that the trained part reads: what can be kept from epoch to epoch."""
     chosen = list(chosen)
     training = {id(n) for n in norms(graph, chosen)}
@@ -73,18 +73,19 @@ def frontier(graph: Graph, chosen: Iterable[Parameter], logits: str) -> tuple[st
     return tuple(found)
 
 
-def _needed(graph: Graph, name: str) -> set[str]:
-    wanted = {name}
+def _needed(graph: Graph, names: Iterable[str]) -> set[str]:
+    wanted = set(names)
     for node in reversed(graph.nodes):
         if wanted.intersection(node.outputs):
             wanted.update(n for n in node.inputs if n)
     return wanted
 
 
-def tail(graph: Graph, at: Mapping[str, object], logits: str) -> Graph:
+def tail(graph: Graph, at: Mapping[str, object], logits: tuple[str, ...]) -> Graph:
     """The part of the graph from the values ``at`` (name to Spec), its inputs now, to the logits."""
     nodes = [n for n in graph.nodes if not any(name in at for name in n.outputs)]
-    whole = Graph(nodes, dict(at), {logits: graph.outputs.get(logits)}, graph.constants, graph.name)  # type: ignore[arg-type]
+    ends = {name: graph.outputs.get(name) for name in logits}
+    whole = Graph(nodes, dict(at), ends, graph.constants, graph.name)  # type: ignore[arg-type]
     needed = _needed(whole, logits)
     whole.nodes = [n for n in nodes if needed.intersection(n.outputs)]
     return whole

@@ -37,6 +37,7 @@ from nbconv.train.optimizers import Optimizer
 STEP = "hyper/step"
 """The input that counts steps, int64, from 1."""
 LABELS = "hyper/targets"
+"""The input that holds targets; of several losses, what its names begin with."""
 
 
 class Indivisible(ModelError):
@@ -47,8 +48,10 @@ class Recipe(NamedTuple):
     """What is to be trained, and how."""
 
     graph: Graph
-    logits: str
-    loss: Callable[..., str]
+    logits: tuple[str, ...]
+    """what losses are computed of"""
+    loss: Callable[[Any, Mapping[str, str]], str]
+    """adds the loss, of values by the names of the logits and of the targets"""
     optimizer: Optimizer
     chosen: tuple[Parameter, ...]
     factors: Mapping[str, float]
@@ -65,8 +68,8 @@ class Built(NamedTuple):
     loss: str
     updates: dict[str, str]
     trained: tuple[Parameter, ...]
-    classes: int
-    """channels of the logits"""
+    shapes: Mapping[str, tuple[int, ...]]
+    """of the logits, by name"""
     estimate: float = 0.0
     """bytes that it takes in segments"""
 
@@ -101,13 +104,13 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
             node = Node(op, inputs, (y, f"{y}/running_mean", f"{y}/running_var"), node.name)
         nodes.append(node if inputs == node.inputs else Node(node.op, inputs, node.outputs, node.name))
     constants = {name: value for name, value in graph.constants.items() if name not in names}
-    return Graph(nodes, dict(graph.inputs), {recipe.logits: None}, constants, graph.name)
+    return Graph(nodes, dict(graph.inputs), dict.fromkeys(recipe.logits), constants, graph.name)
 
 
 def build(
     recipe: Recipe,
     feeds: Mapping[str, Spec],
-    targets: Spec,
+    targets: Mapping[str, Spec],
     state: Mapping[str, np.ndarray],
     policy: MemoryPolicy = USUAL,
     threads: int = 1,
@@ -121,11 +124,11 @@ def build(
     held = {n: Spec(a.shape, a.dtype) for n, a in state.items()}
     chosen = [p.value for p in recipe.chosen]
     graph, specs = _forward(recipe, feeds, held, policy)
-    if widened(recipe.logits) in specs:
-        recipe = recipe._replace(logits=widened(recipe.logits))
+    values = {n: widened(n) if widened(n) in specs else n for n in recipe.logits}
     to = Builder(graph, specs)
-    to.input(LABELS, targets)
-    loss = recipe.loss(to, recipe.logits, LABELS)
+    for name, spec in targets.items():
+        to.input(name, spec)
+    loss = recipe.loss(to, values)
     if to.spec(loss).size != 1:
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
@@ -134,7 +137,7 @@ def build(
     count = len(forward.nodes)
     whole, estimate = sums_early(whole, count), 0.0
     if policy.most is None:
-        whole = rematerialise(whole, specs, count, again(graph, chosen, recipe.logits, policy))
+        whole = rematerialise(whole, specs, count, again(graph, chosen, values.values(), policy))
     else:
         whole = fuse_relu_bn_grad(whole, frozenset(gradients.values()))
         samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
@@ -149,8 +152,7 @@ def build(
     result = to.graph()
     result.outputs = {loss: None, **dict.fromkeys(updates.values())}
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
-    shape = specs[recipe.logits].shape
-    return Built(result, loss, updates, trained, shape[1] if len(shape) > 1 else 1, estimate)
+    return Built(result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate)
 
 
 def _forward(
@@ -163,12 +165,12 @@ def _forward(
         mine = {n: s._replace(shape=(rows, *s.shape[1:])) if rows else s for n, s in feeds.items()}
         source.inputs = {**mine, STEP: Spec((), np.dtype(np.int64))}
         source.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
-        graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset((recipe.logits,)))
-        if is_half(specs[recipe.logits].dtype):
-            end = Node(Cast(to=number_of(FLOAT32)), (recipe.logits,), (widened(recipe.logits),))
-            graph = graph.derive([*graph.nodes, end])
-            graph.outputs = dict.fromkeys(end.outputs)
-            specs[end.outputs[0]] = specs[recipe.logits]._replace(dtype=FLOAT32)
+        graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset(recipe.logits))
+        half = [n for n in recipe.logits if is_half(specs[n].dtype)]
+        if half:
+            graph = graph.derive([*graph.nodes, *(Node(Cast(to=number_of(FLOAT32)), (n,), (widened(n),)) for n in half)])
+            graph.outputs = dict.fromkeys(widened(n) if n in half else n for n in recipe.logits)
+            specs.update({widened(n): specs[n]._replace(dtype=FLOAT32) for n in half})
         promoted = promote(graph, specs, rounds=False)
         if promoted is not graph:
             graph, specs, _ = fold(promoted, dict(source.inputs), Weights(), frozenset(promoted.outputs))

@@ -9,11 +9,13 @@ import queue
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from nbconv.train.targets import Targets
 
 if TYPE_CHECKING:
     from nbconv.train.augment import Augment
@@ -170,8 +172,11 @@ class Pictures(Data):
         return np.concatenate([load_image(self.paths[i], self.size, **options) for i in numbers])
 
 
-def targets(y: Any) -> np.ndarray:
-    """Integer labels as int64, others as float32."""
+def targets(y: Any) -> Any:
+    """Integer labels as int64, others as float32; a dict of them by output as `Targets`."""
+    if isinstance(y, (Mapping, Targets)):
+        arrays = y.arrays if isinstance(y, Targets) else y
+        return Targets({name: targets(a) for name, a in arrays.items()})
     y = np.asarray(y)
     if y.dtype.kind in "iub":
         return y.astype(np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
 from nbconv.train import metrics
+from nbconv.train.checks import labels_of
 from nbconv.train.data import Data, as_data
+from nbconv.train.goals import Goal, Key, by_goal, specs_of
 from nbconv.train.learner import Learner
+from nbconv.train.targets import samples
 
 
 def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
@@ -20,31 +23,48 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
     data = as_data(given)
     source: Iterator[Any] = iter(given) if data is None else _in_order(data, batch_size)
     begin = data.begins_at if isinstance(data, Features) else ()
-    total, count, matrix = 0.0, 0, None
-    ignored = trainer.loss_options.get("ignore_index")
+    totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
+    matrices: dict[Key, np.ndarray] = {}
     for x, y in source:
-        y = np.asarray(y)
-        logits = scores(trainer, x, begin)
-        trainer._check_labels(y, logits.shape[1] if logits.ndim > 1 else 1)
-        total += _loss(trainer, logits, y) * len(y)
-        count += len(y)
-        if y.dtype.kind in "iub" and logits.ndim == y.ndim + 1 and logits.shape[1] > 1:
-            classes = logits.shape[1]
-            found = metrics.confusion_matrix(y, logits.argmax(axis=1), classes, ignored)
-            matrix = found if matrix is None else matrix + found
+        targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
+        size = samples(y)
+        for goal in trainer.goals:
+            mine, logits = targets[goal.targets], found[goal.logits[0]]
+            trainer._check(goal, mine, logits.shape)
+            totals[goal.key] += _loss(trainer, goal, found, mine) * size
+            matrix = _confusion(goal, logits, mine)
+            if matrix is not None:
+                matrices[goal.key] = matrices[goal.key] + matrix if goal.key in matrices else matrix
+        count += size
     if not count:
         raise ValueError("there is nothing to evaluate on")
-    result: dict[str, Any] = {"loss": total / count}
-    if matrix is not None:
-        result |= {
-            "accuracy": metrics.accuracy(matrix),
-            "confusion": matrix,
-            "precision": float(metrics.precision(matrix).mean()),
-            "recall": float(metrics.recall(matrix).mean()),
-            "f1": float(metrics.f1(matrix).mean()),
-            "jaccard": metrics.mean_jaccard(matrix),
-        }
+    result: dict[str, Any] = {"loss": sum(goal.weight * totals[goal.key] for goal in trainer.goals) / count}
+    for goal in trainer.goals:
+        prefix = f"{goal.title}_" if len(totals) > 1 else ""
+        told = {} if len(totals) == 1 else {"loss": totals[goal.key] / count}
+        told |= _metrics(matrices[goal.key]) if goal.key in matrices else {}
+        result.update({f"{prefix}{name}": metric for name, metric in told.items()})
     return result
+
+
+def _confusion(goal: Goal, logits: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """The confusion matrix, where targets are labels of classes."""
+    found = labels_of(goal, y, logits)
+    if found is None:
+        return None
+    labels, told, classes = found
+    return metrics.confusion_matrix(labels, told, classes, goal.options.get("ignore_index"))
+
+
+def _metrics(matrix: np.ndarray) -> dict[str, Any]:
+    return {
+        "accuracy": metrics.accuracy(matrix),
+        "confusion": matrix,
+        "precision": float(metrics.precision(matrix).mean()),
+        "recall": float(metrics.recall(matrix).mean()),
+        "f1": float(metrics.f1(matrix).mean()),
+        "jaccard": metrics.mean_jaccard(matrix),
+    }
 
 
 def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, np.ndarray]]:
@@ -52,24 +72,24 @@ def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, np.ndarray]]:
         yield data.batch(np.arange(k, min(k + batch_size, len(data))))
 
 
-def scores(trainer: Learner, x: Any, begin: tuple[str, ...]) -> np.ndarray:
+def scores(trainer: Learner, x: Any, begin: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The logits for a batch, the model's input, or features; those of half precision as float32."""
     specs = {n: Spec((None, *a.shape[1:]), a.dtype) for n, a in x.items()} if begin else {}
     model, feeds = trainer.current(begin, specs), x if begin else trainer._inputs(x)
-    found = model.run(feeds, [trainer.authored_logits])[trainer.authored_logits]
-    return found.astype(np.float32) if is_half(found.dtype) else found
+    found = model.run(feeds, trainer.logits)
+    return {n: a.astype(np.float32) if is_half(a.dtype) else a for n, a in found.items()}
 
 
-def _loss(trainer: Learner, logits: np.ndarray, y: np.ndarray) -> float:
-    y = y.astype(np.int64 if y.dtype.kind in "iub" else np.float32)
-    ports = {"logits": Spec(logits.shape, logits.dtype), "targets": Spec(y.shape, y.dtype)}
-    key = (logits.shape, y.shape, y.dtype.str)
+def _loss(trainer: Learner, goal: Goal, scores: Mapping[str, np.ndarray], y: np.ndarray) -> float:
+    given = {**{n: scores[n] for n in goal.logits}, goal.targets: y}
+    key = (goal.targets, *((a.shape, a.dtype.str) for a in given.values()))
     if key not in trainer.loss_models:
+        ports = specs_of(given)
         to = Builder(Graph([], ports, {}, {}), ports)
-        name = trainer.recipe.loss(to, "logits", "targets")
+        name = goal.loss(to, {})
         trainer.loss_models[key] = name, trainer.model._like(to.graph((name,)), trainer.threads)
     name, model = trainer.loss_models[key]
-    return float(model.run({"logits": logits, "targets": y})[name].reshape(()))
+    return float(model.run(given)[name].reshape(()))
 
 
 class Features(Data):

@@ -19,6 +19,7 @@ from nbconv.train.data import Balance, Data, as_data, batches, order, prefetch
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
+from nbconv.train.targets import samples
 
 
 class History(dict):
@@ -70,6 +71,8 @@ def fit(
         if data is None:
             raise ValueError("an iterable has no share to hold out: give validation data")
         data, validation = data.split(validation, trainer.seed)
+    if data is not None:
+        trainer.expect(data.labels)
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
     run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size)
     if resume is not None and os.path.exists(resume):
@@ -162,7 +165,7 @@ class _Run:
                 trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
                 feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
                 try:
-                    loss = trainer.advance(feeds, y, graph, then=partial(self._stepped, self.place, len(y)))
+                    loss = trainer.advance(feeds, y, graph, then=partial(self._stepped, self.place, samples(y)))
                 except NonFiniteLoss as error:
                     if not any(c.takes(trainer, error) for c in self.callbacks):
                         raise
@@ -175,10 +178,10 @@ class _Run:
         finally:
             stream.close()  # type: ignore[attr-defined]
 
-    def _stepped(self, before: _Place, samples: int, loss: float) -> None:
+    def _stepped(self, before: _Place, count: int, loss: float) -> None:
         """A step was taken: said with the step's counter, so that a Ctrl-C cannot come between."""
-        total = before.total + loss * samples
-        self.place = _Place(before.epoch, before.batch + 1, total, before.samples + samples)
+        total = before.total + loss * count
+        self.place = _Place(before.epoch, before.batch + 1, total, before.samples + count)
 
     def finish(self, validation: Any) -> None:
         """The end of an epoch: validation, history, callbacks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -16,25 +17,17 @@ from nbconv.edit.parameters import Parameter, master, norms, stored
 from nbconv.edit.selection import select
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
-from nbconv.train import building, losses
-from nbconv.train.building import LABELS, Built, Recipe
+from nbconv.train import building
+from nbconv.train.building import Built, Recipe
+from nbconv.train.checks import check
+from nbconv.train.goals import Goal, by_goal, goals_of, specs_of, total
 from nbconv.train.memory.planned import planned
 from nbconv.train.memory.policy import MemoryPolicy
 from nbconv.train.optimizers import SGD, Optimizer
+from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
-
-LOSSES: dict[str, Callable[..., str]] = {
-    "cross_entropy": losses.cross_entropy,
-    "binary_cross_entropy": losses.binary_cross_entropy,
-    "hinge": losses.hinge,
-    "multiclass_hinge": losses.multiclass_hinge,
-    "mse": losses.mse,
-    "l1": losses.l1,
-    "huber": losses.huber,
-    "dice": losses.dice,
-}
-"""By name, as `Trainer` takes them; their options are `loss_options`."""
+from nbconv.train.targets import Targets
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -48,7 +41,7 @@ class Learner:
     def __init__(
         self,
         model: Model,
-        loss: str | Callable[..., str] = "cross_entropy",
+        loss: Any = "cross_entropy",
         optimizer: Optimizer | None = None,
         trainable: str | Iterable[str] = "all",
         *,
@@ -57,6 +50,7 @@ class Learner:
         seed: int = 0,
         memory_mb: float | None = None,
         loss_options: Mapping[str, Any] | None = None,
+        loss_weights: Mapping[Any, float] | None = None,
         output: str = "",
         repair: bool = False,
         bn_momentum: float | None = None,
@@ -76,15 +70,11 @@ class Learner:
         self.micro_batch_norm = micro_batch_norm
         self.threads = model.threads if threads is None else thread_count(threads)
         self.schedule: Schedule = schedule or constant()
-        self.loss_name = loss if isinstance(loss, str) else getattr(loss, "__name__", "a function")
-        if isinstance(loss, str) and loss not in LOSSES:
-            raise ValueError(f"loss is {loss!r}, wanted one of {', '.join(LOSSES)} or a function")
-        self.loss_options = dict(loss_options or {})
-        function = LOSSES[loss] if isinstance(loss, str) else loss
         self.trainable = trainable if isinstance(trainable, str) else list(trainable)
         self.authored = model.graph
-        self.output = output or _one_output(self.authored)
-        chosen = select(self.authored, self.trainable, model.frozen, self.output)
+        self.goals = goals_of(loss, loss_options, loss_weights, self.authored, output)
+        self.outputs = tuple(dict.fromkeys(n for goal in self.goals for n in goal.outputs))
+        chosen = _chosen(self.authored, self.trainable, model.frozen, self.outputs)
         self._authored = tuple(chosen)
         graph, self._back = self.authored, None
         self._state = {p.value: master(p, graph) for p in chosen}
@@ -94,13 +84,13 @@ class Learner:
             graph, extra, self._back = repaired(graph, chosen)
             self._state.update({p.value: master(p, graph) for p in extra})
             chosen = [*chosen, *extra]
+        graph = _ended(graph, self.goals)
         factors = {p.value: lr_decay**p.depth for p in chosen}
-        self.authored_logits = _logits(self.authored, self.output, self.loss_name)
-        self.logits = _logits(graph, self.output, self.loss_name)
+        self.logits = tuple(dict.fromkeys(n for goal in self.goals for n in goal.logits))
         self.recipe = Recipe(
             graph,
             self.logits,
-            partial(_loss, function, self.loss_options),
+            partial(total, self.goals),
             self.optimizer,
             tuple(chosen),
             factors,
@@ -124,6 +114,7 @@ class Learner:
         self.run: Any = None
         self.loss_models: dict[tuple, tuple[str, Model]] = {}
         self._works: dict[tuple, _Work] = {}
+        self._warned: set[Any] = set()
         self._current: tuple[tuple, Model] | None = None
         self._before: list[Graph] = []
         self._lock = threading.RLock()
@@ -167,6 +158,23 @@ class Learner:
         self._epoch = value
 
     @property
+    def loss_name(self) -> str:
+        """What is made small."""
+        if len(self.goals) == 1:
+            return self.goals[0].name
+        return ", ".join(f"{goal.title}: {goal.name}" for goal in self.goals)
+
+    @property
+    def output(self) -> str:
+        """The output that is trained; the first, where there are several."""
+        return self.outputs[0]
+
+    @property
+    def loss_options(self) -> Mapping[str, Any]:
+        """The options of the loss; of the first, where there are several."""
+        return self.goals[0].options
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         return self.optimizer.lr * self.lr_scale * self.schedule(self.steps, self.epoch)
@@ -174,7 +182,8 @@ class Learner:
     def step(self, x: Any, y: Any, *, budget_ms: float | None = None) -> Any:
         """One step on a batch; its loss, from before the step.
 
-        ``x``: the input, or a dict of inputs by name; ``y``: integer labels (n, …) or what the loss wants. ValueError for
+        ``x``: the input, or a dict of inputs by name; ``y``: integer labels (n, …) or what the loss wants, a dict by output
+        where there are several losses. ValueError for
         what does not fit, NonFiniteLoss where the loss is none: then nothing changed. With ``budget_ms`` it works about so
         long and returns None until the step is done: call it again with the same batch (ValueError for another one; a step
         without budget, or `abandon`, gives up what has begun). Schedules by the epoch want ``steps_per_epoch``.
@@ -202,11 +211,13 @@ class Learner:
         ``then`` is told the loss when the step is taken, whatever interrupts it; it may be told twice."""
         with self._lock:
             self._settle()
+            targets = by_goal(self.goals, y)
             if budget_ms is not None:
-                self._refuse_another(feeds, np.asarray(y))
-            work = self._work(feeds, np.asarray(y), graph)
-            self._check_labels(np.asarray(y), work.classes)
-            given = {**feeds, LABELS: np.ascontiguousarray(y, work.targets)}
+                self._refuse_another(feeds, targets)
+            work = self._work(feeds, targets, graph)
+            for goal in self.goals:
+                self._check(goal, targets[goal.targets], work.shapes[goal.logits[0]])
+            given = {**feeds, **targets}
             hyper = building.hyper_values(self.recipe, self.lr, self.steps + 1)
             options: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
             for other in self._works.values():
@@ -245,10 +256,10 @@ class Learner:
             for work in self._works.values():
                 work.step.abandon()
 
-    def _refuse_another(self, feeds: Mapping[str, np.ndarray], y: np.ndarray) -> None:
+    def _refuse_another(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> None:
         """ValueError for a batch of other shapes than the step under way has."""
         begun = next((key for key, work in self._works.items() if work.step.begun), None)
-        if begun is not None and begun != self._key(feeds, y):
+        if begun is not None and begun != self._key(feeds, targets):
             raise ValueError(
                 "this batch has other shapes than the one that the step under way began with: call it again with the same "
                 "batch until it is done, or give it up (abandon)"
@@ -268,29 +279,43 @@ class Learner:
             x = {self.model.inputs[0].name: x}
         return self.model._feeds(x)
 
-    def _check_labels(self, y: np.ndarray, classes: int) -> None:
-        if y.dtype.kind not in "iu" or self.loss_name not in ("cross_entropy", "multiclass_hinge", "dice") or not y.size:
+    def expect(self, y: Any) -> None:
+        """Looks at all targets before the first step, as far as the model's declared outputs tell what they must be; at the
+        others as they come. ValueError says what is wrong."""
+        arrays = y.arrays.values() if isinstance(y, Targets) else (np.asarray(y),)
+        if any(a.dtype.kind not in "iubf" for a in arrays):
             return
-        ignored = self.loss_options.get("ignore_index")
-        kept = y if ignored is None else y[y != ignored]
-        if kept.size and not (kept.min() >= 0 and kept.max() < classes):
-            raise ValueError(f"labels from {kept.min()} to {kept.max()}, there are {classes} classes")
+        for goal, targets in zip(self.goals, by_goal(self.goals, y).values(), strict=True):
+            spec = self.authored.outputs.get(goal.outputs[0])
+            sizes = spec.shape[1:] if spec is not None and spec.ranked and targets.ndim else ()
+            if sizes and all(isinstance(d, int) for d in sizes):
+                with contextlib.suppress(Misfit):
+                    self._check(goal, targets, (len(targets), *sizes))
 
-    def _work(self, feeds: Mapping[str, np.ndarray], y: np.ndarray, graph: Graph) -> _Work:
+    def _check(self, goal: Goal, y: np.ndarray, shape: tuple[int, ...]) -> None:
+        """`checks.check`, which warns once."""
+        with warnings.catch_warnings():
+            if goal.key in self._warned:
+                warnings.simplefilter("ignore")
+            if not check(goal, y, shape):
+                self._warned.add(goal.key)
+
+    def _work(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], graph: Graph) -> _Work:
         """The step for arrays of these shapes, made when they first come."""
-        key, kind = self._key(feeds, y), _kind(y)
+        key = self._key(feeds, targets)
         if key not in self._works:
             samples = max((len(a) for a in feeds.values() if a.ndim), default=0)
             if samples == 0:
                 raise ValueError("the batch is empty")
-            if y.ndim and len(y) != samples:
-                raise ValueError(f"{len(y)} targets for {samples} samples")
+            for y in targets.values():
+                if y.ndim and len(y) != samples:
+                    raise ValueError(f"{len(y)} targets for {samples} samples")
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
             recipe = self.recipe._replace(graph=graph)
             built, step, policy = planned(
                 recipe,
                 specs,
-                Spec(y.shape, kind),
+                specs_of(targets),
                 self._state,
                 self.memory_mb,
                 self.micro_batch_norm,
@@ -300,20 +325,21 @@ class Learner:
                 flush_denormals=self.model.flush_denormals,
                 exact=self.model.exact,
             )
-            self._works[key] = _Work(step, built.loss, kind, built.classes, built, policy)
+            self._works[key] = _Work(step, built.loss, built.shapes, built, policy)
             block = max((work.step.block for work in self._works.values()), key=len)
             for work in self._works.values():
                 work.step.share(block)
         return self._works[key]
 
     @staticmethod
-    def _key(feeds: Mapping[str, np.ndarray], y: np.ndarray) -> tuple:
-        return (*((n, a.shape) for n, a in feeds.items()), y.shape, _kind(y).str)
+    def _key(feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> tuple:
+        return (*((n, a.shape) for n, a in feeds.items()), *((a.shape, a.dtype.str) for a in targets.values()))
 
     @property
     def classes(self) -> int:
-        """How many classes the logits have, as the model declares it; 0 where it does not say."""
-        spec = self.authored.outputs.get(self.output)
+        """How many classes the output has that is trained, as the model declares it; 0 where it does not say, or several
+        outputs are."""
+        spec = self.authored.outputs.get(self.outputs[0]) if len(self.outputs) == 1 else None
         size = spec.shape[1] if spec is not None and len(spec.shape) > 1 else 0
         return size if isinstance(size, int) else 0
 
@@ -360,21 +386,23 @@ class Learner:
             self._settle()
             key = (self._steps, feeds)
             if self._current is None or self._current[0] != key:
-                graph = self.graph()
+                graph = _ended(self.graph(), self.goals)
                 if feeds:
-                    graph = tail(graph, dict(specs or {}), self.authored_logits)
+                    graph = tail(graph, dict(specs or {}), self.logits)
                 self._current = key, self.model._like(graph, self.threads)
             return self._current[1]
 
-    def predict(self, x: Any, batch_size: int = 32) -> np.ndarray:
-        """The output for ``x`` (an array, or a dict by name), with the weights as they are now."""
+    def predict(self, x: Any, batch_size: int = 32) -> Any:
+        """The output for ``x`` (an array, or a dict by name), with the weights as they are now; a dict by output where
+        several are trained."""
         feeds, model = self._inputs(x), self.current()
         samples = max(len(a) for a in feeds.values())
         parts = [
-            model.run({n: a[k : k + batch_size] for n, a in feeds.items()}, [self.output])[self.output]
+            model.run({n: a[k : k + batch_size] for n, a in feeds.items()}, self.outputs)
             for k in range(0, samples, batch_size)
         ]
-        return np.concatenate(parts)
+        found = {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        return found if len(found) > 1 else found[self.outputs[0]]
 
     def save(self, path: Any, *, fold: bool = False) -> None:
         """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""
@@ -408,40 +436,24 @@ class _Work(NamedTuple):
 
     step: TrainingStep
     loss: str
-    targets: np.dtype
-    classes: int
+    shapes: Mapping[str, tuple[int, ...]]
+    """of the logits"""
     built: Built
     policy: MemoryPolicy
 
 
-def _kind(y: np.ndarray) -> np.dtype:
-    """What targets are for a step: integers or floats."""
-    return np.dtype(np.int64) if y.dtype.kind in "iub" else np.dtype(np.float32)
+def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], outputs: tuple[str, ...]) -> list[Parameter]:
+    """The parameters that train; "head" is the heads of all outputs that are trained."""
+    if trainable != "head":
+        return select(graph, trainable, frozen)
+    found = {p.value: p for name in outputs for p in select(graph, trainable, frozen, name)}
+    return list(found.values())
 
 
-def _loss(function: Callable[..., str], options: Mapping[str, Any], to: Any, logits: str, targets: str) -> str:
-    """Adds the loss; cross-entropy of shares of classes is a function of its own."""
-    if function is losses.cross_entropy and to.spec(targets).dtype.kind == "f":
-        given = {k: v for k, v in options.items() if k in ("weights", "reduction")}
-        if options.get("label_smoothing"):
-            raise ValueError("label_smoothing wants integer labels: soft labels can be smoothed themselves")
-        return losses.soft_cross_entropy(to, logits, targets, **given)
-    return function(to, logits, targets, **options)
-
-
-def _one_output(graph: Graph) -> str:
-    if len(graph.outputs) != 1:
-        raise ValueError(f"the model has outputs {', '.join(graph.outputs)}: say which is trained, output=…")
-    return next(iter(graph.outputs))
-
-
-def _logits(graph: Graph, output: str, loss: str) -> str:
-    """The value the loss is computed of: what goes into a last Softmax, where the loss has a softmax of its own."""
-    if output not in graph.outputs:
-        raise ValueError(f"the model has no output {output!r}, its outputs are {', '.join(graph.outputs)}")
-    ends = {"cross_entropy": ("Softmax", "LogSoftmax"), "dice": ("Softmax", "Sigmoid"), "binary_cross_entropy": ("Sigmoid",)}
-    node = graph.producers().get(output)
-    return node.inputs[0] if node is not None and node.op.type in ends.get(loss, ()) else output
+def _ended(graph: Graph, goals: tuple[Goal, ...]) -> Graph:
+    """The graph with what makes the logits, where it has not that itself."""
+    nodes = {node.outputs[0]: node for goal in goals for node in goal.nodes}
+    return graph.derive([*graph.nodes, *nodes.values()]) if nodes else graph
 
 
 def _statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarray]:

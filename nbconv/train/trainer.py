@@ -12,7 +12,10 @@ class Trainer(Learner):
     """Trains a model's weights. The model itself stays what it is, until `commit`.
 
     ``loss``: a name of `LOSSES` or a function (to, logits, targets) that adds nodes, see `nbconv.train.losses`;
-    ``loss_options`` are its keywords. ``optimizer``: `SGD`, `Adam`, … ``trainable``: "all", "head", "last:k" or globs over
+    ``loss_options`` are its keywords. For several outputs it is a dict, ``{"out": "mse", "cls": ("cross_entropy", {…})}``:
+    what is made small is their sum, each times its number in ``loss_weights`` (1 where it has none), and targets are a dict
+    by output, too. A function of several outputs at once has a tuple of names as its key, and gets a tuple of values.
+    ``optimizer``: `SGD`, `Adam`, … ``trainable``: "all", "head", "last:k" or globs over
     the names of parameters and nodes. ``schedule``: see `nbconv.train.schedules`. ``lr_decay``: the learning rate of a layer
     is this times that of the layer after it. ``seed`` decides everything random. ``memory_mb``: what activations, gradients
     and scratch of a step may take (MiB): values are computed again and the batch cut as far as needed; not through batch
@@ -31,7 +34,8 @@ class Trainer(Learner):
     def evaluate(self, data: Any, batch_size: int = 32) -> dict[str, Any]:
         """Loss and metrics on data ((x, y), `Data` or an iterable of batches) with the weights as they are now: ``loss``;
         for labels also ``accuracy`` (of pixels, where these are labelled), ``confusion`` (classes, classes), and the means
-        ``precision``, ``recall``, ``f1`` and ``jaccard`` over classes."""
+        ``precision``, ``recall``, ``f1`` and ``jaccard`` over classes. With a loss by output these are called ``out_loss``,
+        ``out_accuracy``, …, and ``loss`` is the weighted sum."""
         from nbconv.train.evaluation import evaluate
 
         return evaluate(self, data, batch_size)

@@ -197,7 +197,7 @@ def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPat
     graph, (x, y) = CASES[name]
     trainer = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(lr=0.05, momentum=0.9))
     specs = {"x": Spec(x.shape, F32)}
-    arguments = trainer.recipe, specs, Spec(y.shape, np.dtype(np.int64)), trainer.state
+    arguments = trainer.recipe, specs, {building.LABELS: Spec(y.shape, np.dtype(np.int64))}, trainer.state
     feeds = {"x": x, building.LABELS: y, **trainer.state, **building.hyper_values(trainer.recipe, 0.05, 1)}
     built = building.build(*arguments)
     want = exact(built.graph, feeds)

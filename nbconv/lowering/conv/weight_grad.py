@@ -24,8 +24,8 @@ SIDES = 384 << 10
 """Bytes of a chunk of pixels, of both sides."""
 MERGED = 8
 """Rows that a unit of `merge` in kernels/cuda/conv_grad.py adds."""
-MAX_PIXELS = 512
-"""Limit of kernels/cpu/conv_grad.py."""
+MAX_PIXELS, HELD = 512, 256
+"""Pixels of a chunk at most: by which the sum is cut into parts, and which kernels/cpu/conv_grad.py holds."""
 
 
 def small_channels(g: Geometry) -> bool:
@@ -67,7 +67,7 @@ def product(to: Lowering, g: Geometry, image: Image, down: tuple[int, ...], acro
     chunk = 2 * target.pixels or max(64, min(MAX_PIXELS, SIDES // (FLOAT32.itemsize * (cg + columns))))
     parts = max(1, min(ceil(target.units, blocks), PARTIAL // (FLOAT32.itemsize * size), ceil(m, chunk)))
     pixels = ceil(m, parts)
-    chunk = ceil(pixels, ceil(pixels, chunk))
+    chunk = ceil(pixels, ceil(pixels, min(chunk, HELD)))
     parts = ceil(m, pixels)
     for first, last in pieces(to, og, columns, FLOAT32.itemsize * parts * count * cg) if groups == 1 else [(0, og)]:
         n = last - first

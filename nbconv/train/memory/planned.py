@@ -26,7 +26,7 @@ FAR = 1.1
 def planned(
     recipe: Recipe,
     feeds: Mapping[str, Spec],
-    targets: Spec,
+    targets: Mapping[str, Spec],
     state: Mapping[str, np.ndarray],
     memory_mb: float | None,
     micro_batch_norm: bool,

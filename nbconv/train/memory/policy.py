@@ -125,12 +125,12 @@ def split(
     return graph.derive([*nodes, *theirs], constants), found
 
 
-def again(graph: Graph, chosen: Iterable[str], logits: str, policy: MemoryPolicy) -> Callable[[Node, Spec], bool]:
+def again(graph: Graph, chosen: Iterable[str], logits: Iterable[str], policy: MemoryPolicy) -> Callable[[Node, Spec], bool]:
     """What is computed again (see `nbconv.passes.rematerialise`); ``graph`` is the forward part up to ``logits``."""
     active = depending(graph, chosen)
     if policy.parts == 1:
         return lambda node, spec: cheap(node, spec) and node.outputs[0] in active
-    able = {node.outputs[0] for node in graph.nodes if node.outputs[0] in active} - {logits}
+    able = {node.outputs[0] for node in graph.nodes if node.outputs[0] in active} - set(logits)
     return lambda node, spec: node.outputs[0] in able and spec.nbytes >= LEAST
 
 

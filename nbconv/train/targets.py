@@ -1,0 +1,36 @@
+"""Targets of several losses, as data that have one array of targets hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Targets:
+    """Targets of several losses: arrays by the names of outputs, with one sample each along the first axis."""
+
+    def __init__(self, arrays: Mapping[Any, Any]) -> None:
+        self.arrays: dict[Any, np.ndarray] = {key: np.asarray(a) for key, a in arrays.items()}
+        sizes = {key: len(a) if a.ndim else 0 for key, a in self.arrays.items()}
+        if len(set(sizes.values())) != 1:
+            told = ", ".join(f"{size} for {key!r}" for key, size in sizes.items())
+            raise ValueError(f"targets by output are {told or 'none'}: wanted one a sample for each")
+        self.count = next(iter(sizes.values()))
+
+    ndim, dtype, shape = 0, np.dtype(object), ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, numbers: Any) -> Targets:
+        return Targets({key: a[numbers] for key, a in self.arrays.items()})
+
+    def __iter__(self) -> Iterator[Targets]:
+        raise TypeError("targets of several losses are no sequence")
+
+
+def samples(y: Any) -> int:
+    """How many samples targets are for: an array, or a dict of arrays by output."""
+    return len(Targets(y) if isinstance(y, Mapping) else y)
