@@ -15,7 +15,7 @@ from nbconv.graph import Graph, Spec
 from nbconv.train import checkpoint
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress
-from nbconv.train.data import Balance, Data, as_data, batches, order, prefetch
+from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, order, prefetch, wanted
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
@@ -66,12 +66,12 @@ def fit(
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs is {epochs} and batch_size {batch_size}, wanted 1 or more")
     begin = time.perf_counter()
-    data = as_data(train)
+    data = as_data(train, trainer.model, "train")
     if isinstance(validation, float):
         if data is None:
             raise ValueError("an iterable has no share to hold out: give validation data")
         data, validation = data.split(validation, trainer.seed)
-    if data is not None:
+    if hasattr(data, "labels"):
         trainer.expect(data.labels)
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
     run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size)
@@ -207,7 +207,11 @@ def _stream(
 ) -> Iterator[Any]:
     """The batches that remain of this epoch, read ahead."""
     if not isinstance(source, Data):
-        return prefetch(pair for k, pair in enumerate(source) if k >= run.batch)
+        pairs: Iterator[Any] = as_batches(source)
+        if augment is not None:
+            layout = wanted(trainer.model).layout
+            pairs = augmented(pairs, augment, seed=trainer.seed, epoch=run.epoch, classes=trainer.classes, layout=layout)
+        return prefetch(pair for k, pair in enumerate(pairs) if k >= run.batch)
     numbers = order(source, run.epoch, trainer.seed, shuffle, balance)
     if isinstance(source, Features):
         starts = range(run.batch * batch_size, len(numbers), batch_size)
@@ -232,7 +236,7 @@ def _cached(
         if must:
             raise ValueError(f"the features {', '.join(names)} are not one array a sample, or more than cache_mb")
         return whole
-    held = as_data(validation) if validation is not None else None
+    held = as_data(validation, trainer.model, "validation") if validation is not None else None
     if held is not None:
         validation = features(trainer, held, names, batch_size, limit) or validation
     specs = {n: Spec((None, *a.shape[1:]), a.dtype) for n, a in kept.arrays.items()}
@@ -245,7 +249,7 @@ def lr_find(
     """A learning rate to begin with (Smith 2017, Cyclical Learning Rates): ``steps`` steps at rates that rise from ``least``
     to ``most`` by a factor, until the loss is four times its least; the trainer is then as before. Gives ``lr`` and ``loss``
     (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest."""
-    data = as_data(train)
+    data = as_data(train, trainer.model, "train")
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")
     kept = {n: np.array(a) for n, a in trainer.state.items()}
