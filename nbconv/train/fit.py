@@ -16,6 +16,7 @@ from nbconv.train import checkpoint
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress
 from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, order, prefetch, wanted
+from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
@@ -71,8 +72,10 @@ def fit(
         if data is None:
             raise ValueError("an iterable has no share to hold out: give validation data")
         data, validation = data.split(validation, trainer.seed)
-    if hasattr(data, "labels"):
+    if data is not None and hasattr(data, "labels"):
         trainer.expect(data.labels)
+    known = described(data, trainer.authored, trainer.goals)._asdict()
+    trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
     run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size)
     if resume is not None and os.path.exists(resume):
@@ -192,7 +195,9 @@ class _Run:
         logs: dict[str, Any] = {"loss": self.place.total / self.place.samples, "lr": trainer.lr}
         if validation is not None:
             found = evaluate(trainer, validation, self.batch_size)
-            logs |= {f"val_{n}": v for n, v in found.items() if isinstance(v, float)}
+            numbers = {n: v for n, v in found.items() if isinstance(v, float)}
+            trainer.measured = trainer.steps, numbers
+            logs |= {f"val_{n}": v for n, v in numbers.items()}
         for name, value in logs.items():
             self.history.setdefault(name, [])[epoch:] = [value]
         if isinstance(trainer.schedule, Plateau):

@@ -13,8 +13,10 @@ import numpy as np
 
 from nbconv.base.machine import thread_count
 from nbconv.edit.deploy import deployed, tail
+from nbconv.edit.meaning import Meaning, meaning, without
 from nbconv.edit.parameters import Parameter, master, norms, stored
 from nbconv.edit.selection import select
+from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train import building
@@ -106,9 +108,13 @@ class Learner:
             self._home = State(model._device, self._state)
         self.model.weights.drop()
         self._steps, self.lr_scale = 0, 1.0
+        self.meaning = Meaning()
+        """what the model means, as far as the data say it; `save` writes it"""
+        self.measured: tuple[int, dict[str, float]] = -1, {}
+        """after how many steps, and what metrics on samples held out were then"""
         self._epoch: float | None = None
         self.steps_per_epoch = steps_per_epoch
-        self._told = False
+        self._warned_of_epochs = False
         self._pending: _Pending | None = None
         self.stop: bool | str = False
         self.run: Any = None
@@ -190,8 +196,13 @@ class Learner:
         """
         if self.steps_per_epoch:
             self._epoch = None
-        elif self._epoch is None and self.steps and not self._told and (name := getattr(self.schedule, "by_epoch", "")):
-            self._told = True
+        elif (
+            self._epoch is None
+            and self.steps
+            and not self._warned_of_epochs
+            and (name := getattr(self.schedule, "by_epoch", ""))
+        ):
+            self._warned_of_epochs = True
             warnings.warn(
                 f"the schedule {name!r} goes by epochs, which a loop of steps does not count: the learning rate stays. "
                 "Say Trainer(steps_per_epoch=…), or set trainer.epoch",
@@ -356,6 +367,7 @@ class Learner:
     def forget(self) -> None:
         """The state was changed from outside: `current` must look again."""
         self._current = None
+        self.measured = -1, {}
 
     # the model that has been learnt
 
@@ -377,8 +389,22 @@ class Learner:
                 self._home.fetch()
             state = self._state
             if self._back is not None:
-                return deployed(self.authored, self._authored, self._back(state), self.training_metadata())
-            return deployed(self.authored, self._authored, state, self.training_metadata())
+                state = self._back(state)
+            graph = deployed(self.authored, self._authored, state, self.training_metadata())
+            graph.metadata = self._told(graph.metadata)
+            return graph
+
+    def _told(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """The model's metadata with what the training makes it mean; names of other classes than it has now are gone."""
+        try:
+            before = meaning(metadata)
+        except ModelError:
+            before, metadata = Meaning(), without(metadata, *Meaning._fields)
+        gone = ["metrics"]
+        if before.classes and self.classes not in (0, len(before.classes)):
+            gone.append("classes")
+        measured = self.measured[1] if self.measured[0] == self._steps else {}
+        return {**without(metadata, *gone), **self.meaning._replace(metrics=measured).written()}
 
     def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:
         """The model as it is now, to run; with ``feeds`` its part behind these values, of these Specs."""
