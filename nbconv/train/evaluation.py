@@ -10,9 +10,9 @@ import numpy as np
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
-from nbconv.train import metrics
+from nbconv.train import losses, metrics, sequences
 from nbconv.train.checks import labels_of
-from nbconv.train.data import Data, as_data
+from nbconv.train.data import Data, as_batches, as_data
 from nbconv.train.goals import Goal, Key, by_goal, specs_of
 from nbconv.train.learner import Learner
 from nbconv.train.targets import samples
@@ -20,18 +20,22 @@ from nbconv.train.targets import samples
 
 def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
     """See `Trainer.evaluate`."""
-    data = as_data(given)
-    source: Iterator[Any] = iter(given) if data is None else _in_order(data, batch_size)
+    data = as_data(given, trainer.model)
+    source: Iterator[Any] = as_batches(given) if data is None else _in_order(data, batch_size)
     begin = data.begins_at if isinstance(data, Features) else ()
     totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
     matrices: dict[Key, np.ndarray] = {}
+    read: dict[Key, np.ndarray] = {}
     for x, y in source:
         targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         size = samples(y)
         for goal in trainer.goals:
-            mine, logits = targets[goal.targets], found[goal.logits[0]]
+            mine, logits = targets[goal.targets], found[goal.logits[-1]]
             trainer._check(goal, mine, logits.shape)
             totals[goal.key] += _loss(trainer, goal, found, mine) * size
+            if goal.function is losses.ctc:
+                told = np.array(sequences.errors(goal.options, mine, logits))
+                read[goal.key] = read.get(goal.key, 0) + told
             matrix = _confusion(goal, logits, mine)
             if matrix is not None:
                 matrices[goal.key] = matrices[goal.key] + matrix if goal.key in matrices else matrix
@@ -43,6 +47,7 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
         prefix = f"{goal.title}_" if len(totals) > 1 else ""
         told = {} if len(totals) == 1 else {"loss": totals[goal.key] / count}
         told |= _metrics(matrices[goal.key]) if goal.key in matrices else {}
+        told |= {"character_accuracy": sequences.accuracy(*read[goal.key].tolist())} if goal.key in read else {}
         result.update({f"{prefix}{name}": metric for name, metric in told.items()})
     return result
 
@@ -100,15 +105,17 @@ class Features(Data):
         self.begins_at = tuple(arrays)
 
     def batch(self, numbers: np.ndarray) -> Any:
-        return {n: a[numbers] for n, a in self.arrays.items()}, self.labels[numbers]
+        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers)
 
 
 def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
     """The frozen part's values for all samples; None where they are not one a sample, or take more than ``limit`` bytes."""
     arrays: dict[str, np.ndarray] = {}
+    labels: list[np.ndarray] = []
     for k in range(0, len(data), batch_size):
         numbers = np.arange(k, min(k + batch_size, len(data)))
-        x, _ = data.batch(numbers)
+        x, y = data.batch(numbers)
+        labels.append(y)
         found = trainer.model.run(trainer._inputs(x), list(names))
         for name, value in found.items():
             if value.ndim < 1 or len(value) != len(numbers) or not (value.dtype == np.float32 or is_half(value.dtype)):
@@ -118,4 +125,7 @@ def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: i
                 if sum(a.nbytes for a in arrays.values()) > limit:
                     return None
             arrays[name][numbers] = value
-    return Features(arrays, data.labels, data.classes)
+    known = getattr(data, "labels", None)
+    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
+    found.weights = data.weights
+    return found
