@@ -1,11 +1,11 @@
 """Teach a face detector to find circles, squares and triangles: BlazeFace's layers, and a new head with anchors (SSD).
 
-    python examples/detect_shapes.py [OUT.png] [--steps N]
+    python examples/detect_shapes.py [STEPS [OUT.png]]
 
 Prints mAP@50 on pictures not seen before and the time it took, about a minute; OUT.png shows what was found.
 """
 
-import argparse
+import sys
 import time
 
 import numpy as np
@@ -40,34 +40,27 @@ def ready(pictures: tuple[np.ndarray, ...]) -> np.ndarray:
     return (np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("out", nargs="?")
-    parser.add_argument("--steps", type=int, default=400)
-    args, begin, rng, losses = parser.parse_args(), time.perf_counter(), np.random.default_rng(1), []
-    optimizer, schedule = nbconv.Adam(lr=1e-3, clip_norm=10.0), schedules.one_cycle(args.steps)
+def main(argv: list[str]) -> None:
+    steps, begin, rng, losses = int(argv[0]) if argv else 400, time.perf_counter(), np.random.default_rng(1), []
+    optimizer, schedule = nbconv.Adam(lr=1e-3, clip_norm=10.0), schedules.one_cycle(steps)
     trainer = nbconv.Trainer(network(), {("boxes", "scores"): "ssd"}, optimizer, schedule=schedule)
-    for _ in range(args.steps):
+    for _ in range(steps):
         pictures, boxes, kinds = zip(*(shapes(rng) for _ in range(16)), strict=True)
-        targets = [ssd_targets(b, k, ANCHORS) for b, k in zip(boxes, kinds, strict=True)]
-        losses.append(trainer.step(ready(pictures), np.stack(targets)))
+        losses.append(trainer.step(ready(pictures), np.stack([*map(ssd_targets, boxes, kinds, [ANCHORS] * 16)])))
     pictures, boxes, kinds = zip(*(shapes(np.random.default_rng([2, k])) for k in range(200)), strict=True)
     told = trainer.predict(ready(pictures))
     odds = np.exp(told["scores"]) / np.exp(told["scores"]).sum(axis=2, keepdims=True)
     found = [ssd(b, p, ANCHORS, score=0.05) for b, p in zip(told["boxes"], odds, strict=True)]
-    figure = mean_average_precision(found, boxes, kinds)
-    print(
-        f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last; mAP@50 {figure:.3f}, in {time.perf_counter() - begin:.0f} s"
-    )
-    sheet = Image.new("RGB", (4 * SIZE, 3 * SIZE))
-    for k in range(12 if args.out else 0):
-        picture = Image.fromarray(pictures[k])
-        for box, score, kind in found[k].rows():
-            ImageDraw.Draw(picture).rectangle(tuple(box), outline=("red", "lime", "cyan")[kind - 1] if score > 0.5 else None)
-        sheet.paste(picture, (k % 4 * SIZE, k // 4 * SIZE))
-    if args.out:
-        sheet.save(args.out)
+    figure, seconds = mean_average_precision(found, boxes, kinds), time.perf_counter() - begin
+    print(f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last; mAP@50 {figure:.3f}, in {seconds:.0f} s")
+    if len(argv) > 1:
+        picture = Image.fromarray(np.concatenate(pictures[:6], 1))
+        for k in range(6):
+            for box, score, kind in found[k].rows():
+                colour = ("red", "lime", "cyan")[kind - 1] if score > 0.5 else None
+                ImageDraw.Draw(picture).rectangle(tuple(box + np.float32([k * SIZE, 0] * 2)), outline=colour)
+        picture.save(argv[1])
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -14,7 +14,7 @@ import nbconv
 
 
 class Network:
-    """Each method adds a layer behind a value, and gives the name of what that makes. Weights are drawn at random."""
+    """Each method adds a layer behind a value, and gives the name of what that makes."""
 
     def __init__(self, begin: ModelProto | list, seed: int = 0) -> None:
         """``begin``: the shape of the input "x", or a model whose values there are already."""
