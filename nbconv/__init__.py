@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nbconv.compat.torch import from_torch
-    from nbconv.train.augment import Augment
+    from nbconv.train.augment import Augment, RandAugment
     from nbconv.train.callbacks import (
         CSVLogger,
         EarlyStopping,
@@ -25,7 +25,19 @@ if TYPE_CHECKING:
         ReduceLROnPlateau,
         TerminateOnNaN,
     )
-    from nbconv.train.data import Arrays, Pictures, image_folder, image_list, load_npz
+    from nbconv.train.data import (
+        Arrays,
+        Pictures,
+        Splits,
+        coco,
+        from_dataset,
+        image_folder,
+        image_list,
+        image_splits,
+        load_npz,
+        mask_folder,
+        voc,
+    )
     from nbconv.train.finetune import finetune
     from nbconv.train.learner import NonFiniteLoss
     from nbconv.train.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp
@@ -33,11 +45,14 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "compat.torch": ("from_torch",),
-    "train.augment": ("Augment",),
+    "train.augment": ("Augment", "RandAugment"),
     "train.callbacks": (
         "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
     ),
-    "train.data": ("Arrays", "Pictures", "image_folder", "image_list", "load_npz"),
+    "train.data": (
+        "Arrays", "Pictures", "Splits", "coco", "from_dataset", "image_folder", "image_list", "image_splits", "load_npz",
+        "mask_folder", "voc",
+    ),
     "train.finetune": ("finetune",),
     "train.learner": ("NonFiniteLoss",),
     "train.optimizers": ("SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp"),
@@ -57,7 +72,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "DeviceError", "EarlyStopping",
-    "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "ReduceLROnPlateau",
-    "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "finetune", "from_torch", "image_folder", "image_list",
-    "load", "load_npz", "save",
+    "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "RandAugment",
+    "ReduceLROnPlateau", "Splits", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "coco", "finetune",
+    "from_dataset", "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz", "mask_folder",
+    "save", "voc",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -134,3 +135,17 @@ def test_bomb(side):
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load_image(halves(), **wrong)
+
+
+def test_reading_leaves_warnings_to_their_owners() -> None:
+    """Those of the caller's own, even in the midst of it: filters are all threads'."""
+
+    class Noisy(io.BytesIO):
+        def read(self, *size: int) -> bytes:
+            warnings.warn("mine", stacklevel=1)
+            return super().read(*size)
+
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(file, "PNG")
+    with pytest.warns(UserWarning, match="mine"):
+        load_image(Noisy(file.getvalue()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def load_image(
     centre, spread = _per_channel("mean", mean, channels), _per_channel("std", std, channels)
     if not spread.all():
         raise ValueError("std is 0")
-    picture = _flat(_open(source), channels)
+    picture = _flat(open_image(source), channels)
     if size is not None:
         fill = centre[::-1] if bgr else centre
         picture = _resized(picture, size, resize, filter, [int(v) for v in fill.clip(0, 255).round()])
@@ -86,13 +87,18 @@ def _per_channel(name: str, value: float | Sequence[float], channels: int) -> np
     return np.broadcast_to(found, (channels,))
 
 
-def _open(source: Any) -> Image.Image:
-    """The decoded, upright picture."""
+def pillow() -> Any:
+    """Pillow's module Image. ImportError says how to get it."""
     try:
         from PIL import Image
     except ImportError:
         raise ImportError("reading pictures needs Pillow: pip install Pillow") from None
-    if isinstance(source, Image.Image):
+    return Image
+
+
+def open_image(source: Any) -> Image.Image:
+    """The decoded, upright picture, of any mode; errors as `load_image`'s."""
+    if isinstance(source, pillow().Image):
         return _upright(source)
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as f:
@@ -104,13 +110,12 @@ def _decoded(file: Any, label: str) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pictures that our own limit refuses, and of odd but readable ones
-            picture = Image.open(file)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"it has {picture.width}x{picture.height} pixels, at most {MAX_PIXELS} are read")
-            picture.load()
-            return _upright(picture)
+        _quiet()
+        picture = Image.open(file)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"it has {picture.width}x{picture.height} pixels, at most {MAX_PIXELS} are read")
+        picture.load()
+        return _upright(picture)
     except (Image.DecompressionBombError, UnidentifiedImageError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
         why = f"it has too many pixels, at most {MAX_PIXELS} are read" if bomb else "no known format"
@@ -118,6 +123,14 @@ def _decoded(file: Any, label: str) -> Image.Image:
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, … for damaged files
         text = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{label}: not a picture that can be read: {text}") from None
+
+
+def _quiet() -> None:
+    """Pillow warns of pictures that our own limit refuses, and of odd but readable ones. The filter stays: taking it away
+    again would disturb other threads, which have the same filters."""
+    wanted = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if wanted not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -140,20 +153,36 @@ def _flat(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert("RGB" if channels == 3 else "L")
 
 
+Box = tuple[int, int, int, int]
+
+
+def placed(have: tuple[int, int], size: tuple[int, int], resize: str) -> tuple[Box, Box]:
+    """Which part of a picture (height, width) becomes which part of the result of ``size``: each (left, top, right,
+    bottom) in pixels."""
+    (have_h, have_w), (h, w) = have, size
+    if resize == "stretch":
+        return (0, 0, have_w, have_h), (0, 0, w, h)
+    if resize == "crop":
+        cut_w, cut_h = min(have_w, max(1, round(have_h * w / h))), min(have_h, max(1, round(have_w * h / w)))
+        left, top = (have_w - cut_w) // 2, (have_h - cut_h) // 2
+        return (left, top, left + cut_w, top + cut_h), (0, 0, w, h)
+    scale = min(w / have_w, h / have_h)
+    fit_w, fit_h = min(w, max(1, round(have_w * scale))), min(h, max(1, round(have_h * scale)))
+    left, top = (w - fit_w) // 2, (h - fit_h) // 2
+    return (0, 0, have_w, have_h), (left, top, left + fit_w, top + fit_h)
+
+
 def _resized(picture: Image.Image, size: tuple[int, int], resize: str, filter: str, fill: list[int]) -> Image.Image:
     from PIL import Image
 
     h, w = size
     how = Image.Resampling[filter.upper()]
-    have_w, have_h = picture.size
-    if resize == "stretch":
-        return picture.resize((w, h), how)
-    if resize == "crop":
-        cut_w, cut_h = min(have_w, max(1, round(have_h * w / h))), min(have_h, max(1, round(have_w * h / w)))
-        left, top = (have_w - cut_w) // 2, (have_h - cut_h) // 2
-        return picture.crop((left, top, left + cut_w, top + cut_h)).resize((w, h), how)
-    scale = min(w / have_w, h / have_h)
-    fit_w, fit_h = min(w, max(1, round(have_w * scale))), min(h, max(1, round(have_h * scale)))
+    source, to = placed((picture.height, picture.width), size, resize)
+    if source != (0, 0, picture.width, picture.height):
+        picture = picture.crop(source)
+    picture = picture.resize((to[2] - to[0], to[3] - to[1]), how)
+    if resize != "pad":
+        return picture
     whole = Image.new(picture.mode, (w, h), tuple(fill) if picture.mode == "RGB" else fill[0])
-    whole.paste(picture.resize((fit_w, fit_h), how), ((w - fit_w) // 2, (h - fit_h) // 2))
+    whole.paste(picture, to[:2])
     return whole

@@ -124,7 +124,8 @@ def _hint(graph: Graph, made: dict[str, Node], name: str) -> str:
             layers.append(node.name)
         else:
             todo += node.inputs
-    told = f"; give head=, the name of a layer: {', '.join(map(repr, layers))}" if layers else ""
+    names = ", ".join(map(repr, layers))
+    told = f"; the layers before it are {names}: give head= (or trainable=[…]) one of these names" if layers else ""
     others = [n for n in graph.outputs if n != name]
     return told + (f"; or output=, one of {', '.join(map(repr, others))}" if others else "")
 

@@ -12,7 +12,7 @@ from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
 from nbconv.train import losses, metrics, sequences
 from nbconv.train.checks import labels_of
-from nbconv.train.data import Data, as_data
+from nbconv.train.data import Data, as_batches, as_data
 from nbconv.train.goals import Goal, Key, by_goal, specs_of
 from nbconv.train.learner import Learner
 from nbconv.train.targets import samples
@@ -20,8 +20,8 @@ from nbconv.train.targets import samples
 
 def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
     """See `Trainer.evaluate`."""
-    data = as_data(given)
-    source: Iterator[Any] = iter(given) if data is None else _in_order(data, batch_size)
+    data = as_data(given, trainer.model)
+    source: Iterator[Any] = as_batches(given) if data is None else _in_order(data, batch_size)
     begin = data.begins_at if isinstance(data, Features) else ()
     totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
     matrices: dict[Key, np.ndarray] = {}
@@ -105,15 +105,17 @@ class Features(Data):
         self.begins_at = tuple(arrays)
 
     def batch(self, numbers: np.ndarray) -> Any:
-        return {n: a[numbers] for n, a in self.arrays.items()}, self.labels[numbers]
+        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers)
 
 
 def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
     """The frozen part's values for all samples; None where they are not one a sample, or take more than ``limit`` bytes."""
     arrays: dict[str, np.ndarray] = {}
+    labels: list[np.ndarray] = []
     for k in range(0, len(data), batch_size):
         numbers = np.arange(k, min(k + batch_size, len(data)))
-        x, _ = data.batch(numbers)
+        x, y = data.batch(numbers)
+        labels.append(y)
         found = trainer.model.run(trainer._inputs(x), list(names))
         for name, value in found.items():
             if value.ndim < 1 or len(value) != len(numbers) or not (value.dtype == np.float32 or is_half(value.dtype)):
@@ -123,4 +125,7 @@ def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: i
                 if sum(a.nbytes for a in arrays.values()) > limit:
                     return None
             arrays[name][numbers] = value
-    return Features(arrays, data.labels, data.classes)
+    known = getattr(data, "labels", None)
+    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
+    found.weights = data.weights
+    return found

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbconv.base.files import check
-from nbconv.base.image import layout_of
 from nbconv.model import Model, load
 from nbconv.train import confusion
 from nbconv.train.augment import Augment
-from nbconv.train.data import Arrays, Data, as_data, image_folder, image_list, load_npz
+from nbconv.train.data import Splits, classified, read_data, wanted
 from nbconv.train.fit import History, peak_mb
 from nbconv.train.optimizers import Adam, Optimizer
 from nbconv.train.trainer import Trainer
@@ -65,8 +62,8 @@ def finetune(
     held_out: float = 0.2,
     augment: Augment | None = None,
     size: tuple[int, int] | None = None,
-    mean: Any = 0.0,
-    std: Any = 255.0,
+    mean: Any = None,
+    std: Any = None,
     seed: int = 0,
     threads: int | None = None,
     device: str = "cpu",
@@ -74,10 +71,12 @@ def finetune(
 ) -> Report:
     """Teaches a classifier the classes of ``data``, writes it to ``out``, and tells how good it became.
 
-    ``data``: a folder of class sub-folders, a .csv of path,label lines, an .npz with x and y, (x, y), or `Data`. The model's
-    classifier is replaced by one for ``classes`` (default: those of the data). ``layers``: "head", "last:k" or "all".
-    ``held_out``: the share of each class that is kept for the report. ``size``, ``mean``, ``std``: how pictures become the
-    model's input (by default its height and width, and pixel / 255). ``optimizer``: Adam by default. ``threads`` and
+    ``data``: a folder of class sub-folders, a .csv of path,label lines, an .npz with x and y, (x, y), `Data`, `Splits`.
+    The model's classifier is replaced by one for ``classes`` (default: those of the data). ``layers``: "head", "last:k" or
+    "all". ``held_out``: the share of each class that is kept for the report; data in splits have theirs: a validation part
+    is watched, a test part is what the report is of. ``size``, ``mean``, ``std``: how pictures become the model's input (by
+    default its height and width, and pixel / 255; arrays of floats are taken as they are), and refused where `Data` has
+    others. ``optimizer``: Adam by default. ``threads`` and
     ``device``: as `nbconv.load` takes them, where ``model`` is no Model.
     ValueError says what is wrong with data or arguments; then nothing is written.
     """
@@ -85,49 +84,25 @@ def finetune(
     if out is not None:
         check(out)
     model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
-    layout = layout_of(model.inputs[0].shape or ()) or "NCHW"
-    samples = read_data(data, size or _size(model, layout), mean, std, layout)
+    given = read_data(data, size, mean, std)
+    parts = given if isinstance(given, Splits) else None
+    samples = classified(given["train"] if isinstance(given, Splits) else given).bound(wanted(model))
     count = classes or len(samples.classes) or int(samples.labels.max()) + 1
     model.replace_head(count, seed=seed)
-    if samples.labels.dtype.kind != "i":
-        raise ValueError(f"targets are {samples.labels.dtype}, wanted integers: the numbers of classes")
-    if samples.labels.min() < 0:
-        raise ValueError(f"labels begin at {samples.labels.min()}, wanted 0 or more")
-    train, held = samples.split(held_out, seed)
+    if parts and parts.held is not None and parts.last is not None:
+        train, held, last = samples, classified(parts.held), classified(parts.last)
+    else:
+        train, held = samples.split(held_out, seed)
+        last = held
     if not len(held):
         raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
     rate = 1e-3 if layers == "head" else 3e-4
     trainer = Trainer(model, "cross_entropy", optimizer or Adam(rate), layers, lr_decay=lr_decay, seed=seed)
-    before = trainer.evaluate(held, batch_size)["accuracy"]
+    before = trainer.evaluate(last, batch_size)["accuracy"]
     history = trainer.fit(train, held, epochs=epochs, batch_size=batch_size, augment=augment, progress=progress)
-    found = trainer.evaluate(held, batch_size)
+    found = trainer.evaluate(last, batch_size)
     if out is not None:
         trainer.save(out)
     trainer.commit()
     seconds = time.perf_counter() - begin
     return Report(before, found["accuracy"], found["confusion"], samples.classes, seconds, peak_mb(), history)
-
-
-def read_data(data: Any, size: tuple[int, int], mean: Any, std: Any, layout: str = "NCHW") -> Data:
-    """Data from a path or from what `as_data` takes."""
-    if isinstance(data, (str, os.PathLike)):
-        path = Path(data)
-        if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        if path.is_dir():
-            return image_folder(path, size=size, mean=mean, std=std, layout=layout)
-        if path.suffix.lower() == ".csv":
-            return image_list(path, size=size, mean=mean, std=std, layout=layout)
-        if path.suffix.lower() == ".npz":
-            return load_npz(path, size=size, mean=mean, std=std, layout=layout)
-        raise ValueError(f"{path} is no folder, .csv or .npz")
-    found = Arrays(*data, layout=layout) if isinstance(data, tuple) and len(data) == 2 else as_data(data)
-    if found is None:
-        raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
-    return found
-
-
-def _size(model: Model, layout: str) -> tuple[int, int]:
-    shape = model.inputs[0].shape or ()
-    h, w = (shape[1:3] if layout == "NHWC" else shape[2:]) if len(shape) == 4 else (None, None)
-    return (h, w) if isinstance(h, int) and isinstance(w, int) else (224, 224)

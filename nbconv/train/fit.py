@@ -14,7 +14,7 @@ from nbconv.graph import Graph, Spec
 from nbconv.train import checkpoint
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress
-from nbconv.train.data import Balance, Data, as_data, batches, order, prefetch
+from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, class_weighted, order, prefetch, wanted
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
@@ -43,6 +43,7 @@ def fit(
     augment: Augment | None = None,
     shuffle: bool = True,
     balance: Balance = 0.0,
+    class_weight: Any = None,
     cache: bool | str = "auto",
     cache_mb: float = 1024,
     resume: str | os.PathLike | None = None,
@@ -52,7 +53,9 @@ def fit(
 
     ``train``: (x, y), `Data` (`nbconv.Arrays`, `nbconv.image_folder`, …), or an iterable of batches, which is gone through
     once an epoch. ``validation``: the same, or the share of ``train`` to hold out. ``balance``: see
-    `nbconv.train.data.order`.
+    `nbconv.train.data.order`. ``class_weight``: what the loss of each class's samples counts, "balanced" for all classes
+    alike, a dict by class, or one a class. Weights of samples are the third of (x, y, weights) and of batches; they count in
+    training, not in validation.
     ``cache``: whether what the frozen part makes of each sample is computed once and kept, up to ``cache_mb``: "auto" does
     where it can; it excludes augmentation, which changes the samples. ``resume``: a checkpoint to go on from, if it is there
     (the same data and arguments give the same bits as without the stop). ``progress``: a bar (tqdm's, where installed).
@@ -65,13 +68,17 @@ def fit(
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs is {epochs} and batch_size {batch_size}, wanted 1 or more")
     begin = time.perf_counter()
-    data = as_data(train)
+    data = as_data(train, trainer.model, "train")
     if isinstance(validation, float):
         if data is None:
             raise ValueError("an iterable has no share to hold out: give validation data")
         data, validation = data.split(validation, trainer.seed)
-    if data is not None:
+    if data is not None and hasattr(data, "labels"):
         trainer.expect(data.labels)
+    if class_weight is not None:
+        if data is None:
+            raise ValueError("class_weight wants (x, y) or Data: batches can have weights as their third part")
+        data = class_weighted(data, class_weight)
     run = _Run(trainer, [*callbacks, *([Progress()] if progress else [])], batch_size)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
@@ -182,7 +189,11 @@ def _stream(
 ) -> Iterator[Any]:
     """The batches that remain of this epoch, read ahead."""
     if not isinstance(source, Data):
-        return prefetch(pair for k, pair in enumerate(source) if k >= run.batch)
+        pairs: Iterator[Any] = as_batches(source)
+        if augment is not None:
+            layout = wanted(trainer.model).layout
+            pairs = augmented(pairs, augment, seed=trainer.seed, epoch=run.epoch, classes=trainer.classes, layout=layout)
+        return prefetch(pair for k, pair in enumerate(pairs) if k >= run.batch)
     numbers = order(source, run.epoch, trainer.seed, shuffle, balance)
     if isinstance(source, Features):
         starts = range(run.batch * batch_size, len(numbers), batch_size)
@@ -207,7 +218,7 @@ def _cached(
         if must:
             raise ValueError(f"the features {', '.join(names)} are not one array a sample, or more than cache_mb")
         return whole
-    held = as_data(validation) if validation is not None else None
+    held = as_data(validation, trainer.model, "validation") if validation is not None else None
     if held is not None:
         validation = features(trainer, held, names, batch_size, limit) or validation
     specs = {n: Spec((None, *a.shape[1:]), a.dtype) for n, a in kept.arrays.items()}
@@ -220,7 +231,7 @@ def lr_find(
     """A learning rate to begin with (Smith 2017, Cyclical Learning Rates): ``steps`` steps at rates that rise from ``least``
     to ``most`` by a factor, until the loss is four times its least; the trainer is then as before. Gives ``lr`` and ``loss``
     (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest."""
-    data = as_data(train)
+    data = as_data(train, trainer.model, "train")
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")
     kept = {n: np.array(a) for n, a in trainer.state.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from nbconv.ops.pointwise import Add, Mul
 from nbconv.train import box_losses, losses
 from nbconv.train.building import LABELS
 from nbconv.train.readings import Reading, of_classes
-from nbconv.train.targets import Targets
+from nbconv.train.targets import Targets, Weighted
 
 Key = str | tuple[str, ...]
+WEIGHTS = "hyper/weights"
+"""The input of a step's graph that holds a weight a sample, where there are."""
 
 LOSSES: dict[str, Callable[..., str]] = {
     "cross_entropy": losses.cross_entropy,
@@ -95,6 +98,10 @@ class Goal(NamedTuple):
         options = dict(self.options)
         if self.function in CLASSES and len(logits) == 1:
             options["class_axis"] = self.reading(to.spec(logits[0]).shape, to.spec(self.targets).shape).axis
+        if WEIGHTS in to.specs:
+            if "sample_weights" not in inspect.signature(self.function).parameters:
+                raise ValueError(f"the loss {self.name} takes no sample weights")
+            options["sample_weights"] = WEIGHTS
         return self.function(to, given, self.targets, **options)
 
     def reading(self, output: tuple[int, ...], targets: tuple[int, ...]) -> Reading:
@@ -238,7 +245,9 @@ def _one_output(graph: Graph) -> str:
 
 def by_goal(goals: tuple[Goal, ...], y: Any) -> dict[str, np.ndarray]:
     """Targets by the inputs that hold them, labels as int64 and others as float32. ``y``: an array, or with several goals a
-    dict by output. ValueError for what does not fit."""
+    dict by output; with weights, `Weighted`. ValueError for what does not fit."""
+    if isinstance(y, Weighted):
+        return {**by_goal(goals, y.targets), WEIGHTS: y.weights}
     given: Any = y.arrays if isinstance(y, Targets) else y
     if not isinstance(given, Mapping):
         if len(goals) > 1:

@@ -307,8 +307,12 @@ class Learner:
             model.run({n: a[k : k + batch_size] for n, a in feeds.items()}, self.outputs)
             for k in range(0, samples, batch_size)
         ]
-        found = {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        found = {name: np.concatenate([part[name] for part in parts], self._batch_axis(name)) for name in self.outputs}
         return found if len(found) > 1 else found[self.outputs[0]]
+
+    def _batch_axis(self, output: str) -> int:
+        """The axis along which an output counts samples, as its loss was told."""
+        return next((int(g.options.get("batch_axis", 0)) for g in self.goals if g.outputs == (output,)), 0)
 
     def save(self, path: Any, *, fold: bool = False) -> None:
         """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""

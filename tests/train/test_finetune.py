@@ -91,7 +91,7 @@ def test_folders_and_lists(listed: bool, tmp_path: Path, capsys: pytest.CaptureF
         ({"y": lambda y: y[:5]}, "", "d.npz: 60 samples and 5 targets"),
         ({"y": lambda y: y - 1}, "", "labels begin at -1, wanted 0 or more"),
         ({"y": lambda y: y + 0.5}, "", "targets are float32, wanted integers: the numbers of classes"),
-        ({"y": lambda y: y.astype(str)}, "", "d.npz: targets are <U21, wanted integers"),
+        ({"y": lambda y: y.astype(complex)}, "", "d.npz: targets are complex128, wanted integers (labels), floats, or"),
         ({"y": lambda y: y.astype(object)}, "", "d.npz is no .npz file of numbers: an array is of objects"),
         ({"y": lambda y: y[:1], "x": lambda x: x[:1]}, "", "there are 1 samples, wanted two or more of a class"),
         ({"x": lambda x: x * np.nan}, "", "the loss is nan at step 1, learning rate 0.001: the step was not taken; nothing"),
@@ -130,7 +130,7 @@ def test_wrong_input(
         ("d.npz", b"PK\3\4nothing", "d.npz is no .npz file of numbers: it is damaged, or another kind of file"),
         ("d.csv", b"\xff\xfe\0,\x80\n", "d.csv is no CSV file in UTF-8"),
         ("d.csv", b"none.png,a\nnone.png,b\n" * 4, "none.png: No such file or directory"),
-        ("d.txt", b"nothing", "d.txt is no folder, .csv or .npz"),
+        ("d.txt", b"nothing", "d.txt is no folder, .csv, .npz or COCO's .json"),
     ],
 )
 def test_wrong_files(

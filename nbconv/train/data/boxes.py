@@ -1,0 +1,60 @@
+"""Pictures with boxes around things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nbconv.base.image import RESIZES, load_image, open_image, placed
+from nbconv.train.augment.geometry import warped_boxes
+from nbconv.train.data.base import Batch
+from nbconv.train.data.pictures import Pictures, each
+
+
+class Boxed(Pictures):
+    """Pictures and boxes: ``boxes`` has for each picture rows (left, top, right, bottom, class) in its own pixels. Targets
+    are float32 (n, most, 5): the same rows in pixels of the model's input, as many as the picture with most of them has
+    (``most``, unless given: more are refused), filled up with rows of -1. A box is cut at the edge of what is left of the
+    picture; one that loses more than three quarters goes."""
+
+    def __init__(
+        self, paths: Sequence[Any], boxes: Sequence[Any], classes: Sequence[str], *, most: int | None = None, **options: Any
+    ) -> None:
+        super().__init__(paths, np.arange(len(boxes)), classes=classes, kind="boxes", **options)
+        rows = [np.asarray(boxes[i], np.float32).reshape(-1, 5) for i in self.labels]
+        del self.labels
+        self.boxes = rows
+        for path, found in zip(self.paths, rows):
+            wrong = ~np.isfinite(found).all(axis=1) | (found[:, 2] <= found[:, 0]) | (found[:, 3] <= found[:, 1])
+            if wrong.any():
+                raise ValueError(f"{path}: a box is {found[wrong][0, :4].tolist()}, wanted left, top, right, bottom")
+            if len(found) and not (found[:, 4].min() >= 0 and found[:, 4].max() < max(len(classes), 1)):
+                raise ValueError(f"{path}: a box has class {found[:, 4].max():g}, there are {len(classes)} classes")
+        have = max(map(len, rows))
+        if most is not None and have > most:
+            raise ValueError(f"{self.paths[[len(r) for r in rows].index(have)]} has {have} boxes, most is {most}")
+        self.most = max(have, 1) if most is None else most
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def read(self, numbers: np.ndarray) -> Batch:
+        found = each(self._pair, numbers)
+        return np.concatenate([x for x, _ in found]), np.stack([y for _, y in found])
+
+    def raw(self, numbers: np.ndarray) -> np.ndarray:
+        return self.read(numbers)[0]
+
+    def _pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        picture, size = open_image(self.paths[i]), self.needed()
+        if self.resize not in RESIZES:
+            raise ValueError(f"resize is {self.resize!r}, wanted one of {', '.join(RESIZES)}")
+        source, to = placed((picture.height, picture.width), size, self.resize)
+        rows = np.full((self.most, 5), -1, np.float32)
+        rows[: len(self.boxes[i])] = self.boxes[i]
+        rows[: len(self.boxes[i]), :4] = self.boxes[i][:, :4].clip(0, [picture.width, picture.height] * 2)
+        x, y = (to[2] - to[0]) / (source[2] - source[0]), (to[3] - to[1]) / (source[3] - source[1])
+        move = np.linalg.inv(np.array([[x, 0, to[0] - x * source[0]], [0, y, to[1] - y * source[1]], [0, 0, 1.0]]))
+        return load_image(picture, size, **self.reading()), warped_boxes(rows, [move], size)

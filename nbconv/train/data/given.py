@@ -1,0 +1,188 @@
+"""What callers give as data, as `Data` or batches."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbconv.edit.pictured import PictureInput, picture_input
+from nbconv.train.data.arrays import Arrays, load_npz
+from nbconv.train.data.base import Data, Part
+from nbconv.train.data.coco import coco
+from nbconv.train.data.foreign import frame, from_dataset, is_dataset
+from nbconv.train.data.masks import is_masks, mask_folder, mask_parts
+from nbconv.train.data.pictures import folder_splits, image_folder
+from nbconv.train.data.splits import Splits, named, split_folders
+from nbconv.train.data.table import has_splits, image_list, list_splits
+from nbconv.train.data.voc import is_voc, voc
+
+if TYPE_CHECKING:
+    from nbconv.model import Model
+
+
+def as_data(given: Any, model: Model | None = None, name: str = "data") -> Data | None:
+    """Data from (x, y), (x, y, weights of samples) or `Data`; None for another iterable, which yields batches itself
+    (`as_batches` reads them). ``model`` decides what the data leave open, such as the layout. ValueError, with ``name``, for
+    all else."""
+    found = _data(given, name)
+    return found if found is None or model is None else found.bound(wanted(model))
+
+
+def wanted(model: Model) -> PictureInput:
+    """The pictures that a model takes."""
+    return picture_input(model.graph, model.inputs[0].name) if model.inputs else PictureInput()
+
+
+def _data(given: Any, name: str) -> Data | None:
+    if isinstance(given, Data):
+        return given
+    if isinstance(given, Mapping) and "train" in given:
+        raise ValueError(f"{name} is splits, {', '.join(given)}: give one, as fit(splits['train'], splits['val'])")
+    if isinstance(given, tuple) and len(given) in (2, 3):
+        return Arrays(*given[:2], weights=given[2] if len(given) == 3 else None)
+    if isinstance(given, (str, bytes, os.PathLike)):
+        raise ValueError(f"{name} is a path: give what reads it, as nbconv.image_folder(path)")
+    table = frame(given)
+    if table is not None:
+        return table
+    if hasattr(given, "__array__"):
+        shape = list(np.asarray(given).shape)
+        raise ValueError(f"{name} is one array {shape}, wanted samples and targets in a tuple: fit((x, y), (x_val, y_val))")
+    if is_dataset(given):
+        return from_dataset(given)
+    if isinstance(given, Iterable) or callable(given):
+        return None
+    raise ValueError(f"{name} is {type(given).__name__}, wanted (x, y), Data or an iterable of batches")
+
+
+def read_data(data: Any, size: tuple[int, int] | None = None, mean: Any = None, std: Any = None) -> Data | Splits:
+    """Data from a path or from what `as_data` takes. ``size``, ``mean`` and ``std`` are None where it was not said: then
+    those of `Data` hold, else 0, and 255 for pictures and files, 1 for arrays. ValueError where Data has others."""
+    given: dict[str, Any] = {name: v for name, v in (("size", size), ("mean", mean), ("std", std)) if v is not None}
+    if isinstance(data, Mapping):
+        parts = named(data.items(), "the data")
+        if "train" not in parts:
+            raise ValueError(f"data is a dict of {', '.join(map(str, data))}, wanted splits: train, and val or test")
+        return Splits({name: _one(part, given) for name, part in parts.items()})
+    if isinstance(data, (str, os.PathLike)):
+        return _file(Path(data), {"std": 255.0, **given})
+    return _one(data, given)
+
+
+def _one(data: Any, given: Mapping[str, Any]) -> Data:
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        found = Arrays(*data[:2], weights=data[2] if len(data) == 3 else None, **given)
+        found.std = 255.0 if found.pictures and "std" not in given else found.std
+        return found
+    if not isinstance(data, Data):
+        if hasattr(data, "columns") and hasattr(data, "iloc"):
+            return image_list(data, **given)
+        if is_dataset(data):
+            return from_dataset(data, **given)
+    found = as_data(data)
+    if found is None:
+        raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
+    return _agreeing(found, given)
+
+
+def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if path.is_dir() and (is_voc(path) or is_masks(path)):
+        return voc(path, **options) if is_voc(path) else _whole(mask_folder, path, mask_parts(path), options)
+    if path.is_dir():
+        return (folder_splits if split_folders(path) else image_folder)(path, **options)
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        return (list_splits if has_splits(path) else image_list)(path, **options)
+    if kind == ".npz":
+        return load_npz(path, **options)
+    if kind == ".json":
+        return coco(path, **options)
+    raise ValueError(f"{path} is no folder, .csv, .npz or COCO's .json")
+
+
+def _whole(read: Any, path: Path, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Data | Splits:
+    """The data of a folder, or of all its splits."""
+    names = [name for name in parts if name]
+    return Splits({n: read(path, split=n, **options) for n in names}) if names else read(path, **options)
+
+
+def image_splits(source: str | os.PathLike, **options: Any) -> Splits:
+    """All splits by name ("train", "val", "test"): of a folder of classes (see `image_folder`) or of masks (see
+    `mask_folder`), or of a CSV file or table with a column named split (see `image_list`), whose options these are.
+    ValueError where there are none, or the classes of one are not those of another, naming them."""
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        root = Path(source)
+        found = _whole(mask_folder, root, mask_parts(root), options) if is_masks(root) else None
+        return found if isinstance(found, Splits) else folder_splits(source, **options)
+    return list_splits(source, **options)
+
+
+def classified(data: Data) -> Data:
+    """The data with the number of a class a sample as targets, int64 (n,): as they are, or of rows with one 1.
+    ValueError for other targets."""
+    labels = getattr(data, "labels", None)
+    if labels is None:
+        what = {"mask": "masks", "boxes": "boxes"}.get(data.kind, "known only as they are read")
+        raise ValueError(f"targets are {what}, wanted integers: the numbers of classes")
+    if labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()):
+        return _labelled(data, labels.argmax(axis=1))
+    if labels.dtype.kind != "i":
+        raise ValueError(f"targets are {labels.dtype}, wanted integers: the numbers of classes")
+    if labels.ndim != 1:
+        raise ValueError(f"targets have shape {list(labels.shape)}, wanted one class a sample")
+    if labels.min() < 0:
+        raise ValueError(f"labels begin at {labels.min()}, wanted 0 or more")
+    return data
+
+
+def _labelled(data: Data, labels: np.ndarray) -> Data:
+    """Other targets for the same samples."""
+    whole = data
+    for part in _parts(data):
+        whole = part.whole
+    other: Any = copy.copy(whole)
+    if whole is data:
+        other.labels = labels
+        return other
+    numbers = np.arange(len(whole))
+    for part in reversed(list(_parts(data))):
+        numbers = numbers[part.numbers]
+    other.labels = np.zeros(len(whole), np.int64)
+    other.labels[numbers] = labels
+    return Part(other, numbers)
+
+
+def _parts(data: Data) -> Iterator[Part]:
+    while isinstance(data, Part):
+        yield data
+        data = data.whole
+
+
+def _agreeing(data: Data, given: Mapping[str, Any]) -> Data:
+    """The data, if it has what was said beside it. ``size`` may be said here, where the data does not."""
+    whole = data
+    for part in _parts(data):
+        whole = part.whole
+    for name, value in given.items():
+        have = getattr(whole, name, None)
+        if name == "size" and have is None and hasattr(whole, "size"):
+            data = _sized(data, value)
+        elif have is None or not np.array_equal(np.atleast_1d(have), np.atleast_1d(value)):
+            raise ValueError(f"{name} is {value}, but the data have their own, {have}: say it there")
+    return data
+
+
+def _sized(data: Data, size: tuple[int, int]) -> Data:
+    if isinstance(data, Part):
+        return Part(_sized(data.whole, size), data.numbers)
+    other: Any = copy.copy(data)
+    other.size = size
+    return other
