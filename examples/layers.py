@@ -1,8 +1,6 @@
-"""A network written layer by layer with ONNX's helper, from scratch or behind another model: what other examples train.
+"""A network written layer by layer with ONNX's helper, from scratch or behind another model, for other examples to train.
 
-    python examples/layers.py
-
-Prints the nodes of a small classifier, and the shape of what it gives.
+python examples/layers.py    prints the nodes of a small classifier, and the shape of what it gives
 """
 
 from typing import Any

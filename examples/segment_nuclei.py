@@ -46,15 +46,12 @@ def main(argv: list[str]) -> None:
     pair = np.stack([x / np.float32(64) - 1, instances > 0]).astype(np.float32)
     schedule = schedules.one_cycle(steps)
     trainer = nbconv.Trainer(network(), "binary_cross_entropy", nbconv.Adam(lr=3e-3), schedule=schedule, bn_momentum=0.9)
-    losses = []
-    for _ in range(steps):
-        batch = np.stack([crop(rng, pair) for _ in range(8)])
-        losses.append(trainer.step(batch[:, :1], batch[:, 1:]))
+    batches = (np.stack([crop(rng, pair) for _ in range(8)]) for _ in range(steps))
+    losses = [trainer.step(batch[:, :1], batch[:, 1:]) for batch in batches]
     true, told = instances[:, SPLIT:] > 0, trainer.predict(pair[None, :1, :, SPLIT:])[0, 0] > 0
     jaccard = (true & told).sum() / (true | told).sum()
-    print(
-        f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last; Jaccard {jaccard:.3f}, in {time.perf_counter() - begin:.0f} s"
-    )
+    seconds = time.perf_counter() - begin
+    print(f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last; Jaccard {jaccard:.3f}, in {seconds:.0f} s")
     if len(argv) > 1:
         Image.fromarray(np.concatenate([x[:, SPLIT:], told * np.uint8(255), true * np.uint8(255)], 1)).save(argv[1])
 
