@@ -34,7 +34,8 @@ def captchas(rng: np.random.Generator, letters: list[list[np.ndarray]], count: i
             part += np.float32(0.5 + 0.5 * rng.random()) * np.roll(glyph, rng.integers(-4, 5), 0)[:, : part.shape[1]]
             at += int(rng.integers(15, 20))
         for _ in range(2):
-            picture[np.linspace(*rng.integers(0, HEIGHT, 2), WIDTH).astype(int), np.arange(WIDTH)] += 0.6
+            (a, b), across = rng.integers(0, HEIGHT, 2), np.arange(WIDTH)
+            picture[np.linspace(a, b, WIDTH).astype(int), across] += 0.6
     return x.clip(0, 1) - 0.5, y
 
 

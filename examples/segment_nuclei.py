@@ -36,7 +36,7 @@ def network() -> nbconv.Model:
 def crop(rng: np.random.Generator, pair: np.ndarray) -> np.ndarray:
     """A piece of picture and mask, turned and mirrored by chance."""
     top, left = rng.integers(0, pair.shape[1] - SIDE + 1), rng.integers(0, SPLIT - SIDE + 1)
-    piece = np.rot90(pair[:, top : top + SIDE, left : left + SIDE], rng.integers(4), (1, 2))
+    piece = np.rot90(pair[:, top : top + SIDE, left : left + SIDE], int(rng.integers(4)), (1, 2))
     return piece[:, :, ::-1] if rng.random() < 0.5 else piece
 
 
