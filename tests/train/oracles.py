@@ -83,6 +83,10 @@ def huber(x, t, delta=1.0, reduction="mean") -> float:
     return reduced(np.where(d <= delta, d * d / 2, delta * (d - delta / 2)), reduction)
 
 
+def smooth_l1(x, t, beta=1.0, reduction="mean") -> float:
+    return huber(x, t, beta, reduction) / beta
+
+
 def dice(x, t, ignore_index=None, smooth=1.0, activation=None) -> float:
     labels = t.ndim == x.ndim - 1
     soft = labels if activation is None else activation == "softmax"
