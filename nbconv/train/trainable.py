@@ -37,9 +37,7 @@ def trainable(graph: Graph, feeds: Mapping[str, Spec]) -> Trainable:
         return Trainable((), tuple(constants), (), told)
     if not chosen:
         return Trainable((), tuple(others), (), "it has no parameters")
-    recipe = Recipe(graph, tuple(graph.outputs), lambda to, values: "", SGD(), chosen, {}, 0)
-    source = building.opened(graph, recipe)
-    source.outputs = dict.fromkeys(graph.outputs)
+    source = building.opened(graph, Recipe(graph, tuple(graph.outputs), _no_loss, SGD(), chosen, {}, 0))
     made = graph.producers()
     held = {p.value: Spec(master(p, graph).shape, FLOAT32) for p in chosen}
     for node in norms(graph, chosen):
@@ -63,3 +61,7 @@ def trainable(graph: Graph, feeds: Mapping[str, Spec]) -> Trainable:
     trains = tuple(p for p in chosen if p.value in found)
     others += [Constant(p, "its gradient is 0", True) for p in chosen if p.value not in found]
     return Trainable(trains, tuple(others), (), "" if trains else "no parameter gets a gradient")
+
+
+def _no_loss(to: object, values: Mapping[str, str]) -> str:
+    raise AssertionError("nothing is trained")
