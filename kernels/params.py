@@ -367,7 +367,10 @@ class ClassWeights(NamedTuple):
 
 MODULES = (
     __name__,
-    *(f"{__package__}.{name}_params" for name in ("index", "optimizer", "quantised", "recurrent", "sampling", "strip")),
+    *(
+        f"{__package__}.{name}_params"
+        for name in ("ctc", "index", "optimizer", "quantised", "recurrent", "sampling", "strip")
+    ),
 )
 """Where such NamedTuples are defined."""
 

@@ -34,6 +34,7 @@ HELD: dict[str, tuple[int, ...]] = {
     "Resize": (1, 2),
     "RoiAlign": (1,),
     "DequantizeLinear": (2,),
+    "Held": (0,),
     "SoftmaxCrossEntropyLoss": (2,),
     "NegativeLogLikelihoodLoss": (2,),
 }

@@ -254,3 +254,55 @@ def rows(
     total[0] = k
     for e in range(3 * k, 3 * most):
         y[e] = 0
+
+
+@inline
+def _above(loss, labels, n, bound):
+    """How many losses of negatives rank at ``bound`` or above."""
+    count = 0
+    for e in range(n):
+        count += 1 if labels[e] == 0 and _rank(loss[e]) >= bound else 0
+    return count
+
+
+@kernel
+def hardest(
+    loss: Int32s,
+    labels: Ints,
+    y: Floats,
+    n: Int,
+    ratio: Int,
+    least: Int,
+    first: Int,
+    last: Int,
+) -> None:
+    """y = 1 where the label is above 0, and for the ``ratio`` times as many, ``least`` at least, of those
+    with label 0 that have the greatest loss, of equal ones the first; else 0. A unit is a picture."""
+    for unit in range(first, last):
+        mine = at(loss, unit * n)
+        whose = at(labels, unit * n)
+        made = at(y, unit * n)
+        positive = 0
+        for e in range(n):
+            positive += 1 if whose[e] > 0 else 0
+        wanted = max(ratio * positive, least)
+        low = UNRANKED  # as many as are wanted rank there, if there are
+        high = -UNRANKED  # fewer
+        if _above(mine, whose, n, low) <= wanted:
+            high = low
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _above(mine, whose, n, middle) >= wanted:
+                low = middle
+            else:
+                high = middle
+        ties = wanted - _above(mine, whose, n, high)
+        for e in range(n):
+            taken = whose[e] > 0
+            if whose[e] == 0:
+                rank = _rank(mine[e])
+                taken = rank >= high
+                if not taken and rank == low and ties > 0:
+                    taken = True
+                    ties -= 1
+            made[e] = Float(1.0) if taken else Float(0.0)

@@ -13,9 +13,10 @@ from nbconv.edit.ends import Ending, ending
 from nbconv.edit.head import class_axis
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.pointwise import Add, Mul
-from nbconv.train import losses
+from nbconv.train import box_losses, losses
 from nbconv.train.building import LABELS
 from nbconv.train.readings import Reading, of_classes
+from nbconv.train.sequence_losses import ctc
 from nbconv.train.targets import Targets, Weighted
 
 Key = str | tuple[str, ...]
@@ -33,6 +34,11 @@ LOSSES: dict[str, Callable[..., str]] = {
     "dice": losses.dice,
     "focal": losses.focal,
     "binary_focal": losses.binary_focal,
+    "ctc": ctc,
+    "smooth_l1": box_losses.smooth_l1,
+    "iou": box_losses.iou,
+    "ssd": box_losses.ssd,
+    "fcos": box_losses.fcos,
 }
 """By name, as `Trainer` takes them; their options are `loss_options`."""
 ACTIVATIONS: dict[Callable[..., str], str] = {
@@ -42,6 +48,7 @@ ACTIVATIONS: dict[Callable[..., str], str] = {
     losses.binary_cross_entropy: "sigmoid",
     losses.binary_focal: "sigmoid",
     losses.dice: "",
+    ctc: "softmax",
 }
 """The activation that a loss has itself, so that a last one of the model is left out; "" for either."""
 CLASSES: dict[Callable[..., str], bool] = {

@@ -76,6 +76,32 @@ def ssd(
     return _kept(found[where], scores[where, classes], classes, overlap, most)
 
 
+def fcos(
+    distances: np.ndarray,
+    scores: np.ndarray,
+    points: np.ndarray,
+    *,
+    score: float = 0.5,
+    overlap: float = 0.5,
+    most: int = 200,
+) -> Detections:
+    """The detections of one picture from an anchor-free head (Tian et al., 2019), in pixels; classes count from 0.
+
+    ``distances`` (n, 4) from each of ``points`` (n, 3; `nbconv.vision.fcos_points`) to the left, top, right and bottom of
+    its box, in strides. ``scores`` (n, classes), probabilities. ValueError where shapes do not fit.
+    """
+    sides, scores, points = (np.asarray(v, np.float32) for v in (distances, scores, points))
+    sides, scores, points = (v.reshape(-1, v.shape[-1]) for v in (sides, scores, points))
+    if not len(sides) == len(scores) == len(points) or sides.shape[1] != 4 or points.shape[1] != 3:
+        raise ValueError(
+            f"distances {sides.shape}, scores {scores.shape}, points {points.shape}: wanted (n, 4), (n, c), (n, 3)"
+        )
+    where, classes = np.nonzero(scores >= score)
+    at, far = points[where, :2], sides[where] * points[where, 2:]
+    boxes = np.concatenate([at - far[:, :2], at + far[:, 2:]], 1)
+    return _kept(boxes, scores[where, classes], classes, overlap, most)
+
+
 def anchor_boxes(size: tuple[int, int], strides: Sequence[int], counts: Sequence[int]) -> np.ndarray:
     """Centres (n, 2), in pixels, of anchors on grids of these strides over a (height, width), ``counts`` of them a cell."""
     rows = []

@@ -162,6 +162,15 @@ def _loss_grad(c: Call) -> np.ndarray:
     return (1 + c.size[1]) * np.abs(c.op.factors(c.size[0], share))[:, None]
 
 
+def _ctc(c: Call) -> np.ndarray:
+    """An error goes on from step to step."""
+    *dy, scores, labels = c.x[: 2 + c.op.place]
+    steps = scores.shape[0 if c.op.time_major else 1]
+    share = c.op.share(c.op.counts(scores.shape[2], labels), scores.dtype) * (np.abs(dy[0]) if dy else 1)
+    each = steps * (2 + 2 * np.nan_to_num(np.abs(scores)).max(initial=0)) * share
+    return (each[:, None] if c.op.time_major else each[:, None, None]) if dy else each if c.y.shape else each.sum()
+
+
 def _recurrent(c: Call) -> tuple[np.ndarray, ...]:
     """An error goes on from step to step, with the state: as many steps as there are, of the size of the greatest result,
     or, where activations limit that, of 1."""
@@ -236,4 +245,5 @@ TERMS: dict[str, Callable[[Call], Any]] = {
     "Mix": lambda c: type(c.op)(**{**c.op.attributes(), "weights": np.abs(c.field["weights"])}).reference(c.size[0]),
     **dict.fromkeys(("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"), _loss),
     **dict.fromkeys(("SoftmaxCrossEntropyLossGrad", "NegativeLogLikelihoodLossGrad"), _loss_grad),
+    **dict.fromkeys(("CTCLoss", "CTCLossGrad"), _ctc),
 }

@@ -14,6 +14,7 @@ from nbconv.graph.builder import Builder
 from nbconv.model import Model
 from nbconv.passes.autodiff import backprop
 from nbconv.train import losses
+from nbconv.train.sequence_losses import ctc
 
 rng = np.random.default_rng(21)
 X = rng.standard_normal((5, 7)).astype(np.float32)
@@ -135,3 +136,43 @@ def test_messages() -> None:
         losses.huber(to, "x", "t", delta=0)
     with pytest.raises(ValueError, match="a penalty wants at least one parameter"):
         losses.l2_penalty(to, [], 0.1)
+
+
+SEQUENCES = rng.standard_normal((3, 9, 6)).astype(np.float32)
+TEXTS = np.array([[5, 4, 4, 1], [1, 1, -1, -1], [-1, -1, -1, -1]])
+LENGTHS = np.array([[9], [3], [2]])
+
+
+@pytest.mark.parametrize("how", ["mean", "sum"])
+@pytest.mark.parametrize("major", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_ctc(how: str, major: bool, lengths: bool) -> None:
+    """PyTorch's where it is installed, and the gradient is 0 behind a sequence's end."""
+    x = np.ascontiguousarray(SEQUENCES.swapaxes(0, 1)) if major else SEQUENCES
+    y = np.concatenate([LENGTHS, TEXTS], axis=1) if lengths else TEXTS
+    value, slope = value_and_gradient(ctc, x, y, reduction=how, time_major=major, lengths_first=lengths)
+    slope = slope.swapaxes(0, 1) if major else slope
+    assert value > 0
+    assert (slope[1, 3:] == 0).all() == lengths
+    np.testing.assert_allclose(slope.sum(axis=2), 0, atol=1e-6)
+    if find_spec("torch") is None:
+        return
+    import torch
+
+    tensor = torch.tensor(SEQUENCES, dtype=torch.float64, requires_grad=True)
+    steps = torch.tensor(LENGTHS[:, 0] if lengths else [9] * 3)
+    logp = tensor.log_softmax(2).transpose(0, 1)
+    counts = torch.tensor((TEXTS >= 0).sum(axis=1))
+    want = torch.nn.functional.ctc_loss(logp, torch.tensor(TEXTS).clamp(1), steps, counts, reduction=how)
+    want.backward()
+    assert value == pytest.approx(want.item(), rel=1e-5)
+    assert tensor.grad is not None
+    np.testing.assert_allclose(slope, tensor.grad.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_ctc_of_a_sequence_that_is_too_short() -> None:
+    x, y = SEQUENCES[:1, :2], np.array([[3, 3]])
+    assert value_and_gradient(ctc, x, y)[0] == np.inf
+    value, slope = value_and_gradient(ctc, x, y, zero_infinity=True)
+    assert value == 0
+    assert not slope.any()

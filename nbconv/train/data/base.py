@@ -11,7 +11,8 @@ import numpy as np
 from nbconv.edit.pictured import PictureInput
 from nbconv.train.targets import Targets, Weighted
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, Any]
+"""Samples, and targets: an array, or `Targets`, or `Weighted`."""
 KINDS = ("auto", "label", "values", "mask", "boxes")
 
 
