@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbconv.compat.torch import from_torch
     from nbconv.train.augment import Augment, RandAugment
     from nbconv.train.callbacks import (
+        Callback,
         CSVLogger,
         EarlyStopping,
         LearningCurve,
@@ -47,7 +48,7 @@ _MODULES = {
     "compat.torch": ("from_torch",),
     "train.augment": ("Augment", "RandAugment"),
     "train.callbacks": (
-        "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
+        "Callback", "CSVLogger", "EarlyStopping", "LearningCurve", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
     ),
     "train.data": (
         "Arrays", "Pictures", "Splits", "coco", "from_dataset", "image_folder", "image_list", "image_splits", "load_npz",
@@ -71,9 +72,9 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "DeviceError", "EarlyStopping",
-    "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp", "RandAugment",
-    "ReduceLROnPlateau", "Splits", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "coco", "finetune",
-    "from_dataset", "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz", "mask_folder",
-    "save", "voc",
+    "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "Callback", "DeviceError",
+    "EarlyStopping", "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp",
+    "RandAugment", "ReduceLROnPlateau", "Splits", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "coco",
+    "finetune", "from_dataset", "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz",
+    "mask_folder", "save", "voc",
 ]  # fmt: skip

@@ -220,7 +220,7 @@ def test_every_row_is_tried() -> None:
     assert {row.name for row in (*CONVOLUTIONS, *WEIGHT_GRADIENTS)} - tried == {
         "winograd_steps_4", "winograd_steps_2",  # on a GPU
         "parts",  # by the test above
-        "integer_gemm", "integer_depthwise",  # by tests/ops/test_integer_kernels.py
+        "integer_gemm", "integer_depthwise", "integer_winograd",  # by tests/ops/test_integer_kernels.py
     }  # fmt: skip
 
 

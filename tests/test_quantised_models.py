@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nbconv import ModelError, load
 from nbconv.lowering.weights import Weights
 from nbconv.plan.plan import Plan
-from tests.ops.test_integer_kernels import F32, numbers, scale
+from tests.ops.test_integer_kernels import F32, SHORTS, numbers, scale
 
 
 class Net:
@@ -42,9 +42,10 @@ class Net:
         q = [self.constant(np.asarray(s, F32)), self.constant(np.asarray(middle, self.dtype))]
         return self.add("DequantizeLinear", self.add("QuantizeLinear", value, *q), *q)
 
-    def weights(self, shape: tuple[int, ...], axis: int, one: bool) -> tuple[str, np.ndarray]:
+    def weights(self, shape: tuple[int, ...], axis: int, one: bool, bits: int = 7) -> tuple[str, np.ndarray]:
+        """Their name and scales; they have so many bits and a sign."""
         channels = () if one else (shape[axis],)
-        s, w = scale(self.rng, *channels) * F32(0.2), numbers(self.rng, np.int8, *shape)
+        s, w = scale(self.rng, *channels) * F32(0.2), numbers(self.rng, np.int8, *shape) >> (7 - bits)
         names = self.constant(w), self.constant(s), self.constant(np.zeros(channels, np.int8))
         return self.add("DequantizeLinear", *names, axis=axis), s
 
@@ -104,6 +105,31 @@ def test_models_of_quantised_values_are_integers_throughout(dtype, one) -> None:
     assert (got == want).mean() > 0.7
     with_floats = Plan(model.graph, plan.inputs, Weights(), plan.fetch, plan.target, integers=False)
     assert any(s.kernel.split(".")[0] == "gemm" for s in with_floats.steps)
+
+
+@pytest.mark.parametrize("goal", SHORTS, ids=[t.name for t in SHORTS])
+def test_a_residual_net_is_onnxruntimes_without_products_of_bytes(monkeypatch, goal) -> None:
+    """To the bit: no convolution goes by floats. Weights are small, as onnxruntime saturates sums of two products where a
+    processor has AVX2 alone."""
+    monkeypatch.setattr("nbconv.kernels.target.host", lambda: goal)
+    n = Net((1, 16, 13, 14))
+    y = n.top
+    for _ in range(4):
+        branch = y
+        for last in (False, True):
+            w, s = n.weights((16, 16, 3, 3), 0, False, 6)
+            branch = n.add("Conv", branch, w, n.bias(16, s), pads=(1, 1, 1, 1))
+            branch = n.step(branch, 0.02) if last else n.step(n.add("Relu", branch), 0.02, 0)
+        y = n.step(n.add("Relu", n.add("Add", y, branch)), 0.02, 0)
+    made = n.model(y)
+    x = np.random.default_rng(18).standard_normal(n.shape).astype(F32)
+    model = load(made, threads=1)
+    kernels = [s.kernel for s in model.plan({"x": x.shape}).steps]
+    assert kernels.count("quantised_winograd.winograd") == 8 and "winograd.winograd" not in kernels
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    (want,), (got,) = session.run(None, {"x": x}), model.run({"x": x}).values()
+    np.testing.assert_array_equal(got, want)
+    assert len(np.unique(got)) > 50
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])

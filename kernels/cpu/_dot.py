@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from nbconv.kernels._numba import Bytes, Float, Floats, Int, Int32s, i32, i64, target
 
 from ._bytes import i8, i16, rounded_ir, splat_word, store_ir, zero_ir
-from ._ir import VI, VT, W, by_size, call_intrinsic, internal, splat_ir
+from ._ir import AHEAD, VI, VT, W, by_size, call_intrinsic, internal, prefetch, splat_ir
 
 MR = target().tile().rows
 NV = target().tile().vectors
@@ -77,6 +77,8 @@ def _function(module, name, R, V, kinds, multiply):
     a, lda, depth, b, c = fn.args
     word = i32.as_pointer()
     rows = [bd.gep(a, [bd.mul(lda, _n(i))]) for i in range(R)]
+    long = bd.icmp_signed(">=", depth, _n(AHEAD // (V * W)))  # as in _tile.py
+    ahead = bd.select(long, _n(AHEAD), _n(0))
     entry, loop, done = bd.block, bd.append_basic_block("loop"), bd.append_basic_block("done")
     bd.branch(loop)
     bd.position_at_end(loop)
@@ -84,6 +86,8 @@ def _function(module, name, R, V, kinds, multiply):
     k.add_incoming(_n(0), entry)
     totals = [[bd.phi(VI) for _ in range(V)] for _ in range(R)]
     panel = bd.gep(b, [bd.mul(k, _n(V * W))])
+    if multiply is by_shorts_ir:
+        prefetch(bd, bd.gep(panel, [ahead]), 0, V * W)
     bv = [bd.load(bd.bitcast(bd.gep(panel, [_n(j * W)]), VI.as_pointer()), align=4) for j in range(V)]
     at_k = bd.mul(k, _n(4))
     for row, sums in zip(rows, totals):

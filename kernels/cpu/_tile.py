@@ -8,10 +8,10 @@ B is packed in panels: k-major, NR = NV·W floats a k (the last panel may be W w
 """
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i32, i64, target
+from nbconv.kernels._numba import Float, Floats, Int, Ints, f32, i64, target
 
 from ._epilogue import (
     activate,
@@ -25,6 +25,7 @@ from ._epilogue import (
     short_only,
 )
 from ._ir import (
+    AHEAD,
     VT,
     by_size,
     call_intrinsic,
@@ -32,6 +33,7 @@ from ._ir import (
     internal,
     lane_ir,
     load_part_ir,
+    prefetch,
     splat_ir,
     store_part_ir,
 )
@@ -42,12 +44,6 @@ NV = target().tile().vectors
 NR = NV * W
 MR3 = target().tile().rows_wider
 """Rows of a tile of a full panel and a narrow one beside it."""
-LINE = 16
-"""Floats of a cache line."""
-AHEAD = 2048
-"""Floats by which packed weights are asked for before they are read: across pages, where the
-processor's own prefetcher stops.
-Two instructions a k; weights that come from memory or a shared cache go up to 1.4 times as fast."""
 UNROLL = 4
 """k steps per turn of the inner loop."""
 BY_LANE = W == UNROLL and target().registers >= 32
@@ -222,7 +218,7 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
             bv = []
             for pointer, (_, width) in zip(p, streams):
                 if count > 1:
-                    _prefetch(bd, bd.gep(pointer, [ahead]), u * width, (u + 1) * width)
+                    prefetch(bd, bd.gep(pointer, [ahead]), u * width, (u + 1) * width)
                 bv += [bd.load(_vector(bd, pointer, u * width + j), align=4) for j in range(0, width, W)]
             acc = [
                 [call_intrinsic(bd, f"fmuladd.v{W}f32", VT, x, bv[j], acc[i][j]) for j in range(V)]
@@ -272,16 +268,6 @@ def _accumulate(bd, R, V, table, step, taps, kc, koff, b, start):
     bd.cbranch(bd.icmp_signed("<", t1, taps), tap_loop, done)
     bd.position_at_end(done)
     return acc4
-
-
-def _prefetch(bd, p, begin: int, end: int) -> None:
-    """Ask for the lines that begin in p[begin:end]; any address will do, even one that is not
-    there."""
-    kinds = [f32.as_pointer(), i32, i32, i32]
-    fn = cgutils.get_or_insert_function(bd.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-    for at_line in range(-(-begin // LINE) * LINE, end, LINE):
-        read, keep, data = (ir.Constant(i32, v) for v in (0, 3, 1))
-        bd.call(fn, [bd.gep(p, [_n(at_line)]), read, keep, data])
 
 
 def _with_residual(bd, V, acc, res, rows, whole, cols):

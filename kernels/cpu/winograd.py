@@ -44,6 +44,7 @@ from ._simd import (
     store_part,
 )
 from ._tile import NR, block
+from ._window import tile_pixels
 from ._winograd import direct_2, direct_4, into_2, into_4, out_of_2, out_of_4, whole_2, whole_4
 
 MAX_TILES = 256
@@ -168,24 +169,11 @@ def winograd(
 def _gather(table, x, zeros, t, down, across, image, filtering):
     """The addresses of one tile's pixels, for the table; how many rows and columns of results y
     has of it."""
-    h, width, ldx, size = image.h, image.width, image.ldx, filtering.size
+    size = filtering.size
     line = t // across
     n = line // down
     oy, ox = (line - n * down) * size, (t - line * across) * size
-    iy0, ix0 = oy - filtering.ph, ox - filtering.pw
-    edge = size + 2
-    base = address(x, 0)
-    nothing = address(zeros, 0)
-    k = 0
-    for i in range(edge):
-        iy = iy0 + i
-        for j in range(edge):
-            ix = ix0 + j
-            a = nothing
-            if 0 <= iy and iy < h and 0 <= ix and ix < width:
-                a = base + ((n * h + iy) * width + ix) * ldx * 4
-            table[k] = a
-            k += 1
+    tile_pixels(table, address(x, 0), address(zeros, 0), n, oy, ox, size + 2, 4, image, filtering)
     return min(size, image.oh - oy), min(size, image.ow - ox)
 
 

@@ -1,9 +1,9 @@
 """Run a model on pictures or arrays, and print its best classes, or a summary of each output.
 
-A picture is resized and normalised as the options say: (pixel - mean) / std with pixels from 0 to 255, to 0…1 unless
---mean and --std (or --scale) say otherwise. What the model's training wants is not in the file: wrong values give wrong
-answers, not errors. ONNX's metadata Image.NominalPixelRange and Image.BitmapPixelFormat are followed where a model has
-them."""
+A picture is resized and normalised as the options say: (pixel - mean) / std with pixels from 0 to 255. What they do not say
+is in the metadata of a model that nbconv trained (so are the classes' names), or in ONNX's metadata Image.NominalPixelRange
+and Image.BitmapPixelFormat; else pixels become 0…1. Of other models the file does not say what their training wants: wrong
+values give wrong answers, not errors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nbconv.commands._text import clip, dims, style, table
 if TYPE_CHECKING:
     import numpy as np
 
+    from nbconv.edit.meaning import Meaning, Picture
     from nbconv.graph import Graph, Spec
 
 ARRAYS = (".npy", ".npz")
@@ -38,13 +39,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     picture.add_argument(
         "--resize",
         choices=["crop", "stretch", "pad"],
-        default="crop",
         help="crop the middle of the wanted proportions (default), stretch, or pad with the mean",
     )
     picture.add_argument(
         "--filter",
         choices=["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"],
-        default="bicubic",
         help="default bicubic",
     )
     picture.add_argument(
@@ -64,7 +63,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     results = parser.add_argument_group("results")
     results.add_argument("--top-k", type=_model.positive, metavar="K", help="how many classes to print (default 5)")
     results.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
-    results.add_argument("--softmax", action="store_true", help="turn a classifier's scores into probabilities")
+    results.add_argument(
+        "--softmax",
+        action=argparse.BooleanOptionalAction,
+        help="turn a classifier's scores into probabilities (default: where the metadata say that they are none)",
+    )
     results.add_argument("-o", "--output", metavar="FILE.npz", help="save the outputs")
     _model.add_threads(parser)
     _model.add_device(parser)
@@ -94,14 +97,17 @@ def _numbers(text: str) -> list[float]:
 
 
 def run(args: argparse.Namespace) -> int:
+    from nbconv.edit.meaning import meaning
+
     if args.scale is not None and args.std is not None:
         raise ValueError("--scale and --std say the same in two ways: give one of them")
     if args.output and len(args.files) > 1:
         raise ValueError("-o takes the outputs of one run: give one file")
     if args.output:
         check(args.output)
-    labels = _labels(args.labels) if args.labels else None
     model = _model.open_model(args.model, args.threads, args.device, args.exact)
+    told = meaning(model.graph.metadata)
+    labels = _labels(args.labels) if args.labels else None
     named = _model.named(args.input, "--input")
     for name in named:
         if name not in model.graph.inputs and name not in model.graph.optional:
@@ -116,17 +122,17 @@ def run(args: argparse.Namespace) -> int:
         )
     for path in args.files or [""]:
         files = {**named, **({rest[0]: path} if rest else {})}
-        feeds = {name: _read(path, name, model.graph, args) for name, path in files.items()}
+        feeds = {name: _read(path, name, model.graph, args, told.input) for name, path in files.items()}
         results = model.run(feeds)
         if path and len(args.files) > 1:
             print(style(f"{path}:", "bold"))
-        show(results, labels, args.top_k, args.softmax)
+        show(results, labels, args.top_k, args.softmax, told)
         if args.output:
             save(args.output, results)
     return 0
 
 
-def _read(path: str, name: str, graph: Graph, args: argparse.Namespace) -> np.ndarray:
+def _read(path: str, name: str, graph: Graph, args: argparse.Namespace, told: Picture | None) -> np.ndarray:
     """The input ``name`` from a file."""
     if path.lower().endswith(ARRAYS):
         return _model.read_array(path, name)
@@ -135,8 +141,13 @@ def _read(path: str, name: str, graph: Graph, args: argparse.Namespace) -> np.nd
     from nbconv.base.image import load_image
 
     spec = graph.inputs[name] if name in graph.inputs else graph.optional[name]
-    settings = image_settings(spec, name, graph, args)
-    x = load_image(path, **settings)
+    settings = image_settings(spec, name, graph, args, told)
+    if told is not None and settings["resize"] == "pad":  # training pads with 0 before it normalises
+        mean, std = (np.asarray(settings.pop(n), np.float32) for n in ("mean", "std"))
+        axis = (1, -1, 1, 1) if settings["layout"] == "NCHW" else (1, 1, 1, -1)
+        x = (load_image(path, **settings, mean=0.0, std=1.0) - mean.reshape(axis)) / std.reshape(axis)
+    else:
+        x = load_image(path, **settings)
     if spec.dtype == np.float32:
         return x
     if spec.dtype == np.uint8:
@@ -144,36 +155,43 @@ def _read(path: str, name: str, graph: Graph, args: argparse.Namespace) -> np.nd
     raise ValueError(f"input {name} {spec}: a picture gives float32 or uint8 numbers; prepare a .npy file")
 
 
-def image_settings(spec: Spec, name: str, graph: Graph, args: argparse.Namespace) -> dict[str, Any]:
-    """`load_image`'s arguments from the options, the model's input and ONNX's image metadata."""
+def image_settings(
+    spec: Spec, name: str, graph: Graph, args: argparse.Namespace, told: Picture | None = None
+) -> dict[str, Any]:
+    """`load_image`'s arguments from the options, what the model's metadata say of pictures, its input and ONNX's image
+    metadata."""
     from nbconv.base.image import layout_of
+    from nbconv.edit.meaning import Picture
 
-    layout = args.layout or layout_of(spec.shape)
+    told = told or Picture(colours="")
+    layout = args.layout or told.layout or layout_of(spec.shape)
     if layout is None or len(spec.shape) != 4:
         hint = "" if len(spec.shape) != 4 else "; say --layout NCHW or NHWC"
         raise ValueError(f"input {name} {spec} does not look like a picture's (batch, channels, height, width){hint}")
     channels, h, w = (spec.shape[i] for i in ((1, 2, 3) if layout == "NCHW" else (3, 1, 2)))
-    channels = channels if isinstance(channels, int) else 3
+    channels = channels if isinstance(channels, int) else told.channels or 3
     if channels not in (1, 3):
         raise ValueError(f"input {name} {spec} has {channels} channels, a picture 3 or 1; prepare a .npy file")
-    size = args.size or ((h, w) if isinstance(h, int) and isinstance(w, int) else None)
+    size = args.size or ((h, w) if isinstance(h, int) and isinstance(w, int) else told.size)
     if size is None and (isinstance(h, int) or isinstance(w, int)):
         raise ValueError(
             f"input {name} {spec}: say --size {h if isinstance(h, int) else 'H'}x{w if isinstance(w, int) else 'W'}"
         )
     raw = (0.0, 1.0) if spec.dtype.kind in "iu" else RANGES["Normalized_0_1"]
     mean, std = RANGES.get(graph.metadata.get("Image.NominalPixelRange", ""), raw)
+    mean, std = (mean if told.mean is None else told.mean), (std if told.std is None else told.std)
     if args.mean is not None or args.std is not None or args.scale is not None:
         mean, std = 0.0, 1.0
     if args.scale is not None and not 0 < abs(args.scale) < 1e9:
         raise ValueError(f"--scale {args.scale}: wanted a number other than 0")
     if args.scale is not None:
         std = 1 / args.scale
-    bgr = args.bgr or (not args.rgb and graph.metadata.get("Image.BitmapPixelFormat", "").startswith("Bgr"))
+    colours = told.colours or graph.metadata.get("Image.BitmapPixelFormat", "").upper()
+    bgr = args.bgr or (not args.rgb and colours.startswith("BGR"))
     return {
         "size": size,
-        "resize": args.resize,
-        "filter": args.filter,
+        "resize": args.resize or told.resize,
+        "filter": args.filter or told.filter,
         "layout": layout,
         "channels": channels,
         "mean": mean if args.mean is None else args.mean,
@@ -187,8 +205,11 @@ def _labels(path: str) -> list[str]:
         return [line.strip() for line in f.read(1 << 24).splitlines()]
 
 
-def show(results: dict[str, np.ndarray], labels: list[str] | None, top_k: int | None, softmax: bool) -> None:
-    """Print a classifier's best classes; of other models a line for each output."""
+def show(
+    results: dict[str, np.ndarray], labels: list[str] | None, top_k: int | None, softmax: bool | None, told: Meaning
+) -> None:
+    """Print a classifier's best classes; of other models a line for each output, and of one that tells the classes of pixels
+    their shares. ``told``: what its metadata say."""
     y = next(iter(results.values()))
     rows = y.reshape(y.shape[0], -1) if y.ndim >= 2 else y
     classifier = (
@@ -201,8 +222,27 @@ def show(results: dict[str, np.ndarray], labels: list[str] | None, top_k: int | 
         table(
             ("OUTPUT", "SHAPE", "TYPE", "MIN", "MEAN", "MAX"), [_summary(n, a) for n, a in results.items()], right=(3, 4, 5)
         )
+        if told.task == "segment" and len(results) == 1:
+            _show_shares(y, told)
         return
+    if labels is None and told.classes and len(told.classes) <= len(rows[0]):
+        labels = [*told.classes, *[""] * (len(rows[0]) - len(told.classes))]
+    if softmax is None:
+        softmax = told.task == "classify" and told.output == "logits"
     _show_classes(rows[0], labels, top_k or 5, softmax)
+
+
+def _show_shares(y: np.ndarray, told: Meaning) -> None:
+    """Which share of the pixels has which class, by scores (n, classes, …)."""
+    import numpy as np
+
+    if y.ndim < 3 or y.shape[1] < 2 or not y.size:
+        return
+    counts = np.bincount(y.argmax(axis=1).ravel(), minlength=y.shape[1])
+    for i in np.argsort(-counts, kind="stable"):
+        if counts[i]:
+            name = told.classes[i] if i < len(told.classes) else ""
+            print(f"{counts[i] / counts.sum():9.2%}  {i:5d}  {clip(name, 40)}".rstrip())
 
 
 def _show_classes(scores: np.ndarray, labels: list[str] | None, k: int, softmax: bool) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from nbconv.base.files import replace
-from nbconv.errors import ModelError
-from nbconv.graph import FLOAT32, Graph, Node
-from nbconv.graph.dtypes import is_half
+from nbconv.edit.fold_norms import folded
+from nbconv.graph import Graph, Node
 
 
 def save(graph: Graph, path: str | os.PathLike, source: Any, fold: bool = False) -> None:
@@ -19,7 +18,7 @@ def save(graph: Graph, path: str | os.PathLike, source: Any, fold: bool = False)
 
     The file that the model was read from is written again, with its nodes, names and opset, and new weights; where that is
     not possible (the model came from no file, or from a TFLite one, or its structure was changed on the way in) as opset 21,
-    with nbconv's names. ``fold``: batch normalisations go into the convolutions before them (always opset 21). onnx's
+    with nbconv's names. ``fold``: batch normalisations go into the layers before them (always opset 21). onnx's
     checker must pass what is written. Raises ModelError where it cannot be written, OSError where the file cannot,
     ImportError without onnx.
     """
@@ -119,39 +118,3 @@ def _declare(proto: Any, graph: Graph) -> None:
         for dim, size in zip(info.type.tensor_type.shape.dim, spec.shape, strict=False):
             if isinstance(size, int) and dim.dim_value not in (0, size):
                 dim.dim_value = size
-
-
-def folded(graph: Graph) -> Graph:
-    """The graph with each BatchNormalization that alone reads a convolution's result put into that convolution: w · s and
-    (b - mean) · s + shift, with s = scale / sqrt(var + epsilon), computed in float64."""
-    readers, made = graph.readers(), graph.producers()
-    constants, replaced, gone = dict(graph.constants), {}, set()
-    for node in graph.nodes:
-        conv = made.get(node.inputs[0])
-        if node.op.type != "BatchNormalization" or conv is None or conv.op.type not in ("Conv", "ConvTranspose"):
-            continue
-        reads: list[str] = list(conv.inputs)
-        alone = len(readers.get(conv.outputs[0], ())) == 1 and conv.outputs[0] not in graph.outputs
-        stored = all(n in graph.constants for n in (*node.inputs[1:5], *filter(None, reads[1:])))
-        if not (alone and stored):
-            continue
-        scale, shift, mean, var = (graph.constants[n].astype(np.float64) for n in node.inputs[1:5])
-        s = scale / np.sqrt(var + getattr(node.op, "epsilon", 1e-5))
-        w = graph.constants[reads[1]].astype(np.float64)
-        if conv.op.type == "Conv":
-            w = w * s.reshape(-1, *[1] * (w.ndim - 1))
-        else:
-            group = getattr(conv.op, "group", 1)
-            w = (w.reshape(group, -1, *w.shape[1:]) * s.reshape(group, 1, w.shape[1], *[1] * (w.ndim - 2))).reshape(w.shape)
-        b = graph.constants[reads[2]].astype(np.float64) if len(reads) > 2 and reads[2] else 0.0
-        names = (f"{reads[1]}/folded/{conv.name}", f"{reads[1]}/bias/{conv.name}")
-        kind = graph.constants[reads[1]].dtype
-        kind = kind if is_half(kind) else FLOAT32
-        constants[names[0]] = w.astype(kind)
-        constants[names[1]] = ((b - mean) * s + shift).astype(kind)
-        replaced[id(conv)] = Node(conv.op, (reads[0], *names), node.outputs[:1], conv.name)
-        gone.add(id(node))
-    nodes = [replaced.get(id(n), n) for n in graph.nodes if id(n) not in gone]
-    if not replaced and any(n.op.type == "BatchNormalization" for n in graph.nodes):
-        raise ModelError("no batch normalisation stands alone behind a convolution with stored weights: nothing to fold")
-    return graph.derive(nodes, constants)

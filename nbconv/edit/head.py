@@ -8,6 +8,7 @@ import numpy as np
 
 from nbconv.edit.ends import moved
 from nbconv.edit.initializers import INITIALIZERS, Initializer
+from nbconv.edit.meaning import without
 from nbconv.edit.parameters import parameters, stored, type_of
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.dtypes import is_half
@@ -124,7 +125,8 @@ def _hint(graph: Graph, made: dict[str, Node], name: str) -> str:
             layers.append(node.name)
         else:
             todo += node.inputs
-    told = f"; give head=, the name of a layer: {', '.join(map(repr, layers))}" if layers else ""
+    names = ", ".join(map(repr, layers))
+    told = f"; the layers before it are {names}: give head= (or trainable=[…]) one of these names" if layers else ""
     others = [n for n in graph.outputs if n != name]
     return told + (f"; or output=, one of {', '.join(map(repr, others))}" if others else "")
 
@@ -204,6 +206,7 @@ def replace_head(
         constants[name] = np.zeros([new if d == old else d for d in shape], fresh.dtype)
     nodes = [_resized(n, found, constants, new) for n in graph.nodes if not set(n.outputs) & set(slots)]
     result = graph.derive(_unquantised(nodes, found), constants)
+    result.metadata = without(graph.metadata, "task", "classes", "output", "metrics")
     mine = output or next(iter(graph.outputs))
     behind = {name for node in found.behind for name in node.outputs} | set(layer.outputs)
     result.outputs = {

@@ -10,8 +10,8 @@ import numpy as np
 from nbconv.graph import Quantisation, Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_LAST, NUMPY, Op
-from nbconv.lowering.conv import CONVOLUTIONS
-from nbconv.lowering.conv.integer_gemm import INTEGER_GEMM, Integers
+from nbconv.lowering.conv import CONVOLUTIONS, INTEGER_SUMS
+from nbconv.lowering.conv.integer_gemm import Integers
 from nbconv.lowering.conv.problem import Geometry, problem
 from nbconv.lowering.implementation import emit
 from nbconv.ops.conv import Conv
@@ -115,7 +115,7 @@ class ConvInteger(IntegerConv):
         x_zero = integer_of(to.value(2) if to.has(2) else None)
         scale = np.ones(to.inputs[1].shape[0], np.float32)
         q = Integers(**weights_of(to, 1, 3, self.filters), x_zero=x_zero, bias=None, scale=scale, size=4)
-        emit(to, (INTEGER_GEMM,), problem(to, self.geometry(*to.inputs[:2])), q)
+        emit(to, INTEGER_SUMS, problem(to, self.geometry(*to.inputs[:2])), q)
 
     def flops(self, inputs, outputs) -> int:
         return 2 * outputs[0].size * int(np.prod(inputs[1].shape[1:]))

@@ -129,19 +129,25 @@ class Workspace:
             for i, extra in moves:
                 words[i] = base + extra
 
-    def span(self, begin: int, end: int, threads: int) -> None:
-        """Do the steps from ``begin`` to ``end``."""
+    def span(self, begin: int, end: int, threads: int, done: list[Any] | None = None) -> None:
+        """Do the steps from ``begin`` to ``end``. ``done`` gets an item for each segment of them in the very call that does
+        it, so that a Ctrl-C leaves no doubt; as many segments as it has items already are not done again."""
         program, loop = self.program, _loop()
         threads = min(threads, program.slots or threads)
+        done, number = [] if done is None else done, 0
         for first, last in program.segments:
             first, last = max(first, begin), min(last, end)
             if first >= last:
                 continue
+            number += 1
+            if number <= len(done):
+                continue
             step = program.host_steps.get(first)
             if step is None:
-                loop.run(self, first, last, threads)
+                loop.run(self, first, last, threads, done)
             else:
                 step.run(self, threads)
+                done.append(None)
 
     def copy_out(self, results: list[np.ndarray]) -> None:
         """Copy the results that no step writes. ModelError for indices that the steps found outside of their axis."""
@@ -299,9 +305,10 @@ class _Loop:
         self._most = available_threads() - 1
         self._workers: list[_Worker] = []
 
-    def run(self, space: Workspace, first: int, last: int, threads: int) -> None:
+    def run(self, space: Workspace, first: int, last: int, threads: int, done: list[Any] | None = None) -> None:
         """Do steps from first to last, with up to ``threads`` threads (the caller is one). When the workers serve another
-        run the caller does it alone: the results are the same."""
+        run the caller does it alone: the results are the same. ``done`` gets an item."""
+        done = [] if done is None else done
         if threads > 1 and not self._busy._is_owned():  # a signal handler may run a model in the middle of a run
             # A Ctrl-C is raised when a call returns. So the lock is taken inside `try`, and given back by one call, which
             # a thread that does not own it may make in vain.
@@ -313,7 +320,8 @@ class _Loop:
                         self._counters = np.zeros(16 * (last - first), np.int64)
                     tables = space.table, self._counters, self._job
                     words = np.array([*(t.ctypes.data for t in tables), space.program.flush_denormals], np.int64)
-                    self._lead(words.ctypes.data, first, last, 0)
+                    # `extend` calls and appends without a return to the interpreter between, where Ctrl-C would be raised
+                    done.extend(map(self._lead, (words.ctypes.data,), (first,), (last,), (0,)))
                     return
             finally:
                 try:  # noqa: SIM105
@@ -321,7 +329,7 @@ class _Loop:
                 except RuntimeError:
                     pass
         words = np.array([space.table.ctypes.data, self._alone.ctypes.data, space.program.flush_denormals], np.int64)
-        self._run(words.ctypes.data, first, last, 0)
+        done.extend(map(self._run, (words.ctypes.data,), (first,), (last,), (0,)))
 
     def part(self, space: Workspace, step: int, first: int, last: int) -> None:
         """Do the units from first to last of a step on this thread."""

@@ -15,8 +15,14 @@ from nbconv.train.learner import Learner
 
 
 class Callback:
-    """Each method gets the trainer and what there is to know; ``trainer.stop = True`` ends after the epoch, "now" at once.
-    A callback with something to remember gives it as `state`, which checkpoints keep."""
+    """What `fit` tells of its progress: derive from it, and do what you like in any of these methods. Each gets the trainer
+    and a dict of what there is to know; ``trainer.stop = True`` ends after the epoch, "now" at once.
+
+    A callback with something to remember gives it as `state`, which checkpoints keep: a dict of what JSON can say, and of
+    float32 arrays (or dicts of these). `restore` gets it back before `begin`. Callbacks are found again by their classes, in
+    the order in which they were given. One that is ``last`` is told after all others: it sees what they have done."""
+
+    last = False
 
     def begin(self, trainer: Learner, logs: dict[str, Any]) -> None:
         """Before the first step: ``epochs``, ``steps`` (0 where unknown)."""
@@ -28,7 +34,7 @@ class Callback:
         """After an epoch: ``epoch``, ``loss``, ``lr``, and ``val_…`` where there is validation data."""
 
     def end(self, trainer: Learner, logs: dict[str, Any]) -> None:
-        """At the end, however it came."""
+        """At the end, however it came: ``whole`` is False where an exception or Ctrl-C brought it."""
 
     def takes(self, trainer: Learner, error: ArithmeticError) -> bool:
         """Whether a loss that is not finite ends the training quietly."""
@@ -73,7 +79,8 @@ class _Watch(Callback):
 
 class EarlyStopping(_Watch):
     """Stops where ``monitor`` has not become better by ``least`` for ``patience`` epochs; ``restore_best`` takes the weights
-    of the best epoch back (Prechelt 1998)."""
+    of the best epoch back (Prechelt 1998) when the training has ended, not after Ctrl-C or an error. Checkpoints keep
+    them."""
 
     def __init__(
         self,
@@ -84,7 +91,14 @@ class EarlyStopping(_Watch):
         restore_best: bool = False,
     ) -> None:
         super().__init__(monitor, mode, least)
-        self.patience, self.restore_best, self._kept = patience, restore_best, None
+        self.patience, self.restore_best = patience, restore_best
+        self._kept: dict[str, Any] | None = None
+        self._stopped = False
+
+    def begin(self, trainer: Learner, logs: dict[str, Any]) -> None:
+        if self._stopped:
+            trainer.stop = True
+        self._stopped = False
 
     def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         if self.better(logs):
@@ -93,8 +107,17 @@ class EarlyStopping(_Watch):
         elif self.bad >= self.patience:
             trainer.stop = True
 
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), **({} if self._kept is None else {"kept": self._kept})}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        if self.restore_best:
+            self._kept = state.get("kept")
+        self._stopped = self.bad >= self.patience
+
     def end(self, trainer: Learner, logs: dict[str, Any]) -> None:
-        if self._kept is not None:
+        if self._kept is not None and logs.get("whole", True):
             for name, value in self._kept.items():
                 trainer.state[name][...] = value
             trainer.forget()
@@ -103,6 +126,8 @@ class EarlyStopping(_Watch):
 class ModelCheckpoint(_Watch):
     """Writes a checkpoint to ``path`` after each epoch ("{epoch}" in it is the epoch, from 1), with ``best_only`` where
     ``monitor`` is the best so far; with ``every`` also after so many steps."""
+
+    last = True
 
     def __init__(
         self,

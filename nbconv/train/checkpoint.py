@@ -1,6 +1,7 @@
 """Checkpoints: files in the safetensors format, that are whole or not there. They hold all that training goes on from:
 parameters, running statistics, the optimizer's slots, and as metadata where it was: step, epoch, batch, learning rate,
-history. Orders of samples, augmentation and dropout come from the seed and these numbers: there is no other random state."""
+history, what callbacks remember (their arrays are beside the others, under "callback/"). Orders of samples, augmentation
+and dropout come from the seed and these numbers: there is no other random state."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ from nbconv.base.files import replace
 from nbconv.train.learner import Learner
 from nbconv.train.schedules import Plateau
 
-VERSION = 1
+VERSION = 2
 
 
 def save(trainer: Learner, path: str | os.PathLike, more: Mapping[str, Any]) -> None:
     """Write a checkpoint. OSError where it cannot be written: what was at ``path`` stays as it is."""
     with trainer._lock:
+        arrays = dict(trainer.state)
+        run = trainer.run.state() if trainer.run is not None else {}
         about = {
             "version": VERSION,
             "model": mark(trainer),
@@ -30,11 +33,11 @@ def save(trainer: Learner, path: str | os.PathLike, more: Mapping[str, Any]) -> 
             "epoch": trainer.epoch,
             "seed": trainer.seed,
             "lr_scale": trainer.lr_scale,
-            "run": trainer.run.state() if trainer.run is not None else {},
+            "run": _parted(run, "callback", arrays),
             "more": dict(more),
             "plateau": trainer.schedule.state() if isinstance(trainer.schedule, Plateau) else None,
         }
-        replace(path, lambda file: write_tensors(file, trainer.state, {"nbconv": json.dumps(about)}))
+        replace(path, lambda file: write_tensors(file, arrays, {"nbconv": json.dumps(about)}))
 
 
 def load(trainer: Learner, path: str | os.PathLike) -> dict[str, Any]:
@@ -50,8 +53,14 @@ def load(trainer: Learner, path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} is a checkpoint of version {version}, wanted {VERSION}")
     if about["model"] != mark(trainer):
         raise ValueError(f"{path} is of another training: its model, what trains or the optimizer differ")
-    if set(arrays) != set(trainer.state) or any(arrays[n].shape != a.shape for n, a in trainer.state.items()):
+    state, rest = trainer.state, {n: a for n, a in arrays.items() if n not in trainer.state}
+    told = all(n in arrays and arrays[n].shape == a.shape for n, a in state.items())
+    if not told or any(not n.startswith("callback/") for n in rest):
         raise ValueError(f"{path} holds other arrays than this training has")
+    try:
+        run = _joined(about["run"], rest)
+    except (KeyError, RecursionError):
+        raise ValueError(f"{path} lacks an array that a callback remembers") from None
     with trainer._lock:
         for name, value in trainer.state.items():
             value[...] = arrays[name]
@@ -61,7 +70,28 @@ def load(trainer: Learner, path: str | os.PathLike) -> dict[str, Any]:
         if isinstance(trainer.schedule, Plateau) and about["plateau"]:
             trainer.schedule.restore(about["plateau"])
         trainer.forget()
-    return about["run"]
+    return run
+
+
+def _parted(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """What JSON can say of a value: arrays go to ``arrays``, names stand for them."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, Mapping):
+        return {key: _parted(v, f"{name}/{key}", arrays) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_parted(v, f"{name}/{i}", arrays) for i, v in enumerate(value)]
+    return value
+
+
+def _joined(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """What `_parted` parted."""
+    if isinstance(value, dict):
+        if value.keys() == {"array"}:
+            return arrays[value["array"]]
+        return {key: _joined(v, arrays) for key, v in value.items()}
+    return [_joined(v, arrays) for v in value] if isinstance(value, list) else value
 
 
 def mark(trainer: Learner) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.base.files import check
+from nbconv.edit.meaning import Picture, meaning
 from nbconv.model import Model, load
 from nbconv.train import confusion
 from nbconv.train.augment import Augment
@@ -75,8 +76,8 @@ def finetune(
     The model's classifier is replaced by one for ``classes`` (default: those of the data). ``layers``: "head", "last:k" or
     "all". ``held_out``: the share of each class that is kept for the report; data in splits have theirs: a validation part
     is watched, a test part is what the report is of. ``size``, ``mean``, ``std``: how pictures become the model's input (by
-    default its height and width, and pixel / 255; arrays of floats are taken as they are), and refused where `Data` has
-    others. ``optimizer``: Adam by default. ``threads`` and
+    default its height and width, and as its metadata say, else pixel / 255; arrays of floats are taken as they are), and
+    refused where `Data` has others. ``optimizer``: Adam by default. ``threads`` and
     ``device``: as `nbconv.load` takes them, where ``model`` is no Model.
     ValueError says what is wrong with data or arguments; then nothing is written.
     """
@@ -84,6 +85,9 @@ def finetune(
     if out is not None:
         check(out)
     model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
+    pictures = _pictures(model, data)
+    size = size or (pictures.size if pictures.size and wanted(model).size is None else None)
+    mean, std = (pictures.mean if mean is None else mean), (pictures.std if std is None else std)
     given = read_data(data, size, mean, std)
     parts = given if isinstance(given, Splits) else None
     samples = classified(given["train"] if isinstance(given, Splits) else given).bound(wanted(model))
@@ -101,8 +105,15 @@ def finetune(
     before = trainer.evaluate(last, batch_size)["accuracy"]
     history = trainer.fit(train, held, epochs=epochs, batch_size=batch_size, augment=augment, progress=progress)
     found = trainer.evaluate(last, batch_size)
+    trainer.measured = trainer.steps, {name: value for name, value in found.items() if isinstance(value, float)}
     if out is not None:
         trainer.save(out)
     trainer.commit()
     seconds = time.perf_counter() - begin
     return Report(before, found["accuracy"], found["confusion"], samples.classes, seconds, peak_mb(), history)
+
+
+def _pictures(model: Model, data: Any) -> Picture:
+    """How the model's metadata say that its pictures are made, where these data are files of pictures."""
+    files = isinstance(data, (str, os.PathLike)) and not str(data).lower().endswith(".npz")
+    return (meaning(model.graph.metadata).input or Picture()) if files else Picture()

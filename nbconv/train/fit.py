@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from nbconv.train import checkpoint
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress
 from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, class_weighted, order, prefetch, wanted
+from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
 from nbconv.train.schedules import Plateau
@@ -79,7 +81,10 @@ def fit(
         if data is None:
             raise ValueError("class_weight wants (x, y) or Data: batches can have weights as their third part")
         data = class_weighted(data, class_weight)
-    run = _Run(trainer, [*callbacks, *([Progress()] if progress else [])], batch_size)
+    known = described(data, trainer.authored, trainer.goals)._asdict()
+    trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
+    told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
+    run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
     graph = trainer.recipe.graph
@@ -89,6 +94,7 @@ def fit(
     steps = -(-len(data) // batch_size) if data is not None else 0
     trainer.stop = False
     trainer.run = run
+    whole = False
     try:
         run.tell("begin", epochs=epochs, steps=steps)
         while run.epoch < epochs and not trainer.stop:
@@ -97,8 +103,9 @@ def fit(
             if trainer.stop == "now":
                 break
             run.finish(validation)
+        whole = True
     finally:
-        run.tell("end")
+        run.tell("end", whole=whole)
     run.history.report = {
         "seconds": time.perf_counter() - begin,
         "cached": isinstance(data, Features),
@@ -108,24 +115,39 @@ def fit(
     return run.history
 
 
+class _Place(NamedTuple):
+    """Where a fit is: the epoch, the batch in it, the sum of its losses and of samples. It changes as a whole."""
+
+    epoch: int = 0
+    batch: int = 0
+    total: float = 0.0
+    samples: int = 0
+
+
 class _Run:
-    """Where a fit is: the epoch, the batch in it, sums since the epoch began, what happened before."""
+    """A fit: where it is, and what happened before."""
 
     def __init__(self, trainer: Learner, callbacks: list[Callback], batch_size: int) -> None:
         self.trainer, self.callbacks, self.batch_size = trainer, callbacks, batch_size
-        self.epoch, self.batch, self.total, self.count = 0, 0, 0.0, 0
+        self.place = _Place()
         self.history = History()
+
+    @property
+    def epoch(self) -> int:
+        return self.place.epoch
+
+    @property
+    def batch(self) -> int:
+        return self.place.batch
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
+        told = [(type(c).__name__, c.state()) for c in self.callbacks]
         return {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "total": self.total,
-            "count": self.count,
+            **self.place._asdict(),
             "history": dict(self.history),
             "batch_size": self.batch_size,
-            "callbacks": [c.state() for c in self.callbacks if c.state()],
+            "callbacks": [[name, state] for name, state in told if state],
         }
 
     def restore(self, kept: dict[str, Any]) -> None:
@@ -133,11 +155,13 @@ class _Run:
             return
         if kept["batch_size"] != self.batch_size:
             raise ValueError(f"the checkpoint was written with batch_size {kept['batch_size']}, this is {self.batch_size}")
-        self.epoch, self.batch, self.total, self.count = (kept[n] for n in ("epoch", "batch", "total", "count"))
+        self.place = _Place(*(kept[n] for n in _Place._fields))
         self.history = History(kept["history"])
-        with_state = [c for c in self.callbacks if c.state()]
-        for callback, state in zip(with_state, kept["callbacks"], strict=False):
-            callback.restore(state)
+        states = list(kept["callbacks"])
+        for callback in self.callbacks:
+            k = next((k for k, (name, _) in enumerate(states) if name == type(callback).__name__), None)
+            if k is not None:
+                callback.restore(states.pop(k)[1])
 
     def tell(self, what: str, **logs: Any) -> None:
         for callback in self.callbacks:
@@ -151,37 +175,43 @@ class _Run:
                 trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
                 feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
                 try:
-                    loss = trainer.advance(feeds, y, graph)
+                    loss = trainer.advance(feeds, y, graph, then=partial(self._stepped, self.place, samples(y)))
                 except NonFiniteLoss as error:
                     if not any(c.takes(trainer, error) for c in self.callbacks):
                         raise
                     trainer.stop = "now"
                     return
-                self.batch += 1
-                self.total += loss * samples(y)
-                self.count += samples(y)
-                self.tell("batch_end", loss=loss, mean=self.total / self.count, epoch=self.epoch, batch=self.batch)
+                mean = self.place.total / self.place.samples
+                self.tell("batch_end", loss=loss, mean=mean, epoch=self.epoch, batch=self.batch)
                 if trainer.stop == "now":
                     return
         finally:
             stream.close()  # type: ignore[attr-defined]
 
+    def _stepped(self, before: _Place, count: int, loss: float) -> None:
+        """A step was taken: said with the step's counter, so that a Ctrl-C cannot come between."""
+        total = before.total + loss * count
+        self.place = _Place(before.epoch, before.batch + 1, total, before.samples + count)
+
     def finish(self, validation: Any) -> None:
         """The end of an epoch: validation, history, callbacks."""
         trainer = self.trainer
-        if not self.count:
+        if not self.place.samples:
             raise ValueError("the data gave no batch")
-        logs: dict[str, Any] = {"loss": self.total / self.count, "lr": trainer.lr}
+        epoch = self.epoch
+        logs: dict[str, Any] = {"loss": self.place.total / self.place.samples, "lr": trainer.lr}
         if validation is not None:
             found = evaluate(trainer, validation, self.batch_size)
-            logs |= {f"val_{n}": v for n, v in found.items() if isinstance(v, float)}
+            numbers = {n: v for n, v in found.items() if isinstance(v, float)}
+            trainer.measured = trainer.steps, numbers
+            logs |= {f"val_{n}": v for n, v in numbers.items()}
         for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
+            self.history.setdefault(name, [])[epoch:] = [value]
         if isinstance(trainer.schedule, Plateau):
             trainer.schedule.seen(logs.get("val_loss", logs["loss"]))
-        self.epoch, self.batch, self.total, self.count = self.epoch + 1, 0, 0.0, 0
+        self.place = _Place(epoch + 1)
         trainer.epoch = float(self.epoch)
-        self.tell("epoch_end", epoch=self.epoch - 1, **logs)
+        self.tell("epoch_end", epoch=epoch, **logs)
 
 
 def _stream(

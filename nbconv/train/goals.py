@@ -16,7 +16,6 @@ from nbconv.ops.pointwise import Add, Mul
 from nbconv.train import box_losses, losses
 from nbconv.train.building import LABELS
 from nbconv.train.readings import Reading, of_classes
-from nbconv.train.sequence_losses import ctc
 from nbconv.train.targets import Targets, Weighted
 
 Key = str | tuple[str, ...]
@@ -34,7 +33,7 @@ LOSSES: dict[str, Callable[..., str]] = {
     "dice": losses.dice,
     "focal": losses.focal,
     "binary_focal": losses.binary_focal,
-    "ctc": ctc,
+    "ctc": losses.ctc,
     "smooth_l1": box_losses.smooth_l1,
     "iou": box_losses.iou,
     "ssd": box_losses.ssd,
@@ -47,10 +46,15 @@ ACTIVATIONS: dict[Callable[..., str], str] = {
     losses.focal: "softmax",
     losses.binary_cross_entropy: "sigmoid",
     losses.binary_focal: "sigmoid",
+    losses.ctc: "softmax",
+    box_losses.ssd: "softmax",
+    box_losses.fcos: "sigmoid",
     losses.dice: "",
-    ctc: "softmax",
 }
-"""The activation that a loss has itself, so that a last one of the model is left out; "" for either."""
+"""The activation that a loss has itself, so that a last one of the model is left out; "" for either. Of a head's loss it is
+that of the scores, the last output."""
+HEADS = (box_losses.ssd, box_losses.fcos)
+"""The losses of two outputs of a detector."""
 CLASSES: dict[Callable[..., str], bool] = {
     losses.cross_entropy: True,
     losses.soft_cross_entropy: True,
@@ -168,7 +172,7 @@ def _goal(
         if output not in graph.outputs and output not in graph.producers():
             raise ValueError(f"the model has no output {output!r}, its outputs are {', '.join(graph.outputs)}")
     own = ACTIVATIONS.get(function)
-    ends = [None if own is None else ending(graph, n, own) for n in outputs]
+    ends = [None if own is None or (function in HEADS and n != outputs[-1]) else ending(graph, n, own) for n in outputs]
     logits = tuple(n if end is None else end.logits for n, end in zip(outputs, ends, strict=True))
     nodes = tuple(node for end in ends if end is not None for node in end.nodes)
     axis = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from nbconv.base.machine import thread_count
 from nbconv.edit.deploy import deployed, tail
+from nbconv.edit.meaning import Meaning, meaning, without
 from nbconv.edit.parameters import Parameter, master, norms, stored
 from nbconv.edit.selection import select
+from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train import building
@@ -28,6 +30,7 @@ from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Schedule, constant
 from nbconv.train.step import TrainingStep
 from nbconv.train.targets import Targets
+from nbconv.train.unchanged import Watch, reason
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -56,7 +59,10 @@ class Learner:
         bn_momentum: float | None = None,
         threads: int | None = None,
         micro_batch_norm: bool = False,
+        steps_per_epoch: int | None = None,
     ) -> None:
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch is {steps_per_epoch}, wanted 1 or more")
         if not 0 < lr_decay <= 1:
             raise ValueError(f"lr_decay is {lr_decay}, wanted a number above 0, at most 1")
         if memory_mb is not None and not memory_mb > 0:
@@ -101,8 +107,17 @@ class Learner:
             from nbconv.runtime.cuda.device import State
 
             self._home = State(model._device, self._state)
+        self._watch = Watch(self._state, [p.value for p in chosen]) if self._home is None else None
         self.model.weights.drop()
-        self.steps, self.epoch, self.lr_scale = 0, 0.0, 1.0
+        self._steps, self.lr_scale = 0, 1.0
+        self.meaning = Meaning()
+        """what the model means, as far as the data say it; `save` writes it"""
+        self.measured: tuple[int, dict[str, float]] = -1, {}
+        """after how many steps, and what metrics on samples held out were then"""
+        self._epoch: float | None = None
+        self.steps_per_epoch = steps_per_epoch
+        self._warned_of_epochs = False
+        self._pending: _Pending | None = None
         self.stop: bool | str = False
         self.run: Any = None
         self.loss_models: dict[tuple, tuple[str, Model]] = {}
@@ -117,6 +132,7 @@ class Learner:
         """Parameters, running statistics and the optimizer's slots, by name, as the last step left them. They may be written
         to (then call `forget`); where the model runs on a GPU, asking for them copies them from it, and back before the next
         step."""
+        self._settle()
         if self._home is not None:
             self._home.touched()
         return self._state
@@ -125,6 +141,29 @@ class Learner:
     def parameters(self) -> tuple[Parameter, ...]:
         """What trains."""
         return self.recipe.chosen
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken; of them is the state."""
+        self._settle()
+        return self._steps
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._settle()
+        self._steps = value
+
+    @property
+    def epoch(self) -> float:
+        """How many epochs are done, in fractions, for schedules: what `fit` or the caller last said it is, else the steps
+        over ``steps_per_epoch``."""
+        if self._epoch is None:
+            return self.steps / self.steps_per_epoch if self.steps_per_epoch else 0.0
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, value: float) -> None:
+        self._epoch = value
 
     @property
     def loss_name(self) -> str:
@@ -154,28 +193,94 @@ class Learner:
         ``x``: the input, or a dict of inputs by name; ``y``: integer labels (n, …) or what the loss wants, a dict by output
         where there are several losses. ValueError for
         what does not fit, NonFiniteLoss where the loss is none: then nothing changed. With ``budget_ms`` it works about so
-        long and returns None until the step is done: call it again with the same batch.
+        long and returns None until the step is done: call it again with the same batch (ValueError for another one; a step
+        without budget, or `abandon`, gives up what has begun). Schedules by the epoch want ``steps_per_epoch``.
         """
+        if self.steps_per_epoch:
+            self._epoch = None
+        elif (
+            self._epoch is None
+            and self.steps
+            and not self._warned_of_epochs
+            and (name := getattr(self.schedule, "by_epoch", ""))
+        ):
+            self._warned_of_epochs = True
+            warnings.warn(
+                f"the schedule {name!r} goes by epochs, which a loop of steps does not count: the learning rate stays. "
+                "Say Trainer(steps_per_epoch=…), or set trainer.epoch",
+                stacklevel=2,
+            )
         return self.advance(self._inputs(x), y, self.recipe.graph, budget_ms)
 
-    def advance(self, feeds: dict[str, np.ndarray], y: Any, graph: Graph, budget_ms: float | None = None) -> Any:
-        """`step` on a graph that begins at the values ``feeds``: the model's, or the part of it behind cached features."""
+    def advance(
+        self,
+        feeds: dict[str, np.ndarray],
+        y: Any,
+        graph: Graph,
+        budget_ms: float | None = None,
+        then: Callable[[float], None] | None = None,
+    ) -> Any:
+        """`step` on a graph that begins at the values ``feeds``: the model's, or the part of it behind cached features.
+        ``then`` is told the loss when the step is taken, whatever interrupts it; it may be told twice."""
         with self._lock:
+            self._settle()
             targets = by_goal(self.goals, y)
+            if budget_ms is not None:
+                self._refuse_another(feeds, targets)
             work = self._work(feeds, targets, graph)
             for goal in self.goals:
-                self._check(goal, targets[goal.targets], work.shapes[goal.logits[0]])
+                self._check(goal, targets[goal.targets], work.shapes[goal.logits[-1]])
             given = {**feeds, **targets}
             hyper = building.hyper_values(self.recipe, self.lr, self.steps + 1)
             options: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
             for other in self._works.values():
                 if other is not work:
                     other.step.abandon()
-            found = work.step.run(given, hyper, check=partial(self._finite, work.loss), **options)
+            held = self._watch.before(budget_ms is not None) if self._watch and self.lr else {}
+            found = work.step.prepare(given, hyper, check=partial(self._finite, work.loss), **options)
             if found is None:
                 return None
-            self.steps += 1
-            return float(found[work.loss].reshape(()))
+            loss = float(found[work.loss].reshape(()))
+            pending = _Pending(work.step, [], self._steps + 1, partial(then, loss) if then else None)
+            try:
+                self._pending = pending  # from here on the step is taken
+                self._settle()
+            except BaseException:
+                self._settle()
+                raise
+            if self._watch:
+                like = partial(self.model._like, threads=self.threads)
+                self._watch.after(held, lambda: reason(work.built, {**given, **hyper, **self._state}, like, self.lr))
+            return loss
+
+    def _settle(self) -> None:
+        """Finish the step that Ctrl-C interrupted while it wrote the state: state and counters are then of one step."""
+        if self._pending is None:
+            return
+        with self._lock:
+            pending = self._pending
+            if pending is None:
+                return
+            pending.step.write(pending.done)
+            self._steps = pending.steps
+            if pending.then is not None:
+                pending.then()
+            self._pending = None
+
+    def abandon(self) -> None:
+        """Give up the step that was begun with ``budget_ms``: nothing of it counts."""
+        with self._lock:
+            for work in self._works.values():
+                work.step.abandon()
+
+    def _refuse_another(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> None:
+        """ValueError for a batch of other shapes than the step under way has."""
+        begun = next((key for key, work in self._works.items() if work.step.begun), None)
+        if begun is not None and begun != self._key(feeds, targets):
+            raise ValueError(
+                "this batch has other shapes than the one that the step under way began with: call it again with the same "
+                "batch until it is done, or give it up (abandon)"
+            )
 
     def _finite(self, name: str, outputs: Mapping[str, np.ndarray]) -> None:
         value = float(outputs[name].reshape(()))
@@ -198,7 +303,7 @@ class Learner:
         if any(a.dtype.kind not in "iubf" for a in arrays):
             return
         for goal, targets in zip(self.goals, by_goal(self.goals, y).values(), strict=True):
-            spec = self.authored.outputs.get(goal.outputs[0])
+            spec = self.authored.outputs.get(goal.outputs[-1])
             sizes = spec.shape[1:] if spec is not None and spec.ranked and targets.ndim else ()
             if sizes and all(isinstance(d, int) for d in sizes):
                 with contextlib.suppress(Misfit):
@@ -214,7 +319,7 @@ class Learner:
 
     def _work(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], graph: Graph) -> _Work:
         """The step for arrays of these shapes, made when they first come."""
-        key = (*((n, a.shape) for n, a in feeds.items()), *((a.shape, a.dtype.str) for a in targets.values()))
+        key = self._key(feeds, targets)
         if key not in self._works:
             samples = max((len(a) for a in feeds.values() if a.ndim), default=0)
             if samples == 0:
@@ -243,6 +348,10 @@ class Learner:
                 work.step.share(block)
         return self._works[key]
 
+    @staticmethod
+    def _key(feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> tuple:
+        return (*((n, a.shape) for n, a in feeds.items()), *((a.shape, a.dtype.str) for a in targets.values()))
+
     @property
     def classes(self) -> int:
         """How many classes the output has that is trained, as the model declares it; 0 where it does not say, or several
@@ -264,6 +373,7 @@ class Learner:
     def forget(self) -> None:
         """The state was changed from outside: `current` must look again."""
         self._current = None
+        self.measured = -1, {}
 
     # the model that has been learnt
 
@@ -280,17 +390,33 @@ class Learner:
     def graph(self) -> Graph:
         """The model as it is now: the authored graph with the weights of the last finished step."""
         with self._lock:
+            self._settle()
             if self._home is not None:
                 self._home.fetch()
             state = self._state
             if self._back is not None:
-                return deployed(self.authored, self._authored, self._back(state), self.training_metadata())
-            return deployed(self.authored, self._authored, state, self.training_metadata())
+                state = self._back(state)
+            graph = deployed(self.authored, self._authored, state, self.training_metadata())
+            graph.metadata = self._told(graph.metadata)
+            return graph
+
+    def _told(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """The model's metadata with what the training makes it mean; names of other classes than it has now are gone."""
+        try:
+            before = meaning(metadata)
+        except ModelError:
+            before, metadata = Meaning(), without(metadata, *Meaning._fields)
+        gone = ["metrics"]
+        if before.classes and self.classes not in (0, len(before.classes)):
+            gone.append("classes")
+        measured = self.measured[1] if self.measured[0] == self._steps else {}
+        return {**without(metadata, *gone), **self.meaning._replace(metrics=measured).written()}
 
     def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:
         """The model as it is now, to run; with ``feeds`` its part behind these values, of these Specs."""
         with self._lock:
-            key = (self.steps, feeds)
+            self._settle()
+            key = (self._steps, feeds)
             if self._current is None or self._current[0] != key:
                 graph = _ended(self.graph(), self.goals)
                 if feeds:
@@ -307,8 +433,12 @@ class Learner:
             model.run({n: a[k : k + batch_size] for n, a in feeds.items()}, self.outputs)
             for k in range(0, samples, batch_size)
         ]
-        found = {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        found = {name: np.concatenate([part[name] for part in parts], self._batch_axis(name)) for name in self.outputs}
         return found if len(found) > 1 else found[self.outputs[0]]
+
+    def _batch_axis(self, output: str) -> int:
+        """The axis along which an output counts samples, as its loss was told."""
+        return next((int(g.options.get("batch_axis", 0)) for g in self.goals if g.outputs == (output,)), 0)
 
     def save(self, path: Any, *, fold: bool = False) -> None:
         """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""
@@ -326,6 +456,15 @@ class Learner:
         if not self._before:
             raise ValueError("nothing was committed")
         self.model._replace(self._before.pop())
+
+
+class _Pending(NamedTuple):
+    """A step that is taken: what is still to be written."""
+
+    step: TrainingStep
+    done: list[Any]
+    steps: int
+    then: Callable[[], None] | None
 
 
 class _Work(NamedTuple):

@@ -22,13 +22,15 @@ import numpy as np
 
 from nbconv.graph import Spec
 from nbconv.ops.activation import Sigmoid, Softplus
+from nbconv.ops.ctc import CTCLoss
 from nbconv.ops.loss import OneHotLike, SoftmaxCrossEntropyLoss
 from nbconv.ops.pointwise import Abs, Add, Div, Exp, Mul, Neg, Sub
 from nbconv.ops.power import Pow
 from nbconv.ops.rectifier import Clip, Relu
 from nbconv.ops.reduce import ReduceMean, ReduceSum
-from nbconv.ops.shape import Unsqueeze
+from nbconv.ops.shape import Reshape, Slice, Unsqueeze
 from nbconv.ops.softmax import LogSoftmax, Softmax
+from nbconv.train import sequences
 from nbconv.train.readings import Adds, alike, classified, per_class
 
 
@@ -161,6 +163,11 @@ def binary_focal(
     """Sigmoid and focal loss: -α · t · (1 - p)^γ · log p - (1 - α) · (1 - t) · p^γ · log(1 - p), p the sigmoid of x (Lin
     2017, Focal loss for dense object detection, equation 5), as torchvision's `sigmoid_focal_loss` has it for targets 0 and
     1; both of one shape. ``alpha`` None: without α and 1 - α."""
+    return _reduced(to, focal_each(to, logits, targets, gamma, alpha), reduction, sample_weights)
+
+
+def focal_each(to: Adds, logits: str, targets: str, gamma: float, alpha: float | None) -> str:
+    """`binary_focal` of each element."""
     _gamma(gamma)
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}, wanted from 0 to 1, or None")
@@ -171,7 +178,7 @@ def binary_focal(
     positive = _times(to, to.add(Mul(), to.add(Mul(), targets, right), _raised(to, wrong, gamma)), a)
     other = to.add(Mul(), to.add(Sub(), one, targets), wrong)
     negative = _times(to, to.add(Mul(), other, _raised(to, right, gamma)), b)
-    return _reduced(to, to.add(Add(), positive, negative), reduction, sample_weights)
+    return to.add(Add(), positive, negative)
 
 
 def _raised(to: Adds, minus_log: str, gamma: float) -> str:
@@ -274,6 +281,39 @@ def huber(
     d, dtype = to.add(Sub(), x, alike(to, "huber", x, targets)), to.spec(x).dtype
     c = to.add(Clip(), d, to.constant(np.array(-delta, dtype)), to.constant(np.array(delta, dtype)))
     return _reduced(to, to.add(Mul(), c, to.add(Sub(), d, _times(to, c, 0.5))), reduction, sample_weights)
+
+
+def ctc(
+    to: Adds,
+    logits: str,
+    labels: str,
+    *,
+    blank: int = 0,
+    ignore_index: int = -1,
+    time_major: bool = False,
+    lengths_first: bool = False,
+    zero_infinity: bool = False,
+    reduction: str = "mean",
+) -> str:
+    """-ln of the probability that softmax(x), step by step, shows the labels with blanks and repetitions between them, as
+    `torch.nn.functional.ctc_loss` of log-softmax (Graves 2006); ``mean`` divides each sequence's by its labels first.
+
+    ``logits`` (n, steps, classes), or with ``time_major`` (steps, n, classes). ``labels`` int64 (n, most): those of a
+    sequence, then ``ignore_index`` to the end; class ``blank`` is no label. ``lengths_first``: the first column says how
+    many steps of each sequence count, the labels stand behind it. A sequence of too few steps for its labels has an
+    infinite loss, or with ``zero_infinity`` none.
+    """
+    _reduction(reduction)
+    sequences.check_shapes(to.spec(labels).dtype, to.spec(labels).shape, to.spec(logits).shape, lengths_first)
+    op = CTCLoss(
+        blank=blank, pad=ignore_index, reduction=reduction, time_major=int(time_major), zero_infinity=int(zero_infinity)
+    )
+    if not lengths_first:
+        return to.add(op, logits, labels)
+    number = [to.constant(np.array([k], np.int64)) for k in (0, 1, to.spec(labels).shape[1])]
+    first = to.add(Slice(), labels, number[0], number[1], number[1])
+    lengths = to.add(Reshape(), first, to.constant(np.array([-1], np.int64)))
+    return to.add(op, logits, to.add(Slice(), labels, number[1], number[2], number[1]), lengths)
 
 
 def dice(

@@ -1,5 +1,6 @@
 """Learning rates over time. A schedule is called with (step, epoch), both from 0, and gives what the optimizer's rate is
-multiplied by: epochs may be fractions. Formulas are those of `torch.optim.lr_scheduler`, where it has them."""
+multiplied by: epochs may be fractions. One that goes by the epoch says so: its ``by_epoch`` is its name. Formulas are those
+of `torch.optim.lr_scheduler`, where it has them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,11 @@ from collections.abc import Callable, Sequence
 from math import cos, pi
 
 Schedule = Callable[[int, float], float]
+
+
+def _by_epoch(name: str, schedule: Schedule) -> Schedule:
+    schedule.by_epoch = name  # type: ignore[attr-defined]
+    return schedule
 
 
 def constant(factor: float = 1.0) -> Schedule:
@@ -20,20 +26,22 @@ def step(every: int | Sequence[int], gamma: float = 0.1) -> Schedule:
     if isinstance(every, int):
         if every < 1:
             raise ValueError(f"every is {every}, wanted 1 or more epochs")
-        return lambda step, epoch: gamma ** (int(epoch) // every)
+        return _by_epoch("step", lambda step, epoch: gamma ** (int(epoch) // every))
     milestones = sorted(every)
-    return lambda step, epoch: gamma ** bisect_right(milestones, int(epoch))
+    return _by_epoch("step", lambda step, epoch: gamma ** bisect_right(milestones, int(epoch)))
 
 
 def exponential(gamma: float) -> Schedule:
     """gamma^epoch (`ExponentialLR`), of whole epochs."""
-    return lambda step, epoch: gamma ** int(epoch)
+    return _by_epoch("exponential", lambda step, epoch: gamma ** int(epoch))
 
 
 def cosine(epochs: float, least: float = 0.0) -> Schedule:
     """least + (1 - least) · (1 + cos(π · epoch / epochs)) / 2 (`CosineAnnealingLR`; Loshchilov and Hutter 2017), from step
     to step; after ``epochs`` it stays ``least``."""
-    return lambda step, epoch: least + (1 - least) * (1 + cos(pi * min(epoch / epochs, 1.0))) / 2
+    if not epochs > 0:
+        raise ValueError(f"epochs is {epochs}, wanted a number above 0")
+    return _by_epoch("cosine", lambda step, epoch: least + (1 - least) * (1 + cos(pi * min(epoch / epochs, 1.0))) / 2)
 
 
 def warm_up(steps: int, then: Schedule | None = None, start: float = 0.0) -> Schedule:
@@ -43,7 +51,7 @@ def warm_up(steps: int, then: Schedule | None = None, start: float = 0.0) -> Sch
         rising = 1.0 if step >= steps else start + (1 - start) * step / steps
         return rising * (then(step, epoch) if then else 1.0)
 
-    return factor
+    return _by_epoch(then.by_epoch, factor) if hasattr(then, "by_epoch") else factor  # type: ignore[union-attr]
 
 
 def one_cycle(steps: int, rise: float = 0.3, start: float = 25.0, end: float = 1e4) -> Schedule:

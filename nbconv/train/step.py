@@ -2,7 +2,8 @@
 
 A step has two phases. The first computes the outputs (the loss), the gradients and whatever new state does not come from an
 optimizer; it writes to no state. Then the outputs are checked. The second writes the state: optimizers' updates in place,
-all else copied. A step that fails in between, or is abandoned, has changed nothing.
+all else copied. A step that fails in between, or is abandoned, has changed nothing; a second phase that Ctrl-C interrupts
+is gone on with, so that what the state is of is one step.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 SLACK = 0.1
 """Share of `budget_ms` by which it may be overdrawn knowingly."""
+WINDOW = 1 << 20
+"""Bytes of an array that are compared each time a step is gone on with."""
 
 
 class TrainingStep:
@@ -155,9 +158,28 @@ class TrainingStep:
         ``feeds`` and ``hyper`` together give every feed. ``check`` is called with the outputs before anything is written,
         and may raise; without one, outputs that are not finite raise FloatingPointError. With ``budget_ms`` it works about
         so long (to the end of a kernel's unit, on one thread; the second phase, which begins where it fits or at a call's
-        begin, is never interrupted) and returns None until the step is done: call it again, with the same feeds. The bits
-        are those of an uninterrupted step.
+        begin, is never interrupted) and returns None until the step is done: call it again, with the same feeds (ValueError
+        for others, see `abandon`). The bits are those of an uninterrupted step.
         """
+        found = self.prepare(feeds, hyper, check, budget_ms=budget_ms)
+        if found is not None:
+            done: list[Any] = []
+            try:
+                self.write(done)
+            except BaseException:
+                self.write(done)
+                raise
+        return found
+
+    def prepare(
+        self,
+        feeds: Mapping[str, Any],
+        hyper: Mapping[str, Any] | None = None,
+        check: Callable[[dict[str, np.ndarray]], None] | None = None,
+        *,
+        budget_ms: float | None = None,
+    ) -> dict[str, np.ndarray] | None:
+        """The first phase of `run`: once it gives the outputs, `write` can write the state."""
         given = {**feeds, **(hyper or {})}
         arrays = {name: _fed(name, spec, given) for name, spec in self.feeds.items()}
         space = self._space
@@ -167,13 +189,18 @@ class TrainingStep:
             self._progress = None
             space.bind({**arrays, **self.state}, self.results)
             space.span(0, self.boundary, self.threads)
-        elif not self._advance(arrays, budget_ms):
+        elif not self._advance(arrays, feeds, budget_ms):
             return None
         space.copy_out(self.results)
         found = {name: self.results[self._fetch.index(name)].copy() for name in self.outputs}
         (check or _finite)(found)
-        start = time.perf_counter()
-        space.span(self.boundary, len(self.plan.steps), self.threads)
+        return found
+
+    def write(self, done: list[Any]) -> None:
+        """The second phase. ``done``, empty at first, keeps what of it is done: after a Ctrl-C, call it again with the same
+        list. Until then nothing else may use the step's memory."""
+        space, start = self._space, time.perf_counter()
+        space.span(self.boundary, len(self.plan.steps), self.threads, done)
         for name, value in self.updates.items():
             if self._home(value) is None:
                 space.keep(name, self._fetch.index(value))
@@ -181,13 +208,21 @@ class TrainingStep:
         if self.home is not None:
             self.home.stepped(self.updates)
         self._commit = time.perf_counter() - start
-        return found
 
     def share(self, arena: Any) -> None:
         """Use this block, which other steps use, too."""
         if arena is not self._space.arena:
-            self._space.attach(arena)
             self.abandon()
+            try:
+                self._space.attach(arena)
+            except BaseException:  # its words would be addresses in a block that is gone
+                self._space.attach(arena)
+                raise
+
+    @property
+    def begun(self) -> bool:
+        """Whether `run` with ``budget_ms`` has begun a step."""
+        return self._progress is not None
 
     def abandon(self) -> None:
         """Give up what `run` with ``budget_ms`` has begun."""
@@ -198,18 +233,27 @@ class TrainingStep:
         """The memory it works in."""
         return self._space.arena
 
-    def _advance(self, arrays: dict[str, np.ndarray], budget_ms: float) -> bool:
-        """Work on the first phase for so long; whether it is done."""
+    def _advance(self, arrays: dict[str, np.ndarray], batch: Iterable[str], budget_ms: float) -> bool:
+        """Work on the first phase for so long; whether it is done. ``batch``: the feeds that must stay the same."""
         end = time.perf_counter() + budget_ms / 1000
         if self._progress is None:
-            self._progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()}, self._rate)
-            self._space.bind({**self._progress.arrays, **self.state}, self.results)
-        waiting = self._progress.step == self.boundary
+            progress = _Progress(self._space, {n: a.copy() for n, a in arrays.items()}, self._rate)
+            self._space.bind({**progress.arrays, **self.state}, self.results)
+            self._progress = progress
+        else:
+            progress = self._progress
+            progress.compare({name: arrays[name] for name in batch}, WINDOW)
+        waiting = progress.step == self.boundary
         late = end + SLACK * budget_ms / 1000
-        if not self._progress.advance(self.boundary, end, late):
-            return False
+        try:
+            if not progress.advance(self.boundary, end, late):
+                return False
+        except BaseException:  # a unit may be done and not counted, and some cannot be done twice
+            self.abandon()
+            raise
         if not waiting and time.perf_counter() + self._commit > late:
             return False
+        progress.compare({name: arrays[name] for name in batch}, None)
         self._progress = None
         return True
 
@@ -230,6 +274,23 @@ class _Progress:
         self.space, self.arrays, self.step, self.unit = space, arrays, 0, 0
         self.rate = rate
         """seconds a unit, by step, as earlier calls found"""
+        self.place = 0
+        """where `compare` goes on"""
+
+    def compare(self, batch: Mapping[str, np.ndarray], window: int | None) -> None:
+        """ValueError for feeds that are not those that the step began with; with ``window`` of a large array only so many
+        bytes, each time others."""
+        for name, array in batch.items():
+            old, new = (a.reshape(-1).view(np.uint8) for a in (self.arrays[name], array))
+            if window is not None and len(old) > window:
+                part = slice(self.place % len(old), self.place % len(old) + window)
+                old, new = old[part], new[part]
+            if not np.array_equal(_words(old), _words(new)):
+                raise ValueError(
+                    f"{name.removeprefix('hyper/')!r} is not what the step under way began with: call it again with the "
+                    "same batch until it is done, or give it up (abandon)"
+                )
+        self.place += window or 0
 
     def advance(self, boundary: int, end: float, late: float) -> bool:
         """Do units until ``end`` by the clock, as many at a time as fit, the last one until ``late``; whether the phase is
@@ -249,6 +310,11 @@ class _Progress:
                 self.unit, idle = self.unit + count, False
             self.step, self.unit = self.step + 1, 0
         return True
+
+
+def _words(content: np.ndarray) -> np.ndarray:
+    """Bytes in units that compare faster, where they are a multiple of these."""
+    return content.view(np.uint64) if len(content) % 8 == 0 else content
 
 
 def _trim() -> None:

@@ -23,6 +23,7 @@ class Trainer(Learner):
     the model has several. ``repair``: convolutions that train get a scale and a shift a channel, which fold back into them
     (see docs/training.md). ``bn_momentum``: the share of batch normalisation's running statistics that each step keeps, in
     place of what the model says (ONNX's meaning: 0.9 is PyTorch's 0.1). ``threads``: the model's, unless given.
+    ``steps_per_epoch``: how many calls of `step` are an epoch, for schedules that go by epochs (`fit` counts its own).
     Denormal numbers are flushed to zero where the model's are (see `nbconv.load`).
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts

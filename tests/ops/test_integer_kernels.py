@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from nbconv.graph import Graph, Node, Spec
-from nbconv.kernels.target import Target, host, target
-from nbconv.lowering.conv import INTEGER_KERNELS, integer_gemm
+from nbconv.kernels.target import TARGETS, Target, host, runs_here, target
+from nbconv.lowering.conv import INTEGER_KERNELS, integer_gemm, integer_winograd
 from nbconv.model import Model
-from nbconv.ops import Op, lookup
+from nbconv.ops import Op, integer_conv, lookup
 from nbconv.plan.plan import Plan
 
 F32 = np.float32
 WAYS = {"": [""], "vnni": ["", "vnni"], "amx": ["", "vnni", "amx"]}[host().dot]
 """How bytes are multiplied here."""
+SHORTS = [t._replace(dot="") for t in TARGETS.values() if t.triple.startswith("x86") and runs_here(t)]
+"""Machines that run here and have no instruction for products of bytes."""
 
 
 def numbers(rng: np.random.Generator, dtype: Any, *shape: int) -> np.ndarray:
@@ -120,6 +122,46 @@ def test_depthwise_convolutions_slide(way, size, stride, kernel, pads) -> None:
         inputs = [x, scale(rng), numbers(rng, x_type), w, scale(rng, c), numbers(rng, w_type, c), np.asarray(0.3, F32),
                   numbers(rng, x_type), None]  # fmt: skip
         check(op, inputs, "quantised_depthwise")
+
+
+@pytest.fixture(params=SHORTS, ids=[t.name for t in SHORTS])
+def filtered(request, monkeypatch) -> Target:
+    """Such a machine, where Winograd's filtering does all convolutions of integers."""
+    monkeypatch.setattr("nbconv.kernels.target.host", lambda: request.param)
+    for rows in ("CONVOLUTIONS", "INTEGER_SUMS"):
+        monkeypatch.setattr(integer_conv, rows, (integer_winograd.INTEGER_WINOGRAD,))
+    return request.param
+
+
+def random_filtering(rng: np.random.Generator) -> tuple[Op, list[np.ndarray | None]]:
+    """A convolution that Winograd's filtering can do."""
+    group, ci, co = int(rng.choice([1, 1, 2])), int(rng.integers(8, 70)), int(rng.integers(8, 70))
+    size, pads = rng.integers(3, 19, 2), tuple(int(v) for v in rng.integers(0, 4, 4))
+    x_type, w_type, y_type = (eight_bits(rng) for _ in range(3))
+    channels = (group * co,) * int(rng.integers(2))
+    x, w = numbers(rng, x_type, int(rng.integers(1, 3)), group * ci, *size), numbers(rng, w_type, group * co, ci, 3, 3)
+    w_zero = numbers(rng, w_type, *channels)
+    if rng.integers(4) == 0:
+        return lookup("ConvInteger")(group=group, pads=pads), [x, w, numbers(rng, x_type), w_zero]
+    b = rng.integers(-5000, 5000, group * co).astype(np.int32) if rng.integers(2) else None
+    y = [np.asarray(np.sqrt(ci) * rng.random() + 0.01, F32), numbers(rng, y_type)]
+    inputs = [x, scale(rng), numbers(rng, x_type), w, scale(rng, *channels), w_zero, *y, b]
+    return lookup("QLinearConv")(group=group, pads=pads), inputs
+
+
+def test_filtering_of_integers_has_the_references_bits(filtered) -> None:
+    rng = np.random.default_rng(17)
+    for _ in range(24):
+        check(*random_filtering(rng), "quantised_winograd")
+
+
+@pytest.mark.parametrize("x,w,w_zero", [(0, 0, 255), (0, 255, 0), (255, 0, 255), (255, 255, 0)])
+def test_filtering_of_most_channels_does_not_overflow(filtered, x, w, w_zero) -> None:
+    """Of the largest sums that there can be."""
+    c, one, zero = integer_winograd.MOST, np.ones((), F32), np.zeros((), np.uint8)
+    full = [np.full((1, c, 3, 3), x, np.uint8), one, zero, np.full((8, c, 3, 3), w, np.uint8), one]
+    check(lookup("QLinearConv")(), [*full, np.asarray(w_zero, np.uint8), np.asarray(2**23, F32), zero + np.uint8(128), None])
+    assert 4 * 9 * 128 * 255 * c < 2**31 <= 4 * 9 * 128 * 255 * (c + 1)
 
 
 def test_products_have_the_references_bits(way) -> None:
@@ -239,6 +281,9 @@ def test_floats_do_what_integers_are_slow_at(monkeypatch, name) -> None:
         assert floats < {*kernels("vnni", 64, 64, 3, 2)} and floats < {*kernels("vnni", 128, 32, 3)}
         assert floats.isdisjoint(kernels("vnni", 64, 1, 3)) and floats.isdisjoint(kernels("vnni", 128, 2, 3))
     assert floats.isdisjoint(kernels("", 256, 1, 1)) == name.startswith("x86")
+    for c in (16, 64, 512):
+        assert ("quantised_winograd.winograd" in kernels("", c, 1, 3)) == name.startswith("x86")
+        assert "quantised_winograd.winograd" not in kernels("vnni", c, 1, 3)
 
 
 def test_convolutions_by_floats_are_a_step_apart(monkeypatch) -> None:
@@ -256,4 +301,4 @@ def test_convolutions_by_floats_are_a_step_apart(monkeypatch) -> None:
 
 
 def test_every_implementation_of_integers_is_tried() -> None:
-    assert {row.name for row in INTEGER_KERNELS} == {"integer_gemm", "integer_depthwise"}
+    assert {row.name for row in INTEGER_KERNELS} == {"integer_gemm", "integer_depthwise", "integer_winograd"}

@@ -182,3 +182,31 @@ def test_order_and_batches() -> None:
         list(prefetch(broken()))
     train, held = data.split(0.25, seed=0)
     assert np.bincount(held.labels).tolist() == [3, 2, 1] and len(train) == 14
+
+
+def test_the_best_weights_outlive_a_stop(tmp_path: Path) -> None:
+    """A run that was stopped at any epoch, and one that was not, end with the same bits, whatever stood where."""
+    x, y = batch(20, (2, 7, 9))
+    other, noise = batch(12, (2, 7, 9)), np.random.default_rng(0).standard_normal((12, 2, 7, 9))
+    other = (other[0] + 2 * noise).astype(np.float32), other[1]
+
+    def run(epochs: int, *, path: Path | None = None, first: bool = True) -> nbconv.Trainer:
+        trainer = nbconv.Trainer(model(convolutional()), optimizer=nbconv.SGD(0.3, momentum=0.9), seed=1)
+        stop = nbconv.EarlyStopping("val_loss", patience=4, restore_best=True)
+        callbacks: list[nbconv.Callback] = [stop] if path is None else [stop, nbconv.ModelCheckpoint(path)]
+        trainer.fit(
+            (x, y), other, epochs=epochs, batch_size=6, callbacks=callbacks if first else callbacks[::-1], resume=path
+        )
+        return trainer
+
+    whole = run(12)
+    best, stopped = int(np.argmin(whole.run.history["val_loss"])), len(whole.run.history["val_loss"])
+    assert 0 < best < stopped - 1 and stopped < 12, "the training has no best epoch before its last"
+    for at in (1, 2, 3, 5, 6, stopped):
+        path = tmp_path / f"{at}"
+        run(at, path=path, first=at % 2 == 1)
+        again = run(12, path=path, first=at % 2 == 1)
+        assert dict(again.run.history) == dict(whole.run.history), at
+        assert again.steps == whole.steps
+        for name, value in whole.state.items():
+            np.testing.assert_array_equal(again.state[name], value, err_msg=f"{name} after a stop at {at}")

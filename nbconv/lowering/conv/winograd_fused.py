@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+from nbconv.graph import FLOAT32
 from nbconv.graph.symbolic import apply
 from nbconv.kernels.params import Addends, ConvImage, Filtering
 from nbconv.lowering import repack
@@ -59,7 +60,7 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
     """Channels ``first`` … of group i."""
     g, lanes, columns = p.geometry, p.target.lanes, p.columns
     ci, out, (ph, pw) = g.ci, g.groups * g.co, winograd.padding(g)
-    found = apply(tiling, p, size, count)
+    found = apply(tiling, p, size, count, p.itemsize, 2 * columns)
     pixels, points, inner = g.n * g.oh * g.ow, (size + 2) ** 2, ceil(ci, lanes) * lanes
     area = points * (found.tiles * (inner + found.columns) + 2 * SKEW)
     bias, at = to.node.inputs[2] if to.has(2) else "", i * g.co + first
@@ -94,8 +95,9 @@ def step(to: Lowering, p: ConvProblem, size: int, i: int, first: int, count: int
     )
 
 
-def tiling(p: ConvProblem, size: int, co: int) -> Tiling:
-    """The blocks for ``co`` output channels.
+def tiling(p: ConvProblem, size: int, co: int, itemsize: int, columns: int) -> Tiling:
+    """The blocks for ``co`` output channels, ``columns`` at a time at most; ``itemsize``: bytes of a transformed cell or
+    weight, of which 4 bytes are summed.
 
     Weights that fit a core's cache stay there while units of tiles go by. Larger ones are read once where that is possible:
     then units are groups of output channels, each for many tiles, whose transform is repeated.
@@ -103,9 +105,9 @@ def tiling(p: ConvProblem, size: int, co: int) -> Tiling:
     ci, points, total = p.geometry.ci, (size + 2) ** 2, winograd.tiles(p.geometry, size)
     rows, lanes = p.target.tile().rows, p.target.lanes
     inner, all_columns = ceil(ci, lanes) * lanes, ceil(co, p.columns) * p.columns
-    columns = min(all_columns, 2 * p.columns)
-    tiles = int(0.75 * CACHE) // (p.itemsize * points * (inner + columns)) // rows * rows
-    nbytes = p.itemsize * points * ci * co
+    columns = min(all_columns, columns)
+    tiles = int(0.75 * CACHE) // (points * (itemsize * inner + FLOAT32.itemsize * columns)) // rows * rows
+    nbytes = itemsize * points * ci * co
     if nbytes > CACHE:
         tiles = max(tiles, 4 * rows if nbytes > SHARED_CACHE // 2 else 2 * rows)
     tiles = max(rows, min(tiles, 8 * rows))

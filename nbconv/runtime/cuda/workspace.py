@@ -98,10 +98,15 @@ class DeviceWorkspace:
                 if name in feeds and name not in self.program.resident:
                     np.copyto(self.here(name), feeds[name].reshape(-1).view(np.uint8))
 
-    def span(self, begin: int, end: int, threads: int) -> None:
-        """Do the steps from ``begin`` to ``end``."""
+    def span(self, begin: int, end: int, threads: int, done: list[Any] | None = None) -> None:
+        """Do the steps from ``begin`` to ``end``, unless ``done`` has an item; then it gets one. (Launches are calls of
+        their own: unlike on processors, a Ctrl-C between two of them leaves the steps half done.)"""
+        if done:
+            return
         self.device.enter()
         self._do(begin, end, False)
+        if done is not None:
+            done.append(None)
 
     def copy_out(self, results: list[np.ndarray]) -> None:
         """Copy the wanted results here."""
