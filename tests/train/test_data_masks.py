@@ -188,6 +188,25 @@ def test_coco(tmp_path: Path) -> None:
     np.testing.assert_array_equal(only.batch(np.arange(1))[1][0, :, 4], [0, -1, -1])
 
 
+def test_boxes_are_encoded_after_they_moved(tmp_path: Path) -> None:
+    """As a detector's loss wants them; a mirrored picture has mirrored targets."""
+    from nbconv.train.data import batches
+    from nbconv.vision import ssd_targets
+
+    anchors = np.array([[9, 10, 10, 10], [21, 10, 10, 10], [21, 3, 4, 4]], np.float32)
+
+    def encode(boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return ssd_targets(boxes, labels, anchors)
+
+    data = nbconv.coco(annotated(tmp_path), size=(20, 30), encode=encode).part(np.arange(2)[::-1])
+    boxes = [np.zeros((0, 4), np.float32), np.array([[4, 5, 14, 15]], np.float32)]
+    wanted = [encode(b, np.full(len(b), 2)) for b in boxes]
+    np.testing.assert_array_equal(data.batch(np.arange(2))[1], wanted)
+    assert [w[:, 4].tolist() for w in wanted] == [[0, 0, 0], [2, 0, 0]]
+    ((_, flipped),) = batches(data, np.arange(2), 2, augment=nbconv.Augment(flip=1.0))
+    assert flipped.dtype == np.float32 and flipped[..., 4].tolist() == [[0, 0, 0], [0, 2, 0]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 999), st.floats(0, 1))
 def test_run_lengths(h: int, w: int, seed: int, share: float) -> None:

@@ -43,10 +43,11 @@ def coco(
     """A COCO file of annotations and its pictures, in the folder ``images`` (by default looked for: beside the file, and in
     folders there and above it named images, or as the file).
 
-    ``task`` "boxes": targets float32 (n, most, 5), see `Boxed`; ``most`` is an option. "masks": int64 (n, h, w), 0 where
-    there is no thing, else 1 and the number of its class. ``classes``: only these categories, in this order; by default
-    all, in the order of their ids. Annotations of crowds have no boxes. Pictures without annotations count. Other options
-    are those of `Pictures`. ValueError for what is no such file, or more than 1 GiB, and names pictures that are missing.
+    ``task`` "boxes": targets float32 (n, most, 5), see `Boxed`, whose options ``most`` and ``encode`` are. "masks": int64
+    (n, h, w), 0 where there is no thing, else 1 and the number of its class. ``classes``: only these categories, in this
+    order; by default all, in the order of their ids. Annotations of crowds have no boxes. Pictures without annotations
+    count. Other options are those of `Pictures`. ValueError for what is no such file, or more than 1 GiB, and names pictures
+    that are missing.
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}, wanted one of {', '.join(TASKS)}")
