@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,32 @@ def test_run_lengths(h: int, w: int, seed: int, share: float) -> None:
 def test_wrong_coco(changes: dict, options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         nbconv.coco(annotated(tmp_path, **changes), **options)
+
+
+DAMAGE = [None, -1, 0, 1e300, float("nan"), float("inf"), "x", "", [], {}, [[]], [1, 2], True, 2**70, "\ud800"]
+
+
+def damaged(value: Any, rng: random.Random) -> Any:
+    if rng.random() < 0.06:
+        return rng.choice(DAMAGE)
+    if isinstance(value, dict):
+        return {k: damaged(v, rng) for k, v in value.items() if rng.random() > 0.03}
+    return [damaged(v, rng) for v in value if rng.random() > 0.03] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("task", ["boxes", "masks"])
+def test_what_is_damaged_is_refused_in_one_line(task: str, tmp_path: Path) -> None:
+    """Or read: never another error."""
+    path = annotated(tmp_path)
+    whole, said = json.loads(path.read_text()), []
+    for seed in range(300):
+        path.write_text(json.dumps(damaged(whole, random.Random(seed))))
+        try:
+            data = nbconv.coco(path, tmp_path / "images", size=(6, 7), task=task)
+            data.batch(np.arange(len(data)))
+        except (ValueError, OSError) as error:
+            said.append(str(error))
+    assert 100 < len(said) < 298 and not any("\n" in line for line in said)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", "\x00"])

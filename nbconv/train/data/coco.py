@@ -27,8 +27,13 @@ class CocoMasks(Masked):
         for number, segmentation in self.masks[i]:
             try:
                 result[drawn(segmentation, size)] = number
-            except ValueError as error:
-                raise ValueError(f"{self.paths[i]}: {error}") from None
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                what = (
+                    f"{error}"
+                    if type(error) is ValueError
+                    else f"a segmentation is damaged: {type(error).__name__} at {error}"
+                )
+                raise ValueError(f"{self.paths[i]}: {what}") from None
         return result
 
 
@@ -111,7 +116,8 @@ def _boxes(annotations: Sequence[Mapping[str, Any]], numbers: Mapping[Any, int])
             left, top, width, height = (float(v) for v in a["bbox"])
             if width > 0 and height > 0:
                 rows.append([left, top, left + width, top + height, numbers[a["category_id"]]])
-    return np.array(rows, np.float32).reshape(-1, 5)
+    with np.errstate(over="ignore"):  # infinite boxes are refused
+        return np.array(rows, np.float32).reshape(-1, 5)
 
 
 def _segments(annotations: Sequence[Mapping[str, Any]], numbers: Mapping[Any, int]) -> list[tuple[int, Any]]:
