@@ -37,7 +37,7 @@ def trainable(graph: Graph, feeds: Mapping[str, Spec]) -> Trainable:
         return Trainable((), tuple(constants), (), told)
     if not chosen:
         return Trainable((), tuple(others), (), "it has no parameters")
-    recipe = Recipe(graph, next(iter(graph.outputs)), str, SGD(), chosen, {}, 0)
+    recipe = Recipe(graph, tuple(graph.outputs), lambda to, values: "", SGD(), chosen, {}, 0)
     source = building.opened(graph, recipe)
     source.outputs = dict.fromkeys(graph.outputs)
     made = graph.producers()
