@@ -291,7 +291,7 @@ def ctc(
     *,
     blank: int = 0,
     ignore_index: int = -1,
-    time_major: bool = False,
+    batch_axis: int = 0,
     lengths_first: bool = False,
     zero_infinity: bool = False,
     reduction: str = "mean",
@@ -299,16 +299,16 @@ def ctc(
     """-ln of the probability that softmax(x), step by step, shows the labels with blanks and repetitions between them, as
     `torch.nn.functional.ctc_loss` of log-softmax (Graves 2006); ``mean`` divides each sequence's by its labels first.
 
-    ``logits`` (n, steps, classes), or with ``time_major`` (steps, n, classes). ``labels`` int64 (n, most): those of a
+    ``logits`` (n, steps, classes), or with ``batch_axis`` 1 (steps, n, classes). ``labels`` int64 (n, most): those of a
     sequence, then ``ignore_index`` to the end; class ``blank`` is no label. ``lengths_first``: the first column says how
     many steps of each sequence count, the labels stand behind it. A sequence of too few steps for its labels has an
     infinite loss, or with ``zero_infinity`` none.
     """
     _reduction(reduction)
+    if batch_axis not in (0, 1):
+        raise ValueError(f"ctc: batch_axis is {batch_axis!r}, wanted 0 or 1")
     sequences.check_shapes(to.spec(labels).dtype, to.spec(labels).shape, to.spec(logits).shape, lengths_first)
-    op = CTCLoss(
-        blank=blank, pad=ignore_index, reduction=reduction, time_major=int(time_major), zero_infinity=int(zero_infinity)
-    )
+    op = CTCLoss(blank=blank, pad=ignore_index, reduction=reduction, time_major=batch_axis, zero_infinity=int(zero_infinity))
     if not lengths_first:
         return to.add(op, logits, labels)
     number = [to.constant(np.array([k], np.int64)) for k in (0, 1, to.spec(labels).shape[1])]
