@@ -57,7 +57,6 @@ LOSSES = [
     *_all("dice", ("pixels",), ignore_index=(1,)),
     *_all("focal", ("labels", "pixels"), gamma=(None, 0.0, 3.5), weights=(None, WEIGHTS), reduction=REDUCTION),
     *_all("binary_focal", ("binary",), gamma=(None, 0.0, 3.5), alpha=(None, 0.4), reduction=REDUCTION),
-    *_all("smooth_l1", ("numbers",), beta=(None, 0.7), reduction=REDUCTION),
 ]  # fmt: skip
 
 
