@@ -130,23 +130,24 @@ def binary_cross_entropy(
     pos_weight: Any = 1.0,
     weights: Any = None,
     reduction: str = "mean",
+    class_axis: int = 1,
     sample_weights: str | None = None,
 ) -> str:
     """Sigmoid and binary cross-entropy: (1 - t) · x + (1 + (p - 1) · t) · log(1 + exp(-x)), as
     `torch.nn.functional.binary_cross_entropy_with_logits`; both of one shape, targets from 0 to 1. ``pos_weight`` p, and
-    ``weights``, which each element's loss is multiplied by: a number, or one a class along axis 1 of (n, classes, …),
-    of shape (classes) or (classes, 1, …)."""
+    ``weights``, which each element's loss is multiplied by: a number, or one a class along ``class_axis``, of shape
+    (classes), or (classes, 1, …) as PyTorch broadcasts them."""
     targets = alike(to, "binary_cross_entropy", logits, targets)
     spec = to.spec(logits)
     one = to.constant(np.ones((), spec.dtype))
     negative = to.add(Mul(), to.add(Sub(), one, targets), logits)
     softplus = to.add(Softplus(), to.add(Neg(), logits))
     if np.any(np.asarray(pos_weight) != 1):
-        more = per_class(to, "binary_cross_entropy", "pos_weight", np.asarray(pos_weight, np.float64) - 1, spec)
+        more = per_class(to, "binary_cross_entropy", "pos_weight", np.asarray(pos_weight, np.float64) - 1, spec, class_axis)
         softplus = to.add(Mul(), softplus, to.add(Add(), to.add(Mul(), targets, more), one))
     loss = to.add(Add(), negative, softplus)
     if weights is not None:
-        loss = to.add(Mul(), loss, per_class(to, "binary_cross_entropy", "weights", weights, spec))
+        loss = to.add(Mul(), loss, per_class(to, "binary_cross_entropy", "weights", weights, spec, class_axis))
     return _reduced(to, loss, reduction, sample_weights)
 
 
