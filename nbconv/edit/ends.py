@@ -13,7 +13,7 @@ from nbconv.graph.dtypes import kind_of
 from nbconv.graph.infer import dtype_of
 
 KINDS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
-SPACE = ("Resize", "Upsample")
+SPACE = ("Resize",)
 MIXES = (
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Log", "Neg", "Clip", "Min", "Max", "Sum", "Mean", "Concat", "Slice",
     "Split", "Gather", "Pad", "ReduceMean", "ReduceSum", "ReduceMax", "AveragePool", "MaxPool", "GlobalAveragePool",

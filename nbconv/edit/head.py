@@ -15,7 +15,7 @@ from nbconv.graph.dtypes import is_half
 from nbconv.ops.pointwise import Identity
 
 LAYERS = ("Gemm", "MatMul", "Conv", "ConvTranspose")
-PASSES = ("Transpose", "Unsqueeze", "Resize", "Upsample", "CastLike", "QuantizeLinear", "Mul", "Div")
+PASSES = ("Transpose", "Unsqueeze", "Resize", "CastLike", "QuantizeLinear", "Mul", "Div")
 """Operators behind which a head is looked for, beside those that keep classes; factors where they are one number."""
 
 
