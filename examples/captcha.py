@@ -1,11 +1,11 @@
 """Teach a network from scratch to read drawn captchas, by CTC: convolutions, then a GRU in both directions.
 
-    python examples/captcha.py [OUT.onnx] [--steps N]
+    python examples/captcha.py [STEPS [OUT.onnx]]
 
 Prints the share of characters that are read in pictures not seen before, and the time it took: about a minute.
 """
 
-import argparse
+import sys
 import time
 
 import numpy as np
@@ -33,22 +33,19 @@ def network() -> nbconv.Model:
     return net.load(scores=net.add("MatMul", x, net.random(128, 1 + len(LETTERS), into=128)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("out", nargs="?")
-    parser.add_argument("--steps", type=int, default=700)
-    args, begin, rng, letters = parser.parse_args(), time.perf_counter(), np.random.default_rng(1), glyphs()
-    optimizer, schedule = nbconv.Adam(lr=3e-3, clip_norm=5.0), schedules.one_cycle(args.steps)
+def main(argv: list[str]) -> None:
+    steps, begin, rng, letters = int(argv[0]) if argv else 700, time.perf_counter(), np.random.default_rng(1), glyphs()
+    optimizer, schedule = nbconv.Adam(lr=3e-3, clip_norm=5.0), schedules.one_cycle(steps)
     trainer = nbconv.Trainer(network(), "ctc", optimizer, schedule=schedule)
-    losses = [trainer.step(*captchas(rng, letters, 32)) for _ in range(args.steps)]
+    losses = [trainer.step(*captchas(rng, letters, 32)) for _ in range(steps)]
     x, y = captchas(np.random.default_rng(2), letters, 500)
     read = [ctc(scores, LETTERS).text for scores in trainer.predict(x)]
     true = ["".join(LETTERS[k - 1] for k in labels if k > 0) for labels in y]
     print(f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last; {read[0]!r} is {true[0]!r}")
     print(f"characters read: {character_accuracy(read, true):.3f}, in {time.perf_counter() - begin:.0f} s")
-    if args.out:
-        trainer.save(args.out)
+    if len(argv) > 1:
+        trainer.save(argv[1])
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -34,12 +34,13 @@ def captchas(rng: np.random.Generator, letters: list[list[np.ndarray]], count: i
             part += np.float32(0.5 + 0.5 * rng.random()) * np.roll(glyph, rng.integers(-4, 5), 0)[:, : part.shape[1]]
             at += int(rng.integers(15, 20))
         for _ in range(2):
-            picture[np.linspace(*rng.integers(0, HEIGHT, 2), WIDTH).astype(int), np.arange(WIDTH)] += 0.6
+            (a, b), across = rng.integers(0, HEIGHT, 2), np.arange(WIDTH)
+            picture[np.linspace(a, b, WIDTH).astype(int), across] += 0.6
     return x.clip(0, 1) - 0.5, y
 
 
 def shapes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture uint8 (size, size, 3), the boxes in it, and what they hold: 1 a circle, 2 a square, 3 a triangle."""
+    """A picture (3, size, size) from -1 to 1, the boxes in it, and what they hold: 1 a circle, 2 a square, 3 a triangle."""
     picture, boxes, kinds = Image.fromarray(rng.integers(0, 90, (SIZE, SIZE, 3), np.uint8)), np.zeros((0, 4)), []
     for _ in range(rng.integers(1, 6)):
         side, kind, pen = int(rng.integers(16, 64)), int(rng.integers(1, 4)), ImageDraw.Draw(picture)
@@ -50,10 +51,10 @@ def shapes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
         corners = [(left, top + side), (left + side // 2, top), (left + side, top + side)]
         {1: pen.ellipse, 2: pen.rectangle, 3: pen.polygon}[kind](corners if kind == 3 else box, colour)
         boxes, kinds = np.concatenate([boxes, [box]]), [*kinds, kind]
-    return np.asarray(picture), boxes, np.array(kinds)
+    return np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1, boxes, np.array(kinds)
 
 
 if __name__ == "__main__":
-    read = [captchas(np.random.default_rng(k), glyphs(), 1)[0][0, 0] for k in range(4)]
-    left = np.repeat(255 * (np.concatenate(read)[..., None] + 0.5), 3, 2).astype(np.uint8)
-    Image.fromarray(np.concatenate([left, shapes(np.random.default_rng(0))[0]], 1)).save(sys.argv[1])
+    read = [np.repeat(captchas(np.random.default_rng(k), glyphs(), 1)[0][0] * 2, 3, 0) for k in range(4)]
+    sheet = np.concatenate([np.concatenate(read, 1), shapes(np.random.default_rng(0))[0]], 2)
+    Image.fromarray((127.5 + 127.5 * sheet).astype(np.uint8).transpose(1, 2, 0)).save(sys.argv[1])

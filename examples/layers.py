@@ -1,8 +1,6 @@
-"""A network written layer by layer with ONNX's helper, from scratch or behind another model: what other examples train.
+"""A network written layer by layer with ONNX's helper, from scratch or behind another model, for other examples to train.
 
-    python examples/layers.py
-
-Prints the nodes of a small classifier, and the shape of what it gives.
+python examples/layers.py    prints the nodes of a small classifier, and the shape of what it gives
 """
 
 from typing import Any
@@ -14,7 +12,7 @@ import nbconv
 
 
 class Network:
-    """Each method adds a layer behind a value, and gives the name of what that makes. Weights are drawn at random."""
+    """Each method adds a layer behind a value, and gives the name of what that makes."""
 
     def __init__(self, begin: ModelProto | list, seed: int = 0) -> None:
         """``begin``: the shape of the input "x", or a model whose values there are already."""

@@ -104,8 +104,10 @@ def _mixed(graph: Graph, made: Mapping[str, Node], name: str, depth: int) -> tup
 
 def moved(node: Node, axis: int, constants: Mapping[str, np.ndarray], classes: int = 0) -> int | None:
     """The axis of a node's result that is ``axis`` of its first input (from the end, where negative); None where that
-    cannot be told. ``classes``: its size, if known."""
+    cannot be told, 0 where it was squeezed away. ``classes``: its size, if known."""
     op = node.op
+    if axis == 0:
+        return 0
     if op.type == "Transpose":
         perm = getattr(op, "perm", None)
         return None if perm is None else list(perm).index(axis % len(perm))
@@ -129,7 +131,7 @@ def _shifted(node: Node, axis: int, constants: Mapping[str, np.ndarray]) -> int 
     if any(a < 0 for a in axes):
         return None
     if node.op.type == "Squeeze":
-        return None if axis in axes else axis - sum(a < axis for a in axes)
+        return 0 if axis in axes else axis - sum(a < axis for a in axes)
     for a in axes:
         axis += a <= axis
     return axis

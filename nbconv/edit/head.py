@@ -52,7 +52,8 @@ def find_head(graph: Graph, output: str = "", head: str = "") -> Head:
 
 
 def class_axis(graph: Graph, output: str) -> int | None:
-    """The axis along which an output has its classes, as its head tells; None where that is unknown."""
+    """The axis along which an output has its classes, as its head tells; None where that is unknown, 0 where the head's one
+    class has none any more."""
     try:
         return locate(graph, output).axis
     except ValueError:
@@ -245,7 +246,7 @@ def _with_classes(spec: Spec | None, old: int, new: int, axis: int | None) -> Sp
     if spec is None or not spec.ranked:
         return spec
     sizes = list(spec.shape)
-    if axis is None or sizes[axis] != old:
+    if not axis or sizes[axis] != old:
         return Spec((*sizes[:1], *(new if d == old else d for d in sizes[1:])), spec.dtype)
     sizes[axis] = new
     return Spec(tuple(sizes), spec.dtype)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from nbconv.train import box_losses, losses, sequences
-from nbconv.train.goals import CLASSES, HEADS, Goal
+from nbconv.train.goals import CLASSES, HEADS, LOSSES, Goal
 
 CLOSE = 1e-3
 """How far sums of shares may be from 1."""
@@ -49,7 +49,9 @@ def labels_of(goal: Goal, y: np.ndarray, output: np.ndarray) -> tuple[np.ndarray
             return None
         told = output.transpose(reading.order).argmax(axis=1)
         return y.reshape(reading.shape).astype(np.int64), told, output.shape[reading.axis]
-    if goal.function is losses.ctc or y.dtype.kind != "i" or output.ndim != y.ndim + 1 or output.shape[1] < 2:
+    if goal.function in LOSSES.values() or len(goal.outputs) > 1:
+        return None
+    if y.dtype.kind != "i" or output.shape[1:2] < (2,) or y.shape != (output.shape[0], *output.shape[2:]):
         return None
     return y, output.argmax(axis=1), output.shape[1]
 

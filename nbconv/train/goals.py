@@ -13,6 +13,7 @@ from nbconv.edit.ends import Ending, ending
 from nbconv.edit.head import class_axis
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.pointwise import Add, Mul
+from nbconv.ops.shape import Unsqueeze
 from nbconv.train import box_losses, losses
 from nbconv.train.building import LABELS
 from nbconv.train.readings import Reading, of_classes
@@ -76,7 +77,7 @@ class Goal(NamedTuple):
     function: Callable[..., str]
     options: Mapping[str, Any]
     axis: int | None
-    """the classes' axis as the model tells it"""
+    """the classes' axis as the model tells it, see `nbconv.edit.head.class_axis`"""
     weight: float
     targets: str
     """the input of a step's graph that holds its targets"""
@@ -98,17 +99,27 @@ class Goal(NamedTuple):
         options = dict(self.options)
         if self.function in CLASSES and len(logits) == 1:
             options["class_axis"] = self.reading(to.spec(logits[0]).shape, to.spec(self.targets).shape).axis
+            if self._squeezed:
+                given = to.add(Unsqueeze(), given, to.constant(np.array([1], np.int64)))
+        elif self.function is losses.binary_cross_entropy and self.axis and {"weights", "pos_weight"} & options.keys():
+            options.setdefault("class_axis", self.axis)
         if WEIGHTS in to.specs:
             if "sample_weights" not in inspect.signature(self.function).parameters:
                 raise ValueError(f"the loss {self.name} takes no sample weights")
             options["sample_weights"] = WEIGHTS
         return self.function(to, given, self.targets, **options)
 
+    @property
+    def _squeezed(self) -> bool:
+        """Whether outputs are pictures of one class, whose axis the model has squeezed away."""
+        return self.function is losses.dice and self.axis == 0 and "class_axis" not in self.options
+
     def reading(self, output: tuple[int, ...], targets: tuple[int, ...]) -> Reading:
         """How a loss of classes reads targets of this shape. What the model tells is taken where targets fit it; labels that
         fit another axis alone are read so."""
         given, batch = self.options.get("class_axis"), self.options.get("batch_axis", 0)
         dense = CLASSES.get(self.function, True)
+        output = (*output[:1], 1, *output[1:]) if self._squeezed else output
         axis = self.axis if given is None else given
         if given is None and axis is not None and -len(output) <= axis < len(output) and axis % len(output) != batch:
             try:
@@ -176,7 +187,7 @@ def _goal(
     logits = tuple(n if end is None else end.logits for n, end in zip(outputs, ends, strict=True))
     nodes = tuple(node for end in ends if end is not None for node in end.nodes)
     axis = None
-    if function in CLASSES and len(outputs) == 1:
+    if (function in CLASSES or function is losses.binary_cross_entropy) and len(outputs) == 1:
         end = ends[0] if ends else None
         if end is not None:
             _tell(end, name, own or "", outputs[0])

@@ -357,7 +357,8 @@ class Learner:
         """How many classes the output has that is trained, as the model declares it; 0 where it does not say, or several
         outputs are."""
         spec = self.authored.outputs.get(self.outputs[0]) if len(self.outputs) == 1 else None
-        size = spec.shape[1] if spec is not None and len(spec.shape) > 1 else 0
+        axis = self.goals[0].axis or 1
+        size = spec.shape[axis] if spec is not None and -len(spec.shape) <= axis < len(spec.shape) else 0
         return size if isinstance(size, int) else 0
 
     def forecast(self) -> dict[str, Any]:
@@ -438,7 +439,8 @@ class Learner:
 
     def _batch_axis(self, output: str) -> int:
         """The axis along which an output counts samples, as its loss was told."""
-        return next((int(g.options.get("batch_axis", 0)) for g in self.goals if g.outputs == (output,)), 0)
+        options = next((g.options for g in self.goals if g.outputs == (output,)), {})
+        return int(options.get("batch_axis", options.get("time_major", 0)))
 
     def save(self, path: Any, *, fold: bool = False) -> None:
         """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""

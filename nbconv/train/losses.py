@@ -130,23 +130,24 @@ def binary_cross_entropy(
     pos_weight: Any = 1.0,
     weights: Any = None,
     reduction: str = "mean",
+    class_axis: int = 1,
     sample_weights: str | None = None,
 ) -> str:
     """Sigmoid and binary cross-entropy: (1 - t) · x + (1 + (p - 1) · t) · log(1 + exp(-x)), as
     `torch.nn.functional.binary_cross_entropy_with_logits`; both of one shape, targets from 0 to 1. ``pos_weight`` p, and
-    ``weights``, which each element's loss is multiplied by: a number, or one a class along axis 1 of (n, classes, …),
-    of shape (classes) or (classes, 1, …)."""
+    ``weights``, which each element's loss is multiplied by: a number, or one a class along ``class_axis``, of shape
+    (classes), or (classes, 1, …) as PyTorch broadcasts them."""
     targets = alike(to, "binary_cross_entropy", logits, targets)
     spec = to.spec(logits)
     one = to.constant(np.ones((), spec.dtype))
     negative = to.add(Mul(), to.add(Sub(), one, targets), logits)
     softplus = to.add(Softplus(), to.add(Neg(), logits))
     if np.any(np.asarray(pos_weight) != 1):
-        more = per_class(to, "binary_cross_entropy", "pos_weight", np.asarray(pos_weight, np.float64) - 1, spec)
+        more = per_class(to, "binary_cross_entropy", "pos_weight", np.asarray(pos_weight, np.float64) - 1, spec, class_axis)
         softplus = to.add(Mul(), softplus, to.add(Add(), to.add(Mul(), targets, more), one))
     loss = to.add(Add(), negative, softplus)
     if weights is not None:
-        loss = to.add(Mul(), loss, per_class(to, "binary_cross_entropy", "weights", weights, spec))
+        loss = to.add(Mul(), loss, per_class(to, "binary_cross_entropy", "weights", weights, spec, class_axis))
     return _reduced(to, loss, reduction, sample_weights)
 
 
@@ -290,7 +291,7 @@ def ctc(
     *,
     blank: int = 0,
     ignore_index: int = -1,
-    time_major: bool = False,
+    batch_axis: int = 0,
     lengths_first: bool = False,
     zero_infinity: bool = False,
     reduction: str = "mean",
@@ -298,16 +299,16 @@ def ctc(
     """-ln of the probability that softmax(x), step by step, shows the labels with blanks and repetitions between them, as
     `torch.nn.functional.ctc_loss` of log-softmax (Graves 2006); ``mean`` divides each sequence's by its labels first.
 
-    ``logits`` (n, steps, classes), or with ``time_major`` (steps, n, classes). ``labels`` int64 (n, most): those of a
+    ``logits`` (n, steps, classes), or with ``batch_axis`` 1 (steps, n, classes). ``labels`` int64 (n, most): those of a
     sequence, then ``ignore_index`` to the end; class ``blank`` is no label. ``lengths_first``: the first column says how
     many steps of each sequence count, the labels stand behind it. A sequence of too few steps for its labels has an
     infinite loss, or with ``zero_infinity`` none.
     """
     _reduction(reduction)
+    if batch_axis not in (0, 1):
+        raise ValueError(f"ctc: batch_axis is {batch_axis!r}, wanted 0 or 1")
     sequences.check_shapes(to.spec(labels).dtype, to.spec(labels).shape, to.spec(logits).shape, lengths_first)
-    op = CTCLoss(
-        blank=blank, pad=ignore_index, reduction=reduction, time_major=int(time_major), zero_infinity=int(zero_infinity)
-    )
+    op = CTCLoss(blank=blank, pad=ignore_index, reduction=reduction, time_major=batch_axis, zero_infinity=int(zero_infinity))
     if not lengths_first:
         return to.add(op, logits, labels)
     number = [to.constant(np.array([k], np.int64)) for k in (0, 1, to.spec(labels).shape[1])]

@@ -147,13 +147,16 @@ def _turned(to: Adds, name: str, order: Shape) -> str:
     return name if order == tuple(range(len(order))) else to.add(Transpose(perm=order), name)
 
 
-def per_class(to: Adds, loss: str, name: str, values: Any, spec: Spec) -> str:
-    """A number for all classes, or one a class, as a constant to broadcast against (n, classes, …). Of these shapes: none,
-    (classes), or as PyTorch broadcasts them (classes, 1, …). ValueError for others."""
+def per_class(to: Adds, loss: str, name: str, values: Any, spec: Spec, axis: int = 1) -> str:
+    """A number for all classes, or one a class, as a constant to broadcast against a value with classes along ``axis``. Of
+    these shapes: none, (classes), or (classes, 1, …) and (1, classes, 1, …) as they broadcast. ValueError for others."""
     array = np.asarray(values, spec.dtype)
-    classes = spec.shape[1] if spec.rank > 1 else 1
     if array.size == 1:
         return to.constant(array.reshape(()))
-    if array.shape not in ((classes,), (classes, *[1] * (spec.rank - 2)), (1, classes, *[1] * (spec.rank - 2))):
-        raise ValueError(f"{loss}: {name} has shape {list(array.shape)}, wanted one number or {classes}, one a class")
-    return to.constant(array.reshape(1, -1, *[1] * (spec.rank - 2)))
+    axis = _axis(loss, "class_axis", axis, spec.rank)
+    wide = tuple(d if a == axis else 1 for a, d in enumerate(spec.shape))
+    if array.shape not in ((spec.shape[axis],), wide, wide[axis:]):
+        raise ValueError(
+            f"{loss}: {name} has shape {list(array.shape)}, wanted one number or {spec.shape[axis]}, one a class"
+        )
+    return to.constant(array.reshape(wide))

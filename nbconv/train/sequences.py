@@ -29,10 +29,10 @@ def check(options: Mapping[str, Any], y: np.ndarray, output: tuple[int, ...]) ->
     """Whether labels are such as `nbconv.train.losses.ctc` with these options takes for an output of this shape. ValueError
     where they are not, or want more steps than there are."""
     check_shapes(y.dtype, y.shape, output, bool(options.get("lengths_first")))
-    if output[1 if options.get("time_major") else 0] != len(y):
+    if output[options.get("batch_axis", 0)] != len(y):
         raise Misfit(f"ctc: {len(y)} sequences of labels for outputs {list(output)}")
     labels, lengths = parts(options, y)
-    steps, classes = output[0 if options.get("time_major") else 1], output[2]
+    steps, classes = output[1 - options.get("batch_axis", 0)], output[2]
     blank, pad = options.get("blank", 0), options.get("ignore_index", -1)
     there = labels != pad
     counts = there.sum(axis=1)
@@ -72,7 +72,7 @@ def errors(options: Mapping[str, Any], y: np.ndarray, scores: np.ndarray) -> tup
 def best_paths(options: Mapping[str, Any], scores: np.ndarray, lengths: np.ndarray | None = None) -> Iterator[list[int]]:
     """The labels of each sequence by the best class of each step, equal ones once."""
     best, blank = scores.argmax(axis=2), options.get("blank", 0)
-    for i, path in enumerate(best.T if options.get("time_major") else best):
+    for i, path in enumerate(best.T if options.get("batch_axis", 0) else best):
         path = path if lengths is None else path[: lengths[i]]
         yield path[(path != blank) & (np.diff(path, prepend=-1) != 0)].tolist()
 

@@ -173,3 +173,28 @@ def test_samples_along_the_second_axis() -> None:
     np.testing.assert_allclose(trainer.predict(x, batch_size=2), model(authored)(x), rtol=1e-5, atol=1e-6)
     found = trainer.evaluate((x, rng.integers(0, K, (5, 5))), batch_size=2)
     assert found["confusion"].sum() == 25
+
+
+def test_a_class_that_was_squeezed_away() -> None:
+    """Pictures (n, h, w) of one class: dice is over a picture, not over its rows."""
+    nodes = [*CONV, node("Conv", "r w1c b1c", "z", "head"), node("Squeeze", "z one", "y", "squeeze")]
+    constants = {**STEM, "w1c": array(1, 7, 1, 1), "b1c": array(1)}
+    flat = graph(nodes, PIXELS, ("n", 6, 8), **constants, one=ints(1))
+    whole = graph([*nodes[:2], node("Conv", "r w1c b1c", "y", "head")], PIXELS, ("n", 1, 6, 8), **constants)
+    x, masks = array(2, 3, 6, 8), rng.integers(0, 2, (2, 6, 8))
+    assert class_axis(flat, "y") == 0
+    for loss in ("dice", "binary_cross_entropy", "binary_focal"):
+        for y in (masks, masks[:, None].astype(F32)):
+            one, other = (nbconv.Trainer(model(g), loss) for g in (flat, whole))
+            assert one.step(x, y) == pytest.approx(other.step(x, y), rel=1e-6)
+            assert one.evaluate((x, y))["loss"] == pytest.approx(other.evaluate((x, y))["loss"], rel=1e-6)
+
+
+def test_weights_of_classes_along_the_last_axis() -> None:
+    """binary_cross_entropy's numbers a class lie where the model has its classes."""
+    last, _ = CASES["channels last"]
+    first = graph([*CONV, node("Conv", "r w b", "y", "head")], PIXELS, ("n", K, 6, 8), **STEM)
+    x, y = array(2, 3, 6, 8), rng.integers(0, 2, (2, K, 6, 8))
+    options = {"pos_weight": [1.0, 2.0, 0.5, 3.0], "weights": [2.0, 1.0, 1.0, 0.5]}
+    one, other = (nbconv.Trainer(model(g), "binary_cross_entropy", loss_options=options) for g in (last, first))
+    assert one.step(x, y.transpose(0, 2, 3, 1)) == pytest.approx(other.step(x, y), rel=1e-6)

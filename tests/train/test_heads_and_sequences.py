@@ -101,6 +101,18 @@ def test_lengths() -> None:
         trainer.step(x, given)
 
 
+def test_steps_first() -> None:
+    """Outputs (steps, n, classes) train alike."""
+    graph = reader().graph
+    turned = graph.derive([*graph.nodes, node("Transpose", "y", "z", "turned", perm=(1, 0, 2))])
+    turned.outputs = {"z": Spec((12, "n", 4), F32)}
+    x, y = lines(8)
+    other = nbconv.Trainer(model(turned), "ctc", nbconv.SGD(0.1), loss_options={"batch_axis": 1})
+    trainer = nbconv.Trainer(model(graph), "ctc", nbconv.SGD(0.1))
+    assert [other.step(x, y) for _ in range(3)] == pytest.approx([trainer.step(x, y) for _ in range(3)], rel=1e-5)
+    assert other.evaluate((x, y)) == pytest.approx(trainer.evaluate((x, y)), rel=1e-5)
+
+
 ANCHORS = ssd_anchors((16, 16), (4,), [(5, 8)])
 
 

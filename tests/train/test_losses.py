@@ -149,7 +149,7 @@ def test_ctc(how: str, major: bool, lengths: bool) -> None:
     """PyTorch's where it is installed, and the gradient is 0 behind a sequence's end."""
     x = np.ascontiguousarray(SEQUENCES.swapaxes(0, 1)) if major else SEQUENCES
     y = np.concatenate([LENGTHS, TEXTS], axis=1) if lengths else TEXTS
-    value, slope = value_and_gradient(losses.ctc, x, y, reduction=how, time_major=major, lengths_first=lengths)
+    value, slope = value_and_gradient(losses.ctc, x, y, reduction=how, batch_axis=int(major), lengths_first=lengths)
     slope = slope.swapaxes(0, 1) if major else slope
     assert value > 0
     assert (slope[1, 3:] == 0).all() == lengths

@@ -74,7 +74,8 @@ def test_weights_reach_the_step() -> None:
         for name, a in state(data).items():
             np.testing.assert_array_equal(a, wanted[name])
     plain, none = state((x, y)), nbconv.Trainer(model(mlp())).state
-    zero = state((x, y, np.zeros(12)))
+    with pytest.warns(UserWarning, match="left all 4 parameters as before"):
+        zero = state((x, y, np.zeros(12)))
     assert all(np.array_equal(zero[n], none[n]) for n in none) and not np.array_equal(plain["w2"], wanted["w2"])
     by_class = state((x, y), class_weight={1: 3.0, 2: 0.0})
     for name, a in state((x, y, np.array([1.0, 3.0, 0.0])[y])).items():

@@ -11,7 +11,8 @@ import numpy as np
 from nbconv.edit.pictured import PictureInput
 from nbconv.train.targets import Targets, Weighted
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, Any]
+"""Samples, and targets: an array, or `Targets`, or `Weighted`."""
 KINDS = ("auto", "label", "values", "mask", "boxes")
 
 
@@ -77,7 +78,11 @@ class Data:
     def batch(self, numbers: np.ndarray) -> Batch:
         """Samples as the model takes them, and their targets."""
         x, y = self.read(numbers)
-        return self.ready(x), self.weighed(y, numbers)
+        return self.ready(x), self.weighed(self.encoded(y), numbers)
+
+    def encoded(self, y: Any) -> Any:
+        """Targets as the loss wants them, of what `read` gave and augmentation made of it."""
+        return y
 
     def weighed(self, y: Any, numbers: np.ndarray) -> Any:
         """Targets of these samples with their weights, where there are."""
@@ -133,6 +138,9 @@ class Part(Data):
 
     def ready(self, x: np.ndarray) -> np.ndarray:
         return self.whole.ready(x)
+
+    def encoded(self, y: Any) -> Any:
+        return self.whole.encoded(y)
 
 
 def scale(mean: Any, std: Any) -> tuple[Any, Any]:

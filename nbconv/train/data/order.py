@@ -61,7 +61,7 @@ def batches(
             if data.weights is not None and augment.mixup:
                 raise ValueError("mixup and weights of samples exclude each other")
             x, y = augment(x, y, generators(seed, epoch, places), classes, kind=data.kind)
-        yield data.ready(x), data.weighed(y, numbers[places])
+        yield data.ready(x), data.weighed(data.encoded(y), numbers[places])
 
 
 def generators(seed: int, epoch: int, places: Iterable[int]) -> list[np.random.Generator]:
