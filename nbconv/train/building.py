@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -281,6 +282,9 @@ def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapp
         shape, op = specs[nodes[0].inputs[0]].shape, nodes[0].op
         assert isinstance(op, BatchNormalization)
         count = int(np.prod(shape)) // max(shape[1], 1)
+        if count == 1:
+            told = "takes its statistics from one value a channel, so that nothing before it learns: larger batches do"
+            warnings.warn(f"{nodes[0].name} (BatchNormalization) {told}", stacklevel=2)
         updates[mean] = _mean(to, [node.outputs[1] for node in nodes])
         unbiased = count / max(count - 1, 1)
         old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (unbiased - 1), np.float32)))

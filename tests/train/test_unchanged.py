@@ -86,3 +86,26 @@ def test_who_calls_is_named() -> None:
     with pytest.warns(UnchangedParameters) as found:
         nbconv.Trainer(model(dead()), optimizer=nbconv.SGD(0.1)).step(*batch())
     assert found[0].filename == __file__
+
+
+def test_statistics_of_one_value() -> None:
+    """A batch normalisation of one pixel of one sample is a constant: what is before it does not learn, and that is told."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Conv", "x w b", "c", "conv"), node("GlobalAveragePool", "c", "p", "pool"),
+        node("BatchNormalization", "p scale shift mean var", "n", "bn"), node("Flatten", "n", "f", "flat"),
+        node("Gemm", "f w2 b2", "y", "fc"),
+    ]  # fmt: skip
+    floats = {
+        "w": rng.standard_normal((4, 1, 3, 3)), "b": np.zeros(4), "scale": np.ones(4), "shift": np.zeros(4),
+        "mean": np.zeros(4), "var": np.ones(4), "w2": rng.standard_normal((4, 3)), "b2": np.zeros(3),
+    }  # fmt: skip
+    graph = Graph(nodes, {"x": Spec(("n", 1, 4, 4), F32)}, {"y": Spec(("n", 3), F32)},
+                  {n: a.astype(F32) for n, a in floats.items()})  # fmt: skip
+    x, y = batch()
+    trainer = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(0.1))
+    with pytest.warns(UserWarning, match=r"bn \(BatchNormalization\) takes its statistics from one value"):
+        trainer.step(x[:1], y[:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.step(x, y)
