@@ -9,6 +9,7 @@ import pytest
 
 from nbconv.edit import initializers
 from nbconv.train import augment, metrics, schedules
+from nbconv.train.augment import geometry
 
 
 def test_metrics() -> None:
@@ -76,8 +77,8 @@ def test_initializers() -> None:
 
 def test_augmentation() -> None:
     x = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
-    assert augment.moved(x, 1, -1)[0].tolist() == [[0, 0, 0, 0], [1, 2, 3, 0], [5, 6, 7, 0]]
-    assert augment.moved(x, 1, -1, 255)[0].tolist() == [[255] * 4, [1, 2, 3, 255], [5, 6, 7, 255]]
+    assert geometry.moved(x, 1, -1)[0].tolist() == [[0, 0, 0, 0], [1, 2, 3, 0], [5, 6, 7, 0]]
+    assert geometry.moved(x, 1, -1, 255)[0].tolist() == [[255] * 4, [1, 2, 3, 255], [5, 6, 7, 255]]
     white = np.full((2, 5, 7), 255, np.float32)
     np.testing.assert_allclose(augment.rotated(white, 30, 255), white)
     assert augment.rotated(white, 30)[:, 0, 0].max() < 255
