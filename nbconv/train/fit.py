@@ -19,7 +19,7 @@ from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, bat
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
-from nbconv.train.schedules import Plateau
+from nbconv.train.schedules import Named, Plateau
 from nbconv.train.targets import samples
 
 
@@ -77,14 +77,18 @@ def fit(
     known = described(data, trainer.authored, trainer.goals)._asdict()
     trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
+    steps = -(-len(data) // batch_size) if data is not None else 0
+    if isinstance(trainer.schedule, Named):
+        trainer.named_schedule = trainer.schedule
+    if trainer.named_schedule is not None:
+        trainer.schedule = trainer.named_schedule.over(epochs, steps)
     run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
     graph = trainer.recipe.graph
     if cache and augment is None and data is not None:
-        graph, data, validation = _cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
+        graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
     source = train if data is None else data
-    steps = -(-len(data) // batch_size) if data is not None else 0
     trainer.stop = False
     trainer.run = run
     whole = False
@@ -225,7 +229,7 @@ def _stream(
     return prefetch(batches(source, numbers, batch_size, start=run.batch, **options))
 
 
-def _cached(
+def cached(
     trainer: Learner, data: Data, validation: Any, batch_size: int, must: bool, limit: float
 ) -> tuple[Graph, Data, Any]:
     """(the graph that is left to train, features in place of data, and of validation data), where that is possible."""
