@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.base.files import replace
 from nbconv.edit.deploy import frontier, tail
 from nbconv.graph import Graph, Spec
-from nbconv.train import checkpoint
+from nbconv.train import advice, checkpoint
 from nbconv.train.augment import Augment
-from nbconv.train.callbacks import Callback, Progress
+from nbconv.train.callbacks import Callback, Progress, need_matplotlib
 from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, order, prefetch, wanted
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
@@ -74,6 +75,7 @@ def fit(
         data, validation = data.split(validation, trainer.seed)
     if data is not None and hasattr(data, "labels"):
         trainer.expect(data.labels)
+    advice.shared_files(data, validation)
     known = described(data, trainer.authored, trainer.goals)._asdict()
     trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
@@ -204,6 +206,7 @@ class _Run:
             logs |= {f"val_{n}": v for n, v in numbers.items()}
         for name, value in logs.items():
             self.history.setdefault(name, [])[epoch:] = [value]
+        advice.rising(self.history["loss"], logs["lr"])
         if isinstance(trainer.schedule, Plateau):
             trainer.schedule.seen(logs.get("val_loss", logs["loss"]))
         self.place = _Place(epoch + 1)
@@ -254,10 +257,11 @@ def cached(
 
 def lr_find(
     trainer: Learner, train: Any, *, least: float = 1e-6, most: float = 1.0, steps: int = 100, batch_size: int = 32
-) -> dict[str, Any]:
+) -> Rates:
     """A learning rate to begin with (Smith 2017, Cyclical Learning Rates): ``steps`` steps at rates that rise from ``least``
     to ``most`` by a factor, until the loss is four times its least; the trainer is then as before. Gives ``lr`` and ``loss``
-    (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest."""
+    (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest; its `Rates.plot` draws
+    them."""
     data = as_data(train, trainer.model, "train")
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")
@@ -288,7 +292,26 @@ def lr_find(
     if len(values) < 3:
         raise ValueError(f"the loss went up at once, after {len(values)} steps: give a smaller least than {least:g}")
     slope = np.gradient(np.array(values), np.log(rates))
-    return {"lr": rates, "loss": values, "suggestion": rates[int(slope.argmin())]}
+    return Rates({"lr": rates, "loss": values, "suggestion": rates[int(slope.argmin())]})
+
+
+class Rates(dict[str, Any]):
+    """What `lr_find` found: ``lr``, ``loss``, ``suggestion``."""
+
+    def plot(self, path: str | os.PathLike) -> None:
+        """Draws the loss by the rate as a PNG. ImportError without matplotlib."""
+        need_matplotlib("plot")
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
+
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self["lr"], self["loss"])
+        axes.axvline(self["suggestion"], linestyle="--", label=f"suggestion {self['suggestion']:.2g}")
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss, smoothed")
+        axes.legend()
+        replace(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def peak_mb() -> float:
