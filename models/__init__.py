@@ -1,5 +1,5 @@
-"""Small pretrained models that nbconv carries, with the names of their classes, a photograph and a set of small pictures;
-see README.md here for where each comes from and its licence."""
+"""Small pretrained models that nbconv carries, with the names of their classes, a photograph, a set of small pictures and
+one under a microscope; see README.md here for where each comes from and its licence."""
 
 from __future__ import annotations
 
@@ -69,6 +69,15 @@ def emoji() -> Pictures:
 
     with np.load(path("emoji.npz"), allow_pickle=False) as file:
         return Pictures(file["x"], file["y"].astype(np.int64), tuple(map(str, file["classes"])), file["held_out"])
+
+
+def nuclei() -> tuple[np.ndarray, np.ndarray]:
+    """Nuclei of cells under a fluorescence microscope, uint8 (512, 512), and the number of the nucleus that each pixel
+    belongs to, uint8 (512, 512), 0 where there is none (BBBC038, the Data Science Bowl of 2018)."""
+    import numpy as np
+
+    with np.load(path("nuclei.npz"), allow_pickle=False) as file:
+        return file["x"], file["instances"]
 
 
 def _listing() -> list[str]:

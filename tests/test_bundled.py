@@ -71,6 +71,13 @@ def test_emoji() -> None:
     assert models.path("emoji.npz").stat().st_size <= 1_000_000
 
 
+def test_nuclei() -> None:
+    x, instances = models.nuclei()
+    assert (x.shape, x.dtype, instances.shape, instances.dtype) == ((512, 512), np.uint8, (512, 512), np.uint8)
+    assert len(np.unique(instances)) == 126
+    assert x[instances > 0].mean() > 2 * x[instances == 0].mean()
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match="no bundled model 'resnet': there are blazeface_short_128, efficientnet_lite0"):
         models.path("resnet")

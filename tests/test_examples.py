@@ -10,7 +10,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import nbconv
 from nbconv.models import photograph
@@ -82,3 +84,37 @@ def test_onnxruntime_dropin() -> None:
     lines = run("onnxruntime_dropin.py").splitlines()
     assert lines[0] == "input  input: tensor(float) [1, 3, 64, 64]"
     assert [line.split(": ")[1] for line in lines[1:]] == ["float32 [1, 4, 27, 27]", "float32 [1, 2, 27, 27]"]
+
+
+def test_layers() -> None:
+    assert run("layers.py").split() == [
+        "Conv0", "BatchNormalization1", "Relu2", "Conv3", "GlobalAveragePool4", "Flatten5", "(2,", "10)"
+    ]  # fmt: skip
+
+
+def test_drawings(tmp_path: Path) -> None:
+    run("drawings.py", str(tmp_path / "out.png"))
+    assert Image.open(tmp_path / "out.png").size == (256, 128)
+
+
+FALLS = r"loss (\d+\.\d\d) at first, (\d+\.\d\d) at last; "
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "less", "told"),
+    [
+        ("segment_nuclei", 12, 0.7, r"Jaccard (\d\.\d{3}), in \d+ s"),
+        ("detect_shapes", 12, 0.7, r"mAP@50 (\d\.\d{3}), in \d+ s"),
+        ("captcha", 20, 0.4, r"'\w*' is '63M43'\ncharacters read: (\d\.\d{3}), in \d+ s"),
+    ],
+)
+def test_training_from_scratch(name: str, steps: int, less: float, told: str, tmp_path: Path) -> None:
+    """Shortly: what it prints, and that the loss falls."""
+    out = tmp_path / ("out.onnx" if name == "captcha" else "out.png")
+    found = re.fullmatch(FALLS + told, run(f"{name}.py", str(steps), str(out)).strip())
+    assert found is not None
+    assert float(found[2]) < less * float(found[1])
+    if name == "captcha":
+        assert nbconv.load(out).run({"x": np.zeros((2, 1, 32, 128), np.float32)})["scores"].shape == (2, 32, 21)
+    else:
+        assert Image.open(out).size == ((384, 512) if name == "segment_nuclei" else (768, 128))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import nbconv
 from nbconv.cli import main
+from nbconv.commands._examine import examine
 from nbconv.errors import UnsupportedError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.op import Op
@@ -126,3 +130,79 @@ def test_doctor_names_missing_gradients(tmp_path, capsys, monkeypatch: pytest.Mo
     assert told["batch_norm_folded"]["likely"] is False
     assert main(["doctor", str(path)]) == 0
     assert "2 nodes on the way to its weights have no gradient" in capsys.readouterr().out
+
+
+def constants_at_work() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "w": rng.standard_normal((4, 3, 1, 1)).astype(np.float32), "mean": rng.random((1, 3, 1, 1)).astype(np.float32),
+        "half": np.array(0.5, np.float32), "gain": rng.random((4, 1, 1)).astype(np.float32),
+        "scale": np.array(0.1, np.float32), "zero": np.array(0, np.int8),
+    }  # fmt: skip
+
+
+def told_of(path: Path, nodes: list[tuple[str, str, str, dict]], type: type = np.float32) -> dict:
+    """What doctor says of training a graph of these nodes, by (type, inputs, output, attributes)."""
+    made = [Node(lookup(op)(**fields), tuple(x.split()), (y,), y) for op, x, y, fields in nodes]
+    dtype = np.dtype(type)
+    constants = {n: a.astype(dtype) if a.dtype.kind == "f" else a for n, a in constants_at_work().items()}
+    used = {n: a for n, a in constants.items() if any(n in node.inputs for node in made)}
+    save(Graph(made, {"x": Spec((2, 3, 4, 5), dtype)}, {nodes[-1][2]: None}, used), path)
+    return examine(str(path), [], [])["training"]
+
+
+CONV = ("Conv", "x w", "a", {})
+STATES: dict[str, tuple[list[tuple[str, str, str, dict]], list[str], str]] = {
+    "all": ([("Sub", "x mean", "p", {}), ("Conv", "p w", "a", {}), ("Mul", "a gain", "b", {}), ("Mul", "b half", "y", {})],
+            ["w", "gain"], ""),
+    "none": ([("Relu", "x", "y", {})], [], "it has no parameters"),
+    "floor": ([CONV, ("Floor", "a", "y", {})], [], "no parameter gets a gradient"),
+    "argmax": ([CONV, ("ArgMax", "a", "y", {"axis": 1})], [], "it has no parameters"),
+    "quantised": ([CONV, ("QuantizeLinear", "a scale zero", "q", {}), ("DequantizeLinear", "q scale zero", "y", {})],
+                  ["w"], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(STATES))
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_doctor_says_what_a_step_changes(name: str, dtype: type, tmp_path: Path, capsys) -> None:
+    """Its claim is what a step of SGD does; gradcheck fails where nothing trains."""
+    nodes, trains, refused = STATES[name]
+    told = told_of(tmp_path / "m.onnx", nodes, dtype)
+    assert [row["name"] for row in told["parameters"]] == trains
+    assert told["refused"] == refused
+    known = {row["name"]: row["why"] for row in (*told["untrained"], *(r | {"why": ""} for r in told["parameters"]))}
+    assert all(known[n] or n in trains for n in known)
+    m = nbconv.load(tmp_path / "m.onnx", threads=1)
+    assert main(["gradcheck", str(tmp_path / "m.onnx")]) == (1 if refused else 0)
+    said = capsys.readouterr().out
+    assert ("nothing can train" in said) == bool(refused)
+    x = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype(dtype)
+    try:
+        trainer = nbconv.Trainer(m, loss="mse", optimizer=nbconv.SGD(0.5))
+    except ValueError:
+        assert refused and not trains
+        return
+    before = {p.name: trainer.state[p.value].copy() for p in trainer.parameters}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.step(x, np.zeros(m.run({"x": x})["y"].shape, np.float32))
+    assert [p.name for p in trainer.parameters if (trainer.state[p.value] != before[p.name]).any()] == trains
+
+
+def test_doctor_names_operators_on_integers(tmp_path: Path, capsys) -> None:
+    nodes = [
+        Node(lookup("QuantizeLinear")(), ("x", "scale", "zero"), ("q",), "q"),
+        Node(lookup("ConvInteger")(), ("q", "v"), ("i",), "conv"),
+        Node(lookup("Cast")(to=1), ("i",), ("y",), "cast"),
+    ]
+    constants = {n: constants_at_work()[n] for n in ("scale",)} | {
+        "zero": np.array(7, np.uint8),
+        "v": np.ones((2, 3, 1, 1), np.int8),
+    }
+    save(Graph(nodes, {"x": Spec((2, 3, 4, 5), np.dtype(np.float32))}, {"y": None}, constants), tmp_path / "m.onnx")
+    assert main(["doctor", str(tmp_path / "m.onnx")]) == 0
+    said = capsys.readouterr().out
+    assert "nothing can train: ConvInteger compute with integers" in said and "QDQ" in said
+    assert main(["gradcheck", str(tmp_path / "m.onnx")]) == 1
+    assert "QDQ" in capsys.readouterr().out

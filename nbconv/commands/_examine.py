@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def examine(path: str, shapes: list[str], values: list[str], goal: Target | None = None) -> dict[str, Any]:
     """What is unsupported (``problems``), how many ``steps`` a run has, those that NumPy or onnx.reference does, those on
     kernels that are known to be slow, ``stages``: where planning waits for a value, ``unplanned``: why the steps are not
-    known, ``copies``, for the target of a GPU: values and bytes that cross over, and ``training``: what has no gradient, and
-    whether batch normalisation was folded away. ModelError for a file that is no valid model."""
+    known, ``copies``, for the target of a GPU: values and bytes that cross over, and ``training``: what trains, what does
+    not and why, what has no gradient, and whether batch normalisation was folded away. ModelError for a file that is no
+    valid model."""
     from nbconv.converters.onnx import survey
     from nbconv.errors import DataDependentError, ModelError
     from nbconv.kernels import KernelError
@@ -67,8 +68,7 @@ def examine(path: str, shapes: list[str], values: list[str], goal: Target | None
     found["slow_steps"] = [s for plan in plans for s in _slow(plan)]
     if goal is not None:
         found["copies"] = _copies(plans[0])
-    if found["stages"] is None:
-        found["training"] = _training(model.graph, sizes)
+    found["training"] = _training(model.graph, sizes if found["stages"] is None else None)
     return found
 
 
@@ -177,17 +177,28 @@ def _copies(plan: Plan) -> dict[str, int]:
     return {"values": len(names), "bytes": sum(plan.nbytes(name) for name in names)}
 
 
-def _training(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What stands in the way of training: nodes without a gradient, batch normalisation that was folded away."""
+def _training(graph: Graph, sizes: dict[str, tuple[int, ...]] | None) -> dict[str, Any]:
+    """What can be trained, and what stands in the way: nodes without a gradient, operators on integers, shapes that values
+    decide (``sizes`` None), batch normalisation that was folded away."""
     from nbconv.edit.folded import folded_norms
-    from nbconv.edit.parameters import parameters
+    from nbconv.edit.parameters import constants_of
     from nbconv.graph import Spec
-    from nbconv.lowering.weights import Weights
-    from nbconv.passes.autodiff import missing_gradients
-    from nbconv.passes.fold import fold
+    from nbconv.train.trainable import Trainable, trainable
 
-    derived, specs, _ = fold(graph, {n: Spec(sizes[n], s.dtype) for n, s in graph.inputs.items()}, Weights())
-    wrt = [p.value for p in parameters(derived)]
-    missing = [{"node": node, "op": op, "why": why} for node, op, why in missing_gradients(derived, specs, wrt)]
-    norms = folded_norms(graph)
-    return {"trainable": len(wrt), "missing_gradients": missing, "batch_norm_folded": norms._asdict()}
+    if sizes is None:
+        found = Trainable((), tuple(constants_of(graph)), (), "shapes depend on values")
+    else:
+        found = trainable(graph, {n: Spec(sizes[n], s.dtype) for n, s in graph.inputs.items()})
+
+    def row(name: str) -> dict[str, Any]:
+        return {"name": name, "shape": list(graph.constants[name].shape)}
+
+    return {
+        "trainable": len(found.trains),
+        "numbers": sum(graph.constants[p.name].size for p in found.trains),
+        "refused": found.refused,
+        "parameters": [row(p.name) for p in found.trains],
+        "untrained": [{**row(c.parameter.name), "why": c.why or found.refused} for c in found.others],
+        "missing_gradients": [{"node": node, "op": op, "why": why} for node, op, why in found.missing],
+        "batch_norm_folded": folded_norms(graph)._asdict(),
+    }

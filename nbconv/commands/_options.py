@@ -51,7 +51,7 @@ class Options:
 def load_toml(path: str) -> Mapping[str, Any]:
     """A TOML file. ValueError for what is none, ImportError where Python has no reader of them."""
     try:
-        import tomllib
+        import tomllib  # pyright: ignore[reportMissingImports]
     except ImportError:  # Python 3.10
         try:
             import tomli as tomllib  # pyright: ignore[reportMissingImports]

@@ -6,6 +6,7 @@ model: the machine only."""
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -212,20 +213,37 @@ def _on_gpu(report: dict[str, Any]) -> str:
 
 def _print_training(facts: dict[str, Any]) -> None:
     missing, norms = facts["missing_gradients"], facts["batch_norm_folded"]
-    if not facts["trainable"]:
-        print("training: it has no weights that train")
-    elif missing:
+    if missing:
         print(style(f"training: {plural(len(missing), 'node')} on the way to its weights have no gradient", "yellow"))
         print()
         table(("NODE", "OP", "WHY"), [(m["node"], m["op"], m["why"]) for m in missing], width=140)
+    elif facts["refused"]:
+        print(style(f"training: nothing can train: {facts['refused']}", "yellow"))
     else:
-        print(f"training: {plural(facts['trainable'], 'weight')} can train, all gradients are there")
+        print(f"training: {plural(facts['trainable'], 'weight')} can train, all gradients are there", end="")
+        print(f" ({facts['numbers']:,} numbers)")
+    _print_untrained(facts["untrained"])
     if norms["likely"]:
         share = f"{norms['with_bias']} of {plural(norms['convolutions'], 'convolution')} have a bias"
         print(style("training: batch normalisation seems to have been folded away", "yellow"), end="")
         print(f": {share}, nothing normalises, and")
         for sentence in norms["evidence"]:
             print(f"  - {sentence}")
+
+
+def _print_untrained(rows: list[dict[str, Any]]) -> None:
+    """The initializers of floats that do not train, by the reason."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["why"], []).append(row)
+    if not groups:
+        return
+    print()
+    cells = [
+        (why, str(len(found)), f"{sum(math.prod(r['shape']) for r in found):,}", _names([r["name"] for r in found]))
+        for why, found in sorted(groups.items(), key=lambda item: -sum(math.prod(r["shape"]) for r in item[1]))
+    ]
+    table(("WHAT DOES NOT TRAIN", "VALUES", "NUMBERS", "WHICH"), cells, right=(1, 2), width=180)
 
 
 def _print_environment(facts: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ columns:
 
 A smaller --shape checks as much, sooner.
 
-exit code: 0 all gradients are right, 1 one is not or is missing, 2 a file or --shape is wrong
+exit code: 0 all gradients are right, 1 one is not or is missing, or nothing can train, 2 a file or --shape is wrong
 
 examples:
   nbconv gradcheck model.onnx
@@ -37,19 +37,26 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     from nbconv.errors import ModelError
+    from nbconv.graph import spec_of
     from nbconv.tools.gradcheck import KERNEL_RTOL, RTOL, check_model
+    from nbconv.train.trainable import trainable
 
     graph = _model.open_graph(args.model)
     shapes, notes = _model.input_shapes(graph, args.shape)
+    feeds = _model.random_feeds(graph, shapes, args.seed)
     try:
-        findings = list(_told(check_model(graph, _model.random_feeds(graph, shapes, args.seed), args.seed)))
+        findings = list(_told(check_model(graph, feeds, args.seed)))
+        refused = trainable(graph, {n: spec_of(x)._replace(value=None) for n, x in feeds.items()}).refused
     except ModelError as error:
         raise ValueError(f"{args.model}: {'; '.join([str(error), *notes])}") from None
     wrong = [f for f in findings if not f.ok]
+    if not findings and not refused:
+        refused = "it has no gradient to check"
     if args.json:
         rows = [{**f._asdict(), "slope": _number(f.slope), "kernel": _number(f.kernel)} for f in findings]
-        dump({"model": args.model, "limits": {"slope": RTOL, "kernel": KERNEL_RTOL}, "ok": not wrong, "nodes": rows})
-        return 1 if wrong else 0
+        limits, ok = {"slope": RTOL, "kernel": KERNEL_RTOL}, not wrong and not refused
+        dump({"model": args.model, "limits": limits, "ok": ok, "refused": refused, "nodes": rows})
+        return 0 if ok else 1
     head = ("NODE", "OP", "BY", "DIFFERENCES", "KERNELS", "")
     table(
         head,
@@ -60,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
     print()
     if wrong:
         print(style(f"{args.model}: {len(wrong)} of {plural(len(findings), 'node')} fail", "red"))
+    if refused:
+        print(style(f"{args.model}: nothing can train: {refused}", "red"))
+    if wrong or refused:
         return 1
     print(style(f"{args.model}: the gradients of all {plural(len(findings), 'node')} are right", "green"))
     return 0

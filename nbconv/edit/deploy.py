@@ -10,12 +10,14 @@ import numpy as np
 from nbconv.edit.parameters import Parameter, norms, stored, type_of
 from nbconv.graph import Graph, Node
 from nbconv.graph.dtypes import is_half
+from nbconv.passes.straight_through import quantises, requantised
 
 
 def deployed(
     graph: Graph, chosen: Iterable[Parameter], state: Mapping[str, np.ndarray], metadata: Mapping[str, object] | None = None
 ) -> Graph:
-    """The graph with the values of ``state`` (copied) for what was trained. A weight of half precision is rounded. One
+    """The graph with the values of ``state`` (copied) for what was trained. A weight of half precision is rounded, and one
+    of integers behind DequantizeLinear is quantised again, by the scales that it has. One
     that is stored in another type than it is used in becomes float32 under the same name where a Cast reads it, else what it
     is used as, under the name in which it was used. ``metadata`` goes into the
     metadata as JSON under "nbconv.training"."""
@@ -29,6 +31,9 @@ def deployed(
             if origin is not None and origin[1] in state:
                 values.append(origin)
     for name, value in values:
+        if name != value and quantises(made[value], graph):
+            constants[name] = requantised(state[value], made[value], graph)
+            continue
         array = np.array(state[value], np.float32)
         if name == value or not _cast_once(value, name, made):
             kind = type_of(value, graph)

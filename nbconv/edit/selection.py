@@ -6,18 +6,25 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from nbconv.edit.head import find_head
-from nbconv.edit.parameters import Parameter, parameters
+from nbconv.edit.parameters import Constant, Parameter, constants_of, parameters
+from nbconv.edit.uses import computes_integers
 from nbconv.graph import Graph
+
+QDQ = "train the model in QDQ form, with QuantizeLinear and DequantizeLinear around operators on floats"
 
 
 def select(
     graph: Graph, trainable: str | Iterable[str], frozen: frozenset[str] = frozenset(), output: str = ""
 ) -> list[Parameter]:
     """The parameters that ``trainable`` names: "all", "head" (those of the classifier), "last:k" (of the last k layers), or
-    globs over names of parameters and of nodes. ``frozen`` names parameters to leave alone. ValueError where nothing is
-    left, or a glob fits nothing."""
-    known = parameters(graph)
+    globs over names of parameters and of nodes; a glob that fits none of these means initializers of floats that are
+    otherwise none (see `nbconv.edit.parameters.constants_of`). ``frozen`` names parameters to leave alone. ValueError where
+    nothing is left, a glob fits nothing, or what it fits computes with integers or has no gradient."""
+    constants = constants_of(graph)
+    known = [found.parameter for found in constants if not found.why]
     if trainable == "all":
+        if told := integer_nodes(graph):
+            raise ValueError(f"trainable 'all': {told}")
         chosen = known
     elif trainable == "head":
         head = find_head(graph, output)
@@ -31,15 +38,34 @@ def select(
         chosen = []
         for glob in globs:
             fits = [p for p in known if fnmatchcase(p.name, glob) or fnmatchcase(p.node.name, glob)]
-            if not fits:
-                some = ", ".join(p.name for p in known[-3:])
-                raise ValueError(f"trainable {glob!r} fits no parameter; the last are {some}")
-            chosen += fits
-        chosen = [p for p in known if p in chosen]
+            chosen += fits or _others(glob, constants)
+        chosen = [c.parameter for c in constants if c.parameter in chosen]
     chosen = [p for p in chosen if p.value not in frozen and p.name not in frozen]
     if not chosen:
-        raise ValueError(f"trainable {trainable!r} leaves nothing to train: {len(known)} parameters, {len(frozen)} frozen")
+        integers = f"; {told}" if (told := integer_nodes(graph)) else ""
+        counts = f"{len(known)} parameters, {len(frozen)} frozen"
+        raise ValueError(f"trainable {trainable!r} leaves nothing to train: {counts}{integers}")
     return chosen
+
+
+def _others(glob: str, constants: list[Constant]) -> list[Parameter]:
+    """Initializers that train only where their name is given."""
+    fits = [c for c in constants if fnmatchcase(c.parameter.name, glob)]
+    if not fits:
+        some = ", ".join(c.parameter.name for c in [c for c in constants if not c.why][-3:])
+        raise ValueError(f"trainable {glob!r} fits no parameter; the last are {some}")
+    able = [c.parameter for c in fits if c.able]
+    if not able:
+        raise ValueError(f"trainable {glob!r}: {fits[0].parameter.name} cannot train: {fits[0].why}")
+    return able
+
+
+def integer_nodes(graph: Graph) -> str:
+    """A sentence about the operators that compute with integers, "" without such."""
+    kinds = sorted({n.op.type for n in graph.nodes if computes_integers(n.op)})
+    if not kinds:
+        return ""
+    return f"{', '.join(kinds)} compute with integers and have no gradient: {QDQ}"
 
 
 def _count(text: str) -> int:

@@ -59,6 +59,8 @@ class Op:
     """Whether output i may lie where the input of its shape lies: an optimizer's update, element by element."""
     settings: ClassVar[tuple[int, ...]] = ()
     """Input slots that say how it is done, arrays of floats among them (a Resize's scales)."""
+    fixed: ClassVar[tuple[int, ...]] = ()
+    """Input slots of floats that training leaves alone: limits, scales of quantisation, running statistics, places."""
     batch_inputs: ClassVar[tuple[int, ...]] = ()
     """Inputs that hold a batch along their first axis, where the op does one sample like another. Of elementwise ops the
     class says it, of Concat and Split their axis."""

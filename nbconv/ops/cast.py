@@ -198,6 +198,8 @@ class Cast(Change):
 class CastLike(Change):
     """``x`` in the type of ``like``, as `Cast`."""
 
+    fixed = (1,)
+
     saturate: int = 1
     round_mode: str = "up"
 

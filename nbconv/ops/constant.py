@@ -99,6 +99,7 @@ class OneHot(Op):
     """values[1] where the new axis's coordinate is the index, which counts from the back where it is negative, else
     values[0]; the new axis, of size ``depth``, is ``axis`` of the result."""
 
+    fixed = (2,)
     moves = True
 
     axis: int = -1
@@ -199,6 +200,7 @@ class Size(Op):
 class Range(Op):
     """start, start + delta, … before limit."""
 
+    fixed = (0, 1, 2)
     moves = True
     in_numpy = "numbers by position, made once their count is known"
 

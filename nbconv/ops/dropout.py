@@ -21,6 +21,7 @@ class Dropout(Op):
     """The identity, as in inference; the mask is all True. With ``training_mode`` x / (1 - ratio), where each element is 0
     with probability ``ratio``: others in each run, unless there is a seed."""
 
+    fixed = (1,)
     pure = False
     moves = True
     keeps_classes = True

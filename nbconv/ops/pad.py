@@ -25,6 +25,7 @@ class Pad(Op):
     ``pads`` holds the begins of all (or ``axes``') axes, then the ends.
     """
 
+    fixed = (2,)
     moves = True
     keeps_quantisation = True
 

@@ -30,6 +30,8 @@ EIGHT_BITS = frozenset(np.dtype(t) for t in ("uint8", "int8"))
 class Quantization(Op, abstract=True):
     """What QuantizeLinear and DequantizeLinear share."""
 
+    fixed = (1, 2)
+
     axis: int = 1
     block_size: int = 0
 

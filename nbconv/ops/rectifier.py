@@ -231,6 +231,7 @@ class HardSwishGrad(UnaryGrad):
 class Clip(Op):
     """min(max(x, low), high), so ``high`` where low > high; a bound left out does not bound. NaN stays NaN."""
 
+    fixed = (1, 2)
     kernel_dtypes = ONLY_FLOAT32
     processor_dtypes = frozenset(np.dtype(t) for t in ("int8", "uint8", "int32", "int64"))
 

@@ -42,6 +42,7 @@ class Recurrent(Op, abstract=True):
     The ``layout`` 1 of ONNX, batch first, becomes Transposes when a model is read.
     """
 
+    fixed = (5, 6)
     parameters = (1, 2, 3)
     is_layer = True
     processor_dtypes = ONLY_FLOAT32

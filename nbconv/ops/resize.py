@@ -59,6 +59,7 @@ class Resize(Op):
     PyTorch and onnxruntime take the whole.
     """
 
+    fixed = (1, 2)
     settings = (1, 2, 3)
     keeps_quantisation = True
 

@@ -139,6 +139,8 @@ class RoiAlign(Regions):
     the mean of samples between cells, or ("max") the greatest of the weighed cells around them. NaN for a region that is not
     finite, or of an image that there is not."""
 
+    fixed = (1,)
+
     def infer(self, x: Spec, rois: Spec, batch_indices: Spec) -> Spec:
         want.kind("f", x=x)
         self.check(x.shape, rois, batch_indices)
@@ -248,6 +250,7 @@ class MaxRoiPool(Op):
     whose corners are rounded to cells; 0 for a bin without cells, NaN for a region that is not finite, or of an image that
     there is not."""
 
+    fixed = (1,)
     kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_LAST
 
     pooled_shape: tuple[int, ...]

@@ -172,6 +172,7 @@ class GridSample(Sampling):
     """x (n, c, *size) sampled at the places that the grid (n, *out, axes) names as (x, y, z), from -1 to 1 → (n, c, *out).
     A coordinate that is NaN lies outside of x."""
 
+    fixed = (1,)
     batch_inputs = (0, 1)
 
     def infer(self, x: Spec, grid: Spec) -> Spec:

@@ -26,6 +26,7 @@ class Scatter(Op, abstract=True):
     """x with updates at some of its rows, each replaced (the last update stays) or combined by ``reduction`` in the updates'
     order. A subclass says where: x and the updates become (rows, inner), and an update has a row of x."""
 
+    fixed = (0,)
     moves = True
     kernel_dtypes, processor_dtypes = ONLY_FLOAT32, STORED
     kernel_layout = CHANNELS_FIRST
@@ -196,6 +197,7 @@ class TensorScatter(Op):
     """``past`` with ``update`` written along ``axis`` from a sample's write index on (by default 0); where ``mode`` is
     circular, on at the axis's begin."""
 
+    fixed = (0,)
     moves = True
 
     axis: int = -2

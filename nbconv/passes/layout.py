@@ -23,14 +23,17 @@ def choose(graph: Graph, specs: dict[str, Spec], gpu: bool = False) -> tuple[Gra
     nodes: list[Node] = []
     reordered: dict[tuple[str, Layout], str] = {}
 
-    def found_as(name: str, want: Layout) -> str:
-        """The name under which the value lies as wanted."""
+    def found_as(name: str, want: Layout, reader: Node) -> str:
+        """The name under which the value lies as ``reader`` wants it."""
         have = layouts.get(name, CHANNELS_FIRST)
         if have is want:
             return name
         if (name, want) not in reordered:
             new = reordered[name, want] = f"{name}#{ENDINGS[want]}"
-            nodes.append(Node(Reorder(order=want.value), (name,), (new,), new))
+            at = len(nodes)  # before updates of a state, which come last
+            while reader.op.in_place and at and nodes[at - 1].op.in_place and name not in nodes[at - 1].outputs:
+                at -= 1
+            nodes.insert(at, Node(Reorder(order=want.value), (name,), (new,), new))
             specs[new] = specs[name]
             layouts[new] = want
             reordered[new, have] = name
@@ -43,7 +46,7 @@ def choose(graph: Graph, specs: dict[str, Spec], gpu: bool = False) -> tuple[Gra
             (CHANNELS_FIRST,) * len(given),
             (CHANNELS_FIRST,) * len(made),
         )
-        inputs = tuple(found_as(n, w) if may else n for n, w, may in zip(node.inputs, wants, wide, strict=True))
+        inputs = tuple(found_as(n, w, node) if may else n for n, w, may in zip(node.inputs, wants, wide, strict=True))
         nodes.append(node if inputs == node.inputs else Node(node.op, inputs, node.outputs, node.name))
         layouts.update(zip((n for n in node.outputs if n), results, strict=True))
     return _with_outputs(graph, nodes, layouts, specs), layouts

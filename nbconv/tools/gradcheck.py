@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.edit.parameters import parameters
 from nbconv.errors import UnsupportedError
 from nbconv.graph import Graph, Node, Spec, spec_of
 from nbconv.graph.op import Op
@@ -16,6 +17,7 @@ from nbconv.lowering.weights import Weights
 from nbconv.model import Model
 from nbconv.passes.autodiff import backprop, differentiable
 from nbconv.passes.fold import array, fold
+from nbconv.passes.promote import promote
 
 F32 = np.dtype(np.float32)
 STEP = 1e-4
@@ -180,10 +182,15 @@ class Finding(NamedTuple):
 
 
 def check_model(graph: Graph, feeds: dict[str, np.ndarray], seed: int = 0) -> Iterator[Finding]:
-    """Checks every node that a gradient goes through, on the values that ``feeds`` make of its inputs. Differentiated is by
-    values that vary and by trainable weights. Raises ModelError where shapes do not fit."""
+    """Checks every node that a gradient goes through, on the values that ``feeds`` make of its inputs, half precision in
+    float32 as it trains. Differentiated is by values that vary and by parameters. Raises ModelError where shapes do not
+    fit."""
     inputs = {n: Spec(x.shape, x.dtype) for n, x in feeds.items()}
     derived, specs, _ = fold(graph, inputs, Weights())
+    promoted = promote(derived, specs, rounds=False)
+    if promoted is not derived:
+        derived, specs, _ = fold(promoted, inputs, Weights())
+    weights = {p.value for p in parameters(graph)}
     values = {n: array(x) for n, x in {**derived.constants, **feeds}.items()}
     rng = np.random.default_rng(seed)
     for node in derived.nodes:
@@ -193,7 +200,8 @@ def check_model(graph: Graph, feeds: dict[str, np.ndarray], seed: int = 0) -> It
         wrt = tuple(
             i
             for i, n in enumerate(node.inputs)
-            if n and values[n].dtype == F32 and (n not in derived.constants or i in node.op.parameters) and values[n].size
+            if n and values[n].dtype == F32 and values[n].size
+            if n not in derived.constants or i in node.op.parameters or n in weights
         )
         known = tuple(
             None if not n else Spec(values[n].shape, values[n].dtype) if i in wrt else specs[n]

@@ -10,17 +10,16 @@ from math import pi
 
 import numpy as np
 
-from nbconv.ops.activation import Sigmoid, Softplus
 from nbconv.ops.cast import Cast
 from nbconv.ops.detection import HardNegatives, Held
 from nbconv.ops.loss import OneHotLike, SoftmaxCrossEntropyLoss
 from nbconv.ops.nary import Max, Min
 from nbconv.ops.pointwise import Add, Div, Mul, Neg, Sub
-from nbconv.ops.power import Pow
 from nbconv.ops.rectifier import Relu
 from nbconv.ops.shape import Reshape, Slice
 from nbconv.ops.trigonometry import Atan
-from nbconv.train.losses import Adds, _reduced, _shifted, _sum, _times, huber
+from nbconv.train.losses import _reduced, _shifted, _sum, _times, focal_each, huber
+from nbconv.train.readings import Adds, alike
 
 EPSILON = 1e-7
 KINDS = ("iou", "giou", "diou", "ciou")
@@ -58,18 +57,15 @@ def ssd(
     class 0 for none.
     """
     boxes, scores = head
-    (n, anchors, classes), dtype = _head(to, boxes, scores, targets), to.spec(scores).dtype
+    n, anchors, classes = _head(to, boxes, scores, targets)
     wanted, labels = _parts(to, targets)
     flat = _shaped(to, scores, (n * anchors, classes))
     each = SoftmaxCrossEntropyLoss(ignore_index=-1, reduction="none")
     entropy = _shaped(to, to.add(each, flat, _shaped(to, labels, (n * anchors,))), (n, anchors))
     counted = to.add(HardNegatives(ratio=int(negatives), least=int(least)), entropy, labels)
     some = to.add(HardNegatives(ratio=0), entropy, labels)
-    shift = to.add(Sub(), boxes, wanted)
-    ones = to.constant(np.ones((1, 1, 4), dtype))
-    shift = to.add(Mul(), shift, to.add(Mul(), _shaped(to, some, (n, anchors, 1)), ones))
-    zero = to.constant(np.zeros((), dtype))
-    place = smooth_l1(to, shift, zero, beta=beta, reduction="sum")
+    there = _shaped(to, some, (n, anchors, 1))
+    place = smooth_l1(to, to.add(Mul(), boxes, there), to.add(Mul(), wanted, there), beta=beta, reduction="sum")
     total = to.add(Add(), _sum(to, to.add(Mul(), entropy, counted)), _times(to, place, box_weight))
     return to.add(Div(), total, _count(to, some))
 
@@ -97,7 +93,7 @@ def fcos(
     flat = _shaped(to, scores, (n * points, classes))
     index = to.add(Sub(), _shaped(to, labels, (n * points,)), to.constant(np.ones((), np.int64)))
     hot = to.add(OneHotLike(), index, flat)
-    focal = _shaped(to, _focal_each(to, flat, hot, alpha, gamma), (n, points, classes))
+    focal = _shaped(to, focal_each(to, flat, hot, gamma, alpha), (n, points, classes))
     zeros = to.constant(np.zeros((n, points), dtype))
     counted = to.add(HardNegatives(ratio=0, least=max(points, 1)), zeros, labels)
     some = to.add(HardNegatives(ratio=0), zeros, labels)
@@ -133,24 +129,13 @@ def _count(to: Adds, some: str) -> str:
     return to.add(Max(), _sum(to, some), to.constant(np.ones((), to.spec(some).dtype)))
 
 
-def _focal_each(to: Adds, logits: str, targets: str, alpha: float, gamma: float) -> str:
-    dtype = to.spec(logits).dtype
-    one, p = to.constant(np.ones((), dtype)), to.add(Sigmoid(), logits)
-    entropy = to.add(Sub(), to.add(Softplus(), logits), to.add(Mul(), logits, targets))
-    # 1 - the probability of what is true, p + t - 2·p·t
-    wrong = to.add(Sub(), to.add(Add(), p, targets), _times(to, to.add(Mul(), p, targets), 2.0))
-    factor = to.add(Mul(), wrong, wrong) if gamma == 2 else to.add(Pow(), wrong, to.constant(np.array(gamma, dtype)))
-    share = to.add(Add(), _times(to, targets, 2 * alpha - 1), _times(to, one, 1 - alpha))
-    return to.add(Mul(), to.add(Mul(), entropy, factor), share)
-
-
 def _iou_each(to: Adds, boxes: str, targets: str, kind: str) -> str:
     """`iou` of each box, (n, …)."""
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, wanted one of {', '.join(KINDS)}")
-    a, b = to.spec(boxes).shape, to.spec(targets).shape
-    if a != b or not a or a[-1] != 4:
-        raise ValueError(f"boxes are {list(a)}, targets {list(b)}: wanted one shape [n, …, 4]")
+    targets = alike(to, "iou", boxes, targets)
+    if to.spec(boxes).shape[-1:] != (4,):
+        raise ValueError(f"iou: boxes are {list(to.spec(boxes).shape)}, wanted [n, …, 4]")
 
     def op(kind: type, *names: str) -> str:
         return to.add(kind(), *names)

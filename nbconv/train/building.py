@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter, norms, type_of
+from nbconv.edit.parameters import Parameter, norms, one_value, type_of
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
@@ -28,6 +28,7 @@ from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
 from nbconv.passes.promote import promote
 from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
+from nbconv.passes.straight_through import straight_through
 from nbconv.train.dropout import with_dropout
 from nbconv.train.memory.estimate import Estimate
 from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, depending, frozen, split
@@ -87,8 +88,9 @@ def widened(name: str) -> str:
 def opened(graph: Graph, recipe: Recipe) -> Graph:
     """The graph with trained parameters and running statistics as inputs, in float32, batch normalisations and dropouts
     that train at work."""
-    training = {id(n) for n in norms(graph, recipe.chosen)}
     names = {p.value for p in recipe.chosen}
+    graph = straight_through(one_value(graph, recipe.chosen), names)
+    training = {id(n) for n in norms(graph, recipe.chosen)}
     names.update(name for node in graph.nodes if id(node) in training for name in node.inputs[3:5])
     half = {p.value: dtype for p in recipe.chosen if is_half(dtype := type_of(p.value, graph))}
     nodes = [Node(Cast(to=number_of(dtype)), (name,), (f"{name}/half",)) for name, dtype in half.items()]
@@ -148,11 +150,26 @@ def build(
         whole = segments.graph(choice)
     to = Builder(whole, specs, "update/")
     updates = _updated(to, recipe, gradients, held)
-    updates.update(_statistics(to, graph, specs))
+    updates.update(_statistics(to, graph, specs, held))
     result = to.graph()
     result.outputs = {loss: None, **dict.fromkeys(updates.values())}
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
     return Built(result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate)
+
+
+def computed(source: Graph) -> tuple[Graph, dict[str, Spec]]:
+    """The graph, all of whose sizes are known, as a step computes it: folded, in float32, its outputs too (`widened`)."""
+    graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset(source.outputs))
+    half = [name for name in source.outputs if is_half(specs[name].dtype)]
+    if half:
+        ends = [Node(Cast(to=number_of(FLOAT32)), (name,), (widened(name),)) for name in half]
+        graph = graph.derive([*graph.nodes, *ends])
+        graph.outputs = dict.fromkeys(widened(name) if name in half else name for name in source.outputs)
+        specs.update({widened(name): specs[name]._replace(dtype=FLOAT32) for name in half})
+    promoted = promote(graph, specs, rounds=False)
+    if promoted is not graph:
+        graph, specs, _ = fold(promoted, dict(source.inputs), Weights(), frozenset(promoted.outputs))
+    return graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()}), specs
 
 
 def _forward(
@@ -165,16 +182,7 @@ def _forward(
         mine = {n: s._replace(shape=(rows, *s.shape[1:])) if rows else s for n, s in feeds.items()}
         source.inputs = {**mine, STEP: Spec((), np.dtype(np.int64))}
         source.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
-        graph, specs, _ = fold(source, dict(source.inputs), Weights(), frozenset(recipe.logits))
-        half = [n for n in recipe.logits if is_half(specs[n].dtype)]
-        if half:
-            graph = graph.derive([*graph.nodes, *(Node(Cast(to=number_of(FLOAT32)), (n,), (widened(n),)) for n in half)])
-            graph.outputs = dict.fromkeys(widened(n) if n in half else n for n in recipe.logits)
-            specs.update({widened(n): specs[n]._replace(dtype=FLOAT32) for n in half})
-        promoted = promote(graph, specs, rounds=False)
-        if promoted is not graph:
-            graph, specs, _ = fold(promoted, dict(source.inputs), Weights(), frozenset(promoted.outputs))
-        return graph.derive(graph.nodes, {n: array(c) for n, c in graph.constants.items()}), specs
+        return computed(source)
 
     try:
         graph, specs = folded(0)
@@ -261,13 +269,13 @@ def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> di
     return gradients
 
 
-def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec]) -> dict[str, str]:
-    """New running statistics. ONNX's running variance takes in the batch's variance as it is; PyTorch's, as here, the
-    unbiased one, n / (n - 1) of it."""
+def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapping[str, Spec]) -> dict[str, str]:
+    """New running statistics, where the state has them. ONNX's running variance takes in the batch's variance as it is;
+    PyTorch's, as here, the unbiased one, n / (n - 1) of it."""
     updates: dict[str, str] = {}
     found: dict[tuple[str, str], list[Node]] = {}
     for node in graph.nodes:
-        if isinstance(node.op, BatchNormalization) and node.op.training_mode:
+        if isinstance(node.op, BatchNormalization) and node.op.training_mode and node.inputs[3] in held:
             found.setdefault((node.inputs[3], node.inputs[4]), []).append(node)
     for (mean, variance), nodes in found.items():
         shape, op = specs[nodes[0].inputs[0]].shape, nodes[0].op

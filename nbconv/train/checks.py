@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
-from nbconv.train import losses
-from nbconv.train.goals import CLASSES, Goal
+from nbconv.train import box_losses, losses, sequences
+from nbconv.train.goals import CLASSES, HEADS, LOSSES, Goal
 
 CLOSE = 1e-3
 """How far sums of shares may be from 1."""
@@ -19,6 +19,11 @@ def check(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> bool:
     """Whether targets are as the loss wants them for an output of this shape: int64 labels, or float32. ValueError where
     they are not; a warning, and False, for what may be meant: shares that do not sum to 1, signs that are none. Functions of
     the user's own are not looked at."""
+    if goal.function is losses.ctc:
+        sequences.check(goal.options, y, output)
+        return True
+    if goal.function in HEADS:
+        _head(goal, y, output)
     if not y.size or len(goal.outputs) > 1:
         return True
     if goal.function in CLASSES:
@@ -44,9 +49,23 @@ def labels_of(goal: Goal, y: np.ndarray, output: np.ndarray) -> tuple[np.ndarray
             return None
         told = output.transpose(reading.order).argmax(axis=1)
         return y.reshape(reading.shape).astype(np.int64), told, output.shape[reading.axis]
-    if y.dtype.kind != "i" or output.ndim != y.ndim + 1 or output.shape[1] < 2:
+    if goal.function in LOSSES.values() or len(goal.outputs) > 1:
+        return None
+    if y.dtype.kind != "i" or output.shape[1:2] < (2,) or y.shape != (output.shape[0], *output.shape[2:]):
         return None
     return y, output.argmax(axis=1), output.shape[1]
+
+
+def _head(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> None:
+    """``y`` as `nbconv.vision.ssd_targets` makes it, of each picture; ``output``: the scores' shape."""
+    if y.ndim != 3 or y.shape[2] != 5 or (len(output) == 3 and y.shape != (*output[:2], 5)):
+        raise ValueError(f"{goal.name}: targets are {list(y.shape)}, scores {list(output)}: wanted [n, anchors, 5]")
+    most = output[2] - (goal.function is box_losses.ssd)
+    labels = y[..., 4]
+    if y.size and not (np.isfinite(y).all() and (labels == np.rint(labels)).all()):
+        raise ValueError(f"{goal.name}: targets hold numbers that are not finite, or labels that are not whole")
+    if y.size and not (labels.min() >= -1 and labels.max() <= most):
+        raise ValueError(f"{goal.name}: labels from {labels.min():.0f} to {labels.max():.0f}, wanted -1 to {most}")
 
 
 def _classes(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> bool:

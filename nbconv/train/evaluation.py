@@ -10,7 +10,7 @@ import numpy as np
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
-from nbconv.train import metrics
+from nbconv.train import losses, metrics, sequences
 from nbconv.train.checks import labels_of
 from nbconv.train.data import Data, as_batches, as_data
 from nbconv.train.goals import Goal, Key, by_goal, specs_of
@@ -25,13 +25,17 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
     begin = data.begins_at if isinstance(data, Features) else ()
     totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
     matrices: dict[Key, np.ndarray] = {}
+    read: dict[Key, np.ndarray] = {}
     for x, y in source:
         targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         size = samples(y)
         for goal in trainer.goals:
-            mine, logits = targets[goal.targets], found[goal.logits[0]]
+            mine, logits = targets[goal.targets], found[goal.logits[-1]]
             trainer._check(goal, mine, logits.shape)
             totals[goal.key] += _loss(trainer, goal, found, mine) * size
+            if goal.function is losses.ctc:
+                told = np.array(sequences.errors(goal.options, mine, logits))
+                read[goal.key] = read.get(goal.key, 0) + told
             matrix = _confusion(goal, logits, mine)
             if matrix is not None:
                 matrices[goal.key] = matrices[goal.key] + matrix if goal.key in matrices else matrix
@@ -43,6 +47,7 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
         prefix = f"{goal.title}_" if len(totals) > 1 else ""
         told = {} if len(totals) == 1 else {"loss": totals[goal.key] / count}
         told |= _metrics(matrices[goal.key]) if goal.key in matrices else {}
+        told |= {"character_accuracy": sequences.accuracy(*read[goal.key].tolist())} if goal.key in read else {}
         result.update({f"{prefix}{name}": metric for name, metric in told.items()})
     return result
 
@@ -100,7 +105,7 @@ class Features(Data):
         self.begins_at = tuple(arrays)
 
     def batch(self, numbers: np.ndarray) -> Any:
-        return {n: a[numbers] for n, a in self.arrays.items()}, self.labels[numbers]
+        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers)
 
 
 def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
@@ -121,4 +126,6 @@ def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: i
                     return None
             arrays[name][numbers] = value
     known = getattr(data, "labels", None)
-    return Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
+    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
+    found.weights = data.weights
+    return found

@@ -16,7 +16,7 @@ from nbconv.graph import Graph, Spec
 from nbconv.train import advice, checkpoint
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress, need_matplotlib
-from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, order, prefetch, wanted
+from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, class_weighted, order, prefetch, wanted
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
@@ -46,6 +46,7 @@ def fit(
     augment: Augment | None = None,
     shuffle: bool = True,
     balance: Balance = 0.0,
+    class_weight: Any = None,
     cache: bool | str = "auto",
     cache_mb: float = 1024,
     resume: str | os.PathLike | None = None,
@@ -55,7 +56,9 @@ def fit(
 
     ``train``: (x, y), `Data` (`nbconv.Arrays`, `nbconv.image_folder`, …), or an iterable of batches, which is gone through
     once an epoch. ``validation``: the same, or the share of ``train`` to hold out. ``balance``: see
-    `nbconv.train.data.order`.
+    `nbconv.train.data.order`. ``class_weight``: what the loss of each class's samples counts, "balanced" for all classes
+    alike, a dict by class, or one a class. Weights of samples are the third of (x, y, weights) and of batches; they count in
+    training, not in validation.
     ``cache``: whether what the frozen part makes of each sample is computed once and kept, up to ``cache_mb``: "auto" does
     where it can; it excludes augmentation, which changes the samples. ``resume``: a checkpoint to go on from, if it is there
     (the same data and arguments give the same bits as without the stop). ``progress``: a bar (tqdm's, where installed).
@@ -77,6 +80,10 @@ def fit(
         trainer.expect(data.labels)
     advice.shared_files(data, validation)
     known = described(data, trainer.authored, trainer.goals)._asdict()
+    if class_weight is not None:
+        if data is None:
+            raise ValueError("class_weight wants (x, y) or Data: batches can have weights as their third part")
+        data = class_weighted(data, class_weight)
     trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
     steps = -(-len(data) // batch_size) if data is not None else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,10 +16,11 @@ from nbconv.ops.pointwise import Add, Mul
 from nbconv.train import box_losses, losses
 from nbconv.train.building import LABELS
 from nbconv.train.readings import Reading, of_classes
-from nbconv.train.sequence_losses import ctc
-from nbconv.train.targets import Targets
+from nbconv.train.targets import Targets, Weighted
 
 Key = str | tuple[str, ...]
+WEIGHTS = "hyper/weights"
+"""The input of a step's graph that holds a weight a sample, where there are."""
 
 LOSSES: dict[str, Callable[..., str]] = {
     "cross_entropy": losses.cross_entropy,
@@ -31,7 +33,7 @@ LOSSES: dict[str, Callable[..., str]] = {
     "dice": losses.dice,
     "focal": losses.focal,
     "binary_focal": losses.binary_focal,
-    "ctc": ctc,
+    "ctc": losses.ctc,
     "smooth_l1": box_losses.smooth_l1,
     "iou": box_losses.iou,
     "ssd": box_losses.ssd,
@@ -44,10 +46,15 @@ ACTIVATIONS: dict[Callable[..., str], str] = {
     losses.focal: "softmax",
     losses.binary_cross_entropy: "sigmoid",
     losses.binary_focal: "sigmoid",
+    losses.ctc: "softmax",
+    box_losses.ssd: "softmax",
+    box_losses.fcos: "sigmoid",
     losses.dice: "",
-    ctc: "softmax",
 }
-"""The activation that a loss has itself, so that a last one of the model is left out; "" for either."""
+"""The activation that a loss has itself, so that a last one of the model is left out; "" for either. Of a head's loss it is
+that of the scores, the last output."""
+HEADS = (box_losses.ssd, box_losses.fcos)
+"""The losses of two outputs of a detector."""
 CLASSES: dict[Callable[..., str], bool] = {
     losses.cross_entropy: True,
     losses.soft_cross_entropy: True,
@@ -91,6 +98,10 @@ class Goal(NamedTuple):
         options = dict(self.options)
         if self.function in CLASSES and len(logits) == 1:
             options["class_axis"] = self.reading(to.spec(logits[0]).shape, to.spec(self.targets).shape).axis
+        if WEIGHTS in to.specs:
+            if "sample_weights" not in inspect.signature(self.function).parameters:
+                raise ValueError(f"the loss {self.name} takes no sample weights")
+            options["sample_weights"] = WEIGHTS
         return self.function(to, given, self.targets, **options)
 
     def reading(self, output: tuple[int, ...], targets: tuple[int, ...]) -> Reading:
@@ -161,7 +172,7 @@ def _goal(
         if output not in graph.outputs and output not in graph.producers():
             raise ValueError(f"the model has no output {output!r}, its outputs are {', '.join(graph.outputs)}")
     own = ACTIVATIONS.get(function)
-    ends = [None if own is None else ending(graph, n, own) for n in outputs]
+    ends = [None if own is None or (function in HEADS and n != outputs[-1]) else ending(graph, n, own) for n in outputs]
     logits = tuple(n if end is None else end.logits for n, end in zip(outputs, ends, strict=True))
     nodes = tuple(node for end in ends if end is not None for node in end.nodes)
     axis = None
@@ -234,7 +245,9 @@ def _one_output(graph: Graph) -> str:
 
 def by_goal(goals: tuple[Goal, ...], y: Any) -> dict[str, np.ndarray]:
     """Targets by the inputs that hold them, labels as int64 and others as float32. ``y``: an array, or with several goals a
-    dict by output. ValueError for what does not fit."""
+    dict by output; with weights, `Weighted`. ValueError for what does not fit."""
+    if isinstance(y, Weighted):
+        return {**by_goal(goals, y.targets), WEIGHTS: y.weights}
     given: Any = y.arrays if isinstance(y, Targets) else y
     if not isinstance(given, Mapping):
         if len(goals) > 1:

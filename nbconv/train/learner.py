@@ -31,6 +31,7 @@ from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Named, Schedule, constant
 from nbconv.train.step import TrainingStep
 from nbconv.train.targets import Targets
+from nbconv.train.unchanged import Watch, reason
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -107,6 +108,7 @@ class Learner:
             from nbconv.runtime.cuda.device import State
 
             self._home = State(model._device, self._state)
+        self._watch = Watch(self._state, [p.value for p in chosen]) if self._home is None else None
         self.model.weights.drop()
         self._steps, self.lr_scale = 0, 1.0
         self.named_schedule: Named | None = None
@@ -229,13 +231,14 @@ class Learner:
                 self._refuse_another(feeds, targets)
             work = self._work(feeds, targets, graph)
             for goal in self.goals:
-                self._check(goal, targets[goal.targets], work.shapes[goal.logits[0]])
+                self._check(goal, targets[goal.targets], work.shapes[goal.logits[-1]])
             given = {**feeds, **targets}
             hyper = building.hyper_values(self.recipe, self.lr, self.steps + 1)
             options: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
             for other in self._works.values():
                 if other is not work:
                     other.step.abandon()
+            held = self._watch.before(budget_ms is not None) if self._watch and self.lr else {}
             found = work.step.prepare(given, hyper, check=partial(self._finite, work.loss), **options)
             if found is None:
                 return None
@@ -247,6 +250,9 @@ class Learner:
             except BaseException:
                 self._settle()
                 raise
+            if self._watch:
+                like = partial(self.model._like, threads=self.threads)
+                self._watch.after(held, lambda: reason(work.built, {**given, **hyper, **self._state}, like, self.lr))
             return loss
 
     def timed(self, feeds: dict[str, np.ndarray], y: Any, graph: Graph) -> float:
@@ -310,7 +316,7 @@ class Learner:
         if any(a.dtype.kind not in "iubf" for a in arrays):
             return
         for goal, targets in zip(self.goals, by_goal(self.goals, y).values(), strict=True):
-            spec = self.authored.outputs.get(goal.outputs[0])
+            spec = self.authored.outputs.get(goal.outputs[-1])
             sizes = spec.shape[1:] if spec is not None and spec.ranked and targets.ndim else ()
             if sizes and all(isinstance(d, int) for d in sizes):
                 with contextlib.suppress(Misfit):
@@ -364,7 +370,8 @@ class Learner:
         """How many classes the output has that is trained, as the model declares it; 0 where it does not say, or several
         outputs are."""
         spec = self.authored.outputs.get(self.outputs[0]) if len(self.outputs) == 1 else None
-        size = spec.shape[1] if spec is not None and len(spec.shape) > 1 else 0
+        axis = self.goals[0].axis or 1
+        size = spec.shape[axis] if spec is not None and -len(spec.shape) <= axis < len(spec.shape) else 0
         return size if isinstance(size, int) else 0
 
     def forecast(self) -> dict[str, Any]:
@@ -445,7 +452,8 @@ class Learner:
 
     def _batch_axis(self, output: str) -> int:
         """The axis along which an output counts samples, as its loss was told."""
-        return next((int(g.options.get("batch_axis", 0)) for g in self.goals if g.outputs == (output,)), 0)
+        options = next((g.options for g in self.goals if g.outputs == (output,)), {})
+        return int(options.get("batch_axis", options.get("time_major", 0)))
 
     def save(self, path: Any, *, fold: bool = False) -> None:
         """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""

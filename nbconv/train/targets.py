@@ -31,6 +31,24 @@ class Targets:
         raise TypeError("targets of several losses are no sequence")
 
 
+class Weighted:
+    """Targets, an array or `Targets`, and a weight for each sample's loss, float32 (n,)."""
+
+    def __init__(self, targets: Any, weights: Any) -> None:
+        self.targets, self.weights = targets, np.asarray(weights, np.float32)
+        count = samples(targets)
+        if self.weights.shape != (count,):
+            raise ValueError(f"sample weights have shape {list(self.weights.shape)}, wanted [{count}], one a sample")
+        if not (np.isfinite(self.weights).all() and (self.weights >= 0).all()):
+            raise ValueError("sample weights are not all finite numbers of 0 or more")
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.targets, dtype)
+
+
 def samples(y: Any) -> int:
     """How many samples targets are for: an array, or a dict of arrays by output."""
     return len(Targets(y) if isinstance(y, Mapping) else y)

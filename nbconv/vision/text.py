@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.train.sequences import accuracy
+from nbconv.train.sequences import edit_distance as edit_distance
+
 
 class Text(NamedTuple):
     """What was read."""
@@ -48,23 +51,12 @@ def ctc(
     return Text("".join(letters[k] for k in best[new]), float(scores.mean()) if len(scores) else 0.0)
 
 
-def edit_distance(a: Sequence, b: Sequence) -> int:
-    """How many elements must be put in, left out or replaced to make ``a`` of ``b`` (Levenshtein 1966)."""
-    line = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        corner, line[0] = line[0], i
-        for j, y in enumerate(b, 1):
-            corner, line[j] = line[j], min(line[j] + 1, line[j - 1] + 1, corner + (x != y))
-    return line[-1]
-
-
 def character_accuracy(read: Sequence[Sequence], true: Sequence[Sequence]) -> float:
     """1 less the character error rate: all edit distances between what was read and the true texts, over all true
     characters; 0 where there are more errors than characters. ValueError for lists of different lengths."""
     if len(read) != len(true):
         raise ValueError(f"{len(read)} texts were read, {len(true)} are true")
-    errors, whole = sum(map(edit_distance, read, true)), sum(map(len, true))
-    return max(0.0, 1 - errors / whole) if whole else float(errors == 0)
+    return accuracy(sum(map(edit_distance, read, true)), sum(map(len, true)))
 
 
 def _beam(rows: np.ndarray, letters: list[str], blank: int, width: int) -> Text:

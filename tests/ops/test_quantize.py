@@ -7,6 +7,7 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
+from nbconv.ops.fake_quantize import FakeQuantize, StraightClip, StraightRound
 from nbconv.ops.inner import OfType
 from nbconv.ops.quantize import DequantizeLinear, QuantizeLinear
 from tests.check import case, run_cases, sampler
@@ -21,6 +22,16 @@ def u8(*values: int) -> np.ndarray:
 
 
 CASES = [
+    case(FakeQuantize(), 9 * r(2, 3, 5), np.array(0.1, np.float32), np.array(100, np.uint8)),
+    case(FakeQuantize(axis=0), 9 * r(2, 3, 5), np.abs(r(2)), np.array([3, -9], np.int8)),
+    case(FakeQuantize(), r(2, 3, dtype=np.float64).astype(np.float16), np.array(0.1, np.float16), np.array(1, np.uint8)),
+    case(FakeQuantize(axis=-1, block_size=2), 9 * r(2, 3), np.abs(r(2, 2)), r(2, 2, dtype=np.int8)),
+    case(FakeQuantize(), 1e5 * r(7), np.array(1e-3, np.float32), np.array(0, np.int32)),
+    case(FakeQuantize(), r(0, 3), SCALE),
+    case(FakeQuantize(axis=0), [0.0, 3.0, 0.7], [0.0, 1e-40, 0.5], np.zeros(3, np.int8), expect=[0, 0, 0.5]),
+    case(FakeQuantize(), [nan, inf, -inf, 0.75, -0.3], SCALE, u8(1)[0], expect=[nan, 127, -0.5, 1.0, -0.5]),
+    case(StraightRound(), [0.5, 1.5, -2.5, nan, inf], expect=[0, 2, -2, nan, inf]),
+    case(StraightClip(), [-9.0, 3.0, 9.0, nan], np.array(-8, np.float32), np.array(7, np.float32), expect=[-8, 3, 7, nan]),
     case(QuantizeLinear(), 9 * r(2, 3, 5), np.array(0.1, np.float32), np.array(100, np.uint8)),
     case(QuantizeLinear(), 9 * r(2, 3, 5), np.array([0.1, 0.3, 2.0], np.float32), np.array([0, -3, 50], np.int8)),
     case(QuantizeLinear(axis=-1), r(2, 3, 5), np.abs(r(5)), np.zeros(5, np.uint16)),

@@ -52,6 +52,7 @@ LOSSES = [
     *_all("mse", ("numbers",), reduction=REDUCTION),
     *_all("l1", ("numbers",), reduction=REDUCTION),
     *_all("huber", ("numbers",), delta=(None, 0.7), reduction=REDUCTION),
+    *_all("smooth_l1", ("numbers",), beta=(None, 0.7), reduction=REDUCTION),
     *_all("dice", ("pixels", "binary"), smooth=(None, 0.5), activation=(None, "softmax", "sigmoid")),
     *_all("dice", ("pixels",), ignore_index=(1,)),
     *_all("focal", ("labels", "pixels"), gamma=(None, 0.0, 3.5), weights=(None, WEIGHTS), reduction=REDUCTION),
@@ -174,7 +175,7 @@ def _torch_loss(loss: Loss, y: Any, t: Any) -> Any:
         return functional.binary_cross_entropy_with_logits(y, t, weight=weights, **options)
     if loss.name == "multiclass_hinge":
         return functional.multi_margin_loss(y, t, **options)
-    if loss.name in ("mse", "huber", "l1"):
+    if loss.name in ("mse", "huber", "l1", "smooth_l1"):
         return getattr(functional, f"{loss.name}_loss")(y, t, **options)
     if loss.name == "hinge":  # PyTorch has none of this shape: what its documentation would say
         each = (options.get("margin", 1.0) - t * y).clamp(min=0)

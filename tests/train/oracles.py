@@ -83,6 +83,11 @@ def huber(x, t, delta=1.0, reduction="mean") -> float:
     return reduced(np.where(d <= delta, d * d / 2, delta * (d - delta / 2)), reduction)
 
 
+def smooth_l1(x, t, beta=1.0, reduction="mean") -> float:
+    d = np.abs(x - t)
+    return reduced(np.where(d < beta, d * d / 2 / beta, d - beta / 2), reduction)
+
+
 def dice(x, t, ignore_index=None, smooth=1.0, activation=None) -> float:
     labels = t.ndim == x.ndim - 1
     soft = labels if activation is None else activation == "softmax"

@@ -73,6 +73,8 @@ def test_a_model_of_channels_last_is_trained_on_the_same_pictures(policy: nbconv
         losses.append(trainer.fit(data, epochs=2, batch_size=4, augment=policy, shuffle=False)["loss"])
     for others in losses[1:]:
         np.testing.assert_allclose(others, losses[0], rtol=1e-5)
+    tuned = [nbconv.finetune(model(g), (pictures, y), epochs=2, augment=policy).history["loss"] for g in (last, first)]
+    np.testing.assert_allclose(*tuned, rtol=1e-5)
     plain = nbconv.Trainer(model(first), optimizer=nbconv.SGD(1e-5), seed=4)
     assert plain.fit((pictures, y), epochs=2, batch_size=4, shuffle=False)["loss"] != losses[0]
 

@@ -190,5 +190,5 @@ def test_messages() -> None:
         value_and_gradients(box_losses.ssd, [np.zeros((2, 5, 4)), np.zeros((2, 6, 3))], np.zeros((2, 5, 5)))
     with pytest.raises(ValueError, match="kind is 'siou', wanted one of iou, giou, diou, ciou"):
         value_and_gradients(box_losses.iou, [np.zeros((2, 4))], np.zeros((2, 4)), kind="siou")
-    with pytest.raises(ValueError, match=r"boxes are \[2, 4\], targets \[3, 4\]: wanted one shape"):
+    with pytest.raises(ValueError, match=r"iou: targets are \[3, 4\], outputs \[2, 4\]: wanted one shape"):
         value_and_gradients(box_losses.iou, [np.zeros((2, 4))], np.zeros((3, 4)))

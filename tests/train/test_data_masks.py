@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,19 @@ def test_augmented_masks_train(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again[0][1], got[1][1])
 
 
+def test_unreadable_pictures_take_their_masks_along(tmp_path: Path) -> None:
+    for i in range(3):
+        draw(tmp_path / "images" / f"{i}.png", RED)
+        mask(tmp_path / "masks" / f"{i}.png", "grey", seed=i)
+    whole = nbconv.mask_folder(tmp_path, size=(12, 10)).batch(np.array([0, 2]))[1]
+    (tmp_path / "images" / "1.png").write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match=r"1 of 3 pictures cannot be read"):
+        data = nbconv.mask_folder(tmp_path, size=(12, 10), on_error="skip")
+    np.testing.assert_array_equal(data.batch(np.arange(2))[1], whole)
+    with pytest.raises(ValueError, match=r"1.png: not a picture"):
+        nbconv.mask_folder(tmp_path, size=(12, 10)).batch(np.arange(3))
+
+
 def annotated(root: Path, **changes: Any) -> Path:
     """Two pictures with a box and a triangle, as COCO has them."""
     for i in range(2):
@@ -173,6 +187,25 @@ def test_coco(tmp_path: Path) -> None:
     assert (y[0] != wanted).sum() <= 21 and not y[1].any()  # Pillow draws the outline
     only = nbconv.coco(path, size=(20, 30), classes=["tree"], most=3)
     np.testing.assert_array_equal(only.batch(np.arange(1))[1][0, :, 4], [0, -1, -1])
+
+
+def test_boxes_are_encoded_after_they_moved(tmp_path: Path) -> None:
+    """As a detector's loss wants them; a mirrored picture has mirrored targets."""
+    from nbconv.train.data import batches
+    from nbconv.vision import ssd_targets
+
+    anchors = np.array([[9, 10, 10, 10], [21, 10, 10, 10], [21, 3, 4, 4]], np.float32)
+
+    def encode(boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return ssd_targets(boxes, labels, anchors)
+
+    data = nbconv.coco(annotated(tmp_path), size=(20, 30), encode=encode).part(np.arange(2)[::-1])
+    boxes = [np.zeros((0, 4), np.float32), np.array([[4, 5, 14, 15]], np.float32)]
+    wanted = [encode(b, np.full(len(b), 2)) for b in boxes]
+    np.testing.assert_array_equal(data.batch(np.arange(2))[1], wanted)
+    assert [w[:, 4].tolist() for w in wanted] == [[0, 0, 0], [2, 0, 0]]
+    ((_, flipped),) = batches(data, np.arange(2), 2, augment=nbconv.Augment(flip=1.0))
+    assert flipped.dtype == np.float32 and flipped[..., 4].tolist() == [[0, 0, 0], [0, 2, 0]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -210,6 +243,32 @@ def test_run_lengths(h: int, w: int, seed: int, share: float) -> None:
 def test_wrong_coco(changes: dict, options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         nbconv.coco(annotated(tmp_path, **changes), **options)
+
+
+DAMAGE = [None, -1, 0, 1e300, float("nan"), float("inf"), "x", "", [], {}, [[]], [1, 2], True, 2**70, "\ud800"]
+
+
+def damaged(value: Any, rng: random.Random) -> Any:
+    if rng.random() < 0.06:
+        return rng.choice(DAMAGE)
+    if isinstance(value, dict):
+        return {k: damaged(v, rng) for k, v in value.items() if rng.random() > 0.03}
+    return [damaged(v, rng) for v in value if rng.random() > 0.03] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("task", ["boxes", "masks"])
+def test_what_is_damaged_is_refused_in_one_line(task: str, tmp_path: Path) -> None:
+    """Or read: never another error."""
+    path = annotated(tmp_path)
+    whole, said = json.loads(path.read_text()), []
+    for seed in range(300):
+        path.write_text(json.dumps(damaged(whole, random.Random(seed))))
+        try:
+            data = nbconv.coco(path, tmp_path / "images", size=(6, 7), task=task)
+            data.batch(np.arange(len(data)))
+        except (ValueError, OSError) as error:
+            said.append(str(error))
+    assert 100 < len(said) < 298 and not any("\n" in line for line in said)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "[]", "\x00"])

@@ -100,3 +100,60 @@ def test_casts_of_the_model_do_not_round_gradients() -> None:
     before = trainer.state["w1"].copy()
     trainer.step(r(4, 6), r(4, 3))
     assert np.abs(trainer.state["w1"] - before).min() > 0
+
+
+def words(dtype: np.dtype, of: np.dtype) -> Graph:
+    """(n, 7) numbers of words to (n, 5): a table, a bare scale and shift, an LSTM, a weight that nodes make, a slope."""
+    from tests.test_half import node
+
+    r = sampler(21)
+    weights = {
+        "table": r(20, 6), "gain": 1 + 0.1 * r(6), "shift": 0.1 * r(6), "w": r(1, 32, 6) * 0.3, "r": r(1, 32, 8) * 0.3,
+        "b": r(1, 64) * 0.1, "v": r(8, 5), "g": 1 + 0.1 * r(5), "slope": 0.1 + 0.1 * np.abs(r(5)), "last": r(5),
+    }  # fmt: skip
+    nodes = [
+        node("Gather", "table,ids", "e"), node("Mul", "e,gain", "m"), node("Add", "m,shift", "a"),
+        node("Transpose", "a", "t", perm=(1, 0, 2)), node("LSTM", "t,w,r,b", ",h", hidden_size=8),
+        node("Squeeze", "h,zero", "s"), node("ReduceL2", "v,zero", "n"), node("Div", "v,n", "u"), node("Mul", "u,g", "w2"),
+        node("MatMul", "s,w2", "p"), node("PRelu", "p,slope", "q"), node("Mul", "q,last", "y"),
+    ]  # fmt: skip
+    constants = {n: np.asarray(a).astype(of).astype(dtype) for n, a in weights.items()} | {"zero": np.array([0])}
+    return Graph(nodes, {"ids": Spec(("n", 7), np.dtype(np.int64))}, {"y": Spec(("n", 5), dtype)}, constants)
+
+
+@HALF
+def test_tables_and_what_nodes_compute(dtype: np.dtype, tmp_path: Path) -> None:
+    """All parameters have float32 masters, and the bits of a float32 model; the file has the model's type, and scores what
+    the trainer does."""
+    ids = np.random.default_rng(2).integers(0, 20, (12, 7))
+    half, single = (
+        nbconv.Trainer(Model(words(kind, dtype), threads=1), optimizer=nbconv.SGD(0.05, momentum=0.9))
+        for kind in (dtype, F32)
+    )
+    assert len(half.parameters) == 10 and half.state.keys() == single.state.keys()
+    before = {p.value: half.state[p.value].copy() for p in half.parameters}
+    for _ in range(6):
+        assert half.step({"ids": ids}, LABELS) == single.step({"ids": ids}, LABELS)
+    for name, value in half.state.items():
+        assert value.dtype == F32 and bits(value) == bits(single.state[name]), name
+    assert all((half.state[n] != a).any() for n, a in before.items())
+    half.save(tmp_path / "m.onnx")
+    graph = read(tmp_path / "m.onnx")
+    assert all(a.dtype == dtype for a in graph.constants.values() if a.dtype.kind != "i")
+    found = nbconv.load(tmp_path / "m.onnx", threads=1).run({"ids": ids})["y"]
+    assert bits(found) == bits(half.predict({"ids": ids}))
+    right = np.mean(found.astype(F32).argmax(axis=1) == LABELS)
+    assert half.evaluate([({"ids": ids}, LABELS)])["accuracy"] == right
+
+
+@HALF
+def test_running_statistics_are_float32_and_saved_in_the_models_type(dtype: np.dtype) -> None:
+    """Changes too small for half precision add up in them, too."""
+    x, m = batch(dtype), model(dtype, dtype)
+    trainer = nbconv.Trainer(m, optimizer=nbconv.SGD(1e-6), bn_momentum=0.9999)
+    start = {n: trainer.state[n].copy() for n in ("mean", "var")}
+    for _ in range(3):
+        trainer.step(x, LABELS)
+    for name, value in start.items():
+        assert trainer.state[name].dtype == F32 and (trainer.state[name] != value).any()
+        assert bits(trainer.graph().constants[name]) == bits(trainer.state[name].astype(dtype))

@@ -14,7 +14,6 @@ from nbconv.graph.builder import Builder
 from nbconv.model import Model
 from nbconv.passes.autodiff import backprop
 from nbconv.train import losses
-from nbconv.train.sequence_losses import ctc
 
 rng = np.random.default_rng(21)
 X = rng.standard_normal((5, 7)).astype(np.float32)
@@ -150,7 +149,7 @@ def test_ctc(how: str, major: bool, lengths: bool) -> None:
     """PyTorch's where it is installed, and the gradient is 0 behind a sequence's end."""
     x = np.ascontiguousarray(SEQUENCES.swapaxes(0, 1)) if major else SEQUENCES
     y = np.concatenate([LENGTHS, TEXTS], axis=1) if lengths else TEXTS
-    value, slope = value_and_gradient(ctc, x, y, reduction=how, time_major=major, lengths_first=lengths)
+    value, slope = value_and_gradient(losses.ctc, x, y, reduction=how, batch_axis=int(major), lengths_first=lengths)
     slope = slope.swapaxes(0, 1) if major else slope
     assert value > 0
     assert (slope[1, 3:] == 0).all() == lengths
@@ -172,7 +171,7 @@ def test_ctc(how: str, major: bool, lengths: bool) -> None:
 
 def test_ctc_of_a_sequence_that_is_too_short() -> None:
     x, y = SEQUENCES[:1, :2], np.array([[3, 3]])
-    assert value_and_gradient(ctc, x, y)[0] == np.inf
-    value, slope = value_and_gradient(ctc, x, y, zero_infinity=True)
+    assert value_and_gradient(losses.ctc, x, y)[0] == np.inf
+    value, slope = value_and_gradient(losses.ctc, x, y, zero_infinity=True)
     assert value == 0
     assert not slope.any()

@@ -74,8 +74,8 @@ def integer_cost(g: Geometry, target: Target, symmetric: bool) -> float:
 
 
 def plain_cost(g: Geometry, target: Target) -> float:
-    """That of the same convolution of float32, and of what goes from integers and back. Winograd's filtering of floats is not
-    compared with that of integers, which is exact and about as fast."""
+    """That of the same convolution of float32, and of what goes from integers and back. Winograd's filtering of floats is
+    not compared with that of integers, which is exact and about as fast."""
     if integer_winograd.fits(ConvProblem(g, "uint8", True, True, target, inf, inf)):
         target = target._replace(winograd=False)
     p = ConvProblem(g, "float32", True, True, target, inf, inf)

@@ -85,13 +85,13 @@ class Augment:
         if x.ndim != 4 and (self.moves or self.cutout):
             raise ValueError(f"the samples have shape {list(x.shape)}: moves and cuts want pictures (n, c, h, w)")
         several = y.arrays if isinstance(y, Targets) else y if isinstance(y, Mapping) else None
-        parts = {"": y} if several is None else dict(several)
+        parts: dict[Any, Any] = {"": y} if several is None else dict(several)
         if several is not None and self.mixup:
             raise ValueError("targets are by output: mixup wants one label a sample")
         kinds = {name: self._kind(x, part, kind) for name, part in parts.items()}
         done = [self.one(sample, rng) for sample, rng in zip(x, generators, strict=True)]
         for name, part in parts.items():
-            if kinds[name] in ("mask", "boxes") and len(x):
+            if kinds[name] in ("mask", "boxes") and any(moves for _, moves in done):
                 moved = [self._followed(kinds[name], t, moves, x.shape[2:]) for t, (_, moves) in zip(part, done)]
                 parts[name] = np.stack(moved)
         y = parts[""] if several is None else Targets(parts) if isinstance(y, Targets) else parts

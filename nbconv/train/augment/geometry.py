@@ -28,18 +28,20 @@ def warped(x: np.ndarray, matrix: np.ndarray, fill: float = 0.0) -> np.ndarray:
 
 
 def warped_mask(mask: np.ndarray, moves: Sequence[np.ndarray], fill: float = 0) -> np.ndarray:
-    """(h, w) or (k, h, w) of any numbers moved, the nearest pixel's value; ``fill`` for what was outside the picture before
-    any of the moves, as the picture lost it there."""
-    h, w = mask.shape[-2:]
-    x, y = np.arange(w, dtype=np.float32)[None] + 0.5, np.arange(h, dtype=np.float32)[:, None] + 0.5
-    inside: np.ndarray = np.ones((1, 1), bool)
-    for matrix in reversed(moves):
-        (a, b, c), (d, e, f) = matrix[:2].astype(np.float32)
-        # a row and a column as long as nothing turns
-        x, y = (a * x + c if b == 0 else a * x + b * y + c), (e * y + f if d == 0 else d * x + e * y + f)
-        inside = inside & ((x >= 0) & (x < w)) & ((y >= 0) & (y < h))
-    columns, rows = x.clip(0, w - 1).astype(np.int32), y.clip(0, h - 1).astype(np.int32)
-    return np.where(inside, mask[..., rows, columns], np.asarray(fill, mask.dtype))
+    """(h, w) or (k, h, w) moved, the nearest pixel's value; ``fill`` for what was outside the picture before any of the
+    moves, as the picture lost it there. Integers below 2**31, or float32."""
+    image = pillow()
+    kind = np.float32 if mask.dtype.kind == "f" else np.int32
+    planes = mask.reshape(-1, *mask.shape[-2:])
+    result = np.empty(planes.shape, kind)
+    for plane, out in zip(planes, result):
+        found = image.fromarray(np.ascontiguousarray(plane, kind))
+        for matrix in moves:
+            coefficients = tuple(float(v) for v in matrix[:2].reshape(-1))
+            how, by = image.Transform.AFFINE, image.Resampling.NEAREST
+            found = found.transform(found.size, how, coefficients, by, fillcolor=kind(fill).item())
+        out[...] = np.asarray(found)
+    return result.reshape(mask.shape).astype(mask.dtype)
 
 
 def warped_boxes(boxes: np.ndarray, moves: Sequence[np.ndarray], size: tuple[int, int], least: float = 0.25) -> np.ndarray:

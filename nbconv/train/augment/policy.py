@@ -104,15 +104,17 @@ class RandAugment(Augment):
                 moves.append(move)
             elif name in COLOURS:
                 image = COLOURS[name](image, amount)
-        x = np.asarray(image, np.float32).reshape(*size, len(x)).transpose(2, 0, 1)
-        return x if self.white == 255 else x * np.float32(self.white / 255)
+        planes = np.empty(x.shape, np.float32)
+        for plane, out in zip(image.split(), planes):
+            out[...] = np.asarray(plane)
+        return planes if self.white == 255 else planes * np.float32(self.white / 255)
 
 
 def _image(x: np.ndarray, white: float) -> Any:
     """(c, h, w) as Pillow has it."""
-    x = x if white == 255 else x * np.float32(255 / white)
-    bytes_ = np.rint(x).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    return pillow().fromarray(np.ascontiguousarray(bytes_[:, :, 0] if len(x) == 1 else bytes_))
+    x = np.rint(x if white == 255 else x * np.float32(255 / white))
+    planes = [pillow().fromarray(plane) for plane in np.clip(x, 0, 255, out=x).astype(np.uint8)]
+    return planes[0] if len(planes) == 1 else pillow().merge("RGB", planes)
 
 
 def _moved(image: Any, matrix: np.ndarray, fill: int) -> Any:

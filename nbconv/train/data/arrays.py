@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbconv.train.data.base import Data, kind_named, layout_named, scale, targets
+from nbconv.train.targets import Weighted
 
 
 class Arrays(Data):
@@ -18,7 +19,8 @@ class Arrays(Data):
     (n, h, w), (n, h, w, 1) or (n, h, w, 3). ``y``: targets, (n, …), or names of classes. ``size`` (h, w): pictures are
     resized to it (bilinear) as they are read. ``mean`` and ``std``: numbers, or one a channel: the model gets
     (x - mean) / std. ``channels``: 3 repeats grey. ``layout``: "NHWC" for a model whose channels are last, as arrays of
-    float32 have them then, too; "auto" is the model's. ``kind``: what a target is, see `Data`."""
+    float32 have them then, too; "auto" is the model's. ``kind``: what a target is, see `Data`.
+    ``weights``: of each sample's loss in training, (n,)."""
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class Arrays(Data):
         classes: Sequence[str] = (),
         layout: str = "auto",
         kind: str = "auto",
+        weights: Any = None,
     ) -> None:
         self.x = np.asarray(x)
         self.labels, self.classes = targets(y, classes)
@@ -45,6 +48,7 @@ class Arrays(Data):
         self.pictures = self.x.dtype == np.uint8 and (self.x.ndim == 3 or (self.x.ndim == 4 and self.x.shape[3] in (1, 3)))
         self.size, self.channels, self.layout, self.kind = size, channels, layout_named(layout), kind_named(kind)
         self.mean, self.std = scale(mean, std)
+        self.weights = None if weights is None else Weighted(self.labels, weights).weights
 
     def raw(self, numbers: np.ndarray) -> np.ndarray:
         x = self.x[numbers]

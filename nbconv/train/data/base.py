@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from nbconv.edit.pictured import PictureInput
-from nbconv.train.targets import Targets
+from nbconv.train.targets import Targets, Weighted
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, Any]
+"""Samples, and targets: an array, or `Targets`, or `Weighted`."""
 KINDS = ("auto", "label", "values", "mask", "boxes")
 
 
 class Data:
     """Samples that can be asked for by their numbers.
 
-    ``labels``: all targets, (n, …); ``classes``: their names, if known. ``kind``: what a target is: "label" (a class, or
+    ``labels``: all targets, (n, …); ``classes``: their names, if known. ``weights``: of each sample's loss in training, (n,)
+    float32, if they are not all 1. ``kind``: what a target is: "label" (a class, or
     0 and 1 a class), "values" (numbers), "mask" (a class a pixel), "boxes" (rows x1, y1, x2, y2, class in pixels; rows of
     -1 fill up), or "auto": what the shapes say.
     `raw` gives samples as float32 (n, c, …), `ready` what the model takes of them: (x - mean) / std, with the channels last
@@ -28,6 +30,7 @@ class Data:
 
     labels: np.ndarray
     classes: tuple[str, ...] = ()
+    weights: np.ndarray | None = None
     kind: str = "auto"
     mean: np.ndarray | float = 0.0
     std: np.ndarray | float = 1.0
@@ -75,7 +78,15 @@ class Data:
     def batch(self, numbers: np.ndarray) -> Batch:
         """Samples as the model takes them, and their targets."""
         x, y = self.read(numbers)
-        return self.ready(x), y
+        return self.ready(x), self.weighed(self.encoded(y), numbers)
+
+    def encoded(self, y: Any) -> Any:
+        """Targets as the loss wants them, of what `read` gave and augmentation made of it."""
+        return y
+
+    def weighed(self, y: Any, numbers: np.ndarray) -> Any:
+        """Targets of these samples with their weights, where there are."""
+        return y if self.weights is None else Weighted(y, self.weights[numbers])
 
     def part(self, numbers: Sequence[int] | np.ndarray) -> Part:
         """Only these samples."""
@@ -108,6 +119,7 @@ class Part(Data):
         if labels is not None:
             self.labels = labels[numbers]
         self.classes, self.kind = whole.classes, whole.kind
+        self.weights = None if whole.weights is None else whole.weights[numbers]
         self.mean, self.std, self.layout = whole.mean, whole.std, whole.layout
 
     def __len__(self) -> int:
@@ -115,13 +127,20 @@ class Part(Data):
 
     def bound(self, to: PictureInput) -> Data:
         whole = self.whole.bound(to)
-        return self if whole is self.whole else Part(whole, self.numbers)
+        if whole is self.whole:
+            return self
+        other = Part(whole, self.numbers)
+        other.weights = self.weights
+        return other
 
     def read(self, numbers: np.ndarray) -> Batch:
         return self.whole.read(self.numbers[numbers])
 
     def ready(self, x: np.ndarray) -> np.ndarray:
         return self.whole.ready(x)
+
+    def encoded(self, y: Any) -> Any:
+        return self.whole.encoded(y)
 
 
 def scale(mean: Any, std: Any) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,24 @@ class Boxed(Pictures):
     """Pictures and boxes: ``boxes`` has for each picture rows (left, top, right, bottom, class) in its own pixels. Targets
     are float32 (n, most, 5): the same rows in pixels of the model's input, as many as the picture with most of them has
     (``most``, unless given: more are refused), filled up with rows of -1. A box is cut at the edge of what is left of the
-    picture; one that loses more than three quarters goes."""
+    picture; one that loses more than three quarters goes. ``encode``: a function of a picture's boxes (k, 4) and their
+    labels (k,), which count from 1, after augmentation; targets are then what it gives, stacked: such as
+    `nbconv.vision.ssd_targets` and `fcos_targets` with their anchors or points."""
 
     def __init__(
-        self, paths: Sequence[Any], boxes: Sequence[Any], classes: Sequence[str], *, most: int | None = None, **options: Any
+        self,
+        paths: Sequence[Any],
+        boxes: Sequence[Any],
+        classes: Sequence[str],
+        *,
+        most: int | None = None,
+        encode: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(paths, np.arange(len(boxes)), classes=classes, kind="boxes", **options)
         rows = [np.asarray(boxes[i], np.float32).reshape(-1, 5) for i in self.labels]
         del self.labels
-        self.boxes = rows
+        self.boxes, self.encode = rows, encode
         for path, found in zip(self.paths, rows):
             wrong = ~np.isfinite(found).all(axis=1) | (found[:, 2] <= found[:, 0]) | (found[:, 3] <= found[:, 1])
             if wrong.any():
@@ -43,6 +52,12 @@ class Boxed(Pictures):
     def read(self, numbers: np.ndarray) -> Batch:
         found = each(self._pair, numbers)
         return np.concatenate([x for x, _ in found]), np.stack([y for _, y in found])
+
+    def encoded(self, y: np.ndarray) -> np.ndarray:
+        if self.encode is None:
+            return y
+        real = [rows[rows[:, 4] >= 0] for rows in y]
+        return np.stack([np.asarray(self.encode(r[:, :4], r[:, 4].astype(np.int64) + 1), np.float32) for r in real])
 
     def raw(self, numbers: np.ndarray) -> np.ndarray:
         return self.read(numbers)[0]

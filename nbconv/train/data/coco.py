@@ -27,8 +27,13 @@ class CocoMasks(Masked):
         for number, segmentation in self.masks[i]:
             try:
                 result[drawn(segmentation, size)] = number
-            except ValueError as error:
-                raise ValueError(f"{self.paths[i]}: {error}") from None
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                what = (
+                    f"{error}"
+                    if type(error) is ValueError
+                    else f"a segmentation is damaged: {type(error).__name__} at {error}"
+                )
+                raise ValueError(f"{self.paths[i]}: {what}") from None
         return result
 
 
@@ -43,10 +48,11 @@ def coco(
     """A COCO file of annotations and its pictures, in the folder ``images`` (by default looked for: beside the file, and in
     folders there and above it named images, or as the file).
 
-    ``task`` "boxes": targets float32 (n, most, 5), see `Boxed`; ``most`` is an option. "masks": int64 (n, h, w), 0 where
-    there is no thing, else 1 and the number of its class. ``classes``: only these categories, in this order; by default
-    all, in the order of their ids. Annotations of crowds have no boxes. Pictures without annotations count. Other options
-    are those of `Pictures`. ValueError for what is no such file, or more than 1 GiB, and names pictures that are missing.
+    ``task`` "boxes": targets float32 (n, most, 5), see `Boxed`, whose options ``most`` and ``encode`` are. "masks": int64
+    (n, h, w), 0 where there is no thing, else 1 and the number of its class. ``classes``: only these categories, in this
+    order; by default all, in the order of their ids. Annotations of crowds have no boxes. Pictures without annotations
+    count. Other options are those of `Pictures`. ValueError for what is no such file, or more than 1 GiB, and names pictures
+    that are missing.
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}, wanted one of {', '.join(TASKS)}")
@@ -110,7 +116,8 @@ def _boxes(annotations: Sequence[Mapping[str, Any]], numbers: Mapping[Any, int])
             left, top, width, height = (float(v) for v in a["bbox"])
             if width > 0 and height > 0:
                 rows.append([left, top, left + width, top + height, numbers[a["category_id"]]])
-    return np.array(rows, np.float32).reshape(-1, 5)
+    with np.errstate(over="ignore"):  # infinite boxes are refused
+        return np.array(rows, np.float32).reshape(-1, 5)
 
 
 def _segments(annotations: Sequence[Mapping[str, Any]], numbers: Mapping[Any, int]) -> list[tuple[int, Any]]:

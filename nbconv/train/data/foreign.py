@@ -10,6 +10,7 @@ import numpy as np
 from nbconv.base.image import load_image
 from nbconv.train.data.base import Batch, Data, kind_named, layout_named, scale, targets
 from nbconv.train.data.pictures import Pictures
+from nbconv.train.targets import Weighted
 
 SAMPLES = ("image", "images", "img", "pixel_values", "picture", "x", "input", "inputs", "audio", "features")
 TARGETS = ("label", "labels", "target", "targets", "y", "class", "fine_label", "annotation", "mask")
@@ -44,11 +45,15 @@ def pair(item: Any, what: str) -> tuple[Any, Any]:
 
 
 def as_batches(given: Iterable[Any] | Callable[[], Iterable[Any]]) -> Iterator[tuple[Any, Any]]:
-    """The batches of an iterable, or of what a function returns, as arrays (or dicts of them)."""
+    """The batches of an iterable, or of what a function returns, as arrays (or dicts of them); the third thing of a batch,
+    where there is one, is the weights of its samples."""
     source = given if isinstance(given, Iterable) else given()
     for k, batch in enumerate(source):
+        weights = None
+        if isinstance(batch, (tuple, list)) and len(batch) == 3:
+            batch, weights = batch[:2], batch[2]
         x, y = pair(batch, f"batch {k} of the data")
-        yield _arrays(x), _arrays(y)
+        yield _arrays(x), _arrays(y) if weights is None else Weighted(_arrays(y), array(weights))
 
 
 def _arrays(value: Any) -> Any:

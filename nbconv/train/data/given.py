@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 
 def as_data(given: Any, model: Model | None = None, name: str = "data") -> Data | None:
-    """Data from (x, y) or `Data`; None for another iterable, which yields batches itself (`as_batches` reads them).
-    ``model`` decides what the data leave open, such as the layout. ValueError, with ``name``, for all else."""
+    """Data from (x, y), (x, y, weights of samples) or `Data`; None for another iterable, which yields batches itself
+    (`as_batches` reads them). ``model`` decides what the data leave open, such as the layout. ValueError, with ``name``, for
+    all else."""
     found = _data(given, name)
     return found if found is None or model is None else found.bound(wanted(model))
 
@@ -43,8 +44,8 @@ def _data(given: Any, name: str) -> Data | None:
         return given
     if isinstance(given, Mapping) and "train" in given:
         raise ValueError(f"{name} is splits, {', '.join(given)}: give one, as fit(splits['train'], splits['val'])")
-    if isinstance(given, tuple) and len(given) == 2:
-        return Arrays(*given)
+    if isinstance(given, tuple) and len(given) in (2, 3):
+        return Arrays(*given[:2], weights=given[2] if len(given) == 3 else None)
     if isinstance(given, (str, bytes, os.PathLike)):
         raise ValueError(f"{name} is a path: give what reads it, as nbconv.image_folder(path)")
     table = frame(given)
@@ -79,8 +80,8 @@ def read_data(
 
 
 def _one(data: Any, given: Mapping[str, Any]) -> Data:
-    if isinstance(data, tuple) and len(data) == 2:
-        found = Arrays(*data, **given)
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        found = Arrays(*data[:2], weights=data[2] if len(data) == 3 else None, **given)
         found.std = 255.0 if found.pictures and "std" not in given else found.std
         return found
     if not isinstance(data, Data):

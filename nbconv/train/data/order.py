@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbconv.train.data.base import Batch, Data
+from nbconv.train.targets import Weighted
 
 if TYPE_CHECKING:
     from nbconv.train.augment import Augment
@@ -56,8 +58,10 @@ def batches(
         places = np.arange(k * batch_size, min((k + 1) * batch_size, len(numbers)))
         x, y = data.read(numbers[places])
         if augment is not None:
+            if data.weights is not None and augment.mixup:
+                raise ValueError("mixup and weights of samples exclude each other")
             x, y = augment(x, y, generators(seed, epoch, places), classes, kind=data.kind)
-        yield data.ready(x), y
+        yield data.ready(x), data.weighed(data.encoded(y), numbers[places])
 
 
 def generators(seed: int, epoch: int, places: Iterable[int]) -> list[np.random.Generator]:
@@ -73,7 +77,42 @@ def augmented(
     for x, y in pairs:
         x = np.asarray(x)
         places = range(place, place := place + len(x))
-        yield augment(x, y, generators(seed, epoch, places), classes, layout=layout)
+        if isinstance(y, Weighted):
+            if augment.mixup:
+                raise ValueError("mixup and weights of samples exclude each other")
+            x, targets = augment(x, y.targets, generators(seed, epoch, places), classes, layout=layout)
+            yield x, Weighted(targets, y.weights)
+        else:
+            yield augment(x, y, generators(seed, epoch, places), classes, layout=layout)
+
+
+def class_weighted(data: Data, weights: Any) -> Data:
+    """The data with each sample's weight times that of its class: "balanced", n / (classes · samples of the class), so that
+    all classes count alike; a dict by number or name, 1 for those that it lacks; or one a class, by number."""
+    labels = getattr(data, "labels", None)
+    if labels is None or labels.ndim != 1 or labels.dtype.kind != "i":
+        raise ValueError("class_weight wants one class a sample; for pixels say loss_options={'weights': …}")
+    present, where, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise ValueError(f"class_weight is {weights!r}, wanted 'balanced', a dict, or one a class")
+        found = len(labels) / (len(present) * counts)
+    elif isinstance(weights, Mapping):
+        names = {name: i for i, name in enumerate(data.classes)}
+        unknown = [k for k in weights if k not in names and not (isinstance(k, (int, np.integer)) and k >= 0)]
+        if unknown:
+            raise ValueError(f"class_weight names {unknown[0]!r}, the classes are {', '.join(data.classes) or 'numbers'}")
+        by_number = {names.get(k, k): v for k, v in weights.items()}
+        found = np.array([by_number.get(int(c), 1.0) for c in present])
+    else:
+        given = np.asarray(weights, np.float64)
+        if given.ndim != 1 or len(given) <= present[-1]:
+            raise ValueError(f"class_weight has shape {list(given.shape)}, wanted one a class, {present[-1] + 1} or more")
+        found = given[present]
+    each = found[where].astype(np.float32)
+    other = copy.copy(data)
+    other.weights = Weighted(labels, each if data.weights is None else each * data.weights).weights
+    return other
 
 
 def prefetch(source: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:

@@ -1,0 +1,77 @@
+"""A step that changes no parameter is told, with its reason: nothing is learnt by it."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from nbconv.graph import Graph
+from nbconv.model import Model
+from nbconv.train.building import Built
+
+SAMPLE = 256
+"""Elements of a parameter that are looked at from step to step."""
+CHECKS = 8
+"""How often all parameters are looked at."""
+
+
+class UnchangedParameters(UserWarning):
+    """A training step left every parameter as it was."""
+
+
+class Watch:
+    """Looks at ``state``, whose parameters are ``names``, before and after each step. All are looked at until one is found
+    that changes; later a few elements of that one."""
+
+    def __init__(self, state: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+        self.state, self.names = state, sorted(names, key=lambda n: state[n].size)
+        self._witness, self._left = "", CHECKS
+
+    def before(self, brief: bool) -> dict[str, bytes | int]:
+        """What parameters hold now; ``brief``: there is no time to look at all of them."""
+        if self._witness:
+            return {self._witness: self._sample()}
+        if brief or not self._left:
+            return {}
+        return {n: zlib.crc32(self.state[n].data) for n in self.names}
+
+    def after(self, held: Mapping[str, bytes | int], why: Callable[[], str]) -> None:
+        """Warns, once, where all parameters hold what they ``held``; ``why`` says the reason."""
+        if not held:
+            return
+        if self._witness:
+            if held[self._witness] == self._sample():
+                self._witness = ""
+            return
+        self._left -= 1
+        self._witness = next((n for n in self.names if zlib.crc32(self.state[n].data) != held[n]), "")
+        if not self._witness:
+            self._left = 0
+            count = f"all {len(self.names)} parameters" if len(self.names) > 1 else "the parameter"
+            warnings.warn(f"the step left {count} as before: {why()}", UnchangedParameters, stacklevel=4)
+
+    def _sample(self) -> bytes:
+        return self.state[self._witness].reshape(-1)[:SAMPLE].tobytes()
+
+
+def reason(built: Built, given: Mapping[str, np.ndarray], like: Callable[[Graph], Model], lr: float) -> str:
+    """Why a step changes nothing; ``given`` has all that its graph reads, ``like`` makes a model of a graph."""
+    if not built.trained:
+        return "no gradient reaches them from the loss"
+    made = built.graph.producers()
+    names = list(dict.fromkeys(made[built.updates[p.value]].inputs[1] for p in built.trained))
+    wanted, nodes = set(names), []
+    for node in reversed(built.graph.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            nodes.append(node)
+            wanted.update(n for n in node.inputs if n)
+    inputs = {n: s for n, s in built.graph.inputs.items() if n in wanted}
+    graph = Graph(nodes[::-1], inputs, dict.fromkeys(names), built.graph.constants)
+    found = like(graph).run({n: given[n] for n in inputs})
+    largest = max(float(np.abs(g).max(initial=0.0)) for g in found.values())
+    if largest == 0:
+        return "all their gradients are 0"
+    return f"updates are below what float32 can add: the greatest gradient is {largest:.2g}, the learning rate {lr:.2g}"
