@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from nbconv.train.finetune import finetune
     from nbconv.train.learner import NonFiniteLoss
+    from nbconv.train.loggers import MLflow, TensorBoard, WandB
     from nbconv.train.optimizers import SGD, AdaDelta, AdaGrad, Adam, AdamW, RMSProp
     from nbconv.train.trainer import Trainer
 
@@ -56,6 +57,7 @@ _MODULES = {
     ),
     "train.finetune": ("finetune",),
     "train.learner": ("NonFiniteLoss",),
+    "train.loggers": ("MLflow", "TensorBoard", "WandB"),
     "train.optimizers": ("SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "RMSProp"),
     "train.trainer": ("Trainer",),
 }  # fmt: skip
@@ -73,8 +75,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SGD", "AdaDelta", "AdaGrad", "Adam", "AdamW", "Arrays", "Augment", "CSVLogger", "Callback", "DeviceError",
-    "EarlyStopping", "LearningCurve", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures", "RMSProp",
-    "RandAugment", "ReduceLROnPlateau", "Splits", "TerminateOnNaN", "Trainer", "UnsupportedError", "__version__", "coco",
-    "finetune", "from_dataset", "from_torch", "image_folder", "image_list", "image_splits", "load", "load_npz",
-    "mask_folder", "save", "voc",
+    "EarlyStopping", "LearningCurve", "MLflow", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures",
+    "RMSProp", "RandAugment", "ReduceLROnPlateau", "Splits", "TensorBoard", "TerminateOnNaN", "Trainer",
+    "UnsupportedError", "WandB", "__version__", "coco", "finetune", "from_dataset", "from_torch", "image_folder",
+    "image_list", "image_splits", "load", "load_npz", "mask_folder", "save", "voc",
 ]  # fmt: skip

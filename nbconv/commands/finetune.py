@@ -1,37 +1,98 @@
-"""Teach a model new classes: from a folder of class sub-folders, a CSV file of path,label lines, or an .npz with x and y.
-The classifier is replaced; a share of each class is held out, and the accuracy on it told."""
+"""Teach a model new classes, masks or numbers: from a folder of class sub-folders or of images/ and masks/, a CSV file of
+path,label lines, an .npz with x and y, or COCO's .json. The head is replaced; a share of each class is held out, and how
+good the model is on it told. What is written says how its pictures are made and what its classes are."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from nbconv.commands._model import add_device, add_model, add_seed, add_threads, nonnegative, positive
+from nbconv.commands import _model
+from nbconv.commands._options import Options
+
+OPTIMIZERS = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sgd": "SGD",
+    "rmsprop": "RMSProp",
+    "adagrad": "AdaGrad",
+    "adadelta": "AdaDelta",
+}
+LOSSES = (
+    "cross_entropy", "focal", "dice", "multiclass_hinge", "binary_cross_entropy", "binary_focal", "mse", "l1", "huber",
+)  # fmt: skip
+SCHEDULES = ("constant", "cosine", "warm_up_cosine", "step", "exponential", "one_cycle", "plateau")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    parser.add_argument("data", help="a folder of class sub-folders, a .csv, or an .npz")
-    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the ONNX file to write")
-    parser.add_argument("--layers", default="head", help="what trains: head (default), last:K or all")
-    parser.add_argument("--epochs", type=positive, default=10, metavar="N", help="(default: 10)")
-    parser.add_argument("--batch", type=positive, default=32, metavar="N", help="samples a step (default: 32)")
+    options = Options(parser)
+    options.add("model", nargs="?", help="an ONNX or TFLite file")
+    options.add("data", nargs="?", help="a folder, a .csv, an .npz, or COCO's .json")
+    options.add("-o", "--out", metavar="FILE", help="the ONNX file to write")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of options (model, data and out, too); those here win")
     parser.add_argument(
-        "--lr", type=nonnegative, metavar="X", help="Adam's learning rate (default: 0.001 head, else 0.0003)"
+        "--dry-run", action="store_true", help="say what would train, the memory and the time of an epoch; train nothing"
     )
-    parser.add_argument("--held-out", type=nonnegative, default=0.2, metavar="X", help="share to hold out (default: 0.2)")
-    parser.add_argument("--mean", default="0", help="of pixels, one number or one a channel: 127 or 124,116,104")
-    parser.add_argument("--std", default="255", help="the same (default: 255)")
-    parser.add_argument("--flip", action="store_true", help="mirror half of the pictures while training")
-    add_seed(parser, "the new classifier, the split and the order of samples")
-    parser.add_argument("--html", metavar="FILE", help="write the confusion matrix as a page")
-    parser.add_argument("--png", metavar="FILE", help="write it as a picture")
-    add_threads(parser)
-    add_device(parser)
+    what = parser.add_argument_group("what is learnt")
+    options.add(
+        "--task", choices=("auto", "classify", "segment", "detect", "regress"), default="auto", metavar="NAME", group=what,
+        help="classify, segment, detect or regress (default: what the data are of)",
+    )  # fmt: skip
+    options.add(
+        "--layers", "--trainable", default="head", group=what,
+        help="what trains: head (default), last:K, all, or globs of names separated by commas",
+    )  # fmt: skip
+    options.add(
+        "--loss", choices=LOSSES, metavar="NAME", group=what,
+        help=f"{', '.join(LOSSES)} (default: cross_entropy; mse to regress)",
+    )  # fmt: skip
+    options.add("--repair", action="store_true", group=what, help="give convolutions with folded batch norms a scale again")
+    how = parser.add_argument_group("how")
+    options.add("--epochs", type=_model.positive, default=10, metavar="N", group=how, help="(default: 10)")
+    options.add("--batch", type=_model.positive, default=32, metavar="N", group=how, help="samples a step (default: 32)")
+    options.add(
+        "--optimizer", choices=tuple(OPTIMIZERS), default="adam", metavar="NAME", group=how,
+        help=f"{', '.join(OPTIMIZERS)} (default: adam)",
+    )  # fmt: skip
+    options.add(
+        "--lr", type=_model.nonnegative, metavar="X", group=how, help="learning rate (default: 0.001 head, else 0.0003)"
+    )
+    options.add(
+        "--schedule", choices=SCHEDULES, metavar="NAME", group=how,
+        help=f"of the learning rate, over the epochs: {', '.join(SCHEDULES)} (default: constant)",
+    )  # fmt: skip
+    options.add(
+        "--patience", type=_model.positive, metavar="N", group=how,
+        help="end when the held-out loss was not lower for N epochs, with the weights of the best",
+    )  # fmt: skip
+    options.add(
+        "--resume", metavar="FILE", group=how, help="a checkpoint: written after each epoch, gone on from where it is there"
+    )
+    options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
+    _model.add_seed(parser, "the new classifier, the split and the order of samples")
+    data = parser.add_argument_group("data")
+    options.add("--held-out", type=_model.nonnegative, default=0.2, metavar="X", group=data, help="(default: 0.2)")
+    options.add("--size", type=_size, metavar="HxW", group=data, help="of pictures (default: the model's)")
+    options.add("--mean", group=data, help="of pixels, one number or one a channel: 127 or 124,116,104")
+    options.add("--std", group=data, help="the same (default: what the model says, else 255)")
+    options.add("--channels", type=int, choices=(1, 3), group=data, help="3, or 1 for grey (default: the model's)")
+    options.add("--layout", choices=("auto", "NCHW", "NHWC"), group=data, help="(default: the model's)")
+    options.add(
+        "--balance", type=_model.nonnegative, default=0.0, metavar="X", group=data,
+        help="1: each class has an equal share of every batch; 0 (default): its own",
+    )  # fmt: skip
+    options.add("--flip", action="store_true", group=data, help="mirror half of the pictures while training")
+    options.add("--html", metavar="FILE", help="write the confusion matrix as a page")
+    options.add("--png", metavar="FILE", help="write it as a picture")
+    _model.add_threads(parser)
+    _model.add_device(parser)
     parser.epilog = """exit code: 0 all is well, 2 the model, the data or an option is wrong
 
 examples:
   nbconv finetune m.onnx flowers/ -o flowers.onnx --mean 127 --std 128
-  nbconv finetune m.onnx list.csv -o m2.onnx --layers last:3 --epochs 5 --png confusion.png"""
+  nbconv finetune m.onnx list.csv -o m2.onnx --layers last:3 --epochs 5 --png confusion.png
+  nbconv finetune m.onnx flowers/ -o m2.onnx --schedule cosine --patience 5 --resume c.safetensors
+  nbconv finetune --config tune.toml --dry-run"""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,30 +101,24 @@ def run(args: argparse.Namespace) -> int:
     from nbconv.train.confusion import need_pillow
     from nbconv.train.finetune import finetune
     from nbconv.train.learner import NonFiniteLoss
-    from nbconv.train.optimizers import Adam
 
+    args = args.options.chosen(args, args.config)
+    wanted = ("model", "data") if args.dry_run else ("model", "data", "out")
+    missing = [name for name in wanted if not getattr(args, name)]
+    if missing:
+        raise ValueError(f"the {' and the '.join(missing)} are not given: nbconv finetune MODEL DATA -o FILE")
+    augment = Augment(flip=0.5) if args.flip else None
+    if args.dry_run:
+        return _dry_run(args, augment)
     if args.png:
         need_pillow()
     for path in filter(None, (args.html, args.png)):
         check(path)
     try:
         report = finetune(
-            args.model,
-            args.data,
-            args.out,
-            layers=args.layers,
-            epochs=args.epochs,
-            batch_size=args.batch,
-            optimizer=Adam(args.lr) if args.lr is not None else None,
-            held_out=args.held_out,
-            mean=_numbers(args.mean),
-            std=_numbers(args.std),
-            augment=Augment(flip=0.5) if args.flip else None,
-            seed=args.seed,
-            threads=args.threads,
-            device=args.device,
-            progress=True,
-        )
+            args.model, args.data, args.out, **_prepared(args), epochs=args.epochs, batch_size=args.batch, augment=augment,
+            balance=args.balance, patience=args.patience, resume=args.resume, progress=True,
+        )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
     print(report)
@@ -75,6 +130,54 @@ def run(args: argparse.Namespace) -> int:
         replace(args.png, lambda file: file.write(report.png()))
         print(f"confusion matrix: {args.png}")
     return 0
+
+
+def _prepared(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `nbconv.train.tuning.prepared`."""
+    layers = args.layers.split(",") if "," in args.layers or "*" in args.layers else args.layers
+    return {
+        "task": args.task,
+        "layers": layers,
+        "loss": args.loss,
+        "repair": bool(args.repair),
+        "optimizer": _optimizer(args),
+        "schedule": args.schedule,
+        "memory_mb": args.memory_mb,
+        "held_out": args.held_out,
+        "size": args.size,
+        "mean": None if args.mean is None else _numbers(args.mean),
+        "std": None if args.std is None else _numbers(args.std),
+        "channels": args.channels,
+        "layout": args.layout,
+        "seed": args.seed,
+        "threads": args.threads,
+        "device": args.device,
+    }
+
+
+def _optimizer(args: argparse.Namespace) -> Any:
+    if args.optimizer == "adam" and args.lr is None:
+        return None
+    from nbconv.train import optimizers
+
+    usual = {} if args.lr is None else {"lr": args.lr}
+    return getattr(optimizers, OPTIMIZERS[args.optimizer])(**usual)
+
+
+def _dry_run(args: argparse.Namespace, augment: Any) -> int:
+    from nbconv.train.rehearsal import rehearse
+    from nbconv.train.tuning import prepared
+
+    tuning = prepared(args.model, args.data, **_prepared(args))
+    print(rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment))
+    print("nothing was trained or written")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    from nbconv.commands.run import _size as size
+
+    return size(text)
 
 
 def _numbers(text: str) -> list[float]:

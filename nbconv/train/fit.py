@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.base.files import replace
 from nbconv.edit.deploy import frontier, tail
 from nbconv.graph import Graph, Spec
-from nbconv.train import checkpoint
+from nbconv.train import advice, checkpoint
 from nbconv.train.augment import Augment
-from nbconv.train.callbacks import Callback, Progress
+from nbconv.train.callbacks import Callback, Progress, need_matplotlib
 from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, class_weighted, order, prefetch, wanted
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
-from nbconv.train.schedules import Plateau
+from nbconv.train.schedules import Named, Plateau
 from nbconv.train.targets import samples
 
 
@@ -77,21 +78,26 @@ def fit(
         data, validation = data.split(validation, trainer.seed)
     if data is not None and hasattr(data, "labels"):
         trainer.expect(data.labels)
+    advice.shared_files(data, validation)
+    known = described(data, trainer.authored, trainer.goals)._asdict()
     if class_weight is not None:
         if data is None:
             raise ValueError("class_weight wants (x, y) or Data: batches can have weights as their third part")
         data = class_weighted(data, class_weight)
-    known = described(data, trainer.authored, trainer.goals)._asdict()
     trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
+    steps = -(-len(data) // batch_size) if data is not None else 0
+    if isinstance(trainer.schedule, Named):
+        trainer.named_schedule = trainer.schedule
+    if trainer.named_schedule is not None:
+        trainer.schedule = trainer.named_schedule.over(epochs, steps)
     run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
     graph = trainer.recipe.graph
     if cache and augment is None and data is not None:
-        graph, data, validation = _cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
+        graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
     source = train if data is None else data
-    steps = -(-len(data) // batch_size) if data is not None else 0
     trainer.stop = False
     trainer.run = run
     whole = False
@@ -207,6 +213,7 @@ class _Run:
             logs |= {f"val_{n}": v for n, v in numbers.items()}
         for name, value in logs.items():
             self.history.setdefault(name, [])[epoch:] = [value]
+        advice.rising(self.history["loss"], logs["lr"])
         if isinstance(trainer.schedule, Plateau):
             trainer.schedule.seen(logs.get("val_loss", logs["loss"]))
         self.place = _Place(epoch + 1)
@@ -232,7 +239,7 @@ def _stream(
     return prefetch(batches(source, numbers, batch_size, start=run.batch, **options))
 
 
-def _cached(
+def cached(
     trainer: Learner, data: Data, validation: Any, batch_size: int, must: bool, limit: float
 ) -> tuple[Graph, Data, Any]:
     """(the graph that is left to train, features in place of data, and of validation data), where that is possible."""
@@ -257,10 +264,11 @@ def _cached(
 
 def lr_find(
     trainer: Learner, train: Any, *, least: float = 1e-6, most: float = 1.0, steps: int = 100, batch_size: int = 32
-) -> dict[str, Any]:
+) -> Rates:
     """A learning rate to begin with (Smith 2017, Cyclical Learning Rates): ``steps`` steps at rates that rise from ``least``
     to ``most`` by a factor, until the loss is four times its least; the trainer is then as before. Gives ``lr`` and ``loss``
-    (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest."""
+    (lists, the loss smoothed), and ``suggestion``: the rate where the smoothed loss falls fastest; its `Rates.plot` draws
+    them."""
     data = as_data(train, trainer.model, "train")
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")
@@ -291,7 +299,26 @@ def lr_find(
     if len(values) < 3:
         raise ValueError(f"the loss went up at once, after {len(values)} steps: give a smaller least than {least:g}")
     slope = np.gradient(np.array(values), np.log(rates))
-    return {"lr": rates, "loss": values, "suggestion": rates[int(slope.argmin())]}
+    return Rates({"lr": rates, "loss": values, "suggestion": rates[int(slope.argmin())]})
+
+
+class Rates(dict[str, Any]):
+    """What `lr_find` found: ``lr``, ``loss``, ``suggestion``."""
+
+    def plot(self, path: str | os.PathLike) -> None:
+        """Draws the loss by the rate as a PNG. ImportError without matplotlib."""
+        need_matplotlib("plot")
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
+
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self["lr"], self["loss"])
+        axes.axvline(self["suggestion"], linestyle="--", label=f"suggestion {self['suggestion']:.2g}")
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss, smoothed")
+        axes.legend()
+        replace(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def peak_mb() -> float:

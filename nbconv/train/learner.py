@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -27,7 +28,7 @@ from nbconv.train.memory.planned import planned
 from nbconv.train.memory.policy import MemoryPolicy
 from nbconv.train.optimizers import SGD, Optimizer
 from nbconv.train.readings import Misfit
-from nbconv.train.schedules import Schedule, constant
+from nbconv.train.schedules import Named, Schedule, constant
 from nbconv.train.step import TrainingStep
 from nbconv.train.targets import Targets
 from nbconv.train.unchanged import Watch, reason
@@ -48,7 +49,7 @@ class Learner:
         optimizer: Optimizer | None = None,
         trainable: str | Iterable[str] = "all",
         *,
-        schedule: Schedule | None = None,
+        schedule: Schedule | str | None = None,
         lr_decay: float = 1.0,
         seed: int = 0,
         memory_mb: float | None = None,
@@ -72,7 +73,7 @@ class Learner:
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
         self.micro_batch_norm = micro_batch_norm
         self.threads = model.threads if threads is None else thread_count(threads)
-        self.schedule: Schedule = schedule or constant()
+        self.schedule: Schedule = Named(schedule) if isinstance(schedule, str) else schedule or constant()
         self.trainable = trainable if isinstance(trainable, str) else list(trainable)
         self.authored = model.graph
         self.goals = goals_of(loss, loss_options, loss_weights, self.authored, output)
@@ -110,6 +111,7 @@ class Learner:
         self._watch = Watch(self._state, [p.value for p in chosen]) if self._home is None else None
         self.model.weights.drop()
         self._steps, self.lr_scale = 0, 1.0
+        self.named_schedule: Named | None = None
         self.meaning = Meaning()
         """what the model means, as far as the data say it; `save` writes it"""
         self.measured: tuple[int, dict[str, float]] = -1, {}
@@ -252,6 +254,17 @@ class Learner:
                 like = partial(self.model._like, threads=self.threads)
                 self._watch.after(held, lambda: reason(work.built, {**given, **hyper, **self._state}, like, self.lr))
             return loss
+
+    def timed(self, feeds: dict[str, np.ndarray], y: Any, graph: Graph) -> float:
+        """Seconds of a step, but for the writing of the state: it changes nothing."""
+        with self._lock:
+            self._settle()
+            targets = by_goal(self.goals, y)
+            work = self._work(feeds, targets, graph)
+            begin = time.perf_counter()
+            hyper = building.hyper_values(self.recipe, self.optimizer.lr, self._steps + 1)
+            work.step.prepare({**feeds, **targets}, hyper, check=lambda found: None)
+            return time.perf_counter() - begin
 
     def _settle(self) -> None:
         """Finish the step that Ctrl-C interrupted while it wrote the state: state and counters are then of one step."""

@@ -72,6 +72,44 @@ def one_cycle(steps: int, rise: float = 0.3, start: float = 25.0, end: float = 1
     return factor
 
 
+NAMES = ("constant", "cosine", "warm_up_cosine", "step", "exponential", "one_cycle", "plateau")
+
+
+class Named:
+    """A schedule by its name, over the epochs of `fit`, which says how many these are: "cosine" falls to 0 at the end, and
+    "warm_up_cosine" rises over the first twentieth of the steps before; "step" falls to a tenth after each third;
+    "exponential" to a hundredth at the end; "one_cycle" rises and falls over all steps; "plateau" is `Plateau` with its
+    defaults. ValueError for other names."""
+
+    def __init__(self, name: str) -> None:
+        if name not in NAMES:
+            raise ValueError(
+                f"schedule is {name!r}, wanted one of {', '.join(NAMES)}, or a function of nbconv.train.schedules"
+            )
+        self.name = name
+
+    def over(self, epochs: int, steps: int) -> Schedule:
+        """The schedule for so many epochs, of so many steps each (0: not known)."""
+        if self.name in ("one_cycle", "warm_up_cosine") and not steps:
+            raise ValueError(f"schedule {self.name!r} goes over all steps, and an iterable does not say how many it has")
+        made: dict[str, Callable[[], Schedule]] = {
+            "constant": constant,
+            "cosine": lambda: cosine(epochs),
+            "warm_up_cosine": lambda: warm_up(max(epochs * steps // 20, 1), cosine(epochs)),
+            "step": lambda: step(max(-(-epochs // 3), 1)),
+            "exponential": lambda: exponential(0.01 ** (1 / epochs)),
+            "one_cycle": lambda: one_cycle(max(epochs * steps, 2)),
+            "plateau": Plateau,
+        }
+        return made[self.name]()
+
+    def __call__(self, step: int, epoch: float) -> float:
+        raise ValueError(
+            f"schedule {self.name!r}, a name, goes over the epochs of fit: give a loop of steps a function of "
+            "nbconv.train.schedules"
+        )
+
+
 class Plateau:
     """Multiplies by ``factor`` where a value has not become better for ``patience`` epochs (`ReduceLROnPlateau`): better
     means lower (``mode`` "min") or higher ("max") by the share ``threshold``. `seen` is told the value each epoch."""

@@ -16,7 +16,9 @@ class Trainer(Learner):
     what is made small is their sum, each times its number in ``loss_weights`` (1 where it has none), and targets are a dict
     by output, too. A function of several outputs at once has a tuple of names as its key, and gets a tuple of values.
     ``optimizer``: `SGD`, `Adam`, … ``trainable``: "all", "head", "last:k" or globs over
-    the names of parameters and nodes. ``schedule``: see `nbconv.train.schedules`. ``lr_decay``: the learning rate of a layer
+    the names of parameters and nodes. ``schedule``: see
+    `nbconv.train.schedules`; or a name, such as "cosine", that goes over the epochs of `fit`.
+    ``lr_decay``: the learning rate of a layer
     is this times that of the layer after it. ``seed`` decides everything random. ``memory_mb``: what activations, gradients
     and scratch of a step may take (MiB): values are computed again and the batch cut as far as needed; not through batch
     statistics, unless ``micro_batch_norm`` lets each micro-batch have its own. ``output``: which output is trained, where

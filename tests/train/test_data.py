@@ -263,4 +263,4 @@ def test_finetune_of_masks_says_what_it_wants(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks.png").rename(tmp_path / "masks" / "a.png")
     with pytest.raises(ValueError, match="targets are masks, wanted integers: the numbers of classes"):
-        nbconv.finetune(model(mlp()), tmp_path)
+        nbconv.finetune(model(mlp()), tmp_path, task="classify")

@@ -105,7 +105,7 @@ class Data:
     def groups(self) -> list[np.ndarray]:
         """The numbers of each class's samples; empty where there isn't one label a sample, known before it is read."""
         labels = getattr(self, "labels", None)
-        if labels is None or labels.ndim != 1:
+        if labels is None or labels.ndim != 1 or labels.dtype.kind == "f":
             return []
         return [np.flatnonzero(labels == c) for c in np.unique(labels)]
 

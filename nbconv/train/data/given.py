@@ -61,10 +61,14 @@ def _data(given: Any, name: str) -> Data | None:
     raise ValueError(f"{name} is {type(given).__name__}, wanted (x, y), Data or an iterable of batches")
 
 
-def read_data(data: Any, size: tuple[int, int] | None = None, mean: Any = None, std: Any = None) -> Data | Splits:
+def read_data(
+    data: Any, size: tuple[int, int] | None = None, mean: Any = None, std: Any = None, **more: Any
+) -> Data | Splits:
     """Data from a path or from what `as_data` takes. ``size``, ``mean`` and ``std`` are None where it was not said: then
-    those of `Data` hold, else 0, and 255 for pictures and files, 1 for arrays. ValueError where Data has others."""
-    given: dict[str, Any] = {name: v for name, v in (("size", size), ("mean", mean), ("std", std)) if v is not None}
+    those of `Data` hold, else 0, and 255 for pictures and files, 1 for arrays. ValueError where Data has others. ``more``:
+    ``channels``, ``layout``, ``kind``, the same."""
+    options = {"size": size, "mean": mean, "std": std, **more}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if isinstance(data, Mapping):
         parts = named(data.items(), "the data")
         if "train" not in parts:

@@ -1,0 +1,49 @@
+"""Warnings that say what is wrong with a training, and what to do."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+
+from nbconv.train.data import Data, Part
+
+ROSE = 3.0
+"""How many times its first epoch's loss an epoch's loss may be."""
+
+
+def shared_files(train: Data | None, held: Any) -> None:
+    """Warns where files are trained on and validated on."""
+    both = _files(train) & _files(held)
+    if both:
+        some = ", ".join(sorted(both)[:3]) + (" …" if len(both) > 3 else "")
+        warnings.warn(
+            f"{len(both)} files are in the training data and in the validation data, which then says nothing of others: "
+            f"{some}",
+            stacklevel=3,
+        )
+
+
+def _files(data: Any) -> set[str]:
+    numbers: np.ndarray | None = None
+    while isinstance(data, Part):
+        numbers = data.numbers if numbers is None else data.numbers[numbers]
+        data = data.whole
+    paths = getattr(data, "paths", None)
+    if not isinstance(paths, list):
+        return set()
+    chosen = paths if numbers is None else [paths[int(i)] for i in numbers]
+    return {os.path.realpath(p) for p in chosen if isinstance(p, (str, os.PathLike))}
+
+
+def rising(losses: list[float], rate: float) -> None:
+    """Warns, once, where the loss of the last epoch is far above the first one's."""
+    above = [loss > ROSE * losses[0] > 0 for loss in losses]
+    if above[-1] and not any(above[:-1]):
+        warnings.warn(
+            f"the loss rises, from {losses[0]:.4g} to {losses[-1]:.4g}: the learning rate {rate:.3g} may be too high; "
+            "trainer.lr_find(data) suggests one, and clip_norm of an optimizer keeps steps short",
+            stacklevel=3,
+        )
