@@ -28,7 +28,8 @@ columns:
 
 A smaller --shape checks as much, sooner.
 
-exit code: 0 all gradients are right, 1 one is not or is missing, or nothing can train, 2 a file or --shape is wrong
+exit code: 0 all gradients are right, 1 one is not or is missing, or nothing can train,
+2 a file or --shape is wrong
 
 examples:
   nbconv gradcheck model.onnx
