@@ -33,6 +33,9 @@ class FakeQuantize(Quantization):
         self.check(x, scale, zero_point)
         return Spec(x.shape, x.dtype)
 
+    def on_processors(self, inputs, outputs) -> bool:
+        return False  # what it expands to has kernels on a GPU, too
+
     def reference(self, x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
         scale = self.along(scale, x.shape).astype(x.dtype, copy=False)
         zero = x.dtype.type(0) if zero_point is None else self.along(zero_point.astype(x.dtype), x.shape)
