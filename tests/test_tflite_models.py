@@ -400,7 +400,8 @@ def test_fine_tuning_with_channels_last(tmp_path: Path) -> None:
     x = (rng.integers(0, 60, (24, 8, 8, 3)) + 150 * y[:, None, None, None]).astype(np.uint8)
     found = []
     for data in ((x, y), (x.astype(F), y)):
-        report = nbconv.finetune(small(-1), data, tmp_path / "m.onnx", epochs=2, size=(8, 8), seed=1, layers="all")
+        options = {"mean": 0, "std": 255, "epochs": 2, "size": (8, 8), "seed": 1, "layers": "all"}
+        report = nbconv.finetune(small(-1), data, tmp_path / "m.onnx", **options)
         found.append(nbconv.load(tmp_path / "m.onnx")(x.astype(F)))
         assert report.confusion.shape == (2, 2)
     np.testing.assert_array_equal(*found)
