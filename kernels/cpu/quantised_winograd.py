@@ -13,7 +13,7 @@ from nbconv.kernels.quantised_params import Requantise
 
 from ._dot import MR, NR, short_sums
 from ._simd import Bytes, Int, Int32s, W, address, at, kernel, stack_ints
-from ._window import tile_pixels
+from ._winograd_pixels import tile_pixels
 from ._winograd_shorts import EDGE, into_shorts, out_of_shorts, words_at
 
 MAX_TILES = 256

@@ -44,8 +44,8 @@ from ._simd import (
     store_part,
 )
 from ._tile import NR, block
-from ._window import tile_pixels
 from ._winograd import direct_2, direct_4, into_2, into_4, out_of_2, out_of_4, whole_2, whole_4
+from ._winograd_pixels import tile_pixels
 
 MAX_TILES = 256
 """Most tiles of a block."""
