@@ -207,15 +207,21 @@ def _fill(dx, n, value):
 
 
 @inline
+def _joined(a, b, y, states):
+    """y = a + b of all states; the greatest, in lanes."""
+    top = splat(NEVER)
+    for p in range(W, W + states, W):
+        v = load(a, p) + load(b, p)
+        store(y, p, v)
+        top = maximum(v, top)
+    return top
+
+
+@inline
 def _backward(now, after, skip, shown, states):
     """Make of ln of the probability of what comes after a step, for each state, the same of the step
     before; ``now`` takes what the step itself shows."""
-    top = splat(NEVER)
-    for p in range(W, W + states, W):
-        v = load(after, p) + load(shown, p)
-        store(now, p, v)
-        top = maximum(v, top)
-    shift = splat(_greatest(top))
+    shift = splat(_greatest(_joined(after, shown, now, states)))
     for p in range(W, W + states, W):
         jump = load(now, p + 2) + load(skip, p + 2)
         v = _log_add(load(now, p), load(now, p + 1), jump) - shift
@@ -226,12 +232,7 @@ def _backward(now, after, skip, shown, states):
 def _slopes(x, whole, dx, before, after, likely, labels, count, blank, classes, factor):
     """dx = factor·(softmax of x - the probability that a path shows the class at this step)."""
     states = 2 * count + 1
-    top = splat(NEVER)
-    for p in range(W, W + states, W):
-        v = load(before, p) + load(after, p)
-        store(likely, p, v)
-        top = maximum(v, top)
-    shift = splat(hmax(top))
+    shift = splat(hmax(_joined(before, after, likely, states)))
     total = splat(0.0)
     for p in range(W, W + states, W):
         v = _math.exp(load(likely, p) - shift)
