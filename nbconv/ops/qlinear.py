@@ -213,7 +213,7 @@ class QLinearSoftmax(QLinear):
         return x
 
     def scale_of(self, scale):
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             return F32(1) / np.floor(F32(1) / scale)
 
     def plain(self):

@@ -65,6 +65,7 @@ CASES = [
     case(QLinearSoftmax(opset=13), U8([[255, 0], [0, 0]]), F32(1), U8(9), F32(1 / 255), U8(0),
          expect=U8([[254, 0], [127, 127]])),
     case(QLinearSoftmax(opset=13), U8([[255, 0]]), F32(1), U8(9), F32(2), U8(3), expect=U8([[3, 3]])),
+    case(QLinearSoftmax(opset=13), U8([[10, 9]]), F32(1), U8(9), F32(1e-39), U8(3), expect=U8([[255, 255]])),
     case(QLinearAveragePool(**POOL), u8(2, 3, 7, 6), S, U8(9), T, U8(30), steps=1),
     case(QLinearAveragePool(count_include_pad=1, ceil_mode=1, **POOL), u8(1, 3, 8, 6), S, U8(9), S, U8(30), steps=1),
     case(QLinearAveragePool(channels_last=1, **POOL), u8(2, 7, 6, 5), S, U8(9), T, U8(30), steps=1),
