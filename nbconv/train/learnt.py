@@ -132,7 +132,7 @@ class Learnt:
     def _batch_axis(self, output: str) -> int:
         """The axis along which an output counts samples, as its loss was told."""
         options = next((g.options for g in self.goals if g.outputs == (output,)), {})
-        return int(options.get("batch_axis", options.get("time_major", 0)))
+        return int(options.get("batch_axis", 0))
 
     def save(self, path: Any, *, fold: bool = False) -> None:
         """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""
