@@ -48,7 +48,7 @@ def ours(model: Any, name: str, trainable: str, memory_mb: float | None) -> Any:
     import nbconv
 
     optimizer, loss = nbconv.SGD(lr=RATE, momentum=MOMENTUM), "ctc" if name == "crnn" else "cross_entropy"
-    options = {"time_major": True} if name == "crnn" else {}
+    options = {"batch_axis": 1} if name == "crnn" else {}
     return nbconv.Trainer(model, loss, optimizer, trainable, memory_mb=memory_mb, loss_options=options)
 
 

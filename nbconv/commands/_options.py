@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+MOST = 1 << 20
+"""Bytes of a file of options."""
+
 
 class Option(NamedTuple):
     """What an option takes: ``read`` makes its value of text (None: a flag)."""
@@ -58,7 +61,9 @@ def load_toml(path: str) -> Mapping[str, Any]:
         except ImportError:
             raise ImportError("--config wants Python 3.11 or newer, or tomli: pip install tomli") from None
     with open(path, "rb") as file:
-        content = file.read(1 << 20)
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise ValueError(f"{path} is larger than {MOST >> 20} MiB: is it a TOML file of options?")
     try:
         return tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

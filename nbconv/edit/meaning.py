@@ -71,7 +71,7 @@ def meaning(metadata: Mapping[str, str]) -> Meaning:
             if len(metadata[key]) > LONGEST:
                 raise ValueError(f"it is longer than {LONGEST} characters")
             found[name] = reads(json.loads(metadata[key], parse_constant=_no_number))
-        except (ValueError, RecursionError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             text = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise ModelError(f"the model's metadata {key}: {text}") from None
     return Meaning(**found)

@@ -131,12 +131,13 @@ def _slots(node: Node, made: dict[str, Node]) -> Sequence[int]:
 
 def master(parameter: Parameter, graph: Graph) -> np.ndarray:
     """The parameter's value as float32, writeable."""
-    return np.array(evaluated(parameter.value, graph, graph.producers(), {}), np.float32)
+    made = {} if parameter.value in graph.constants else graph.producers()
+    return np.array(evaluated(parameter.value, graph, made, {}), np.float32)
 
 
 def type_of(value: str, graph: Graph) -> np.dtype:
     """The element type of a parameter where the graph reads it."""
-    made = graph.producers()
+    made = {} if value in graph.constants else graph.producers()
     while value not in graph.constants:
         node = made[value]
         kind = getattr(node.op, "to", 0) or getattr(node.op, "output_dtype", 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter, norms, one_value, type_of
+from nbconv.edit.parameters import Parameter, master, norms, one_value, stored, type_of
 from nbconv.errors import DataDependentError, ModelError, UnsupportedError
 from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
@@ -307,6 +307,19 @@ def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str
     for p in recipe.chosen:
         for i, value in enumerate(recipe.optimizer.initial()):
             found[slot(p.value, i)] = np.full(masters[p.value].shape, value, np.float32)
+    return found
+
+
+def statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarray]:
+    """The running statistics that will change."""
+    found = {}
+    made = graph.producers()
+    for node in norms(graph, list(chosen)):
+        for name in node.inputs[3:5]:
+            origin = stored(name, graph, made)
+            if origin is None:
+                raise ValueError(f"{node.name} (BatchNormalization): its statistics {name!r} are computed, not stored")
+            found[name] = master(Parameter(*origin, node, 0), graph)
     return found
 
 

@@ -59,7 +59,7 @@ def load(trainer: Learner, path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} holds other arrays than this training has")
     try:
         run = _joined(about["run"], rest)
-    except (KeyError, RecursionError):
+    except (KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} lacks an array that a callback remembers") from None
     with trainer._lock:
         for name, value in trainer.state.items():

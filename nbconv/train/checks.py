@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from nbconv.train import box_losses, losses, sequences
@@ -15,30 +13,25 @@ EDGE = 1e-5
 """How far shares may be beyond 0 and 1, by rounding."""
 
 
-def check(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> bool:
-    """Whether targets are as the loss wants them for an output of this shape: int64 labels, or float32. ValueError where
-    they are not; a warning, and False, for what may be meant: shares that do not sum to 1, signs that are none. Functions of
-    the user's own are not looked at."""
+def check(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> str:
+    """What to warn of in targets, int64 labels or float32, for an output of this shape: shares that do not sum to 1, signs
+    that are none; "" where they are as the loss wants them. ValueError where it cannot take them. Functions of the user's
+    own are not looked at."""
     if goal.function is losses.ctc:
         sequences.check(goal.options, y, output)
-        return True
+        return ""
     if goal.function in HEADS:
         _head(goal, y, output)
     if not y.size or len(goal.outputs) > 1:
-        return True
+        return ""
     if goal.function in CLASSES:
         return _classes(goal, y, output)
     if goal.function in (losses.binary_cross_entropy, losses.binary_focal):
         _masks(goal, y)
     elif goal.function is losses.hinge and not ((y == 1) | (y == -1)).all():
         more = ": 2 * y - 1 has them" if ((y == 0) | (y == 1)).all() else ""
-        return _told(f"hinge: targets are from {y.min():g} to {y.max():g}, wanted -1 and 1{more}")
-    return True
-
-
-def _told(text: str) -> bool:
-    warnings.warn(text, stacklevel=6)
-    return False
+        return f"hinge: targets are from {y.min():g} to {y.max():g}, wanted -1 and 1{more}"
+    return ""
 
 
 def labels_of(goal: Goal, y: np.ndarray, output: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
@@ -68,13 +61,13 @@ def _head(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> None:
         raise ValueError(f"{goal.name}: labels from {labels.min():.0f} to {labels.max():.0f}, wanted -1 to {most}")
 
 
-def _classes(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> bool:
+def _classes(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> str:
     reading = goal.reading(output, y.shape)
     classes = output[reading.axis]
     if not reading.labels:
         if goal.function is losses.dice:
             _masks(goal, y)
-            return True
+            return ""
         return _shares(goal, y.reshape(reading.shape).transpose(reading.inner), reading.axis)
     if y.dtype.kind == "f" and not (y == np.rint(y)).all():
         wrong = y[y != np.rint(y)].ravel()[0]
@@ -83,7 +76,7 @@ def _classes(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> bool:
     kept = y if ignored is None else y[y != ignored]
     if kept.size and not (kept.min() >= 0 and kept.max() < classes):
         raise ValueError(f"labels from {kept.min():.0f} to {kept.max():.0f}, there are {classes} classes")
-    return True
+    return ""
 
 
 def _masks(goal: Goal, y: np.ndarray) -> None:
@@ -93,17 +86,17 @@ def _masks(goal: Goal, y: np.ndarray) -> None:
         raise ValueError(f"{goal.name}: targets are from {low:g} to {high:g}, wanted 0 to 1{told}")
 
 
-def _shares(goal: Goal, y: np.ndarray, axis: int) -> bool:
-    """``y`` (n, classes, …)."""
+def _shares(goal: Goal, y: np.ndarray, axis: int) -> str:
+    """As `check`, of shares ``y`` (n, classes, …)."""
     if not y.min() >= -EDGE:
         raise ValueError(f"{goal.name}: shares of classes are from {y.min():g} on, wanted 0 or more")
     sums = y.sum(axis=1)
     if (np.abs(sums - 1) <= CLOSE).all():
-        return True
+        return ""
     others = [a for a in range(2, y.ndim) if (np.abs(y.sum(axis=a) - 1) <= CLOSE).all()]
     if others:
         raise ValueError(f"{goal.name}: shares of classes sum to 1 along another axis than {axis}: class_axis says which")
-    return _told(
+    return (
         f"{goal.name}: shares of classes sum to {sums.min():g} to {sums.max():g}, not to 1; binary_cross_entropy is the "
         "loss of classes that do not exclude each other"
     )

@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.base.machine import thread_count
-from nbconv.edit.deploy import deployed, tail
-from nbconv.edit.meaning import Meaning, meaning, without
-from nbconv.edit.parameters import Parameter, master, norms, stored
+from nbconv.edit.meaning import Meaning
+from nbconv.edit.parameters import Parameter, master
 from nbconv.edit.selection import select
-from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train import building
 from nbconv.train.building import Built, Recipe
 from nbconv.train.checks import check
 from nbconv.train.goals import Goal, by_goal, goals_of, specs_of, total
+from nbconv.train.learnt import Learnt, ended
 from nbconv.train.memory.planned import planned
 from nbconv.train.memory.policy import MemoryPolicy
 from nbconv.train.optimizers import SGD, Optimizer
@@ -38,7 +37,7 @@ class NonFiniteLoss(ArithmeticError):
     """A step's loss was NaN or infinite; the step changed nothing."""
 
 
-class Learner:
+class Learner(Learnt):
     """Trains a model's weights, one call of `step` a step; a `Trainer`, which says what the arguments are, adds epochs,
     evaluation and checkpoints."""
 
@@ -88,7 +87,7 @@ class Learner:
             graph, extra, self._back = repaired(graph, chosen)
             self._state.update({p.value: master(p, graph) for p in extra})
             chosen = [*chosen, *extra]
-        graph = _ended(graph, self.goals)
+        graph = ended(graph, self.goals)
         factors = {p.value: lr_decay**p.depth for p in chosen}
         self.logits = tuple(dict.fromkeys(n for goal in self.goals for n in goal.logits))
         self.recipe = Recipe(
@@ -101,7 +100,7 @@ class Learner:
             self.seed,
             bn_momentum,
         )
-        self._state.update(_statistics(graph, chosen))
+        self._state.update(building.statistics(graph, chosen))
         self._state.update(building.initial_state(self.recipe, self._state))
         self._home = None
         if model._device is not None:
@@ -112,10 +111,7 @@ class Learner:
         self.model.weights.drop()
         self._steps, self.lr_scale = 0, 1.0
         self.named_schedule: Named | None = None
-        self.meaning = Meaning()
-        """what the model means, as far as the data say it; `save` writes it"""
-        self.measured: tuple[int, dict[str, float]] = -1, {}
-        """after how many steps, and what metrics on samples held out were then"""
+        self.meaning, self.measured = Meaning(), (-1, {})
         self._epoch: float | None = None
         self.steps_per_epoch = steps_per_epoch
         self._warned_of_epochs = False
@@ -168,13 +164,6 @@ class Learner:
         self._epoch = value
 
     @property
-    def loss_name(self) -> str:
-        """What is made small."""
-        if len(self.goals) == 1:
-            return self.goals[0].name
-        return ", ".join(f"{goal.title}: {goal.name}" for goal in self.goals)
-
-    @property
     def output(self) -> str:
         """The output that is trained; the first, where there are several."""
         return self.outputs[0]
@@ -193,10 +182,10 @@ class Learner:
         """One step on a batch; its loss, from before the step.
 
         ``x``: the input, or a dict of inputs by name; ``y``: integer labels (n, …) or what the loss wants, a dict by output
-        where there are several losses. ValueError for
-        what does not fit, NonFiniteLoss where the loss is none: then nothing changed. With ``budget_ms`` it works about so
-        long and returns None until the step is done: call it again with the same batch (ValueError for another one; a step
-        without budget, or `abandon`, gives up what has begun). Schedules by the epoch want ``steps_per_epoch``.
+        where there are several losses. ValueError for what does not fit, NonFiniteLoss where the loss is none: then nothing
+        changed. With ``budget_ms`` it works about so long and returns None until the step is done: call it again with the
+        same batch (ValueError for another one; a step without budget, or `abandon`, gives up what has begun). Schedules by
+        the epoch want ``steps_per_epoch``.
         """
         if self.steps_per_epoch:
             self._epoch = None
@@ -302,13 +291,6 @@ class Learner:
                 f"the loss is {value} at step {self.steps + 1}, learning rate {self.lr:g}: the step was not taken"
             )
 
-    def _inputs(self, x: Any) -> dict[str, np.ndarray]:
-        if not isinstance(x, Mapping):
-            if len(self.model.inputs) != 1:
-                raise ValueError(f"the model has {len(self.model.inputs)} inputs: give a dict of arrays by name")
-            x = {self.model.inputs[0].name: x}
-        return self.model._feeds(x)
-
     def expect(self, y: Any) -> None:
         """Looks at all targets before the first step, as far as the model's declared outputs tell what they must be; at the
         others as they come. ValueError says what is wrong."""
@@ -323,12 +305,11 @@ class Learner:
                     self._check(goal, targets, (len(targets), *sizes))
 
     def _check(self, goal: Goal, y: np.ndarray, shape: tuple[int, ...]) -> None:
-        """`checks.check`, which warns once."""
-        with warnings.catch_warnings():
-            if goal.key in self._warned:
-                warnings.simplefilter("ignore")
-            if not check(goal, y, shape):
-                self._warned.add(goal.key)
+        """`checks.check`; what it tells of a loss's targets is warned of once."""
+        told = check(goal, y, shape)
+        if told and goal.key not in self._warned:
+            self._warned.add(goal.key)
+            warnings.warn(told, stacklevel=4)
 
     def _work(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], graph: Graph) -> _Work:
         """The step for arrays of these shapes, made when they first come."""
@@ -365,15 +346,6 @@ class Learner:
     def _key(feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> tuple:
         return (*((n, a.shape) for n, a in feeds.items()), *((a.shape, a.dtype.str) for a in targets.values()))
 
-    @property
-    def classes(self) -> int:
-        """How many classes the output has that is trained, as the model declares it; 0 where it does not say, or several
-        outputs are."""
-        spec = self.authored.outputs.get(self.outputs[0]) if len(self.outputs) == 1 else None
-        axis = self.goals[0].axis or 1
-        size = spec.shape[axis] if spec is not None and -len(spec.shape) <= axis < len(spec.shape) else 0
-        return size if isinstance(size, int) else 0
-
     def forecast(self) -> dict[str, Any]:
         """What the plans of the steps made so far take, in MiB: ``activations_mb`` (with gradients and scratch), and beside
         it ``state_mb``: parameters, statistics and the optimizer's slots. ``micro_batches``: into how many the largest
@@ -383,94 +355,6 @@ class Learner:
         if found is None:
             return {"state_mb": state}
         return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.policy.parts}
-
-    def forget(self) -> None:
-        """The state was changed from outside: `current` must look again."""
-        self._current = None
-        self.measured = -1, {}
-
-    # the model that has been learnt
-
-    def training_metadata(self) -> dict[str, Any]:
-        """What is written into a saved model's metadata."""
-        return {
-            "trained": [p.name for p in self.recipe.chosen if p.name in self.authored.constants],
-            "steps": self.steps,
-            "loss": self.loss_name,
-            "optimizer": repr(self.optimizer),
-            "seed": self.seed,
-        }
-
-    def graph(self) -> Graph:
-        """The model as it is now: the authored graph with the weights of the last finished step."""
-        with self._lock:
-            self._settle()
-            if self._home is not None:
-                self._home.fetch()
-            state = self._state
-            if self._back is not None:
-                state = self._back(state)
-            graph = deployed(self.authored, self._authored, state, self.training_metadata())
-            graph.metadata = self._told(graph.metadata)
-            return graph
-
-    def _told(self, metadata: Mapping[str, str]) -> dict[str, str]:
-        """The model's metadata with what the training makes it mean; names of other classes than it has now are gone."""
-        try:
-            before = meaning(metadata)
-        except ModelError:
-            before, metadata = Meaning(), without(metadata, *Meaning._fields)
-        gone = ["metrics"]
-        if before.classes and self.classes not in (0, len(before.classes)):
-            gone.append("classes")
-        measured = self.measured[1] if self.measured[0] == self._steps else {}
-        return {**without(metadata, *gone), **self.meaning._replace(metrics=measured).written()}
-
-    def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:
-        """The model as it is now, to run; with ``feeds`` its part behind these values, of these Specs."""
-        with self._lock:
-            self._settle()
-            key = (self._steps, feeds)
-            if self._current is None or self._current[0] != key:
-                graph = _ended(self.graph(), self.goals)
-                if feeds:
-                    graph = tail(graph, dict(specs or {}), self.logits)
-                self._current = key, self.model._like(graph, self.threads)
-            return self._current[1]
-
-    def predict(self, x: Any, batch_size: int = 32) -> Any:
-        """The output for ``x`` (an array, or a dict by name), with the weights as they are now; a dict by output where
-        several are trained."""
-        feeds, model = self._inputs(x), self.current()
-        samples = max(len(a) for a in feeds.values())
-        parts = [
-            model.run({n: a[k : k + batch_size] for n, a in feeds.items()}, self.outputs)
-            for k in range(0, samples, batch_size)
-        ]
-        found = {name: np.concatenate([part[name] for part in parts], self._batch_axis(name)) for name in self.outputs}
-        return found if len(found) > 1 else found[self.outputs[0]]
-
-    def _batch_axis(self, output: str) -> int:
-        """The axis along which an output counts samples, as its loss was told."""
-        options = next((g.options for g in self.goals if g.outputs == (output,)), {})
-        return int(options.get("batch_axis", options.get("time_major", 0)))
-
-    def save(self, path: Any, *, fold: bool = False) -> None:
-        """Writes the model as it is now, for inference: see `nbconv.edit.export.save`."""
-        from nbconv.edit.export import save
-
-        save(self.graph(), path, self.model._source, fold)
-
-    def commit(self) -> None:
-        """Puts the weights as they are now into the model, for the runs that begin from here on."""
-        self._before.append(self.model.graph)
-        self.model._replace(self.graph())
-
-    def rollback(self) -> None:
-        """Takes the last `commit` back. ValueError where there is none."""
-        if not self._before:
-            raise ValueError("nothing was committed")
-        self.model._replace(self._before.pop())
 
 
 class _Pending(NamedTuple):
@@ -499,22 +383,3 @@ def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], ou
         return select(graph, trainable, frozen)
     found = {p.value: p for name in outputs for p in select(graph, trainable, frozen, name)}
     return list(found.values())
-
-
-def _ended(graph: Graph, goals: tuple[Goal, ...]) -> Graph:
-    """The graph with what makes the logits, where it has not that itself."""
-    nodes = {node.outputs[0]: node for goal in goals for node in goal.nodes}
-    return graph.derive([*graph.nodes, *nodes.values()]) if nodes else graph
-
-
-def _statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarray]:
-    """The running statistics that will change."""
-    found = {}
-    made = graph.producers()
-    for node in norms(graph, list(chosen)):
-        for name in node.inputs[3:5]:
-            origin = stored(name, graph, made)
-            if origin is None:
-                raise ValueError(f"{node.name} (BatchNormalization): its statistics {name!r} are computed, not stored")
-            found[name] = master(Parameter(*origin, node, 0), graph)
-    return found

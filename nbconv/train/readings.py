@@ -8,6 +8,7 @@ counts samples and must agree. The elements' order is the same then, so there is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -72,6 +73,13 @@ def of_classes(
         class_axis = _axis(loss, "class_axis", class_axis, rank)
         if class_axis == batch:
             raise ValueError(f"{loss}: class_axis and batch_axis are both {batch}, outputs are {list(output)}")
+    return _found(loss, tuple(output), tuple(came), class_axis, batch, dense)
+
+
+@lru_cache(maxsize=256)
+def _found(loss: str, output: Shape, came: Shape, class_axis: int | None, batch: int, dense: bool) -> Reading:
+    """`of_classes` of axes that there are: each step asks."""
+    rank = len(output)
     others = [a for a in range(rank) if a != batch]
     first = 1 if batch != 1 else 0
     axes = [class_axis] if class_axis is not None else [first, *(a for a in others if a != first)]

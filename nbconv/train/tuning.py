@@ -19,6 +19,11 @@ METRICS = {"classify": "accuracy", "segment": "jaccard", "regress": "loss"}
 """By task, what it is judged by."""
 LOSSES = {"classify": "cross_entropy", "segment": "cross_entropy", "regress": "mse"}
 
+NO_DETECTOR = (
+    "a detector's loss depends on its heads: train it with Trainer(loss={('boxes', 'scores'): 'ssd'}), as "
+    "examples/detect_shapes.py does"
+)
+
 
 class Tuning(NamedTuple):
     """A trainer, and the data to train it, to watch it, and to tell its result of."""
@@ -70,9 +75,7 @@ def prepared(
     if task not in ("auto", *TASKS):
         raise ValueError(f"task is {task!r}, wanted auto, {', '.join(TASKS)}")
     if task == "detect":
-        raise ValueError(
-            "task is 'detect': a detector's loss depends on its heads; examples/ has one, with nbconv.train.box_losses"
-        )
+        raise ValueError(f"task is 'detect': {NO_DETECTOR}")
     model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
     pictures = _pictures(model, data)
     size = size or (pictures.size if pictures.size and wanted(model).size is None else None)
@@ -81,6 +84,8 @@ def prepared(
     given = read_data(data, size, mean, std, channels=channels, layout=layout, kind=kind)
     first = given["train"] if isinstance(given, Splits) else given
     task = _task(first) if task == "auto" else task
+    if task == "detect":
+        raise ValueError(f"targets are boxes: {NO_DETECTOR}")
     samples = _fitting(first, task).bound(wanted(model))
     model.replace_head(_outputs(samples, task, classes), seed=seed)
     if isinstance(given, Splits) and given.held is not None and given.last is not None:
@@ -111,7 +116,9 @@ def _task(data: Data) -> str:
     """What the targets are."""
     labels = getattr(data, "labels", None)
     masks = data.kind == "mask" or (labels is not None and labels.ndim == 3 and labels.dtype.kind == "i")
-    return "segment" if masks else "regress" if data.kind == "values" else "classify"
+    if masks or data.kind == "boxes":
+        return "segment" if masks else "detect"
+    return "regress" if data.kind == "values" else "classify"
 
 
 def _fitting(data: Data, task: str) -> Data:

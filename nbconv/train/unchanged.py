@@ -16,6 +16,8 @@ SAMPLE = 256
 """Elements of a parameter that are looked at from step to step."""
 CHECKS = 8
 """How often all parameters are looked at."""
+EVERY = 16
+"""After so many steps, one of so many is looked at."""
 
 
 class UnchangedParameters(UserWarning):
@@ -24,16 +26,18 @@ class UnchangedParameters(UserWarning):
 
 class Watch:
     """Looks at ``state``, whose parameters are ``names``, before and after each step. All are looked at until one is found
-    that changes; later a few elements of that one."""
+    that changes; later a few elements of that one, now and then."""
 
     def __init__(self, state: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
         self.state, self.names = state, sorted(names, key=lambda n: state[n].size)
-        self._witness, self._left = "", CHECKS
+        self._witness, self._left, self._steps = "", CHECKS, 0
 
     def before(self, brief: bool) -> dict[str, bytes | int]:
         """What parameters hold now; ``brief``: there is no time to look at all of them."""
+        self._steps += 1
         if self._witness:
-            return {self._witness: self._sample()}
+            looked_at = self._steps <= EVERY or self._steps % EVERY == 0
+            return {self._witness: self._sample()} if looked_at else {}
         if brief or not self._left:
             return {}
         return {n: zlib.crc32(self.state[n].data) for n in self.names}

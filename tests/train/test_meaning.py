@@ -147,6 +147,7 @@ def test_what_is_read_is_checked(values: dict[str, Any], raw: bool) -> None:
         ("input", '{"channels": 2}', "channels is 2, wanted 3 or 1"),
         ("classes", '{"0": "a"}', "wanted a list of names"),
         ("task", '"dance"', "wanted one of classify"),
+        ("metrics", f'{{"accuracy": 1{"0" * 400}}}', "too large"),
         ("metrics", '{"accuracy": "good"}', "accuracy is 'good', wanted a number"),
         ("metrics", "[" * 100_000, "nested too deeply"),
     ],

@@ -163,3 +163,13 @@ def test_schedules_by_name(name: str) -> None:
     with pytest.raises(ValueError, match="schedule is 'sine', wanted one of constant, cosine"):
         nbconv.Trainer(model(mlp()), schedule="sine")
     assert set(tuning.LOSSES) == set(tuning.METRICS)
+
+
+def test_the_commands_choices_are_what_there_is() -> None:
+    """They stand in the command itself, which imports no training to show its help."""
+    from nbconv.commands import finetune as command
+    from nbconv.train import goals, optimizers, schedules
+
+    assert command.SCHEDULES == schedules.NAMES
+    assert set(command.LOSSES) < set(goals.LOSSES)
+    assert all(issubclass(getattr(optimizers, name), optimizers.Optimizer) for name in command.OPTIMIZERS.values())
