@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from nbconv.train import box_losses, losses, sequences
+from nbconv.train import box_losses, class_losses, losses, sequences
 from nbconv.train.goals import CLASSES, HEADS, LOSSES, Goal
 
 CLOSE = 1e-3
@@ -72,7 +72,7 @@ def _classes(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> bool:
     reading = goal.reading(output, y.shape)
     classes = output[reading.axis]
     if not reading.labels:
-        if goal.function is losses.dice:
+        if goal.function is class_losses.dice:
             _masks(goal, y)
             return True
         return _shares(goal, y.reshape(reading.shape).transpose(reading.inner), reading.axis)
