@@ -203,8 +203,13 @@ def replace_head(
     constants = dict(graph.constants)
     constants[slots[0]] = np.ascontiguousarray(np.moveaxis(fresh, 0, axis)) if axis else fresh
     for name in slots[1:]:
-        shape = _read(name, graph, graph.producers()).shape
-        constants[name] = np.zeros([new if d == old else d for d in shape], fresh.dtype)
+        sizes = list(_read(name, graph, graph.producers()).shape)
+        places = [a for a, d in enumerate(sizes) if d == old]
+        if len(places) > 1:  # (1, 1) of one class
+            places = [len(sizes) - (1 if layer.op.type in ("Gemm", "MatMul") else len(shape) - 1)]
+        for a in places:
+            sizes[a] = new
+        constants[name] = np.zeros(sizes, fresh.dtype)
     nodes = [_resized(n, found, constants, new) for n in graph.nodes if not set(n.outputs) & set(slots)]
     result = graph.derive(_unquantised(nodes, found), constants)
     result.metadata = without(graph.metadata, "task", "classes", "output", "metrics")

@@ -18,8 +18,9 @@ from nbconv.ops.pointwise import Add, Div, Mul, Neg, Sub
 from nbconv.ops.rectifier import Relu
 from nbconv.ops.shape import Reshape, Slice
 from nbconv.ops.trigonometry import Atan
-from nbconv.train.losses import _reduced, _shifted, _sum, _times, focal_each, huber
+from nbconv.train.losses import focal_each, huber
 from nbconv.train.readings import Adds, alike
+from nbconv.train.terms import reduced, shifted, summed, times
 
 EPSILON = 1e-7
 KINDS = ("iou", "giou", "diou", "ciou")
@@ -28,7 +29,7 @@ KINDS = ("iou", "giou", "diou", "ciou")
 def smooth_l1(to: Adds, x: str, targets: str, *, beta: float = 1.0, reduction: str = "mean") -> str:
     """d²/(2·beta) where |d| < beta, else |d| - beta/2, with d = x - t, as `torch.nn.functional.smooth_l1_loss` (Girshick
     2015). Both of one shape."""
-    return _times(to, huber(to, x, targets, delta=beta, reduction=reduction), 1 / beta)
+    return times(to, huber(to, x, targets, delta=beta, reduction=reduction), 1 / beta)
 
 
 def iou(to: Adds, boxes: str, targets: str, *, kind: str = "giou", reduction: str = "mean") -> str:
@@ -36,7 +37,7 @@ def iou(to: Adds, boxes: str, targets: str, *, kind: str = "giou", reduction: st
     towards each other, as `torchvision.ops`: ``kind`` "iou" nothing, "giou" the share of the smallest box around both that
     neither has (Rezatofighi 2019), "diou" the squared distance of the middles over that of its corners, "ciou" this and the
     difference of the proportions (Zheng 2020; it is computed in NumPy)."""
-    return _reduced(to, _iou_each(to, boxes, targets, kind), reduction)
+    return reduced(to, _iou_each(to, boxes, targets, kind), reduction)
 
 
 def ssd(
@@ -66,7 +67,7 @@ def ssd(
     some = to.add(HardNegatives(ratio=0), entropy, labels)
     there = _shaped(to, some, (n, anchors, 1))
     place = smooth_l1(to, to.add(Mul(), boxes, there), to.add(Mul(), wanted, there), beta=beta, reduction="sum")
-    total = to.add(Add(), _sum(to, to.add(Mul(), entropy, counted)), _times(to, place, box_weight))
+    total = to.add(Add(), summed(to, to.add(Mul(), entropy, counted)), times(to, place, box_weight))
     return to.add(Div(), total, _count(to, some))
 
 
@@ -99,9 +100,9 @@ def fcos(
     some = to.add(HardNegatives(ratio=0), zeros, labels)
     signs = to.constant(np.array([-1, -1, 1, 1], dtype))
     apart = _iou_each(to, to.add(Mul(), distances, signs), to.add(Mul(), wanted, signs), kind)
-    place = _sum(to, to.add(Mul(), apart, some))
-    kind_of = _sum(to, to.add(Mul(), focal, _shaped(to, counted, (n, points, 1))))
-    return to.add(Div(), to.add(Add(), kind_of, _times(to, place, box_weight)), _count(to, some))
+    place = summed(to, to.add(Mul(), apart, some))
+    kind_of = summed(to, to.add(Mul(), focal, _shaped(to, counted, (n, points, 1))))
+    return to.add(Div(), to.add(Add(), kind_of, times(to, place, box_weight)), _count(to, some))
 
 
 def _head(to: Adds, boxes: str, scores: str, targets: str) -> tuple[int, int, int]:
@@ -126,7 +127,7 @@ def _parts(to: Adds, targets: str) -> tuple[str, str]:
 
 def _count(to: Adds, some: str) -> str:
     """How many anchors stand for an object, 1 at least."""
-    return to.add(Max(), _sum(to, some), to.constant(np.ones((), to.spec(some).dtype)))
+    return to.add(Max(), summed(to, some), to.constant(np.ones((), to.spec(some).dtype)))
 
 
 def _iou_each(to: Adds, boxes: str, targets: str, kind: str) -> str:
@@ -148,22 +149,22 @@ def _iou_each(to: Adds, boxes: str, targets: str, kind: str) -> str:
     shared = op(Mul, op(Relu, wide), op(Relu, high))
     w1, h1, w2, h2 = op(Sub, r1, l1), op(Sub, b1, t1), op(Sub, r2, l2), op(Sub, b2, t2)
     whole = op(Sub, op(Add, op(Mul, w1, h1), op(Mul, w2, h2)), shared)
-    part = op(Div, shared, _shifted(to, whole, EPSILON))
-    loss = _shifted(to, op(Neg, part), 1.0)
+    part = op(Div, shared, shifted(to, whole, EPSILON))
+    loss = shifted(to, op(Neg, part), 1.0)
     if kind == "iou":
         return loss
     wide, high = op(Sub, op(Max, r1, r2), op(Min, l1, l2)), op(Sub, op(Max, b1, b2), op(Min, t1, t2))
     if kind == "giou":
         around = op(Mul, wide, high)
-        return op(Add, loss, op(Div, op(Sub, around, whole), _shifted(to, around, EPSILON)))
+        return op(Add, loss, op(Div, op(Sub, around, whole), shifted(to, around, EPSILON)))
     apart = op(Add, square(op(Sub, op(Add, l1, r1), op(Add, l2, r2))), square(op(Sub, op(Add, t1, b1), op(Add, t2, b2))))
-    corner = _shifted(to, op(Add, square(wide), square(high)), EPSILON)
-    loss = op(Add, loss, op(Div, _times(to, apart, 0.25), corner))
+    corner = shifted(to, op(Add, square(wide), square(high)), EPSILON)
+    loss = op(Add, loss, op(Div, times(to, apart, 0.25), corner))
     if kind == "diou":
         return loss
     turn = op(Sub, op(Atan, op(Div, w2, h2)), op(Atan, op(Div, w1, h1)))
-    shape = _times(to, square(turn), 4 / pi**2)
-    weight = op(Held, op(Div, shape, _shifted(to, op(Sub, shape, part), 1 + EPSILON)))
+    shape = times(to, square(turn), 4 / pi**2)
+    weight = op(Held, op(Div, shape, shifted(to, op(Sub, shape, part), 1 + EPSILON)))
     return op(Add, loss, op(Mul, weight, shape))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbconv.train import box_losses, losses, sequences
+from nbconv.train import box_losses, class_losses, losses, sequences
 from nbconv.train.goals import CLASSES, HEADS, LOSSES, Goal
 
 CLOSE = 1e-3
@@ -65,7 +65,7 @@ def _classes(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> str:
     reading = goal.reading(output, y.shape)
     classes = output[reading.axis]
     if not reading.labels:
-        if goal.function is losses.dice:
+        if goal.function is class_losses.dice:
             _masks(goal, y)
             return ""
         return _shares(goal, y.reshape(reading.shape).transpose(reading.inner), reading.axis)

@@ -14,7 +14,7 @@ from nbconv.edit.head import class_axis
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.pointwise import Add, Mul
 from nbconv.ops.shape import Unsqueeze
-from nbconv.train import box_losses, losses
+from nbconv.train import box_losses, class_losses, losses
 from nbconv.train.building import LABELS
 from nbconv.train.readings import Reading, of_classes
 from nbconv.train.targets import Targets, Weighted
@@ -24,15 +24,15 @@ WEIGHTS = "hyper/weights"
 """The input of a step's graph that holds a weight a sample, where there are."""
 
 LOSSES: dict[str, Callable[..., str]] = {
-    "cross_entropy": losses.cross_entropy,
+    "cross_entropy": class_losses.cross_entropy,
     "binary_cross_entropy": losses.binary_cross_entropy,
     "hinge": losses.hinge,
-    "multiclass_hinge": losses.multiclass_hinge,
+    "multiclass_hinge": class_losses.multiclass_hinge,
     "mse": losses.mse,
     "l1": losses.l1,
     "huber": losses.huber,
-    "dice": losses.dice,
-    "focal": losses.focal,
+    "dice": class_losses.dice,
+    "focal": class_losses.focal,
     "binary_focal": losses.binary_focal,
     "ctc": losses.ctc,
     "smooth_l1": box_losses.smooth_l1,
@@ -42,26 +42,26 @@ LOSSES: dict[str, Callable[..., str]] = {
 }
 """By name, as `Trainer` takes them; their options are `loss_options`."""
 ACTIVATIONS: dict[Callable[..., str], str] = {
-    losses.cross_entropy: "softmax",
-    losses.soft_cross_entropy: "softmax",
-    losses.focal: "softmax",
+    class_losses.cross_entropy: "softmax",
+    class_losses.soft_cross_entropy: "softmax",
+    class_losses.focal: "softmax",
     losses.binary_cross_entropy: "sigmoid",
     losses.binary_focal: "sigmoid",
     losses.ctc: "softmax",
     box_losses.ssd: "softmax",
     box_losses.fcos: "sigmoid",
-    losses.dice: "",
+    class_losses.dice: "",
 }
 """The activation that a loss has itself, so that a last one of the model is left out; "" for either. Of a head's loss it is
 that of the scores, the last output."""
 HEADS = (box_losses.ssd, box_losses.fcos)
 """The losses of two outputs of a detector."""
 CLASSES: dict[Callable[..., str], bool] = {
-    losses.cross_entropy: True,
-    losses.soft_cross_entropy: True,
-    losses.dice: True,
-    losses.focal: False,
-    losses.multiclass_hinge: False,
+    class_losses.cross_entropy: True,
+    class_losses.soft_cross_entropy: True,
+    class_losses.dice: True,
+    class_losses.focal: False,
+    class_losses.multiclass_hinge: False,
 }
 """The losses that have ``class_axis`` and ``batch_axis``, and whether they take a number for each class beside labels."""
 
@@ -112,7 +112,7 @@ class Goal(NamedTuple):
     @property
     def _squeezed(self) -> bool:
         """Whether outputs are pictures of one class, whose axis the model has squeezed away."""
-        return self.function is losses.dice and self.axis == 0 and "class_axis" not in self.options
+        return self.function is class_losses.dice and self.axis == 0 and "class_axis" not in self.options
 
     def reading(self, output: tuple[int, ...], targets: tuple[int, ...]) -> Reading:
         """How a loss of classes reads targets of this shape. What the model tells is taken where targets fit it; labels that
@@ -193,7 +193,7 @@ def _goal(
             _tell(end, name, own or "", outputs[0])
             axis = end.axis
         axis = class_axis(graph, outputs[0]) if axis is None else axis
-        if function is losses.dice and end is not None:
+        if function is class_losses.dice and end is not None:
             options.setdefault("activation", end.kind)
     elif own:
         for end, output in zip(ends, outputs, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nbconv
-from nbconv.edit.head import class_axis, find_head
+from nbconv.edit.head import class_axis, find_head, replace_head
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops import lookup
 from tests.train.models import F32, model, node
@@ -198,3 +198,14 @@ def test_weights_of_classes_along_the_last_axis() -> None:
     options = {"pos_weight": [1.0, 2.0, 0.5, 3.0], "weights": [2.0, 1.0, 1.0, 0.5]}
     one, other = (nbconv.Trainer(model(g), "binary_cross_entropy", loss_options=options) for g in (last, first))
     assert one.step(x, y.transpose(0, 2, 3, 1)) == pytest.approx(other.step(x, y), rel=1e-6)
+
+
+def test_a_bias_of_one_class_with_axes_of_size_one() -> None:
+    """(1, 1) becomes (1, classes), and (1, 1, 1) behind a convolution (classes, 1, 1); samples and pixels stay."""
+    rows = graph([node("MatMul", "x w", "z", "fc"), node("Add", "z b", "y", "bias")], ("n", 5), ("n", 1),
+                 w=array(5, 1), b=array(1, 1))  # fmt: skip
+    pixels = graph([node("Conv", "x w", "z", "head"), node("Add", "z b", "y", "bias")], PIXELS, ("n", 1, 6, 8),
+                   w=array(1, 3, 1, 1), b=array(1, 1, 1))  # fmt: skip
+    for g, x, wanted in ((rows, array(1, 5), (1, 3)), (pixels, array(1, 3, 6, 8), (1, 3, 6, 8))):
+        replaced, _ = replace_head(g, 3)
+        assert model(replaced).run({"x": x})["y"].shape == wanted

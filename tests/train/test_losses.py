@@ -13,7 +13,7 @@ from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.model import Model
 from nbconv.passes.autodiff import backprop
-from nbconv.train import losses
+from nbconv.train import class_losses, losses
 
 rng = np.random.default_rng(21)
 X = rng.standard_normal((5, 7)).astype(np.float32)
@@ -43,25 +43,25 @@ def value_and_gradient(
 
 
 ROWS: list[tuple[str, Callable, np.ndarray, np.ndarray, dict[str, Any], str, dict[str, Any]]] = [
-    ("plain", losses.cross_entropy, X, LABELS, {}, "cross_entropy", {}),
-    ("sum", losses.cross_entropy, X, LABELS, {"reduction": "sum"}, "cross_entropy", {"reduction": "sum"}),
-    ("weights", losses.cross_entropy, X, LABELS, {"weights": W7}, "cross_entropy", {"weight": W7}),
-    ("pixels", losses.cross_entropy, PIXELS, PIXEL_LABELS, {"ignore_index": 4}, "cross_entropy", {"ignore_index": 4}),
-    ("smooth", losses.cross_entropy, X, LABELS, {"label_smoothing": 0.1}, "cross_entropy", {"label_smoothing": 0.1}),
+    ("plain", class_losses.cross_entropy, X, LABELS, {}, "cross_entropy", {}),
+    ("sum", class_losses.cross_entropy, X, LABELS, {"reduction": "sum"}, "cross_entropy", {"reduction": "sum"}),
+    ("weights", class_losses.cross_entropy, X, LABELS, {"weights": W7}, "cross_entropy", {"weight": W7}),
+    ("pixels", class_losses.cross_entropy, PIXELS, PIXEL_LABELS, {"ignore_index": 4}, "cross_entropy", {"ignore_index": 4}),
+    ("smooth", class_losses.cross_entropy, X, LABELS, {"label_smoothing": 0.1}, "cross_entropy", {"label_smoothing": 0.1}),
     *(
-        ("all", losses.cross_entropy, PIXELS, PIXEL_LABELS,
+        ("all", class_losses.cross_entropy, PIXELS, PIXEL_LABELS,
          {"ignore_index": 4, "weights": W5, "label_smoothing": 0.2, "reduction": how}, "cross_entropy",
          {"ignore_index": 4, "weight": W5, "label_smoothing": 0.2, "reduction": how})
         for how in ("mean", "sum")
     ),
-    ("soft", losses.soft_cross_entropy, X, SOFT, {}, "cross_entropy", {}),
-    ("soft weights", losses.soft_cross_entropy, X, SOFT, {"weights": W7}, "cross_entropy", {"weight": W7}),
+    ("soft", class_losses.soft_cross_entropy, X, SOFT, {}, "cross_entropy", {}),
+    ("soft weights", class_losses.soft_cross_entropy, X, SOFT, {"weights": W7}, "cross_entropy", {"weight": W7}),
     ("binary", losses.binary_cross_entropy, X, SOFT, {}, "binary_cross_entropy_with_logits", {}),
     ("binary far", losses.binary_cross_entropy, 60 * X, SOFT, {}, "binary_cross_entropy_with_logits", {}),
     ("pos_weight", losses.binary_cross_entropy, X, SOFT, {"pos_weight": 3.0}, "binary_cross_entropy_with_logits",
      {"pos_weight": np.float32(3)}),
-    ("margin", losses.multiclass_hinge, X, LABELS, {}, "multi_margin_loss", {}),
-    ("margin 2", losses.multiclass_hinge, X, LABELS, {"margin": 2.0, "reduction": "sum"}, "multi_margin_loss",
+    ("margin", class_losses.multiclass_hinge, X, LABELS, {}, "multi_margin_loss", {}),
+    ("margin 2", class_losses.multiclass_hinge, X, LABELS, {"margin": 2.0, "reduction": "sum"}, "multi_margin_loss",
      {"margin": 2.0, "reduction": "sum"}),
     ("mse", losses.mse, X, OTHER, {}, "mse_loss", {}),
     ("l1", losses.l1, X, OTHER, {"reduction": "sum"}, "l1_loss", {"reduction": "sum"}),
@@ -91,8 +91,8 @@ def test_as_pytorch(row: tuple) -> None:
 def test_written_down() -> None:
     x = np.array([[0.0, 0.0]], np.float32)
     one = np.array([1])
-    assert value_and_gradient(losses.cross_entropy, x, one)[0] == pytest.approx(np.log(2))
-    np.testing.assert_allclose(value_and_gradient(losses.cross_entropy, x, one)[1], [[0.5, -0.5]], rtol=1e-6)
+    assert value_and_gradient(class_losses.cross_entropy, x, one)[0] == pytest.approx(np.log(2))
+    np.testing.assert_allclose(value_and_gradient(class_losses.cross_entropy, x, one)[1], [[0.5, -0.5]], rtol=1e-6)
     assert value_and_gradient(losses.binary_cross_entropy, x, np.array([[0.0, 1.0]], np.float32))[0] == pytest.approx(
         np.log(2)
     )
@@ -101,21 +101,22 @@ def test_written_down() -> None:
     signs = np.array([[1.0, 1.0, -1.0]], np.float32)
     assert value_and_gradient(losses.hinge, three, signs, reduction="sum")[0] == pytest.approx(0 + 4 + 1.25)
     np.testing.assert_allclose(value_and_gradient(losses.hinge, three, signs, reduction="sum")[1], [[0, -1, 1]])
-    assert value_and_gradient(losses.multiclass_hinge, three, np.array([0]))[0] == 0
-    assert value_and_gradient(losses.multiclass_hinge, three, np.array([2]))[0] == pytest.approx(3.75 / 3)
+    assert value_and_gradient(class_losses.multiclass_hinge, three, np.array([0]))[0] == 0
+    assert value_and_gradient(class_losses.multiclass_hinge, three, np.array([2]))[0] == pytest.approx(3.75 / 3)
 
 
 def test_dice() -> None:
     far = np.array([[[60.0, -60.0, 60.0, -60.0]]], np.float32)  # sigmoid: 1, 0, 1, 0
     mask = np.array([[[1.0, 0.0, 0.0, 0.0]]], np.float32)
-    assert value_and_gradient(losses.dice, far, mask, smooth=0.0)[0] == pytest.approx(1 - 2 / 3)
-    assert value_and_gradient(losses.dice, far, mask)[0] == pytest.approx(1 - 3 / 4)
+    assert value_and_gradient(class_losses.dice, far, mask, smooth=0.0)[0] == pytest.approx(1 - 2 / 3)
+    assert value_and_gradient(class_losses.dice, far, mask)[0] == pytest.approx(1 - 3 / 4)
     logits = np.zeros((1, 2, 1, 3), np.float32)
     labels = np.array([[[0, 1, 1]]])
     # p is 1/2 everywhere: class 0 (2 · 0.5 + 1) / (1.5 + 1 + 1), class 1 (2 · 1 + 1) / (1.5 + 2 + 1)
-    assert value_and_gradient(losses.dice, logits, labels)[0] == pytest.approx(1 - (2 / 3.5 + 3 / 4.5) / 2)
+    assert value_and_gradient(class_losses.dice, logits, labels)[0] == pytest.approx(1 - (2 / 3.5 + 3 / 4.5) / 2)
     # without the last pixel: (1 + 1) / (1 + 1 + 1) both
-    assert value_and_gradient(losses.dice, logits, np.array([[[0, 1, 9]]]), ignore_index=9)[0] == pytest.approx(1 - 2 / 3)
+    labels = np.array([[[0, 1, 9]]])
+    assert value_and_gradient(class_losses.dice, logits, labels, ignore_index=9)[0] == pytest.approx(1 - 2 / 3)
 
 
 def test_penalties() -> None:

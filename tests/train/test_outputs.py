@@ -10,6 +10,7 @@ import pytest
 import nbconv
 from nbconv.graph import Graph, Spec
 from nbconv.train import losses
+from nbconv.train.readings import Adds
 from tests.train.models import F32, batch, mlp, model, node
 
 X, Y = batch()
@@ -88,7 +89,7 @@ def test_cached_features_are_the_same_training() -> None:
 def test_one_loss_of_two_outputs() -> None:
     """A function of a tuple of outputs gets both names, and the targets under the tuple."""
 
-    def apart(to: losses.Adds, logits: tuple[str, str], targets: str) -> str:
+    def apart(to: Adds, logits: tuple[str, str], targets: str) -> str:
         scores, sizes = logits
         assert to.spec(scores).shape == (12, 3) and to.spec(sizes).shape == (12, 2)
         return losses.mse(to, sizes, targets)

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 import nbconv
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
-from nbconv.train import losses
+from nbconv.train import class_losses, losses
 from nbconv.train.data import Arrays, class_weighted
 from tests.train.models import batch, mlp, model
 
 LOSSES: list[tuple[Any, str, dict[str, Any]]] = [
-    (losses.cross_entropy, "labels", {}), (losses.cross_entropy, "shares", {}), (losses.soft_cross_entropy, "shares", {}),
-    (losses.cross_entropy, "labels", {"label_smoothing": 0.1}), (losses.cross_entropy, "shares", {"label_smoothing": 0.1}),
-    (losses.cross_entropy, "labels", {"weights": [1.0, 2.0, 0.5], "label_smoothing": 0.2}),
-    (losses.cross_entropy, "labels", {"ignore_index": 1}), (losses.focal, "labels", {}),
-    (losses.multiclass_hinge, "labels", {}), (losses.binary_cross_entropy, "shares", {}),
+    (class_losses.cross_entropy, "labels", {}), (class_losses.cross_entropy, "shares", {}),
+    (class_losses.soft_cross_entropy, "shares", {}), (class_losses.cross_entropy, "labels", {"label_smoothing": 0.1}),
+    (class_losses.cross_entropy, "shares", {"label_smoothing": 0.1}),
+    (class_losses.cross_entropy, "labels", {"weights": [1.0, 2.0, 0.5], "label_smoothing": 0.2}),
+    (class_losses.cross_entropy, "labels", {"ignore_index": 1}), (class_losses.focal, "labels", {}),
+    (class_losses.multiclass_hinge, "labels", {}), (losses.binary_cross_entropy, "shares", {}),
     (losses.binary_focal, "shares", {}), (losses.hinge, "signs", {}), (losses.mse, "shares", {}),
     (losses.l1, "shares", {}), (losses.huber, "shares", {}),
 ]  # fmt: skip
@@ -62,7 +63,7 @@ def test_weights_reach_the_step() -> None:
     w = np.random.default_rng(0).random(12).astype(np.float32)
 
     def weighted(to: Any, logits: str, targets: str) -> str:
-        return losses.cross_entropy(to, logits, targets, sample_weights=to.constant(w))
+        return class_losses.cross_entropy(to, logits, targets, sample_weights=to.constant(w))
 
     def state(data: Any, loss: Any = "cross_entropy", size: int = 12, **options: Any) -> dict[str, np.ndarray]:
         trainer = nbconv.Trainer(model(mlp()), loss, nbconv.SGD(0.1), seed=1)

@@ -13,7 +13,7 @@ import nbconv
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.model import Model
-from nbconv.train import losses
+from nbconv.train import class_losses
 from nbconv.train.goals import CLASSES, LOSSES
 from tests.train import oracles
 from tests.train.models import F32, batch, convolutional, mlp, model, node
@@ -236,7 +236,7 @@ def test_weights_shares_and_smoothing_of_mixed_samples() -> None:
     ports = {"x": Spec((4, 3), F32), "t": Spec((4,), np.dtype(np.int64))}
     to = Builder(Graph([], ports, {}, {}), ports)
     with pytest.raises(ValueError, match="wanted a share for each class"):
-        losses.soft_cross_entropy(to, "x", "t")
+        class_losses.soft_cross_entropy(to, "x", "t")
 
 
 def test_one_output_of_size_one() -> None:
