@@ -236,6 +236,12 @@ def test_run_lengths(h: int, w: int, seed: int, share: float) -> None:
         ({"images": [{"id": 7, "file_name": "none.png"}]}, {}, r"lacks none.png, and 0 more of 1 pictures"),
         ({"images": []}, {}, "KeyError at 7"),
         ({"annotations": 3}, {}, "is no COCO file of boxes: TypeError"),
+        (
+            {"annotations": [{"image_id": 7, "category_id": 9, "bbox": ["a", 1, 2, 3]}]},
+            {},
+            "is no COCO file of boxes: ValueError",
+        ),
+        ({"annotations": [{"image_id": 7, "category_id": 9, "bbox": [10**400, 1, 2, 3]}]}, {}, "of boxes: OverflowError"),
         ({}, {"classes": ["bus"]}, "has no category bus, it has car, tree"),
         ({}, {"task": "keypoints"}, "task is 'keypoints', wanted one of boxes, masks"),
     ],

@@ -65,13 +65,13 @@ def coco(
         for annotation in given["annotations"]:
             by_image[annotation["image_id"]].append(annotation)
         names = list(categories.values()) if classes is None else list(map(str, classes))
-        unknown = [name for name in names if name not in categories.values()]
-        if unknown:
-            raise ValueError(f"{file} has no category {', '.join(unknown)}, it has {', '.join(categories.values())}")
         numbers = {k: names.index(name) for k, name in categories.items() if name in names}
         targets = [(_boxes if task == "boxes" else _segments)(by_image[k], numbers) for k, _ in found]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{file} is no COCO file of {task}: {type(error).__name__} at {error}") from None
+    unknown = [name for name in names if name not in categories.values()]
+    if unknown:
+        raise ValueError(f"{file} has no category {', '.join(unknown)}, it has {', '.join(categories.values())}")
     if not found:
         raise ValueError(f"{file} has no images")
     paths = _pictures(file, images, [name for _, name in found])
