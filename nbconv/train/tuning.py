@@ -77,8 +77,12 @@ def prepared(
     if task == "detect":
         raise ValueError(f"task is 'detect': {NO_DETECTOR}")
     model = model if isinstance(model, Model) else load(model, threads=threads, device=device)
-    pictures = _pictures(model, data)
-    size = size or (pictures.size if pictures.size and wanted(model).size is None else None)
+    pictures, fixed = _pictures(model, data), wanted(model).size
+    if size is not None and fixed is not None and tuple(size) != tuple(fixed):
+        raise ValueError(
+            f"size is {size[0]}x{size[1]}, and the model takes pictures of {fixed[0]}x{fixed[1]} alone: leave size out"
+        )
+    size = size or (pictures.size if pictures.size and fixed is None else None)
     mean, std = (pictures.mean if mean is None else mean), (pictures.std if std is None else std)
     kind = "values" if task == "regress" and _table(data) else None
     given = read_data(data, size, mean, std, channels=channels, layout=layout, kind=kind)

@@ -242,6 +242,7 @@ def test_run_lengths(h: int, w: int, seed: int, share: float) -> None:
             "is no COCO file of boxes: ValueError",
         ),
         ({"annotations": [{"image_id": 7, "category_id": 9, "bbox": [10**400, 1, 2, 3]}]}, {}, "of boxes: OverflowError"),
+        ({"annotations": [{"image_id": 7, "category_id": 9, "bbox": [0, 1, float("nan"), 3]}]}, {}, "a box is"),
         ({}, {"classes": ["bus"]}, "has no category bus, it has car, tree"),
         ({}, {"task": "keypoints"}, "task is 'keypoints', wanted one of boxes, masks"),
     ],

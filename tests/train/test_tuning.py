@@ -73,6 +73,8 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a detector's loss depends on its heads" in capsys.readouterr().err
     assert main([*command, "--task", "segment"]) == 2
     assert "the targets are no masks" in capsys.readouterr().err
+    assert main([*command, "--size", "9x9"]) == 2
+    assert "size is 9x9, and the model takes pictures of 4x4 alone: leave size out" in capsys.readouterr().err
 
 
 def test_a_file_of_options(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

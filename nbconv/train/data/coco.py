@@ -114,7 +114,7 @@ def _boxes(annotations: Sequence[Mapping[str, Any]], numbers: Mapping[Any, int])
     for a in annotations:
         if a["category_id"] in numbers and not a.get("iscrowd", 0):
             left, top, width, height = (float(v) for v in a["bbox"])
-            if width > 0 and height > 0:
+            if not (width <= 0 or height <= 0):  # NaN is no box to leave out, but refused below
                 rows.append([left, top, left + width, top + height, numbers[a["category_id"]]])
     with np.errstate(over="ignore"):  # infinite boxes are refused
         return np.array(rows, np.float32).reshape(-1, 5)
