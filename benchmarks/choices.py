@@ -96,6 +96,7 @@ WAYS: dict[str, Way] = {
     "head": trained("head", 3e-3),
     "last:3": trained("last:3", 1e-3),
     "last:6": trained("last:6", 1e-3),
+    "bias": trained("bias", 3e-3),
     "all": trained("all", 1e-3),
 }
 """By the name of its row."""
