@@ -59,6 +59,8 @@ class Recipe(NamedTuple):
     factors: Mapping[str, float]
     """what the learning rate of each parameter is multiplied by"""
     seed: int
+    rows: Mapping[str, tuple[int, ...]] = {}
+    """of some parameters the places along their first axis that train"""
     bn_momentum: float | None = None
     """what batch normalisation keeps of its running statistics, where it is not what the model says"""
 
@@ -136,7 +138,7 @@ def build(
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
     forward = to.graph((loss,))
-    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen)
+    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows)
     count = len(forward.nodes)
     whole, estimate = sums_early(whole, count), 0.0
     if policy.most is None:
@@ -234,7 +236,7 @@ def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mappi
     for p in recipe.chosen:
         if p.value not in gradients:
             continue
-        op = optimizer.make(recipe.factors.get(p.value, 1.0), group_options(optimizer, p))
+        op = optimizer.make(recipe.factors.get(p.value, 1.0), group_options(optimizer, p), recipe.rows.get(p.value, ()))
         slots = [slot(p.value, i) for i in range(op.slots)]
         for name in slots:
             to.input(name, held[name])
@@ -305,8 +307,11 @@ def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str
     """Slots of the optimizer for the parameters: name to array."""
     found = {}
     for p in recipe.chosen:
+        shape = masters[p.value].shape
+        if p.value in recipe.rows:
+            shape = (len(recipe.rows[p.value]), *shape[1:])
         for i, value in enumerate(recipe.optimizer.initial()):
-            found[slot(p.value, i)] = np.full(masters[p.value].shape, value, np.float32)
+            found[slot(p.value, i)] = np.full(shape, value, np.float32)
     return found
 
 
