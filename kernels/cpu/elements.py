@@ -6,7 +6,7 @@ A kernel is called by what it does and the bytes of an element: `copy_2` moves f
 from nbconv.kernels.params import Extents, Image, Strides
 
 from ._map import called
-from ._simd import Bytes, Floats, Int, Int32s, Ints, Shorts, at, kernel, spread
+from ._simd import Bytes, Float, Floats, Int, Int32s, Ints, Shorts, at, kernel, spread
 
 
 def _copy(of, size):
@@ -89,3 +89,19 @@ def pick(
     for p in range(first * pixels, min(last * pixels, total)):
         for t in range(count):
             y[p * count + t] = x[p * size + places[t]]
+
+
+@kernel
+def grad_mask(x: Floats, y: Bytes, n: Int, chunk: Int, low: Float, high: Float, first: Int, last: Int) -> None:
+    """y = 1 where x ≤ low or x ≥ high, else 0; a unit is ``chunk`` elements."""
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = (x[i0 + e] <= low) | (x[i0 + e] >= high)
+
+
+@kernel
+def masked_grad(dy: Floats, mask: Bytes, y: Floats, n: Int, chunk: Int, first: Int, last: Int) -> None:
+    """y = dy, 0 where the mask is not 0; a unit is ``chunk`` elements."""
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = dy[i0 + e] if mask[i0 + e] == 0 else Float(0)

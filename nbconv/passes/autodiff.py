@@ -40,7 +40,7 @@ class _Backward:
         return self.has(i) and self.node.inputs[i] in self._build.active
 
     def rows(self, i: int) -> tuple[int, ...]:
-        return self._build.rows.get(self.node.inputs[i], ())
+        return self._build.rows.get(self.node.inputs[i], ()) if self._build.narrow else ()
 
     def x(self, i: int = 0) -> str:
         return self.node.inputs[i]
@@ -87,6 +87,7 @@ class _Build(Builder):
         self.totals: dict[str, str] = {}
         self.active = set(wrt)
         self.rows: Mapping[str, tuple[int, ...]] = {}
+        self.narrow = True
         for node in graph.nodes:
             if any(n in self.active for n in node.inputs):
                 self.active.update(
@@ -140,6 +141,7 @@ def backprop(
     of: Mapping[str, str],
     wrt: Iterable[str],
     rows: Mapping[str, tuple[int, ...]] | None = None,
+    narrow: bool = True,
 ) -> tuple[Graph, dict[str, Spec], dict[str, str]]:
     """(the graph with gradient nodes behind its own, the Specs of all its values, the gradient's name for each of ``wrt``).
 
@@ -147,11 +149,11 @@ def backprop(
     is computed is Σ ``of`` · d value / d ``wrt``. ``specs`` holds all values of the graph, all dimensions known; ``wrt``
     names inputs, constants or values between. Those on which nothing depends are missing from the result. ``rows``
     names, of some of ``wrt``, the places along their first axis that are wanted, in rising order: their gradients have these
-    alone, and ops that can compute no others. Raises MissingGradients, an UnsupportedError that names every node on the way that has no gradient.
+    alone, and ops that can compute no others (unless not ``narrow``: on a GPU there are no kernels for that). Raises MissingGradients, an UnsupportedError that names every node on the way that has no gradient.
     """
     wrt = list(wrt)
     build = _Build(graph, specs, wrt)
-    build.rows = rows or {}
+    build.rows, build.narrow = rows or {}, narrow
     for name, gradient in of.items():
         build.parts.setdefault(name, []).append(gradient)
     missing: list[tuple[str, str, str]] = []

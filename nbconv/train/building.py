@@ -26,6 +26,7 @@ from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
 from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
+from nbconv.passes.masks import with_masks
 from nbconv.passes.promote import promote
 from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
@@ -59,10 +60,10 @@ class Recipe(NamedTuple):
     factors: Mapping[str, float]
     """what the learning rate of each parameter is multiplied by"""
     seed: int
-    rows: Mapping[str, tuple[int, ...]] = {}
-    """of some parameters the places along their first axis that train"""
     bn_momentum: float | None = None
     """what batch normalisation keeps of its running statistics, where it is not what the model says"""
+    rows: Mapping[str, tuple[int, ...]] = {}
+    """of some parameters the places along their first axis that train"""
 
 
 class Built(NamedTuple):
@@ -138,8 +139,11 @@ def build(
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
     forward = to.graph((loss,))
-    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows)
+    gpu = target is not None and target.gpu
+    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows, not gpu)
     count = len(forward.nodes)
+    if not gpu:
+        whole, specs, count = with_masks(whole, specs, count)
     whole, estimate = sums_early(whole, count), 0.0
     if policy.most is None:
         whole = rematerialise(whole, specs, count, again(graph, chosen, values.values(), policy))
