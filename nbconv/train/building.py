@@ -26,6 +26,7 @@ from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
 from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
+from nbconv.passes.masks import with_masks
 from nbconv.passes.promote import promote
 from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
@@ -61,6 +62,8 @@ class Recipe(NamedTuple):
     seed: int
     bn_momentum: float | None = None
     """what batch normalisation keeps of its running statistics, where it is not what the model says"""
+    rows: Mapping[str, tuple[int, ...]] = {}
+    """of some parameters the places along their first axis that train"""
 
 
 class Built(NamedTuple):
@@ -136,8 +139,11 @@ def build(
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
     forward = to.graph((loss,))
-    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen)
+    gpu = target is not None and target.gpu
+    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows, not gpu)
     count = len(forward.nodes)
+    if not gpu:
+        whole, specs, count = with_masks(whole, specs, count)
     whole, estimate = sums_early(whole, count), 0.0
     if policy.most is None:
         whole = rematerialise(whole, specs, count, again(graph, chosen, values.values(), policy))
@@ -234,7 +240,7 @@ def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mappi
     for p in recipe.chosen:
         if p.value not in gradients:
             continue
-        op = optimizer.make(recipe.factors.get(p.value, 1.0), group_options(optimizer, p))
+        op = optimizer.make(recipe.factors.get(p.value, 1.0), group_options(optimizer, p), recipe.rows.get(p.value, ()))
         slots = [slot(p.value, i) for i in range(op.slots)]
         for name in slots:
             to.input(name, held[name])
@@ -305,8 +311,11 @@ def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str
     """Slots of the optimizer for the parameters: name to array."""
     found = {}
     for p in recipe.chosen:
+        shape = masters[p.value].shape
+        if p.value in recipe.rows:
+            shape = (len(recipe.rows[p.value]), *shape[1:])
         for i, value in enumerate(recipe.optimizer.initial()):
-            found[slot(p.value, i)] = np.full(masters[p.value].shape, value, np.float32)
+            found[slot(p.value, i)] = np.full(shape, value, np.float32)
     return found
 
 
