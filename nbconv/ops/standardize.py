@@ -151,6 +151,7 @@ class LayerNormalization(Op):
 class GroupNormalization(Op):
     """Channels of x (n, c, …) in ``num_groups`` groups, each standardised by itself, times scale (c), plus b (c)."""
 
+    is_cheap = True
     is_norm = True
     parameters = (1, 2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import nbconv
+from nbconv.edit.parameters import constants_of
 from nbconv.graph import Graph, Spec
 from nbconv.train import building
 from tests.train.models import F32, model, node
@@ -39,10 +40,35 @@ def mixer(layers: int = 3) -> Graph:
     return Graph(nodes, {"x": Spec(("n", ROWS, 12), F32)}, {"y": Spec(("n", 3), F32)}, arrays)
 
 
-def trained(**options) -> nbconv.Trainer:
-    rng = np.random.default_rng(4)
-    x, y = rng.standard_normal((8, ROWS, 12), np.float32), rng.integers(0, 3, 8)
-    trainer = nbconv.Trainer(model(mixer()), optimizer=nbconv.SGD(lr=0.05, momentum=0.9), trainable="all", **options)
+def grouped(layers: int = 3) -> Graph:
+    """(n, 12, 20, 18) to (n, 3): 3×3 convolutions and normalisations of 4 groups, as PyTorch exports them."""
+    rng = np.random.default_rng(5)
+    constants = {"ones": np.ones(4), "zeros": np.zeros(4)}
+    nodes, x = [], "x"
+    for i in range(layers):
+        constants |= {f"w{i}": rng.standard_normal((12, 12, 3, 3)) * 0.1, f"g{i}": 1 + 0.1 * rng.standard_normal((12, 1, 1))}
+        constants |= {f"s{i}": rng.standard_normal((12, 1, 1)) * 0.1}
+        nodes += [
+            node("Conv", f"{x} w{i}", f"c{i}", f"conv{i}", pads=(1, 1, 1, 1)),
+            node("Reshape", f"c{i} split", f"r{i}", f"r{i}"),
+            node("InstanceNormalization", f"r{i} ones zeros", f"n{i}", f"n{i}"),
+            node("Shape", f"c{i}", f"h{i}", f"h{i}"), node("Reshape", f"n{i} h{i}", f"b{i}", f"b{i}"),
+            node("Mul", f"b{i} g{i}", f"m{i}", f"m{i}"), node("Add", f"m{i} s{i}", f"a{i}", f"a{i}"),
+            node("Relu", f"a{i}", f"x{i}", f"x{i}"),
+        ]  # fmt: skip
+        x = f"x{i}"
+    nodes += [
+        node("GlobalAveragePool", x, "p", "p"), node("Flatten", "p", "f", "f"), node("Gemm", "f wh", "y", "head"),
+    ]  # fmt: skip
+    constants["wh"] = rng.standard_normal((12, 3))
+    arrays = {k: v.astype(np.float32) for k, v in constants.items()} | {"split": np.array([0, 4, -1])}
+    return Graph(nodes, {"x": Spec(("n", 12, 20, 18), F32)}, {"y": Spec(("n", 3), F32)}, arrays)
+
+
+def trained(graph: Graph | None = None, **options) -> nbconv.Trainer:
+    rng, graph = np.random.default_rng(4), graph or mixer()
+    x, y = rng.standard_normal((8, *graph.inputs["x"].shape[1:]), np.float32), rng.integers(0, 3, 8)
+    trainer = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(lr=0.05, momentum=0.9), trainable="all", **options)
     for _ in range(3):
         trainer.step(x, y)
     return trainer
@@ -79,3 +105,27 @@ def test_a_budget_computes_layers_again() -> None:
     assert memory(frugal) <= limit * 2**20
     for name, value in usual.state.items():
         np.testing.assert_allclose(frugal.state[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
+
+
+def test_groups_of_channels_are_normalised_by_one_node(monkeypatch) -> None:
+    joined = trained(grouped())
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "join_layers", lambda graph, _: graph)
+        apart = trained(grouped())
+    for name, value in apart.state.items():
+        np.testing.assert_allclose(joined.state[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
+    value = 8 * 12 * 20 * 18 * 4
+    assert memory(joined) < memory(apart) - 4 * value
+    kinds = {n.op.type for n in next(iter(joined._works.values())).step.plan.graph.nodes}
+    assert "GroupNormalization" in kinds and "InstanceNormalization" not in kinds
+    two = trained(grouped(), threads=2)
+    assert all(np.array_equal(two.state[n], a) for n, a in joined.state.items())
+
+
+def test_what_fills_a_norms_slots_is_no_parameter() -> None:
+    why = {found.parameter.name: found.why for found in constants_of(grouped())}
+    assert {name for name, told in why.items() if told} == {"ones", "zeros"}
+    assert "behind it" in why["ones"]
+    graph = grouped()
+    graph.constants["ones"] = np.full(4, 1.5, np.float32)  # then they are weights
+    assert [c.parameter.name for c in constants_of(graph) if c.why] == ["zeros"]
