@@ -99,6 +99,7 @@ WAYS: dict[str, Way] = {
     "head": trained("head", 3e-3),
     "last:3": trained("last:3", 1e-3),
     "last:6": trained("last:6", 1e-3),
+    "bias": trained("bias", 3e-3),
     "all": trained("all", 1e-3),
     "head, 16 layers wide": trained("head", 1e-3, widen=16),
     "head, 32 layers wide": trained("head", 1e-3, widen=32),
