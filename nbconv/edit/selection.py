@@ -37,7 +37,7 @@ def select(
         chosen = known
     elif trainable == "head":
         chosen = _of_head(graph, known, output)
-    elif trainable in KINDS:
+    elif isinstance(trainable, str) and trainable in KINDS:
         chosen = _of_kind(graph, known, trainable, output)
     elif isinstance(trainable, str) and trainable.startswith("last:"):
         count = _count(trainable)
