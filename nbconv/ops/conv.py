@@ -14,6 +14,7 @@ from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
 from nbconv.lowering.context import Lowering
 from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS, Geometry
+from nbconv.lowering.conv.depthwise import TURNED as INPUT_GRADIENT
 from nbconv.lowering.conv.depthwise_volume import lower_depthwise, lower_depthwise_transposed
 from nbconv.lowering.conv.problem import geometry, problem
 from nbconv.lowering.conv.volume import is_padded, lower_volume
@@ -421,5 +422,13 @@ class ConvGradInput(ConvTranspose):
         pads = self.pads or (0,) * (2 * n)
         ones = (1,) * n
         return Window(w[2:], self.strides or ones, self.dilations or ones, pads[:n], pads[n:], self.size)
+
+    def lower(self, to: Lowering) -> None:
+        if to.inputs[0].rank < 5 and self.depthwise(to.inputs[1]):
+            found = problem(to, self.geometry(to.inputs[0].shape, to.inputs[1].shape))
+            if INPUT_GRADIENT.fits(found):
+                emit(to, (INPUT_GRADIENT,), found)
+                return
+        super().lower(to)
 
     gradient = Op.gradient

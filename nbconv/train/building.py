@@ -26,6 +26,7 @@ from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
 from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
+from nbconv.passes.layers import join_layers
 from nbconv.passes.masks import with_masks
 from nbconv.passes.promote import promote
 from nbconv.passes.rematerialise import rematerialise, sums_early
@@ -189,7 +190,8 @@ def _forward(
         mine = {n: s._replace(shape=(rows, *s.shape[1:])) if rows else s for n, s in feeds.items()}
         source.inputs = {**mine, STEP: Spec((), np.dtype(np.int64))}
         source.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
-        return computed(source)
+        graph, specs = computed(source)
+        return join_layers(graph, specs), specs
 
     try:
         graph, specs = folded(0)

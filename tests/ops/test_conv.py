@@ -80,6 +80,10 @@ CASES += [
     case(ConvGradInput(size=(7, 5), strides=(2, 1), pads=(1, 0, 1, 1)), r(2, 4, 4, 5), r(4, 3, 3, 2)),
     case(ConvGradInput(size=(9, 8), pads=(1, 1, 1, 1)), r(2, 19, 9, 8), r(19, 33, 3, 3)),
     case(ConvGradInput(size=(9, 7), strides=(2, 2), pads=(1, 1, 1, 1), group=13), r(2, 13, 5, 4), r(13, 1, 3, 3)),
+    case(ConvGradInput(size=(9, 7), pads=(2, 3, 1, 0), group=37), r(2, 37, 10, 8), r(37, 1, 3, 3)),
+    case(ConvGradInput(size=(9, 11), pads=(2, 2, 2, 2), dilations=(1, 2), group=20), r(1, 20, 9, 7), r(20, 1, 5, 5)),
+    case(ConvGradInput(size=(6, 5), pads=(3, 3, 3, 3), group=17), r(2, 17, 6, 5), r(17, 1, 7, 7)),
+    case(ConvGradInput(size=(9,), pads=(0, 1), group=18), r(2, 18, 8), r(18, 1, 3)),
     case(ConvGradWeight(kernel_shape=(3, 2), strides=(2, 1)), r(2, 3, 7, 5), r(2, 4, 3, 4), outputs=2),
     case(ConvGradWeight(kernel_shape=(3, 3), pads=(1, 1, 1, 1)), r(2, 19, 9, 8), r(2, 33, 9, 8), outputs=2),
     case(
