@@ -108,10 +108,10 @@ WAYS: dict[str, Way] = {
     "auto 32": trained("auto", 1e-3, memory_mb=32),
     "bias": trained("bias", 3e-3),
     "all": trained("all", 1e-3),
-    "last:6, adapters of rank 16": trained("last:6", 3e-3, adapters=16),
-    "last:12, adapters of rank 16": trained("last:12", 3e-3, adapters=16),
-    "head, 16 layers wide": trained("head", 1e-3, widen=16),
-    "head, 32 layers wide": trained("head", 1e-3, widen=32),
+    "last:6 adapters 16": trained("last:6", 3e-3, adapters=16),
+    "last:12 adapters 16": trained("last:12", 3e-3, adapters=16),
+    "head wide 16": trained("head", 1e-3, widen=16),
+    "head wide 32": trained("head", 1e-3, widen=32),
 }
 """By the name of its row."""
 
