@@ -1,5 +1,6 @@
-"""Low-rank changes of weights that train in their place and go into them when the model is used or saved (LoRA, Hu 2021;
-only the side of the outputs trains, and the other one comes from the weight, as in LoRA-Edge, 2025)."""
+"""Low-rank changes of weights that train in their place and go into them when the model is used or saved (LoRA, Hu 2021).
+Only the side of the outputs trains; the other one comes from the weight and stays (LoRA-Edge, 2025), so that a step keeps
+few channels of what goes into a layer."""
 
 from __future__ import annotations
 
@@ -11,21 +12,22 @@ import numpy as np
 
 from nbconv.edit.parameters import Parameter, master, type_of
 from nbconv.graph import Graph, Node
+from nbconv.graph.dtypes import is_half
 from nbconv.graph.infer import number_of
 from nbconv.ops.cast import Cast
-from nbconv.ops.linear import MatMul
+from nbconv.ops.conv import Conv
+from nbconv.ops.linear import Gemm, MatMul
 from nbconv.ops.pointwise import Add
-from nbconv.ops.shape import Reshape
 from nbconv.passes.straight_through import quantises
 
 State = Mapping[str, np.ndarray]
-ADAPTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OVERSAMPLED, ITERATIONS = 8, 3
+"""Of subspace iteration: vectors beyond the rank, and turns."""
 
 
 class Adapted(NamedTuple):
-    """A ``graph`` whose weights are W + B·A; what trains in it, the B's among them; the A's, by name; and what makes weights
-    for the graph as it was from a state that has both."""
+    """A ``graph`` with branches beside its layers; what trains in it, the B's among them; the A's, by name; and what makes
+    weights for the graph as it was from a state that has both."""
 
     graph: Graph
     trained: list[Parameter]
@@ -35,63 +37,93 @@ class Adapted(NamedTuple):
 
 def adapted(graph: Graph, chosen: Sequence[Parameter], rank: int, whole: Collection[str] = (), seed: int = 0) -> Adapted:
     """Gives the weights of convolutions, Gemm and MatMul among ``chosen``, but for the values ``whole``, a change of rank
-    ``rank``.
+    ``rank``: their layers add B of A of what they read.
 
-    A weight is a matrix W (rows, columns) a group, of a convolution (filters, channels and taps). A (rank, columns) spans
+    A weight is a matrix W (outputs, inputs) a group, of a convolution (filters, channels and taps). A (rank, inputs) spans
     what W reads most: its first right singular vectors, found by subspace iteration (Halko 2011) that begins by ``seed``.
-    B (rows, rank) begins as 0. Where B and A have no fewer numbers than W, and for all that is no such weight, the parameter
-    trains itself. ValueError where no weight is left, or one is stored as integers.
+    B (outputs, rank) begins as 0. Where B and A have no fewer numbers than W, and for all that is no such weight, the
+    parameter trains itself. ValueError where no weight is left, or one is stored as integers.
     """
     if not isinstance(rank, (int, np.integer)) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"adapters is {rank!r}, wanted a rank, 1 or more")
-    made, constants = graph.producers(), dict(graph.constants)
+    made, readers, constants = graph.producers(), graph.readers(), dict(graph.constants)
     trained: list[Parameter] = []
-    added: dict[str, list[Node]] = {}
     bases: dict[str, np.ndarray] = {}
+    forms: dict[str, _Form] = {}
     for p in chosen:
         weight = master(p, graph)
-        groups, rows, columns = _matrix(p, weight.shape)
-        if p.value in whole or rank * (rows + columns) >= rows * columns:
+        form = None if p.value in whole else _form(p, readers[p.value], weight.shape)
+        if form is None or rank * (form.outputs + form.inputs) >= form.outputs * form.inputs:
             trained.append(p)
             continue
         if p.value in made and quantises(made[p.value], graph):
             told = f"adapters: the weight {p.name!r} of {p.node.name} is stored as integers"
             raise ValueError(f"{told}, which take no small change: train it whole")
-        lead = (groups,) if groups > 1 else ()
         basis, change = f"{p.value}/lora_a", f"{p.value}/lora_b"
-        bases[basis] = _basis(weight.reshape(*lead, rows, columns), rank, np.random.default_rng([seed, len(bases)]))
-        constants[change] = np.zeros((*lead, rows, rank), np.float32)
-        constants[f"{p.value}/shape"] = np.array(weight.shape, np.int64)
+        found = _basis(form.matrices(weight), rank, np.random.default_rng([seed, len(bases)]))
+        bases[basis] = form.stored(found, weight.shape[1:])
+        zeros = np.zeros((form.groups, form.outputs, rank), type_of(p.value, graph))
+        constants[change] = form.stored(zeros, (rank, *[1] * (weight.ndim - 2)))
         trained.append(Parameter(change, change, p.node, p.depth))
-        added[p.value] = _sum(p, graph, change, basis)
+        forms[p.value] = form
     if not bases:
         raise ValueError(f"adapters: what trains has no weight, but the head's, that is larger than a change of rank {rank}")
 
     def back(state: State) -> State:
         found = {name: array for name, array in state.items() if name not in bases}
         for p in chosen:
-            if p.value in added:
-                weight = master(p, graph)
-                change = state[f"{p.value}/lora_b"].astype(np.float64) @ state[f"{p.value}/lora_a"].astype(np.float64)
-                found[p.value] = (weight + change.reshape(weight.shape)).astype(np.float32)
+            if p.value in forms:
+                form, weight = forms[p.value], master(p, graph)
+                a, b = (form.matrices(state[f"{p.value}/lora_{side}"].astype(np.float64)) for side in "ab")
+                found[p.value] = (weight + form.stored(b @ a, weight.shape[1:])).astype(np.float32)
         return found
 
-    return Adapted(graph.derive(_with(graph.nodes, added), constants), trained, bases, back)
+    nodes = [made for node in graph.nodes for made in _branched(node, forms, graph)]
+    return Adapted(graph.derive(nodes, constants), trained, bases, back)
 
 
-def _matrix(p: Parameter, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """A weight as (groups, rows, columns); none where it is not a layer's."""
-    kind = p.node.op.type
-    if kind not in ADAPTS or len(shape) < 2:
-        return 1, 0, 0
-    if kind in ("Conv", "ConvTranspose"):
-        groups = getattr(p.node.op, "group", 1)
-        return groups, shape[0] // groups, prod(shape[1:])
-    return prod(shape[:-2]), shape[-2], shape[-1]
+class _Form(NamedTuple):
+    """A weight as matrices (groups, outputs, inputs). ``turned``: it is stored with inputs first."""
+
+    groups: int
+    outputs: int
+    inputs: int
+    turned: bool
+
+    def matrices(self, array: np.ndarray) -> np.ndarray:
+        """A weight, A or B as it is stored, a matrix a group."""
+        array = array.T if self.turned else array
+        return array.reshape(self.groups, len(array) // self.groups, -1)
+
+    def stored(self, matrices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The opposite; ``shape``: of its rows, where these are outputs."""
+        if self.turned:
+            return np.ascontiguousarray(matrices[0].T)
+        return matrices.reshape(-1, *shape)
+
+
+def _form(p: Parameter, readers: Sequence[Node], shape: tuple[int, ...]) -> _Form | None:
+    """The weight of a layer; None for what is none, or of layers that read it in several ways."""
+    ways = {_way(node) if tuple(node.inputs[:2][1:]) == (p.value,) else None for node in readers}
+    if len(ways) != 1 or len(shape) < 2 or (way := ways.pop()) is None:
+        return None
+    kind, groups, turned = way
+    if kind != "Conv" and len(shape) != 2:
+        return None
+    return _Form(1, shape[1], shape[0], True) if turned else _Form(groups, shape[0] // groups, prod(shape[1:]), False)
+
+
+def _way(node: Node) -> tuple[str, int, bool] | None:
+    """(operator, groups, whether inputs come first) of a layer that reads a weight."""
+    if isinstance(node.op, Conv):
+        return "Conv", node.op.group, False
+    if isinstance(node.op, Gemm):
+        return "Gemm", 1, not node.op.transB
+    return ("MatMul", 1, True) if isinstance(node.op, MatMul) else None
 
 
 def _basis(weight: np.ndarray, rank: int, rng: np.random.Generator) -> np.ndarray:
-    """Orthonormal rows, near the first right singular vectors: float32 (…, rank, columns)."""
+    """Orthonormal rows, near the first right singular vectors: float32 (groups, rank, inputs)."""
     across = np.swapaxes(weight, -1, -2)
     count = min(rank + OVERSAMPLED, *weight.shape[-2:])
     q = across @ rng.standard_normal((*weight.shape[:-1], count)).astype(np.float32)
@@ -101,25 +133,26 @@ def _basis(weight: np.ndarray, rank: int, rng: np.random.Generator) -> np.ndarra
     return np.ascontiguousarray((turned @ np.swapaxes(q, -1, -2))[..., :rank, :], np.float32)
 
 
-def _sum(p: Parameter, graph: Graph, change: str, basis: str) -> list[Node]:
-    """The nodes that make W + B·A, in W's type."""
-    names = [f"{p.value}/{what}" for what in ("product", "change", "typed", "adapted")]
-    kind = type_of(p.value, graph)
+def _branched(node: Node, forms: Mapping[str, _Form], graph: Graph) -> list[Node]:
+    """A node; a layer with its branch, whose results are added."""
+    if len(node.inputs) < 2 or node.inputs[1] not in forms:
+        return [node]
+    value, y, op = node.inputs[1], node.outputs[0], node.op
+    a, b, kind = f"{value}/lora_a", f"{value}/lora_b", type_of(value, graph)
+    nodes = []
+    if is_half(kind):
+        typed = f"{y}/lora_a"
+        nodes.append(Node(Cast(to=number_of(kind)), (a,), (typed,), typed))
+        a = typed
+    down, up = op, MatMul()
+    if isinstance(op, Conv):
+        up = Conv(group=op.group)
+    elif isinstance(op, Gemm):
+        down, up = Gemm(transA=op.transA, transB=op.transB), Gemm(alpha=op.alpha, transB=op.transB)
     return [
-        Node(MatMul(), (change, basis), (names[0],), names[0]),
-        Node(Reshape(), (names[0], f"{p.value}/shape"), (names[1],), names[1]),
-        Node(Cast(to=number_of(kind)), (names[1],), (names[2],), names[2]),
-        Node(Add(), (p.value, names[2]), (names[3],), names[3]),
+        *nodes,
+        Node(op, node.inputs, (f"{y}/frozen",), node.name),
+        Node(down, (node.inputs[0], a), (f"{y}/down",), f"{node.name}/down"),
+        Node(up, (f"{y}/down", b), (f"{y}/up",), f"{node.name}/up"),
+        Node(Add(), (f"{y}/frozen", f"{y}/up"), (y,), f"{node.name}/adapted"),
     ]
-
-
-def _with(nodes: Sequence[Node], added: Mapping[str, list[Node]]) -> list[Node]:
-    """The nodes, with those that make a weight before the first that reads it; all read it as it was made."""
-    found: list[Node] = []
-    todo = dict(added)
-    for node in nodes:
-        for name in node.inputs:
-            found += todo.pop(name, [])
-        inputs = tuple(f"{n}/adapted" if n in added else n for n in node.inputs)
-        found.append(node if inputs == node.inputs else Node(node.op, inputs, node.outputs, node.name))
-    return found

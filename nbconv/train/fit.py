@@ -20,6 +20,7 @@ from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, bat
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.learner import Learner, NonFiniteLoss
+from nbconv.train.learnt import ended
 from nbconv.train.schedules import Named, Plateau
 from nbconv.train.targets import samples
 
@@ -246,7 +247,7 @@ def cached(
 ) -> tuple[Graph, Data, Any]:
     """(the graph that is left to train, features in place of data, and of validation data), where that is possible."""
     graph = trainer.recipe.graph
-    names = frontier(graph, trainer.recipe.chosen, trainer.logits, trainer.state)
+    names = frontier(ended(trainer.authored, trainer.goals), trainer._authored, trainer.logits)  # what the model has, too
     whole = graph, data, validation
     if not names or not set(names).isdisjoint(graph.inputs):
         if must:

@@ -138,3 +138,18 @@ def test_steps_of_several_shapes_share_memory() -> None:
     assert found == alone.step(x, y)
     arenas = {id(work.step._space.arena) for work in trainer._works.values()}
     assert len(arenas) == 1
+
+
+def test_weights_that_nodes_make() -> None:
+    """They have no samples, and are made once for all micro-batches."""
+    graph = deep(False)
+    graph.constants["gain"] = np.full((24, 1, 1, 1), 1.1, F32)
+    graph.constants["raw"] = graph.constants.pop("w3")
+    graph.nodes.insert(0, node("Mul", "raw gain", "w3", "scaled"))
+    x, y = batch(8, SHAPE)
+    trainers = [nbconv.Trainer(model(graph), optimizer=nbconv.SGD(0.01), memory_mb=most) for most in (None, 2)]
+    losses = [[t.step(x, y) for _ in range(3)] for t in trainers]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert trainers[1].forecast()["micro_batches"] > 1
+    np.testing.assert_allclose(trainers[1].state["gain"], trainers[0].state["gain"], rtol=1e-5)
+    assert (trainers[0].state["gain"] != np.float32(1.1)).all()
