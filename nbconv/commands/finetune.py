@@ -44,6 +44,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "names separated by commas",
     )  # fmt: skip
     options.add(
+        "--widen", type=_model.positive, metavar="N", group=what,
+        help="let the new head read the means of N layers before it, too: 16 often learn more at little cost",
+    )  # fmt: skip
+    options.add(
         "--loss", choices=LOSSES, metavar="NAME", group=what,
         help=f"{', '.join(LOSSES)} (default: cross_entropy; mse to regress)",
     )  # fmt: skip
@@ -140,6 +144,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "task": args.task,
         "layers": layers,
+        "widen": args.widen or 0,
         "loss": args.loss,
         "repair": bool(args.repair),
         "optimizer": _optimizer(args),

@@ -42,6 +42,7 @@ def prepared(
     task: str = "auto",
     classes: int | None = None,
     layers: str | Iterable[str] = "head",
+    widen: int = 0,
     loss: Any = None,
     loss_options: Any = None,
     optimizer: Optimizer | None = None,
@@ -66,6 +67,7 @@ def prepared(
     ``task``: "classify", "segment" (a class a pixel), "regress" (numbers), or "auto", what the data are of. ``classes``: how
     many the new head has (default: those of the data). ``layers``: what trains, "head", "last:k", "bias", "norm", "all",
     "auto" (what ``memory_mb`` and ``step_ms`` leave room for), or globs.
+    ``widen``: how many earlier layers the new head reads, too (`Model.widen_head`).
     ``held_out``: the share of each class that is kept for the report; data in splits have theirs: a validation part is
     watched, a test part is what the report is of.
     ``size``, ``mean``, ``std``, ``channels``, ``layout``: how pictures become the model's input (by default its height and
@@ -94,6 +96,8 @@ def prepared(
         raise ValueError(f"targets are boxes: {NO_DETECTOR}")
     samples = _fitting(first, task).bound(wanted(model))
     model.replace_head(_outputs(samples, task, classes), seed=seed)
+    if widen:
+        model.widen_head(widen)
     if isinstance(given, Splits) and given.held is not None and given.last is not None:
         train, held, last = samples, _fitting(given.held, task), _fitting(given.last, task)
     else:
