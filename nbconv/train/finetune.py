@@ -18,9 +18,13 @@ from nbconv.train.fit import History, peak_mb
 from nbconv.train.tuning import prepared
 
 
+NAMES = {"map50": "mAP@50"}
+"""What metrics are called where they are told."""
+
+
 class Report(NamedTuple):
     """What came of it: ``metric`` on the held-out samples before and after (accuracy; of pixels the mean jaccard of classes;
-    of numbers the loss), the confusion matrix after (rows are labels), the names of the classes, seconds, the process's peak
+    of boxes mAP@50, of numbers the loss), the confusion matrix after (rows are labels), the names of the classes, seconds, the process's peak
     memory in MB, and what happened by the epoch."""
 
     before: float
@@ -33,8 +37,9 @@ class Report(NamedTuple):
     metric: str = "accuracy"
 
     def __str__(self) -> str:
+        name = NAMES.get(self.metric, self.metric)
         return (
-            f"held-out {self.metric} {self.before:.4f} before, {self.after:.4f} after; {self.seconds:.1f} s, "
+            f"held-out {name} {self.before:.4f} before, {self.after:.4f} after; {self.seconds:.1f} s, "
             f"{self.peak_mb:.0f} MB at most"
         )
 
