@@ -45,6 +45,11 @@ class Backward(Expansion, Protocol):
         """Whether somebody needs the gradient of input i."""
         ...
 
+    def rows(self, i: int) -> tuple[int, ...]:
+        """Along input i's first axis, the places of which alone a gradient is wanted; none: of all. What `gradient` gives may
+        have these alone, or all."""
+        ...
+
     def y(self, i: int = 0) -> str:
         """The name of output i (made up where the node left it out, and then computed)."""
         ...

@@ -138,6 +138,13 @@ def axes(values: Sequence[int], rank: int) -> tuple[int, ...]:
     return found
 
 
+def rising(places: Sequence[int], size: int, name: str) -> int:
+    """How many places of an axis these are; ModelError where they do not rise, or leave it."""
+    if any(b <= a for a, b in zip(places, places[1:])) or not (places and 0 <= places[0] and places[-1] < size):
+        raise ModelError(f"{name} {list(places)} are not in rising order, from 0 to below {size}")
+    return len(places)
+
+
 def known(spec: Spec, name: str) -> np.ndarray:
     """The value of an input that decides a shape; DataDependentError when it is only known at run time."""
     return settled(_there(spec, name))

@@ -15,7 +15,7 @@ import numpy as np
 from nbconv.base.machine import thread_count
 from nbconv.edit.meaning import Meaning
 from nbconv.edit.parameters import Parameter, master
-from nbconv.edit.selection import select
+from nbconv.edit.selection import KINDS, select
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train import building
@@ -378,8 +378,8 @@ class _Work(NamedTuple):
 
 
 def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], outputs: tuple[str, ...]) -> list[Parameter]:
-    """The parameters that train; "head" is the heads of all outputs that are trained."""
-    if trainable != "head":
+    """The parameters that train; "head" is the heads of all outputs that are trained, which "bias" and "norm" have, too."""
+    if trainable not in ("head", *KINDS):
         return select(graph, trainable, frozen)
     found = {p.value: p for name in outputs for p in select(graph, trainable, frozen, name)}
     return list(found.values())
