@@ -1,6 +1,7 @@
 """Teach a model new classes, masks, boxes or numbers: from a folder of class sub-folders or of images/ and masks/, a CSV
-file of path,label lines, an .npz with x and y, boxes as COCO, VOC or YOLO have them. The head is replaced; a share of each class is held out, and how
-good the model is on it told. What is written says how its pictures are made and what its classes are."""
+file of path,label lines, an .npz with x and y, boxes as COCO, VOC or YOLO have them. The head is replaced; a share of each
+class is held out, and how good the model is on it told. What is written says how its pictures are made and what its
+classes are."""
 
 from __future__ import annotations
 

@@ -184,7 +184,9 @@ class AdaDeltaUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"by": AdaDelta(self.rho, 1 - self.rho, self.epsilon)}
 
-    def updated(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, u: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
+    def updated(
+        self, p: np.ndarray, g: np.ndarray, s: np.ndarray, u: np.ndarray, lr: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         s = t(self.rho) * s + t(1 - self.rho) * (g * g)
@@ -207,7 +209,9 @@ class RMSPropUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"by": RMSProp(self.alpha, 1 - self.alpha, self.epsilon, self.momentum)}
 
-    def updated(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, v: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
+    def updated(
+        self, p: np.ndarray, g: np.ndarray, s: np.ndarray, v: np.ndarray, lr: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         s = t(self.alpha) * s + t(1 - self.alpha) * (g * g)
