@@ -41,7 +41,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     options.add(
         "--layers", "--trainable", default="head", group=what,
-        help="what trains: head (default), last:K, all, or globs of names separated by commas",
+        help="what trains: head (default), last:K, bias, norm, all, auto (as --memory-mb and --step-ms allow), or globs of "
+        "names separated by commas",
     )  # fmt: skip
     options.add(
         "--loss", choices=LOSSES, metavar="NAME", group=what,
@@ -71,6 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--resume", metavar="FILE", group=how, help="a checkpoint: written after each epoch, gone on from where it is there"
     )
     options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
+    options.add("--step-ms", type=_model.nonnegative, metavar="X", group=how, help="with auto, most time a step may take")
     _model.add_seed(parser, "the new classifier, the split and the order of samples")
     data = parser.add_argument_group("data")
     options.add("--held-out", type=_model.nonnegative, default=0.2, metavar="X", group=data, help="(default: 0.2)")
@@ -147,6 +149,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "optimizer": _optimizer(args),
         "schedule": args.schedule,
         "memory_mb": args.memory_mb,
+        "step_ms": args.step_ms,
         "held_out": args.held_out,
         "size": args.size,
         "mean": None if args.mean is None else _numbers(args.mean),

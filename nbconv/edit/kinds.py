@@ -1,4 +1,4 @@
-"""Kinds of parameters, told by how a model uses them: what is added to each channel, and what normalisations scale and add."""
+"""Kinds of parameters, told by use: what is added to each channel, and what normalisations scale and add."""
 
 from __future__ import annotations
 

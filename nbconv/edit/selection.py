@@ -13,7 +13,7 @@ from nbconv.graph import Graph
 
 KINDS = {"bias": biases, "norm": scales_of_norms}
 NONE = {
-    "bias": "beside its head the model adds no parameter to channels: layers without biases; trainable='head' trains the head",
+    "bias": "beside its head the model adds no parameter to channels: no layer has a bias; trainable='head' is the same",
     "norm": "the model has no normalisation with a scale or an offset (exporters fold them into convolutions): "
     "trainable='bias' trains the biases that folding leaves",
 }
@@ -37,7 +37,7 @@ def select(
         chosen = known
     elif trainable == "head":
         chosen = _of_head(graph, known, output)
-    elif trainable in KINDS:
+    elif isinstance(trainable, str) and trainable in KINDS:
         chosen = _of_kind(graph, known, trainable, output)
     elif isinstance(trainable, str) and trainable.startswith("last:"):
         count = _count(trainable)

@@ -46,8 +46,12 @@ class Backward(Expansion, Protocol):
         ...
 
     def rows(self, i: int) -> tuple[int, ...]:
-        """Along input i's first axis, the places of which alone a gradient is wanted; none: of all. What `gradient` gives may
-        have these alone, or all."""
+        """The places along input i's first axis whose gradient is wanted; none: of all. What `gradient` gives may have these
+        alone, or all."""
+        ...
+
+    def taken(self, x: str, places: tuple[int, ...], axis: int) -> str:
+        """These places of x along an axis; x itself where there are none."""
         ...
 
     def y(self, i: int = 0) -> str:

@@ -82,7 +82,7 @@ class Gemm(Op):
             da = product(b, dy, self.transB, 1) if self.transA else product(dy, b, 0, not self.transB)
         if to.wants(1):
             if self.transB:
-                db = product(_columns(to, dy, to.rows(1)), a, 1, self.transA)
+                db = product(to.taken(dy, to.rows(1), 1), a, 1, self.transA)
             else:
                 db = product(a, dy, not self.transA, 0)
         if to.wants(2):
@@ -92,13 +92,6 @@ class Gemm(Op):
 
                 dc = to.add(Mul(), dc, to.constant(np.array(self.beta, to.inputs[2].dtype)))
         return (da, db, dc)[: len(to.inputs)]
-
-
-def _columns(to: Backward, dy: str, which: tuple[int, ...]) -> str:
-    """These columns of a matrix; of none, itself."""
-    from nbconv.ops.gather import Gather
-
-    return to.add(Gather(axis=1), dy, to.constant(np.array(which, np.int64))) if which else dy
 
 
 class MatMul(Op):

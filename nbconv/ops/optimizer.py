@@ -31,8 +31,8 @@ def runs(places: Iterable[int]) -> list[tuple[int, int, int]]:
 
 
 class Update(Op, abstract=True):
-    """Inputs p, g, the slots, then the scalars; outputs the new p and the new slots, all of p's shape. ``rows``: places along
-    p's first axis, in rising order, that change; g and the slots have these alone. None: all change."""
+    """Inputs p, g, the slots, then the scalars; outputs the new p and the new slots, all of p's shape. ``rows``: the places
+    along p's first axis, in rising order, that change; g and the slots have these alone. None: all change."""
 
     domain = "nbconv"
     in_place = True
@@ -68,8 +68,8 @@ class Update(Op, abstract=True):
         new[which], *slots = self.updated(p[which], g, *rest)
         return (new, *slots)
 
-    def updated(self, p: np.ndarray, g: np.ndarray, *rest: Any) -> tuple[np.ndarray, ...]:
-        """The new p and the new slots, where all rows change."""
+    def updated(self, *inputs: Any, **_: Any) -> tuple[np.ndarray, ...]:
+        """The new p and the new slots, where all rows change; inputs as for `reference`."""
         raise NotImplementedError(self.type)
 
     kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
@@ -184,9 +184,7 @@ class AdaDeltaUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"by": AdaDelta(self.rho, 1 - self.rho, self.epsilon)}
 
-    def updated(
-        self, p: np.ndarray, g: np.ndarray, s: np.ndarray, u: np.ndarray, lr: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
+    def updated(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, u: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         s = t(self.rho) * s + t(1 - self.rho) * (g * g)
@@ -209,9 +207,7 @@ class RMSPropUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"by": RMSProp(self.alpha, 1 - self.alpha, self.epsilon, self.momentum)}
 
-    def updated(
-        self, p: np.ndarray, g: np.ndarray, s: np.ndarray, v: np.ndarray, lr: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
+    def updated(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, v: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         s = t(self.alpha) * s + t(1 - self.alpha) * (g * g)

@@ -42,6 +42,9 @@ class _Backward:
     def rows(self, i: int) -> tuple[int, ...]:
         return self._build.rows.get(self.node.inputs[i], ()) if self._build.narrow else ()
 
+    def taken(self, x: str, places: tuple[int, ...], axis: int) -> str:
+        return self._build.taken(x, places, axis)
+
     def x(self, i: int = 0) -> str:
         return self.node.inputs[i]
 
@@ -114,11 +117,14 @@ class _Build(Builder):
 
     def only(self, name: str, part: str) -> str:
         """Of a part of a value's gradient that has all places those that are wanted."""
+        whole = name in self.rows and self.specs[part].shape == self.specs[name].shape
+        return self.taken(part, self.rows[name], 0) if whole else part
+
+    def taken(self, x: str, places: tuple[int, ...], axis: int) -> str:
+        """These places of x along an axis; x itself where there are none."""
         from nbconv.ops.gather import Gather
 
-        if name not in self.rows or self.specs[part].shape != self.specs[name].shape:
-            return part
-        return self.add(Gather(axis=0), part, self.constant(np.array(self.rows[name], np.int64)))
+        return self.add(Gather(axis=axis), x, self.constant(np.array(places, np.int64))) if places else x
 
     def total(self, name: str) -> str | None:
         """The gradient of a value: the sum of what its readers gave, the last reader's first, as they are met."""
@@ -147,9 +153,10 @@ def backprop(
 
     ``of`` maps values to their gradients' names, which must be known values (a constant 1 for a scalar loss): what
     is computed is Σ ``of`` · d value / d ``wrt``. ``specs`` holds all values of the graph, all dimensions known; ``wrt``
-    names inputs, constants or values between. Those on which nothing depends are missing from the result. ``rows``
-    names, of some of ``wrt``, the places along their first axis that are wanted, in rising order: their gradients have these
-    alone, and ops that can compute no others (unless not ``narrow``: on a GPU there are no kernels for that). Raises MissingGradients, an UnsupportedError that names every node on the way that has no gradient.
+    names inputs, constants or values between. Those on which nothing depends are missing from the result. ``rows`` names,
+    of some of ``wrt``, the places along their first axis that are wanted, fewer than all, in rising order: their gradients
+    have these alone. ``narrow``: ops that can compute no others (on a GPU they lack kernels). Raises MissingGradients, an
+    UnsupportedError that names every node on the way that has no gradient.
     """
     wrt = list(wrt)
     build = _Build(graph, specs, wrt)

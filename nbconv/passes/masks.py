@@ -9,9 +9,8 @@ import numpy as np
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.infer import BOOL
-from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.rectifier import GradMask, MaskedGrad
-from nbconv.passes.rematerialise import LEAST
+from nbconv.passes.rematerialise import LEAST, repeatable
 
 
 def with_masks(graph: Graph, specs: Mapping[str, Spec], forward: int) -> tuple[Graph, dict[str, Spec], int]:
@@ -20,13 +19,14 @@ def with_masks(graph: Graph, specs: Mapping[str, Spec], forward: int) -> tuple[G
     front, back = graph.nodes[:forward], graph.nodes[forward:]
     makers = {name: node for node in front for name in node.outputs if name}
     gradients = {id(node) for node in back if node.op.type in ("ReluGrad", "ClipGrad")}
-    read = {name for node in back for i, name in enumerate(node.inputs) if not (id(node) in gradients and i == 1)}
+    asides = gradients | {id(node) for node in back if node.op.type == "ExpandLike"}  # whose input 1 says a shape
+    read = {name for node in back for i, name in enumerate(node.inputs) if i != 1 or id(node) not in asides}
     found = dict(specs)
     masks: dict[str, Node] = {}
     nodes: list[Node] = []
     for node in back:
         y = node.inputs[1] if id(node) in gradients else ""
-        if not y or y in read or y in graph.outputs or not _alone(makers.get(y), specs, read, makers):
+        if not y or y in graph.outputs or not _kept_for_it(y, specs, read, makers):
             nodes.append(node)
             continue
         if y not in masks:
@@ -41,11 +41,19 @@ def with_masks(graph: Graph, specs: Mapping[str, Spec], forward: int) -> tuple[G
     return graph.derive([*made, *nodes]), found, len(made)
 
 
-def _alone(node: Node | None, specs: Mapping[str, Spec], read: set[str], makers: Mapping[str, Node]) -> bool:
-    """Whether a rectifier's result would be kept for its gradient: it is large, and not made again of what is kept."""
-    if node is None or node.op.type not in ("Relu", "Clip") or specs[node.outputs[0]].nbytes < LEAST:
+def _kept_for_it(y: str, specs: Mapping[str, Spec], read: set[str], makers: Mapping[str, Node]) -> bool:
+    """Whether a rectifier's result is large and would be kept for its gradient: neither for others, nor computed again of
+    what is kept."""
+    if y not in makers or makers[y].op.type not in ("Relu", "Clip") or specs[y].nbytes < LEAST:
         return False
-    x = node.inputs[0]
-    maker = makers.get(x)
-    trains = maker is not None and isinstance(maker.op, BatchNormalization) and maker.op.training_mode
-    return x not in read and not trains
+    todo, seen = [y], {y}
+    while todo:
+        name = todo.pop()
+        if name in read or name not in makers:
+            continue
+        node = makers[name]
+        if not node.op.is_cheap or not repeatable(node):
+            return True
+        todo += [n for n in node.inputs if n and n not in seen]
+        seen.update(node.inputs)
+    return False

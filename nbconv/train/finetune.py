@@ -73,10 +73,11 @@ def finetune(
 
     ``data``: a folder of class sub-folders, or of images/ and masks/; a .csv of path,label lines, an .npz with x and y;
     boxes as COCO (its .json, too), VOC or YOLO have them; (x, y), `Data`, `Splits`. ``options`` are those of
-    `nbconv.train.tuning.prepared`: ``task``, ``classes``, ``layers``, ``loss``, ``optimizer``, ``schedule``, ``size``, ``mean``, ``std`` …; those of `fit` are ``epochs``,
-    ``batch_size``, ``augment``, ``balance``, ``callbacks``, ``progress``. ``patience``: ends after so many epochs in which
-    the held-out loss did not become lower, with the best epoch's weights. ``resume``: a checkpoint file, written after each
-    epoch; where it is there already the training goes on from it.
+    `nbconv.train.tuning.prepared`: ``task``, ``classes``, ``layers``, ``loss``, ``optimizer``, ``schedule``, ``size``,
+    ``mean``, ``std`` …; those of `fit` are ``epochs``, ``batch_size``, ``augment``, ``balance``, ``callbacks``,
+    ``progress``. ``patience``: ends after so many epochs in which the held-out loss did not become lower, with the best
+    epoch's weights. ``resume``: a checkpoint file, written after each epoch; where it is there already the training goes on
+    from it.
     ValueError says what is wrong with data or arguments; then nothing is written.
     """
     begin = time.perf_counter()

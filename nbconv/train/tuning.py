@@ -51,6 +51,7 @@ def prepared(
     channels: int | None = None,
     layout: str | None = None,
     memory_mb: float | None = None,
+    step_ms: float | None = None,
     repair: bool = False,
     grids: Sequence[str] = (),
     seed: int = 0,
@@ -61,8 +62,9 @@ def prepared(
     """A trainer of a model with a new head for data, and these in parts.
 
     ``task``: "classify", "segment" (a class a pixel), "detect" (boxes), "regress" (numbers), or "auto", what the data are
-    of. A detector's head goes on ``grids``, features by name, see `Model.add_detector`. ``classes``: how
-    many the new head has (default: those of the data). ``layers``: what trains, "head", "last:k", "all", or globs.
+    of. A detector's head goes on ``grids``, features by name, see `Model.add_detector`. ``classes``: how many the new head
+    has (default: those of the data). ``layers``: what trains, "head", "last:k", "bias", "norm", "all", "auto" (what
+    ``memory_mb`` and ``step_ms`` leave room for), or globs.
     ``held_out``: the share of each class that is kept for the report; data in splits have theirs: a validation part is
     watched, a test part is what the report is of.
     ``size``, ``mean``, ``std``, ``channels``, ``layout``: how pictures become the model's input (by default its height and
@@ -103,8 +105,8 @@ def prepared(
     else:
         model.replace_head(_outputs(samples, task, classes), seed=seed)
     trainer = Trainer(
-        model, loss or LOSSES[task], optimizer or Adam(rate), layers, schedule=schedule,
-        loss_options=loss_options, lr_decay=lr_decay, memory_mb=memory_mb, repair=repair, seed=seed, **more,
+        model, loss or LOSSES[task], optimizer or Adam(rate), layers, schedule=schedule, loss_options=loss_options,
+        lr_decay=lr_decay, memory_mb=memory_mb, step_ms=step_ms, repair=repair, seed=seed, **more,
     )  # fmt: skip
     return Tuning(trainer, train, held, last, METRICS[task])
 
