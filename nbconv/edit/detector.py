@@ -169,12 +169,11 @@ class _Head:
 
     def decode(self, moves: str, scores: str, anchors: Anchors) -> None:
         """The outputs."""
-        boxes, factors = anchors.boxes(), np.asarray(anchors.variances, np.float32)
-        sides = self.constant("anchors/sizes", boxes[:, 2:])
-        x = self.add(Mul(), moves, self.constant("variances", factors))
-        by = self.add(Mul(), self._part(x, 0, 2), sides)
+        boxes, (middle, side) = anchors.boxes(), np.array(anchors.variances, np.float32)
+        by = self.add(Mul(), self._part(moves, 0, 2), self.constant("anchors/steps", boxes[:, 2:] * middle))
         centre = self.add(Add(), by, self.constant("anchors/centres", boxes[:, :2]))
-        wide = self.add(Mul(), self.add(Exp(), self._part(x, 2, 4)), self.constant("anchors/halves", boxes[:, 2:] / 2))
+        grown = self.add(Exp(), self.add(Mul(), self._part(moves, 2, 4), self.constant("anchors/growth", np.array(side))))
+        wide = self.add(Mul(), grown, self.constant("anchors/halves", boxes[:, 2:] / 2))
         self.add(Concat(axis=2), self.add(Sub(), centre, wide), self.add(Add(), centre, wide), name=BOXES)
         self._part(self.add(Softmax(axis=2), scores), 1, 2**31 - 1, PROBABILITIES)
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbconv.edit.detector import PREFIX
 from nbconv.edit.meaning import TASKS, Picture, meaning
 from nbconv.model import Model, load
 from nbconv.train.data import Data, Splits, classified, encoded, read_data, wanted
@@ -101,7 +100,7 @@ def prepared(
             raise ValueError(f"loss is {loss!r}, and that of a detector is 'ssd': leave loss out")
         anchors = prepare(model, train, classes, grids, seed)
         train, held, last = (encoded(part, anchors) for part in (train, held, last))
-        layers, rate = ([f"{PREFIX}*"] if layers == "head" else layers), 1e-3
+        rate = 1e-3
     else:
         model.replace_head(_outputs(samples, task, classes), seed=seed)
     trainer = Trainer(

@@ -25,7 +25,8 @@ class Anchors(NamedTuple):
     size: tuple[int, int]
     grids: tuple[tuple[int, int], ...]
     shapes: tuple[tuple[tuple[float, float], ...], ...]
-    variances: tuple[float, float, float, float] = VARIANCES
+    variances: tuple[float, float] = VARIANCES[1:3]
+    """of the middle and of the sides, see `ssd`"""
 
     def boxes(self) -> np.ndarray:
         """float32 (n, 4): centre and size of each, in pixels. Read-only."""
@@ -33,11 +34,15 @@ class Anchors(NamedTuple):
 
     def __call__(self, boxes: Any, labels: Any) -> np.ndarray:
         """The targets of a picture with ``boxes`` (k, 4) and ``labels`` (k,) from 1: float32 (n, 5)."""
-        return ssd_targets(boxes, labels, self.boxes(), variances=self.variances)
+        return ssd_targets(boxes, labels, self.boxes(), variances=self._each)
 
     def detections(self, moves: np.ndarray, scores: np.ndarray, **options: Any) -> Detections:
         """What a head found in a picture: see `ssd`, whose ``boxes``, ``scores`` and options these are."""
-        return ssd(moves, scores, self.boxes(), variances=self.variances, **options)
+        return ssd(moves, scores, self.boxes(), variances=self._each, **options)
+
+    @property
+    def _each(self) -> list[float]:
+        return [self.variances[k] for k in (0, 0, 1, 1)]
 
 
 @lru_cache(16)
