@@ -32,7 +32,7 @@ from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
 from nbconv.passes.straight_through import straight_through
 from nbconv.train.dropout import with_dropout
-from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, frozen, split
+from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, depending, frozen, split
 from nbconv.train.optimizers import Optimizer
 
 STEP = "hyper/step"
