@@ -60,8 +60,8 @@ def exported() -> Graph:
 def test_kinds_are_told_by_use() -> None:
     """Not by names: what is added to channels is a bias, whoever adds it; factors are of a norm only behind one."""
     head = ["w3", "b3"]
-    assert names(exported(), "bias") == ["b", "zeros", "beta", "offset", "minus", "bi", *head]
-    assert names(exported(), "norm") == ["ones", "zeros", "gamma", "beta", "gain", "offset", *head]
+    assert names(exported(), "bias") == ["b", "beta", "offset", "minus", "bi", *head]
+    assert names(exported(), "norm") == ["gamma", "beta", "gain", "offset", *head]
     assert names(convolutional(), "bias") == ["b1", "shift", *head]
     assert names(convolutional(), "norm") == ["scale", "shift", *head]
     assert names(mlp(), "bias") == ["b1", "w2", "b2"]
