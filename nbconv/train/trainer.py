@@ -20,8 +20,8 @@ class Trainer(Learner):
     head trains with "bias", "norm" and "auto", too. "auto" chooses layers and channels on the first batch, as many as
     ``memory_mb`` (then with the optimizer's slots) and ``step_ms`` (milliseconds of a step, here) leave room for:
     `Learner.choose` says which. ``schedule``: see `nbconv.train.schedules`; or a name, such as "cosine", that goes over
-    the epochs of `fit`. ``lr_decay``: the learning rate of a layer is this times that of the layer after it. ``seed`` decides everything
-    random. ``memory_mb``: what activations, gradients and scratch of a step may take (MiB): values are computed again and
+    the epochs of `fit`. ``lr_decay``: the learning rate of a layer is this times that of the layer after it. ``seed``
+    decides everything random. ``memory_mb``: what activations, gradients and scratch of a step may take (MiB): values are computed again and
     the batch cut as far as needed; not through batch statistics, unless ``micro_batch_norm`` lets each micro-batch have
     its own. ``output``: which output is trained, where the model has several. ``repair``: convolutions that train get a
     scale and a shift a channel, which fold back into them (see docs/training.md). ``bn_momentum``: the share of batch
