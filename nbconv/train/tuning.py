@@ -19,6 +19,8 @@ METRICS = {"classify": "accuracy", "segment": "jaccard", "regress": "loss"}
 """By task, what it is judged by."""
 LOSSES = {"classify": "cross_entropy", "segment": "cross_entropy", "regress": "mse"}
 
+FEW = ("head", "bias", "norm", "auto")
+"""What trains few parameters, at a higher rate than many."""
 NO_DETECTOR = (
     "a detector's loss depends on its heads: train it with Trainer(loss={('boxes', 'scores'): 'ssd'}), as "
     "examples/detect_shapes.py does"
@@ -102,7 +104,7 @@ def prepared(
     if not len(held):
         raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
     trainer = Trainer(
-        model, loss or LOSSES[task], optimizer or Adam(1e-3 if layers == "head" else 3e-4), layers, schedule=schedule,
+        model, loss or LOSSES[task], optimizer or Adam(1e-3 if layers in FEW else 3e-4), layers, schedule=schedule,
         loss_options=loss_options, lr_decay=lr_decay, memory_mb=memory_mb, step_ms=step_ms, repair=repair, seed=seed, **more,
     )  # fmt: skip
     return Tuning(trainer, train, held, last, METRICS[task])
