@@ -70,8 +70,8 @@ Way = Callable[[Task, int, int | None], Result]
 
 
 def trained(trainable: str, rate: float, norms: bool = False, within: str = "") -> Way:
-    """A way that `Trainer` has. ``norms``: with the batch normalisations that the classifier had; ``within``: what else takes
-    the memory that is the budget."""
+    """A way that `Trainer` has. ``norms``: with batch normalisations, as the classifier had; ``within``: what takes the memory
+    that is the budget."""
 
     def way(task: Task, seed: int, threads: int | None) -> Result:
         model, options = task.model(seed, threads), {}
