@@ -62,7 +62,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(OPTIMIZERS)} (default: adam)",
     )  # fmt: skip
     options.add(
-        "--lr", type=_model.nonnegative, metavar="X", group=how, help="learning rate (default: 0.001 head, else 0.0003)"
+        "--lr",
+        type=_model.nonnegative,
+        metavar="X",
+        group=how,
+        help="learning rate (default: 0.001 for head, bias, norm, auto, else 0.0003)",
     )
     options.add(
         "--schedule", choices=SCHEDULES, metavar="NAME", group=how,
@@ -130,6 +134,8 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
+    if report.chosen is not None:
+        print(f"trained {report.chosen}")
     print(report)
     print(f"written: {args.out}")
     if args.html:
@@ -181,7 +187,10 @@ def _dry_run(args: argparse.Namespace, augment: Any) -> int:
     from nbconv.train.tuning import prepared
 
     tuning = prepared(args.model, args.data, **_prepared(args))
-    print(rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment))
+    told = rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment)
+    if tuning.trainer.chosen is not None:
+        print(f"chosen   {tuning.trainer.chosen}")
+    print(told)
     print("nothing was trained or written")
     return 0
 

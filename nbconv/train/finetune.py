@@ -14,6 +14,7 @@ from nbconv.model import Model
 from nbconv.train import confusion
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from nbconv.train.choosing import Choice
 from nbconv.train.fit import History, peak_mb
 from nbconv.train.tuning import prepared
 
@@ -34,6 +35,8 @@ class Report(NamedTuple):
     peak_mb: float
     history: History
     metric: str = "accuracy"
+    chosen: Choice | None = None
+    """what trained, where `nbconv.train.choosing` chose it"""
 
     def __str__(self) -> str:
         name = NAMES.get(self.metric, self.metric)
@@ -102,4 +105,4 @@ def finetune(
     trainer.commit()
     seconds = time.perf_counter() - begin
     matrix = found.get("confusion", np.zeros((0, 0), np.int64))
-    return Report(before, found[metric], matrix, train.classes, seconds, peak_mb(), history, metric)
+    return Report(before, found[metric], matrix, train.classes, seconds, peak_mb(), history, metric, trainer.chosen)

@@ -20,6 +20,9 @@ METRICS = {"classify": "accuracy", "segment": "jaccard", "detect": "map50", "reg
 """By task, what it is judged by."""
 LOSSES = {"classify": "cross_entropy", "segment": "cross_entropy", "detect": "ssd", "regress": "mse"}
 
+FEW = ("head", "bias", "norm", "auto")
+"""What trains few parameters, at a higher rate than many."""
+
 
 class Tuning(NamedTuple):
     """A trainer, and the data to train it, to watch it, and to tell its result of."""
@@ -96,7 +99,7 @@ def prepared(
         last = held
     if not len(held):
         raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
-    rate = 1e-3 if layers == "head" else 3e-4
+    rate = 1e-3 if layers in FEW else 3e-4
     if task == "detect":
         if loss not in (None, LOSSES[task]):
             raise ValueError(f"loss is {loss!r}, and that of a detector is 'ssd': leave loss out")
