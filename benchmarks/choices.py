@@ -72,8 +72,8 @@ Way = Callable[[Task, int, int | None], Result]
 def trained(
     trainable: str, rate: float, norms: bool = False, within: str = "", widen: int = 0, adapters: int | None = None
 ) -> Way:
-    """A way that `Trainer` has. ``norms``: with batch normalisations, as the classifier had; ``within``: what takes the memory
-    that is the budget; ``widen``: how many earlier layers the head reads, too; ``adapters``: their rank."""
+    """A way that `Trainer` has. ``norms``: with batch normalisations, as the classifier had; ``within``: what takes the
+    memory that is the budget; ``widen``: how many earlier layers the head reads, too; ``adapters``: their rank."""
 
     def way(task: Task, seed: int, threads: int | None) -> Result:
         model, options = task.model(seed, threads), {} if adapters is None else {"adapters": adapters}

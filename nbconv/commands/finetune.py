@@ -45,6 +45,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "names separated by commas",
     )  # fmt: skip
     options.add(
+        "--adapters", type=_model.positive, metavar="RANK", group=what,
+        help="train a change of this rank of each weight in place of it (but the head's): less state",
+    )  # fmt: skip
+    options.add(
         "--widen", type=_model.positive, metavar="N", group=what,
         help="let the new head read the means of N layers before it, too: 16 often learn more at little cost",
     )  # fmt: skip
@@ -154,6 +158,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "task": args.task,
         "layers": layers,
         "widen": args.widen or 0,
+        "adapters": args.adapters,
         "loss": args.loss,
         "grids": args.grids.split(",") if args.grids else (),
         "repair": bool(args.repair),
