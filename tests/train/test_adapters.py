@@ -128,7 +128,7 @@ def plain(size: tuple[int, int]) -> Graph:
     return graph
 
 
-@pytest.mark.parametrize(("memory_mb", "parts"), [(0.4, 1), (0.2, 12)])
+@pytest.mark.parametrize(("memory_mb", "parts"), [(0.45, 1), (0.2, 12)])
 def test_less_memory(memory_mb: float, parts: int) -> None:
     """Segments and micro-batches, though weights are made by nodes, which have no samples."""
     x, y = batch(12, (2, 31, 33))
