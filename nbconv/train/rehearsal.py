@@ -57,6 +57,7 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
     begin = time.perf_counter()
     x, y = next(iter(batches(train, numbers[:batch_size], batch_size, **options)))
     read = time.perf_counter() - begin
+    trainer.choose(x, y)
     graph, feeds, once = trainer.recipe.graph, trainer._inputs(x), 0.0
     if augment is None:
         part = train.part(numbers[:batch_size])
@@ -76,9 +77,9 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
         xs, _ = some.batch(np.arange(len(some)))
         trainer.current().run(trainer._inputs(xs))
         check = (time.perf_counter() - begin) / len(some) * len(held)
-    constants = trainer.authored.constants.values()
+    constants, rows = trainer.authored.constants.values(), trainer.recipe.rows
     return Rehearsal(
-        sum(trainer.state[p.value].size for p in trainer.parameters),
+        sum(trainer.state[p.value][list(rows.get(p.value, ())) or ...].size for p in trainer.parameters),
         sum(a.size for a in constants if a.dtype.kind == "f" and a.size > 1),
         tuple(p.name for p in trainer.parameters),
         len(train),
