@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from nbconv.kernels.params import DenseImage, TapStrides
 from nbconv.lowering.context import Lowering
-from nbconv.lowering.conv.grouped import fills_vectors
+from nbconv.lowering.conv.grouped import cost, fills_vectors
 from nbconv.lowering.conv.problem import ConvProblem
 from nbconv.lowering.conv.weight_grad import merge
 from nbconv.lowering.implementation import Implementation
@@ -49,4 +49,4 @@ def emit(to: Lowering, p: ConvProblem) -> None:
     merge(to, sums, parts, taps, cg, lanes, lanes, size, strides, to.output(), vectors)
 
 
-WEIGHT_GRAD_GROUPED = Implementation("weight_grad_grouped", fits, emit)
+WEIGHT_GRAD_GROUPED = Implementation("weight_grad_grouped", fits, emit, cost)
