@@ -26,13 +26,18 @@ NEAR = 8192
 
 
 def fits(p: ConvProblem) -> bool:
+    g = p.geometry
+    if g.transposed and (p.constant or any(axis.stride > 1 or axis.begin < 0 for axis in sides(g))):
+        return False
+    return fills_vectors(p) and packs(p)
+
+
+def fills_vectors(p: ConvProblem) -> bool:
+    """Whether groups have as many channels in as out, and fill vectors together or alone."""
     g, lanes = p.geometry, p.target.lanes
     if p.target.gpu or g.groups == 1 or not 1 < g.ci == g.co <= lanes or lanes % g.ci:
         return False
-    if g.transposed and (p.constant or any(axis.stride > 1 or axis.begin < 0 for axis in sides(g))):
-        return False
-    permutes = p.target.triple.startswith("x86") and lanes > 4
-    return (permutes or g.ci == lanes) and packs(p)
+    return g.ci == lanes or (p.target.triple.startswith("x86") and lanes > 4)
 
 
 def fits_first(p: ConvProblem) -> bool:
