@@ -174,7 +174,7 @@ def test_what_is_missing_or_too_much_is_named(tmp_path: Path) -> None:
         read_data(tmp_path / "y")
     as_roboflow(tmp_path / "r")
     (tmp_path / "r/train/more.json").write_text((tmp_path / "r/train/_annotations.coco.json").read_text())
-    with pytest.raises(ValueError, match=r"several COCO files of one split: train/_annotations\.coco\.json"):
+    with pytest.raises(ValueError, match=r"several COCO files of one split: train/_annotations\.coco\.json, train/more"):
         read_data(tmp_path / "r")
     as_voc(tmp_path / "v")
     things = tmp_path / "v/Annotations/val0.xml"

@@ -46,23 +46,25 @@ def wanted(model: Model) -> PictureInput:
     return picture_input(model.graph, model.inputs[0].name) if model.inputs else PictureInput()
 
 
-def _data(given: Any, name: str) -> Data | None:
+def _data(given: Any, name: str, options: Mapping[str, Any] | None = None) -> Data | None:
+    """See `as_data`; ``options`` go to what reads it, and `Data` must have them."""
+    options = options or {}
     if isinstance(given, Data):
-        return given
+        return _agreeing(given, options)
     if isinstance(given, Mapping) and "train" in given:
         raise ValueError(f"{name} is splits, {', '.join(given)}: give one, as fit(splits['train'], splits['val'])")
     if isinstance(given, tuple) and len(given) in (2, 3):
-        return Arrays(*given[:2], weights=given[2] if len(given) == 3 else None)
+        return Arrays(*given[:2], weights=given[2] if len(given) == 3 else None, **options)
     if isinstance(given, (str, bytes, os.PathLike)):
         raise ValueError(f"{name} is a path: give what reads it, as nbconv.image_folder(path)")
-    table = frame(given)
+    table = frame(given, **options)
     if table is not None:
         return table
     if hasattr(given, "__array__"):
         shape = list(np.asarray(given).shape)
         raise ValueError(f"{name} is one array {shape}, wanted samples and targets in a tuple: fit((x, y), (x_val, y_val))")
     if is_dataset(given):
-        return from_dataset(given)
+        return from_dataset(given, **options)
     if isinstance(given, Iterable) or callable(given):
         return None
     raise ValueError(f"{name} is {type(given).__name__}, wanted (x, y), Data or an iterable of batches")
@@ -87,19 +89,12 @@ def read_data(
 
 
 def _one(data: Any, given: Mapping[str, Any]) -> Data:
-    if isinstance(data, tuple) and len(data) in (2, 3):
-        found = Arrays(*data[:2], weights=data[2] if len(data) == 3 else None, **given)
-        found.std = 255.0 if found.pictures and "std" not in given else found.std
-        return found
-    if not isinstance(data, Data):
-        if hasattr(data, "columns") and hasattr(data, "iloc"):
-            return image_list(data, **given)
-        if is_dataset(data):
-            return from_dataset(data, **given)
-    found = as_data(data)
+    found = _data(data, "data", given)
     if found is None:
         raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
-    return _agreeing(found, given)
+    if isinstance(data, tuple) and isinstance(found, Arrays) and found.pictures and "std" not in given:
+        found.std = 255.0
+    return found
 
 
 def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
