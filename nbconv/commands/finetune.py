@@ -1,6 +1,7 @@
-"""Teach a model new classes, masks or numbers: from a folder of class sub-folders or of images/ and masks/, a CSV file of
-path,label lines, an .npz with x and y, or COCO's .json. The head is replaced; a share of each class is held out, and how
-good the model is on it told. What is written says how its pictures are made and what its classes are."""
+"""Teach a model new classes, masks, boxes or numbers: from a folder of class sub-folders or of images/ and masks/, a CSV
+file of path,label lines, an .npz with x and y, boxes as COCO, VOC or YOLO have them. The head is replaced; a share of each
+class is held out, and how good the model is on it told. What is written says how its pictures are made and what its
+classes are."""
 
 from __future__ import annotations
 
@@ -55,6 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--loss", choices=LOSSES, metavar="NAME", group=what,
         help=f"{', '.join(LOSSES)} (default: cross_entropy; mse to regress)",
     )  # fmt: skip
+    options.add("--grids", metavar="NAMES", group=what, help="features to put a detector on (default: found)")
     options.add("--repair", action="store_true", group=what, help="give convolutions with folded batch norms a scale again")
     how = parser.add_argument_group("how")
     options.add("--epochs", type=_model.positive, default=10, metavar="N", group=how, help="(default: 10)")
@@ -64,7 +66,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(OPTIMIZERS)} (default: adam)",
     )  # fmt: skip
     options.add(
-        "--lr", type=_model.nonnegative, metavar="X", group=how, help="learning rate (default: 0.001 head, else 0.0003)"
+        "--lr",
+        type=_model.nonnegative,
+        metavar="X",
+        group=how,
+        help="learning rate (default: 0.001 for head, bias, norm, auto, else 0.0003)",
     )
     options.add(
         "--schedule", choices=SCHEDULES, metavar="NAME", group=how,
@@ -101,6 +107,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 examples:
   nbconv finetune m.onnx flowers/ -o flowers.onnx --mean 127 --std 128
   nbconv finetune m.onnx list.csv -o m2.onnx --layers last:3 --epochs 5 --png confusion.png
+  nbconv finetune m.onnx coco/ -o finder.onnx --layers all --lr 0.001 --schedule one_cycle
   nbconv finetune m.onnx flowers/ -o m2.onnx --schedule cosine --patience 5 --resume c.safetensors
   nbconv finetune --config tune.toml --dry-run"""
 
@@ -131,6 +138,8 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
+    if report.chosen is not None:
+        print(f"trained {report.chosen}")
     print(report)
     print(f"written: {args.out}")
     if args.html:
@@ -151,6 +160,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "widen": args.widen or 0,
         "adapters": args.adapters,
         "loss": args.loss,
+        "grids": args.grids.split(",") if args.grids else (),
         "repair": bool(args.repair),
         "optimizer": _optimizer(args),
         "schedule": args.schedule,
@@ -182,7 +192,10 @@ def _dry_run(args: argparse.Namespace, augment: Any) -> int:
     from nbconv.train.tuning import prepared
 
     tuning = prepared(args.model, args.data, **_prepared(args))
-    print(rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment))
+    told = rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment)
+    if tuning.trainer.chosen is not None:
+        print(f"chosen   {tuning.trainer.chosen}")
+    print(told)
     print("nothing was trained or written")
     return 0
 

@@ -136,6 +136,7 @@ def test_wrong_input(
         ("d.npz", b"PK\3\4nothing", "d.npz is no .npz file of numbers: it is damaged, or another kind of file"),
         ("d.csv", b"\xff\xfe\0,\x80\n", "d.csv is no CSV file in UTF-8"),
         ("d.csv", b"none.png,a\nnone.png,b\n" * 4, "none.png: No such file or directory"),
+        ("d.csv", b"none.png,a\nnone.png,b\n", "none.png: No such file or directory"),
         ("d.txt", b"nothing", "d.txt is no folder, .csv, .npz or COCO's .json"),
     ],
 )
