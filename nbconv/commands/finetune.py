@@ -69,6 +69,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--resume", metavar="FILE", group=how, help="a checkpoint: written after each epoch, gone on from where it is there"
     )
     options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
+    options.add(
+        "--metrics", metavar="NAMES", group=how,
+        help="what to tell of each epoch, with commas: accuracy, precision, recall, f1, iou, top5, auc, mae, rmse, r2",
+    )  # fmt: skip
     _model.add_seed(parser, "the new classifier, the split and the order of samples")
     data = parser.add_argument_group("data")
     options.add("--held-out", type=_model.nonnegative, default=0.2, metavar="X", group=data, help="(default: 0.2)")
@@ -117,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = finetune(
             args.model, args.data, args.out, **_prepared(args), epochs=args.epochs, batch_size=args.batch, augment=augment,
-            balance=args.balance, patience=args.patience, resume=args.resume, progress=True,
+            balance=args.balance, patience=args.patience, resume=args.resume, progress=True, metrics=args.metrics,
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None

@@ -61,6 +61,8 @@ class Recipe(NamedTuple):
     seed: int
     bn_momentum: float | None = None
     """what batch normalisation keeps of its running statistics, where it is not what the model says"""
+    told: Callable[[Any, Mapping[str, str]], dict[str, str]] | None = None
+    """adds what else a step tells, by names of its own"""
 
 
 class Built(NamedTuple):
@@ -74,6 +76,8 @@ class Built(NamedTuple):
     """of the logits, by name"""
     estimate: float = 0.0
     """bytes that it takes in segments"""
+    told: Mapping[str, str] = {}
+    """the values of what else it tells"""
 
 
 def slot(value: str, i: int) -> str:
@@ -135,7 +139,8 @@ def build(
     if to.spec(loss).size != 1:
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
-    forward = to.graph((loss,))
+    told = recipe.told(to, values) if recipe.told else {}
+    forward = to.graph((loss, *dict.fromkeys(told.values())))
     whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen)
     count = len(forward.nodes)
     whole, estimate = sums_early(whole, count), 0.0
@@ -153,9 +158,9 @@ def build(
     updates = _updated(to, recipe, gradients, held)
     updates.update(_statistics(to, graph, specs, held))
     result = to.graph()
-    result.outputs = {loss: None, **dict.fromkeys(updates.values())}
+    result.outputs = dict.fromkeys((loss, *told.values(), *updates.values()))
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
-    return Built(result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate)
+    return Built(result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate, told)
 
 
 def computed(source: Graph) -> tuple[Graph, dict[str, Spec]]:

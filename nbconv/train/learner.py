@@ -19,6 +19,7 @@ from nbconv.edit.selection import select
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train import building
+from nbconv.train.asked import told_of
 from nbconv.train.building import Built, Recipe
 from nbconv.train.checks import check
 from nbconv.train.goals import Goal, by_goal, goals_of, specs_of, total
@@ -121,6 +122,7 @@ class Learner(Learnt):
         self.loss_models: dict[tuple, tuple[str, Model]] = {}
         self._works: dict[tuple, _Work] = {}
         self._warned: set[Any] = set()
+        self._tells: tuple = ()
         self._current: tuple[tuple, Model] | None = None
         self._before: list[Graph] = []
         self._lock = threading.RLock()
@@ -209,10 +211,11 @@ class Learner(Learnt):
         y: Any,
         graph: Graph,
         budget_ms: float | None = None,
-        then: Callable[[float], None] | None = None,
+        then: Callable[[float, Told], None] | None = None,
     ) -> Any:
         """`step` on a graph that begins at the values ``feeds``: the model's, or the part of it behind cached features.
-        ``then`` is told the loss when the step is taken, whatever interrupts it; it may be told twice."""
+        ``then`` is told the loss, and what `tell` asked for, when the step is taken, whatever interrupts it; it may be told
+        twice."""
         with self._lock:
             self._settle()
             targets = by_goal(self.goals, y)
@@ -232,7 +235,10 @@ class Learner(Learnt):
             if found is None:
                 return None
             loss = float(found[work.loss].reshape(()))
-            pending = _Pending(work.step, [], self._steps + 1, partial(then, loss) if then else None)
+            told = {name: found[value] for name, value in work.built.told.items()} if then else {}
+            pending = _Pending(
+                work.step, [], self._steps + 1, partial(then, loss, Told(told, work.shapes)) if then else None
+            )
             try:
                 self._pending = pending  # from here on the step is taken
                 self._settle()
@@ -342,9 +348,15 @@ class Learner(Learnt):
                 work.step.share(block)
         return self._works[key]
 
-    @staticmethod
-    def _key(feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> tuple:
-        return (*((n, a.shape) for n, a in feeds.items()), *((a.shape, a.dtype.str) for a in targets.values()))
+    def tell(self, wants: Mapping[str, bool]) -> None:
+        """Lets steps tell what metrics are made of: see `nbconv.train.asked.told_of`."""
+        told = tuple(wants.items())
+        if told and told != self._tells:
+            self._tells = told
+            self.recipe = self.recipe._replace(told=partial(told_of, self.goals, dict(wants)))
+
+    def _key(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> tuple:
+        return (self._tells, *((n, a.shape) for n, a in feeds.items()), *((a.shape, a.dtype.str) for a in targets.values()))
 
     def forecast(self) -> dict[str, Any]:
         """What the plans of the steps made so far take, in MiB: ``activations_mb`` (with gradients and scratch), and beside
@@ -355,6 +367,13 @@ class Learner(Learnt):
         if found is None:
             return {"state_mb": state}
         return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.policy.parts}
+
+
+class Told(NamedTuple):
+    """What a step tells beside its loss, by name, and the logits' shapes."""
+
+    found: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 class _Pending(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +104,7 @@ class Learnt:
         if before.classes and self.classes not in (0, len(before.classes)):
             gone.append("classes")
         measured = self.measured[1] if self.measured[0] == self._steps else {}
+        measured = {name: value for name, value in measured.items() if isfinite(value)}
         return {**without(metadata, *gone), **self.meaning._replace(metrics=measured).written()}
 
     def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:

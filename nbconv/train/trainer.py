@@ -32,14 +32,16 @@ class Trainer(Learner):
     that have no gradient.
     """
 
-    def evaluate(self, data: Any, batch_size: int = 32) -> dict[str, Any]:
+    def evaluate(self, data: Any, batch_size: int = 32, metrics: Any = None) -> dict[str, Any]:
         """Loss and metrics on data ((x, y), `Data` or an iterable of batches) with the weights as they are now: ``loss``;
         for labels also ``accuracy`` (of pixels, where these are labelled), ``confusion`` (classes, classes), and the means
         ``precision``, ``recall``, ``f1`` and ``jaccard`` over classes. With a loss by output these are called ``out_loss``,
-        ``out_accuracy``, …, and ``loss`` is the weighted sum."""
+        ``out_accuracy``, …, and ``loss`` is the weighted sum. ``metrics``: those that are wanted in place of these, names or
+        functions: see docs/training.md."""
+        from nbconv.train.asked import asked
         from nbconv.train.evaluation import evaluate
 
-        return evaluate(self, data, batch_size)
+        return evaluate(self, data, batch_size, asked(metrics))
 
     def fit(self, train: Any, validation: Any = None, **options: Any) -> Any:
         """Trains by the epoch: see `nbconv.train.fit.fit`, whose options these are."""

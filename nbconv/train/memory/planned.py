@@ -58,7 +58,7 @@ def planned(
                 fed,
                 held,
                 built.updates,
-                (built.loss,),
+                (built.loss, *dict.fromkeys(built.told.values())),
                 memory_mb=memory_mb,
                 packed=policy.packed,
                 scratch_limit=policy.scratch_limit,
