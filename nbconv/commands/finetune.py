@@ -70,6 +70,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
     options.add(
+        "--ema", type=_model.nonnegative, metavar="X", group=how,
+        help="average the weights, of which each step keeps this share (0.999); the average is written",
+    )  # fmt: skip
+    options.add(
         "--metrics", metavar="NAMES", group=how,
         help="what to tell of each epoch, with commas: accuracy, precision, recall, f1, iou, top5, auc, mae, rmse, r2",
     )  # fmt: skip
@@ -147,6 +151,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "optimizer": _optimizer(args),
         "schedule": args.schedule,
         "memory_mb": args.memory_mb,
+        "ema": args.ema,
         "held_out": args.held_out,
         "size": args.size,
         "mean": None if args.mean is None else _numbers(args.mean),

@@ -20,6 +20,7 @@ from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.cast import Cast
 from nbconv.ops.nary import Min
+from nbconv.ops.optimizer import SGDUpdate
 from nbconv.ops.pointwise import Add, Div, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
@@ -61,6 +62,8 @@ class Recipe(NamedTuple):
     seed: int
     bn_momentum: float | None = None
     """what batch normalisation keeps of its running statistics, where it is not what the model says"""
+    ema: float | None = None
+    """what averages of the weights keep of themselves at a step"""
     told: Callable[[Any, Mapping[str, str]], dict[str, str]] | None = None
     """adds what else a step tells, by names of its own"""
 
@@ -83,6 +86,11 @@ class Built(NamedTuple):
 def slot(value: str, i: int) -> str:
     """The name under which an optimizer's slot i of a parameter is kept."""
     return f"slot{i}/{value}"
+
+
+def average(value: str) -> str:
+    """The name under which the average of a parameter or statistic is kept."""
+    return f"slot/average/{value}"
 
 
 def widened(name: str) -> str:
@@ -157,6 +165,7 @@ def build(
     to = Builder(whole, specs, "update/")
     updates = _updated(to, recipe, gradients, held)
     updates.update(_statistics(to, graph, specs, held))
+    updates.update(_averages(to, updates, held) if recipe.ema is not None else {})
     result = to.graph()
     result.outputs = dict.fromkeys((loss, *told.values(), *updates.values()))
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
@@ -298,6 +307,18 @@ def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapp
     return updates
 
 
+def _averages(to: Builder, updates: Mapping[str, str], held: Mapping[str, Spec]) -> dict[str, str]:
+    """New averages of what is updated: a + (1 - decay) · (new - a)."""
+    rate = to.input("hyper/average", Spec((), np.dtype(np.float32)))
+    found = {}
+    for value, new in updates.items():
+        name = average(value)
+        if name in held:
+            to.input(name, held[name])
+            found[name] = to.add(SGDUpdate(weight_decay=-1.0), name, new, rate)  # the rate is decay - 1
+    return found
+
+
 def _mean(to: Builder, names: list[str]) -> str:
     """The mean of what the micro-batches found."""
     total = names[0]
@@ -307,11 +328,13 @@ def _mean(to: Builder, names: list[str]) -> str:
 
 
 def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Slots of the optimizer for the parameters: name to array."""
+    """Slots of the optimizer for the parameters, and averages: name to array."""
     found = {}
     for p in recipe.chosen:
         for i, value in enumerate(recipe.optimizer.initial()):
             found[slot(p.value, i)] = np.full(masters[p.value].shape, value, np.float32)
+    if recipe.ema is not None:
+        found.update({average(name): array.copy() for name, array in masters.items()})
     return found
 
 
@@ -331,6 +354,8 @@ def statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarra
 def hyper_values(recipe: Recipe, lr: float, step: int) -> dict[str, Any]:
     """What is fed beside the data at a step, counted from 1."""
     scalars = recipe.optimizer.scalars(lr, step)
+    if recipe.ema is not None:
+        scalars = {**scalars, "average": min(recipe.ema, (1 + step) / (10 + step)) - 1}
     return {
         STEP: np.array(step, np.int64),
         **{f"hyper/{n}": np.array(v, np.float32) for n, v in scalars.items()},

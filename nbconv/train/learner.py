@@ -61,7 +61,10 @@ class Learner(Learnt):
         threads: int | None = None,
         micro_batch_norm: bool = False,
         steps_per_epoch: int | None = None,
+        ema: float | None = None,
     ) -> None:
+        if ema is not None and not 0 <= ema < 1:
+            raise ValueError(f"ema is {ema}, wanted a share from 0 to below 1, such as 0.999")
         if steps_per_epoch is not None and steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch is {steps_per_epoch}, wanted 1 or more")
         if not 0 < lr_decay <= 1:
@@ -100,6 +103,7 @@ class Learner(Learnt):
             factors,
             self.seed,
             bn_momentum,
+            ema,
         )
         self._state.update(building.statistics(graph, chosen))
         self._state.update(building.initial_state(self.recipe, self._state))

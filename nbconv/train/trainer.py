@@ -24,7 +24,8 @@ class Trainer(Learner):
     scale and a shift a channel, which fold back into them (see docs/training.md). ``bn_momentum``: the share of batch
     normalisation's running statistics that each step keeps, in place of what the model says (ONNX's meaning: 0.9 is
     PyTorch's 0.1). ``threads``: the model's, unless given. ``steps_per_epoch``: how many calls of `step` are an epoch,
-    for schedules that go by epochs (`fit` counts its own).
+    for schedules that go by epochs (`fit` counts its own). ``ema``: keeps averages of the weights, of which each step keeps
+    this share; they are what is evaluated, run and saved.
     Denormal numbers are flushed to zero where the model's are (see `nbconv.load`).
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts
