@@ -138,7 +138,7 @@ class Meters:
         """Batches of labels as one, where they can be."""
         if not self._waits or len(waiting) == 1 or len(self.goals) > 1:
             return waiting
-        (goal,) = self.goals
+        goal = next(iter(self.goals))
         key = f"{goal.targets}/best"
         shapes = {
             (t[goal.targets].dtype, t[goal.targets].shape[1:], f[key].shape[1:] if key in f else None) for t, f, _ in waiting
