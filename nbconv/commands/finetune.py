@@ -40,7 +40,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     options.add(
         "--layers", "--trainable", default="head", group=what,
-        help="what trains: head (default), last:K, all, or globs of names separated by commas",
+        help="what trains: head (default), last:K, bias, norm, all, auto (as --memory-mb and --step-ms allow), or globs of "
+        "names separated by commas",
     )  # fmt: skip
     options.add(
         "--loss", choices=LOSSES, metavar="NAME", group=what,
@@ -69,6 +70,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--resume", metavar="FILE", group=how, help="a checkpoint: written after each epoch, gone on from where it is there"
     )
     options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
+    options.add("--step-ms", type=_model.nonnegative, metavar="X", group=how, help="with auto, most time a step may take")
     options.add(
         "--ema", type=_model.nonnegative, metavar="X", group=how,
         help="average the weights, of which each step keeps this share (0.999); the average is written",
@@ -152,6 +154,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "schedule": args.schedule,
         "memory_mb": args.memory_mb,
         "ema": args.ema,
+        "step_ms": args.step_ms,
         "held_out": args.held_out,
         "size": args.size,
         "mean": None if args.mean is None else _numbers(args.mean),

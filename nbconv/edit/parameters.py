@@ -83,6 +83,8 @@ def constants_of(graph: Graph) -> list[Constant]:
                 if plain and why != MASK:
                     able = value in uses.alive
                     why = "" if able else uses.dead(value)
+                    if able and uses.fills(node, i, graph.constants[name]):
+                        why = "it fills a slot: the norm's factors and terms stand behind it"
                 before = found.get(value)
                 if before is None or (before.why and not why):
                     found[value] = Constant(Parameter(name, value, node, depth), why, able)

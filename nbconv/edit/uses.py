@@ -122,6 +122,22 @@ class Uses:
             return self._table(node, i, evaluated(node.inputs[i], self.graph, self.made, self._values)), True
         return "zeros that fill" if node.op.type == "Concat" and not array.any() else "", True
 
+    def fills(self, node: Node, slot: int, array: np.ndarray) -> bool:
+        """Whether these are the ones or zeros of an InstanceNormalization that stands for one of groups of channels, as
+        exporters write it: between Reshapes, behind which its own factors and terms are."""
+        if node.op.type != "InstanceNormalization" or not (array == (1 if slot == 1 else 0)).all():
+            return False
+        before, after = self.made.get(node.inputs[0]), self._then(node)
+        if before is None or after is None or before.op.type != "Reshape" or after.op.type != "Reshape":
+            return False
+        behind = self._then(after)
+        return behind is not None and behind.op.type == "Mul" and any(n in self.still for n in behind.inputs)
+
+    def _then(self, node: Node) -> Node | None:
+        """The one node that reads the node's result."""
+        readers = self.readers.get(node.outputs[0], [])
+        return readers[0] if len(readers) == 1 else None
+
     def dead(self, name: str) -> str:
         """Why no output depends on a constant differentiably."""
         todo, seen = [name], {name}

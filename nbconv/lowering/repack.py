@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.graph import Spec
 from nbconv.kernels.params import FilterStrides
-from nbconv.lowering.context import Lowering, Ref
+from nbconv.lowering.context import Lowering, Ref, View
 from nbconv.lowering.packing import ceil, padded
 
 PIECE = 32
 """Rows of a panel that a unit packs on CUDA (`kernels/cuda/packing.py`)."""
+MOVED = 8192
+"""Elements that a unit picks."""
 FILTERS = 8
 """Rows of a panel that a unit transforms for Winograd on CUDA."""
 
@@ -41,6 +45,31 @@ def channels_last(to: Lowering, i: int) -> Ref:
     if not to.inputs[i].constant or to.inputs[i].rank < 3:
         return to.input(i)
     return to.constant(f"{to.node.inputs[i]}#last", lambda: np.ascontiguousarray(np.moveaxis(to.value(i), 1, -1)))
+
+
+def pick_channels(to: Lowering, i: int, channels: tuple[int, ...]) -> None:
+    """The step that copies these channels of input i, which lies channels last; the steps behind it read them as if it had
+    no others."""
+    n, size, *rest = to.inputs[i].shape
+    total, count = n * prod(rest), len(channels)
+    x, y = channels_last(to, i), to.floats(total * count)
+    pixels = max(1, MOVED // count)
+    to.step(
+        "elements.pick",
+        ceil(total, pixels),
+        work=8 * total * count,
+        x=x,
+        y=y,
+        places=to.table("channels", np.array(channels, np.int64)),
+        count=count,
+        size=size,
+        pixels=pixels,
+        total=total,
+    )
+    to.views = {**to.views, to.node.inputs[i]: View(y, 0)}
+    inputs = list(to.inputs)
+    inputs[i] = Spec((n, count, *rest), to.inputs[i].dtype)
+    to.inputs = tuple(inputs)
 
 
 def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: float = 1.0) -> Ref:

@@ -202,6 +202,7 @@ class MishGrad(UnaryGrad):
 class Gelu(Unary):
     """x · Φ(x), by the error function or, with ``approximate="tanh"``, by a tanh of a cubic."""
 
+    is_cheap = True
     kernel = "gelu"
 
     approximate: str = "none"

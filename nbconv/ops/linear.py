@@ -81,7 +81,10 @@ class Gemm(Op):
         if to.wants(0):
             da = product(b, dy, self.transB, 1) if self.transA else product(dy, b, 0, not self.transB)
         if to.wants(1):
-            db = product(dy, a, 1, self.transA) if self.transB else product(a, dy, not self.transA, 0)
+            if self.transB:
+                db = product(to.taken(dy, to.rows(1), 1), a, 1, self.transA)
+            else:
+                db = product(a, dy, not self.transA, 0)
         if to.wants(2):
             dc = to.reduced(dy, 2)
             if self.beta != 1:
@@ -169,31 +172,51 @@ class MatMul(Op):
 
 
 class Linear(MatMul):
-    """a · b + c: rows of a (…, k), a matrix b (k, n), n addends c; what exporters write as MatMul and Add."""
+    """a · b + c: rows of a (…, k), a matrix b (k, n), which with ``transB`` lies as (n, k), and n addends c; what exporters
+    write as Transpose, MatMul and Add."""
 
     domain = "nbconv"
     parameters = (1, 2)
 
+    transB: int = 0
+
     def infer(self, a: Spec, b: Spec, c: Spec | None = None) -> Spec:
         want.one_type("f", A=a, B=b, C=c)
         want.rank(b, 2, 2, "B")
-        want.vector(b.shape[1], f"B with {b.shape[1]} columns", C=c)
-        return MatMul.infer(self, a, b)
+        factor = self._factor(b)
+        want.vector(factor.shape[1], f"B with {factor.shape[1]} columns", C=c)
+        return MatMul.infer(self, a, factor)
+
+    def _factor(self, b: Spec) -> Spec:
+        """b as the product takes it."""
+        return Spec(b.shape[::-1], b.dtype) if self.transB else b
 
     def reference(self, a: np.ndarray, b: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return np.asarray(a @ b if c is None else a @ b + c)
+            y = a @ (b.T if self.transB else b)
+            return np.asarray(y if c is None else y + c)
+
+    def matrices(self, a: Spec, b: Spec) -> tuple[int, int, int, int, int, int] | None:
+        return MatMul.matrices(self, a, self._factor(b))
 
     def lower(self, to: Lowering) -> None:
         found = self.matrices(*to.inputs[:2])
         assert found is not None
         _, m, k, n, *_ = found
-        c = operand(to, 2) if to.has(2) else None
-        emit(to, PRODUCTS, problem(to, 1, m, k, n), Operands(to.input(0), operand(to, 1), c))
+        c, trans = operand(to, 2) if to.has(2) else None, (False, bool(self.transB))
+        emit(to, PRODUCTS, problem(to, 1, m, k, n, trans), Operands(to.input(0), operand(to, 1), c))
 
     def gradient(self, to: Backward) -> tuple[str | None, ...]:
         dc = to.reduced(str(to.dy()), 2) if to.wants(2) else None
-        return (*MatMul.gradient(self, to), dc)[: len(to.inputs)]
+        if not self.transB:
+            return (*MatMul.gradient(self, to), dc)[: len(to.inputs)]
+        a, b = to.inputs[:2]
+        dy, rows, da, db = to.dy(), prod(a.shape[:-1]), None, None
+        if to.wants(0):
+            da = to.add(MatMul(), dy, to.x(1))
+        if to.wants(1):
+            db = to.add(Gemm(transA=1), reshape(to, dy, (rows, b.shape[0])), reshape(to, to.x(0), (rows, b.shape[1])))
+        return (da, db, dc)[: len(to.inputs)]
 
 
 class FusedMatMul(MatMul):

@@ -82,6 +82,7 @@ class LayerNormalization(Op):
     """x standardised over its axes from ``axis`` on, times scale, plus b (both broadcast to x). Also gives the mean and
     the inverse of the standard deviation, of type ``stash_type``, which is the least the statistics are computed in."""
 
+    is_cheap = True
     is_norm = True
     parameters = (1, 2)
 
@@ -150,6 +151,7 @@ class LayerNormalization(Op):
 class GroupNormalization(Op):
     """Channels of x (n, c, …) in ``num_groups`` groups, each standardised by itself, times scale (c), plus b (c)."""
 
+    is_cheap = True
     is_norm = True
     parameters = (1, 2)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nbconv.graph import FLOAT32, Graph, Node, Spec
+from nbconv.graph.op import Op
 from nbconv.graph.symbolic import settled
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.linear import Gemm, Linear, MatMul
@@ -108,8 +109,13 @@ def _is_product(node: Node, specs: dict[str, Spec], constants: dict[str, Any]) -
     w, *addends = (n for n in node.inputs[1:] if n)
     if w not in constants or specs[w].rank != 2 or specs[node.inputs[0]].rank < 2:
         return False
-    columns = specs[w].shape[0 if isinstance(node.op, Gemm) and node.op.transB else 1]
+    columns = specs[w].shape[0 if _rows(node.op) else 1]
     return all(n in constants and specs[n].size == columns and specs[n].shape[-1:] == (columns,) for n in addends)
+
+
+def _rows(op: Op) -> bool:
+    """Whether a product's second factor lies with a row a column of the result."""
+    return isinstance(op, (Gemm, Linear)) and bool(op.transB)
 
 
 def _scaled(
@@ -117,12 +123,12 @@ def _scaled(
 ) -> Node:
     """The product with the factors and terms of ``node``, as y."""
     x, w, *addends = maker.inputs
-    op, rows = maker.op, isinstance(maker.op, Gemm) and bool(maker.op.transB)
+    op, rows = maker.op, _rows(maker.op)
     b = array(constants[addends[0]]).astype(np.float64).reshape(-1) if addends and addends[0] else 0.0
     if isinstance(op, Gemm):
         b, op = b * op.beta, Gemm(**{**op.attributes(), "beta": 1.0})
     else:
-        op = Linear()
+        op = Linear(transB=int(rows))
     if not np.array_equal(scale, np.ones_like(scale)):
         matrix, factor = settled(constants[w]), scale.astype(np.float32)
         w = f"{w}#{node.op!r}({','.join(n for n in node.inputs if n in constants)})"

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nbconv.graph import Graph, Node, Spec
+from nbconv.graph.op import Op
 from nbconv.ops.batch_norm import BatchNormalization
+from nbconv.ops.linear import MatMul
 
 LEAST = 64 << 10
 """Bytes of a value that is worth it."""
@@ -26,7 +28,12 @@ def repeatable(node: Node) -> bool:
     """Whether a node can be done a second time: it draws nothing, and what it changes besides is left out then."""
     if isinstance(node.op, BatchNormalization) and node.op.training_mode:
         return len(node.outputs) == 5 and all(node.outputs[3:])
-    return not node.op.domain and node.op.pure and len(node.outputs) == 1
+    return plain(node.op) and node.op.pure and len(node.outputs) == 1
+
+
+def plain(op: Op) -> bool:
+    """Whether it is one that models have, or what stands for several of these."""
+    return not op.domain or op.is_cheap or isinstance(op, MatMul)
 
 
 def rematerialise(graph: Graph, specs: Mapping[str, Spec], forward: int, again: Callable[[Node, Spec], bool]) -> Graph:

@@ -27,6 +27,8 @@ from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
 from nbconv.passes.fold import array, fold
 from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
+from nbconv.passes.layers import join_layers
+from nbconv.passes.masks import with_masks
 from nbconv.passes.promote import promote
 from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
@@ -66,6 +68,8 @@ class Recipe(NamedTuple):
     """what averages of the weights keep of themselves at a step"""
     told: Callable[[Any, Mapping[str, str]], dict[str, str]] | None = None
     """adds what else a step tells, by names of its own"""
+    rows: Mapping[str, tuple[int, ...]] = {}
+    """of some parameters the places along their first axis that train"""
 
 
 class Built(NamedTuple):
@@ -149,8 +153,11 @@ def build(
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
     told = recipe.told(to, values) if recipe.told else {}
     forward = to.graph((loss, *dict.fromkeys(told.values())))
-    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen)
+    gpu = target is not None and target.gpu
+    whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows, not gpu)
     count = len(forward.nodes)
+    if not gpu:
+        whole, specs, count = with_masks(whole, specs, count)
     whole, estimate = sums_early(whole, count), 0.0
     if policy.most is None:
         whole = rematerialise(whole, specs, count, again(graph, chosen, values.values(), policy))
@@ -197,7 +204,8 @@ def _forward(
         mine = {n: s._replace(shape=(rows, *s.shape[1:])) if rows else s for n, s in feeds.items()}
         source.inputs = {**mine, STEP: Spec((), np.dtype(np.int64))}
         source.inputs.update({n: s for n, s in held.items() if not n.startswith("slot")})
-        return computed(source)
+        graph, specs = computed(source)
+        return join_layers(graph, specs), specs
 
     try:
         graph, specs = folded(0)
@@ -248,7 +256,7 @@ def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mappi
     for p in recipe.chosen:
         if p.value not in gradients:
             continue
-        op = optimizer.make(recipe.factors.get(p.value, 1.0), group_options(optimizer, p))
+        op = optimizer.make(recipe.factors.get(p.value, 1.0), group_options(optimizer, p), recipe.rows.get(p.value, ()))
         slots = [slot(p.value, i) for i in range(op.slots)]
         for name in slots:
             to.input(name, held[name])
@@ -331,10 +339,13 @@ def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str
     """Slots of the optimizer for the parameters, and averages: name to array."""
     found = {}
     for p in recipe.chosen:
+        shape = masters[p.value].shape
+        if p.value in recipe.rows:
+            shape = (len(recipe.rows[p.value]), *shape[1:])
         for i, value in enumerate(recipe.optimizer.initial()):
-            found[slot(p.value, i)] = np.full(masters[p.value].shape, value, np.float32)
+            found[slot(p.value, i)] = np.full(shape, value, np.float32)
     if recipe.ema is not None:
-        found.update({average(name): array.copy() for name, array in masters.items()})
+        found.update({average(name): array.copy() for name, array in masters.items() if not name.startswith("slot")})
     return found
 
 

@@ -100,6 +100,8 @@ def fit(
     run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size, wanted_metrics)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
+    if data is not None and trainer.undecided:
+        trainer.choose(*data.batch(order(data, 0, trainer.seed, shuffle, balance)[:batch_size]))
     graph = trainer.recipe.graph
     if cache and augment is None and data is not None:
         graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
@@ -292,6 +294,7 @@ def lr_find(
     data = as_data(train, trainer.model, "train")
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")
+    trainer.choose(*data.batch(order(data, 0, trainer.seed)[:batch_size]))
     kept = {n: np.array(a) for n, a in trainer.state.items()}
     counters = trainer.steps, trainer.epoch, trainer.schedule, trainer.lr_scale
     rates, values, smooth = [], [], 0.0

@@ -15,13 +15,14 @@ import numpy as np
 from nbconv.base.machine import thread_count
 from nbconv.edit.meaning import Meaning
 from nbconv.edit.parameters import Parameter, master
-from nbconv.edit.selection import select
+from nbconv.edit.selection import KINDS, select
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
-from nbconv.train import building
+from nbconv.train import auto, building
 from nbconv.train.asked import told_of
 from nbconv.train.building import Built, Recipe
 from nbconv.train.checks import check
+from nbconv.train.choosing import Choice
 from nbconv.train.goals import Goal, by_goal, goals_of, specs_of, total
 from nbconv.train.learnt import Learnt, ended
 from nbconv.train.memory.planned import planned
@@ -60,6 +61,7 @@ class Learner(Learnt):
         bn_momentum: float | None = None,
         threads: int | None = None,
         micro_batch_norm: bool = False,
+        step_ms: float | None = None,
         steps_per_epoch: int | None = None,
         ema: float | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class Learner(Learnt):
             raise ValueError(f"lr_decay is {lr_decay}, wanted a number above 0, at most 1")
         if memory_mb is not None and not memory_mb > 0:
             raise ValueError(f"memory_mb is {memory_mb}, wanted a positive number")
+        auto.check(trainable, memory_mb, step_ms, repair)
         if bn_momentum is not None and not 0 <= bn_momentum < 1:
             raise ValueError(f"bn_momentum is {bn_momentum}, wanted a share from 0 to below 1")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
@@ -81,7 +84,11 @@ class Learner(Learnt):
         self.authored = model.graph
         self.goals = goals_of(loss, loss_options, loss_weights, self.authored, output)
         self.outputs = tuple(dict.fromkeys(n for goal in self.goals for n in goal.outputs))
-        chosen = _chosen(self.authored, self.trainable, model.frozen, self.outputs)
+        self.step_ms, self._limit = step_ms, memory_mb
+        self.chosen: Choice | None = None
+        self.undecided = self.trainable == "auto"
+        begin = "head" if self.undecided else self.trainable
+        chosen = _chosen(self.authored, begin, model.frozen, self.outputs)
         self._authored = tuple(chosen)
         graph, self._back = self.authored, None
         self._state = {p.value: master(p, graph) for p in chosen}
@@ -92,6 +99,7 @@ class Learner(Learnt):
             self._state.update({p.value: master(p, graph) for p in extra})
             chosen = [*chosen, *extra]
         graph = ended(graph, self.goals)
+        self.lr_decay = lr_decay
         factors = {p.value: lr_decay**p.depth for p in chosen}
         self.logits = tuple(dict.fromkeys(n for goal in self.goals for n in goal.logits))
         self.recipe = Recipe(
@@ -105,15 +113,7 @@ class Learner(Learnt):
             bn_momentum,
             ema,
         )
-        self._state.update(building.statistics(graph, chosen))
-        self._state.update(building.initial_state(self.recipe, self._state))
-        self._home = None
-        if model._device is not None:
-            from nbconv.runtime.cuda.device import State
-
-            self._home = State(model._device, self._state)
-        self._watch = Watch(self._state, [p.value for p in chosen]) if self._home is None else None
-        self.model.weights.drop()
+        self._begin()
         self._steps, self.lr_scale = 0, 1.0
         self.named_schedule: Named | None = None
         self.meaning, self.measured = Meaning(), (-1, {})
@@ -124,12 +124,32 @@ class Learner(Learnt):
         self.stop: bool | str = False
         self.run: Any = None
         self.loss_models: dict[tuple, tuple[str, Model]] = {}
-        self._works: dict[tuple, _Work] = {}
         self._warned: set[Any] = set()
         self._tells: tuple = ()
         self._current: tuple[tuple, Model] | None = None
         self._before: list[Graph] = []
         self._lock = threading.RLock()
+
+    def _begin(self) -> None:
+        """The rest of the state of what trains, for none of which a step is planned."""
+        self._state.update(building.statistics(self.recipe.graph, self.recipe.chosen))
+        self._state.update(building.initial_state(self.recipe, self._state))
+        self._home = None
+        if self.model._device is not None:
+            from nbconv.runtime.cuda.device import State
+
+            self._home = State(self.model._device, self._state)
+        self._watch = Watch(self._state, [p.value for p in self.recipe.chosen]) if self._home is None else None
+        self.model.weights.drop()
+        self._works: dict[tuple, _Work] = {}
+
+    def choose(self, x: Any, y: Any) -> Choice | None:
+        """With ``trainable="auto"``, what trains, chosen on this batch; the first `step` or `fit` does it on its own. None
+        where there is nothing to choose. Where it was chosen before, that."""
+        if self.undecided:
+            with self._lock:
+                auto.decide(self, self._inputs(x), by_goal(self.goals, y))
+        return self.chosen
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -223,6 +243,8 @@ class Learner(Learnt):
         with self._lock:
             self._settle()
             targets = by_goal(self.goals, y)
+            if self.undecided:
+                auto.decide(self, feeds, targets)
             if budget_ms is not None:
                 self._refuse_another(feeds, targets)
             work = self._work(feeds, targets, graph)
@@ -259,11 +281,17 @@ class Learner(Learnt):
         with self._lock:
             self._settle()
             targets = by_goal(self.goals, y)
-            work = self._work(feeds, targets, graph)
-            begin = time.perf_counter()
-            hyper = building.hyper_values(self.recipe, self.optimizer.lr, self._steps + 1)
-            work.step.prepare({**feeds, **targets}, hyper, check=lambda found: None)
-            return time.perf_counter() - begin
+            if self.undecided:
+                auto.decide(self, feeds, targets)
+            return self.seconds(feeds, targets, graph)
+
+    def seconds(self, feeds: dict[str, np.ndarray], targets: dict[str, np.ndarray], graph: Graph) -> float:
+        """`timed`, where it is known what trains."""
+        work = self._work(feeds, targets, graph)
+        begin = time.perf_counter()
+        hyper = building.hyper_values(self.recipe, self.optimizer.lr, self._steps + 1)
+        work.step.prepare({**feeds, **targets}, hyper, check=lambda found: None)
+        return time.perf_counter() - begin
 
     def _settle(self) -> None:
         """Finish the step that Ctrl-C interrupted while it wrote the state: state and counters are then of one step."""
@@ -338,7 +366,7 @@ class Learner(Learnt):
                 specs,
                 specs_of(targets),
                 self._state,
-                self.memory_mb,
+                self._limit,
                 self.micro_batch_norm,
                 threads=self.threads,
                 drop=self.model.weights.drop,
@@ -401,8 +429,8 @@ class _Work(NamedTuple):
 
 
 def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], outputs: tuple[str, ...]) -> list[Parameter]:
-    """The parameters that train; "head" is the heads of all outputs that are trained."""
-    if trainable != "head":
+    """The parameters that train; "head" is the heads of all outputs that are trained, which "bias" and "norm" have, too."""
+    if not isinstance(trainable, str) or trainable not in ("head", *KINDS):
         return select(graph, trainable, frozen)
     found = {p.value: p for name in outputs for p in select(graph, trainable, frozen, name)}
     return list(found.values())

@@ -57,6 +57,7 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
     begin = time.perf_counter()
     x, y = next(iter(batches(train, numbers[:batch_size], batch_size, **options)))
     read = time.perf_counter() - begin
+    trainer.choose(x, y)
     graph, feeds, once = trainer.recipe.graph, trainer._inputs(x), 0.0
     if augment is None:
         part = train.part(numbers[:batch_size])

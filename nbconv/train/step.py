@@ -259,12 +259,13 @@ class TrainingStep:
 
     def _check_places(self, placed: Mapping[str, str]) -> None:
         """No step of the second phase may read a state that an earlier one has written."""
-        written: set[str] = set()
+        written: dict[str, Node] = {}
         for step in self.plan.steps:
             mine = {placed[n] for n in step.node.outputs if n in placed}
-            if not written.isdisjoint(step.node.inputs):
-                raise ModelError(f"{step.node.name} reads {written.intersection(step.node.inputs)} after it was updated")
-            written |= mine
+            late = [n for n in step.node.inputs if written.get(n, step.node) is not step.node]
+            if late:
+                raise ModelError(f"{step.node.name} reads {late} after it was updated")
+            written.update(dict.fromkeys(mine, step.node))
 
 
 class _Progress:

@@ -54,6 +54,7 @@ def prepared(
     channels: int | None = None,
     layout: str | None = None,
     memory_mb: float | None = None,
+    step_ms: float | None = None,
     repair: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -63,7 +64,8 @@ def prepared(
     """A trainer of a model with a new head for data, and these in parts.
 
     ``task``: "classify", "segment" (a class a pixel), "regress" (numbers), or "auto", what the data are of. ``classes``: how
-    many the new head has (default: those of the data). ``layers``: what trains, "head", "last:k", "all", or globs.
+    many the new head has (default: those of the data). ``layers``: what trains, "head", "last:k", "bias", "norm", "all",
+    "auto" (what ``memory_mb`` and ``step_ms`` leave room for), or globs.
     ``held_out``: the share of each class that is kept for the report; data in splits have theirs: a validation part is
     watched, a test part is what the report is of.
     ``size``, ``mean``, ``std``, ``channels``, ``layout``: how pictures become the model's input (by default its height and
@@ -101,7 +103,7 @@ def prepared(
         raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
     trainer = Trainer(
         model, loss or LOSSES[task], optimizer or Adam(1e-3 if layers == "head" else 3e-4), layers, schedule=schedule,
-        loss_options=loss_options, lr_decay=lr_decay, memory_mb=memory_mb, repair=repair, seed=seed, **more,
+        loss_options=loss_options, lr_decay=lr_decay, memory_mb=memory_mb, step_ms=step_ms, repair=repair, seed=seed, **more,
     )  # fmt: skip
     return Tuning(trainer, train, held, last, METRICS[task])
 

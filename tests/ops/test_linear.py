@@ -37,6 +37,12 @@ CASES = [
     case(Linear(), A, B, [1.0, nan, inf], expect=[[2, nan, inf], [4, nan, inf], [6, nan, inf]]),
     case(Linear(), r(2, 3, 7, 5), r(5, 11), r(11)),
     case(Linear(), r(2, 0, 5), r(5, 3), r(3)),
+    case(
+        Linear(transB=1), A, np.transpose(B).tolist(), [1.0, nan, inf], expect=[[2, nan, inf], [4, nan, inf], [6, nan, inf]]
+    ),
+    case(Linear(transB=1), r(2, 3, 7, 5), r(11, 5), r(11)),
+    case(Linear(transB=1), r(5), r(11, 5), r(11)),
+    case(Linear(transB=1), r(2, 0, 5), r(3, 5)),
     case(FusedMatMul(alpha=0.5), r(2, 7, 5), r(2, 5, 3)),
     case(FusedMatMul(alpha=2.0), A, B, expect=[[2, 4, 0], [6, 8, 4], [10, 12, 8]]),
     case(FusedMatMul(transB=1, alpha=0.125), r(2, 3, 7, 5), r(2, 3, 11, 5)),

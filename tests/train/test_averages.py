@@ -10,6 +10,7 @@ import pytest
 import nbconv
 from nbconv.train.building import average
 from tests.train.models import batch, convolutional, model
+from tests.train.test_choices import dense
 
 X, Y = batch(20, (2, 7, 9))
 
@@ -66,6 +67,20 @@ def test_go_on(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another training"):
         plain.load_checkpoint(tmp_path / "c.safetensors")
     assert whole.forecast()["state_mb"] > plain.forecast()["state_mb"]
+
+
+def test_some_channels() -> None:
+    """Where only some channels of a layer train, the others' averages stay what they are."""
+    trainer = nbconv.Trainer(model(dense()), optimizer=nbconv.Adam(0.01), trainable="auto", memory_mb=0.55, ema=0.1)
+    x, y = batch(12)
+    trainer.choose(x, y)
+    assert trainer.recipe.rows
+    expected = {p.value: trainer.state[p.value].copy() for p in trainer.parameters}
+    for _ in range(3):
+        trainer.step(x, y)
+        expected = {n: 0.9 * trainer.state[n] + 0.1 * a for n, a in expected.items()}
+    for name, value in expected.items():
+        np.testing.assert_allclose(trainer.state[average(name)], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_parts_of_a_step() -> None:

@@ -1,5 +1,6 @@
 """Depthwise convolutions, one filter a channel: strips of pixels of which each input vector is loaded once. Where a channel
-has several filters, x's are written as often first."""
+has several filters, x's are written as often first. The gradient by x at stride 1 is such a convolution, by turned
+filters."""
 
 from __future__ import annotations
 
@@ -54,8 +55,22 @@ def emit_multiplied(to: Lowering, p: ConvProblem) -> None:
     strips(to, p, x)
 
 
-def strips(to: Lowering, p: ConvProblem, x: Ref) -> None:
-    """One step of kernels/cpu/depthwise.py, of x as it lies there, a channel for each of y's."""
+def fits_turned(p: ConvProblem) -> bool:
+    """Whether the transpose slides, too: at stride 1, over windows that begin in the padding or at the first cell."""
+    g = p.geometry
+    slides = all(a.stride == 1 and a.begin <= (a.kernel - 1) * a.dilation for a in (g.down, g.across))
+    return g.depthwise and g.transposed and slides and not p.target.gpu
+
+
+def emit_turned(to: Lowering, p: ConvProblem) -> None:
+    g = p.geometry
+    down, across = (a._replace(begin=(a.kernel - 1) * a.dilation - a.begin) for a in (g.down, g.across))
+    strips(to, p._replace(geometry=g._replace(transposed=False, down=down, across=across)), to.input(0), turned=True)
+
+
+def strips(to: Lowering, p: ConvProblem, x: Ref, turned: bool = False) -> None:
+    """One step of kernels/cpu/depthwise.py, of x as it lies there, a channel for each of y's. ``turned``: filters are read
+    from their ends."""
     g, c, lanes, units = p.geometry, p.geometry.groups * p.geometry.co, p.target.lanes, p.target.units
     vectors = ceil(c, lanes)
     pieces = min(vectors, units // 2)
@@ -67,14 +82,15 @@ def strips(to: Lowering, p: ConvProblem, x: Ref) -> None:
 
     def weights() -> np.ndarray:
         packed = np.zeros((g.taps, full), np.float32)
-        packed[:, :c] = to.value(1).reshape(c, g.taps).T
+        packed[:, :c] = to.value(1).reshape(c, g.taps)[:, :: -1 if turned else 1].T
         return packed
 
     bias = to.node.inputs[2] if to.has(2) else ""
     if varies(to, 1):
-        packed = repack.rows(to, to.input(1), g.taps, c, 1, g.taps, full)
+        first, step = (g.taps - 1, -1) if turned else (0, 1)
+        packed = repack.rows(to, to.input(1).at(first), g.taps, c, step, g.taps, full)
     else:
-        packed = to.constant(f"{to.node.inputs[1]}#depthwise", weights)
+        packed = to.constant(f"{to.node.inputs[1]}#depthwise{'/turned' if turned else ''}", weights)
     if varies(to, 2):
         b = repack.rows(to, to.input(2), 1, c, 0, 1, full)
     else:
@@ -108,4 +124,5 @@ def _in_strips(p: ConvProblem) -> bool:
 
 
 DEPTHWISE = Implementation("depthwise", fits, emit)
+TURNED = Implementation("depthwise_turned", fits_turned, emit_turned)
 MULTIPLIED = Implementation("depthwise_multiplied", fits_multiplied, emit_multiplied, cost_multiplied)

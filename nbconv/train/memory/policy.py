@@ -16,7 +16,7 @@ import numpy as np
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.shape import Concat, Slice
-from nbconv.passes.rematerialise import LEAST, cheap
+from nbconv.passes.rematerialise import LEAST, cheap, plain
 
 MIB = 1 << 20
 FROZEN = 4 * MIB
@@ -88,7 +88,7 @@ def split(
         return None
     for node in mine:
         y = node.outputs[0]
-        if part_specs[y].shape[:1] != (rows,) or specs[y].shape != (samples, *part_specs[y].shape[1:]) or node.op.domain:
+        if part_specs[y].shape[:1] != (rows,) or specs[y].shape != (samples, *part_specs[y].shape[1:]) or not plain(node.op):
             return None
     made = {name for node in mine for name in node.outputs} | set(feeds)
     found, constants = {**specs}, dict(graph.constants)
