@@ -72,6 +72,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
     options.add("--step-ms", type=_model.nonnegative, metavar="X", group=how, help="with auto, most time a step may take")
     options.add(
+        "--accumulate", type=_model.positive, default=1, metavar="N", group=how,
+        help="batches a step takes, in little more memory than one of them (default: 1)",
+    )  # fmt: skip
+    options.add(
         "--ema", type=_model.nonnegative, metavar="X", group=how,
         help="average the weights, of which each step keeps this share (0.999); the average is written",
     )  # fmt: skip
@@ -154,6 +158,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "schedule": args.schedule,
         "memory_mb": args.memory_mb,
         "ema": args.ema,
+        "accumulate": args.accumulate,
         "step_ms": args.step_ms,
         "held_out": args.held_out,
         "size": args.size,

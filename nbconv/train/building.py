@@ -215,9 +215,11 @@ def _forward(
     parts, samples = policy.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
     if parts == 1:
         inner, parts = frozen(graph, specs, feeds, [p.value for p in recipe.chosen]), 2
-    if not inner or samples % parts or samples == 1:
+    if not inner or (samples % parts and not policy.rows) or samples == 1:
         return graph, specs
-    found = split(graph, specs, *folded(samples // parts), source.constants, feeds, inner, parts)
+    rows = policy.rows or samples // parts
+    sizes = [rows] * (samples // rows) + [samples % rows] * (samples % rows > 0)
+    found = split(graph, specs, folded, source.constants, feeds, inner, sizes)
     if found is None and policy.parts > 1:
         raise Indivisible("the model's values do not all have a first axis that counts samples")
     return found or (graph, specs)
@@ -301,18 +303,35 @@ def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapp
         if isinstance(node.op, BatchNormalization) and node.op.training_mode and node.inputs[3] in held:
             found.setdefault((node.inputs[3], node.inputs[4]), []).append(node)
     for (mean, variance), nodes in found.items():
-        shape, op = specs[nodes[0].inputs[0]].shape, nodes[0].op
+        op = nodes[0].op
         assert isinstance(op, BatchNormalization)
-        count = int(np.prod(shape)) // max(shape[1], 1)
+        counts = [int(np.prod(s)) // max(s[1], 1) for s in (specs[node.inputs[0]].shape for node in nodes)]
+        count = min(counts)
         if count == 1:
             told = "takes its statistics from one value a channel, so that nothing before it learns: larger batches do"
             warnings.warn(f"{nodes[0].name} (BatchNormalization) {told}", stacklevel=2)
+        if max(counts) > count:
+            shares = [c / sum(counts) for c in counts]
+            updates[mean] = _weighted(to, [node.outputs[1] for node in nodes], shares)
+            shares = [s * c / max(c - 1, 1) for s, c in zip(shares, counts, strict=True)]
+            old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (sum(shares) - 1), np.float32)))
+            updates[variance] = to.add(Sub(), _weighted(to, [node.outputs[2] for node in nodes], shares), old)
+            continue
         updates[mean] = _mean(to, [node.outputs[1] for node in nodes])
         unbiased = count / max(count - 1, 1)
         old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (unbiased - 1), np.float32)))
         new = to.add(Mul(), _mean(to, [n.outputs[2] for n in nodes]), to.constant(np.array(unbiased, np.float32)))
         updates[variance] = to.add(Sub(), new, old)
     return updates
+
+
+def _weighted(to: Builder, names: list[str], shares: list[float]) -> str:
+    """The sum of what micro-batches of several sizes found, each times its share."""
+    total = ""
+    for name, share in zip(names, shares, strict=True):
+        part = to.add(Mul(), name, to.constant(np.array(share, np.float32)))
+        total = to.add(Add(), total, part) if total else part
+    return total
 
 
 def _averages(to: Builder, updates: Mapping[str, str], held: Mapping[str, Spec]) -> dict[str, str]:

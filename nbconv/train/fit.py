@@ -17,7 +17,19 @@ from nbconv.train import advice, checkpoint
 from nbconv.train.asked import Meters, asked, named
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress, need_matplotlib
-from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, class_weighted, order, prefetch, wanted
+from nbconv.train.data import (
+    Balance,
+    Data,
+    as_batches,
+    as_data,
+    augmented,
+    batches,
+    class_weighted,
+    gathered,
+    order,
+    prefetch,
+    wanted,
+)
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
 from nbconv.train.goals import by_goal
@@ -91,7 +103,7 @@ def fit(
         data = class_weighted(data, class_weight)
     trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
-    steps = -(-len(data) // batch_size) if data is not None else 0
+    steps = -(-len(data) // (batch_size * trainer.accumulate)) if data is not None else 0
     if isinstance(trainer.schedule, Named):
         trainer.named_schedule = trainer.schedule
     if trainer.named_schedule is not None:
@@ -106,6 +118,7 @@ def fit(
     if cache and augment is None and data is not None:
         graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
     source = train if data is None else data
+    run.sized = data is not None
     trainer.stop = False
     trainer.run = run
     whole = False
@@ -148,6 +161,8 @@ class _Run:
         self.meters = Meters(trainer.goals, metrics, costly=False)
         trainer.tell(self.meters.wants)
         self.place = _Place()
+        self.sized = True
+        """whether ``batch_size`` is what batches have"""
         self.history = History()
 
     @property
@@ -165,6 +180,7 @@ class _Run:
             **self.place._asdict(),
             "history": dict(self.history),
             "batch_size": self.batch_size,
+            "accumulate": self.trainer.accumulate,
             "meters": self.meters.state() if self.batch else None,
             "callbacks": [[name, state] for name, state in told if state],
         }
@@ -174,6 +190,9 @@ class _Run:
             return
         if kept["batch_size"] != self.batch_size:
             raise ValueError(f"the checkpoint was written with batch_size {kept['batch_size']}, this is {self.batch_size}")
+        before, now = kept.get("accumulate", 1), self.trainer.accumulate
+        if before != now:
+            raise ValueError(f"the checkpoint was written with accumulate {before}, this is {now}")
         self.place = _Place(*(kept[n] for n in _Place._fields))
         self.history = History(kept["history"])
         if kept.get("meters") is not None:
@@ -196,7 +215,7 @@ class _Run:
                 trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
                 feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
                 try:
-                    loss = trainer.advance(feeds, y, graph, then=partial(self._stepped, self.place, y))
+                    loss = trainer.advance(feeds, y, graph, rows=self._rows(y), then=partial(self._stepped, self.place, y))
                     self.meters.count()
                 except NonFiniteLoss as error:
                     if not any(c.takes(trainer, error) for c in self.callbacks):
@@ -209,6 +228,12 @@ class _Run:
                     return
         finally:
             stream.close()  # type: ignore[attr-defined]
+
+    def _rows(self, y: Any) -> int:
+        """How many samples a batch has, of which a step takes several; 0 where it takes one."""
+        if self.trainer.accumulate == 1:
+            return 0
+        return self.batch_size if self.sized else -(-samples(y) // self.trainer.accumulate)
 
     def _stepped(self, before: _Place, y: Any, loss: float, told: Told) -> None:
         """A step was taken: said with the step's counter, so that a Ctrl-C cannot come between."""
@@ -252,7 +277,9 @@ def _stream(
         if augment is not None:
             layout = wanted(trainer.model).layout
             pairs = augmented(pairs, augment, seed=trainer.seed, epoch=run.epoch, classes=trainer.classes, layout=layout)
+        pairs = gathered(pairs, trainer.accumulate)
         return prefetch(pair for k, pair in enumerate(pairs) if k >= run.batch)
+    batch_size *= trainer.accumulate
     numbers = order(source, run.epoch, trainer.seed, shuffle, balance)
     if isinstance(source, Features):
         starts = range(run.batch * batch_size, len(numbers), batch_size)
@@ -298,16 +325,18 @@ def lr_find(
     kept = {n: np.array(a) for n, a in trainer.state.items()}
     counters = trainer.steps, trainer.epoch, trainer.schedule, trainer.lr_scale
     rates, values, smooth = [], [], 0.0
+    size, graph = batch_size * trainer.accumulate, trainer.recipe.graph
     trainer.tell(Meters(trainer.goals, costly=False).wants)  # the steps that `fit` takes
     try:
         trainer.schedule = lambda step, epoch: 1.0
         for k in range(steps):
             rate = least * (most / least) ** (k / max(steps - 1, 1))
             trainer.lr_scale = rate / trainer.optimizer.lr
-            per = max(-(-len(data) // batch_size), 1)
-            numbers = order(data, k // per, trainer.seed)[k % per * batch_size :][:batch_size]
+            per = max(-(-len(data) // size), 1)
+            numbers = order(data, k // per, trainer.seed)[k % per * size :][:size]
+            x, y = data.batch(numbers)
             try:
-                loss = trainer.step(*data.batch(numbers))
+                loss = trainer.advance(trainer._inputs(x), y, graph, rows=batch_size * (size > batch_size))
             except NonFiniteLoss:
                 break
             smooth = 0.9 * smooth + 0.1 * loss

@@ -14,7 +14,7 @@ from nbconv.graph import Spec
 from nbconv.runtime.planned import target_of
 from nbconv.train import building
 from nbconv.train.building import Built, Indivisible, Recipe
-from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, levels
+from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, accumulating, levels
 from nbconv.train.step import TrainingStep
 
 SLOTS = 2
@@ -30,13 +30,19 @@ def planned(
     state: Mapping[str, np.ndarray],
     memory_mb: float | None,
     micro_batch_norm: bool,
+    rows: int = 0,
     **options: Any,
 ) -> tuple[Built, TrainingStep, MemoryPolicy]:
     """The fastest step that takes no more than ``memory_mb``, and how it saves: see `building.build`. Batches are cut only
-    where no batch normalisation takes statistics, unless ``micro_batch_norm``. ModelError says the least it needs."""
+    where no batch normalisation takes statistics, unless ``micro_batch_norm``. ``rows``: samples of the batches that this
+    one was gathered from, which are its micro-batches where they can be. ModelError says the least it needs."""
     trained_norms = bool(norms(recipe.graph, recipe.chosen))
     samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+    gathered = 0 < rows < samples
+    micro_batch_norm = micro_batch_norm or gathered
     tries = [USUAL] if memory_mb is None else levels(samples, micro_batch_norm or not trained_norms, memory_mb * MIB)
+    if gathered:
+        tries = [accumulating(samples, rows), *tries]
     least = float("inf")
     hopeless = False
     home = options.get("home")
