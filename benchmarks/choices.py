@@ -68,13 +68,16 @@ Way = Callable[[Task, int, int | None], Result]
 """Trains a task's model, given the seed and the threads."""
 
 
-def trained(trainable: str, rate: float, **options: object) -> Way:
-    """A way that `Trainer` has."""
+def trained(trainable: str, rate: float, widen: int = 0, **options: object) -> Way:
+    """A way that `Trainer` has; ``widen``: how many earlier layers the head reads, too."""
 
     def way(task: Task, seed: int, threads: int | None) -> Result:
         steps = EPOCHS * -(-len(task.train) // BATCH)
+        model = task.model(seed, threads)
+        if widen:
+            model.widen_head(widen)
         trainer = nbconv.Trainer(
-            task.model(seed, threads), optimizer=nbconv.Adam(rate), trainable=trainable, schedule=one_cycle(steps),
+            model, optimizer=nbconv.Adam(rate), trainable=trainable, schedule=one_cycle(steps),
             seed=seed, **options,
         )  # fmt: skip
         trainer.choose(*task.train.batch(np.arange(BATCH)))
@@ -105,6 +108,8 @@ WAYS: dict[str, Way] = {
     "auto 32": trained("auto", 1e-3, memory_mb=32),
     "bias": trained("bias", 3e-3),
     "all": trained("all", 1e-3),
+    "head, 16 layers wide": trained("head", 1e-3, widen=16),
+    "head, 32 layers wide": trained("head", 1e-3, widen=32),
 }
 """By the name of its row."""
 

@@ -211,7 +211,7 @@ def _forward(
         graph, specs = folded(0)
     except DataDependentError as error:
         raise UnsupportedError(f"{error}; a model whose shapes depend on values cannot be trained") from None
-    inner = {n for node in graph.nodes for n in node.outputs if n}
+    inner = depending(graph, (*feeds, STEP)) - {*feeds, STEP}  # not what makes weights of weights
     parts, samples = policy.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
     if parts == 1:
         inner, parts = frozen(graph, specs, feeds, [p.value for p in recipe.chosen]), 2

@@ -11,7 +11,8 @@ from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
 from nbconv.train.asked import Meters, named
-from nbconv.train.data import Data, as_batches, as_data
+from nbconv.train.data import Data, as_batches, as_data, whole
+from nbconv.train.detections import judge
 from nbconv.train.goals import Goal, by_goal, specs_of
 from nbconv.train.learner import Learner
 from nbconv.train.targets import samples
@@ -21,10 +22,11 @@ def evaluate(trainer: Learner, given: Any, batch_size: int, wanted: tuple[Any, .
     """See `Trainer.evaluate`; ``wanted`` as `asked` gives it."""
     meters = Meters(trainer.goals, wanted)
     data = as_data(given, trainer.model)
-    source: Iterator[Any] = as_batches(given) if data is None else _in_order(data, batch_size)
+    source = ((*pair, None) for pair in as_batches(given)) if data is None else _in_order(data, batch_size)
+    boxes = judge(data, trainer.goals)
     begin = data.begins_at if isinstance(data, Features) else ()
     totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
-    for x, y in source:
+    for x, y, known in source:
         targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         size = samples(y)
         for goal in trainer.goals:
@@ -34,6 +36,8 @@ def evaluate(trainer: Learner, given: Any, batch_size: int, wanted: tuple[Any, .
         told = {f"{goal.targets}/{i}": found[n] for goal in trainer.goals for i, n in enumerate(goal.logits)}
         meters.put(count, targets, told, {n: a.shape for n, a in found.items()})
         meters.count()
+        if boxes is not None and known is not None:
+            boxes.add(found, known)
         count += size
     if not count:
         raise ValueError("there is nothing to evaluate on")
@@ -41,12 +45,12 @@ def evaluate(trainer: Learner, given: Any, batch_size: int, wanted: tuple[Any, .
     metrics = meters.results()
     if len(totals) > 1:
         metrics = {key: {"loss": totals[key] / count, **told} for key, told in metrics.items()}
-    return {**result, **named(trainer.goals, metrics)}
+    return {**result, **named(trainer.goals, metrics), **(boxes.metrics() if boxes is not None else {})}
 
 
-def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, np.ndarray]]:
+def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
     for k in range(0, len(data), batch_size):
-        yield data.batch(np.arange(k, min(k + batch_size, len(data))))
+        yield data.known(np.arange(k, min(k + batch_size, len(data))))
 
 
 def scores(trainer: Learner, x: Any, begin: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -72,22 +76,30 @@ def _loss(trainer: Learner, goal: Goal, scores: Mapping[str, np.ndarray], y: np.
 class Features(Data):
     """What the frozen part makes of data, kept: ``arrays`` by the names of values."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> None:
-        self.arrays, self.labels, self.classes = arrays, labels, classes
+    encode: Any = None
+    """what made targets of boxes, see `nbconv.train.data.Boxed`"""
+
+    def __init__(
+        self, arrays: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...], boxes: np.ndarray | None = None
+    ) -> None:
+        self.arrays, self.labels, self.classes, self.boxes = arrays, labels, classes, boxes
         self.begins_at = tuple(arrays)
 
-    def batch(self, numbers: np.ndarray) -> Any:
-        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers)
+    def known(self, numbers: np.ndarray) -> Any:
+        boxes = None if self.boxes is None else self.boxes[numbers]
+        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers), boxes
 
 
 def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
     """The frozen part's values for all samples; None where they are not one a sample, or take more than ``limit`` bytes."""
     arrays: dict[str, np.ndarray] = {}
     labels: list[np.ndarray] = []
+    boxes: list[np.ndarray] = []
     for k in range(0, len(data), batch_size):
         numbers = np.arange(k, min(k + batch_size, len(data)))
-        x, y = data.batch(numbers)
+        x, y, read = data.known(numbers)
         labels.append(y)
+        boxes.append(read)
         found = trainer.model.run(trainer._inputs(x), list(names))
         for name, value in found.items():
             if value.ndim < 1 or len(value) != len(numbers) or not (value.dtype == np.float32 or is_half(value.dtype)):
@@ -98,6 +110,8 @@ def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: i
                     return None
             arrays[name][numbers] = value
     known = getattr(data, "labels", None)
-    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
-    found.weights = data.weights
+    encode = getattr(whole(data), "encode", None)
+    rows = None if encode is None else np.concatenate(boxes)
+    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes, rows)
+    found.weights, found.encode = data.weights, encode
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,17 @@ import numpy as np
 
 from nbconv.base.image import RESIZES, load_image, open_image, placed
 from nbconv.train.augment.geometry import warped_boxes
-from nbconv.train.data.base import Batch
+from nbconv.train.data.base import Batch, Data, Part
 from nbconv.train.data.pictures import Pictures, each
+
+
+def encoded(data: Data, encode: Callable[[np.ndarray, np.ndarray], Any]) -> Data:
+    """The same pictures and boxes with targets that ``encode`` makes, see `Boxed`."""
+    if isinstance(data, Part):
+        return Part(encoded(data.whole, encode), data.numbers)
+    other: Any = copy.copy(data)
+    other.encode = encode
+    return other
 
 
 class Boxed(Pictures):
@@ -62,6 +72,15 @@ class Boxed(Pictures):
     def raw(self, numbers: np.ndarray) -> np.ndarray:
         return self.read(numbers)[0]
 
+    def _inside(self, i: int, width: int, height: int) -> np.ndarray:
+        """The boxes of picture i, cut at its edges. ValueError for one that lies outside of it."""
+        found = self.boxes[i][:, :4].clip(0, [width, height] * 2)
+        gone = (found[:, 2] <= found[:, 0]) | (found[:, 3] <= found[:, 1])
+        if gone.any():
+            box = self.boxes[i][gone][0, :4].tolist()
+            raise ValueError(f"{self.paths[i]}: the box {box} is outside the picture, which has {width}×{height} pixels")
+        return found
+
     def _pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         picture, size = open_image(self.paths[i]), self.needed()
         if self.resize not in RESIZES:
@@ -69,7 +88,7 @@ class Boxed(Pictures):
         source, to = placed((picture.height, picture.width), size, self.resize)
         rows = np.full((self.most, 5), -1, np.float32)
         rows[: len(self.boxes[i])] = self.boxes[i]
-        rows[: len(self.boxes[i]), :4] = self.boxes[i][:, :4].clip(0, [picture.width, picture.height] * 2)
+        rows[: len(self.boxes[i]), :4] = self._inside(i, picture.width, picture.height)
         x, y = (to[2] - to[0]) / (source[2] - source[0]), (to[3] - to[1]) / (source[3] - source[1])
         move = np.linalg.inv(np.array([[x, 0, to[0] - x * source[0]], [0, y, to[1] - y * source[1]], [0, 0, 1.0]]))
         return load_image(picture, size, **self.reading()), warped_boxes(rows, [move], size)

@@ -19,6 +19,10 @@ MOST_BYTES = 1 << 30
 TASKS = ("boxes", "masks")
 
 
+class _Wrong(Exception):
+    """What is wrong with a file that is COCO's."""
+
+
 class CocoMasks(Masked):
     """Masks that annotations draw: class 0 is what none of them has, larger ones lie under smaller ones."""
 
@@ -63,10 +67,18 @@ def coco(
         found = [(i["id"], str(i["file_name"])) for i in given["images"]]
         by_image: dict[Any, list[Mapping[str, Any]]] = {number: [] for number, _ in found}
         for annotation in given["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
+            image, kind = annotation["image_id"], annotation["category_id"]
+            if image not in by_image:
+                raise _Wrong(f"an annotation is of image {image}, which is not among its {len(found)} images")
+            if kind not in categories:
+                told = ", ".join(map(str, categories))
+                raise _Wrong(f"an annotation of image {image} has category {kind}, the categories are {told[:200]}")
+            by_image[image].append(annotation)
         names = list(categories.values()) if classes is None else list(map(str, classes))
         numbers = {k: names.index(name) for k, name in categories.items() if name in names}
         targets = [(_boxes if task == "boxes" else _segments)(by_image[k], numbers) for k, _ in found]
+    except _Wrong as error:
+        raise ValueError(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{file} is no COCO file of {task}: {type(error).__name__} at {error}") from None
     unknown = [name for name in names if name not in categories.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from nbconv.edit.pictured import PictureInput, picture_input
 from nbconv.train.data.arrays import Arrays, load_npz
-from nbconv.train.data.base import Data, Part
+from nbconv.train.data.base import Data, Part, parts, whole
 from nbconv.train.data.coco import coco
 from nbconv.train.data.foreign import frame, from_dataset, is_dataset
 from nbconv.train.data.masks import is_masks, mask_folder, mask_parts
@@ -24,6 +24,10 @@ from nbconv.train.data.voc import is_voc, voc
 
 if TYPE_CHECKING:
     from nbconv.model import Model
+
+
+WHOLE = {"resize": "pad"}
+"""How pictures with boxes are resized, so that no box is cut off."""
 
 
 def as_data(given: Any, model: Model | None = None, name: str = "data") -> Data | None:
@@ -99,7 +103,7 @@ def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if path.is_dir() and (is_voc(path) or is_masks(path)):
-        return voc(path, **options) if is_voc(path) else _whole(mask_folder, path, mask_parts(path), options)
+        return voc(path, **{**WHOLE, **options}) if is_voc(path) else _whole(mask_folder, path, mask_parts(path), options)
     if path.is_dir():
         return (folder_splits if split_folders(path) else image_folder)(path, **options)
     kind = path.suffix.lower()
@@ -108,7 +112,7 @@ def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
     if kind == ".npz":
         return load_npz(path, **options)
     if kind == ".json":
-        return coco(path, **options)
+        return coco(path, **{**WHOLE, **options})
     raise ValueError(f"{path} is no folder, .csv, .npz or COCO's .json")
 
 
@@ -149,35 +153,25 @@ def classified(data: Data) -> Data:
 
 def _labelled(data: Data, labels: np.ndarray) -> Data:
     """Other targets for the same samples."""
-    whole = data
-    for part in _parts(data):
-        whole = part.whole
-    other: Any = copy.copy(whole)
-    if whole is data:
+    origin = whole(data)
+    other: Any = copy.copy(origin)
+    if origin is data:
         other.labels = labels
         return other
-    numbers = np.arange(len(whole))
-    for part in reversed(list(_parts(data))):
+    numbers = np.arange(len(origin))
+    for part in reversed(list(parts(data))):
         numbers = numbers[part.numbers]
-    other.labels = np.zeros(len(whole), np.int64)
+    other.labels = np.zeros(len(origin), np.int64)
     other.labels[numbers] = labels
     return Part(other, numbers)
 
 
-def _parts(data: Data) -> Iterator[Part]:
-    while isinstance(data, Part):
-        yield data
-        data = data.whole
-
-
 def _agreeing(data: Data, given: Mapping[str, Any]) -> Data:
     """The data, if it has what was said beside it. ``size`` may be said here, where the data does not."""
-    whole = data
-    for part in _parts(data):
-        whole = part.whole
+    origin = whole(data)
     for name, value in given.items():
-        have = getattr(whole, name, None)
-        if name == "size" and have is None and hasattr(whole, "size"):
+        have = getattr(origin, name, None)
+        if name == "size" and have is None and hasattr(origin, "size"):
             data = _sized(data, value)
         elif have is None or not np.array_equal(np.atleast_1d(have), np.atleast_1d(value)):
             raise ValueError(f"{name} is {value}, but the data have their own, {have}: say it there")

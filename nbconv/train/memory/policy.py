@@ -136,7 +136,14 @@ def split(
         if name in wanted:
             pieces = tuple(f"{name}/part{k}" for k in range(len(sizes)))
             nodes.append(Node(Concat(axis=0), pieces, (name,), f"{name}/parts"))
-    return graph.derive([*nodes, *theirs], constants), found
+    read = {name for mine in nodes_of.values() for node in mine for name in node.inputs}
+    early: set[int] = set()
+    for node in reversed(theirs):
+        if not read.isdisjoint(node.outputs):
+            read.update(node.inputs)
+            early.add(id(node))
+    before, behind = ([n for n in theirs if (id(n) in early) is first] for first in (True, False))
+    return graph.derive([*before, *nodes, *behind], constants), found
 
 
 def again(graph: Graph, chosen: Iterable[str], logits: Iterable[str], policy: MemoryPolicy) -> Callable[[Node, Spec], bool]:
