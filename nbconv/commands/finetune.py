@@ -85,6 +85,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
     options.add("--step-ms", type=_model.nonnegative, metavar="X", group=how, help="with auto, most time a step may take")
+    options.add(
+        "--accumulate", type=_model.positive, default=1, metavar="N", group=how,
+        help="batches a step takes, in little more memory than one of them (default: 1)",
+    )  # fmt: skip
+    options.add(
+        "--ema", type=_model.nonnegative, metavar="X", group=how,
+        help="average the weights, of which each step keeps this share (0.999); the average is written",
+    )  # fmt: skip
+    options.add(
+        "--metrics", metavar="NAMES", group=how,
+        help="what to tell of each epoch, with commas: accuracy, precision, recall, f1, iou, top5, auc, mae, rmse, r2",
+    )  # fmt: skip
     _model.add_seed(parser, "the new classifier, the split and the order of samples")
     data = parser.add_argument_group("data")
     options.add("--held-out", type=_model.nonnegative, default=0.2, metavar="X", group=data, help="(default: 0.2)")
@@ -134,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = finetune(
             args.model, args.data, args.out, **_prepared(args), epochs=args.epochs, batch_size=args.batch, augment=augment,
-            balance=args.balance, patience=args.patience, resume=args.resume, progress=True,
+            balance=args.balance, patience=args.patience, resume=args.resume, progress=True, metrics=args.metrics,
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
@@ -165,6 +177,8 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "optimizer": _optimizer(args),
         "schedule": args.schedule,
         "memory_mb": args.memory_mb,
+        "ema": args.ema,
+        "accumulate": args.accumulate,
         "step_ms": args.step_ms,
         "held_out": args.held_out,
         "size": args.size,

@@ -56,14 +56,11 @@ def _cast_once(value: str, name: str, made: dict[str, Node]) -> bool:
     return node.op.type == "Cast" and node.inputs[0] == name
 
 
-def frontier(
-    graph: Graph, chosen: Iterable[Parameter], logits: tuple[str, ...], held: Iterable[str] = ()
-) -> tuple[str, ...]:
-    """The values computed by the frozen part alone that the trained part reads: what can be kept from epoch to epoch.
-    ``held`` names values that a training has beside the graph's constants."""
+def frontier(graph: Graph, chosen: Iterable[Parameter], logits: tuple[str, ...]) -> tuple[str, ...]:
+    """The values computed by the frozen part alone that the trained part reads: what can be kept from epoch to epoch."""
     chosen = list(chosen)
     training = {id(n) for n in norms(graph, chosen)}
-    fixed = {*graph.constants, *held}
+    fixed = set(graph.constants)
     active = {p.value for p in chosen}
     behind = _needed(graph, logits)
     found: dict[str, None] = {}

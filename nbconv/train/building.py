@@ -19,6 +19,7 @@ from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.cast import Cast
 from nbconv.ops.nary import Min
+from nbconv.ops.optimizer import SGDUpdate
 from nbconv.ops.pointwise import Add, Div, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
@@ -60,6 +61,10 @@ class Recipe(NamedTuple):
     seed: int
     bn_momentum: float | None = None
     """what batch normalisation keeps of its running statistics, where it is not what the model says"""
+    ema: float | None = None
+    """what averages of the weights keep of themselves at a step"""
+    told: Callable[[Any, Mapping[str, str]], dict[str, str]] | None = None
+    """adds what else a step tells, by names of its own"""
     rows: Mapping[str, tuple[int, ...]] = {}
     """of some parameters the places along their first axis that train"""
 
@@ -73,11 +78,18 @@ class Built(NamedTuple):
     trained: tuple[Parameter, ...]
     shapes: Mapping[str, tuple[int, ...]]
     """of the logits, by name"""
+    told: Mapping[str, str] = {}
+    """the values of what else it tells"""
 
 
 def slot(value: str, i: int) -> str:
     """The name under which an optimizer's slot i of a parameter is kept."""
     return f"slot{i}/{value}"
+
+
+def average(value: str) -> str:
+    """The name under which the average of a parameter or statistic is kept."""
+    return f"slot/average/{value}"
 
 
 def widened(name: str) -> str:
@@ -122,6 +134,8 @@ class Differentiated(NamedTuple):
     """of the logits, in float32, by name"""
     loss: str
     gradients: dict[str, str]
+    told: Mapping[str, str]
+    """the values of what else the step tells"""
 
 
 def differentiated(
@@ -146,13 +160,14 @@ def differentiated(
     if to.spec(loss).size != 1:
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
-    forward = to.graph((loss,))
+    told = recipe.told(to, values) if recipe.told else {}
+    forward = to.graph((loss, *dict.fromkeys(told.values())))
     chosen = [p.value for p in recipe.chosen]
     whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows, not gpu)
     count = len(forward.nodes)
     if not gpu:
         whole, specs, count = with_masks(whole, specs, count)
-    return Differentiated(sums_early(whole, count), specs, count, graph, values, loss, gradients)
+    return Differentiated(sums_early(whole, count), specs, count, graph, values, loss, gradients, told)
 
 
 def build(
@@ -181,10 +196,12 @@ def finished(recipe: Recipe, of: Differentiated, whole: Graph, state: Mapping[st
     to = Builder(whole, of.specs, "update/")
     updates = _updated(to, recipe, of.gradients, held)
     updates.update(_statistics(to, of.logits, of.specs, held))
+    updates.update(_averages(to, updates, held) if recipe.ema is not None else {})
     result = to.graph()
-    result.outputs = {of.loss: None, **dict.fromkeys(updates.values())}
+    result.outputs = dict.fromkeys((of.loss, *of.told.values(), *updates.values()))
     trained = tuple(p for p in recipe.chosen if p.value in of.gradients)
-    return Built(result, of.loss, updates, trained, {n: of.specs[v].shape for n, v in of.values.items()})
+    shapes = {n: of.specs[v].shape for n, v in of.values.items()}
+    return Built(result, of.loss, updates, trained, shapes, of.told)
 
 
 def samples_in(feeds: Mapping[str, Spec]) -> int:
@@ -232,9 +249,11 @@ def _forward(
     parts, samples = policy.parts, samples_in(feeds)
     if parts == 1:
         inner, parts = frozen(graph, specs, feeds, [p.value for p in recipe.chosen]), 2
-    if not inner or samples % parts or samples == 1:
+    if not inner or (samples % parts and not policy.rows) or samples == 1:
         return graph, specs
-    found = split(graph, specs, *folded(samples // parts), source.constants, feeds, inner, parts)
+    rows = policy.rows or samples // parts
+    sizes = [rows] * (samples // rows) + [samples % rows] * (samples % rows > 0)
+    found = split(graph, specs, folded, source.constants, feeds, inner, sizes)
     if found is None and policy.parts > 1:
         raise Indivisible("the model's values do not all have a first axis that counts samples")
     return found or (graph, specs)
@@ -318,18 +337,47 @@ def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapp
         if isinstance(node.op, BatchNormalization) and node.op.training_mode and node.inputs[3] in held:
             found.setdefault((node.inputs[3], node.inputs[4]), []).append(node)
     for (mean, variance), nodes in found.items():
-        shape, op = specs[nodes[0].inputs[0]].shape, nodes[0].op
+        op = nodes[0].op
         assert isinstance(op, BatchNormalization)
-        count = int(np.prod(shape)) // max(shape[1], 1)
+        counts = [int(np.prod(s)) // max(s[1], 1) for s in (specs[node.inputs[0]].shape for node in nodes)]
+        count = min(counts)
         if count == 1:
             told = "takes its statistics from one value a channel, so that nothing before it learns: larger batches do"
             warnings.warn(f"{nodes[0].name} (BatchNormalization) {told}", stacklevel=2)
+        if max(counts) > count:
+            shares = [c / sum(counts) for c in counts]
+            updates[mean] = _weighted(to, [node.outputs[1] for node in nodes], shares)
+            shares = [s * c / max(c - 1, 1) for s, c in zip(shares, counts, strict=True)]
+            old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (sum(shares) - 1), np.float32)))
+            updates[variance] = to.add(Sub(), _weighted(to, [node.outputs[2] for node in nodes], shares), old)
+            continue
         updates[mean] = _mean(to, [node.outputs[1] for node in nodes])
         unbiased = count / max(count - 1, 1)
         old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (unbiased - 1), np.float32)))
         new = to.add(Mul(), _mean(to, [n.outputs[2] for n in nodes]), to.constant(np.array(unbiased, np.float32)))
         updates[variance] = to.add(Sub(), new, old)
     return updates
+
+
+def _weighted(to: Builder, names: list[str], shares: list[float]) -> str:
+    """The sum of what micro-batches of several sizes found, each times its share."""
+    total = ""
+    for name, share in zip(names, shares, strict=True):
+        part = to.add(Mul(), name, to.constant(np.array(share, np.float32)))
+        total = to.add(Add(), total, part) if total else part
+    return total
+
+
+def _averages(to: Builder, updates: Mapping[str, str], held: Mapping[str, Spec]) -> dict[str, str]:
+    """New averages of what is updated: a + (1 - decay) · (new - a)."""
+    rate = to.input("hyper/average", Spec((), np.dtype(np.float32)))
+    found = {}
+    for value, new in updates.items():
+        name = average(value)
+        if name in held:
+            to.input(name, held[name])
+            found[name] = to.add(SGDUpdate(weight_decay=-1.0), name, new, rate)  # the rate is decay - 1
+    return found
 
 
 def _mean(to: Builder, names: list[str]) -> str:
@@ -341,7 +389,7 @@ def _mean(to: Builder, names: list[str]) -> str:
 
 
 def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Slots of the optimizer for the parameters: name to array."""
+    """Slots of the optimizer for the parameters, and averages: name to array."""
     found = {}
     for p in recipe.chosen:
         shape = masters[p.value].shape
@@ -349,6 +397,8 @@ def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str
             shape = (len(recipe.rows[p.value]), *shape[1:])
         for i, value in enumerate(recipe.optimizer.initial()):
             found[slot(p.value, i)] = np.full(shape, value, np.float32)
+    if recipe.ema is not None:
+        found.update({average(name): array.copy() for name, array in masters.items() if not name.startswith("slot")})
     return found
 
 
@@ -368,6 +418,8 @@ def statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarra
 def hyper_values(recipe: Recipe, lr: float, step: int) -> dict[str, Any]:
     """What is fed beside the data at a step, counted from 1."""
     scalars = recipe.optimizer.scalars(lr, step)
+    if recipe.ema is not None:
+        scalars = {**scalars, "average": min(recipe.ema, (1 + step) / (10 + step)) - 1}
     return {
         STEP: np.array(step, np.int64),
         **{f"hyper/{n}": np.array(v, np.float32) for n, v in scalars.items()},

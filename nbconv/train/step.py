@@ -336,11 +336,11 @@ def _updates_last(graph: Graph, updates: Mapping[str, str]) -> tuple[Graph, dict
     late, early, placed = [], [], {}
     for node in graph.nodes:
         (late if _in_place(node, wanted) else early).append(node)
-    reads = {n for node in (*late, *early) for n in node.inputs}
+    reads = {n for node in early for n in node.inputs}
     for node in late:
         placed.update({value: wanted[value] for value in node.outputs if value in wanted})
     if not reads.isdisjoint(placed):
-        raise ModelError(f"{reads.intersection(placed)} are read in the step that makes them")
+        raise ModelError(f"{reads.intersection(placed)} are read before the step is taken")
     return Graph([*early, *late], graph.inputs, graph.outputs, graph.constants, graph.name), placed
 
 

@@ -29,7 +29,9 @@ class Trainer(Learner):
     what has no more numbers than such a change, trains whole. What is saved has the same nodes and the changed weights.
     ``bn_momentum``: the share of batch normalisation's running statistics that each step keeps, in place of what the model
     says (ONNX's meaning: 0.9 is PyTorch's 0.1). ``threads``: the model's, unless given. ``steps_per_epoch``: how many calls
-    of `step` are an epoch, for schedules that go by epochs (`fit` counts its own).
+    of `step` are an epoch, for schedules that go by epochs (`fit` counts its own). ``ema``: keeps
+    averages of the weights, of which each step keeps this share; they are what is evaluated, run and saved. ``accumulate``:
+    how many batches a step takes, one after another (gradient accumulation); schedules count steps.
     Denormal numbers are flushed to zero where the model's are (see `nbconv.load`).
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts
@@ -37,14 +39,16 @@ class Trainer(Learner):
     that have no gradient.
     """
 
-    def evaluate(self, data: Any, batch_size: int = 32) -> dict[str, Any]:
+    def evaluate(self, data: Any, batch_size: int = 32, metrics: Any = None) -> dict[str, Any]:
         """Loss and metrics on data ((x, y), `Data` or an iterable of batches) with the weights as they are now: ``loss``;
         for labels also ``accuracy`` (of pixels, where these are labelled), ``confusion`` (classes, classes), and the means
         ``precision``, ``recall``, ``f1`` and ``jaccard`` over classes. With a loss by output these are called ``out_loss``,
-        ``out_accuracy``, …, and ``loss`` is the weighted sum."""
+        ``out_accuracy``, …, and ``loss`` is the weighted sum. ``metrics``: those that are wanted in place of these, names or
+        functions: see docs/training.md."""
+        from nbconv.train.asked import asked
         from nbconv.train.evaluation import evaluate
 
-        return evaluate(self, data, batch_size)
+        return evaluate(self, data, batch_size, asked(metrics))
 
     def fit(self, train: Any, validation: Any = None, **options: Any) -> Any:
         """Trains by the epoch: see `nbconv.train.fit.fit`, whose options these are."""

@@ -15,7 +15,7 @@ from nbconv.runtime.planned import target_of
 from nbconv.train import building
 from nbconv.train.building import Built, Indivisible, Recipe
 from nbconv.train.memory.estimate import Estimate
-from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, depending, mebibytes, micro_batches
+from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, accumulating, depending, mebibytes, micro_batches
 from nbconv.train.memory.search import Found, Search
 from nbconv.train.step import TrainingStep
 
@@ -41,14 +41,17 @@ def planned(
     state: Mapping[str, np.ndarray],
     memory_mb: float | None,
     micro_batch_norm: bool,
+    rows: int = 0,
     **options: Any,
 ) -> tuple[Built, TrainingStep, MemoryPolicy]:
     """The fastest step that takes no more than ``memory_mb``, and how it saves: see `building.build`. Batches are cut only
-    where no batch normalisation takes statistics, unless ``micro_batch_norm``. TooLarge says the least it needs: what is
-    less is refused, all else is not."""
-    ways = Ways(recipe, feeds, targets, state, micro_batch_norm, **options)
+    where no batch normalisation takes statistics, unless ``micro_batch_norm``. ``rows``: samples of the batches that this
+    one was gathered from, which are its micro-batches where they can be. TooLarge says the least it needs: what is less is
+    refused, all else is not."""
+    ways = Ways(recipe, feeds, targets, state, micro_batch_norm, rows, **options)
     if memory_mb is None:
-        return ways.usual.built, ways.step(ways.usual, None), USUAL
+        way = ways.gathered or ways.usual
+        return way.built, ways.step(way, None), way.policy
     for way in ways.fastest(memory_mb * MIB):
         try:
             return way.built, ways.step(way, memory_mb), way.policy
@@ -76,6 +79,7 @@ class Ways:
         targets: Mapping[str, Spec],
         state: Mapping[str, np.ndarray],
         micro_batch_norm: bool,
+        rows: int = 0,
         **options: Any,
     ) -> None:
         self.recipe, self.feeds, self.targets, self.state, self.options = recipe, feeds, targets, state, options
@@ -84,14 +88,26 @@ class Ways:
         self.slots = max(options.get("threads") or available_threads(), SLOTS)
         self.samples = building.samples_in(feeds)
         trained = bool(norms(recipe.graph, recipe.chosen))
-        self.divisible = micro_batch_norm or not trained
-        self.cut_by_norms = trained and not micro_batch_norm and self.samples > 1
+        self.rows = rows if rows < self.samples else 0
+        self.divisible = micro_batch_norm or not trained or self.rows > 0
+        self.cut_by_norms = not self.divisible and self.samples > 1
         self.refused: list[tuple[Way, TooLarge]] = []
         """what takes too much memory"""
 
     @cached_property
     def usual(self) -> Way:
         return Way(self._built(USUAL), USUAL)
+
+    @cached_property
+    def gathered(self) -> Way | None:
+        """In the batches that this one was gathered from, None where it was not, or where it cannot be cut."""
+        if not self.rows:
+            return None
+        policy = accumulating(self.samples, self.rows)
+        try:
+            return Way(self._built(policy), policy)
+        except Indivisible:
+            return None
 
     @cached_property
     def micro(self) -> list[Way]:
@@ -130,6 +146,8 @@ class Ways:
 
     def fastest(self, nbytes: float) -> Iterator[Way]:
         """What may take so many bytes, from fast to small."""
+        if self.gathered:
+            yield self.gathered
         yield self.usual
         tried = None
         for share in STAGED:
@@ -184,7 +202,7 @@ class Ways:
             fed,
             held,
             built.updates,
-            (built.loss,),
+            (built.loss, *dict.fromkeys(built.told.values())),
             memory_mb=memory_mb,
             packed=policy.packed,
             scratch_limit=policy.scratch_limit,
