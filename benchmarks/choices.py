@@ -69,14 +69,18 @@ Way = Callable[[Task, int, int | None], Result]
 """Trains a task's model, given the seed and the threads."""
 
 
-def trained(trainable: str, rate: float, norms: bool = False, within: str = "") -> Way:
+def trained(
+    trainable: str, rate: float, norms: bool = False, within: str = "", widen: int = 0, adapters: int | None = None
+) -> Way:
     """A way that `Trainer` has. ``norms``: with batch normalisations, as the classifier had; ``within``: what takes the
-    memory that is the budget."""
+    memory that is the budget; ``widen``: how many earlier layers the head reads, too; ``adapters``: their rank."""
 
     def way(task: Task, seed: int, threads: int | None) -> Result:
-        model, options = task.model(seed, threads), {}
+        model, options = task.model(seed, threads), {} if adapters is None else {"adapters": adapters}
         if norms:
             model = nbconv.Model(with_norms(model, task.train.batch(np.arange(100))[0]), threads=threads)
+        if widen:
+            model.widen_head(widen)
         if within:
             options["memory_mb"] = memory(started(model, within, rate, seed), task)
         trainer = started(model, trainable, rate, seed, len(task.train), **options)
@@ -141,6 +145,10 @@ WAYS: dict[str, Way] = {
     "bias": trained("bias", 3e-3),
     "norm": trained("norm", 3e-3, norms=True),
     "all": trained("all", 1e-3),
+    "last:6 adapters 16": trained("last:6", 3e-3, adapters=16),
+    "last:12 adapters 16": trained("last:12", 3e-3, adapters=16),
+    "head wide 16": trained("head", 1e-3, widen=16),
+    "head wide 32": trained("head", 1e-3, widen=32),
 }
 """By the name of its row."""
 

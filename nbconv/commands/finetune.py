@@ -1,6 +1,7 @@
-"""Teach a model new classes, masks or numbers: from a folder of class sub-folders or of images/ and masks/, a CSV file of
-path,label lines, an .npz with x and y, or COCO's .json. The head is replaced; a share of each class is held out, and how
-good the model is on it told. What is written says how its pictures are made and what its classes are."""
+"""Teach a model new classes, masks, boxes or numbers: from a folder of class sub-folders or of images/ and masks/, a CSV
+file of path,label lines, an .npz with x and y, boxes as COCO, VOC or YOLO have them. The head is replaced; a share of each
+class is held out, and how good the model is on it told. What is written says how its pictures are made and what its
+classes are."""
 
 from __future__ import annotations
 
@@ -44,9 +45,18 @@ def add(parser: argparse.ArgumentParser) -> None:
         "names separated by commas",
     )  # fmt: skip
     options.add(
+        "--adapters", type=_model.positive, metavar="RANK", group=what,
+        help="train a change of this rank of each weight in place of it (but the head's): less state",
+    )  # fmt: skip
+    options.add(
+        "--widen", type=_model.positive, metavar="N", group=what,
+        help="let the new head read the means of N layers before it, too: 16 often learn more at little cost",
+    )  # fmt: skip
+    options.add(
         "--loss", choices=LOSSES, metavar="NAME", group=what,
         help=f"{', '.join(LOSSES)} (default: cross_entropy; mse to regress)",
     )  # fmt: skip
+    options.add("--grids", metavar="NAMES", group=what, help="features to put a detector on (default: found)")
     options.add("--repair", action="store_true", group=what, help="give convolutions with folded batch norms a scale again")
     how = parser.add_argument_group("how")
     options.add("--epochs", type=_model.positive, default=10, metavar="N", group=how, help="(default: 10)")
@@ -97,6 +107,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 examples:
   nbconv finetune m.onnx flowers/ -o flowers.onnx --mean 127 --std 128
   nbconv finetune m.onnx list.csv -o m2.onnx --layers last:3 --epochs 5 --png confusion.png
+  nbconv finetune m.onnx coco/ -o finder.onnx --layers all --lr 0.001 --schedule one_cycle
   nbconv finetune m.onnx flowers/ -o m2.onnx --schedule cosine --patience 5 --resume c.safetensors
   nbconv finetune --config tune.toml --dry-run"""
 
@@ -146,7 +157,10 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "task": args.task,
         "layers": layers,
+        "widen": args.widen or 0,
+        "adapters": args.adapters,
         "loss": args.loss,
+        "grids": args.grids.split(",") if args.grids else (),
         "repair": bool(args.repair),
         "optimizer": _optimizer(args),
         "schedule": args.schedule,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+from nbconv.edit.detector import MOVES, PREFIX, SCORES
 from nbconv.edit.head import find_head
 from nbconv.edit.kinds import biases, scales_of_norms
 from nbconv.edit.parameters import Constant, Parameter, constants_of, parameters
@@ -58,6 +59,8 @@ def select(
 
 
 def _of_head(graph: Graph, known: list[Parameter], output: str) -> list[Parameter]:
+    if output in (MOVES, SCORES):
+        return [p for p in known if p.name.startswith(PREFIX)]
     head = find_head(graph, output)
     names = {name for name in (head.weight, head.bias) if name}
     return [p for p in known if p.value in names or p.name in names]

@@ -18,11 +18,14 @@ from nbconv.train.choosing import Choice
 from nbconv.train.fit import History, peak_mb
 from nbconv.train.tuning import prepared
 
+NAMES = {"map50": "mAP@50"}
+"""What metrics are called where they are told."""
+
 
 class Report(NamedTuple):
     """What came of it: ``metric`` on the held-out samples before and after (accuracy; of pixels the mean jaccard of classes;
-    of numbers the loss), the confusion matrix after (rows are labels), the names of the classes, seconds, the process's peak
-    memory in MB, and what happened by the epoch."""
+    of boxes mAP@50, of numbers the loss), the confusion matrix after (rows are labels), the names of the classes, seconds,
+    the process's peak memory in MB, and what happened by the epoch."""
 
     before: float
     after: float
@@ -36,8 +39,9 @@ class Report(NamedTuple):
     """what trained, where `nbconv.train.choosing` chose it"""
 
     def __str__(self) -> str:
+        name = NAMES.get(self.metric, self.metric)
         return (
-            f"held-out {self.metric} {self.before:.4f} before, {self.after:.4f} after; {self.seconds:.1f} s, "
+            f"held-out {name} {self.before:.4f} before, {self.after:.4f} after; {self.seconds:.1f} s, "
             f"{self.peak_mb:.0f} MB at most"
         )
 
@@ -68,14 +72,15 @@ def finetune(
     progress: bool = False,
     **options: Any,
 ) -> Report:
-    """Teaches a model the classes, masks or numbers of ``data``, writes it to ``out``, and tells how good it became.
+    """Teaches a model the classes, masks, boxes or numbers of ``data``, writes it to ``out``, and tells how good it became.
 
-    ``data``: a folder of class sub-folders, or of images/ and masks/; a .csv of path,label lines, an .npz with x and y,
-    COCO's .json; (x, y), `Data`, `Splits`. ``options`` are those of `nbconv.train.tuning.prepared`: ``task``, ``classes``,
-    ``layers``, ``loss``, ``optimizer``, ``schedule``, ``size``, ``mean``, ``std`` …; those of `fit` are ``epochs``,
-    ``batch_size``, ``augment``, ``balance``, ``callbacks``, ``progress``. ``patience``: ends after so many epochs in which
-    the held-out loss did not become lower, with the best epoch's weights. ``resume``: a checkpoint file, written after each
-    epoch; where it is there already the training goes on from it.
+    ``data``: a folder of class sub-folders, or of images/ and masks/; a .csv of path,label lines, an .npz with x and y;
+    boxes as COCO (its .json, too), VOC or YOLO have them; (x, y), `Data`, `Splits`. ``options`` are those of
+    `nbconv.train.tuning.prepared`: ``task``, ``classes``, ``layers``, ``loss``, ``optimizer``, ``schedule``, ``size``,
+    ``mean``, ``std`` …; those of `fit` are ``epochs``, ``batch_size``, ``augment``, ``balance``, ``callbacks``,
+    ``progress``. ``patience``: ends after so many epochs in which the held-out loss did not become lower, with the best
+    epoch's weights. ``resume``: a checkpoint file, written after each epoch; where it is there already the training goes on
+    from it.
     ValueError says what is wrong with data or arguments; then nothing is written.
     """
     begin = time.perf_counter()

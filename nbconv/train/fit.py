@@ -246,7 +246,7 @@ def cached(
 ) -> tuple[Graph, Data, Any]:
     """(the graph that is left to train, features in place of data, and of validation data), where that is possible."""
     graph = trainer.recipe.graph
-    names = frontier(graph, trainer.recipe.chosen, trainer.logits)
+    names = frontier(graph, trainer.recipe.chosen, trainer.logits, trainer.state)
     whole = graph, data, validation
     if not names or not set(names).isdisjoint(graph.inputs):
         if must:

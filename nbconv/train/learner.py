@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.base.machine import thread_count
+from nbconv.edit.head import find_head
 from nbconv.edit.meaning import Meaning
 from nbconv.edit.parameters import Parameter, master
 from nbconv.edit.selection import KINDS, select
@@ -57,6 +58,7 @@ class Learner(Learnt):
         loss_weights: Mapping[Any, float] | None = None,
         output: str = "",
         repair: bool = False,
+        adapters: int | None = None,
         bn_momentum: float | None = None,
         threads: int | None = None,
         micro_batch_norm: bool = False,
@@ -72,6 +74,8 @@ class Learner(Learnt):
         auto.check(trainable, memory_mb, step_ms, repair)
         if bn_momentum is not None and not 0 <= bn_momentum < 1:
             raise ValueError(f"bn_momentum is {bn_momentum}, wanted a share from 0 to below 1")
+        if adapters is not None and (repair or trainable == "auto"):
+            raise ValueError("adapters want to know which weights train, as they are: not with 'auto' or repair=True")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
         self.micro_batch_norm = micro_batch_norm
         self.threads = model.threads if threads is None else thread_count(threads)
@@ -94,6 +98,11 @@ class Learner(Learnt):
             graph, extra, self._back = repaired(graph, chosen)
             self._state.update({p.value: master(p, graph) for p in extra})
             chosen = [*chosen, *extra]
+        if adapters is not None:
+            from nbconv.edit.adapters import adapted
+
+            graph, chosen, bases, self._back = adapted(graph, chosen, adapters, _heads(graph, self.outputs), self.seed)
+            self._state = {**{p.value: master(p, graph) for p in chosen}, **bases}
         graph = ended(graph, self.goals)
         self.lr_decay = lr_decay
         factors = {p.value: lr_decay**p.depth for p in chosen}
@@ -411,3 +420,12 @@ def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], ou
         return select(graph, trainable, frozen)
     found = {p.value: p for name in outputs for p in select(graph, trainable, frozen, name)}
     return list(found.values())
+
+
+def _heads(graph: Graph, outputs: tuple[str, ...]) -> set[str]:
+    """The weights of the outputs' heads, as far as they have one."""
+    found = set()
+    for name in outputs:
+        with contextlib.suppress(ValueError):
+            found.add(find_head(graph, name).weight)
+    return found

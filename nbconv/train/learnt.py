@@ -73,7 +73,7 @@ class Learnt:
     def _metadata(self) -> dict[str, Any]:
         """What is written into a saved model's metadata."""
         return {
-            "trained": [p.name for p in self.recipe.chosen if p.name in self.authored.constants],
+            "trained": [p.name for p in self._authored],
             "steps": self._steps,
             "loss": self.loss_name,
             "optimizer": repr(self.recipe.optimizer),
