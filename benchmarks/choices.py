@@ -109,13 +109,13 @@ def with_norms(model: nbconv.Model, x: np.ndarray) -> Graph:
         if y not in found:
             nodes.append(node)
             continue
-        mean, var = found[y].mean((0, 2, 3)), found[y].var((0, 2, 3)) + 1e-3
-        for name, value in (("scale", np.sqrt(var)), ("shift", mean), ("mean", mean), ("var", var)):
+        mean, var = found[y].mean((0, 2, 3)), found[y].var((0, 2, 3))
+        for name, value in (("scale", np.sqrt(var + 1e-3)), ("shift", mean), ("mean", mean), ("var", var)):
             constants[f"{y}/{name}"] = value.astype(np.float32)
         inputs = (f"{y}/plain", *(f"{y}/{name}" for name in ("scale", "shift", "mean", "var")))
         nodes += [
             Node(node.op, node.inputs, inputs[:1], node.name),
-            Node(lookup("BatchNormalization")(epsilon=0.0), inputs, (y,), f"{node.name}/norm"),
+            Node(lookup("BatchNormalization")(epsilon=1e-3), inputs, (y,), f"{node.name}/norm"),
         ]
     return model.graph.derive(nodes, constants)
 
@@ -175,9 +175,10 @@ TASKS = {"emoji": emoji, "digits": digits}
 
 
 def table(tasks: Sequence[Task], ways: Sequence[str], seeds: Sequence[int], threads: int | None) -> None:
-    heads = ("accuracy", "sd", "MiB a step", "ms a step", "seconds")
+    """Prints it, in Markdown, a row when it is known."""
     first = tasks[0]
-    print(f"{first.name + f', {len(first.train)} samples, {first.size} pixels':36}" + "".join(f"{h:>12}" for h in heads))
+    print(f"| {first.name}, {len(first.train)} samples, {first.size} pixels | accuracy | MiB | ms a step | seconds |")
+    print("|---|---|---|---|---|")
     for name in ways:
         results, seconds = [], []
         for seed, task in zip(seeds, tasks, strict=True):
@@ -186,9 +187,8 @@ def table(tasks: Sequence[Task], ways: Sequence[str], seeds: Sequence[int], thre
             seconds.append(time.perf_counter() - begin)
         accuracy = [r.accuracy for r in results]
         memory, fastest = max(r.memory_mb for r in results), min(r.step_ms for r in results)
-        spread = f"{statistics.mean(accuracy):12.3f}{statistics.pstdev(accuracy):12.3f}"
-        numbers = f"{spread}{memory:12.1f}{fastest:12.1f}{statistics.mean(seconds):12.1f}"
-        print(f"{name:36}{numbers}", flush=True)
+        spread = f"{statistics.mean(accuracy):.3f} ± {statistics.pstdev(accuracy):.3f}"
+        print(f"| {name} | {spread} | {memory:.1f} | {fastest:.0f} | {statistics.mean(seconds):.1f} |", flush=True)
     print()
 
 

@@ -16,6 +16,8 @@ from nbconv import models
 from nbconv.errors import DeviceError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
+from nbconv.train import auto
+from nbconv.train.choosing import Choice
 from nbconv.train.learner import NonFiniteLoss
 from nbconv.train.trainer import Trainer
 from tests.cuda.kernels import NO_KERNELS
@@ -241,6 +243,24 @@ def test_running_statistics_dropout_and_other_shapes(device):
     assert gpu.evaluate((x, y))["loss"] == pytest.approx(cpu.evaluate((x, y))["loss"], abs=1e-4)
     gpu.commit()
     np.testing.assert_allclose(gpu.model(x), cpu.predict(x), atol=1e-4)
+
+
+def test_biases_and_some_channels(device):
+    """What only processors have kernels for, masks and gradients of some channels, is done whole."""
+    x, y = batch(6, (2, 7, 9))
+    choice = Choice(("w1", "b1", "w3", "b3"), {"w1": (0, 3, 4), "w3": (1,)}, (), 0)
+    before = convolutional().constants
+    for rows in (False, True):
+        cpu, gpu = (Trainer(Model(convolutional(), device=d), trainable="bias") for d in ("cpu", "cuda"))
+        for trainer in (cpu, gpu):
+            if rows:
+                auto.adopt(trainer, choice)
+        for _ in range(2):
+            assert gpu.step(x, y) == pytest.approx(cpu.step(x, y), abs=1e-4)
+        for name, value in cpu.state.items():
+            np.testing.assert_allclose(gpu.state[name], value, atol=1e-5)
+        changed = (gpu.state["w3"] != before["w3"]).any(axis=(1, 2, 3))
+        assert changed.tolist() == ([False, True, False] if rows else [True] * 3)
 
 
 def test_state_that_was_written_to_goes_back(device, tmp_path):
