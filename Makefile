@@ -12,8 +12,9 @@ FITS := import sys, venv, ensurepip, ssl; sys.exit(sys.version_info < (3, 10))
 demo: $(VENV)/.demo
 	@$(BIN)/nbconv demo
 
+# a file's tests share what they make, so a file stays whole
 test: $(VENV)/.test build/real/silero_vad
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 conformance: $(VENV)/.test  ## onnx's backend suite, counted; ARGS="PATTERN" for a part, ARGS=--json for a program
 	$(BIN)/python -m tests.conformance $(ARGS)

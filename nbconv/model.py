@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nbconv.kernels.target import Target
     from nbconv.runtime.cuda.device import Device
     from nbconv.runtime.plan_cache import PlanCache
+    from nbconv.vision.anchors import Anchors
 
 
 def load(
@@ -283,6 +284,41 @@ class Model(Planned):
         graph, found = replace_head(self.graph, classes, init, seed, output, head)
         self._replace(graph)
         return found
+
+    def widen_head(self, layers: Any = 16, *, output: str = "", head: str = "") -> list[str]:
+        """Lets the classifier read earlier layers, too: beside its own input the mean over space of what each of the last
+        ``layers`` layers before it reads, or of the values (or first outputs of nodes) that ``layers`` names. The names of
+        these values. Its weights for them begin as 0: outputs are what they were, and ``trainable="head"`` trains them.
+        ``output`` and ``head``: as for `replace_head`. ValueError where the classifier is none of one vector a sample."""
+        from nbconv.edit.widen import widened
+
+        graph, found = widened(self.graph, layers, output, head)
+        self._replace(graph)
+        return found
+
+    def add_detector(
+        self,
+        classes: int,
+        shapes: Sequence[Any],
+        *,
+        size: tuple[int, int] | None = None,
+        grids: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Anchors:
+        """Puts a fresh detector's head (SSD) on the model's features in the place of what stands behind them; its anchors,
+        which make targets of boxes. The model's outputs are then "boxes" (n, anchors, 4), in pixels of the input, and
+        "scores" (n, anchors, classes), which `nbconv.vision.best_boxes` reads; its loss is ``Trainer(model, "ssd")``.
+
+        ``shapes``: (width, height), or one number, in pixels of the boxes to find, as `nbconv.vision.anchor_shapes` learns
+        them. ``size``: of the pictures (height, width), where the model does not say it. ``grids``: names of values or nodes
+        of features (n, channels, rows, columns); by default the last ones of 8, 16 and 32 pixels a cell, of which those are
+        taken that fit the shapes. ValueError where there are none."""
+        from nbconv.edit.detector import add_detector, find_grids, picture_size
+
+        size = picture_size(self.graph, size)
+        graph, anchors = add_detector(self.graph, classes, shapes, size, find_grids(self.graph, size, grids), seed)
+        self._replace(graph)
+        return anchors
 
     def freeze(self, until: str | None = None) -> list[str]:
         """Keeps a `Trainer` from changing the parameters that ``until`` (the name of a node, value or parameter) depends on,

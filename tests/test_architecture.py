@@ -16,8 +16,8 @@ HOMES = {
     "nbconv.converters": ROOT / "converters", "nbconv.models": ROOT / "models",
 }  # fmt: skip
 LAYERS = (
-    "errors base", "kernels", "graph", "lowering", "ops", "passes", "plan", "runtime", "converters", "edit", "model",
-    "train", "tools compat models vision", "commands cli _pyinstaller",
+    "errors base", "kernels", "graph", "lowering", "ops", "passes", "plan", "runtime", "converters", "vision", "edit",
+    "model", "train", "tools compat models", "commands cli _pyinstaller",
 )  # fmt: skip
 """Folders and files of nbconv, lowest first."""
 RANK = {f"nbconv.{name}": i for i, names in enumerate(LAYERS) for name in names.split()}

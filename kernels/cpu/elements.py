@@ -6,7 +6,7 @@ A kernel is called by what it does and the bytes of an element: `copy_2` moves f
 from nbconv.kernels.params import Extents, Image, Strides
 
 from ._map import called
-from ._simd import Bytes, Int, Int32s, Ints, Shorts, at, spread
+from ._simd import Bytes, Float, Floats, Int, Int32s, Ints, Shorts, at, kernel, spread
 
 
 def _copy(of, size):
@@ -79,3 +79,27 @@ copy_1, copy_2, copy_8 = _copy(Bytes, 1), _copy(Shorts, 2), _copy(Ints, 8)
 fill_1, fill_2, fill_4, fill_8 = _fill(Bytes, 1), _fill(Shorts, 2), _fill(Int32s, 4), _fill(Ints, 8)
 gather_1, gather_2, gather_8 = _gather(Bytes, 1), _gather(Shorts, 2), _gather(Ints, 8)
 nearest_1, nearest_2, nearest_8 = _nearest(Bytes, 1), _nearest(Shorts, 2), _nearest(Ints, 8)
+
+
+@kernel
+def pick(x: Floats, y: Floats, places: Ints, count: Int, size: Int, pixels: Int, total: Int, first: Int, last: Int) -> None:
+    """y[p, t] = x[p, places[t]], x is (total, size), y (total, count); a unit is ``pixels`` of p."""
+    for p in range(first * pixels, min(last * pixels, total)):
+        for t in range(count):
+            y[p * count + t] = x[p * size + places[t]]
+
+
+@kernel
+def grad_mask(x: Floats, y: Bytes, n: Int, chunk: Int, low: Float, high: Float, first: Int, last: Int) -> None:
+    """y = 1 where x ≤ low or x ≥ high, else 0; a unit is ``chunk`` elements."""
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = (x[i0 + e] <= low) | (x[i0 + e] >= high)
+
+
+@kernel
+def masked_grad(dy: Floats, mask: Bytes, y: Floats, n: Int, chunk: Int, first: Int, last: Int) -> None:
+    """y = dy, 0 where the mask is not 0; a unit is ``chunk`` elements."""
+    i0 = first * chunk
+    for e in spread(min(last * chunk, n) - i0):
+        y[i0 + e] = dy[i0 + e] if mask[i0 + e] == 0 else Float(0)

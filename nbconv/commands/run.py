@@ -1,4 +1,4 @@
-"""Run a model on pictures or arrays, and print its best classes, or a summary of each output.
+"""Run a model on pictures or arrays, and print its best classes, its boxes, or a summary of each output.
 
 A picture is resized and normalised as the options say: (pixel - mean) / std with pixels from 0 to 255. What they do not say
 is in the metadata of a model that nbconv trained (so are the classes' names), or in ONNX's metadata Image.NominalPixelRange
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbconv.base.files import check, replace
 from nbconv.commands import _model
+from nbconv.commands._boxes import Shown, format_of, is_found, show_boxes
 from nbconv.commands._text import clip, dims, style, table
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="turn a classifier's scores into probabilities (default: where the metadata say that they are none)",
     )
+    results.add_argument(
+        "--score", type=_model.nonnegative, default=0.5, metavar="P", help="least probability of a detector's boxes (0.5)"
+    )
+    results.add_argument("--draw", metavar="FILE", help="write the picture with a detector's boxes")
     results.add_argument("-o", "--output", metavar="FILE.npz", help="save the outputs")
     _model.add_threads(parser)
     _model.add_device(parser)
@@ -75,6 +80,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 examples:
   nbconv run classifier.onnx cat.jpg dog.jpg --mean 127,127,127 --std 128,128,128 --labels names.txt --softmax
+  nbconv run tuned.onnx street.jpg --draw found.png
   nbconv run detector.onnx street.png --size 480x640 --resize pad -o found.npz
   nbconv run model.onnx --input image=x.npy --input mask=m.npy"""
 
@@ -103,8 +109,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--scale and --std say the same in two ways: give one of them")
     if args.output and len(args.files) > 1:
         raise ValueError("-o takes the outputs of one run: give one file")
-    if args.output:
-        check(args.output)
+    if args.draw and len(args.files) != 1:
+        raise ValueError("--draw writes one picture: give one file")
+    if args.draw:
+        format_of(args.draw)
+    for path in filter(None, (args.output, args.draw)):
+        check(path)
     model = _model.open_model(args.model, args.threads, args.device, args.exact)
     told = meaning(model.graph.metadata)
     labels = _labels(args.labels) if args.labels else None
@@ -126,10 +136,24 @@ def run(args: argparse.Namespace) -> int:
         results = model.run(feeds)
         if path and len(args.files) > 1:
             print(style(f"{path}:", "bold"))
-        show(results, labels, args.top_k, args.softmax, told)
+        if told.task == "detect" and is_found(results):
+            shown = _shown(path, rest[0], model.graph, args, told.input) if rest else None
+            show_boxes(results, shown, told.classes if labels is None else labels, args)
+        elif args.draw:
+            raise ValueError("--draw is for models that nbconv finetune taught boxes")
+        else:
+            show(results, labels, args.top_k, args.softmax, told)
         if args.output:
             save(args.output, results)
     return 0
+
+
+def _shown(path: str, name: str, graph: Graph, args: argparse.Namespace, told: Picture | None) -> Shown | None:
+    """The picture in a file; None for an array."""
+    if path.lower().endswith(ARRAYS):
+        return None
+    settings = image_settings(graph.inputs[name], name, graph, args, told)
+    return Shown(path, settings["size"], settings["resize"] or "crop")
 
 
 def _read(path: str, name: str, graph: Graph, args: argparse.Namespace, told: Picture | None) -> np.ndarray:

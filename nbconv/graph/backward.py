@@ -45,6 +45,15 @@ class Backward(Expansion, Protocol):
         """Whether somebody needs the gradient of input i."""
         ...
 
+    def rows(self, i: int) -> tuple[int, ...]:
+        """The places along input i's first axis whose gradient is wanted; none: of all. What `gradient` gives may have these
+        alone, or all."""
+        ...
+
+    def taken(self, x: str, places: tuple[int, ...], axis: int) -> str:
+        """These places of x along an axis; x itself where there are none."""
+        ...
+
     def y(self, i: int = 0) -> str:
         """The name of output i (made up where the node left it out, and then computed)."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,13 @@ def axes(values: Sequence[int], rank: int) -> tuple[int, ...]:
     if len(set(found)) < len(found):
         raise ModelError(f"axes {[int(v) for v in values]} name an axis twice (rank {rank})")
     return found
+
+
+def rising(places: Sequence[int], size: int, name: str) -> int:
+    """How many places of an axis these are; ModelError where they do not rise, or leave it."""
+    if any(b <= a for a, b in pairwise(places)) or not (places and places[0] >= 0 and places[-1] < size):
+        raise ModelError(f"{name} {list(places)} are not in rising order, from 0 to below {size}")
+    return len(places)
 
 
 def known(spec: Spec, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbconv.errors import ModelError
+from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
@@ -23,6 +23,7 @@ from nbconv.lowering.conv.volume_weight_grad import lower_volume_weight_grad
 from nbconv.lowering.conv.weight_grad import channel_sums, small_channels
 from nbconv.lowering.implementation import emit
 from nbconv.lowering.patches import pad, reach, taps
+from nbconv.lowering.repack import pick_channels
 from nbconv.lowering.window import Window, resolve
 from nbconv.ops.reduce import ReduceSum
 from nbconv.ops.shape import Slice
@@ -171,8 +172,10 @@ def conv_gradient(op: Conv, to: Backward) -> tuple[str | None, ...]:
     dx = to.add(ConvGradInput(size=x.shape[2:], **fields), dy, to.x(1)) if to.wants(0) else None
     dw = db = None
     if to.wants(1):
-        grad = ConvGradWeight(kernel_shape=w.shape[2:], **fields)
-        dw, db = (*to.add_many(grad, 1 + to.wants(2), to.x(0), dy), None)[:2]
+        channels = to.rows(1) if op.group == 1 and w.rank < 5 else ()
+        grad = ConvGradWeight(kernel_shape=w.shape[2:], channels=channels, **fields)
+        dw, *rest = to.add_many(grad, 1 + (to.wants(2) and not channels), to.x(0), dy)
+        db = rest[0] if rest else channel_sum(to, dy) if to.wants(2) else None
     elif to.wants(2):
         db = channel_sum(to, dy)
     return (dx, dw, db)[: len(to.inputs)]
@@ -191,13 +194,15 @@ def channel_sum(to: Backward, dy: str) -> str:
 
 class ConvGradWeight(Convolution):
     """x (n, ci, *size), dy (n, co, *out) → dw (co, ci/group, *kernel) = Σ over pixels of dy times what its window saw of x,
-    and db (co) = Σ dy. Windows of x beyond those that dy has count for nothing."""
+    and db (co) = Σ dy. Windows of x beyond those that dy has count for nothing. ``channels``: of one group, the channels of
+    dy that count, in rising order, as if it had no others; none means all."""
 
     batch_sums = (0, 1)
     domain = "nbconv"
     parameters = ()
 
     kernel_shape: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
+    channels: tuple[int, ...] = ()
 
     def window(self, x: tuple[int, ...], dy: tuple[int, ...]) -> Window:
         """The geometry, of as many outputs as dy has."""
@@ -213,10 +218,16 @@ class ConvGradWeight(Convolution):
             raise ModelError(
                 f"dy is {dy}, of x {x} its windows are {[x.shape[0], '…', *window.out]} in {self.group} group(s)"
             )
-        return want.make((dy.shape[1], x.shape[1] // self.group, *self.kernel_shape), dtype), Spec((dy.shape[1],), dtype)
+        co = dy.shape[1]
+        if self.channels:
+            if self.group > 1 or x.rank > 4:
+                raise UnsupportedError("channels are chosen of convolutions of one group over images alone")
+            co = want.rising(self.channels, co, "channels")
+        return want.make((co, x.shape[1] // self.group, *self.kernel_shape), dtype), Spec((co,), dtype)
 
     def reference(self, x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         window, g = self.window(x.shape, dy.shape), self.group
+        dy = dy[:, list(self.channels)] if self.channels else dy
         n, ci, co, cells = x.shape[0], x.shape[1] // g, dy.shape[1] // g, prod(dy.shape[2:])
         dw = np.zeros((g, co, ci, *self.kernel_shape), x.dtype)
         slopes = dy.reshape(n, g, co, cells)
@@ -230,7 +241,11 @@ class ConvGradWeight(Convolution):
         return CHANNELS_LAST if served else NUMPY
 
     def flops(self, inputs, outputs) -> int:
-        return 2 * inputs[1].size * prod(outputs[0].shape[1:])
+        of = len(self.channels) / inputs[1].shape[1] if self.channels else 1
+        return int(2 * inputs[1].size * of) * prod(outputs[0].shape[1:])
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return super().on_processors(inputs, outputs) or bool(self.channels)
 
     def absorbs(self, inputs, outputs) -> str:
         return ""
@@ -255,6 +270,8 @@ class ConvGradWeight(Convolution):
         if to.inputs[0].rank == 5:
             lower_volume_weight_grad(to, self.window(to.inputs[0].shape, to.inputs[1].shape), self.group)
             return
+        if self.channels:
+            pick_channels(to, 1, self.channels)
         if len(to.outputs) > 1:
             channel_sums(to)
         emit(to, WEIGHT_GRADIENTS, problem(to, self.geometry(to.inputs[0].shape, to.inputs[1].shape)))

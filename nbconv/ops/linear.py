@@ -81,7 +81,10 @@ class Gemm(Op):
         if to.wants(0):
             da = product(b, dy, self.transB, 1) if self.transA else product(dy, b, 0, not self.transB)
         if to.wants(1):
-            db = product(dy, a, 1, self.transA) if self.transB else product(a, dy, not self.transA, 0)
+            if self.transB:
+                db = product(to.taken(dy, to.rows(1), 1), a, 1, self.transA)
+            else:
+                db = product(a, dy, not self.transA, 0)
         if to.wants(2):
             dc = to.reduced(dy, 2)
             if self.beta != 1:

@@ -6,6 +6,7 @@ gradient gets weight_decay · p (L2) and l1 · sign(p) first. Scalars that chang
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,8 +19,20 @@ from nbconv.kernels.optimizer_params import AdaDelta, Adam, Learning, RMSProp, S
 from nbconv.lowering.context import Lowering, Ref
 
 
+def runs(places: Iterable[int]) -> list[tuple[int, int, int]]:
+    """Rising places in runs of neighbours: (the first, how many places come before it, how many there are)."""
+    found: list[tuple[int, int, int]] = []
+    for k, place in enumerate(places):
+        if found and sum(found[-1][::2]) == place:
+            found[-1] = (*found[-1][:2], found[-1][2] + 1)
+        else:
+            found.append((place, k, 1))
+    return found
+
+
 class Update(Op, abstract=True):
-    """Inputs p, g, the slots, then the scalars; outputs the new p and the new slots, all of p's shape."""
+    """Inputs p, g, the slots, then the scalars; outputs the new p and the new slots, all of p's shape. ``rows``: the places
+    along p's first axis, in rising order, that change; g and the slots have these alone. None: all change."""
 
     domain = "nbconv"
     in_place = True
@@ -32,18 +45,32 @@ class Update(Op, abstract=True):
     rate: float = 1.0
     weight_decay: float = 0.0
     l1: float = 0.0
+    rows: tuple[int, ...] = ()
 
     def infer(self, p: Spec, g: Spec, *rest: Spec) -> tuple[Spec, ...]:
         if len(rest) != self.slots + self.scalars:
             raise ModelError(f"{len(rest)} inputs after p and g, wanted {self.slots} slots and {self.scalars} scalars")
         names = {"p": p, "g": g, **{f"input {i + 2}": spec for i, spec in enumerate(rest)}}
         dtype = want.one_type("f", **names)
-        for name, spec in list(names.items())[: 2 + self.slots]:
-            if spec.shape != p.shape:
-                raise ModelError(f"{name} is {spec}, p is {p}: wanted one shape")
+        shape = (want.rising(self.rows, p.shape[0] if p.shape else 0, "rows"), *p.shape[1:]) if self.rows else p.shape
+        for name, spec in list(names.items())[1 : 2 + self.slots]:
+            if spec.shape != shape:
+                of = f", of which {len(self.rows)} rows change" if self.rows else ""
+                raise ModelError(f"{name} is {spec}, p is {p}{of}: wanted {list(shape)}")
         for name, spec in list(names.items())[2 + self.slots :]:
             want.scalar(spec, name)
-        return tuple(Spec(p.shape, dtype) for _ in range(1 + self.slots))
+        return (Spec(p.shape, dtype), *(Spec(shape, dtype) for _ in range(self.slots)))
+
+    def reference(self, p: np.ndarray, g: np.ndarray, *rest: np.ndarray) -> tuple[np.ndarray, ...]:
+        if not self.rows:
+            return self.updated(p, g, *rest)
+        new, which = p.copy(), list(self.rows)
+        new[which], *slots = self.updated(p[which], g, *rest)
+        return (new, *slots)
+
+    def updated(self, *inputs: Any, **_: Any) -> tuple[np.ndarray, ...]:
+        """The new p and the new slots, where all rows change; inputs as for `reference`."""
+        raise NotImplementedError(self.type)
 
     kernel_dtypes, kernel_layout = ONLY_FLOAT32, CHANNELS_FIRST
 
@@ -51,12 +78,27 @@ class Update(Op, abstract=True):
         return super().has_kernel(inputs, outputs) and same_dtype(inputs) and outputs[0].size > 0
 
     def lower(self, to: Lowering) -> None:
-        n, chunk = to.outputs[0].size, to.target.chunk
-        refs = [*(to.input(i) for i in range(len(to.inputs))), *map(Ref, to.node.outputs)]
+        n, count = to.outputs[0].size, len(to.inputs)
+        refs = [*(to.input(i) for i in range(count)), *map(Ref, to.node.outputs)]
         refs += [to.floats(n) for _ in range(len(self.names) - len(refs))]  # what nobody reads
         given = dict(zip(self.names, refs, strict=True))
         learning = Learning(given.pop("lr"), self.rate, self.weight_decay, self.l1)
         further = self.factors(given)
+        whole = self.names[0], self.names[count]
+        arrays = {*whole, *self.names[1 : 2 + self.slots], *self.names[count:]}
+        size = n // to.outputs[0].shape[0] if self.rows else n
+        for row, place, rows in runs(self.rows) or [(0, 0, 1)]:
+            mine = {k: v.at(size * (row if k in whole else place)) if k in arrays else v for k, v in given.items()}
+            self.emit(to, mine, rows * size, learning, further)
+        if self.rows:
+            others = [k for k in range(to.outputs[0].shape[0]) if k not in set(self.rows)]
+            for row, _, rows in runs(others):
+                old, new = (given[name].at(size * row) for name in whole)
+                to.copy(old, new, (rows * size,), (1,), (1,))
+
+    def emit(self, to: Lowering, given: dict[str, Ref], n: int, learning: Learning, further: dict[str, Any]) -> None:
+        """The step that updates n elements."""
+        chunk = to.target.chunk
         to.step(
             f"optimizer.{self.kernel}",
             -(-n // chunk),
@@ -83,7 +125,7 @@ class Update(Op, abstract=True):
 class SGDUpdate(Update):
     """p - lr · g (Robbins and Monro 1951)."""
 
-    def reference(self, p: np.ndarray, g: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
+    def updated(self, p: np.ndarray, g: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
         return (p - lr * p.dtype.type(self.rate) * self.decayed(p, g),)
 
 
@@ -101,7 +143,7 @@ class MomentumUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"momentum": self.momentum, "nesterov": self.nesterov}
 
-    def reference(self, p: np.ndarray, g: np.ndarray, v: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
+    def updated(self, p: np.ndarray, g: np.ndarray, v: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         v = t(self.momentum) * v + g
@@ -121,7 +163,7 @@ class AdaGradUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"epsilon": self.epsilon}
 
-    def reference(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
+    def updated(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         s = s + g * g
@@ -142,9 +184,7 @@ class AdaDeltaUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"by": AdaDelta(self.rho, 1 - self.rho, self.epsilon)}
 
-    def reference(
-        self, p: np.ndarray, g: np.ndarray, s: np.ndarray, u: np.ndarray, lr: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
+    def updated(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, u: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         s = t(self.rho) * s + t(1 - self.rho) * (g * g)
@@ -167,9 +207,7 @@ class RMSPropUpdate(Update):
     def factors(self, given) -> dict[str, Any]:
         return {"by": RMSProp(self.alpha, 1 - self.alpha, self.epsilon, self.momentum)}
 
-    def reference(
-        self, p: np.ndarray, g: np.ndarray, s: np.ndarray, v: np.ndarray, lr: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
+    def updated(self, p: np.ndarray, g: np.ndarray, s: np.ndarray, v: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, ...]:
         t = p.dtype.type
         g = self.decayed(p, g)
         s = t(self.alpha) * s + t(1 - self.alpha) * (g * g)
@@ -196,7 +234,7 @@ class AdamUpdate(Update):
         moments = 1 - self.beta1, self.beta2, 1 - self.beta2
         return {"by": Adam(given.pop("c1"), given.pop("root"), *moments, self.epsilon, self.decoupled)}
 
-    def reference(
+    def updated(
         self, p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, lr: np.ndarray, c1: np.ndarray, root: np.ndarray
     ) -> tuple[np.ndarray, ...]:
         t = p.dtype.type

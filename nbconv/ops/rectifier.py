@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import ONLY_FLOAT32, Op
@@ -312,3 +313,74 @@ class ClipGrad(UnaryGrad):
 
     def formula(self, dy, y):
         return np.where((y <= self.low) | (y >= self.high), 0, dy)
+
+
+class GradMask(Op):
+    """Where a rectifier's gradient is 0: y ≤ low or y ≥ high, a byte an element. What is left of y where nothing else of the
+    backward part reads it."""
+
+    domain = "nbconv"
+    batch_inputs = (0,)
+    kernel_dtypes = ONLY_FLOAT32
+
+    low: float = 0.0
+    high: float = math.inf
+
+    def infer(self, y: Spec) -> Spec:
+        want.kind("f", x=y)
+        return Spec(y.shape, want.BOOL)
+
+    def reference(self, y: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return (y <= self.low) | (y >= self.high)
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def lower(self, to: Lowering) -> None:
+        n, chunk = to.outputs[0].size, to.target.chunk
+        to.step(
+            "elements.grad_mask",
+            -(-n // chunk),
+            work=10 * n,
+            x=to.input(0),
+            y=to.output(),
+            n=n,
+            chunk=chunk,
+            low=self.low,
+            high=self.high,
+        )
+
+
+class MaskedGrad(Op):
+    """0 where the mask is true, else dy."""
+
+    domain = "nbconv"
+    batch_inputs = (0, 1)
+    kernel_dtypes = ONLY_FLOAT32
+
+    def infer(self, dy: Spec, mask: Spec) -> Spec:
+        want.kind("f", x=dy)
+        want.kind("b", mask=mask)
+        if dy.shape != mask.shape:
+            raise ModelError(f"dy is {dy}, the mask {mask}: wanted one shape")
+        return Spec(dy.shape, dy.dtype)
+
+    def reference(self, dy: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.where(mask, dy.dtype.type(0), dy)
+
+    def on_processors(self, inputs, outputs) -> bool:
+        return True
+
+    def lower(self, to: Lowering) -> None:
+        n, chunk = to.outputs[0].size, to.target.chunk
+        to.step(
+            "elements.masked_grad",
+            -(-n // chunk),
+            work=10 * n,
+            dy=to.operand(0).ref,
+            mask=to.operand(1).ref,
+            y=to.output(),
+            n=n,
+            chunk=chunk,
+        )

@@ -39,6 +39,12 @@ class _Backward:
     def wants(self, i: int) -> bool:
         return self.has(i) and self.node.inputs[i] in self._build.active
 
+    def rows(self, i: int) -> tuple[int, ...]:
+        return self._build.rows.get(self.node.inputs[i], ()) if self._build.narrow else ()
+
+    def taken(self, x: str, places: tuple[int, ...], axis: int) -> str:
+        return self._build.taken(x, places, axis)
+
     def x(self, i: int = 0) -> str:
         return self.node.inputs[i]
 
@@ -83,6 +89,8 @@ class _Build(Builder):
         self.parts: dict[str, list[str]] = {}
         self.totals: dict[str, str] = {}
         self.active = set(wrt)
+        self.rows: Mapping[str, tuple[int, ...]] = {}
+        self.narrow = True
         for node in graph.nodes:
             if any(n in self.active for n in node.inputs):
                 self.active.update(
@@ -102,6 +110,22 @@ class _Build(Builder):
         self.nodes[place] = Node(current.op, current.inputs, tuple(names), current.name)
         return names[i]
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """That of a value's gradient."""
+        shape = self.specs[name].shape
+        return (len(self.rows[name]), *shape[1:]) if name in self.rows else shape
+
+    def only(self, name: str, part: str) -> str:
+        """Of a part of a value's gradient that has all places those that are wanted."""
+        whole = name in self.rows and self.specs[part].shape == self.specs[name].shape
+        return self.taken(part, self.rows[name], 0) if whole else part
+
+    def taken(self, x: str, places: tuple[int, ...], axis: int) -> str:
+        """These places of x along an axis; x itself where there are none."""
+        from nbconv.ops.gather import Gather
+
+        return self.add(Gather(axis=axis), x, self.constant(np.array(places, np.int64))) if places else x
+
     def total(self, name: str) -> str | None:
         """The gradient of a value: the sum of what its readers gave, the last reader's first, as they are met."""
         from nbconv.ops.pointwise import Add
@@ -118,17 +142,25 @@ class _Build(Builder):
 
 
 def backprop(
-    graph: Graph, specs: Mapping[str, Spec], of: Mapping[str, str], wrt: Iterable[str]
+    graph: Graph,
+    specs: Mapping[str, Spec],
+    of: Mapping[str, str],
+    wrt: Iterable[str],
+    rows: Mapping[str, tuple[int, ...]] | None = None,
+    narrow: bool = True,
 ) -> tuple[Graph, dict[str, Spec], dict[str, str]]:
     """(the graph with gradient nodes behind its own, the Specs of all its values, the gradient's name for each of ``wrt``).
 
     ``of`` maps values to their gradients' names, which must be known values (a constant 1 for a scalar loss): what
     is computed is Σ ``of`` · d value / d ``wrt``. ``specs`` holds all values of the graph, all dimensions known; ``wrt``
-    names inputs, constants or values between. Those on which nothing depends are missing from the result. Raises
-    MissingGradients, an UnsupportedError that names every node on the way that has no gradient.
+    names inputs, constants or values between. Those on which nothing depends are missing from the result. ``rows`` names,
+    of some of ``wrt``, the places along their first axis that are wanted, fewer than all, in rising order: their gradients
+    have these alone. ``narrow``: ops that can compute no others (on a GPU they lack kernels). Raises MissingGradients, an
+    UnsupportedError that names every node on the way that has no gradient.
     """
     wrt = list(wrt)
     build = _Build(graph, specs, wrt)
+    build.rows, build.narrow = rows or {}, narrow
     for name, gradient in of.items():
         build.parts.setdefault(name, []).append(gradient)
     missing: list[tuple[str, str, str]] = []
@@ -147,7 +179,8 @@ def backprop(
             raise TypeError(f"{node.op.type}.gradient gave {len(found)} for {len(node.inputs)} inputs")
         for name, part in zip(node.inputs, found, strict=True):
             if name and part is not None and name in build.active:
-                if build.specs[part].shape != build.specs[name].shape:
+                part, shape = build.only(name, part), build.shape(name)
+                if build.specs[part].shape != shape:
                     raise TypeError(f"{node.op.type}.gradient of {build.specs[name]} is {build.specs[part]}")
                 build.parts.setdefault(name, []).append(part)
     if missing:

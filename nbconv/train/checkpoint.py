@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nbconv.base.files import replace
+from nbconv.train.auto import adopting
 from nbconv.train.learner import Learner
 from nbconv.train.schedules import Plateau
 
@@ -35,6 +36,7 @@ def save(trainer: Learner, path: str | os.PathLike, more: Mapping[str, Any]) -> 
             "lr_scale": trainer.lr_scale,
             "run": _parted(run, "callback", arrays),
             "more": dict(more),
+            "chosen": trainer.chosen._asdict() if trainer.chosen else None,
             "plateau": trainer.schedule.state() if isinstance(trainer.schedule, Plateau) else None,
         }
         replace(path, lambda file: write_tensors(file, arrays, {"nbconv": json.dumps(about)}))
@@ -51,17 +53,17 @@ def load(trainer: Learner, path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} is no checkpoint of nbconv's") from None
     if version != VERSION:
         raise ValueError(f"{path} is a checkpoint of version {version}, wanted {VERSION}")
-    if about["model"] != mark(trainer):
-        raise ValueError(f"{path} is of another training: its model, what trains or the optimizer differ")
-    state, rest = trainer.state, {n: a for n, a in arrays.items() if n not in trainer.state}
-    told = all(n in arrays and arrays[n].shape == a.shape for n, a in state.items())
-    if not told or any(not n.startswith("callback/") for n in rest):
-        raise ValueError(f"{path} holds other arrays than this training has")
-    try:
-        run = _joined(about["run"], rest)
-    except (KeyError, TypeError, RecursionError):
-        raise ValueError(f"{path} lacks an array that a callback remembers") from None
-    with trainer._lock:
+    with trainer._lock, adopting(trainer, about.get("chosen")):
+        if about["model"] != mark(trainer):
+            raise ValueError(f"{path} is of another training: its model, what trains or the optimizer differ")
+        state, rest = trainer.state, {n: a for n, a in arrays.items() if n not in trainer.state}
+        told = all(n in arrays and arrays[n].shape == a.shape for n, a in state.items())
+        if not told or any(not n.startswith("callback/") for n in rest):
+            raise ValueError(f"{path} holds other arrays than this training has")
+        try:
+            run = _joined(about["run"], rest)
+        except (KeyError, TypeError, RecursionError):
+            raise ValueError(f"{path} lacks an array that a callback remembers") from None
         for name, value in trainer.state.items():
             value[...] = arrays[name]
         trainer.steps, trainer.epoch, trainer.lr_scale = about["steps"], about["epoch"], about["lr_scale"]
@@ -101,6 +103,8 @@ def mark(trainer: Learner) -> str:
         digest.update(f"{node.op.type}({node.inputs})->{node.outputs};".encode())
     for name, value in sorted(trainer.state.items()):
         digest.update(f"{name}{value.shape};".encode())
+    for name, rows in sorted(trainer.recipe.rows.items()):
+        digest.update(f"{name}{list(rows)};".encode())
     digest.update(f"{type(trainer.optimizer).__name__}{trainer.optimizer.op.__name__}".encode())
     return digest.hexdigest()[:16]
 

@@ -9,7 +9,7 @@ import numpy as np
 from nbconv.edit.ends import ending
 from nbconv.edit.meaning import Meaning, Picture
 from nbconv.graph import Graph
-from nbconv.train.data import Arrays, Data, Part, Pictures
+from nbconv.train.data import Arrays, Data, Pictures, whole
 from nbconv.train.goals import Goal
 
 CLASSES = ("cross_entropy", "multiclass_hinge", "focal", "dice")
@@ -18,14 +18,12 @@ NUMBERS = ("mse", "l1", "huber")
 
 def described(data: Data | None, graph: Graph, goals: tuple[Goal, ...]) -> Meaning:
     """The meaning that a model has after it was trained on data: empty where nothing says it."""
-    whole: Any = data
-    while isinstance(whole, Part):
-        whole = whole.whole
+    origin = None if data is None else whole(data)
     classes = tuple(getattr(data, "classes", ()) or ())
     if len(goals) != 1:
-        return Meaning(classes=classes, input=_picture(whole))
+        return Meaning(classes=classes, input=_picture(origin))
     goal = goals[0]
-    return Meaning(_task(data, graph, goal), classes, _picture(whole), _output(graph, goal))
+    return Meaning(_task(data, graph, goal), classes, _picture(origin), _output(graph, goal))
 
 
 def _task(data: Data | None, graph: Graph, goal: Goal) -> str:

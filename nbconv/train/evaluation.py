@@ -10,71 +10,47 @@ import numpy as np
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
-from nbconv.train import losses, metrics, sequences
-from nbconv.train.checks import labels_of
-from nbconv.train.data import Data, as_batches, as_data
-from nbconv.train.goals import Goal, Key, by_goal, specs_of
+from nbconv.train.asked import Meters, named
+from nbconv.train.data import Data, as_batches, as_data, whole
+from nbconv.train.detections import judge
+from nbconv.train.goals import Goal, by_goal, specs_of
 from nbconv.train.learner import Learner
 from nbconv.train.targets import samples
 
 
-def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
-    """See `Trainer.evaluate`."""
+def evaluate(trainer: Learner, given: Any, batch_size: int, wanted: tuple[Any, ...] | None = None) -> dict[str, Any]:
+    """See `Trainer.evaluate`; ``wanted`` as `asked` gives it."""
+    meters = Meters(trainer.goals, wanted)
     data = as_data(given, trainer.model)
-    source: Iterator[Any] = as_batches(given) if data is None else _in_order(data, batch_size)
+    source = ((*pair, None) for pair in as_batches(given)) if data is None else _in_order(data, batch_size)
+    boxes = judge(data, trainer.goals)
     begin = data.begins_at if isinstance(data, Features) else ()
     totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
-    matrices: dict[Key, np.ndarray] = {}
-    read: dict[Key, np.ndarray] = {}
-    for x, y in source:
+    for x, y, known in source:
         targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         size = samples(y)
         for goal in trainer.goals:
             mine, logits = targets[goal.targets], found[goal.logits[-1]]
             trainer._check(goal, mine, logits.shape)
             totals[goal.key] += _loss(trainer, goal, found, mine) * size
-            if goal.function is losses.ctc:
-                told = np.array(sequences.errors(goal.options, mine, logits))
-                read[goal.key] = read.get(goal.key, 0) + told
-            matrix = _confusion(goal, logits, mine)
-            if matrix is not None:
-                matrices[goal.key] = matrices[goal.key] + matrix if goal.key in matrices else matrix
+        told = {f"{goal.targets}/{i}": found[n] for goal in trainer.goals for i, n in enumerate(goal.logits)}
+        meters.put(count, targets, told, {n: a.shape for n, a in found.items()})
+        meters.count()
+        if boxes is not None and known is not None:
+            boxes.add(found, known)
         count += size
     if not count:
         raise ValueError("there is nothing to evaluate on")
     result: dict[str, Any] = {"loss": sum(goal.weight * totals[goal.key] for goal in trainer.goals) / count}
-    for goal in trainer.goals:
-        prefix = f"{goal.title}_" if len(totals) > 1 else ""
-        told = {} if len(totals) == 1 else {"loss": totals[goal.key] / count}
-        told |= _metrics(matrices[goal.key]) if goal.key in matrices else {}
-        told |= {"character_accuracy": sequences.accuracy(*read[goal.key].tolist())} if goal.key in read else {}
-        result.update({f"{prefix}{name}": metric for name, metric in told.items()})
-    return result
+    metrics = meters.results()
+    if len(totals) > 1:
+        metrics = {key: {"loss": totals[key] / count, **told} for key, told in metrics.items()}
+    return {**result, **named(trainer.goals, metrics), **(boxes.metrics() if boxes is not None else {})}
 
 
-def _confusion(goal: Goal, logits: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """The confusion matrix, where targets are labels of classes."""
-    found = labels_of(goal, y, logits)
-    if found is None:
-        return None
-    labels, told, classes = found
-    return metrics.confusion_matrix(labels, told, classes, goal.options.get("ignore_index"))
-
-
-def _metrics(matrix: np.ndarray) -> dict[str, Any]:
-    return {
-        "accuracy": metrics.accuracy(matrix),
-        "confusion": matrix,
-        "precision": float(metrics.precision(matrix).mean()),
-        "recall": float(metrics.recall(matrix).mean()),
-        "f1": float(metrics.f1(matrix).mean()),
-        "jaccard": metrics.mean_jaccard(matrix),
-    }
-
-
-def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, np.ndarray]]:
+def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:
     for k in range(0, len(data), batch_size):
-        yield data.batch(np.arange(k, min(k + batch_size, len(data))))
+        yield data.known(np.arange(k, min(k + batch_size, len(data))))
 
 
 def scores(trainer: Learner, x: Any, begin: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -100,22 +76,30 @@ def _loss(trainer: Learner, goal: Goal, scores: Mapping[str, np.ndarray], y: np.
 class Features(Data):
     """What the frozen part makes of data, kept: ``arrays`` by the names of values."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> None:
-        self.arrays, self.labels, self.classes = arrays, labels, classes
+    encode: Any = None
+    """what made targets of boxes, see `nbconv.train.data.Boxed`"""
+
+    def __init__(
+        self, arrays: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...], boxes: np.ndarray | None = None
+    ) -> None:
+        self.arrays, self.labels, self.classes, self.boxes = arrays, labels, classes, boxes
         self.begins_at = tuple(arrays)
 
-    def batch(self, numbers: np.ndarray) -> Any:
-        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers)
+    def known(self, numbers: np.ndarray) -> Any:
+        boxes = None if self.boxes is None else self.boxes[numbers]
+        return {n: a[numbers] for n, a in self.arrays.items()}, self.weighed(self.labels[numbers], numbers), boxes
 
 
 def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: int, limit: float) -> Features | None:
     """The frozen part's values for all samples; None where they are not one a sample, or take more than ``limit`` bytes."""
     arrays: dict[str, np.ndarray] = {}
     labels: list[np.ndarray] = []
+    boxes: list[np.ndarray] = []
     for k in range(0, len(data), batch_size):
         numbers = np.arange(k, min(k + batch_size, len(data)))
-        x, y = data.batch(numbers)
+        x, y, read = data.known(numbers)
         labels.append(y)
+        boxes.append(read)
         found = trainer.model.run(trainer._inputs(x), list(names))
         for name, value in found.items():
             if value.ndim < 1 or len(value) != len(numbers) or not (value.dtype == np.float32 or is_half(value.dtype)):
@@ -126,6 +110,8 @@ def features(trainer: Learner, data: Data, names: tuple[str, ...], batch_size: i
                     return None
             arrays[name][numbers] = value
     known = getattr(data, "labels", None)
-    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes)
-    found.weights = data.weights
+    encode = getattr(whole(data), "encode", None)
+    rows = None if encode is None else np.concatenate(boxes)
+    found = Features(arrays, np.concatenate(labels) if known is None else known, data.classes, rows)
+    found.weights, found.encode = data.weights, encode
     return found

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nbconv.edit.detector import MOVES, SCORES
 from nbconv.edit.ends import Ending, ending
 from nbconv.edit.head import class_axis
 from nbconv.graph import Graph, Node, Spec
@@ -150,7 +151,7 @@ def goals_of(
     if not isinstance(loss, Mapping):
         if weights is not None:
             raise ValueError("loss_weights goes with a loss by output: loss={'out': 'mse', …}")
-        loss = {output or _one_output(graph): (loss, options or {})}
+        loss = {output or _usual(graph, loss): (loss, options or {})}
     elif not loss:
         raise ValueError("loss is an empty dict, wanted a loss by output")
     elif options or output:
@@ -247,7 +248,10 @@ def _function(given: Any) -> tuple[str, Callable[..., str], dict[str, Any]]:
     return getattr(given, "__name__", "a function"), function, dict(options)
 
 
-def _one_output(graph: Graph) -> str:
+def _usual(graph: Graph, loss: Any) -> Key:
+    """Which output a loss is of, where none is named: the one there is, or what makes a detector's outputs."""
+    if loss in ("ssd", box_losses.ssd) and {MOVES, SCORES} <= graph.producers().keys():
+        return MOVES, SCORES
     if len(graph.outputs) != 1:
         names = ", ".join(graph.outputs)
         raise ValueError(f"the model has outputs {names}: say which is trained, output=… or loss={{'name': …}}")

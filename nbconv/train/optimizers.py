@@ -44,11 +44,12 @@ class Optimizer:
         """The op's attributes that are the same for all parameters."""
         return {}
 
-    def make(self, factor: float, options: Mapping[str, float]) -> Update:
-        """The op for a parameter: ``factor`` times the learning rate, with its group's ``options``."""
+    def make(self, factor: float, options: Mapping[str, float], rows: tuple[int, ...] = ()) -> Update:
+        """The op for a parameter, or for these ``rows`` of it: ``factor`` times the learning rate, with its group's
+        ``options``."""
         rate = factor * options.get("lr", self.lr) / self.lr
         decay = options.get("weight_decay", self.weight_decay)
-        return self.op(rate=rate, weight_decay=decay, l1=options.get("l1", self.l1), **self.fields())
+        return self.op(rate=rate, weight_decay=decay, l1=options.get("l1", self.l1), rows=rows, **self.fields())
 
     def scalars(self, lr: float, step: int) -> dict[str, float]:
         """The scalars of a step (counted from 1), in the op's order."""

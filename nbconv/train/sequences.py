@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from nbconv.train.readings import Misfit
+from nbconv.vision.text import accuracy as accuracy
+from nbconv.vision.text import edit_distance
 
 
 def parts(options: Mapping[str, Any], y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -75,18 +77,3 @@ def best_paths(options: Mapping[str, Any], scores: np.ndarray, lengths: np.ndarr
     for i, path in enumerate(best.T if options.get("batch_axis", 0) else best):
         path = path if lengths is None else path[: lengths[i]]
         yield path[(path != blank) & (np.diff(path, prepend=-1) != 0)].tolist()
-
-
-def edit_distance(a: Sequence, b: Sequence) -> int:
-    """How many elements must be put in, left out or replaced to make ``a`` of ``b`` (Levenshtein 1966)."""
-    line = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        corner, line[0] = line[0], i
-        for j, y in enumerate(b, 1):
-            corner, line[j] = line[j], min(line[j] + 1, line[j - 1] + 1, corner + (x != y))
-    return line[-1]
-
-
-def accuracy(wrong: int, whole: int) -> float:
-    """1 less the error rate, 0 where there are more errors than labels."""
-    return max(0.0, 1 - wrong / whole) if whole else float(wrong == 0)

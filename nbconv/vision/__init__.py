@@ -5,6 +5,8 @@ A box is (left, top, right, bottom) in pixels.
 """
 
 from nbconv.base.image import load_image as load_image
+from nbconv.vision.anchors import Anchors as Anchors
+from nbconv.vision.anchors import anchor_shapes as anchor_shapes
 from nbconv.vision.assign import fcos_points as fcos_points
 from nbconv.vision.assign import fcos_targets as fcos_targets
 from nbconv.vision.assign import ssd_anchors as ssd_anchors
@@ -15,6 +17,7 @@ from nbconv.vision.boxes import iou as iou
 from nbconv.vision.boxes import letterbox as letterbox
 from nbconv.vision.boxes import nms as nms
 from nbconv.vision.detect import anchor_boxes as anchor_boxes
+from nbconv.vision.detect import best_boxes as best_boxes
 from nbconv.vision.detect import blazeface as blazeface
 from nbconv.vision.detect import blazeface_anchors as blazeface_anchors
 from nbconv.vision.detect import fcos as fcos

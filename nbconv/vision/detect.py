@@ -76,6 +76,20 @@ def ssd(
     return _kept(found[where], scores[where, classes], classes, overlap, most)
 
 
+def best_boxes(
+    boxes: np.ndarray, scores: np.ndarray, *, score: float = 0.5, overlap: float = 0.45, most: int = 200
+) -> Detections:
+    """The detections of one picture from a head that decodes its boxes: ``boxes`` (n, 4) are left, top, right, bottom,
+    ``scores`` (n, classes) probabilities, without one of no object; either with a batch axis of 1 before it. Such are the
+    outputs of a model that `nbconv.finetune` taught boxes. ValueError where shapes do not fit."""
+    boxes, scores = (np.asarray(v, np.float32) for v in (boxes, scores))
+    boxes, scores = (v[0] if v.ndim == 3 and len(v) == 1 else v for v in (boxes, scores))
+    if boxes.ndim != 2 or scores.ndim != 2 or boxes.shape != (len(scores), 4):
+        raise ValueError(f"boxes {boxes.shape}, scores {scores.shape}: wanted (n, 4), (n, classes) of one picture")
+    where, classes = np.nonzero(scores >= score)
+    return _kept(boxes[where], scores[where, classes], classes, overlap, most)
+
+
 def fcos(
     distances: np.ndarray,
     scores: np.ndarray,

@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbconv.train.sequences import accuracy
-from nbconv.train.sequences import edit_distance as edit_distance
-
 
 class Text(NamedTuple):
     """What was read."""
@@ -49,6 +46,21 @@ def ctc(
     new = (best != blank) & (np.diff(best, prepend=-1) != 0)
     scores = rows[np.flatnonzero(new), best[new]]
     return Text("".join(letters[k] for k in best[new]), float(scores.mean()) if len(scores) else 0.0)
+
+
+def edit_distance(a: Sequence, b: Sequence) -> int:
+    """How many elements must be put in, left out or replaced to make ``a`` of ``b`` (Levenshtein 1966)."""
+    line = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        corner, line[0] = line[0], i
+        for j, y in enumerate(b, 1):
+            corner, line[j] = line[j], min(line[j] + 1, line[j - 1] + 1, corner + (x != y))
+    return line[-1]
+
+
+def accuracy(wrong: int, whole: int) -> float:
+    """1 less the error rate, 0 where there are more errors than labels."""
+    return max(0.0, 1 - wrong / whole) if whole else float(wrong == 0)
 
 
 def character_accuracy(read: Sequence[Sequence], true: Sequence[Sequence]) -> float:

@@ -29,10 +29,12 @@ from nbconv.ops.pointwise import Abs, AbsGrad, DivOrZero, Same
 from nbconv.ops.power import PowLog, PowSlope
 from nbconv.ops.rectifier import (
     ClipGrad,
+    GradMask,
     HardSigmoidGrad,
     HardSwishGrad,
     LeakyRelu,
     LeakyReluGrad,
+    MaskedGrad,
     PRelu,
     PReluSlope,
     Relu,
@@ -68,6 +70,10 @@ CASES = [
     *(case(op, r(), r()) for op in (*OF_X, *OF_Y)),
     case(ReluGrad(), [1.0, 2.0, 3.0, 4.0], [-1.0, 0.0, 2.0, nan], expect=[0, 0, 3, 4]),
     case(ClipGrad(low=0.0, high=6.0), [1.0, 2.0, 3.0, 4.0], [0.0, 3.0, 6.0, nan], expect=[0, 2, 0, 4]),
+    case(GradMask(), [0.0, 1e-30, -1.0, nan, inf], expect=[True, False, True, False, True]),
+    case(GradMask(high=6.0), r(2, 35, 7, 5) * 5),
+    case(MaskedGrad(), [1.0, nan, inf, -0.0], np.array([False, True, True, False]), expect=[1.0, 0.0, 0.0, -0.0]),
+    case(MaskedGrad(), r(2, 35, 7, 5), r(2, 35, 7, 5) > 0),
     case(LeakyReluGrad(alpha=0.5), [1.0, 2.0, 4.0], [-1.0, 3.0, 0.0], expect=[0.5, 2, 2]),
     case(ThresholdedReluGrad(), [1.0, 2.0], [1.0, 1.5], expect=[0, 2]),
     case(ShrinkGrad(), [1.0, 2.0, 3.0, 4.0], [-0.6, 0.5, 2.0, nan], expect=[1, 0, 3, 0]),

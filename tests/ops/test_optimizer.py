@@ -57,6 +57,10 @@ CASES = [
          expect=([0.9, -2 + 0.1 / (sqrt(0.5) + 0.5), 0.0], [0.5, -0.5, 0.0], [0.25, 0.5, 0.0])),
     case(AdamUpdate(weight_decay=0.1, l1=0.1), same(41), same(41), same(41), positive(41), LR, np.array(0.3, np.float32),
          np.array(0.05, np.float32), outputs=3),
+    case(SGDUpdate(rows=(1,)), [[1.0], [-2.0], [0.0]], [[4.0]], ONE, outputs=1, expect=[[1.0], [-2.4], [0.0]]),
+    case(MomentumUpdate(rows=(0, 2, 3)), same(6, 5, 3), same(3, 5, 3), same(3, 5, 3), LR, outputs=2),
+    case(AdamUpdate(rows=(1, 2, 6), weight_decay=0.1), same(7, 70), same(3, 70), same(3, 70), positive(3, 70), LR,
+         np.array(0.3, np.float32), np.array(0.05, np.float32), outputs=3),
     case(AdamUpdate(weight_decay=0.1, decoupled=1), same(4, 11), same(4, 11), same(4, 11), positive(4, 11), LR,
          np.array(0.3, np.float32), np.array(0.05, np.float32), outputs=3),
 ]  # fmt: skip

@@ -234,7 +234,7 @@ def test_run_lengths(h: int, w: int, seed: int, share: float) -> None:
     [
         ({"images": [{"id": 7, "file_name": "../a.json"}]}, {}, r"names the picture '../a.json', wanted a path inside"),
         ({"images": [{"id": 7, "file_name": "none.png"}]}, {}, r"lacks none.png, and 0 more of 1 pictures"),
-        ({"images": []}, {}, "KeyError at 7"),
+        ({"images": []}, {}, "an annotation is of image 7, which is not among its 0 images"),
         ({"annotations": 3}, {}, "is no COCO file of boxes: TypeError"),
         (
             {"annotations": [{"image_id": 7, "category_id": 9, "bbox": ["a", 1, 2, 3]}]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,12 @@ class Data:
 
     def batch(self, numbers: np.ndarray) -> Batch:
         """Samples as the model takes them, and their targets."""
+        return self.known(numbers)[:2]
+
+    def known(self, numbers: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+        """`batch`, and the targets as `read` gave them."""
         x, y = self.read(numbers)
-        return self.ready(x), self.weighed(self.encoded(y), numbers)
+        return self.ready(x), self.weighed(self.encoded(y), numbers), y
 
     def encoded(self, y: Any) -> Any:
         """Targets as the loss wants them, of what `read` gave and augmentation made of it."""
@@ -141,6 +145,20 @@ class Part(Data):
 
     def encoded(self, y: Any) -> Any:
         return self.whole.encoded(y)
+
+
+def parts(data: Data) -> Iterator[Part]:
+    """The parts that data are, one of another."""
+    while isinstance(data, Part):
+        yield data
+        data = data.whole
+
+
+def whole(data: Data) -> Any:
+    """What data are parts of."""
+    for part in parts(data):
+        data = part.whole
+    return data
 
 
 def scale(mean: Any, std: Any) -> tuple[Any, Any]:
