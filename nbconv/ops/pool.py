@@ -168,7 +168,7 @@ class MaxPool(Pool):
         return y, place + plane * cells
 
     def absorbs(self, inputs, outputs) -> str:
-        return "clamp" if inputs[0].dtype in self.kernel_dtypes else ""
+        return "clamp" if inputs[0].dtype in self.kernel_dtypes and len(outputs) == 1 else ""
 
     def numbers(self, size: tuple[int, ...]) -> tuple[int, int, int]:
         """By how much the numbers of cells rise along depth, height and width, in a plane of this size."""

@@ -273,13 +273,15 @@ def _can(node: Node, specs: dict[str, Spec]) -> str:
 
 
 def _absorbed(maker: Node | None, node: Node, epilogue: Epilogue, specs: dict[str, Spec]) -> Node | None:
-    """The maker with the node's activation in its epilogue."""
+    """The maker with the node's activation in its epilogue. Further outputs, as a batch normalisation has in training, stay
+    what they are."""
     can = _can(maker, specs) if maker is not None else ""
     clamps = epilogue.act == Activation.NONE
-    if maker is None or can in ("", "affine") or len(maker.outputs) != 1 or (can == "clamp" and not clamps):
+    if maker is None or can in ("", "affine") or maker.outputs[0] != node.inputs[0] or (can == "clamp" and not clamps):
         return None
     inner, tail, residual = _parts(maker)
-    return Node(Fused(inner, (*tail, node.op), epilogue, residual), maker.inputs, node.outputs, node.name)
+    outputs = (*node.outputs, *maker.outputs[1:])
+    return Node(Fused(inner, (*tail, node.op), epilogue, residual), maker.inputs, outputs, node.name)
 
 
 def _with_affine(maker: Node | None, node: Node, affine: tuple[str, Any, Any], specs: dict[str, Spec]) -> Node | None:

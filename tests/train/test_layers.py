@@ -8,7 +8,7 @@ import nbconv
 from nbconv.edit.parameters import constants_of
 from nbconv.graph import Graph, Spec
 from nbconv.train import building
-from tests.train.models import F32, model, node
+from tests.train.models import F32, convolutional, model, node
 
 ROWS, WIDE = 400, 48
 
@@ -129,3 +129,15 @@ def test_what_fills_a_norms_slots_is_no_parameter() -> None:
     graph = grouped()
     graph.constants["ones"] = np.full(4, 1.5, np.float32)  # then they are weights
     assert [c.parameter.name for c in constants_of(graph) if c.why] == ["zeros"]
+
+
+def test_relu_is_done_where_a_batch_is_normalised(monkeypatch) -> None:
+    """What the normalisation gives besides is what it was."""
+    fused, other = trained(convolutional()), "nbconv.plan.derive.fuse_epilogues"
+    kinds = [n.op.label for n in next(iter(fused._works.values())).step.plan.graph.nodes]
+    assert kinds.count("BatchNormalization+Relu") == 1 and "Relu" not in kinds
+    monkeypatch.setattr(other, lambda graph, *_: graph)
+    apart = trained(convolutional())
+    assert "Relu" in [n.op.label for n in next(iter(apart._works.values())).step.plan.graph.nodes]
+    for name, value in apart.state.items():
+        np.testing.assert_array_equal(fused.state[name], value, name)
