@@ -285,6 +285,17 @@ class Model(Planned):
         self._replace(graph)
         return found
 
+    def widen_head(self, layers: Any = 16, *, output: str = "", head: str = "") -> list[str]:
+        """Lets the classifier read earlier layers, too: beside its own input the mean over space of what each of the last
+        ``layers`` layers before it reads, or of the values (or first outputs of nodes) that ``layers`` names. The names of
+        these values. Its weights for them begin as 0: outputs are what they were, and ``trainable="head"`` trains them.
+        ``output`` and ``head``: as for `replace_head`. ValueError where the classifier is none of one vector a sample."""
+        from nbconv.edit.widen import widened
+
+        graph, found = widened(self.graph, layers, output, head)
+        self._replace(graph)
+        return found
+
     def add_detector(
         self,
         classes: int,

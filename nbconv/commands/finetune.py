@@ -45,6 +45,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "names separated by commas",
     )  # fmt: skip
     options.add(
+        "--adapters", type=_model.positive, metavar="RANK", group=what,
+        help="train a change of this rank of each weight in place of it (but the head's): less state",
+    )  # fmt: skip
+    options.add(
+        "--widen", type=_model.positive, metavar="N", group=what,
+        help="let the new head read the means of N layers before it, too: 16 often learn more at little cost",
+    )  # fmt: skip
+    options.add(
         "--loss", choices=LOSSES, metavar="NAME", group=what,
         help=f"{', '.join(LOSSES)} (default: cross_entropy; mse to regress)",
     )  # fmt: skip
@@ -58,7 +66,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(OPTIMIZERS)} (default: adam)",
     )  # fmt: skip
     options.add(
-        "--lr", type=_model.nonnegative, metavar="X", group=how, help="learning rate (default: 0.001 head, else 0.0003)"
+        "--lr",
+        type=_model.nonnegative,
+        metavar="X",
+        group=how,
+        help="learning rate (default: 0.001 for head, bias, norm, auto, else 0.0003)",
     )
     options.add(
         "--schedule", choices=SCHEDULES, metavar="NAME", group=how,
@@ -73,6 +85,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     options.add("--memory-mb", type=_model.nonnegative, metavar="X", group=how, help="most memory a step may take")
     options.add("--step-ms", type=_model.nonnegative, metavar="X", group=how, help="with auto, most time a step may take")
+    options.add(
+        "--accumulate", type=_model.positive, default=1, metavar="N", group=how,
+        help="batches a step takes, in little more memory than one of them (default: 1)",
+    )  # fmt: skip
+    options.add(
+        "--ema", type=_model.nonnegative, metavar="X", group=how,
+        help="average the weights, of which each step keeps this share (0.999); the average is written",
+    )  # fmt: skip
+    options.add(
+        "--metrics", metavar="NAMES", group=how,
+        help="what to tell of each epoch, with commas: accuracy, precision, recall, f1, iou, top5, auc, mae, rmse, r2",
+    )  # fmt: skip
     _model.add_seed(parser, "the new classifier, the split and the order of samples")
     data = parser.add_argument_group("data")
     options.add("--held-out", type=_model.nonnegative, default=0.2, metavar="X", group=data, help="(default: 0.2)")
@@ -122,10 +146,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = finetune(
             args.model, args.data, args.out, **_prepared(args), epochs=args.epochs, batch_size=args.batch, augment=augment,
-            balance=args.balance, patience=args.patience, resume=args.resume, progress=True,
+            balance=args.balance, patience=args.patience, resume=args.resume, progress=True, metrics=args.metrics,
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
+    if report.chosen is not None:
+        print(f"trained {report.chosen}")
     print(report)
     print(f"written: {args.out}")
     if args.html:
@@ -143,12 +169,16 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "task": args.task,
         "layers": layers,
+        "widen": args.widen or 0,
+        "adapters": args.adapters,
         "loss": args.loss,
         "grids": args.grids.split(",") if args.grids else (),
         "repair": bool(args.repair),
         "optimizer": _optimizer(args),
         "schedule": args.schedule,
         "memory_mb": args.memory_mb,
+        "ema": args.ema,
+        "accumulate": args.accumulate,
         "step_ms": args.step_ms,
         "held_out": args.held_out,
         "size": args.size,
@@ -176,7 +206,10 @@ def _dry_run(args: argparse.Namespace, augment: Any) -> int:
     from nbconv.train.tuning import prepared
 
     tuning = prepared(args.model, args.data, **_prepared(args))
-    print(rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment))
+    told = rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment)
+    if tuning.trainer.chosen is not None:
+        print(f"chosen   {tuning.trainer.chosen}")
+    print(told)
     print("nothing was trained or written")
     return 0
 

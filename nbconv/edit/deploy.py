@@ -56,11 +56,14 @@ def _cast_once(value: str, name: str, made: dict[str, Node]) -> bool:
     return node.op.type == "Cast" and node.inputs[0] == name
 
 
-def frontier(graph: Graph, chosen: Iterable[Parameter], logits: tuple[str, ...]) -> tuple[str, ...]:
-    """The values computed by the frozen part alone that the trained part reads: what can be kept from epoch to epoch."""
+def frontier(
+    graph: Graph, chosen: Iterable[Parameter], logits: tuple[str, ...], held: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The values computed by the frozen part alone that the trained part reads: what can be kept from epoch to epoch.
+    ``held`` names values that a training has beside the graph's constants."""
     chosen = list(chosen)
     training = {id(n) for n in norms(graph, chosen)}
-    fixed = set(graph.constants)
+    fixed = {*graph.constants, *held}
     active = {p.value for p in chosen}
     behind = _needed(graph, logits)
     found: dict[str, None] = {}

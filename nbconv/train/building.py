@@ -15,11 +15,11 @@ from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
 from nbconv.graph.infer import number_of
-from nbconv.kernels.target import Target, host
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.cast import Cast
 from nbconv.ops.nary import Min
+from nbconv.ops.optimizer import SGDUpdate
 from nbconv.ops.pointwise import Add, Div, Mul, Sqrt, Sub
 from nbconv.ops.rectifier import Clip
 from nbconv.ops.reduce import ReduceSum
@@ -33,9 +33,7 @@ from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
 from nbconv.passes.straight_through import straight_through
 from nbconv.train.dropout import with_dropout
-from nbconv.train.memory.estimate import Estimate
 from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, depending, frozen, split
-from nbconv.train.memory.search import Budget
 from nbconv.train.optimizers import Optimizer
 
 STEP = "hyper/step"
@@ -63,6 +61,10 @@ class Recipe(NamedTuple):
     seed: int
     bn_momentum: float | None = None
     """what batch normalisation keeps of its running statistics, where it is not what the model says"""
+    ema: float | None = None
+    """what averages of the weights keep of themselves at a step"""
+    told: Callable[[Any, Mapping[str, str]], dict[str, str]] | None = None
+    """adds what else a step tells, by names of its own"""
     rows: Mapping[str, tuple[int, ...]] = {}
     """of some parameters the places along their first axis that train"""
 
@@ -76,13 +78,18 @@ class Built(NamedTuple):
     trained: tuple[Parameter, ...]
     shapes: Mapping[str, tuple[int, ...]]
     """of the logits, by name"""
-    estimate: float = 0.0
-    """bytes that it takes in segments"""
+    told: Mapping[str, str] = {}
+    """the values of what else it tells"""
 
 
 def slot(value: str, i: int) -> str:
     """The name under which an optimizer's slot i of a parameter is kept."""
     return f"slot{i}/{value}"
+
+
+def average(value: str) -> str:
+    """The name under which the average of a parameter or statistic is kept."""
+    return f"slot/average/{value}"
 
 
 def widened(name: str) -> str:
@@ -114,23 +121,37 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
     return Graph(nodes, dict(graph.inputs), dict.fromkeys(recipe.logits), constants, graph.name)
 
 
-def build(
+class Differentiated(NamedTuple):
+    """A loss and its gradients, of which a step is made."""
+
+    graph: Graph
+    specs: dict[str, Spec]
+    forward: int
+    """how many nodes come first that are the forward part"""
+    logits: Graph
+    """the forward part up to the logits"""
+    values: dict[str, str]
+    """of the logits, in float32, by name"""
+    loss: str
+    gradients: dict[str, str]
+    told: Mapping[str, str]
+    """the values of what else the step tells"""
+
+
+def differentiated(
     recipe: Recipe,
     feeds: Mapping[str, Spec],
     targets: Mapping[str, Spec],
     state: Mapping[str, np.ndarray],
     policy: MemoryPolicy = USUAL,
-    threads: int = 1,
-    target: Target | None = None,
-) -> Built:
-    """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
-    ``threads`` and ``target`` (default: this machine): what its memory is estimated for.
+    gpu: bool = False,
+) -> Differentiated:
+    """Loss and gradients for feeds of these Specs, in micro-batches. ``state`` has an array for each parameter, statistic
+    and slot. ``gpu``: for a GPU, whose kernels know no masks and no gradients of some channels alone.
 
     ModelError says what does not fit, MissingGradients which nodes have no gradient.
     """
-    held = {n: Spec(a.shape, a.dtype) for n, a in state.items()}
-    chosen = [p.value for p in recipe.chosen]
-    graph, specs = _forward(recipe, feeds, held, policy)
+    graph, specs = _forward(recipe, feeds, _specs(state), policy)
     values = {n: widened(n) if widened(n) in specs else n for n in recipe.logits}
     to = Builder(graph, specs)
     for name, spec in targets.items():
@@ -139,30 +160,57 @@ def build(
     if to.spec(loss).size != 1:
         raise ModelError(f"the loss is {to.spec(loss)}, wanted a scalar")
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
-    forward = to.graph((loss,))
-    gpu = target is not None and target.gpu
+    told = recipe.told(to, values) if recipe.told else {}
+    forward = to.graph((loss, *dict.fromkeys(told.values())))
+    chosen = [p.value for p in recipe.chosen]
     whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows, not gpu)
     count = len(forward.nodes)
     if not gpu:
         whole, specs, count = with_masks(whole, specs, count)
-    whole, estimate = sums_early(whole, count), 0.0
-    if policy.most is None:
-        whole = rematerialise(whole, specs, count, again(graph, chosen, values.values(), policy))
-    else:
-        whole = fuse_relu_bn_grad(whole, frozenset(gradients.values()))
-        samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
-        segments = Segments(whole, specs, count, samples)
-        guess = Estimate(segments, target or host(), threads, policy.packed, policy.scratch_limit)
-        budget = Budget(segments, guess, depending(graph, chosen))
-        choice, estimate = budget.fit(policy.most) if policy.most else budget.least()
-        whole = segments.graph(choice)
-    to = Builder(whole, specs, "update/")
-    updates = _updated(to, recipe, gradients, held)
-    updates.update(_statistics(to, graph, specs, held))
+    return Differentiated(sums_early(whole, count), specs, count, graph, values, loss, gradients, told)
+
+
+def build(
+    recipe: Recipe,
+    feeds: Mapping[str, Spec],
+    targets: Mapping[str, Spec],
+    state: Mapping[str, np.ndarray],
+    policy: MemoryPolicy = USUAL,
+    gpu: bool = False,
+) -> Built:
+    """The step in which what is cheap is computed again, or with micro-batches much: see `differentiated`."""
+    of = differentiated(recipe, feeds, targets, state, policy, gpu)
+    chosen = again(of.logits, [p.value for p in recipe.chosen], of.values.values(), policy)
+    return finished(recipe, of, rematerialise(of.graph, of.specs, of.forward, chosen), state)
+
+
+def segmented(of: Differentiated, feeds: Mapping[str, Spec]) -> Segments:
+    """Its backward part in segments, of whose `Segments.graph` `finished` makes a step."""
+    whole = fuse_relu_bn_grad(of.graph, frozenset(of.gradients.values()))
+    return Segments(whole, dict(of.specs), of.forward, samples_in(feeds))
+
+
+def finished(recipe: Recipe, of: Differentiated, whole: Graph, state: Mapping[str, np.ndarray]) -> Built:
+    """The step of this graph, which is that of `differentiated` with some of its values computed again."""
+    held = _specs(state)
+    to = Builder(whole, of.specs, "update/")
+    updates = _updated(to, recipe, of.gradients, held)
+    updates.update(_statistics(to, of.logits, of.specs, held))
+    updates.update(_averages(to, updates, held) if recipe.ema is not None else {})
     result = to.graph()
-    result.outputs = {loss: None, **dict.fromkeys(updates.values())}
-    trained = tuple(p for p in recipe.chosen if p.value in gradients)
-    return Built(result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate)
+    result.outputs = dict.fromkeys((of.loss, *of.told.values(), *updates.values()))
+    trained = tuple(p for p in recipe.chosen if p.value in of.gradients)
+    shapes = {n: of.specs[v].shape for n, v in of.values.items()}
+    return Built(result, of.loss, updates, trained, shapes, of.told)
+
+
+def samples_in(feeds: Mapping[str, Spec]) -> int:
+    """How many samples a batch of these Specs has."""
+    return min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+
+
+def _specs(state: Mapping[str, np.ndarray]) -> dict[str, Spec]:
+    return {n: Spec(a.shape, a.dtype) for n, a in state.items()}
 
 
 def computed(source: Graph) -> tuple[Graph, dict[str, Spec]]:
@@ -197,13 +245,15 @@ def _forward(
         graph, specs = folded(0)
     except DataDependentError as error:
         raise UnsupportedError(f"{error}; a model whose shapes depend on values cannot be trained") from None
-    inner = {n for node in graph.nodes for n in node.outputs if n}
-    parts, samples = policy.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+    inner = depending(graph, (*feeds, STEP)) - {*feeds, STEP}  # not what makes weights of weights
+    parts, samples = policy.parts, samples_in(feeds)
     if parts == 1:
         inner, parts = frozen(graph, specs, feeds, [p.value for p in recipe.chosen]), 2
-    if not inner or samples % parts or samples == 1:
+    if not inner or (samples % parts and not policy.rows) or samples == 1:
         return graph, specs
-    found = split(graph, specs, *folded(samples // parts), source.constants, feeds, inner, parts)
+    rows = policy.rows or samples // parts
+    sizes = [rows] * (samples // rows) + [samples % rows] * (samples % rows > 0)
+    found = split(graph, specs, folded, source.constants, feeds, inner, sizes)
     if found is None and policy.parts > 1:
         raise Indivisible("the model's values do not all have a first axis that counts samples")
     return found or (graph, specs)
@@ -287,18 +337,47 @@ def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapp
         if isinstance(node.op, BatchNormalization) and node.op.training_mode and node.inputs[3] in held:
             found.setdefault((node.inputs[3], node.inputs[4]), []).append(node)
     for (mean, variance), nodes in found.items():
-        shape, op = specs[nodes[0].inputs[0]].shape, nodes[0].op
+        op = nodes[0].op
         assert isinstance(op, BatchNormalization)
-        count = int(np.prod(shape)) // max(shape[1], 1)
+        counts = [int(np.prod(s)) // max(s[1], 1) for s in (specs[node.inputs[0]].shape for node in nodes)]
+        count = min(counts)
         if count == 1:
             told = "takes its statistics from one value a channel, so that nothing before it learns: larger batches do"
             warnings.warn(f"{nodes[0].name} (BatchNormalization) {told}", stacklevel=2)
+        if max(counts) > count:
+            shares = [c / sum(counts) for c in counts]
+            updates[mean] = _weighted(to, [node.outputs[1] for node in nodes], shares)
+            shares = [s * c / max(c - 1, 1) for s, c in zip(shares, counts, strict=True)]
+            old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (sum(shares) - 1), np.float32)))
+            updates[variance] = to.add(Sub(), _weighted(to, [node.outputs[2] for node in nodes], shares), old)
+            continue
         updates[mean] = _mean(to, [node.outputs[1] for node in nodes])
         unbiased = count / max(count - 1, 1)
         old = to.add(Mul(), variance, to.constant(np.array(op.momentum * (unbiased - 1), np.float32)))
         new = to.add(Mul(), _mean(to, [n.outputs[2] for n in nodes]), to.constant(np.array(unbiased, np.float32)))
         updates[variance] = to.add(Sub(), new, old)
     return updates
+
+
+def _weighted(to: Builder, names: list[str], shares: list[float]) -> str:
+    """The sum of what micro-batches of several sizes found, each times its share."""
+    total = ""
+    for name, share in zip(names, shares, strict=True):
+        part = to.add(Mul(), name, to.constant(np.array(share, np.float32)))
+        total = to.add(Add(), total, part) if total else part
+    return total
+
+
+def _averages(to: Builder, updates: Mapping[str, str], held: Mapping[str, Spec]) -> dict[str, str]:
+    """New averages of what is updated: a + (1 - decay) · (new - a)."""
+    rate = to.input("hyper/average", Spec((), np.dtype(np.float32)))
+    found = {}
+    for value, new in updates.items():
+        name = average(value)
+        if name in held:
+            to.input(name, held[name])
+            found[name] = to.add(SGDUpdate(weight_decay=-1.0), name, new, rate)  # the rate is decay - 1
+    return found
 
 
 def _mean(to: Builder, names: list[str]) -> str:
@@ -310,7 +389,7 @@ def _mean(to: Builder, names: list[str]) -> str:
 
 
 def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Slots of the optimizer for the parameters: name to array."""
+    """Slots of the optimizer for the parameters, and averages: name to array."""
     found = {}
     for p in recipe.chosen:
         shape = masters[p.value].shape
@@ -318,6 +397,8 @@ def initial_state(recipe: Recipe, masters: Mapping[str, np.ndarray]) -> dict[str
             shape = (len(recipe.rows[p.value]), *shape[1:])
         for i, value in enumerate(recipe.optimizer.initial()):
             found[slot(p.value, i)] = np.full(shape, value, np.float32)
+    if recipe.ema is not None:
+        found.update({average(name): array.copy() for name, array in masters.items() if not name.startswith("slot")})
     return found
 
 
@@ -337,6 +418,8 @@ def statistics(graph: Graph, chosen: Iterable[Parameter]) -> dict[str, np.ndarra
 def hyper_values(recipe: Recipe, lr: float, step: int) -> dict[str, Any]:
     """What is fed beside the data at a step, counted from 1."""
     scalars = recipe.optimizer.scalars(lr, step)
+    if recipe.ema is not None:
+        scalars = {**scalars, "average": min(recipe.ema, (1 + step) / (10 + step)) - 1}
     return {
         STEP: np.array(step, np.int64),
         **{f"hyper/{n}": np.array(v, np.float32) for n, v in scalars.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 import time
 from math import inf, isfinite
@@ -31,7 +32,8 @@ class Callback:
         """After a step: ``loss``, ``mean`` since the epoch began, ``epoch``, ``batch``."""
 
     def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
-        """After an epoch: ``epoch``, ``loss``, ``lr``, and ``val_…`` where there is validation data."""
+        """After an epoch: ``epoch``, ``loss``, metrics of training, ``lr``, and all of these but ``lr`` as ``val_…`` where
+        there is validation data."""
 
     def end(self, trainer: Learner, logs: dict[str, Any]) -> None:
         """At the end, however it came: ``whole`` is False where an exception or Ctrl-C brought it."""
@@ -47,15 +49,20 @@ class Callback:
         self.__dict__.update(state)
 
 
+RISING = ("accuracy", "f1", "precision", "recall", "jaccard", "iou", "auc", "r2")
+"""What the names of metrics end in that are better the higher they are."""
+
+
 class _Watch(Callback):
     """What those share that look for the best value of ``monitor``. ``mode``: "min", "max", or "auto": max where the name
-    ends in accuracy, f1, precision, recall or jaccard."""
+    ends in one of `RISING`, or is top5 or alike."""
 
     def __init__(self, monitor: str, mode: str, least: float = 0.0) -> None:
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode is {mode!r}, wanted auto, min or max")
         if mode == "auto":
-            mode = "max" if monitor.endswith(("accuracy", "f1", "precision", "recall", "jaccard")) else "min"
+            rises = monitor.endswith(RISING) or re.search(r"(^|_)top\d+$", monitor)
+            mode = "max" if rises else "min"
         self.monitor, self.mode, self.least = monitor, mode, least
         self.best, self.bad = (inf if mode == "min" else -inf), 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from nbconv.train import box_losses, class_losses, losses, sequences
@@ -34,19 +36,49 @@ def check(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> str:
     return ""
 
 
-def labels_of(goal: Goal, y: np.ndarray, output: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """(labels, what an output's scores tell, both (n, …) integers; how many classes); None where targets are no labels."""
-    if goal.function in CLASSES:
-        reading = goal.reading(output.shape, y.shape)
-        if not reading.labels:
-            return None
-        told = output.transpose(reading.order).argmax(axis=1)
-        return y.reshape(reading.shape).astype(np.int64), told, output.shape[reading.axis]
+class Labels(NamedTuple):
+    """Targets as labels (n, …), and where the output they fit has its classes: ``order``, its axes as (samples, classes,
+    …)."""
+
+    labels: np.ndarray
+    order: tuple[int, ...]
+    classes: int
+
+    @property
+    def axis(self) -> int:
+        return self.order[1]
+
+    def as_labels(self, best: np.ndarray) -> np.ndarray:
+        """What is best along the output's classes, in the labels' shape."""
+        return best.transpose([a - (a > self.axis) for a in self.order if a != self.axis])
+
+
+def class_order(goal: Goal, dtype: np.dtype, shape: tuple[int, ...], output: tuple[int, ...]) -> tuple[int, ...] | None:
+    """`Labels.order` of an output for targets of this type and shape; None where these are no classes."""
+    if goal.function in CLASSES and len(goal.outputs) == 1:
+        reading = goal.reading(output, shape)
+        exclusive = reading.labels or goal.function in (class_losses.cross_entropy, class_losses.soft_cross_entropy)
+        return reading.order if exclusive else None
     if goal.function in LOSSES.values() or len(goal.outputs) > 1:
         return None
-    if y.dtype.kind != "i" or output.shape[1:2] < (2,) or y.shape != (output.shape[0], *output.shape[2:]):
+    if dtype.kind != "i" or output[1:2] < (2,) or shape != (output[0], *output[2:]):
         return None
-    return y, output.argmax(axis=1), output.shape[1]
+    return tuple(range(len(output)))
+
+
+def labels_of(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> Labels | None:
+    """Targets as labels for an output of this shape; of shares of classes the greatest one's. None where they are no
+    classes."""
+    order = class_order(goal, y.dtype, y.shape, output)
+    if order is None:
+        return None
+    classes = output[order[1]]
+    if goal.function not in CLASSES:
+        return Labels(y, order, classes)
+    reading = goal.reading(output, y.shape)
+    y = y.reshape(reading.shape)
+    labels = y.astype(np.int64) if reading.labels else y.transpose(reading.inner).argmax(axis=1)
+    return Labels(labels, order, classes)
 
 
 def _head(goal: Goal, y: np.ndarray, output: tuple[int, ...]) -> None:

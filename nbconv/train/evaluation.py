@@ -10,24 +10,22 @@ import numpy as np
 from nbconv.graph import Graph, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
-from nbconv.train import losses, metrics, sequences
-from nbconv.train.checks import labels_of
+from nbconv.train.asked import Meters, named
 from nbconv.train.data import Data, as_batches, as_data, whole
 from nbconv.train.detections import judge
-from nbconv.train.goals import Goal, Key, by_goal, specs_of
+from nbconv.train.goals import Goal, by_goal, specs_of
 from nbconv.train.learner import Learner
 from nbconv.train.targets import samples
 
 
-def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
-    """See `Trainer.evaluate`."""
+def evaluate(trainer: Learner, given: Any, batch_size: int, wanted: tuple[Any, ...] | None = None) -> dict[str, Any]:
+    """See `Trainer.evaluate`; ``wanted`` as `asked` gives it."""
+    meters = Meters(trainer.goals, wanted)
     data = as_data(given, trainer.model)
     source = ((*pair, None) for pair in as_batches(given)) if data is None else _in_order(data, batch_size)
     boxes = judge(data, trainer.goals)
     begin = data.begins_at if isinstance(data, Features) else ()
     totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
-    matrices: dict[Key, np.ndarray] = {}
-    read: dict[Key, np.ndarray] = {}
     for x, y, known in source:
         targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         size = samples(y)
@@ -35,45 +33,19 @@ def evaluate(trainer: Learner, given: Any, batch_size: int) -> dict[str, Any]:
             mine, logits = targets[goal.targets], found[goal.logits[-1]]
             trainer._check(goal, mine, logits.shape)
             totals[goal.key] += _loss(trainer, goal, found, mine) * size
-            if goal.function is losses.ctc:
-                told = np.array(sequences.errors(goal.options, mine, logits))
-                read[goal.key] = read.get(goal.key, 0) + told
-            matrix = _confusion(goal, logits, mine)
-            if matrix is not None:
-                matrices[goal.key] = matrices[goal.key] + matrix if goal.key in matrices else matrix
+        told = {f"{goal.targets}/{i}": found[n] for goal in trainer.goals for i, n in enumerate(goal.logits)}
+        meters.put(count, targets, told, {n: a.shape for n, a in found.items()})
+        meters.count()
         if boxes is not None and known is not None:
             boxes.add(found, known)
         count += size
     if not count:
         raise ValueError("there is nothing to evaluate on")
     result: dict[str, Any] = {"loss": sum(goal.weight * totals[goal.key] for goal in trainer.goals) / count}
-    for goal in trainer.goals:
-        prefix = f"{goal.title}_" if len(totals) > 1 else ""
-        told = {} if len(totals) == 1 else {"loss": totals[goal.key] / count}
-        told |= _metrics(matrices[goal.key]) if goal.key in matrices else {}
-        told |= {"character_accuracy": sequences.accuracy(*read[goal.key].tolist())} if goal.key in read else {}
-        result.update({f"{prefix}{name}": metric for name, metric in told.items()})
-    return result if boxes is None else {**result, **boxes.metrics()}
-
-
-def _confusion(goal: Goal, logits: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """The confusion matrix, where targets are labels of classes."""
-    found = labels_of(goal, y, logits)
-    if found is None:
-        return None
-    labels, told, classes = found
-    return metrics.confusion_matrix(labels, told, classes, goal.options.get("ignore_index"))
-
-
-def _metrics(matrix: np.ndarray) -> dict[str, Any]:
-    return {
-        "accuracy": metrics.accuracy(matrix),
-        "confusion": matrix,
-        "precision": float(metrics.precision(matrix).mean()),
-        "recall": float(metrics.recall(matrix).mean()),
-        "f1": float(metrics.f1(matrix).mean()),
-        "jaccard": metrics.mean_jaccard(matrix),
-    }
+    metrics = meters.results()
+    if len(totals) > 1:
+        metrics = {key: {"loss": totals[key] / count, **told} for key, told in metrics.items()}
+    return {**result, **named(trainer.goals, metrics), **(boxes.metrics() if boxes is not None else {})}
 
 
 def _in_order(data: Data, batch_size: int) -> Iterator[tuple[Any, Any, Any]]:

@@ -14,19 +14,33 @@ from nbconv.base.files import replace
 from nbconv.edit.deploy import frontier, tail
 from nbconv.graph import Graph, Spec
 from nbconv.train import advice, checkpoint
+from nbconv.train.asked import Meters, asked, named
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, Progress, need_matplotlib
-from nbconv.train.data import Balance, Data, as_batches, as_data, augmented, batches, class_weighted, order, prefetch, wanted
+from nbconv.train.data import (
+    Balance,
+    Data,
+    as_batches,
+    as_data,
+    augmented,
+    batches,
+    class_weighted,
+    gathered,
+    order,
+    prefetch,
+    wanted,
+)
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
-from nbconv.train.learner import Learner, NonFiniteLoss
+from nbconv.train.goals import by_goal
+from nbconv.train.learner import Learner, NonFiniteLoss, Told
 from nbconv.train.schedules import Named, Plateau
 from nbconv.train.targets import samples
 
 
 class History(dict):
-    """What happened: name ("loss", "val_loss", "val_accuracy", "lr") to a list with a number an epoch. ``report``: seconds,
-    whether features were cached, peak memory, what the plan forecast."""
+    """What happened: name ("loss", "accuracy", "val_loss", "val_accuracy", "lr") to a list with a number an epoch.
+    ``report``: seconds, whether features were cached, peak memory, what the plan forecast."""
 
     report: dict[str, Any]
 
@@ -51,6 +65,7 @@ def fit(
     cache_mb: float = 1024,
     resume: str | os.PathLike | None = None,
     progress: bool = False,
+    metrics: Any = None,
 ) -> History:
     """Trains until ``epochs`` epochs are done, those before a ``resume`` counted; what happened in all of them.
 
@@ -62,6 +77,8 @@ def fit(
     ``cache``: whether what the frozen part makes of each sample is computed once and kept, up to ``cache_mb``: "auto" does
     where it can; it excludes augmentation, which changes the samples. ``resume``: a checkpoint to go on from, if it is there
     (the same data and arguments give the same bits as without the stop). ``progress``: a bar (tqdm's, where installed).
+    ``metrics``: what is told of each epoch beside the loss, of training and of validation ("val_…"): names or functions, see
+    docs/training.md. Those of training are of what the steps computed, with the weights that they began with.
 
     NonFiniteLoss ends it, unless a callback is TerminateOnNaN. Ctrl-C ends it between two steps' states: the trainer is as
     after the last whole step.
@@ -86,12 +103,13 @@ def fit(
         data = class_weighted(data, class_weight)
     trainer.meaning = trainer.meaning._replace(**{name: value for name, value in known.items() if value})
     told: list[Callback] = [*callbacks, *([Progress()] if progress else [])]
-    steps = -(-len(data) // batch_size) if data is not None else 0
+    steps = -(-len(data) // (batch_size * trainer.accumulate)) if data is not None else 0
     if isinstance(trainer.schedule, Named):
         trainer.named_schedule = trainer.schedule
     if trainer.named_schedule is not None:
         trainer.schedule = trainer.named_schedule.over(epochs, steps)
-    run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size)
+    wanted_metrics = asked(metrics)
+    run = _Run(trainer, sorted(told, key=lambda callback: callback.last), batch_size, wanted_metrics)
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
     if data is not None and trainer.undecided:
@@ -100,6 +118,7 @@ def fit(
     if cache and augment is None and data is not None:
         graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
     source = train if data is None else data
+    run.sized = data is not None
     trainer.stop = False
     trainer.run = run
     whole = False
@@ -135,9 +154,15 @@ class _Place(NamedTuple):
 class _Run:
     """A fit: where it is, and what happened before."""
 
-    def __init__(self, trainer: Learner, callbacks: list[Callback], batch_size: int) -> None:
-        self.trainer, self.callbacks, self.batch_size = trainer, callbacks, batch_size
+    def __init__(
+        self, trainer: Learner, callbacks: list[Callback], batch_size: int, metrics: tuple[Any, ...] | None = None
+    ) -> None:
+        self.trainer, self.callbacks, self.batch_size, self.metrics = trainer, callbacks, batch_size, metrics
+        self.meters = Meters(trainer.goals, metrics, costly=False)
+        trainer.tell(self.meters.wants)
         self.place = _Place()
+        self.sized = True
+        """whether ``batch_size`` is what batches have"""
         self.history = History()
 
     @property
@@ -155,6 +180,8 @@ class _Run:
             **self.place._asdict(),
             "history": dict(self.history),
             "batch_size": self.batch_size,
+            "accumulate": self.trainer.accumulate,
+            "meters": self.meters.state() if self.batch else None,
             "callbacks": [[name, state] for name, state in told if state],
         }
 
@@ -163,8 +190,13 @@ class _Run:
             return
         if kept["batch_size"] != self.batch_size:
             raise ValueError(f"the checkpoint was written with batch_size {kept['batch_size']}, this is {self.batch_size}")
+        before, now = kept.get("accumulate", 1), self.trainer.accumulate
+        if before != now:
+            raise ValueError(f"the checkpoint was written with accumulate {before}, this is {now}")
         self.place = _Place(*(kept[n] for n in _Place._fields))
         self.history = History(kept["history"])
+        if kept.get("meters") is not None:
+            self.meters.restore(kept["meters"])
         states = list(kept["callbacks"])
         for callback in self.callbacks:
             k = next((k for k, (name, _) in enumerate(states) if name == type(callback).__name__), None)
@@ -183,7 +215,8 @@ class _Run:
                 trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
                 feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
                 try:
-                    loss = trainer.advance(feeds, y, graph, then=partial(self._stepped, self.place, samples(y)))
+                    loss = trainer.advance(feeds, y, graph, rows=self._rows(y), then=partial(self._stepped, self.place, y))
+                    self.meters.count()
                 except NonFiniteLoss as error:
                     if not any(c.takes(trainer, error) for c in self.callbacks):
                         raise
@@ -196,8 +229,17 @@ class _Run:
         finally:
             stream.close()  # type: ignore[attr-defined]
 
-    def _stepped(self, before: _Place, count: int, loss: float) -> None:
+    def _rows(self, y: Any) -> int:
+        """How many samples a batch has, of which a step takes several; 0 where it takes one."""
+        if self.trainer.accumulate == 1:
+            return 0
+        return self.batch_size if self.sized else -(-samples(y) // self.trainer.accumulate)
+
+    def _stepped(self, before: _Place, y: Any, loss: float, told: Told) -> None:
         """A step was taken: said with the step's counter, so that a Ctrl-C cannot come between."""
+        count = samples(y)
+        if told.found:
+            self.meters.put(before.batch, by_goal(self.trainer.goals, y), *told)
         total = before.total + loss * count
         self.place = _Place(before.epoch, before.batch + 1, total, before.samples + count)
 
@@ -207,9 +249,11 @@ class _Run:
         if not self.place.samples:
             raise ValueError("the data gave no batch")
         epoch = self.epoch
-        logs: dict[str, Any] = {"loss": self.place.total / self.place.samples, "lr": trainer.lr}
+        logs: dict[str, Any] = {"loss": self.place.total / self.place.samples}
+        logs |= {n: v for n, v in named(trainer.goals, self.meters.results()).items() if isinstance(v, float)}
+        logs["lr"] = trainer.lr
         if validation is not None:
-            found = evaluate(trainer, validation, self.batch_size)
+            found = evaluate(trainer, validation, self.batch_size, self.metrics)
             numbers = {n: v for n, v in found.items() if isinstance(v, float)}
             trainer.measured = trainer.steps, numbers
             logs |= {f"val_{n}": v for n, v in numbers.items()}
@@ -218,6 +262,7 @@ class _Run:
         advice.rising(self.history["loss"], logs["lr"])
         if isinstance(trainer.schedule, Plateau):
             trainer.schedule.seen(logs.get("val_loss", logs["loss"]))
+        self.meters.clear()
         self.place = _Place(epoch + 1)
         trainer.epoch = float(self.epoch)
         self.tell("epoch_end", epoch=epoch, **logs)
@@ -232,7 +277,9 @@ def _stream(
         if augment is not None:
             layout = wanted(trainer.model).layout
             pairs = augmented(pairs, augment, seed=trainer.seed, epoch=run.epoch, classes=trainer.classes, layout=layout)
+        pairs = gathered(pairs, trainer.accumulate)
         return prefetch(pair for k, pair in enumerate(pairs) if k >= run.batch)
+    batch_size *= trainer.accumulate
     numbers = order(source, run.epoch, trainer.seed, shuffle, balance)
     if isinstance(source, Features):
         starts = range(run.batch * batch_size, len(numbers), batch_size)
@@ -246,7 +293,7 @@ def cached(
 ) -> tuple[Graph, Data, Any]:
     """(the graph that is left to train, features in place of data, and of validation data), where that is possible."""
     graph = trainer.recipe.graph
-    names = frontier(graph, trainer.recipe.chosen, trainer.logits)
+    names = frontier(graph, trainer.recipe.chosen, trainer.logits, trainer.state)
     whole = graph, data, validation
     if not names or not set(names).isdisjoint(graph.inputs):
         if must:
@@ -278,15 +325,18 @@ def lr_find(
     kept = {n: np.array(a) for n, a in trainer.state.items()}
     counters = trainer.steps, trainer.epoch, trainer.schedule, trainer.lr_scale
     rates, values, smooth = [], [], 0.0
+    size, graph = batch_size * trainer.accumulate, trainer.recipe.graph
+    trainer.tell(Meters(trainer.goals, costly=False).wants)  # the steps that `fit` takes
     try:
         trainer.schedule = lambda step, epoch: 1.0
         for k in range(steps):
             rate = least * (most / least) ** (k / max(steps - 1, 1))
             trainer.lr_scale = rate / trainer.optimizer.lr
-            per = max(-(-len(data) // batch_size), 1)
-            numbers = order(data, k // per, trainer.seed)[k % per * batch_size :][:batch_size]
+            per = max(-(-len(data) // size), 1)
+            numbers = order(data, k // per, trainer.seed)[k % per * size :][:size]
+            x, y = data.batch(numbers)
             try:
-                loss = trainer.step(*data.batch(numbers))
+                loss = trainer.advance(trainer._inputs(x), y, graph, rows=batch_size * (size > batch_size))
             except NonFiniteLoss:
                 break
             smooth = 0.9 * smooth + 0.1 * loss

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbconv.base.machine import thread_count
+from nbconv.edit.head import find_head
 from nbconv.edit.meaning import Meaning
 from nbconv.edit.parameters import Parameter, master
 from nbconv.edit.selection import KINDS, select
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
 from nbconv.train import auto, building
+from nbconv.train.asked import told_of
 from nbconv.train.building import Built, Recipe
 from nbconv.train.checks import check
 from nbconv.train.choosing import Choice
@@ -30,7 +32,7 @@ from nbconv.train.optimizers import SGD, Optimizer
 from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Named, Schedule, constant
 from nbconv.train.step import TrainingStep
-from nbconv.train.targets import Targets
+from nbconv.train.targets import Targets, joined, samples
 from nbconv.train.unchanged import Watch, reason
 
 
@@ -57,12 +59,19 @@ class Learner(Learnt):
         loss_weights: Mapping[Any, float] | None = None,
         output: str = "",
         repair: bool = False,
+        adapters: int | None = None,
         bn_momentum: float | None = None,
         threads: int | None = None,
         micro_batch_norm: bool = False,
         step_ms: float | None = None,
         steps_per_epoch: int | None = None,
+        ema: float | None = None,
+        accumulate: int = 1,
     ) -> None:
+        if accumulate < 1 or accumulate != int(accumulate):
+            raise ValueError(f"accumulate is {accumulate}, wanted how many batches a step takes, 1 or more")
+        if ema is not None and not 0 <= ema < 1:
+            raise ValueError(f"ema is {ema}, wanted a share from 0 to below 1, such as 0.999")
         if steps_per_epoch is not None and steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch is {steps_per_epoch}, wanted 1 or more")
         if not 0 < lr_decay <= 1:
@@ -72,6 +81,8 @@ class Learner(Learnt):
         auto.check(trainable, memory_mb, step_ms, repair)
         if bn_momentum is not None and not 0 <= bn_momentum < 1:
             raise ValueError(f"bn_momentum is {bn_momentum}, wanted a share from 0 to below 1")
+        if adapters is not None and (repair or trainable == "auto"):
+            raise ValueError("adapters want to know which weights train, as they are: not with 'auto' or repair=True")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
         self.micro_batch_norm = micro_batch_norm
         self.threads = model.threads if threads is None else thread_count(threads)
@@ -94,6 +105,11 @@ class Learner(Learnt):
             graph, extra, self._back = repaired(graph, chosen)
             self._state.update({p.value: master(p, graph) for p in extra})
             chosen = [*chosen, *extra]
+        if adapters is not None:
+            from nbconv.edit.adapters import adapted
+
+            graph, chosen, bases, self._back = adapted(graph, chosen, adapters, _heads(graph, self.outputs), self.seed)
+            self._state = {**{p.value: master(p, graph) for p in chosen}, **bases}
         graph = ended(graph, self.goals)
         self.lr_decay = lr_decay
         factors = {p.value: lr_decay**p.depth for p in chosen}
@@ -107,6 +123,7 @@ class Learner(Learnt):
             factors,
             self.seed,
             bn_momentum,
+            ema,
         )
         self._begin()
         self._steps, self.lr_scale = 0, 1.0
@@ -114,12 +131,15 @@ class Learner(Learnt):
         self.meaning, self.measured = Meaning(), (-1, {})
         self._epoch: float | None = None
         self.steps_per_epoch = steps_per_epoch
+        self.accumulate = int(accumulate)
+        self._gathered: list[tuple[Any, Any]] = []
         self._warned_of_epochs = False
         self._pending: _Pending | None = None
         self.stop: bool | str = False
         self.run: Any = None
         self.loss_models: dict[tuple, tuple[str, Model]] = {}
         self._warned: set[Any] = set()
+        self._tells: tuple = ()
         self._current: tuple[tuple, Model] | None = None
         self._before: list[Graph] = []
         self._lock = threading.RLock()
@@ -205,7 +225,8 @@ class Learner(Learnt):
         where there are several losses. ValueError for what does not fit, NonFiniteLoss where the loss is none: then nothing
         changed. With ``budget_ms`` it works about so long and returns None until the step is done: call it again with the
         same batch (ValueError for another one; a step without budget, or `abandon`, gives up what has begun). Schedules by
-        the epoch want ``steps_per_epoch``.
+        the epoch want ``steps_per_epoch``. With ``accumulate`` batches are kept, and None returned, until there are so many;
+        the step is then one on all of them.
         """
         if self.steps_per_epoch:
             self._epoch = None
@@ -221,7 +242,28 @@ class Learner(Learnt):
                 "Say Trainer(steps_per_epoch=…), or set trainer.epoch",
                 stacklevel=2,
             )
+        if self.accumulate > 1:
+            return self._gather(self._inputs(x), y, budget_ms)
         return self.advance(self._inputs(x), y, self.recipe.graph, budget_ms)
+
+    def _gather(self, feeds: dict[str, np.ndarray], y: Any, budget_ms: float | None) -> Any:
+        """Keeps a batch, and takes the step where it is the last one that it wants."""
+        with self._lock:
+            batches = [*self._gathered, (feeds, y)]
+            if len(batches) < self.accumulate:
+                by_goal(self.goals, y)
+                self._gathered.append(({n: a.copy() for n, a in feeds.items()}, joined([y])))
+                return None
+            whole = {n: np.concatenate([x[n] for x, _ in batches]) if a.ndim else a for n, a in feeds.items()}
+            rows = max(samples(targets) for _, targets in batches)
+            try:
+                loss = self.advance(whole, joined([y for _, y in batches]), self.recipe.graph, budget_ms, rows=rows)
+            except NonFiniteLoss:
+                self._gathered.clear()
+                raise
+            if loss is not None:
+                self._gathered.clear()
+            return loss
 
     def advance(
         self,
@@ -229,18 +271,20 @@ class Learner(Learnt):
         y: Any,
         graph: Graph,
         budget_ms: float | None = None,
-        then: Callable[[float], None] | None = None,
+        then: Callable[[float, Told], None] | None = None,
+        rows: int = 0,
     ) -> Any:
         """`step` on a graph that begins at the values ``feeds``: the model's, or the part of it behind cached features.
-        ``then`` is told the loss when the step is taken, whatever interrupts it; it may be told twice."""
+        ``then`` is told the loss, and what `tell` asked for, when the step is taken, whatever interrupts it; it may be told
+        twice. ``rows``: samples of each batch that this one was gathered from."""
         with self._lock:
             self._settle()
             targets = by_goal(self.goals, y)
             if self.undecided:
                 auto.decide(self, feeds, targets)
             if budget_ms is not None:
-                self._refuse_another(feeds, targets)
-            work = self._work(feeds, targets, graph)
+                self._refuse_another(self._key(feeds, targets, rows))
+            work = self._work(feeds, targets, graph, rows)
             for goal in self.goals:
                 self._check(goal, targets[goal.targets], work.shapes[goal.logits[-1]])
             given = {**feeds, **targets}
@@ -254,7 +298,10 @@ class Learner(Learnt):
             if found is None:
                 return None
             loss = float(found[work.loss].reshape(()))
-            pending = _Pending(work.step, [], self._steps + 1, partial(then, loss) if then else None)
+            told = {name: found[value] for name, value in work.built.told.items()} if then else {}
+            pending = _Pending(
+                work.step, [], self._steps + 1, partial(then, loss, Told(told, work.shapes)) if then else None
+            )
             try:
                 self._pending = pending  # from here on the step is taken
                 self._settle()
@@ -266,18 +313,18 @@ class Learner(Learnt):
                 self._watch.after(held, lambda: reason(work.built, {**given, **hyper, **self._state}, like, self.lr))
             return loss
 
-    def timed(self, feeds: dict[str, np.ndarray], y: Any, graph: Graph) -> float:
+    def timed(self, feeds: dict[str, np.ndarray], y: Any, graph: Graph, rows: int = 0) -> float:
         """Seconds of a step, but for the writing of the state: it changes nothing."""
         with self._lock:
             self._settle()
             targets = by_goal(self.goals, y)
             if self.undecided:
                 auto.decide(self, feeds, targets)
-            return self.seconds(feeds, targets, graph)
+            return self.seconds(feeds, targets, graph, rows)
 
-    def seconds(self, feeds: dict[str, np.ndarray], targets: dict[str, np.ndarray], graph: Graph) -> float:
+    def seconds(self, feeds: dict[str, np.ndarray], targets: dict[str, np.ndarray], graph: Graph, rows: int = 0) -> float:
         """`timed`, where it is known what trains."""
-        work = self._work(feeds, targets, graph)
+        work = self._work(feeds, targets, graph, rows)
         begin = time.perf_counter()
         hyper = building.hyper_values(self.recipe, self.optimizer.lr, self._steps + 1)
         work.step.prepare({**feeds, **targets}, hyper, check=lambda found: None)
@@ -298,15 +345,16 @@ class Learner(Learnt):
             self._pending = None
 
     def abandon(self) -> None:
-        """Give up the step that was begun with ``budget_ms``: nothing of it counts."""
+        """Give up the step that was begun with ``budget_ms``, and batches kept for it: nothing of them counts."""
         with self._lock:
+            self._gathered.clear()
             for work in self._works.values():
                 work.step.abandon()
 
-    def _refuse_another(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> None:
+    def _refuse_another(self, wanted: tuple) -> None:
         """ValueError for a batch of other shapes than the step under way has."""
         begun = next((key for key, work in self._works.items() if work.step.begun), None)
-        if begun is not None and begun != self._key(feeds, targets):
+        if begun is not None and begun != wanted:
             raise ValueError(
                 "this batch has other shapes than the one that the step under way began with: call it again with the same "
                 "batch until it is done, or give it up (abandon)"
@@ -339,16 +387,18 @@ class Learner(Learnt):
             self._warned.add(goal.key)
             warnings.warn(told, stacklevel=4)
 
-    def _work(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], graph: Graph) -> _Work:
+    def _work(
+        self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], graph: Graph, rows: int = 0
+    ) -> _Work:
         """The step for arrays of these shapes, made when they first come."""
-        key = self._key(feeds, targets)
+        key = self._key(feeds, targets, rows)
         if key not in self._works:
-            samples = max((len(a) for a in feeds.values() if a.ndim), default=0)
-            if samples == 0:
+            count = max((len(a) for a in feeds.values() if a.ndim), default=0)
+            if count == 0:
                 raise ValueError("the batch is empty")
             for y in targets.values():
-                if y.ndim and len(y) != samples:
-                    raise ValueError(f"{len(y)} targets for {samples} samples")
+                if y.ndim and len(y) != count:
+                    raise ValueError(f"{len(y)} targets for {count} samples")
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
             recipe = self.recipe._replace(graph=graph)
             built, step, policy = planned(
@@ -358,6 +408,7 @@ class Learner(Learnt):
                 self._state,
                 self._limit,
                 self.micro_batch_norm,
+                rows,
                 threads=self.threads,
                 drop=self.model.weights.drop,
                 home=self._home,
@@ -370,9 +421,16 @@ class Learner(Learnt):
                 work.step.share(block)
         return self._works[key]
 
-    @staticmethod
-    def _key(feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> tuple:
-        return (*((n, a.shape) for n, a in feeds.items()), *((a.shape, a.dtype.str) for a in targets.values()))
+    def tell(self, wants: Mapping[str, bool]) -> None:
+        """Lets steps tell what metrics are made of: see `nbconv.train.asked.told_of`."""
+        told = tuple(wants.items())
+        if told and told != self._tells:
+            self._tells = told
+            self.recipe = self.recipe._replace(told=partial(told_of, self.goals, dict(wants)))
+
+    def _key(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], rows: int) -> tuple:
+        shapes = ((n, a.shape) for n, a in feeds.items())
+        return (self._tells, rows, *shapes, *((a.shape, a.dtype.str) for a in targets.values()))
 
     def forecast(self) -> dict[str, Any]:
         """What the plans of the steps made so far take, in MiB: ``activations_mb`` (with gradients and scratch), and beside
@@ -383,6 +441,13 @@ class Learner(Learnt):
         if found is None:
             return {"state_mb": state}
         return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.policy.parts}
+
+
+class Told(NamedTuple):
+    """What a step tells beside its loss, by name, and the logits' shapes."""
+
+    found: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 class _Pending(NamedTuple):
@@ -411,3 +476,12 @@ def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], ou
         return select(graph, trainable, frozen)
     found = {p.value: p for name in outputs for p in select(graph, trainable, frozen, name)}
     return list(found.values())
+
+
+def _heads(graph: Graph, outputs: tuple[str, ...]) -> set[str]:
+    """The weights of the outputs' heads, as far as they have one."""
+    found = set()
+    for name in outputs:
+        with contextlib.suppress(ValueError):
+            found.add(find_head(graph, name).weight)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from nbconv.edit.parameters import Parameter
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
-from nbconv.train.building import Recipe
+from nbconv.train.building import Recipe, average
 from nbconv.train.goals import Goal
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class Learnt:
-    """What a `Learner` makes of its model's weights, as they are after the last finished step."""
+    """What a `Learner` makes of its model's weights, as they are after the last finished step; of their averages, where it
+    has these."""
 
     model: Model
     threads: int
@@ -73,7 +75,7 @@ class Learnt:
     def _metadata(self) -> dict[str, Any]:
         """What is written into a saved model's metadata."""
         return {
-            "trained": [p.name for p in self.recipe.chosen if p.name in self.authored.constants],
+            "trained": [p.name for p in self._authored],
             "steps": self._steps,
             "loss": self.loss_name,
             "optimizer": repr(self.recipe.optimizer),
@@ -86,7 +88,9 @@ class Learnt:
             self._settle()
             if self._home is not None:
                 self._home.fetch()
-            state = self._state
+            state: Mapping[str, np.ndarray] = self._state
+            if self.recipe.ema is not None:
+                state = {name: state.get(average(name), array) for name, array in state.items()}
             if self._back is not None:
                 state = self._back(state)
             graph = deployed(self.authored, self._authored, state, self._metadata())
@@ -103,6 +107,7 @@ class Learnt:
         if before.classes and self.classes not in (0, len(before.classes)):
             gone.append("classes")
         measured = self.measured[1] if self.measured[0] == self._steps else {}
+        measured = {name: value for name, value in measured.items() if isfinite(value)}
         return {**without(metadata, *gone), **self.meaning._replace(metrics=measured).written()}
 
     def current(self, feeds: tuple[str, ...] = (), specs: Mapping[str, Spec] | None = None) -> Model:

@@ -64,6 +64,27 @@ def mean_jaccard(matrix: np.ndarray) -> float:
     return float(jaccard(matrix)[seen].mean()) if seen.any() else 0.0
 
 
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Of scores (n, classes, …), float64."""
+    found = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The area under the ROC curve (Hanley and McNeil 1982): the share of pairs of one that is and one that is not in which
+    the first has the higher score, ties half. Of scores (n, k) and booleans alike the mean over those columns that have
+    both; NaN where none has."""
+    found = []
+    for column, true in zip(scores.T, truth.T, strict=True):
+        yes = int(true.sum())
+        no = len(true) - yes
+        if yes and no:
+            _, at, counts = np.unique(column, return_inverse=True, return_counts=True)
+            ranks = (np.cumsum(counts) - (counts - 1) / 2)[at]
+            found.append((ranks[true].sum() - yes * (yes + 1) / 2) / (yes * no))
+    return float(np.mean(found)) if found else float("nan")
+
+
 def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
 

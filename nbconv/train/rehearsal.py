@@ -51,6 +51,7 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
     """Plans a step and times the part of it that writes to nothing; `fit` would do the same ones."""
     train = as_data(train, trainer.model) or train
     held = held and as_data(held, trainer.model)
+    rows, batch_size = batch_size, batch_size * trainer.accumulate
     steps = -(-len(train) // batch_size)
     numbers = order(train, 0, trainer.seed)[: 2 * batch_size]
     options: dict[str, Any] = {"augment": augment, "seed": trainer.seed, "classes": trainer.classes}
@@ -68,7 +69,7 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
         if isinstance(kept, Features):
             graph, feeds, y = short, kept.arrays, kept.labels
             once = seconds / len(part) * (len(train) + (len(held) if held is not None else 0))
-    step = min(trainer.timed(feeds, y, graph) for _ in range(TRIES))
+    step = min(trainer.timed(feeds, y, graph, rows * (batch_size > rows)) for _ in range(TRIES))
     whole = trainer.forecast()
     check = 0.0
     if held is not None and not once:
@@ -77,9 +78,9 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
         xs, _ = some.batch(np.arange(len(some)))
         trainer.current().run(trainer._inputs(xs))
         check = (time.perf_counter() - begin) / len(some) * len(held)
-    constants = trainer.authored.constants.values()
+    constants, rows = trainer.authored.constants.values(), trainer.recipe.rows
     return Rehearsal(
-        sum(trainer.state[p.value].size for p in trainer.parameters),
+        sum(trainer.state[p.value][list(rows.get(p.value, ())) or ...].size for p in trainer.parameters),
         sum(a.size for a in constants if a.dtype.kind == "f" and a.size > 1),
         tuple(p.name for p in trainer.parameters),
         len(train),

@@ -24,7 +24,7 @@ from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
 from nbconv.plan.plan import Plan
 from nbconv.runtime.executor import workspace
 from nbconv.runtime.planned import target_of
-from nbconv.train.memory.policy import MIB, USUAL, TooLarge
+from nbconv.train.memory.policy import MIB, USUAL, TooLarge, mebibytes
 
 if TYPE_CHECKING:
     from nbconv.runtime.cuda.device import State
@@ -106,7 +106,12 @@ class TrainingStep:
         """bytes of activations, gradients and scratch"""
         self.memory = program.arena + sum(r.nbytes for r, v in zip(self.results, fetch, strict=True) if not self._home(v))
         if memory_mb is not None and self.memory > memory_mb * MIB:
-            raise TooLarge(self.memory, memory_mb)
+            raise TooLarge(
+                f"a step on these shapes needs {mebibytes(self.memory)} MiB for activations, gradients and scratch, "
+                f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less",
+                self.memory,
+                self.memory - program.arena + self.plan.live,
+            )
         if drop is not None:
             drop()
         _trim()
@@ -331,11 +336,11 @@ def _updates_last(graph: Graph, updates: Mapping[str, str]) -> tuple[Graph, dict
     late, early, placed = [], [], {}
     for node in graph.nodes:
         (late if _in_place(node, wanted) else early).append(node)
-    reads = {n for node in (*late, *early) for n in node.inputs}
+    reads = {n for node in early for n in node.inputs}
     for node in late:
         placed.update({value: wanted[value] for value in node.outputs if value in wanted})
     if not reads.isdisjoint(placed):
-        raise ModelError(f"{reads.intersection(placed)} are read in the step that makes them")
+        raise ModelError(f"{reads.intersection(placed)} are read before the step is taken")
     return Graph([*early, *late], graph.inputs, graph.outputs, graph.constants, graph.name), placed
 
 

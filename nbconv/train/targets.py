@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,17 @@ class Weighted:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.targets, dtype)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Targets of several batches as one's: arrays, dicts of arrays by output, `Targets` or `Weighted`, all alike."""
+    if any(isinstance(part, Weighted) for part in parts):
+        parts = [p if isinstance(p, Weighted) else Weighted(p, np.ones(samples(p), np.float32)) for p in parts]
+        return Weighted(joined([p.targets for p in parts]), np.concatenate([p.weights for p in parts]))
+    given = [part.arrays if isinstance(part, Targets) else part for part in parts]
+    if not isinstance(given[0], Mapping):
+        return np.concatenate([np.asarray(part) for part in given])
+    return {key: np.concatenate([np.asarray(part[key]) for part in given]) for key in given[0]}
 
 
 def samples(y: Any) -> int:

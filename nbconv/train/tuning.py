@@ -21,6 +21,9 @@ METRICS = {"classify": "accuracy", "segment": "jaccard", "detect": "map50", "reg
 """By task, what it is judged by."""
 LOSSES = {"classify": "cross_entropy", "segment": "cross_entropy", "detect": "ssd", "regress": "mse"}
 
+FEW = ("head", "bias", "norm", "auto")
+"""What trains few parameters, at a higher rate than many."""
+
 
 class Tuning(NamedTuple):
     """A trainer, and the data to train it, to watch it, and to tell its result of."""
@@ -39,6 +42,7 @@ def prepared(
     task: str = "auto",
     classes: int | None = None,
     layers: str | Iterable[str] = "head",
+    widen: int = 0,
     loss: Any = None,
     loss_options: Any = None,
     optimizer: Optimizer | None = None,
@@ -65,6 +69,7 @@ def prepared(
     of. A detector's head goes on ``grids``, features by name, see `Model.add_detector`. ``classes``: how many the new head
     has (default: those of the data). ``layers``: what trains, "head", "last:k", "bias", "norm", "all", "auto" (what
     ``memory_mb`` and ``step_ms`` leave room for), or globs.
+    ``widen``: how many earlier layers the new head reads, too (`Model.widen_head`).
     ``held_out``: the share of each class that is kept for the report; data in splits have theirs: a validation part is
     watched, a test part is what the report is of.
     ``size``, ``mean``, ``std``, ``channels``, ``layout``: how pictures become the model's input (by default its height and
@@ -96,15 +101,19 @@ def prepared(
     if not len(held):
         _look_for_files(samples)
         raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
-    rate = 1e-3 if layers == "head" else 3e-4
+    rate = 1e-3 if layers in FEW else 3e-4
     if task == "detect":
         if loss not in (None, LOSSES[task]):
             raise ValueError(f"loss is {loss!r}, and that of a detector is 'ssd': leave loss out")
+        if widen:
+            raise ValueError(f"widen is {widen}, and a detector's head reads grids: name these")
         anchors = prepare(model, train, classes, grids, seed)
         train, held, last = (encoded(part, anchors) for part in (train, held, last))
         rate = 1e-3
     else:
         model.replace_head(_outputs(samples, task, classes), seed=seed)
+        if widen:
+            model.widen_head(widen)
     trainer = Trainer(
         model, loss or LOSSES[task], optimizer or Adam(rate), layers, schedule=schedule, loss_options=loss_options,
         lr_decay=lr_decay, memory_mb=memory_mb, step_ms=step_ms, repair=repair, seed=seed, **more,

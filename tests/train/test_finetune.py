@@ -14,6 +14,7 @@ from PIL import Image
 
 import nbconv
 from nbconv.cli import main
+from nbconv.edit.head import find_head
 from nbconv.graph import Graph, Spec
 from nbconv.image import load_image
 from nbconv.train import confusion
@@ -39,6 +40,11 @@ def test_call_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "held-out accuracy" in capsys.readouterr().out
     assert "&lt;c&gt;" in (tmp_path / "r.html").read_text()
     assert nbconv.load(tmp_path / "m3.onnx")(x).shape == (60, 4)
+    assert main([*command, "--widen", "1", "--epochs", "1"]) == 0
+    assert find_head(nbconv.load(tmp_path / "m3.onnx").graph).features == 8 + 16
+    assert main([*command, "--layers", "all", "--adapters", "2", "--epochs", "1"]) == 0
+    change = nbconv.load(tmp_path / "m3.onnx").graph.constants["w1"] - mlp().constants["w1"]
+    assert np.linalg.matrix_rank(change, tol=1e-6) == 2
 
 
 def pictures(folder: Path) -> list[tuple[str, str]]:

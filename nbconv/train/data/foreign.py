@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from nbconv.base.image import load_image
 from nbconv.train.data.base import Batch, Data, kind_named, layout_named, scale, targets
 from nbconv.train.data.pictures import Pictures
-from nbconv.train.targets import Weighted
+from nbconv.train.targets import Weighted, joined
 
 SAMPLES = ("image", "images", "img", "pixel_values", "picture", "x", "input", "inputs", "audio", "features")
 TARGETS = ("label", "labels", "target", "targets", "y", "class", "fine_label", "annotation", "mask")
@@ -54,6 +55,18 @@ def as_batches(given: Iterable[Any] | Callable[[], Iterable[Any]]) -> Iterator[t
             batch, weights = batch[:2], batch[2]
         x, y = pair(batch, f"batch {k} of the data")
         yield _arrays(x), _arrays(y) if weights is None else Weighted(_arrays(y), array(weights))
+
+
+def gathered(pairs: Iterator[tuple[Any, Any]], count: int) -> Iterator[tuple[Any, Any]]:
+    """So many batches as one; fewer at the end."""
+    while batches := list(islice(pairs, count)):
+        x = [x for x, _ in batches]
+        if count == 1:
+            yield batches[0]
+        elif isinstance(x[0], Mapping):
+            yield {n: np.concatenate([part[n] for part in x]) for n in x[0]}, joined([y for _, y in batches])
+        else:
+            yield np.concatenate(x), joined([y for _, y in batches])
 
 
 def _arrays(value: Any) -> Any:
