@@ -85,6 +85,10 @@ class Built(NamedTuple):
     """bytes that it takes in segments"""
     told: Mapping[str, str] = {}
     """the values of what else it tells"""
+    gradients: Mapping[str, str] = {}
+    """of parameters, before they are clipped"""
+    norm: str = ""
+    """of all gradients together, where it is limited"""
 
 
 def slot(value: str, i: int) -> str:
@@ -170,13 +174,16 @@ def build(
         choice, estimate = budget.fit(policy.most) if policy.most else budget.least()
         whole = segments.graph(choice)
     to = Builder(whole, specs, "update/")
-    updates = _updated(to, recipe, gradients, held)
+    updates, norm = _updated(to, recipe, gradients, held)
     updates.update(_statistics(to, graph, specs, held))
     updates.update(_averages(to, updates, held) if recipe.ema is not None else {})
     result = to.graph()
-    result.outputs = dict.fromkeys((loss, *told.values(), *updates.values()))
+    outputs: list[str] = [loss, *told.values(), *filter(None, [norm]), *updates.values()]
+    result.outputs = dict.fromkeys(outputs)
     trained = tuple(p for p in recipe.chosen if p.value in gradients)
-    return Built(result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate, told)
+    return Built(
+        result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate, told, gradients, norm
+    )
 
 
 def computed(source: Graph) -> tuple[Graph, dict[str, Spec]]:
@@ -247,13 +254,13 @@ def _active_dropout(graph: Graph, recipe: Recipe) -> Graph:
     return with_dropout(graph.derive(nodes), STEP, recipe.seed)
 
 
-def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mapping[str, Spec]) -> dict[str, str]:
-    """Adds clipping and the optimizer: the new value of each state."""
+def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mapping[str, Spec]) -> tuple[dict[str, str], str]:
+    """Adds clipping and the optimizer: the new value of each state, and the norm of gradients where it is limited."""
     optimizer = recipe.optimizer
     hyper = tuple(f"hyper/{name}" for name in optimizer.scalars(optimizer.lr, 1))
     for name in hyper:
         to.input(name, Spec((), np.dtype(np.float32)))
-    gradients = _clipped(to, optimizer, gradients)
+    gradients, norm = _clipped(to, optimizer, gradients)
     updates: dict[str, str] = {}
     for p in recipe.chosen:
         if p.value not in gradients:
@@ -264,7 +271,7 @@ def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mappi
             to.input(name, held[name])
         made = to.add_many(op, 1 + op.slots, p.value, gradients[p.value], *slots, *hyper)
         updates.update(zip([p.value, *slots], made, strict=True))
-    return updates
+    return updates, norm
 
 
 def group_options(optimizer: Optimizer, parameter: Parameter) -> dict[str, float]:
@@ -276,14 +283,16 @@ def group_options(optimizer: Optimizer, parameter: Parameter) -> dict[str, float
     return found
 
 
-def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> dict[str, str]:
+def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> tuple[dict[str, str], str]:
+    norm = ""
+
     def number(value: float) -> str:
         return to.constant(np.array(value, np.float32))
 
     if optimizer.clip_value is not None:
         low, high = number(-optimizer.clip_value), number(optimizer.clip_value)
         gradients = {n: to.add(Clip(), g, low, high) for n, g in gradients.items()}
-    if optimizer.clip_norm is not None:
+    if optimizer.clip_norm is not None and gradients:
         total = ""
         for g in gradients.values():
             part = to.add(ReduceSum(keepdims=0), to.add(Mul(), g, g))
@@ -291,7 +300,7 @@ def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> di
         norm = to.add(Add(), to.add(Sqrt(), total), number(1e-6))
         factor = to.add(Min(), to.add(Div(), number(optimizer.clip_norm), norm), number(1.0))
         gradients = {n: to.add(Mul(), g, factor) for n, g in gradients.items()}
-    return gradients
+    return gradients, norm
 
 
 def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapping[str, Spec]) -> dict[str, str]:
