@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         load_npz,
         mask_folder,
         voc,
+        yolo_folder,
     )
     from nbconv.train.finetune import finetune
     from nbconv.train.learner import NonFiniteLoss
@@ -53,7 +54,7 @@ _MODULES = {
     ),
     "train.data": (
         "Arrays", "Pictures", "Splits", "coco", "from_dataset", "image_folder", "image_list", "image_splits", "load_npz",
-        "mask_folder", "voc",
+        "mask_folder", "voc", "yolo_folder",
     ),
     "train.finetune": ("finetune",),
     "train.learner": ("NonFiniteLoss",),
@@ -78,5 +79,5 @@ __all__ = [
     "EarlyStopping", "LearningCurve", "MLflow", "Model", "ModelCheckpoint", "ModelError", "NonFiniteLoss", "Pictures",
     "RMSProp", "RandAugment", "ReduceLROnPlateau", "Splits", "TensorBoard", "TerminateOnNaN", "Trainer",
     "UnsupportedError", "WandB", "__version__", "coco", "finetune", "from_dataset", "from_torch", "image_folder",
-    "image_list", "image_splits", "load", "load_npz", "mask_folder", "save", "voc",
+    "image_list", "image_splits", "load", "load_npz", "mask_folder", "save", "voc", "yolo_folder",
 ]  # fmt: skip

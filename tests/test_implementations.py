@@ -49,6 +49,8 @@ CASES: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...], dict[str, Any
     ("weight_grad", "nbconv", "ConvGradWeight", (2, 18, 9, 8), (2, 33, 9, 8), {"kernel_shape": (3, 3), **SAME}),
     ("weight_grad_depthwise", "nbconv", "ConvGradWeight", (2, 19, 9, 8), (2, 19, 9, 8),
      {"kernel_shape": (3, 3), "group": 19, **SAME}),
+    ("weight_grad_grouped", "nbconv", "ConvGradWeight", (2, 64, 9, 8), (2, 64, 9, 8),
+     {"kernel_shape": (3, 3), "group": 16, **SAME}),
     ("weight_grad_small_channels", "nbconv", "ConvGradWeight", (2, 3, 9, 8), (2, 20, 9, 8),
      {"kernel_shape": (3, 3), **SAME}),
 ]  # fmt: skip

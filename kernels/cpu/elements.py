@@ -82,9 +82,7 @@ nearest_1, nearest_2, nearest_8 = _nearest(Bytes, 1), _nearest(Shorts, 2), _near
 
 
 @kernel
-def pick(
-    x: Floats, y: Floats, places: Ints, count: Int, size: Int, pixels: Int, total: Int, first: Int, last: Int
-) -> None:
+def pick(x: Floats, y: Floats, places: Ints, count: Int, size: Int, pixels: Int, total: Int, first: Int, last: Int) -> None:
     """y[p, t] = x[p, places[t]], x is (total, size), y (total, count); a unit is ``pixels`` of p."""
     for p in range(first * pixels, min(last * pixels, total)):
         for t in range(count):

@@ -45,6 +45,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "names separated by commas",
     )  # fmt: skip
     options.add(
+        "--adapters", type=_model.positive, metavar="RANK", group=what,
+        help="train a change of this rank of each weight in place of it (but the head's): less state",
+    )  # fmt: skip
+    options.add(
         "--widen", type=_model.positive, metavar="N", group=what,
         help="let the new head read the means of N layers before it, too: 16 often learn more at little cost",
     )  # fmt: skip
@@ -62,7 +66,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(OPTIMIZERS)} (default: adam)",
     )  # fmt: skip
     options.add(
-        "--lr", type=_model.nonnegative, metavar="X", group=how, help="learning rate (default: 0.001 head, else 0.0003)"
+        "--lr",
+        type=_model.nonnegative,
+        metavar="X",
+        group=how,
+        help="learning rate (default: 0.001 for head, bias, norm, auto, else 0.0003)",
     )
     options.add(
         "--schedule", choices=SCHEDULES, metavar="NAME", group=how,
@@ -145,6 +153,8 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None
+    if report.chosen is not None:
+        print(f"trained {report.chosen}")
     print(report)
     print(f"written: {args.out}")
     if args.html:
@@ -163,6 +173,7 @@ def _prepared(args: argparse.Namespace) -> dict[str, Any]:
         "task": args.task,
         "layers": layers,
         "widen": args.widen or 0,
+        "adapters": args.adapters,
         "loss": args.loss,
         "grids": args.grids.split(",") if args.grids else (),
         "repair": bool(args.repair),
@@ -198,7 +209,10 @@ def _dry_run(args: argparse.Namespace, augment: Any) -> int:
     from nbconv.train.tuning import prepared
 
     tuning = prepared(args.model, args.data, **_prepared(args))
-    print(rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment))
+    told = rehearse(tuning.trainer, tuning.train, tuning.held, args.batch, augment)
+    if tuning.trainer.chosen is not None:
+        print(f"chosen   {tuning.trainer.chosen}")
+    print(told)
     print("nothing was trained or written")
     return 0
 

@@ -75,12 +75,11 @@ def pick_channels(to: Lowering, i: int, channels: tuple[int, ...]) -> None:
 def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: float = 1.0) -> Ref:
     """Panels of n columns a group, as `packing.pack` makes them of constants."""
     taps, full = ws.kh * ws.kw, padded(n, to.target.lanes, to.columns)
-    size = groups * taps * ws.cg
-    y, units = to.floats(size * full), groups * ceil(n, to.columns)
+    y, units = to.floats(groups * panel_floats(to, ws, n)), groups * ceil(n, to.columns)
     to.step(
         "packing.panels",
         to.gpu_split(units, ceil(taps * ws.cg, PIECE)),
-        work=16 * size * n,
+        work=16 * groups * taps * ws.cg * n,
         w=w.at(ws.base),
         y=y,
         kh=ws.kh,
@@ -92,6 +91,36 @@ def panels(to: Lowering, w: Ref, ws: WeightStrides, groups: int, n: int, scale: 
         scale=scale,
     )
     return y
+
+
+def planes(to: Lowering, w: Ref, ws: WeightStrides, count: int, n: int) -> list[Ref]:
+    """The panels of ``count`` planes of a kernel of one group, ws.group floats apart, in one step."""
+    each = panel_floats(to, ws, n)
+    if to.target.gpu or count == 1:
+        whole = panels(to, w, ws, count, n)
+    else:
+        whole = to.floats(count * each)
+        to.step(
+            "packing.planes",
+            ceil(n, to.columns),
+            work=16 * count * ws.kh * ws.kw * ws.cg * n,
+            w=w.at(ws.base),
+            y=whole,
+            count=count,
+            kh=ws.kh,
+            kw=ws.kw,
+            cg=ws.cg,
+            n=n,
+            strides=FilterStrides(ws.group, ws.ky, ws.kx, ws.ci, ws.co),
+            padded=padded(n, to.target.lanes, to.columns),
+            scale=1.0,
+        )
+    return [whole.at(z * each) for z in range(count)]
+
+
+def panel_floats(to: Lowering, ws: WeightStrides, n: int) -> int:
+    """Floats of a group's panels of n columns."""
+    return ws.kh * ws.kw * ws.cg * padded(n, to.target.lanes, to.columns)
 
 
 def winograd(to: Lowering, w: Ref, size: int, ci: int, co: int, cis: int, cos: int, turned: bool) -> Ref:

@@ -9,7 +9,7 @@ so batch statistics are those of the whole batch, and are taken once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -76,10 +76,21 @@ class Needs(NamedTuple):
     """values made before that it reads"""
     clones: list[set[str]]
     """values that it computes again"""
-    later: list[set[str]]
-    """what segments after it read"""
+    late: list[set[str]]
+    """those of them that are kept from there on"""
     renamed: list[set[str]]
     """values that it reads where an earlier segment put what it computed again"""
+    last: dict[str, int]
+    """the last segment that reads a value, which an earlier one or the forward part makes"""
+    changed: set[int]
+    """segments of which the Needs that these were derived of say something else"""
+
+    def later(self, name: str, number: int) -> bool:
+        """Whether segments after this one read the value."""
+        return self.last.get(name, -1) > number
+
+
+_NOTHING = Needs([], [], [], [], {}, set())
 
 
 class Segments:
@@ -111,6 +122,13 @@ class Segments:
             self.segment.update({n: level for n in node.outputs if n})
         for level, members in enumerate(self.segments):
             self.segments[level] = self._sums_early(members)
+        self._sources = {n: [i for i in self.again[j].inputs if i in self.at] for n, j in self.at.items()}
+        self._wants = [
+            list(
+                dict.fromkeys(n for i in members for n in graph.nodes[i].inputs if n in self.at and self.segment.get(n) != k)
+            )
+            for k, members in enumerate(self.segments)
+        ]
 
     def _sums_early(self, members: list[int]) -> list[int]:
         """A segment's nodes with each sum right behind what it adds: what else it reads may go then."""
@@ -142,32 +160,52 @@ class Segments:
         """Whether node i adds over samples."""
         return self.places[i] is not None and bool(self.whole.nodes[i].op.batch_sums)
 
-    def needs(self, choice: Choice) -> Needs:
-        """What each segment reads and makes."""
-        late: set[str] = set()
-        reads: list[set[str]] = []
-        clones: list[set[str]] = []
-        renamed: list[set[str]] = []
-        for number, members in enumerate(self.segments):
-            todo = [n for i in members for n in self.whole.nodes[i].inputs]
-            seen: set[str] = set()
-            mine: set[str] = set()
-            while todo:
-                name = todo.pop()
-                if name in seen or name not in self.at or self.segment.get(name) == number:
-                    continue
-                seen.add(name)
-                if name not in late and choice.held.get(name, (EVER, 0))[0] <= number:
-                    mine.add(name)
-                    todo.extend(self.again[self.at[name]].inputs)
-            reads.append(seen - mine)
-            clones.append(mine)
-            renamed.append(late & seen)
-            late.update(n for n in mine if choice.held[n][1] <= number)
-        later: list[set[str]] = [set() for _ in self.segments]
-        for number in range(len(self.segments) - 1, 0, -1):
-            later[number - 1] = later[number] | reads[number]
-        return Needs(reads, clones, later, renamed)
+    def needs(self, choice: Choice, near: Needs | None = None, differing: Iterable[str] = ()) -> Needs:
+        """What each segment reads and makes. ``near``: what was found for another choice, which differs in these values."""
+        count = len(self.segments)
+        reads, clones, late, renamed = ([*found] if near else [set()] * count for found in (near or _NOTHING)[:4])
+        last = dict(near.last) if near else {}
+        other = set(differing)
+        """values of which a segment may want something else than before"""
+        done: set[str] = set()
+        moved: set[str] = set()
+        changed: set[int] = set()
+        for number in range(count):
+            if near is None or not (other.isdisjoint(reads[number]) and other.isdisjoint(clones[number])):
+                seen, mine = self._reached(number, choice, done)
+                kept = {n for n in mine if choice.held[n][1] <= number}
+                if near is not None:
+                    other |= kept ^ late[number]
+                    moved |= reads[number] ^ (seen - mine)
+                reads[number], clones[number], late[number], renamed[number] = seen - mine, mine, kept, done & seen
+                changed.add(number)
+            done |= late[number]
+        if near is None:
+            for number, names in enumerate(reads):
+                last.update(dict.fromkeys(names, number))
+        for name in moved:
+            last[name] = next((i for i in range(count - 1, -1, -1) if name in reads[i]), -1)
+            if last[name] != near.last.get(name, -1):  # type: ignore[union-attr]
+                changed.update(i for i in range(count) if name in late[i])
+                changed.update([self.segment[name]] if name in self.segment else [])
+        return Needs(reads, clones, late, renamed, last, changed)
+
+    def _reached(self, number: int, choice: Choice, done: set[str]) -> tuple[set[str], set[str]]:
+        """The values made before that a segment wants, and those of them that it computes again. ``done``: what an earlier
+        one computed again, and keeps."""
+        todo = [*self._wants[number]]
+        seen: set[str] = set()
+        mine: set[str] = set()
+        held, at, segment = choice.held, self.at, self.segment
+        while todo:
+            name = todo.pop()
+            if name in seen or name not in at or segment.get(name) == number:
+                continue
+            seen.add(name)
+            if name in held and held[name][0] <= number and name not in done:
+                mine.add(name)
+                todo.extend(self._sources[name])
+        return seen, mine
 
     def graph(self, choice: Choice) -> Graph:
         """The graph with what was chosen."""
@@ -195,7 +233,7 @@ class _Written:
 
     def __init__(self, of: Segments, choice: Choice, needs: Needs, most: int | None = None) -> None:
         self.of, self.choice, self.specs, self.most = of, choice, of.specs, most
-        self.clones, self.later = needs.clones, needs.later
+        self.needs, self.clones = needs, needs.clones
         self.nodes = list(of.whole.nodes[: of.forward])
         self.times: list[float] = [1.0] * of.forward
         self.time = 1.0
@@ -243,7 +281,7 @@ class _Written:
                     continue
                 mine.update({n: o for n, o in zip(node.outputs, outputs, strict=True) if n})
                 for n, o in zip(node.outputs, outputs, strict=True):
-                    if n and (n in self.later[number] or n in of.whole.outputs):
+                    if n and (self.needs.later(n, number) or n in of.whole.outputs):
                         pieces.setdefault(n, []).append(o)
         self.time = 1.0
         for name, found in pieces.items():
@@ -295,7 +333,7 @@ class _Written:
                 made = f"{name}/again{number}.{k}"
                 self.piece(number, of.at[name], node, (made,), here, mine, parts, k)
                 mine[name] = made
-                if self.choice.held[name][1] <= number and name in self.later[number] and pieces is not None:
+                if self.choice.held[name][1] <= number and self.needs.later(name, number) and pieces is not None:
                     pieces.setdefault(name, []).append(made)
 
     def _whole_read(self, i: int, j: int, mine: dict[str, str] | None) -> bool:

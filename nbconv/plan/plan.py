@@ -20,7 +20,7 @@ from nbconv.passes.layout import arranged, eliminate_concat, specs_of
 from nbconv.plan.assemble import NUMPY_STEP, assemble, checks
 from nbconv.plan.derive import Derived, derive
 from nbconv.plan.hold import holds, parts, scratches
-from nbconv.plan.memory import plan_memory
+from nbconv.plan.memory import most_live, plan_memory
 from nbconv.plan.program import Program, bind
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class Plan:
     ``fetch`` names the results in order; ``specs`` are all Specs, those of bodies too; ``steps`` what is done; ``arena`` the
     bytes of memory for intermediate values; ``graph`` the derived graph, whose ``provenance`` says where authored values
     went. ``packed_limit``: bytes that one convolution's transformed weights may take, where these are constants and where
-    they are not. ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`. ``threads``: most threads that a run may
-    use (default: those that there are). ``varying``: constants of the graph that are others for other shapes. ``outline``:
-    the graph derived and lowered already, by a template (see `nbconv.plan.template`). ``integers``: whether what stands
-    between integers is computed with them, not as floats.
+    they are not. ``scratch_limit``: see `Lowering`; ``enough``: see `plan_memory`, with it ``live`` says how many bytes live
+    at one time. ``threads``: most threads that a run may use (default: those that there are). ``varying``: constants of the
+    graph that are others for other shapes. ``outline``: the graph derived and lowered already, by a template (see
+    `nbconv.plan.template`). ``integers``: whether what stands between integers is computed with them, not as floats.
     """
 
     def __init__(
@@ -216,7 +216,9 @@ class Plan:
                 ends[name] = len(self.steps)
         names = [n for n in begins if n not in self.results and n not in self.inputs and n not in self.constants]
         sizes = [self.nbytes(n) for n in names]
-        offsets, self.arena = plan_memory(sizes, [begins[n] for n in names], [ends[n] for n in names], self.enough)
+        lives = [begins[n] for n in names], [ends[n] for n in names]
+        offsets, self.arena = plan_memory(sizes, *lives, self.enough)
+        self.live = most_live(sizes, *lives) if self.enough is not None else 0
         self.offsets = dict(zip(names, offsets, strict=True))
         memory = inf if self.target.gpu else machine.memory()
         if self.arena > memory:

@@ -15,7 +15,6 @@ from nbconv.graph import FLOAT32, Graph, Node, Spec
 from nbconv.graph.builder import Builder
 from nbconv.graph.dtypes import is_half
 from nbconv.graph.infer import number_of
-from nbconv.kernels.target import Target, host
 from nbconv.lowering.weights import Weights
 from nbconv.ops.batch_norm import BatchNormalization
 from nbconv.ops.cast import Cast
@@ -34,9 +33,7 @@ from nbconv.passes.rematerialise import rematerialise, sums_early
 from nbconv.passes.segments import Segments
 from nbconv.passes.straight_through import straight_through
 from nbconv.train.dropout import with_dropout
-from nbconv.train.memory.estimate import Estimate
 from nbconv.train.memory.policy import USUAL, MemoryPolicy, again, depending, frozen, split
-from nbconv.train.memory.search import Budget
 from nbconv.train.optimizers import Optimizer
 
 STEP = "hyper/step"
@@ -81,8 +78,6 @@ class Built(NamedTuple):
     trained: tuple[Parameter, ...]
     shapes: Mapping[str, tuple[int, ...]]
     """of the logits, by name"""
-    estimate: float = 0.0
-    """bytes that it takes in segments"""
     told: Mapping[str, str] = {}
     """the values of what else it tells"""
     gradients: Mapping[str, str] = {}
@@ -130,23 +125,37 @@ def opened(graph: Graph, recipe: Recipe) -> Graph:
     return Graph(nodes, dict(graph.inputs), dict.fromkeys(recipe.logits), constants, graph.name)
 
 
-def build(
+class Differentiated(NamedTuple):
+    """A loss and its gradients, of which a step is made."""
+
+    graph: Graph
+    specs: dict[str, Spec]
+    forward: int
+    """how many nodes come first that are the forward part"""
+    logits: Graph
+    """the forward part up to the logits"""
+    values: dict[str, str]
+    """of the logits, in float32, by name"""
+    loss: str
+    gradients: dict[str, str]
+    told: Mapping[str, str]
+    """the values of what else the step tells"""
+
+
+def differentiated(
     recipe: Recipe,
     feeds: Mapping[str, Spec],
     targets: Mapping[str, Spec],
     state: Mapping[str, np.ndarray],
     policy: MemoryPolicy = USUAL,
-    threads: int = 1,
-    target: Target | None = None,
-) -> Built:
-    """The step for feeds of these Specs. ``state`` has an array for each parameter, statistic and slot.
-    ``threads`` and ``target`` (default: this machine): what its memory is estimated for.
+    gpu: bool = False,
+) -> Differentiated:
+    """Loss and gradients for feeds of these Specs, in micro-batches. ``state`` has an array for each parameter, statistic
+    and slot. ``gpu``: for a GPU, whose kernels know no masks and no gradients of some channels alone.
 
     ModelError says what does not fit, MissingGradients which nodes have no gradient.
     """
-    held = {n: Spec(a.shape, a.dtype) for n, a in state.items()}
-    chosen = [p.value for p in recipe.chosen]
-    graph, specs = _forward(recipe, feeds, held, policy)
+    graph, specs = _forward(recipe, feeds, _specs(state), policy)
     values = {n: widened(n) if widened(n) in specs else n for n in recipe.logits}
     to = Builder(graph, specs)
     for name, spec in targets.items():
@@ -157,33 +166,56 @@ def build(
     one = to.constant(np.ones(to.spec(loss).shape, np.float32))
     told = recipe.told(to, values) if recipe.told else {}
     forward = to.graph((loss, *dict.fromkeys(told.values())))
-    gpu = target is not None and target.gpu
+    chosen = [p.value for p in recipe.chosen]
     whole, specs, gradients = backprop(forward, to.specs, {loss: one}, chosen, recipe.rows, not gpu)
     count = len(forward.nodes)
     if not gpu:
         whole, specs, count = with_masks(whole, specs, count)
-    whole, estimate = sums_early(whole, count), 0.0
-    if policy.most is None:
-        whole = rematerialise(whole, specs, count, again(graph, chosen, values.values(), policy))
-    else:
-        whole = fuse_relu_bn_grad(whole, frozenset(gradients.values()))
-        samples = min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
-        segments = Segments(whole, specs, count, samples)
-        guess = Estimate(segments, target or host(), threads, policy.packed, policy.scratch_limit)
-        budget = Budget(segments, guess, depending(graph, chosen))
-        choice, estimate = budget.fit(policy.most) if policy.most else budget.least()
-        whole = segments.graph(choice)
-    to = Builder(whole, specs, "update/")
-    updates, norm = _updated(to, recipe, gradients, held)
-    updates.update(_statistics(to, graph, specs, held))
+    return Differentiated(sums_early(whole, count), specs, count, graph, values, loss, gradients, told)
+
+
+def build(
+    recipe: Recipe,
+    feeds: Mapping[str, Spec],
+    targets: Mapping[str, Spec],
+    state: Mapping[str, np.ndarray],
+    policy: MemoryPolicy = USUAL,
+    gpu: bool = False,
+) -> Built:
+    """The step in which what is cheap is computed again, or with micro-batches much: see `differentiated`."""
+    of = differentiated(recipe, feeds, targets, state, policy, gpu)
+    chosen = again(of.logits, [p.value for p in recipe.chosen], of.values.values(), policy)
+    return finished(recipe, of, rematerialise(of.graph, of.specs, of.forward, chosen), state)
+
+
+def segmented(of: Differentiated, feeds: Mapping[str, Spec]) -> Segments:
+    """Its backward part in segments, of whose `Segments.graph` `finished` makes a step."""
+    whole = fuse_relu_bn_grad(of.graph, frozenset(of.gradients.values()))
+    return Segments(whole, dict(of.specs), of.forward, samples_in(feeds))
+
+
+def finished(recipe: Recipe, of: Differentiated, whole: Graph, state: Mapping[str, np.ndarray]) -> Built:
+    """The step of this graph, which is that of `differentiated` with some of its values computed again."""
+    held = _specs(state)
+    to = Builder(whole, of.specs, "update/")
+    updates, norm = _updated(to, recipe, of.gradients, held)
+    updates.update(_statistics(to, of.logits, of.specs, held))
     updates.update(_averages(to, updates, held) if recipe.ema is not None else {})
     result = to.graph()
-    outputs: list[str] = [loss, *told.values(), *filter(None, [norm]), *updates.values()]
+    outputs: list[str] = [of.loss, *of.told.values(), *filter(None, [norm]), *updates.values()]
     result.outputs = dict.fromkeys(outputs)
-    trained = tuple(p for p in recipe.chosen if p.value in gradients)
-    return Built(
-        result, loss, updates, trained, {n: specs[v].shape for n, v in values.items()}, estimate, told, gradients, norm
-    )
+    trained = tuple(p for p in recipe.chosen if p.value in of.gradients)
+    shapes = {n: of.specs[v].shape for n, v in of.values.items()}
+    return Built(result, of.loss, updates, trained, shapes, of.told, of.gradients, norm)
+
+
+def samples_in(feeds: Mapping[str, Spec]) -> int:
+    """How many samples a batch of these Specs has."""
+    return min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+
+
+def _specs(state: Mapping[str, np.ndarray]) -> dict[str, Spec]:
+    return {n: Spec(a.shape, a.dtype) for n, a in state.items()}
 
 
 def computed(source: Graph) -> tuple[Graph, dict[str, Spec]]:
@@ -219,7 +251,7 @@ def _forward(
     except DataDependentError as error:
         raise UnsupportedError(f"{error}; a model whose shapes depend on values cannot be trained") from None
     inner = depending(graph, (*feeds, STEP)) - {*feeds, STEP}  # not what makes weights of weights
-    parts, samples = policy.parts, min((s.shape[0] if s.shape else 1 for s in feeds.values()), default=1)
+    parts, samples = policy.parts, samples_in(feeds)
     if parts == 1:
         inner, parts = frozen(graph, specs, feeds, [p.value for p in recipe.chosen]), 2
     if not inner or (samples % parts and not policy.rows) or samples == 1:

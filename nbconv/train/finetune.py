@@ -16,6 +16,7 @@ from nbconv.train.asked import NAMES as asked_names
 from nbconv.train.asked import asked
 from nbconv.train.augment import Augment
 from nbconv.train.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from nbconv.train.choosing import Choice
 from nbconv.train.fit import History, peak_mb
 from nbconv.train.tuning import prepared
 
@@ -36,6 +37,8 @@ class Report(NamedTuple):
     peak_mb: float
     history: History
     metric: str = "accuracy"
+    chosen: Choice | None = None
+    """what trained, where `nbconv.train.choosing` chose it"""
     metrics: Mapping[str, float] = {}
     """those that were asked for, on the held-out samples after"""
 
@@ -114,4 +117,4 @@ def finetune(
     seconds = time.perf_counter() - begin
     matrix = found.get("confusion", np.zeros((0, 0), np.int64))
     shown = {} if wanted is None else {n: v for n, v in trainer.measured[1].items() if n != "loss"}
-    return Report(before, found[metric], matrix, train.classes, seconds, peak_mb(), history, metric, shown)
+    return Report(before, found[metric], matrix, train.classes, seconds, peak_mb(), history, metric, trainer.chosen, shown)

@@ -81,8 +81,8 @@ class Learner(Learnt):
         auto.check(trainable, memory_mb, step_ms, repair)
         if bn_momentum is not None and not 0 <= bn_momentum < 1:
             raise ValueError(f"bn_momentum is {bn_momentum}, wanted a share from 0 to below 1")
-        if adapters is not None and repair:
-            raise ValueError("repair and adapters exclude each other: an adapted weight has no scale of its own")
+        if adapters is not None and (repair or trainable == "auto"):
+            raise ValueError("adapters want to know which weights train, as they are: not with 'auto' or repair=True")
         self.model, self.optimizer, self.seed, self.memory_mb = model, optimizer or SGD(), int(seed), memory_mb
         self.micro_batch_norm = micro_batch_norm
         self.threads = model.threads if threads is None else thread_count(threads)

@@ -78,9 +78,9 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
         xs, _ = some.batch(np.arange(len(some)))
         trainer.current().run(trainer._inputs(xs))
         check = (time.perf_counter() - begin) / len(some) * len(held)
-    constants = trainer.authored.constants.values()
+    constants, rows = trainer.authored.constants.values(), trainer.recipe.rows
     return Rehearsal(
-        sum(trainer.state[p.value].size for p in trainer.parameters),
+        sum(trainer.state[p.value][list(rows.get(p.value, ())) or ...].size for p in trainer.parameters),
         sum(a.size for a in constants if a.dtype.kind == "f" and a.size > 1),
         tuple(p.name for p in trainer.parameters),
         len(train),

@@ -24,7 +24,7 @@ from nbconv.passes.fuse_relu_bn_grad import fuse_relu_bn_grad
 from nbconv.plan.plan import Plan
 from nbconv.runtime.executor import workspace
 from nbconv.runtime.planned import target_of
-from nbconv.train.memory.policy import MIB, USUAL, TooLarge
+from nbconv.train.memory.policy import MIB, USUAL, TooLarge, mebibytes
 
 if TYPE_CHECKING:
     from nbconv.runtime.cuda.device import State
@@ -106,7 +106,12 @@ class TrainingStep:
         """bytes of activations, gradients and scratch"""
         self.memory = program.arena + sum(r.nbytes for r, v in zip(self.results, fetch, strict=True) if not self._home(v))
         if memory_mb is not None and self.memory > memory_mb * MIB:
-            raise TooLarge(self.memory, memory_mb)
+            raise TooLarge(
+                f"a step on these shapes needs {mebibytes(self.memory)} MiB for activations, gradients and scratch, "
+                f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less",
+                self.memory,
+                self.memory - program.arena + self.plan.live,
+            )
         if drop is not None:
             drop()
         _trim()

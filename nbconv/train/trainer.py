@@ -22,16 +22,16 @@ class Trainer(Learner):
     `Learner.choose` says which. ``schedule``: see `nbconv.train.schedules`; or a name, such as "cosine", that goes over the
     epochs of `fit`. ``lr_decay``: the learning rate of a layer is this times that of the layer after it. ``seed`` decides
     everything random. ``memory_mb``: what activations, gradients and scratch of a step may take (MiB): values are computed
-    again and the batch cut as far as needed; not through batch statistics, unless ``micro_batch_norm`` lets each micro-batch
-    have its own. ``output``: which output is trained, where the model has several. ``repair``: convolutions that train get a
-    scale and a shift a channel, which fold back into them (see docs/training.md). ``adapters``: the rank of the changes by
-    which weights of convolutions, Gemm and MatMul train that ``trainable`` names (LoRA); the head, and what has no more
-    numbers than such a change, trains whole. What is saved has the same nodes and the changed weights. ``bn_momentum``: the
-    share of batch normalisation's running statistics that each step keeps, in place of what the model says (ONNX's meaning:
-    0.9 is PyTorch's 0.1). ``threads``: the model's, unless given. ``steps_per_epoch``: how many calls of `step` are an
-    epoch, for schedules that go by epochs (`fit` counts its own). ``ema``: keeps averages of the weights, of which each step
-    keeps this share; they are what is evaluated, run and saved. ``accumulate``: how many batches a step takes, one after
-    another (gradient accumulation); schedules count steps.
+    again and the batch cut as far as needed; not through batch statistics, unless ``micro_batch_norm`` lets each
+    micro-batch have its own. ``output``: which output is trained, where the model has several. ``repair``: convolutions
+    that train get a scale and a shift a channel, which fold back into them (see docs/training.md). ``adapters``: the rank
+    of the changes by which weights of convolutions, Gemm and MatMul train that ``trainable`` names (LoRA); the head, and
+    what has no more numbers than such a change, trains whole. What is saved has the same nodes and the changed weights.
+    ``bn_momentum``: the share of batch normalisation's running statistics that each step keeps, in place of what the model
+    says (ONNX's meaning: 0.9 is PyTorch's 0.1). ``threads``: the model's, unless given. ``steps_per_epoch``: how many calls
+    of `step` are an epoch, for schedules that go by epochs (`fit` counts its own). ``ema``: keeps
+    averages of the weights, of which each step keeps this share; they are what is evaluated, run and saved. ``accumulate``:
+    how many batches a step takes, one after another (gradient accumulation); schedules count steps.
     Denormal numbers are flushed to zero where the model's are (see `nbconv.load`).
 
     Batch normalisation whose scale or shift trains uses the batch's statistics and updates the running ones; frozen parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from nbconv.edit.meaning import TASKS, Picture, meaning
 from nbconv.model import Model, load
-from nbconv.train.data import Data, Splits, classified, encoded, read_data, wanted
+from nbconv.train.data import Data, Splits, classified, encoded, read_data, wanted, whole
 from nbconv.train.detections import prepare
 from nbconv.train.optimizers import Adam, Optimizer
 from nbconv.train.schedules import Schedule
@@ -19,6 +20,9 @@ from nbconv.train.trainer import Trainer
 METRICS = {"classify": "accuracy", "segment": "jaccard", "detect": "map50", "regress": "loss"}
 """By task, what it is judged by."""
 LOSSES = {"classify": "cross_entropy", "segment": "cross_entropy", "detect": "ssd", "regress": "mse"}
+
+FEW = ("head", "bias", "norm", "auto")
+"""What trains few parameters, at a higher rate than many."""
 
 
 class Tuning(NamedTuple):
@@ -95,8 +99,9 @@ def prepared(
         train, held = samples.split(held_out, seed)
         last = held
     if not len(held):
+        _look_for_files(samples)
         raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
-    rate = 1e-3 if layers == "head" else 3e-4
+    rate = 1e-3 if layers in FEW else 3e-4
     if task == "detect":
         if loss not in (None, LOSSES[task]):
             raise ValueError(f"loss is {loss!r}, and that of a detector is 'ssd': leave loss out")
@@ -120,6 +125,13 @@ def _pictures(model: Model, data: Any) -> Picture:
     """How the model's metadata say that its pictures are made, where these data are files of pictures."""
     files = isinstance(data, (str, os.PathLike)) and not str(data).lower().endswith(".npz")
     return (meaning(model.graph.metadata).input or Picture()) if files else Picture()
+
+
+def _look_for_files(data: Data) -> None:
+    """FileNotFoundError for a picture that is not there."""
+    for path in getattr(whole(data), "paths", ()):
+        if isinstance(path, (str, os.PathLike)) and not os.path.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _table(data: Any) -> bool:

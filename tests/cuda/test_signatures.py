@@ -9,9 +9,9 @@ from nbconv.kernels.target import target
 from tests.cuda.kernels import COMPILER
 
 pytestmark = pytest.mark.skipif(bool(COMPILER), reason=COMPILER)
-ALONE = {"winograd": {"winograd"}, "conv": {"conv_parts"}}
-"""Kernels that the CPU has alone, beside the families of docs/generate.py's NO_TWIN: Winograd's three steps at once, and
-convolution by parts."""
+ALONE = {"winograd": {"winograd"}, "conv": {"conv_parts"}, "packing": {"planes"}}
+"""Kernels that the CPU has alone, beside the families of docs/generate.py's NO_TWIN: Winograd's three steps at once,
+convolution by parts, and the panels of several planes."""
 THEIRS = {"winograd": {"transform_input", "transform_output"}, "gemm": {"finish"}}
 """Kernels that the GPU has alone: the steps before and behind Winograd's `gemm`, and what adds the parts of products that
 are split along k."""

@@ -9,7 +9,7 @@ import pytest
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.target import host
-from nbconv.lowering.conv import CONVOLUTIONS
+from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS
 from nbconv.model import Model
 from nbconv.ops import conv, lookup
 
@@ -112,3 +112,50 @@ def test_a_group_sees_no_other(value) -> None:
     touched[0, q : 2 * q, 3:6, 4:7] = True
     np.testing.assert_array_equal(y[~touched], before[~touched])
     assert not np.isfinite(y[touched]).any()
+
+
+def test_gradients_by_the_input(monkeypatch) -> None:
+    """At stride 1 these are such convolutions: of random windows, what float64 gives, with equal bits on two threads."""
+    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "grouped"])
+    rng, lanes = np.random.default_rng(5), host().lanes
+    for _ in range(12):
+        q = lanes if lanes == 4 else int(rng.choice([q for q in (2, 4, 8, 16) if q <= lanes]))
+        groups = int(rng.integers(1, 4)) * lanes // q * (1 + (q == lanes))
+        kernel, dilation = rng.choice([1, 2, 3, 3, 5], 2), rng.choice([1, 1, 2], 2)
+        pads = rng.integers(0, (kernel - 1) * dilation + 1)
+        size = (kernel - 1) * dilation + rng.integers(1, 20, 2)
+        out = size + 2 * pads - (kernel - 1) * dilation
+        fields = {"size": size, "dilations": dilation, "pads": np.concatenate([pads, pads])}
+        fields = {"group": groups, **{name: tuple(map(int, value)) for name, value in fields.items()}}
+        dy = rng.standard_normal((2, groups * q, *out)).astype(F32)
+        w = rng.standard_normal((groups * q, q, *kernel)).astype(F32)
+        op = lookup("ConvGradInput", "nbconv")(**fields)
+        inputs = {"dy": Spec(dy.shape, F32), "w": Spec(w.shape, F32)}
+        graph = Graph([Node(op, ("dy", "w"), ("dx",))], inputs, {"dx": None}, {})
+        one, two = (Model(graph, threads=threads).run({"dy": dy, "w": w})["dx"] for threads in (1, 2))
+        want = op.reference(dy.astype(np.float64), w.astype(np.float64))
+        assert np.array_equal(one, two), fields
+        assert np.abs(one - want).max() <= 1e-5 * np.abs(want).max(), fields
+
+
+def test_gradients_by_the_weights(monkeypatch) -> None:
+    """Random windows, taps outside the image and padding that no tap leaves: what float64 gives, with equal bits on two
+    threads."""
+    monkeypatch.setattr(conv, "WEIGHT_GRADIENTS", [r for r in WEIGHT_GRADIENTS if r.name == "weight_grad_grouped"])
+    rng, lanes = np.random.default_rng(6), host().lanes
+    for _ in range(12):
+        q = int(rng.choice([q for q in (4, 8) if q <= lanes]))
+        groups = int(rng.integers(1, 4)) * lanes // q * (1 + (q == lanes))
+        kernel, stride, dilation = (rng.choice(of, 2) for of in ((1, 2, 3, 3, 5), (1, 1, 2, 3), (1, 1, 2)))
+        pads, size = rng.integers(0, 6, 2), (kernel - 1) * dilation + rng.integers(1, 20, 2)
+        out = (size + 2 * pads - (kernel - 1) * dilation - 1) // stride + 1
+        fields = {"kernel_shape": kernel, "strides": stride, "dilations": dilation, "pads": np.concatenate([pads, pads])}
+        fields = {"group": groups, **{name: tuple(map(int, value)) for name, value in fields.items()}}
+        x, dy = (rng.standard_normal((2, groups * q, *s)).astype(F32) for s in (size, out))
+        op = lookup("ConvGradWeight", "nbconv")(**fields)
+        inputs = {"x": Spec(x.shape, F32), "dy": Spec(dy.shape, F32)}
+        graph = Graph([Node(op, ("x", "dy"), ("dw",))], inputs, {"dw": None}, {})
+        one, two = (Model(graph, threads=threads).run({"x": x, "dy": dy})["dw"] for threads in (1, 2))
+        want = op.reference(x.astype(np.float64), dy.astype(np.float64))[0]
+        assert np.array_equal(one, two), fields
+        assert np.abs(one - want).max() <= 1e-5 * np.abs(want).max(), fields

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import nbconv
+from nbconv.cli import main
 from nbconv.edit.selection import select
 from nbconv.graph import Graph, Spec
 from nbconv.passes import masks
@@ -60,8 +61,8 @@ def exported() -> Graph:
 def test_kinds_are_told_by_use() -> None:
     """Not by names: what is added to channels is a bias, whoever adds it; factors are of a norm only behind one."""
     head = ["w3", "b3"]
-    assert names(exported(), "bias") == ["b", "zeros", "beta", "offset", "minus", "bi", *head]
-    assert names(exported(), "norm") == ["ones", "zeros", "gamma", "beta", "gain", "offset", *head]
+    assert names(exported(), "bias") == ["b", "beta", "offset", "minus", "bi", *head]
+    assert names(exported(), "norm") == ["gamma", "beta", "gain", "offset", *head]
     assert names(convolutional(), "bias") == ["b1", "shift", *head]
     assert names(convolutional(), "norm") == ["scale", "shift", *head]
     assert names(mlp(), "bias") == ["b1", "w2", "b2"]
@@ -253,3 +254,17 @@ def test_auto_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another training"):
         other.load_checkpoint(file)
     assert other.undecided and other.chosen is None and {*other.state} == {"w3", "b3"}
+
+
+def test_the_command_line_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = batch(30)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    nbconv.save(dense(), tmp_path / "m.onnx")
+    command = ["finetune", str(tmp_path / "m.onnx"), str(tmp_path / "d.npz"), "--trainable", "auto", "--batch", "6"]
+    assert main([*command, "--memory-mb", "0.5", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "of 2 layers before it" in told and "fc2: " in told and "of 200 channels; Fisher information" in told
+    assert main([*command, "-o", str(tmp_path / "m2.onnx"), "--step-ms", "1000", "--epochs", "2"]) == 0
+    assert "fc1: 200 of 200 channels" in capsys.readouterr().out
+    assert main([*command, "-o", str(tmp_path / "m3.onnx")]) == 2
+    assert "wants a budget: memory_mb=, step_ms=" in capsys.readouterr().err and not (tmp_path / "m3.onnx").exists()

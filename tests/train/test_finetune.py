@@ -42,6 +42,9 @@ def test_call_and_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert nbconv.load(tmp_path / "m3.onnx")(x).shape == (60, 4)
     assert main([*command, "--widen", "1", "--epochs", "1"]) == 0
     assert find_head(nbconv.load(tmp_path / "m3.onnx").graph).features == 8 + 16
+    assert main([*command, "--layers", "all", "--adapters", "2", "--epochs", "1"]) == 0
+    change = nbconv.load(tmp_path / "m3.onnx").graph.constants["w1"] - mlp().constants["w1"]
+    assert np.linalg.matrix_rank(change, tol=1e-6) == 2
 
 
 def pictures(folder: Path) -> list[tuple[str, str]]:
@@ -133,6 +136,7 @@ def test_wrong_input(
         ("d.npz", b"PK\3\4nothing", "d.npz is no .npz file of numbers: it is damaged, or another kind of file"),
         ("d.csv", b"\xff\xfe\0,\x80\n", "d.csv is no CSV file in UTF-8"),
         ("d.csv", b"none.png,a\nnone.png,b\n" * 4, "none.png: No such file or directory"),
+        ("d.csv", b"none.png,a\nnone.png,b\n", "none.png: No such file or directory"),
         ("d.txt", b"nothing", "d.txt is no folder, .csv, .npz or COCO's .json"),
     ],
 )

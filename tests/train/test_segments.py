@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ import nbconv
 from nbconv.graph import Graph, Spec
 from nbconv.passes.segments import AGAIN, EVER, Choice, Segments
 from nbconv.train import building
+from nbconv.train.memory.planned import Way, Ways
 from nbconv.train.memory.policy import MemoryPolicy
-from nbconv.train.memory.search import Budget
 from tests.train.models import F32, batch, model, node
 from tests.train.test_memory_policy import SHAPE, deep, used
 
@@ -122,10 +124,14 @@ def some(segments: Segments, usual: Choice, seed: int, cut: bool = True) -> Choi
     return Choice(held, parts)
 
 
-def forced(monkeypatch: pytest.MonkeyPatch, seed: int, cut: bool = True, policy: MemoryPolicy | None = None) -> None:
+def forced(monkeypatch: pytest.MonkeyPatch, seed: int, cut: bool = True) -> None:
     """Steps are made with a random choice from here on."""
-    monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_: [policy or MemoryPolicy(most=1.0)])
-    monkeypatch.setattr(Budget, "fit", lambda budget, _: (some(budget.segments, budget.usual(), seed, cut), 0.0))
+
+    def fastest(ways: Ways, nbytes: float) -> Iterator[Way]:
+        search = ways.search
+        yield ways.segmented(search.found(some(search.segments, search.usual(), seed, cut), math.inf))
+
+    monkeypatch.setattr(Ways, "fastest", fastest)
 
 
 def steps(graph: Graph, data: tuple[np.ndarray, np.ndarray], **options: Any):
@@ -192,7 +198,7 @@ def exact(graph: Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_float64_it_is_the_same_step(name: str) -> None:
     """What is rewritten is the same function: in double precision new weights differ by its rounding alone."""
     graph, (x, y) = CASES[name]
     trainer = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(lr=0.05, momentum=0.9))
@@ -202,8 +208,9 @@ def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPat
     built = building.build(*arguments)
     want = exact(built.graph, feeds)
     for seed in range(3):
-        forced(monkeypatch, seed)
-        staged = building.build(*arguments, MemoryPolicy(most=1.0))
+        ways = Ways(*arguments, micro_batch_norm=False)
+        choice = some(ways.search.segments, ways.search.usual(), seed)
+        staged = ways.segmented(ways.search.found(choice, math.inf)).built
         assert len(staged.graph.nodes) > len(built.graph.nodes)
         found = exact(staged.graph, feeds)
         for state, value in built.updates.items():
@@ -219,7 +226,7 @@ def test_in_float64_it_is_the_same_step(name: str, monkeypatch: pytest.MonkeyPat
 def test_weights_and_sums_some_columns_at_a_time(graph: Graph, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
     for policy in (MemoryPolicy(), MemoryPolicy(scratch_limit=1.0)):
-        monkeypatch.setattr("nbconv.train.memory.planned.levels", lambda *_, chosen=policy: [chosen])
+        monkeypatch.setattr(Ways, "fastest", lambda ways, _, policy=policy: [ways.usual._replace(policy=policy)])
         found[policy] = steps(graph, data, memory_mb=1000)
     (losses, usual, whole), (pieced, state, pieces) = found.values()
     assert plan(pieces) > plan(whole)

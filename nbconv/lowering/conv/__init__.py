@@ -25,6 +25,7 @@ from nbconv.lowering.conv.small_channels import SMALL_CHANNELS
 from nbconv.lowering.conv.transposed import TRANSPOSED
 from nbconv.lowering.conv.weight_grad import WEIGHT_GRAD
 from nbconv.lowering.conv.weight_grad_depthwise import WEIGHT_GRAD_DEPTHWISE
+from nbconv.lowering.conv.weight_grad_grouped import WEIGHT_GRAD_GROUPED
 from nbconv.lowering.conv.weight_grad_small import WEIGHT_GRAD_SMALL
 from nbconv.lowering.conv.whole_window import WHOLE_WINDOW
 from nbconv.lowering.conv.winograd_fused import WINOGRAD_2, WINOGRAD_4
@@ -87,7 +88,9 @@ def plain_cost(g: Geometry, target: Target) -> float:
     return g.groups * (cheapest + CONVERTED * g.n * (g.h * g.w * g.ci + g.oh * g.ow * g.co))
 
 
-WEIGHT_GRADIENTS: tuple[Implementation, ...] = (WEIGHT_GRAD_DEPTHWISE, WEIGHT_GRAD_SMALL, WEIGHT_GRAD)
+WEIGHT_GRADIENTS: tuple[Implementation, ...] = (
+    WEIGHT_GRAD_DEPTHWISE, WEIGHT_GRAD_SMALL, WEIGHT_GRAD_GROUPED, WEIGHT_GRAD,
+)  # fmt: skip
 """For the gradient of a convolution by its weights."""
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Convolutions of few inputs a group, in strips of pixels, a vector of results after the other: of groups with as many
 results as inputs (ResNeXt, RegNet), with a vector over all groups that its channels are of, and 3×3 ones of one group (the
-first layers of most networks), which read an image as it lies."""
+first layers of most networks), which read an image as it lies. At stride 1 their gradients by the input are such, too."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nbconv.kernels.strip_params import Strips
 from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.operands import bias
-from nbconv.lowering.conv.problem import ConvProblem
+from nbconv.lowering.conv.problem import ConvProblem, Geometry
 from nbconv.lowering.implementation import Implementation
 from nbconv.lowering.packing import ceil, epilogue
 from nbconv.lowering.repack import WeightStrides, varies
 from nbconv.lowering.step import Work
-from nbconv.lowering.window import seen_by, sliding
+from nbconv.lowering.window import Axis, seen_by, sliding
 
 BAND = 16
 """Most rows of a unit."""
@@ -26,11 +26,18 @@ NEAR = 8192
 
 
 def fits(p: ConvProblem) -> bool:
-    g, lanes = p.geometry, p.target.lanes
-    if p.target.gpu or g.transposed or g.groups == 1 or not 1 < g.ci == g.co <= lanes or lanes % g.ci:
+    g = p.geometry
+    if g.transposed and (p.constant or any(axis.stride > 1 or axis.begin < 0 for axis in sides(g))):
         return False
-    permutes = p.target.triple.startswith("x86") and lanes > 4
-    return (permutes or g.ci == lanes) and packs(p)
+    return fills_vectors(p) and packs(p)
+
+
+def fills_vectors(p: ConvProblem) -> bool:
+    """Whether groups have as many channels in as out, and fill vectors together or alone."""
+    g, lanes = p.geometry, p.target.lanes
+    if p.target.gpu or g.groups == 1 or not 1 < g.ci == g.co <= lanes or lanes % g.ci:
+        return False
+    return g.ci == lanes or (p.target.triple.startswith("x86") and lanes > 4)
 
 
 def fits_first(p: ConvProblem) -> bool:
@@ -38,6 +45,14 @@ def fits_first(p: ConvProblem) -> bool:
     _, stride, _, *pads = g.across
     few = g.small_channels and g.across.kernel == 3 and stride <= 2 and max(pads) <= 1
     return few and not p.target.gpu and packs(p)
+
+
+def sides(g: Geometry) -> tuple[Axis, Axis]:
+    """The window, down and across. A transposed one at stride 1 meets its taps from the last to the first."""
+    if not g.transposed:
+        return g.down, g.across
+    down, across = (axis._replace(begin=(axis.kernel - 1) * axis.dilation - axis.begin) for axis in (g.down, g.across))
+    return down, across
 
 
 def packs(p: ConvProblem) -> bool:
@@ -76,19 +91,24 @@ def emit(to: Lowering, p: ConvProblem) -> None:
         strips=Strips(
             g.h, g.w, g.oh, g.ow, g.ci, c, to.pitch or c, xn, xh, xw, xc, lanes if g.groups > 1 else 0, band, piece
         ),
-        window=sliding(g.down, g.across),
+        window=sliding(*sides(g)),
         epilogue=epilogue(to, 1, c, lanes, columns),
         kind="convolution",
         algorithm=lambda: f"strips {g.down.kernel}×{g.across.kernel} /{g.down.stride}, {g.ci} inputs",
-        does=Work(flops, flops, p.itemsize * size, seen_by(g.down, g.across)),
+        does=Work(flops, flops, p.itemsize * size, seen_by(*sides(g))),
     )
 
 
 def weights(to: Lowering, p: ConvProblem) -> Ref:
-    """(vectors, kh, kw, ci, lanes), of (groups · co, ci, kh, kw)."""
+    """(vectors, kh, kw, ci, lanes), of (groups · co, ci, kh, kw); transposed of (groups · ci, co, kh, kw), turned round."""
     g, lanes = p.geometry, p.target.lanes
     c, taps, kw = g.groups * g.co, g.taps, g.across.kernel
     vectors = ceil(c, lanes)
+    if g.transposed:
+        y, line = to.floats(c * g.ci * taps), g.co * taps
+        shape, here = (vectors, taps, g.ci, lanes // g.co, g.co), (lanes * line, -1, line, g.ci * line, taps)
+        to.copy(to.input(1).at(taps - 1), y, shape, here, (taps * g.ci * lanes, g.ci * lanes, lanes, g.co, 1))
+        return y
     if varies(to, 1):
         strides = WeightStrides(0, lanes * g.ci * taps, kw, 1, taps, g.ci * taps, g.down.kernel, kw, g.ci)
         return repack.panels(to, to.input(1), strides, vectors, lanes)

@@ -29,12 +29,13 @@ GAIN = 0.8
 
 class Weights(NamedTuple):
     """Packed under ``key`` from the (groups, taps, ci, co) matrices that ``make`` gives, or, where they are no constants,
-    from ``source`` by steps."""
+    from ``source`` by steps, unless they are ``packed`` already."""
 
     key: str
     make: Callable[[], np.ndarray]
     strides: WeightStrides
     source: Ref
+    packed: Ref | None = None
 
 
 class Wide(NamedTuple):
@@ -145,6 +146,8 @@ def packed_weights(to: Lowering, g: Geometry, w: Weights, k: int, og: int, first
     lanes, columns, groups = to.target.lanes, to.columns, g.groups
     if not w.strides.kh:  # no tap meets these cells
         return to.constant(f"#zeros{groups}x{k}x{og}", lambda: np.zeros(groups * k * padded(og, lanes, columns), np.float32))
+    if w.packed is not None:
+        return w.packed
     if varies(to, 1):
         return repack.panels(to, w.source.at(first * w.strides.co), w.strides, groups, n)
     return to.constant(

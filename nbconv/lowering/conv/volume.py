@@ -3,17 +3,20 @@ whose results are added to those before."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
+from nbconv.graph import FLOAT32
 from nbconv.kernels.params import Epilogue
+from nbconv.lowering import repack
 from nbconv.lowering.context import Lowering, Ref
 from nbconv.lowering.conv.indirect_gemm import Weights, Wide, taps_steps
 from nbconv.lowering.conv.operands import Image
 from nbconv.lowering.conv.problem import SMALL_CHANNELS, Geometry
-from nbconv.lowering.repack import WeightStrides
+from nbconv.lowering.repack import WeightStrides, varies
 from nbconv.lowering.window import Window, spatial
 
 NO_BIAS = 99
@@ -67,12 +70,12 @@ def lower_volume(to: Lowering, window: Window, groups: int) -> None:
     g = Geometry(False, 2, od, groups, cg, co // groups, h, w, oh, ow, *sides)
     columns, floats = (1, across.stride, 1, 0) if few else sides[1][:4], kw * cg if few else cg
     turns, together = Turns(to, kd), d == od * deep.stride  # the batch's planes are equally spaced
-    for z in range(kd):
+    for z, weights in enumerate(packed_once(to, [plane_weights(to, z, groups) for z in range(kd)], groups, co // groups)):
         for i in range(1 if together else n):
             taps_steps(
                 to,
                 g._replace(n=n * od) if together else g,
-                plane_weights(to, z, groups),
+                weights,
                 (oh, ow),
                 sides[0][:4],
                 columns,
@@ -94,6 +97,20 @@ def padded_volume(to: Lowering, begin: tuple[int, ...], end: tuple[int, ...]) ->
     there = (d * h * w * c, 1, h * w * c, w * c, c)
     to.copy(to.input(0), y.at(((front * h + top) * w + left) * c), (n, c, *size), to.strides(0), there)
     return Volume(y, d, h, w, begin)
+
+
+def packed_once(to: Lowering, planes: list[Weights], groups: int, n: int) -> Iterator[Weights]:
+    """These planes of a kernel, which are equally spaced; where they vary, each is packed once for all samples, and of one
+    group all at once, unless that takes too much memory."""
+    first = planes[0].strides
+    if not varies(to, 1) or not first.kh:
+        yield from planes
+    elif groups == 1 and FLOAT32.itemsize * len(planes) * repack.panel_floats(to, first, n) <= to.scratch_limit:
+        apart = planes[1].strides.base - first.base if len(planes) > 1 else 0
+        found = repack.planes(to, planes[0].source, first._replace(group=apart), len(planes), n)
+        yield from (w._replace(packed=y) for w, y in zip(planes, found, strict=True))
+    else:
+        yield from (w._replace(packed=repack.panels(to, w.source, w.strides, groups, n)) for w in planes)
 
 
 def plane_weights(to: Lowering, z: int, groups: int) -> Weights:

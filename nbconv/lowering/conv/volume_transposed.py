@@ -10,7 +10,7 @@ from nbconv.lowering.conv.indirect_gemm import Weights, taps_steps
 from nbconv.lowering.conv.operands import Image
 from nbconv.lowering.conv.problem import Geometry
 from nbconv.lowering.conv.transposed import NOTHING, Phase, phase, phases, strides
-from nbconv.lowering.conv.volume import NO_BIAS, Turns, padded_volume
+from nbconv.lowering.conv.volume import NO_BIAS, Turns, packed_once, padded_volume
 from nbconv.lowering.packing import ceil
 from nbconv.lowering.repack import WeightStrides
 from nbconv.lowering.window import Window, spatial
@@ -30,20 +30,21 @@ def lower_volume_transposed(to: Lowering, window: Window, groups: int) -> None:
     x, d, *_ = padded_volume(to, (front, 0, 0), (back, 0, 0))
     turns = Turns(to, max(len(met) for _, _, met in found))
     for p, out, met in found:
-        for i in range(n):
-            for turn, (z, at) in enumerate(met or [(-1, 0)]):
-                wide = turns.begin(turn, max(1, len(met)), i * od * oh * ow)
-                for part in phases(g):
-                    windows = NOTHING if z < 0 else (part.down, part.across)
+        begins = met or [(-1, 0)]
+        for part in phases(g):
+            windows = (part.down, part.across) if met else NOTHING
+            planes = packed_once(to, [_weights(to, g, part, z) for z, _ in begins], groups, g.co)
+            for turn, (weights, (_, at)) in enumerate(zip(planes, begins, strict=True)):
+                for i in range(n):
                     taps_steps(
                         to,
                         g._replace(n=out),
-                        _weights(to, g, part, z),
+                        weights,
                         part.size,
                         *windows,
                         part.scatter._replace(full_h=deep.stride * oh, oy0=part.scatter.oy0 + p * oh),
                         source=Image(x.at((i * d + front + at) * h * w * ci), h, w, ci, g.ci),
-                        wide=wide,
+                        wide=turns.begin(turn, len(begins), i * od * oh * ow),
                         bias_input=NO_BIAS if turn else 2,
                     )
 

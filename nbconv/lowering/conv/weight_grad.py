@@ -37,6 +37,12 @@ def fits(p: ConvProblem) -> bool:
     return not (p.geometry.depthwise or small_channels(p.geometry))
 
 
+def cost(p: ConvProblem) -> float:
+    """A group's products: tiles are multiplied, filled or not."""
+    g = p.geometry
+    return 2.0 * g.n * g.oh * g.ow * g.taps * g.ci * padded(g.co, p.target.lanes, p.columns)
+
+
 class Plane(NamedTuple):
     """A plane of a kernel of ``taps`` taps: what is multiplied with x, and where its gradient goes."""
 
@@ -149,4 +155,4 @@ def channel_sums(to: Lowering) -> None:
     merge(to, sums, parts, 1, 1, c, full, full, TapStrides(0, 0, 1, 0), to.output(1))
 
 
-WEIGHT_GRAD = Implementation("weight_grad", fits, emit)
+WEIGHT_GRAD = Implementation("weight_grad", fits, emit, cost)

@@ -89,14 +89,18 @@ class Augment:
         if several is not None and self.mixup:
             raise ValueError("targets are by output: mixup wants one label a sample")
         kinds = {name: self._kind(x, part, kind) for name, part in parts.items()}
-        done = [self.one(sample, rng) for sample, rng in zip(x, generators, strict=True)]
+        changed, moves = np.empty(x.shape, np.float32), []
+        for sample, rng, out in zip(x, generators, changed, strict=True):  # one at a time: its memory is the next one's
+            found, mine = self.one(sample, rng)
+            out[...] = found
+            moves.append(mine)
         for name, part in parts.items():
-            if kinds[name] in ("mask", "boxes") and any(moves for _, moves in done):
-                moved = [self._followed(kinds[name], t, moves, x.shape[2:]) for t, (_, moves) in zip(part, done)]
-                parts[name] = np.stack(moved)
+            if kinds[name] in ("mask", "boxes") and any(moves):
+                parts[name] = np.empty(part.shape, part.dtype)
+                for target, mine, out in zip(part, moves, parts[name]):
+                    self._followed(kinds[name], target, mine, x.shape[2:], out)
         y = parts[""] if several is None else Targets(parts) if isinstance(y, Targets) else parts
-        x = np.stack([sample for sample, _ in done])
-        return (x, y) if not self.mixup else self._mixed(x, y, generators, classes)
+        return (changed, y) if not self.mixup else self._mixed(changed, y, generators, classes)
 
     def _kind(self, x: np.ndarray, y: np.ndarray, kind: str) -> str:
         """What targets are. ValueError for those of which is not known what becomes of them."""
@@ -164,17 +168,18 @@ class Augment:
                 return left, top, left + width, top + height
         return 0, 0, w, h
 
-    def _followed(self, kind: str, y: np.ndarray, moves: list[np.ndarray], size: tuple[int, ...]) -> np.ndarray:
-        """A mask or boxes, moved as the picture was."""
+    def _followed(self, kind: str, y: np.ndarray, moves: list[np.ndarray], size: tuple[int, ...], out: np.ndarray) -> None:
+        """Puts a mask or boxes, moved as the picture was, into ``out``."""
         if not moves:
-            return y
-        if kind == "boxes":
-            return geometry.warped_boxes(y, moves, (size[0], size[1]), self.least_box)
-        if y.shape[-2:] == tuple(size):
-            return geometry.warped_mask(y, moves, self.mask_fill)
-        if y.shape[:2] == tuple(size):
-            return np.moveaxis(geometry.warped_mask(np.moveaxis(y, 2, 0), moves, self.mask_fill), 0, 2)
-        raise ValueError(f"a mask has shape {list(y.shape)}, its picture {list(size)}: they cannot move together")
+            out[...] = y
+        elif kind == "boxes":
+            out[...] = geometry.warped_boxes(y, moves, (size[0], size[1]), self.least_box)
+        elif y.shape[-2:] == tuple(size):
+            geometry.warped_mask(y, moves, self.mask_fill, out)
+        elif y.shape[:2] == tuple(size):
+            out[...] = np.moveaxis(geometry.warped_mask(np.moveaxis(y, 2, 0), moves, self.mask_fill), 0, 2)
+        else:
+            raise ValueError(f"a mask has shape {list(y.shape)}, its picture {list(size)}: they cannot move together")
 
     def _mixed(
         self, x: np.ndarray, y: np.ndarray, generators: Sequence[np.random.Generator], classes: int
@@ -214,5 +219,5 @@ def _factor(rng: np.random.Generator, by: float) -> np.float32:
 def grey(x: np.ndarray) -> np.ndarray:
     """(1, h, w): luma as BT.601 has it of (3, h, w), else the mean over channels."""
     if len(x) == 3:
-        return np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), x, 1)[None]
+        return np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), np.ascontiguousarray(x), 1)[None]
     return x.mean(axis=0, keepdims=True)

@@ -27,21 +27,27 @@ def warped(x: np.ndarray, matrix: np.ndarray, fill: float = 0.0) -> np.ndarray:
     return result
 
 
-def warped_mask(mask: np.ndarray, moves: Sequence[np.ndarray], fill: float = 0) -> np.ndarray:
+def warped_mask(mask: np.ndarray, moves: Sequence[np.ndarray], fill: float = 0, out: np.ndarray | None = None) -> np.ndarray:
     """(h, w) or (k, h, w) moved, the nearest pixel's value; ``fill`` for what was outside the picture before any of the
-    moves, as the picture lost it there. Integers below 2**31, or float32."""
-    image = pillow()
-    kind = np.float32 if mask.dtype.kind == "f" else np.int32
-    planes = mask.reshape(-1, *mask.shape[-2:])
-    result = np.empty(planes.shape, kind)
-    for plane, out in zip(planes, result):
+    moves, as the picture lost it there. Integers below 2**31, or float32. ``out``: takes the result."""
+    image, kind = pillow(), _kind(mask, fill)
+    how, by, value = image.Transform.AFFINE, image.Resampling.NEAREST, kind(fill).item()
+    result = np.empty(mask.shape, mask.dtype) if out is None else out
+    steps = [tuple(float(v) for v in matrix[:2].reshape(-1)) for matrix in moves]
+    for plane, moved in zip(mask.reshape(-1, *mask.shape[-2:]), result.reshape(-1, *mask.shape[-2:]), strict=True):
         found = image.fromarray(np.ascontiguousarray(plane, kind))
-        for matrix in moves:
-            coefficients = tuple(float(v) for v in matrix[:2].reshape(-1))
-            how, by = image.Transform.AFFINE, image.Resampling.NEAREST
-            found = found.transform(found.size, how, coefficients, by, fillcolor=kind(fill).item())
-        out[...] = np.asarray(found)
-    return result.reshape(mask.shape).astype(mask.dtype)
+        for coefficients in steps:
+            found = found.transform(found.size, how, coefficients, by, fillcolor=value)
+        moved[...] = np.asarray(found)
+    return result
+
+
+def _kind(mask: np.ndarray, fill: float) -> type[np.generic]:
+    """The smallest type that Pillow moves and that holds the values: pages of memory cost more than the moving."""
+    if mask.dtype.kind == "f":
+        return np.float32
+    small = not mask.size or (mask.min() >= 0 and mask.max() <= 255)
+    return np.uint8 if small and 0 <= fill <= 255 else np.int32
 
 
 def warped_boxes(boxes: np.ndarray, moves: Sequence[np.ndarray], size: tuple[int, int], least: float = 0.25) -> np.ndarray:

@@ -12,9 +12,10 @@ from nbconv.train.data.pictures import Pictures, image_folder
 from nbconv.train.data.splits import Splits
 from nbconv.train.data.table import image_list
 from nbconv.train.data.voc import voc
+from nbconv.train.data.yolo import yolo_folder
 
 __all__ = [
     "Arrays", "Balance", "Batch", "Boxed", "Data", "Part", "Pictures", "Splits", "as_batches", "as_data", "augmented",
     "batches", "class_weighted", "classified", "coco", "encoded", "from_dataset", "gathered", "image_folder", "image_list",
-    "image_splits", "load_npz", "mask_folder", "order", "prefetch", "read_data", "voc", "wanted", "whole",
+    "image_splits", "load_npz", "mask_folder", "order", "prefetch", "read_data", "voc", "wanted", "whole", "yolo_folder",
 ]  # fmt: skip

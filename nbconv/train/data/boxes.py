@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,24 @@ from nbconv.base.image import RESIZES, load_image, open_image, placed
 from nbconv.train.augment.geometry import warped_boxes
 from nbconv.train.data.base import Batch, Data, Part
 from nbconv.train.data.pictures import Pictures, each
+from nbconv.train.data.splits import Splits
+
+
+def box_splits(parts: Mapping[str, Boxed], where: Any) -> Splits:
+    """Boxes by split, with the classes of the training part in all. ValueError where another has boxes of more."""
+    if "train" not in parts:
+        raise ValueError(f"{where} has the splits {', '.join(parts)}, and no train")
+    names, found = parts["train"].classes, Splits()
+    for split, data in parts.items():
+        there = {data.classes[int(k)] for rows in data.boxes for k in np.unique(rows[:, 4])}
+        if more := sorted(there - set(names)):
+            raise ValueError(f"{where}: {split} has boxes of {', '.join(more)}, train of the classes {', '.join(names)}")
+        numbers = np.array([names.index(c) if c in names else -1 for c in data.classes] or [0], np.float32)
+        other: Any = copy.copy(data)
+        other.classes = names
+        other.boxes = [np.concatenate([r[:, :4], numbers[r[:, 4:].astype(int)]], 1) for r in data.boxes]
+        found[split] = other
+    return found
 
 
 def encoded(data: Data, encode: Callable[[np.ndarray, np.ndarray], Any]) -> Data:
@@ -29,7 +47,8 @@ class Boxed(Pictures):
     (``most``, unless given: more are refused), filled up with rows of -1. A box is cut at the edge of what is left of the
     picture; one that loses more than three quarters goes. ``encode``: a function of a picture's boxes (k, 4) and their
     labels (k,), which count from 1, after augmentation; targets are then what it gives, stacked: such as
-    `nbconv.vision.ssd_targets` and `fcos_targets` with their anchors or points."""
+    `nbconv.vision.ssd_targets` and `fcos_targets` with their anchors or points, or `nbconv.vision.Anchors`. ``shares``:
+    boxes are in shares of the picture's sides."""
 
     def __init__(
         self,
@@ -39,12 +58,13 @@ class Boxed(Pictures):
         *,
         most: int | None = None,
         encode: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+        shares: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(paths, np.arange(len(boxes)), classes=classes, kind="boxes", **options)
         rows = [np.asarray(boxes[i], np.float32).reshape(-1, 5) for i in self.labels]
         del self.labels
-        self.boxes, self.encode = rows, encode
+        self.boxes, self.encode, self.shares = rows, encode, shares
         for path, found in zip(self.paths, rows):
             wrong = ~np.isfinite(found).all(axis=1) | (found[:, 2] <= found[:, 0]) | (found[:, 3] <= found[:, 1])
             if wrong.any():
@@ -74,10 +94,12 @@ class Boxed(Pictures):
 
     def _inside(self, i: int, width: int, height: int) -> np.ndarray:
         """The boxes of picture i, cut at its edges. ValueError for one that lies outside of it."""
-        found = self.boxes[i][:, :4].clip(0, [width, height] * 2)
+        boxes = self.boxes[i][:, :4]
+        boxes = boxes * np.array([width, height] * 2, np.float32) if self.shares else boxes
+        found = boxes.clip(0, [width, height] * 2)
         gone = (found[:, 2] <= found[:, 0]) | (found[:, 3] <= found[:, 1])
         if gone.any():
-            box = self.boxes[i][gone][0, :4].tolist()
+            box = boxes[gone][0].tolist()
             raise ValueError(f"{self.paths[i]}: the box {box} is outside the picture, which has {width}×{height} pixels")
         return found
 

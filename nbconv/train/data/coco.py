@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +15,8 @@ import numpy as np
 from nbconv.base.image import MAX_PIXELS
 from nbconv.train.data.boxes import Boxed
 from nbconv.train.data.masks import Masked
+from nbconv.train.data.pictures import shown
+from nbconv.train.data.splits import named, split_of
 
 MOST_BYTES = 1 << 30
 """A larger file is refused."""
@@ -54,9 +58,9 @@ def coco(
 
     ``task`` "boxes": targets float32 (n, most, 5), see `Boxed`, whose options ``most`` and ``encode`` are. "masks": int64
     (n, h, w), 0 where there is no thing, else 1 and the number of its class. ``classes``: only these categories, in this
-    order; by default all, in the order of their ids. Annotations of crowds have no boxes. Pictures without annotations
-    count. Other options are those of `Pictures`. ValueError for what is no such file, or more than 1 GiB, and names pictures
-    that are missing.
+    order; by default all, in the order of their ids, but for one that has no annotation and only stands above others
+    (Roboflow's first). Annotations of crowds have no boxes. Pictures without annotations count. Other options are those of
+    `Pictures`. ValueError for what is no such file, or more than 1 GiB, and names pictures that are missing.
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}, wanted one of {', '.join(TASKS)}")
@@ -74,7 +78,10 @@ def coco(
                 told = ", ".join(map(str, categories))
                 raise _Wrong(f"an annotation of image {image} has category {kind}, the categories are {told[:200]}")
             by_image[image].append(annotation)
-        names = list(categories.values()) if classes is None else list(map(str, classes))
+        used = {annotation["category_id"] for annotation in given["annotations"]}
+        above = {c.get("supercategory") for c in given["categories"] if c.get("supercategory") != c["name"]}
+        usual = [name for k, name in categories.items() if k in used or name not in above]
+        names = usual if classes is None else list(map(str, classes))
         numbers = {k: names.index(name) for k, name in categories.items() if name in names}
         targets = [(_boxes if task == "boxes" else _segments)(by_image[k], numbers) for k, _ in found]
     except _Wrong as error:
@@ -90,6 +97,40 @@ def coco(
     if task == "boxes":
         return Boxed(paths, targets, names, **options)
     return CocoMasks(paths, targets, ["background", *names], **options)
+
+
+def coco_parts(root: Path) -> dict[str, Path]:
+    """The files of annotations in a folder by split, or that of "" where there is one: in train/, valid/ and test/ (as
+    Roboflow has them), else in the folder or its annotations/, whose names say the split (instances_train2017.json). Empty
+    where there are none. ValueError where there are several of one split, or of none."""
+    inner = {p.name: _annotations(p) for p in sorted(root.iterdir()) if p.is_dir() and split_of(p.name)}
+    if any(inner.values()):
+        many = [p for files in inner.values() if len(files) > 1 for p in files]
+        if many:
+            told = shown([str(p.relative_to(root)) for p in many])
+            raise ValueError(f"{root} has several COCO files of one split: {told}")
+        return named(((name, files[0]) for name, files in inner.items() if files), root)
+    files = [*_annotations(root), *_annotations(root / "annotations")]
+    files = [p for p in files if p.name.startswith("instances_")] or files
+    words = {p: next(filter(split_of, re.split("[^a-z]+", p.stem.lower())), "") for p in files}
+    parts = named(((word, p) for p, word in words.items()), root)
+    if "train" in parts:
+        return parts
+    if len(files) > 1:
+        raise ValueError(f"{root} has several COCO files, and none for train: give one, {shown([str(p) for p in files])}")
+    return {"": files[0]} if files else {}
+
+
+def _annotations(folder: Path) -> list[Path]:
+    """The files of a folder that look like COCO's annotations of things."""
+    return [p for p in sorted(folder.glob("*.json")) if p.is_file() and _looks_like(p)]
+
+
+def _looks_like(file: Path) -> bool:
+    if not os.path.getsize(file):
+        return False
+    with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return all(content.find(key) >= 0 for key in (b'"images"', b'"categories"', b'"annotations"'))
 
 
 def _loaded(file: Path) -> Mapping[str, Any]:

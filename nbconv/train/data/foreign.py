@@ -233,8 +233,8 @@ def _labels(dataset: Any, label: str | None) -> Any:
     return found if found.shape == (len(dataset),) and found.dtype.kind == "i" else None
 
 
-def frame(given: Any) -> Pictures | None:
-    """What a pandas frame names, by the usual names of columns; None for other things."""
+def frame(given: Any, **options: Any) -> Pictures | None:
+    """What a pandas frame names, by the usual names of columns; None for other things. Options are those of `image_list`."""
     from nbconv.train.data.table import image_list
 
-    return image_list(given) if hasattr(given, "columns") and hasattr(given, "iloc") else None
+    return image_list(given, **options) if hasattr(given, "columns") and hasattr(given, "iloc") else None

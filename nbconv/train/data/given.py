@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ import numpy as np
 from nbconv.edit.pictured import PictureInput, picture_input
 from nbconv.train.data.arrays import Arrays, load_npz
 from nbconv.train.data.base import Data, Part, parts, whole
-from nbconv.train.data.coco import coco
+from nbconv.train.data.boxes import box_splits
+from nbconv.train.data.coco import coco, coco_parts
 from nbconv.train.data.foreign import frame, from_dataset, is_dataset
 from nbconv.train.data.masks import is_masks, mask_folder, mask_parts
 from nbconv.train.data.pictures import folder_splits, image_folder
 from nbconv.train.data.splits import Splits, named, split_folders
 from nbconv.train.data.table import has_splits, image_list, list_splits
-from nbconv.train.data.voc import is_voc, voc
+from nbconv.train.data.voc import voc, voc_parts
+from nbconv.train.data.yolo import yolo_folder, yolo_parts
 
 if TYPE_CHECKING:
     from nbconv.model import Model
@@ -43,23 +46,25 @@ def wanted(model: Model) -> PictureInput:
     return picture_input(model.graph, model.inputs[0].name) if model.inputs else PictureInput()
 
 
-def _data(given: Any, name: str) -> Data | None:
+def _data(given: Any, name: str, options: Mapping[str, Any] | None = None) -> Data | None:
+    """See `as_data`; ``options`` go to what reads it, and `Data` must have them."""
+    options = options or {}
     if isinstance(given, Data):
-        return given
+        return _agreeing(given, options)
     if isinstance(given, Mapping) and "train" in given:
         raise ValueError(f"{name} is splits, {', '.join(given)}: give one, as fit(splits['train'], splits['val'])")
     if isinstance(given, tuple) and len(given) in (2, 3):
-        return Arrays(*given[:2], weights=given[2] if len(given) == 3 else None)
+        return Arrays(*given[:2], weights=given[2] if len(given) == 3 else None, **options)
     if isinstance(given, (str, bytes, os.PathLike)):
         raise ValueError(f"{name} is a path: give what reads it, as nbconv.image_folder(path)")
-    table = frame(given)
+    table = frame(given, **options)
     if table is not None:
         return table
     if hasattr(given, "__array__"):
         shape = list(np.asarray(given).shape)
         raise ValueError(f"{name} is one array {shape}, wanted samples and targets in a tuple: fit((x, y), (x_val, y_val))")
     if is_dataset(given):
-        return from_dataset(given)
+        return from_dataset(given, **options)
     if isinstance(given, Iterable) or callable(given):
         return None
     raise ValueError(f"{name} is {type(given).__name__}, wanted (x, y), Data or an iterable of batches")
@@ -84,28 +89,20 @@ def read_data(
 
 
 def _one(data: Any, given: Mapping[str, Any]) -> Data:
-    if isinstance(data, tuple) and len(data) in (2, 3):
-        found = Arrays(*data[:2], weights=data[2] if len(data) == 3 else None, **given)
-        found.std = 255.0 if found.pictures and "std" not in given else found.std
-        return found
-    if not isinstance(data, Data):
-        if hasattr(data, "columns") and hasattr(data, "iloc"):
-            return image_list(data, **given)
-        if is_dataset(data):
-            return from_dataset(data, **given)
-    found = as_data(data)
+    found = _data(data, "data", given)
     if found is None:
         raise ValueError("an iterable of batches has no share to hold out: give (x, y) or Data")
-    return _agreeing(found, given)
+    if isinstance(data, tuple) and isinstance(found, Arrays) and found.pictures and "std" not in given:
+        found.std = 255.0
+    return found
 
 
 def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    if path.is_dir() and (is_voc(path) or is_masks(path)):
-        return voc(path, **{**WHOLE, **options}) if is_voc(path) else _whole(mask_folder, path, mask_parts(path), options)
     if path.is_dir():
-        return (folder_splits if split_folders(path) else image_folder)(path, **options)
+        found = _folder(path, options, WHOLE)
+        return (folder_splits if split_folders(path) else image_folder)(path, **options) if found is None else found
     kind = path.suffix.lower()
     if kind == ".csv":
         return (list_splits if has_splits(path) else image_list)(path, **options)
@@ -116,19 +113,35 @@ def _file(path: Path, options: dict[str, Any]) -> Data | Splits:
     raise ValueError(f"{path} is no folder, .csv, .npz or COCO's .json")
 
 
-def _whole(read: Any, path: Path, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Data | Splits:
-    """The data of a folder, or of all its splits."""
-    names = [name for name in parts if name]
-    return Splits({n: read(path, split=n, **options) for n in names}) if names else read(path, **options)
+def _folder(root: Path, options: Mapping[str, Any], boxes: Mapping[str, Any]) -> Data | Splits | None:
+    """The data of a folder, or of all its splits, where it is none of classes: of boxes as VOC, COCO or YOLO have them, with
+    the options ``boxes``, too; of masks."""
+    whole = {**boxes, **options}
+    if found := voc_parts(root):
+        return _boxes(root, {n: partial(voc, part, split=split) for n, (part, split) in found.items()}, whole)
+    if is_masks(root):
+        splits = [name for name in mask_parts(root) if name]
+        every = {name: mask_folder(root, split=name, **options) for name in splits}
+        return Splits(every) if splits else mask_folder(root, **options)
+    if files := coco_parts(root):
+        return _boxes(root, {n: partial(coco, file) for n, file in files.items()}, whole)
+    if pairs := yolo_parts(root):
+        return _boxes(root, {n: partial(yolo_folder, root, split=n or None) for n in pairs}, whole)
+    return None
+
+
+def _boxes(root: Path, reads: Mapping[str, Any], options: Mapping[str, Any]) -> Data | Splits:
+    parts = {name: read(**options) for name, read in reads.items()}
+    return parts[""] if "" in parts else box_splits(parts, root)
 
 
 def image_splits(source: str | os.PathLike, **options: Any) -> Splits:
-    """All splits by name ("train", "val", "test"): of a folder of classes (see `image_folder`) or of masks (see
-    `mask_folder`), or of a CSV file or table with a column named split (see `image_list`), whose options these are.
-    ValueError where there are none, or the classes of one are not those of another, naming them."""
+    """All splits by name ("train", "val", "test"): of a folder of classes (see `image_folder`), of masks (see
+    `mask_folder`) or of boxes (see `coco`, `voc` and `yolo_folder`), or of a CSV file or table with a column named split
+    (see `image_list`), whose options these are. ValueError where there are none, or the classes of one are not those of
+    another, naming them."""
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        root = Path(source)
-        found = _whole(mask_folder, root, mask_parts(root), options) if is_masks(root) else None
+        found = _folder(Path(source), options, {})
         return found if isinstance(found, Splits) else folder_splits(source, **options)
     return list_splits(source, **options)
 

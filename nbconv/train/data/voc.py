@@ -13,6 +13,7 @@ import numpy as np
 from nbconv.train.data.boxes import Boxed
 from nbconv.train.data.masks import MaskFiles
 from nbconv.train.data.pictures import PICTURES, is_picture, shown
+from nbconv.train.data.splits import named
 
 MOST_BYTES = 16 << 20
 """A larger XML file is refused."""
@@ -69,8 +70,20 @@ def voc(
     return Boxed([_picture(pictures, p.stem) for p in files], rows, names, **options)
 
 
+def voc_parts(root: Path) -> dict[str, tuple[Path, str | None]]:
+    """(folder, split of its lists) by split: of folders train/, val/ and test/ that are such, or of the lists
+    ``ImageSets/Main/train.txt``, ``val.txt``, ``test.txt``; of "" where there are neither; empty for another folder."""
+    folders = named(((p.name, (p, None)) for p in sorted(root.iterdir()) if p.is_dir() and is_voc(p)), root)
+    lists = named(((p.stem, (root, p.stem)) for p in sorted((root / "ImageSets" / "Main").glob("*.txt"))), root)
+    found = next((parts for parts in (folders, lists) if "train" in parts), {})
+    return found or ({"": (root, None)} if is_voc(root) else {})
+
+
 def is_voc(folder: Path) -> bool:
-    return (folder / "Annotations").is_dir() or (next(folder.glob("*.xml"), None) is not None)
+    inner = folder / "Annotations"
+    if inner.is_dir() and next(inner.glob("*.json"), None) is None:  # a disk may take it for COCO's annotations/
+        return True
+    return next(folder.glob("*.xml"), None) is not None
 
 
 def _of(missing: set[str]) -> str:

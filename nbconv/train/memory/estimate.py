@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,42 +20,87 @@ MOVED = 32.0
 CALL = 3e5
 """Floating-point operations in the time that a step costs beside its work."""
 
-Place = tuple[int, int]
-"""A segment (-1: the forward part), and a node of it."""
 
+class Memory:
+    """What a choice takes, by estimate. Segment -1 is the forward part."""
 
-class Memory(NamedTuple):
-    """What a graph in segments takes."""
+    def __init__(self, of: Estimate, choice: Choice, needs: Needs, parts: list[Fragment]) -> None:
+        self.of, self.choice, self.needs, self.parts = of, choice, needs, parts
+        self.cost = sum(part.cost for part in parts[1:])
+        """of the backward part, in floating-point operations"""
+        self.starts = np.cumsum([0, *(len(part.profile) for part in parts)])
+        """the first node of each part, and the number of all"""
+        self.begins, self.ends = self._lives()
+        """of each value, by number, that passes from one segment to another: its first and its last node; -1 of others"""
+        there = np.nonzero(self.begins >= 0)[0]
+        sizes, count = of.sizes[there], int(self.starts[-1])
+        change = np.bincount(self.begins[there], sizes, count + 1) - np.bincount(self.ends[there] + 1, sizes, count + 1)
+        self.bytes = np.concatenate([part.profile for part in parts]) + np.cumsum(change)[:-1]
+        self.peaks = np.maximum.reduceat(self.bytes, self.starts[:-1])
+        """most bytes by segment, the forward part first"""
 
-    peaks: dict[int, int]
-    """most bytes by segment"""
-    where: dict[int, int]
-    """at which of the segment's nodes that is"""
-    lives: dict[str, tuple[Place, Place]]
-    """the first and the last node of each value that passes from one segment to another"""
-    cost: float
-    """of the backward part, in floating-point operations"""
+    def _lives(self) -> tuple[np.ndarray, np.ndarray]:
+        of, parts = self.of, self.parts
+        begun = np.concatenate([part.begun for part in parts])
+        begins = np.concatenate([part.begins for part in parts]) + np.repeat(self.starts[:-1], [len(p.begun) for p in parts])
+        read = np.concatenate([part.read for part in parts])
+        ends = np.concatenate([part.ends for part in parts]) + np.repeat(self.starts[:-1], [len(p.read) for p in parts])
+        first = np.full(len(of.sizes), -1)
+        first[begun[::-1]] = begins[::-1]
+        home: dict[int, int] = {}
+        for number, part in enumerate(parts, -1):
+            for y, x, name in part.over:
+                at = home.get(x, x)
+                if 0 <= first[at] < self.starts[number + 1] and not self.needs.later(name, number):
+                    home[y] = at
+        if home:
+            lies = np.arange(len(first))
+            lies[[*home]] = [*home.values()]
+            begun, read = lies[begun], lies[read]
+            first[:] = -1
+            first[begun[::-1]] = begins[::-1]
+        last = first.copy()
+        last[read] = ends
+        last[of.outputs[first[of.outputs] >= 0]] = self.starts[-1] - 1
+        return first, last
 
     def most(self) -> int:
-        return max(self.peaks.values())
+        return int(self.peaks.max())
+
+    def excess(self, nbytes: float) -> float:
+        """Bytes that segments take beyond so many."""
+        return float(np.maximum(self.peaks - nbytes, 0).sum())
+
+    def forward(self) -> int:
+        """Bytes that the forward part takes."""
+        return int(self.peaks[0])
+
+    def worst(self) -> int:
+        """The segment that takes most."""
+        return int(self.peaks.argmax()) - 1
 
     def live(self, segment: int) -> list[str]:
-        """What passes through the segment where it takes most."""
-        at = segment, self.where[segment]
-        return [name for name, (begin, end) in self.lives.items() if begin <= at <= end]
+        """What passes through a segment where it takes most."""
+        start, end = self.starts[segment + 1 : segment + 3]
+        at = start + self.bytes[start:end].argmax()
+        return sorted(self.of.names[i] for i in np.nonzero((self.begins >= 0) & (self.begins <= at) & (at <= self.ends))[0])
 
 
 class Fragment(NamedTuple):
-    """One segment."""
+    """One segment. Values go by their numbers, places are those of nodes."""
 
     profile: np.ndarray
     """bytes at each node of scratch memory and of values that do not leave the segment"""
-    begins: dict[str, int]
-    """where values are made that do"""
-    ends: dict[str, int]
-    """where it last reads those and values made before"""
-    over: dict[str, str]
-    """values that it may make where another lies"""
+    begun: np.ndarray
+    """values made in it that leave it"""
+    begins: np.ndarray
+    """where"""
+    read: np.ndarray
+    """these, and values made before that it reads"""
+    ends: np.ndarray
+    """where it does so last"""
+    over: list[tuple[int, int, str]]
+    """values that it may make where another lies, which is a copy of a value of that name"""
     cost: float
 
 
@@ -73,63 +119,55 @@ class Estimate:
         )
         self.count = 0
         """how often `memory` was asked for"""
+        self.names: list[str] = []
+        """of values, by number"""
+        self.sizes = np.zeros(0, np.int64)
+        """bytes of values, by number"""
+        self._numbers: dict[str, int] = {}
         self._scratch: dict[Any, int] = {}
         self._cost: dict[Any, float] = {}
         self._fragments: dict[Any, Fragment] = {}
         self._own = {n for node in segments.whole.nodes if owns(node) for n in node.outputs}
+        self.outputs = self._numbered(n for n in segments.whole.outputs if n in segments.at)
         self._forward = self._fragment(segments.whole.nodes[: segments.forward], [], None)
 
-    def memory(self, choice: Choice) -> Memory:
-        """Values from where they are made to where they are last read, and scratch memory of each node."""
+    def _numbered(self, names: Iterable[str]) -> np.ndarray:
+        """The numbers of values."""
+        found = []
+        for name in names:
+            if name not in self._numbers:
+                self._numbers[name] = len(self.names)
+                self.names.append(name)
+            found.append(self._numbers[name])
+        if len(self.names) > len(self.sizes):
+            more = [self.segments.specs[n].nbytes for n in self.names[len(self.sizes) :]]
+            self.sizes = np.concatenate([self.sizes, np.array(more, np.int64)])
+        return np.array(found, np.int64)
+
+    def memory(self, choice: Choice, near: Memory | None = None) -> Memory:
+        """Values from where they are made to where they are last read, and scratch memory of each node. ``near``: of another
+        choice, that differs little."""
         self.count += 1
-        needs = self.segments.needs(choice)
-        found = [self._forward, *(self.segment(i, choice, needs) for i in range(len(self.segments.segments)))]
-        outputs, end = self.segments.whole.outputs, (len(found) - 2, len(found[-1].profile) - 1)
-        home: dict[str, str] = {}
-        begins: dict[str, Place] = {}
-        ends: dict[str, Place] = {}
-        for i, part in enumerate(found, -1):
-            for y, x in part.over.items():
-                at = home.get(x, x)
-                if at in begins and x.removesuffix("/late") not in needs.later[i]:
-                    home[y] = at
-            for name, j in part.begins.items():
-                begins.setdefault(home.get(name, name), (i, j))
-            for name, j in part.ends.items():
-                ends[home.get(name, name)] = i, j
-        lives = {n: (b, end if n in outputs else ends.get(n, b)) for n, b in begins.items()}
-        passing = np.zeros(len(found) + 1, np.int64)
-        changes = [np.zeros(len(part.profile) + 1, np.int64) for part in found]
-        for name, ((i, a), (j, b)) in lives.items():
-            size = self.segments.specs[name].nbytes
-            changes[i + 1][a] += size
-            changes[j + 1][b + 1] -= size
-            if j > i:
-                changes[j + 1][0] += size
-                passing[i + 2] += size
-                passing[j + 1] -= size
-        base = np.cumsum(passing)
-        peaks: dict[int, int] = {}
-        where: dict[int, int] = {}
-        for i, (part, change) in enumerate(zip(found, changes, strict=True)):
-            live = part.profile + np.cumsum(change)[:-1]
-            where[i - 1] = int(live.argmax()) if len(live) else 0
-            peaks[i - 1] = int(live[where[i - 1]] + base[i]) if len(live) else 0
-        return Memory(peaks, where, lives, sum(part.cost for part in found[1:]))
+        segments = range(len(self.segments.segments))
+        if near is None:
+            needs = self.segments.needs(choice)
+            return Memory(self, choice, needs, [self._forward, *(self.segment(i, choice, needs) for i in segments)])
+        old = near.choice
+        differing = {n for n, _ in choice.held.items() ^ old.held.items()}
+        needs = self.segments.needs(choice, near.needs, differing)
+        parts = [*near.parts]
+        cut = {i for i, _ in choice.parts.items() ^ old.parts.items()}
+        for i in sorted(needs.changed | cut):  # a late value is made known by the segment that makes it
+            parts[i + 1] = self.segment(i, choice, needs)
+        return Memory(self, choice, needs, parts)
 
     def segment(self, number: int, choice: Choice, needs: Needs) -> Fragment:
         """A segment as it is chosen."""
-        late = frozenset(n for n in needs.clones[number] if choice.held[n][1] <= number)
-        later = needs.later[number]
-        kept = frozenset(n for n in later if n in late or self.segments.segment.get(n) == number)
-        key = (
-            number,
-            choice.parts.get(number, 1),
-            frozenset(needs.clones[number]),
-            late,
-            kept,
-            frozenset(needs.renamed[number]),
-        )
+        late = needs.late[number]
+        own = (n for i in self.segments.segments[number] for n in self.segments.whole.nodes[i].outputs)
+        kept = frozenset(n for n in (*late, *own) if needs.later(n, number))
+        parts = choice.parts.get(number, 1)
+        key = number, parts, frozenset(needs.clones[number]), frozenset(late), kept, frozenset(needs.renamed[number])
         if key not in self._fragments:
             nodes, times = self.segments.sketch(number, choice, needs)
             self._fragments[key] = self._fragment(nodes, times, {*kept, *(f"{n}/late" for n in kept)})
@@ -158,13 +196,23 @@ class Estimate:
         over = {y: x for y, x in overwritten(graph, specs, known).items() if y in begins and y not in mine}
         cost = sum(self.price(n) * t for n, t in zip(nodes, times, strict=True)) if times else 0.0
         before = {n for n in ends if n in self.segments.at or n.endswith("/late")}
+        made_here = {n: i for n, i in begins.items() if n not in mine}
         passing = {n: i for n, i in ends.items() if n not in mine and (n in before or n in begins)}
-        return Fragment(profile, {n: i for n, i in begins.items() if n not in mine}, passing, over, cost)
+        numbers = self._numbered((*over, *over.values())).reshape(2, -1).T.tolist()
+        return Fragment(
+            profile,
+            self._numbered(made_here),
+            np.array([*made_here.values()], np.int64),
+            self._numbered(passing),
+            np.array([*passing.values()], np.int64),
+            [(y, x, name.removesuffix("/late")) for (y, x), name in zip(numbers, over.values(), strict=True)],
+            cost,
+        )
 
     def price(self, node: Node) -> float:
         """Floating-point operations in the time that a node takes."""
         specs = self.segments.specs
-        key = (node.op.type, *[specs[n].shape for n in node.inputs if n])
+        key = (node.op.type, *[specs[n].shape for n in (*node.inputs, *node.outputs) if n])
         if key not in self._cost:
             given = tuple(specs[n] if n else None for n in node.inputs)
             found = tuple(specs[n] for n in node.outputs if n)

@@ -8,7 +8,7 @@ and each part's forward values are computed again before its backward part (`nbc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 import numpy as np
@@ -32,27 +32,20 @@ class MemoryPolicy(NamedTuple):
     """bytes that a convolution's weights may take for Winograd: of a frozen layer, which are kept, and others"""
     scratch_limit: float = inf
     """bytes of packed weights, or of sums, that a convolution holds at a time"""
-    most: float | None = None
-    """bytes that the step may take by estimate, in segments (see `nbconv.train.memory.search`); 0: as few as can be found"""
+    segmented: bool = False
+    """whether the backward part is done in segments (see `nbconv.train.memory.search`)"""
     rows: int = 0
     """samples of each micro-batch but the last, where they are not equal"""
 
 
 USUAL = MemoryPolicy()
-LEAST_AT_ONCE = MIB // 2
-STAGED = (0.99, 0.97, 0.95, 0.93)
-"""Shares of the memory that estimates may take: values do not fit together without gaps."""
 
 
-def levels(samples: int, divisible: bool, nbytes: float) -> list[MemoryPolicy]:
-    """What to try, from fast to small, for a step of so many bytes. ``divisible``: the batch may be cut."""
+def micro_batches(samples: int) -> list[MemoryPolicy]:
+    """The batch in parts, from fast to small."""
     small = (MIB // 4, 3 * MIB)
-    found = [USUAL, *(MemoryPolicy(scratch_limit=max(nbytes / 32, LEAST_AT_ONCE), most=share * nbytes) for share in STAGED)]
-    if divisible:
-        found += [MemoryPolicy(k, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
-        found.append(MemoryPolicy(samples, small))
-    found.append(MemoryPolicy(scratch_limit=LEAST_AT_ONCE, most=0.0))
-    return list(dict.fromkeys(found))
+    found = [MemoryPolicy(k, small if k > 2 else USUAL.packed) for k in (2, 4, 8, 16, 32) if samples % k == 0]
+    return list(dict.fromkeys([*found, MemoryPolicy(samples, small)]))
 
 
 def accumulating(samples: int, rows: int) -> MemoryPolicy:
@@ -155,12 +148,15 @@ def again(graph: Graph, chosen: Iterable[str], logits: Iterable[str], policy: Me
     return lambda node, spec: node.outputs[0] in able and spec.nbytes >= LEAST
 
 
-class TooLarge(ModelError):
-    """A step that needs more memory than it may take: ``nbytes``."""
+def mebibytes(nbytes: float) -> str:
+    """The number of MiB that is no less, to some digits."""
+    digits = 3 if nbytes < 10 * MIB else 2
+    return f"{ceil(nbytes / MIB * 10**digits) / 10**digits:.{digits}f}"
 
-    def __init__(self, nbytes: int, memory_mb: float) -> None:
-        super().__init__(
-            f"a step on these shapes needs {nbytes / MIB:.1f} MiB for activations, gradients and scratch, "
-            f"memory_mb is {memory_mb:g}: smaller batches or fewer trained layers need less"
-        )
-        self.nbytes = nbytes
+
+class TooLarge(ModelError):
+    """A step that needs more memory than it may take: ``nbytes``, of which ``live`` hold something at one time."""
+
+    def __init__(self, message: str, nbytes: float, live: float) -> None:
+        super().__init__(message)
+        self.nbytes, self.live = nbytes, live
