@@ -101,6 +101,7 @@ def fit(
     if data is not None and hasattr(data, "labels"):
         trainer.expect(data.labels)
     advice.shared_files(data, validation)
+    advice.shared_samples(data, validation)
     known = described(data, trainer.authored, trainer.goals)._asdict()
     if class_weight is not None:
         if data is None:
