@@ -371,6 +371,7 @@ class Learner(Learnt):
         if self._home is None:
             like = partial(self.model._like, threads=self.threads)
             why = nonfinite(built, {**given, **hyper, **self._state}, like, np.isfinite(value))
+            why = why if self.steps or np.isfinite(value) else ""  # the first loss is what it is at any rate
             raise NonFiniteLoss(f"the loss is {value} {told}{why}" if not np.isfinite(value) else f"{why} {told}")
         raise NonFiniteLoss(f"the loss is {value} {told}" if not np.isfinite(value) else f"gradients are not finite {told}")
 
