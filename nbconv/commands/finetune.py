@@ -89,6 +89,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--accumulate", type=_model.positive, default=1, metavar="N", group=how,
         help="batches a step takes, in little more memory than one of them (default: 1)",
     )  # fmt: skip
+    options.add("--clip-norm", type=_model.nonnegative, metavar="X", group=how, help="most norm of all gradients together")
+    options.add("--clip-value", type=_model.nonnegative, metavar="X", group=how, help="most size of each gradient")
     options.add(
         "--ema", type=_model.nonnegative, metavar="X", group=how,
         help="average the weights, of which each step keeps this share (0.999); the average is written",
@@ -147,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         report = finetune(
             args.model, args.data, args.out, **_prepared(args), epochs=args.epochs, batch_size=args.batch, augment=augment,
             balance=args.balance, patience=args.patience, resume=args.resume, progress=True, metrics=args.metrics,
+            clip_norm=args.clip_norm, clip_value=args.clip_value,
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None

@@ -14,6 +14,14 @@ ROSE = 3.0
 """How many times its first epoch's loss an epoch's loss may be."""
 
 
+PRINT = 256
+"""Numbers of a sample that are compared, at most."""
+DISTINCT = 0.95
+"""Share of samples that differ, from which on equal ones tell something."""
+SHARED = 0.05
+"""Share of the validation data that may be in the training data."""
+
+
 def shared_files(train: Data | None, held: Any) -> None:
     """Warns where files are trained on and validated on."""
     both = _files(train) & _files(held)
@@ -24,6 +32,34 @@ def shared_files(train: Data | None, held: Any) -> None:
             f"{some}",
             stacklevel=3,
         )
+
+
+def shared_samples(train: Data | None, held: Any) -> None:
+    """Warns where many of the samples that are validated on, in arrays, are trained on, too. Data in which samples are often
+    equal tell nothing."""
+    seen, mine = _prints(train), _prints(held[0] if isinstance(held, tuple) else held)
+    if not seen or not mine or len(set(seen)) < DISTINCT * len(seen) or len(set(mine)) < DISTINCT * len(mine):
+        return
+    both = len(set(seen) & set(mine))
+    if both > SHARED * len(mine):
+        warnings.warn(
+            f"{both} of {len(mine)} samples of the validation data are in the training data, too: it says nothing of others",
+            stacklevel=3,
+        )
+
+
+def _prints(data: Any) -> list[bytes]:
+    """What tells samples in an array from each other: some of each one's numbers."""
+    numbers: np.ndarray | None = None
+    while isinstance(data, Part):
+        numbers = data.numbers if numbers is None else data.numbers[numbers]
+        data = data.whole
+    x = data if isinstance(data, np.ndarray) else getattr(data, "x", None)
+    if not isinstance(x, np.ndarray) or x.ndim < 2 or x.dtype == object:
+        return []
+    rows = x.reshape(len(x), -1)
+    some = rows[:, :: -(-rows.shape[1] // PRINT) or 1]
+    return [row.tobytes() for row in (some if numbers is None else some[numbers])]
 
 
 def _files(data: Any) -> set[str]:

@@ -80,6 +80,10 @@ class Built(NamedTuple):
     """of the logits, by name"""
     told: Mapping[str, str] = {}
     """the values of what else it tells"""
+    gradients: Mapping[str, str] = {}
+    """of parameters, before they are clipped"""
+    norm: str = ""
+    """of all gradients together, where it is limited"""
 
 
 def slot(value: str, i: int) -> str:
@@ -194,14 +198,15 @@ def finished(recipe: Recipe, of: Differentiated, whole: Graph, state: Mapping[st
     """The step of this graph, which is that of `differentiated` with some of its values computed again."""
     held = _specs(state)
     to = Builder(whole, of.specs, "update/")
-    updates = _updated(to, recipe, of.gradients, held)
+    updates, norm = _updated(to, recipe, of.gradients, held)
     updates.update(_statistics(to, of.logits, of.specs, held))
     updates.update(_averages(to, updates, held) if recipe.ema is not None else {})
     result = to.graph()
-    result.outputs = dict.fromkeys((of.loss, *of.told.values(), *updates.values()))
+    outputs: list[str] = [of.loss, *of.told.values(), *filter(None, [norm]), *updates.values()]
+    result.outputs = dict.fromkeys(outputs)
     trained = tuple(p for p in recipe.chosen if p.value in of.gradients)
     shapes = {n: of.specs[v].shape for n, v in of.values.items()}
-    return Built(result, of.loss, updates, trained, shapes, of.told)
+    return Built(result, of.loss, updates, trained, shapes, of.told, of.gradients, norm)
 
 
 def samples_in(feeds: Mapping[str, Spec]) -> int:
@@ -281,13 +286,13 @@ def _active_dropout(graph: Graph, recipe: Recipe) -> Graph:
     return with_dropout(graph.derive(nodes), STEP, recipe.seed)
 
 
-def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mapping[str, Spec]) -> dict[str, str]:
-    """Adds clipping and the optimizer: the new value of each state."""
+def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mapping[str, Spec]) -> tuple[dict[str, str], str]:
+    """Adds clipping and the optimizer: the new value of each state, and the norm of gradients where it is limited."""
     optimizer = recipe.optimizer
     hyper = tuple(f"hyper/{name}" for name in optimizer.scalars(optimizer.lr, 1))
     for name in hyper:
         to.input(name, Spec((), np.dtype(np.float32)))
-    gradients = _clipped(to, optimizer, gradients)
+    gradients, norm = _clipped(to, optimizer, gradients)
     updates: dict[str, str] = {}
     for p in recipe.chosen:
         if p.value not in gradients:
@@ -298,7 +303,7 @@ def _updated(to: Builder, recipe: Recipe, gradients: dict[str, str], held: Mappi
             to.input(name, held[name])
         made = to.add_many(op, 1 + op.slots, p.value, gradients[p.value], *slots, *hyper)
         updates.update(zip([p.value, *slots], made, strict=True))
-    return updates
+    return updates, norm
 
 
 def group_options(optimizer: Optimizer, parameter: Parameter) -> dict[str, float]:
@@ -310,14 +315,16 @@ def group_options(optimizer: Optimizer, parameter: Parameter) -> dict[str, float
     return found
 
 
-def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> dict[str, str]:
+def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> tuple[dict[str, str], str]:
+    norm = ""
+
     def number(value: float) -> str:
         return to.constant(np.array(value, np.float32))
 
     if optimizer.clip_value is not None:
         low, high = number(-optimizer.clip_value), number(optimizer.clip_value)
         gradients = {n: to.add(Clip(), g, low, high) for n, g in gradients.items()}
-    if optimizer.clip_norm is not None:
+    if optimizer.clip_norm is not None and gradients:
         total = ""
         for g in gradients.values():
             part = to.add(ReduceSum(keepdims=0), to.add(Mul(), g, g))
@@ -325,7 +332,7 @@ def _clipped(to: Builder, optimizer: Optimizer, gradients: dict[str, str]) -> di
         norm = to.add(Add(), to.add(Sqrt(), total), number(1e-6))
         factor = to.add(Min(), to.add(Div(), number(optimizer.clip_norm), norm), number(1.0))
         gradients = {n: to.add(Mul(), g, factor) for n, g in gradients.items()}
-    return gradients
+    return gradients, norm
 
 
 def _statistics(to: Builder, graph: Graph, specs: Mapping[str, Spec], held: Mapping[str, Spec]) -> dict[str, str]:

@@ -76,6 +76,8 @@ def finetune(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     metrics: Any = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
     **options: Any,
 ) -> Report:
     """Teaches a model the classes, masks, boxes or numbers of ``data``, writes it to ``out``, and tells how good it became.
@@ -84,9 +86,9 @@ def finetune(
     boxes as COCO (its .json, too), VOC or YOLO have them; (x, y), `Data`, `Splits`. ``options`` are those of
     `nbconv.train.tuning.prepared`: ``task``, ``classes``, ``layers``, ``loss``, ``optimizer``, ``schedule``, ``size``,
     ``mean``, ``std`` …; those of `fit` are ``epochs``, ``batch_size``, ``augment``, ``balance``, ``callbacks``,
-    ``progress``, ``metrics``. ``patience``: ends after so many epochs in which the held-out loss did not become lower, with
-    the best epoch's weights. ``resume``: a checkpoint file, written after each epoch; where it is there already the training
-    goes on from it.
+    ``progress``, ``metrics``, ``clip_norm``, ``clip_value``. ``patience``: ends after so many epochs in which the held-out
+    loss did not become lower, with the best epoch's weights. ``resume``: a checkpoint file, written after each epoch; where
+    it is there already the training goes on from it.
     ValueError says what is wrong with data or arguments; then nothing is written.
     """
     begin = time.perf_counter()
@@ -105,7 +107,7 @@ def finetune(
     before = trainer.evaluate(last, batch_size, wanted)[metric]
     history = trainer.fit(
         train, held, epochs=epochs, batch_size=batch_size, augment=augment, balance=balance, callbacks=told, resume=resume,
-        progress=progress, metrics=wanted,
+        progress=progress, metrics=wanted, clip_norm=clip_norm, clip_value=clip_value,
     )  # fmt: skip
     found = trainer.evaluate(last, batch_size, wanted)
     trainer.measured = trainer.steps, {name: value for name, value in found.items() if isinstance(value, float)}

@@ -67,6 +67,8 @@ def fit(
     resume: str | os.PathLike | None = None,
     progress: bool = False,
     metrics: Any = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
 ) -> History:
     """Trains until ``epochs`` epochs are done, those before a ``resume`` counted; what happened in all of them.
 
@@ -81,6 +83,8 @@ def fit(
     ``metrics``: what is told of each epoch beside the loss, of training and of validation ("val_…"): names or functions, see
     docs/training.md. Those of training are of what the steps computed, with the weights that they began with.
 
+    ``clip_norm``, ``clip_value``: limits of gradients, from here on in place of the optimizer's.
+
     NonFiniteLoss ends it, unless a callback is TerminateOnNaN. Ctrl-C ends it between two steps' states: the trainer is as
     after the last whole step.
     """
@@ -88,6 +92,7 @@ def fit(
         raise ValueError("cached features and augmentation exclude each other: features are of unchanged samples")
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs is {epochs} and batch_size {batch_size}, wanted 1 or more")
+    trainer.clip(clip_norm, clip_value)
     begin = time.perf_counter()
     data = as_data(train, trainer.model, "train")
     if isinstance(validation, float):
@@ -97,6 +102,7 @@ def fit(
     if data is not None and hasattr(data, "labels"):
         trainer.expect(data.labels)
     advice.shared_files(data, validation)
+    advice.shared_samples(data, validation)
     known = described(data, trainer.authored, trainer.goals)._asdict()
     if class_weight is not None:
         if data is None:

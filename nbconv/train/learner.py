@@ -33,7 +33,7 @@ from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Named, Schedule, constant
 from nbconv.train.step import TrainingStep
 from nbconv.train.targets import Targets, joined, samples
-from nbconv.train.unchanged import Watch, reason
+from nbconv.train.unchanged import Watch, nonfinite, reason
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -294,7 +294,7 @@ class Learner(Learnt):
                 if other is not work:
                     other.step.abandon()
             held = self._watch.before(budget_ms is not None) if self._watch and self.lr else {}
-            found = work.step.prepare(given, hyper, check=partial(self._finite, work.loss), **options)
+            found = work.step.prepare(given, hyper, check=partial(self._finite, work.built, given, hyper), **options)
             if found is None:
                 return None
             loss = float(found[work.loss].reshape(()))
@@ -360,12 +360,20 @@ class Learner(Learnt):
                 "batch until it is done, or give it up (abandon)"
             )
 
-    def _finite(self, name: str, outputs: Mapping[str, np.ndarray]) -> None:
-        value = float(outputs[name].reshape(()))
-        if not np.isfinite(value):
-            raise NonFiniteLoss(
-                f"the loss is {value} at step {self.steps + 1}, learning rate {self.lr:g}: the step was not taken"
-            )
+    def _finite(
+        self, built: Built, given: Mapping[str, np.ndarray], hyper: Mapping[str, Any], outputs: Mapping[str, np.ndarray]
+    ) -> None:
+        """NonFiniteLoss where the loss or the norm of gradients is none, with what it may come from."""
+        value = float(outputs[built.loss].reshape(()))
+        if np.isfinite(value) and (not built.norm or np.isfinite(outputs[built.norm])):
+            return
+        told = f"at step {self.steps + 1}, learning rate {self.lr:g}: the step was not taken"
+        if self._home is None:
+            like = partial(self.model._like, threads=self.threads)
+            why = nonfinite(built, {**given, **hyper, **self._state}, like, np.isfinite(value))
+            why = why if self.steps or np.isfinite(value) else ""  # the first loss is what it is at any rate
+            raise NonFiniteLoss(f"the loss is {value} {told}{why}" if not np.isfinite(value) else f"{why} {told}")
+        raise NonFiniteLoss(f"the loss is {value} {told}" if not np.isfinite(value) else f"gradients are not finite {told}")
 
     def expect(self, y: Any) -> None:
         """Looks at all targets before the first step, as far as the model's declared outputs tell what they must be; at the
@@ -420,6 +428,15 @@ class Learner(Learnt):
             for work in self._works.values():
                 work.step.share(block)
         return self._works[key]
+
+    def clip(self, norm: float | None, value: float | None) -> None:
+        """Other limits of gradients, where they are given, for the steps from here on."""
+        optimizer = self.optimizer.clipped(norm, value)
+        before = self.optimizer.clip_norm, self.optimizer.clip_value
+        if (optimizer.clip_norm, optimizer.clip_value) != before:
+            self.abandon()
+            self.optimizer, self.recipe = optimizer, self.recipe._replace(optimizer=optimizer)
+            self._works = {}
 
     def tell(self, wants: Mapping[str, bool]) -> None:
         """Lets steps tell what metrics are made of: see `nbconv.train.asked.told_of`."""

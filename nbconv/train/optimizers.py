@@ -4,6 +4,7 @@ step; formulas and defaults are PyTorch's."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from math import isfinite, sqrt
 from typing import Any
 
@@ -39,6 +40,13 @@ class Optimizer:
                 if name not in ("lr", "weight_decay", "l1"):
                     raise ValueError(f"group {pattern!r} has {name!r}, wanted lr, weight_decay or l1")
                 _least(f"{name} of group {pattern!r}", value)
+
+    def clipped(self, norm: float | None = None, value: float | None = None) -> Optimizer:
+        """The same with other limits of gradients, where they are given: ``clip_norm`` and ``clip_value``."""
+        found = copy(self)
+        found.clip_norm = self.clip_norm if norm is None else _positive("clip_norm", norm)
+        found.clip_value = self.clip_value if value is None else _positive("clip_value", value)
+        return found
 
     def fields(self) -> dict[str, Any]:
         """The op's attributes that are the same for all parameters."""

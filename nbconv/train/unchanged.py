@@ -61,12 +61,34 @@ class Watch:
         return self.state[self._witness].reshape(-1)[:SAMPLE].tobytes()
 
 
-def reason(built: Built, given: Mapping[str, np.ndarray], like: Callable[[Graph], Model], lr: float) -> str:
-    """Why a step changes nothing; ``given`` has all that its graph reads, ``like`` makes a model of a graph."""
-    if not built.trained:
-        return "no gradient reaches them from the loss"
-    made = built.graph.producers()
-    names = list(dict.fromkeys(made[built.updates[p.value]].inputs[1] for p in built.trained))
+def gradients(built: Built, given: Mapping[str, np.ndarray], like: Callable[[Graph], Model]) -> dict[str, np.ndarray]:
+    """The gradients of parameters, by their values' names, before they are clipped; ``given`` and ``like`` as `reason`."""
+    names = list(dict.fromkeys(built.gradients.values()))
+    found = _run(built, names, given, like)
+    return {value: found[name] for value, name in built.gradients.items()}
+
+
+def nonfinite(built: Built, given: Mapping[str, np.ndarray], like: Callable[[Graph], Model], loss: bool) -> str:
+    """What is not finite beside a loss that is none: parameters by name; with a ``loss`` that is finite, which gradient."""
+    names = {p.value: p.name for p in built.trained}
+    if not loss:
+        lost = [name for value, name in names.items() if not np.isfinite(given[value]).all()]
+        if not lost:
+            return "; a lower learning rate (trainer.lr_find suggests one) or clip_norm may help"
+        more = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        return f"; {lost[0]!r}{more} holds NaN or infinity, by an earlier step: clip_norm=… looks at gradients before a step"
+    found = gradients(built, given, like)
+    for p in sorted(built.trained, key=lambda p: p.depth):  # backprop carries NaN from there to layers before
+        wrong = int(np.count_nonzero(~np.isfinite(found[p.value])))
+        if wrong:
+            return f"the gradient of {p.name!r} holds NaN or infinity ({wrong} of {found[p.value].size} numbers)"
+    most = max(found, key=lambda value: float(np.abs(found[value]).max(initial=0)))
+    return f"the norm of gradients is beyond float32, most of it that of {names[most]!r},"
+
+
+def _run(
+    built: Built, names: list[str], given: Mapping[str, np.ndarray], like: Callable[[Graph], Model]
+) -> dict[str, np.ndarray]:
     wanted, nodes = set(names), []
     for node in reversed(built.graph.nodes):
         if not wanted.isdisjoint(node.outputs):
@@ -74,7 +96,15 @@ def reason(built: Built, given: Mapping[str, np.ndarray], like: Callable[[Graph]
             wanted.update(n for n in node.inputs if n)
     inputs = {n: s for n, s in built.graph.inputs.items() if n in wanted}
     graph = Graph(nodes[::-1], inputs, dict.fromkeys(names), built.graph.constants)
-    found = like(graph).run({n: given[n] for n in inputs})
+    return like(graph).run({n: given[n] for n in inputs}, names)
+
+
+def reason(built: Built, given: Mapping[str, np.ndarray], like: Callable[[Graph], Model], lr: float) -> str:
+    """Why a step changes nothing; ``given`` has all that its graph reads, ``like`` makes a model of a graph."""
+    if not built.trained:
+        return "no gradient reaches them from the loss"
+    made = built.graph.producers()
+    found = _run(built, list(dict.fromkeys(made[built.updates[p.value]].inputs[1] for p in built.trained)), given, like)
     largest = max(float(np.abs(g).max(initial=0.0)) for g in found.values())
     if largest == 0:
         return "all their gradients are 0"

@@ -202,7 +202,7 @@ class Ways:
             fed,
             held,
             built.updates,
-            (built.loss, *dict.fromkeys(built.told.values())),
+            tuple(dict.fromkeys((built.loss, *built.told.values(), *filter(None, [built.norm])))),
             memory_mb=memory_mb,
             packed=policy.packed,
             scratch_limit=policy.scratch_limit,
