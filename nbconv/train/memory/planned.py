@@ -185,7 +185,7 @@ class Ways:
         found = max(nbytes, way.floor), way
         return found if best is None or found[0] < best[0] else best
 
-    def _taken(self, way: Way, nbytes: float) -> int:
+    def _taken(self, way: Way, nbytes: float) -> float:
         """The bytes that a step takes that is to take so many, or as few as can be."""
         try:
             return self.step(way, nbytes / MIB).memory
