@@ -36,6 +36,7 @@ from nbconv.train.goals import by_goal
 from nbconv.train.learner import Learner, NonFiniteLoss, Told
 from nbconv.train.learnt import ended
 from nbconv.train.schedules import Named, Plateau
+from nbconv.train.still import Still
 from nbconv.train.targets import samples
 
 
@@ -126,6 +127,7 @@ def fit(
         graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
     source = train if data is None else data
     run.sized = data is not None
+    run.still = Still(trainer) if trainer.model.device == "cpu" else None
     trainer.stop = False
     trainer.run = run
     whole = False
@@ -171,6 +173,7 @@ class _Run:
         self.sized = True
         """whether ``batch_size`` is what batches have"""
         self.history = History()
+        self.still: Still | None = None
 
     @property
     def epoch(self) -> int:
@@ -267,6 +270,8 @@ class _Run:
         for name, value in logs.items():
             self.history.setdefault(name, [])[epoch:] = [value]
         advice.rising(self.history["loss"], logs["lr"])
+        if self.still is not None:
+            self.still.look()
         if isinstance(trainer.schedule, Plateau):
             trainer.schedule.seen(logs.get("val_loss", logs["loss"]))
         self.meters.clear()
