@@ -82,8 +82,8 @@ class Still:
         names = ", ".join(repr(p.name) for p in layers[: min(first, 3)]) + (" …" if first > 3 else "")
         warnings.warn(
             f"{first} of {len(layers)} layers hardly change, from the input on: {names} (by {changes[0]:.1g} of their size "
-            f"in an epoch, another by {max(changes):.1g}): their gradients vanish on the way; normalisations, shortcuts, Relu "
-            "in place of Sigmoid and Tanh, or He and Xavier initialisation help",
+            f"in an epoch, another by {max(changes):.1g}): their gradients vanish on the way; normalisations, shortcuts, "
+            "Relu in place of Sigmoid and Tanh, or He and Xavier initialisation help",
             IdleWeights,
             stacklevel=4,
         )
