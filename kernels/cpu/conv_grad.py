@@ -80,7 +80,7 @@ def conv_grad_weight(
         p1 = min(m, p0 + pixels)
         begins = True
         while p0 < p1:
-            count = min(min(chunk, MAX_PIXELS), p1 - p0)
+            count = min(chunk, p1 - p0)
             col = n0
             while col < n1:
                 cols = min(n1 - col, PANELS * NR)
@@ -91,7 +91,7 @@ def conv_grad_weight(
                     _tap(table, rows, held, count, panels, at(yg, t * cg * padded + col), padded, cg, cols, begins)
                 col += cols
             begins = False
-            p0 += count
+            p0 += chunk
 
 
 @inline

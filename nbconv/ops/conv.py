@@ -221,7 +221,7 @@ class ConvGradWeight(Convolution):
         co = dy.shape[1]
         if self.channels:
             if self.group > 1 or x.rank > 4:
-                raise UnsupportedError("channels are chosen of convolutions of one group over images alone")
+                raise ModelError("channels are chosen of convolutions of one group over images alone")
             co = want.rising(self.channels, co, "channels")
         return want.make((co, x.shape[1] // self.group, *self.kernel_shape), dtype), Spec((co,), dtype)
 
