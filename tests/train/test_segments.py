@@ -16,8 +16,9 @@ import nbconv
 from nbconv.graph import Graph, Spec
 from nbconv.passes.segments import AGAIN, EVER, Choice, Segments
 from nbconv.train import building
+from nbconv.train.goals import by_goal
 from nbconv.train.memory.planned import Way, Ways
-from nbconv.train.memory.policy import MemoryPolicy
+from nbconv.train.memory.policy import MIB, MemoryPolicy, TooLarge
 from tests.train.models import F32, batch, model, node
 from tests.train.test_memory_policy import SHAPE, deep, used
 
@@ -255,13 +256,38 @@ def test_less_memory_with_batch_statistics(name: str) -> None:
     same(two.state, frugal.state)
 
 
-def test_the_least_that_is_said_is_enough() -> None:
-    graph, data, _ = LARGE["resnet"]
-    with pytest.raises(nbconv.ModelError, match=r"needs [\d.]+ MiB") as error:
-        steps(graph, data, memory_mb=1)
-    least = float(str(error.value).split("needs ")[1].split()[0])
-    _, _, trainer = steps(graph, data, memory_mb=least + 0.05)  # it is said to a tenth
-    assert used(trainer) <= least + 0.05
+SMALL: dict[str, tuple[Graph, tuple[np.ndarray, np.ndarray], dict[str, Any]]] = {
+    "unet": (unet(8, size=(48, 40)), pixels(4, (48, 40)), {}),
+    "plain in parts": (*CASES["plain"], {}),
+}  # fmt: skip
+
+
+def plans(graph: Graph, data: tuple[np.ndarray, np.ndarray], memory_mb: float | None, **options: Any) -> float:
+    """Bytes of a step that may take so much; TooLarge where there is none."""
+    trainer = nbconv.Trainer(model(graph), memory_mb=memory_mb, **options)
+    feeds, targets = trainer._inputs(data[0]), by_goal(trainer.goals, data[1])
+    return trainer._work(feeds, targets, trainer.recipe.graph).step.memory
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_least_that_is_said_is_the_least_that_is_accepted(name: str) -> None:
+    graph, data, options = SMALL[name]
+    usual = plans(graph, data, None, **options)
+    with pytest.raises(TooLarge) as error:
+        plans(graph, data, 0.05 * usual / MIB, **options)
+    least = error.value.nbytes
+    said = float(str(error.value).split("needs ")[1].split()[0])
+    assert least / MIB <= said < least / MIB + 0.01
+    assert plans(graph, data, said, **options) <= said * MIB
+    rng = np.random.default_rng(8)
+    for share in (1, 0.998, *rng.uniform(0.95, 1.1, 4), *rng.uniform(0.5, usual / least, 2)):
+        budget = share * least
+        if budget < least:
+            with pytest.raises(TooLarge) as error:
+                plans(graph, data, budget / MIB, **options)
+            assert error.value.nbytes == least
+        else:
+            assert plans(graph, data, budget / MIB, **options) <= budget
 
 
 CHILD = """
