@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbconv.errors import ModelError, UnsupportedError
+from nbconv.errors import ModelError
 from nbconv.graph import Spec
 from nbconv.graph import infer as want
 from nbconv.graph.op import CHANNELS_FIRST, CHANNELS_LAST, NUMPY, ONLY_FLOAT32, Op
