@@ -49,7 +49,7 @@ class Callback:
         self.__dict__.update(state)
 
 
-RISING = ("accuracy", "f1", "precision", "recall", "jaccard", "iou", "auc", "r2")
+RISING = ("accuracy", "f1", "precision", "recall", "jaccard", "iou", "auc", "r2", "map50", "map")
 """What the names of metrics end in that are better the higher they are."""
 
 

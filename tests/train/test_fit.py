@@ -57,6 +57,14 @@ def test_cached_features_are_the_same_training() -> None:
         nbconv.Trainer(model(convolutional())).fit((x, y), cache=True)
 
 
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val_map50", "max"), ("val_map", "max"), ("val_iou", "max"), ("out_top5", "max"), ("val_loss", "min"), ("mae", "min")],
+)
+def test_what_is_better_goes_by_the_metric(monitor: str, mode: str) -> None:
+    assert nbconv.EarlyStopping(monitor).mode == mode
+
+
 def test_callbacks(tmp_path: Path) -> None:
     x, y = batch(30)
     trainer = nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(1e-9))
