@@ -45,8 +45,7 @@ if hasattr(os, "register_at_fork"):
 ON_PROCESSORS = frozenset(
     ("loop", "roof", "elements", "order", "cast", "recurrent", "recurrent_grad", "scan", "sample", "volume", "volume_conv",
      "volume_grad", "deform", "roi", "columns", "integers", "indices", "rank", "select", "quantised", "quantised_depthwise",
-     "quantised_winograd", "requantise", "grouped", "grouped_grad",
-     "ctc")
+     "quantised_winograd", "requantise", "grouped", "grouped_grad", "ctc")
 )  # fmt: skip
 """Families that a GPU has no use for, or whose nodes the host does there."""
 

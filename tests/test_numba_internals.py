@@ -63,6 +63,15 @@ def test_a_kernel_of_the_smallest_kind() -> None:
     assert machine.emit_object(module)
 
 
+def test_memory_on_the_stack_is_not_cleared() -> None:
+    """LLVM makes a store an element of it, and looks through them all whenever one changes: minutes of compiling."""
+    from nbconv.kernels import _numba
+
+    text = _numba._kernel_ir(_numba.kernels_of("conv_grad", host())["conv_grad_weight"], "conv_grad_weight")
+    assert "alloca [" in text
+    assert not re.search(r"store \[\d{3,} x ", text)
+
+
 @pytest.fixture(scope="module", params=families())
 def compiled(request: pytest.FixtureRequest) -> tuple[str, str, bytes, dict]:
     """A family for this machine: (name, optimised IR, object code, manifest)."""

@@ -27,31 +27,6 @@ def _vector(bd, p, offset: int):
     return bd.bitcast(bd.gep(p, [_n(offset)]), VT.as_pointer())
 
 
-def _room(element, pointer):
-    """An intrinsic that gives n (a literal) elements of stack with anything in them: zeros, which `cgutils.alloca_once`
-    writes, are as many stores, of which LLVM makes minutes."""
-
-    @intrinsic(prefer_literal=True)
-    def room(tc, n):
-        if not isinstance(n, types.IntegerLiteral):
-            return None
-        count = n.literal_value
-
-        def gen(ctx, bd, sig, args):
-            with bd.goto_entry_block():
-                area = bd.alloca(ir.ArrayType(element, count))
-            area.align = 64
-            return bd.bitcast(area, element.as_pointer())
-
-        return pointer(n), gen
-
-    return room
-
-
-room_for_ints = _room(i64, types.CPointer(types.int64))
-room_for_floats = _room(f32, types.CPointer(types.float32))
-
-
 def _make(vectors: int, whole: bool):
     """An intrinsic for tiles of 1 to MR rows, ``vectors`` wide, the last of dy's vectors masked
     unless ``whole``."""

@@ -10,7 +10,7 @@ optimiser gets: NaN and infinity behave as IEEE 754 says.
 
 import numba
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from nbconv.kernels._numba import (
@@ -240,7 +240,8 @@ def hmax(tc, v):
 
 def _stack(element, name):
     """An intrinsic that gives n (a literal) elements of stack, the same memory each time it is
-    reached."""
+    reached, with anything in it. (`cgutils.alloca_once` clears it, which LLVM makes n stores of:
+    minutes of compiling.)"""
 
     @intrinsic(prefer_literal=True)
     def reserve(tc, n):
@@ -249,7 +250,8 @@ def _stack(element, name):
         count = n.literal_value
 
         def gen(ctx, b, sig, args):
-            area = cgutils.alloca_once(b, ir.ArrayType(element, count), name=name)
+            with b.goto_entry_block():
+                area = b.alloca(ir.ArrayType(element, count), name=name)
             area.align = 64
             return b.bitcast(area, element.as_pointer())
 

@@ -6,7 +6,7 @@ them in order.
 
 from nbconv.kernels.params import ConvImage, DenseImage, GradBlocking, Pixels, TapStrides, Window
 
-from ._outer import MR, NR, outer_narrow, outer_narrow_part, outer_wide, outer_wide_part, room_for_floats, room_for_ints
+from ._outer import MR, NR, outer_narrow, outer_narrow_part, outer_wide, outer_wide_part
 from ._simd import (
     Floats,
     Int,
@@ -20,6 +20,7 @@ from ._simd import (
     load_part,
     splat,
     stack_floats,
+    stack_ints,
     store,
     store_part,
 )
@@ -59,10 +60,10 @@ def conv_grad_weight(
     m, cg, ldy, og = image.m, image.cg, image.ldy, image.og
     kh, kw, sh, sw, dh, dw, ph, pw = window
     groups, _, pixels, columns, chunk, padded = blocking
-    table = room_for_ints(MAX_PIXELS)
-    rows = room_for_ints(MAX_PIXELS)
-    held = room_for_floats(HELD)
-    panels = room_for_floats(BESIDE)
+    table = stack_ints(MAX_PIXELS)
+    rows = stack_ints(MAX_PIXELS)
+    held = stack_floats(HELD)
+    panels = stack_floats(BESIDE)
     for i in range(MAX_PIXELS):
         rows[i] = address(held, i * ROOM)
     blocks = (og + columns - 1) // columns

@@ -107,6 +107,10 @@ class Axis(NamedTuple):
     begin: int
     end: int
 
+    def turned(self) -> Axis:
+        """The window of the transpose at stride 1, which meets the taps from the last to the first."""
+        return self._replace(begin=(self.kernel - 1) * self.dilation - self.begin)
+
 
 def spatial(window: Window) -> list[Axis]:
     """A window's axes."""

@@ -58,14 +58,14 @@ def emit_multiplied(to: Lowering, p: ConvProblem) -> None:
 def fits_turned(p: ConvProblem) -> bool:
     """Whether the transpose slides, too: at stride 1, over windows that begin in the padding or at the first cell."""
     g = p.geometry
-    slides = all(a.stride == 1 and a.begin <= (a.kernel - 1) * a.dilation for a in (g.down, g.across))
+    slides = all(axis.stride == 1 and axis.turned().begin >= 0 for axis in (g.down, g.across))
     return g.depthwise and g.transposed and slides and not p.target.gpu
 
 
 def emit_turned(to: Lowering, p: ConvProblem) -> None:
     g = p.geometry
-    down, across = (a._replace(begin=(a.kernel - 1) * a.dilation - a.begin) for a in (g.down, g.across))
-    strips(to, p._replace(geometry=g._replace(transposed=False, down=down, across=across)), to.input(0), turned=True)
+    there = g._replace(transposed=False, down=g.down.turned(), across=g.across.turned())
+    strips(to, p._replace(geometry=there), to.input(0), turned=True)
 
 
 def strips(to: Lowering, p: ConvProblem, x: Ref, turned: bool = False) -> None:

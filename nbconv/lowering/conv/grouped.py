@@ -48,11 +48,8 @@ def fits_first(p: ConvProblem) -> bool:
 
 
 def sides(g: Geometry) -> tuple[Axis, Axis]:
-    """The window, down and across. A transposed one at stride 1 meets its taps from the last to the first."""
-    if not g.transposed:
-        return g.down, g.across
-    down, across = (axis._replace(begin=(axis.kernel - 1) * axis.dilation - axis.begin) for axis in (g.down, g.across))
-    return down, across
+    """The window that slides, down and across."""
+    return (g.down.turned(), g.across.turned()) if g.transposed else (g.down, g.across)
 
 
 def packs(p: ConvProblem) -> bool:
