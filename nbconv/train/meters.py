@@ -103,6 +103,9 @@ class Confusion(Meter):
         (labels, classes), told = (found[0].labels, found[0].classes), found[1]
         ignored = batch.goal.options.get("ignore_index")
         if classes > MOST:
+            more = [n for n in self.names if n != "accuracy"]
+            if self.labels and more:
+                raise ValueError(f"metric {more[0]}: there are more than {MOST} classes, wanted accuracy, top5 or auc")
             kept = labels != ignored if ignored is not None else np.ones(labels.shape, bool)
             matrix = np.bincount((labels != told)[kept], minlength=2)
         else:
@@ -133,9 +136,6 @@ def no_labels(name: str, shape: Sequence[int]) -> ValueError:
 def of_matrix(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """The metrics of a confusion matrix, and it; of (right, wrong) the accuracy."""
     if matrix.ndim == 1:
-        more = [n for n in names if n != "accuracy"]
-        if more and names is not USUAL:
-            raise ValueError(f"metric {more[0]}: there are more than {MOST} classes, wanted accuracy, top5 or auc")
         return {"accuracy": float(matrix[0] / matrix.sum()) if matrix.any() else 0.0}
     found: dict[str, Callable[[], float]] = {
         "accuracy": lambda: metrics.accuracy(matrix),
@@ -216,10 +216,11 @@ class Auc(Meter):
                 raise no_labels("auc", batch.y.shape)
             if found.labels.ndim > 1:
                 raise ValueError(f"metric auc: labels are {list(batch.y.shape)}, wanted one a sample")
-            truth = found.labels[:, None] == np.arange(found.classes)
-            scores = metrics.softmax(batch._scores().transpose(found.order))
-        scores = scores.reshape(len(scores), -1)
-        return *parts, (np.float32(scores), truth.reshape(scores.shape))
+            kept = found.labels != batch.goal.options.get("ignore_index")
+            truth = found.labels[kept, None] == np.arange(found.classes)
+            scores = metrics.softmax(batch._scores().transpose(found.order)[kept])
+        truth = truth.reshape(len(truth), int(np.prod(truth.shape[1:])))
+        return *parts, (np.float32(scores).reshape(truth.shape), truth)
 
     def results(self, parts: Any) -> dict[str, Any]:
         scores, truth = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
@@ -255,7 +256,8 @@ class Numbers(Meter):
     def results(self, parts: Any) -> dict[str, Any]:
         count, absolute, squares, _, spread = parts
         size = max(count * absolute.size, 1)
-        share = np.where(spread != 0, 1 - squares / np.where(spread != 0, spread, 1), np.where(squares > 0, 0.0, 1 - squares))
+        constant = np.where(squares > 0, 0.0, 1 - squares)
+        share = np.where(spread != 0, 1 - squares / np.where(spread != 0, spread, 1), constant)
         found = {
             "mae": absolute.sum() / size,
             "mse": squares.sum() / size,

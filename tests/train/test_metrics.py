@@ -273,3 +273,20 @@ def test_many_classes() -> None:
     assert [*trainer.fit((x, y), (x, y), epochs=2)] == ["loss", "accuracy", "lr", "val_loss", "val_accuracy"]
     found = trainer.evaluate((x, y))
     assert found["accuracy"] == (trainer.predict(x).argmax(axis=1) == y).mean()
+    steps = trainer.steps
+    with pytest.raises(ValueError, match="metric f1: there are more than 4096 classes, wanted accuracy, top5 or auc"):
+        trainer.fit((x, y), batch_size=4, metrics=["accuracy", "f1"])
+    assert trainer.steps == steps + 1
+
+
+def test_labels_that_do_not_count() -> None:
+    x, _ = batch(23)
+    y = np.random.default_rng(2).integers(0, 3, 23)
+    trainer = nbconv.Trainer(model(mlp()), loss_options={"ignore_index": 9})
+    kept = np.arange(23) % 3 > 0
+    names = ["accuracy", "f1", "iou", "top2", "auc"]
+    found, wanted = trainer.evaluate((x, np.where(kept, y, 9)), 4, names), trainer.evaluate((x[kept], y[kept]), 4, names)
+    for name in names:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-12), name
+    nothing = trainer.evaluate((x, np.full(23, 9)), 4, names)
+    assert [nothing[name] for name in names[:4]] == [0, 0, 0, 0] and np.isnan(nothing["auc"])
