@@ -110,7 +110,7 @@ class Confusion(Meter):
             matrix = np.bincount((labels != told)[kept], minlength=2)
         else:
             matrix = metrics.confusion_matrix(labels, told, classes, ignored)
-        return matrix if parts is None else parts + matrix
+        return matrix if parts is None else np.add(matrix, parts, out=matrix)
 
     def results(self, parts: Any) -> dict[str, Any]:
         return of_matrix(parts, self.names)
