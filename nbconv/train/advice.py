@@ -16,6 +16,8 @@ ROSE = 3.0
 
 PRINT = 256
 """Numbers of a sample that are compared, at most."""
+BLOCK = 256
+"""Samples that are read at once."""
 DISTINCT = 0.95
 """Share of samples that differ, from which on equal ones tell something."""
 SHARED = 0.05
@@ -37,29 +39,35 @@ def shared_files(train: Data | None, held: Any) -> None:
 def shared_samples(train: Data | None, held: Any) -> None:
     """Warns where many of the samples that are validated on, in arrays, are trained on, too. Data in which samples are often
     equal tell nothing."""
-    seen, mine = _prints(train), _prints(held[0] if isinstance(held, tuple) else held)
-    if not seen or not mine or len(set(seen)) < DISTINCT * len(seen) or len(set(mine)) < DISTINCT * len(mine):
+    if held is None:
         return
-    both = len(set(seen) & set(mine))
-    if both > SHARED * len(mine):
+    (seen, count), (mine, checked) = _prints(train), _prints(held[0] if isinstance(held, tuple) else held)
+    if not seen or not mine or len(seen) < DISTINCT * count or len(mine) < DISTINCT * checked:
+        return
+    both = len(seen & mine)
+    if both > SHARED * checked:
         warnings.warn(
-            f"{both} of {len(mine)} samples of the validation data are in the training data, too: it says nothing of others",
+            f"{both} of {checked} samples of the validation data are in the training data, too: it says nothing of others",
             stacklevel=3,
         )
 
 
-def _prints(data: Any) -> list[bytes]:
-    """What tells samples in an array from each other: some of each one's numbers."""
+def _prints(data: Any) -> tuple[set[int], int]:
+    """(what tells samples in an array from each other: hashes of some of each one's numbers; how many samples there are)."""
     numbers: np.ndarray | None = None
     while isinstance(data, Part):
         numbers = data.numbers if numbers is None else data.numbers[numbers]
         data = data.whole
     x = data if isinstance(data, np.ndarray) else getattr(data, "x", None)
     if not isinstance(x, np.ndarray) or x.ndim < 2 or x.dtype == object:
-        return []
-    rows = x.reshape(len(x), -1)
-    some = rows[:, :: -(-rows.shape[1] // PRINT) or 1]
-    return [row.tobytes() for row in (some if numbers is None else some[numbers])]
+        return set(), 0
+    numbers = np.arange(len(x)) if numbers is None else numbers
+    size = int(np.prod(x.shape[1:]))
+    places = np.unravel_index(np.arange(0, size, -(-size // PRINT) or 1), x.shape[1:])
+    found: set[int] = set()
+    for k in range(0, len(numbers), BLOCK):
+        found.update(hash(row.tobytes()) for row in x[(numbers[k : k + BLOCK, None], *places)])
+    return found, len(numbers)
 
 
 def _files(data: Any) -> set[str]:

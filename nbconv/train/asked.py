@@ -26,12 +26,13 @@ from nbconv.train.meters import (
     Own,
     Top,
     YesNo,
+    no_labels,
 )  # fmt: skip
 
 NAMES = (*OF_CLASSES, "top5", "auc", *OF_NUMBERS, "character_accuracy")
 """What metrics can be asked for by name; top5 with any number."""
-WAIT = 1 << 16
-"""Predictions that are gathered before they are counted."""
+OTHERS = ("loss", "lr", "epoch", "confusion", "map", "map50")
+"""What an epoch and an evaluation have beside metrics, and under the same names."""
 
 Function = Callable[[Any, np.ndarray], float]
 Asked = str | Function | tuple[str, Function]
@@ -53,7 +54,7 @@ def asked(given: Iterable[Asked] | str | None) -> tuple[str | tuple[str, Functio
         else:
             raise ValueError(f"metric {one!r}: wanted {', '.join(NAMES)}, a function, or (name, function)")
     names = [one if isinstance(one, str) else one[0] for one in found]
-    twice = next((n for n in names if names.count(n) > 1 or n in ("loss", "lr", "confusion")), None)
+    twice = next((n for n in names if names.count(n) > 1 or n in OTHERS or n.startswith("val_")), None)
     if twice is not None:
         raise ValueError(f"metric {twice!r} is there already: another name is wanted")
     return tuple(found)
@@ -74,7 +75,7 @@ def _meters(goal: Goal, wanted: Sequence[str | tuple[str, Function]] | None, cos
     mine = [n for n in names if n in OF_NUMBERS]
     found += [Numbers(mine)] if mine else []
     found += [Top(n) for n in names if n.startswith("top")]
-    found += [Auc()] if "auc" in names else []
+    found += [Auc(goal.function in BINARY)] if "auc" in names else []
     found += [Characters()] if "character_accuracy" in names else []
     return found + [Own(*one) for one in wanted if not isinstance(one, str)]
 
@@ -105,9 +106,8 @@ class Meters:
                 told = f"wanted {', '.join(able)} or a function" if able else "wanted a function"
                 raise ValueError(f"metric {name!r} is none of {', '.join(goal.name for goal in goals)}: {told}")
         self.meters = [(goal, meter) for goal in goals for meter in _meters(goal, wanted, costly)]
-        self._seen: Any = (tuple(m.fresh for _, m in self.meters), {})
-        self._waits = all(not meter.scores for _, meter in self.meters)
-        self._size = 0
+        self._fresh = tuple(meter.fresh for _, meter in self.meters)
+        self.clear()
         self.wants = {goal.targets: any(m.scores for g, m in self.meters if g is goal) for goal, _ in self.meters}
         """By the targets' names of goals that have metrics: whether scores are wanted, or the best classes do."""
 
@@ -117,72 +117,74 @@ class Meters:
         """A batch; told again with the same ``number``, it takes the place of itself. ``found``: what `told_of` names."""
         self._seen[1][number] = targets, found, shapes
 
-    def count(self, always: bool = False) -> None:
-        """Counts what was put, where that is worth it."""
-        parts: Any = self._seen[0]
+    def count(self, least: int = 0) -> None:
+        """Counts what was put, once it is ``least`` numbers: then many small batches cost as one. The first batch is counted
+        at once, so that metrics which cannot be are refused then."""
         waiting = self._seen[1]
-        if self._waits and not always:
-            self._size += sum(a.size for a in next(reversed(waiting.values()))[1].values()) if waiting else 0
-            if self._size < WAIT:
-                return
-        self._size = 0
         if not waiting:
             return
-        for given in self._joined(list(waiting.values())):
-            parts = tuple(
-                self._added(goal, meter, part, *given) for (goal, meter), part in zip(self.meters, parts, strict=True)
-            )
-        self._seen = parts, {}
+        if least and self._seen[0] is not self._fresh:
+            targets, found, _ = next(reversed(waiting.values()))
+            self._size += sum(a.size for a in (*targets.values(), *found.values()))
+            if self._size < least:
+                return
+        self._size = 0
+        each = list(waiting.values())
+        joined = self._joined(each)
+        parts = []
+        for (goal, meter), part in zip(self.meters, self._seen[0], strict=True):
+            for given in joined if meter.joins else each:
+                part = self._added(goal, meter, part, *given)
+            parts.append(part)
+        self._seen = tuple(parts), {}
 
-    def _joined(self, waiting: list[Any]) -> list[Any]:
-        """Batches of labels as one, where they can be."""
-        if not self._waits or len(waiting) == 1 or len(self.goals) > 1:
-            return waiting
-        goal = next(iter(self.goals))
-        key = f"{goal.targets}/best"
-        shapes = {
-            (t[goal.targets].dtype, t[goal.targets].shape[1:], f[key].shape[1:] if key in f else None) for t, f, _ in waiting
+    def _joined(self, each: list[Any]) -> list[Any]:
+        """Batches as one, where all that they hold counts samples along its first axis, and is alike in the others."""
+        kinds = {
+            tuple((n, a.dtype, a.ndim, a.shape[1:]) for part in (targets, found) for n, a in part.items())
+            for targets, found, _ in each
         }
-        if len(shapes) > 1 or goal.options.get("batch_axis", 0) != 0 or key not in waiting[0][1]:
-            return waiting
-        y = np.concatenate([t[goal.targets] for t, _, _ in waiting])
-        best = np.concatenate([f[key] for _, f, _ in waiting])
-        name = goal.logits[-1]
-        shape = (len(y), *waiting[0][2][name][1:])
-        return [({goal.targets: y}, {key: best}, {name: shape})]
+        scalars = any(not shape for shape in each[0][2].values())
+        if len(each) == 1 or len(kinds) > 1 or scalars or any(goal.options.get("batch_axis", 0) for goal in self.goals):
+            return each
+        targets, found = ({n: np.concatenate([g[i][n] for g in each]) for n in each[0][i]} for i in (0, 1))
+        shapes = {n: (sum(g[2][n][0] for g in each), *shape[1:]) for n, shape in each[0][2].items()}
+        return [(targets, found, shapes)]
 
     @staticmethod
     def _added(goal: Goal, meter: Meter, part: Any, targets: Any, found: Any, shapes: Any) -> Any:
         best = found.get(f"{goal.targets}/best")
         scores = [found.get(f"{goal.targets}/{i}") for i in range(len(goal.logits))]
-        if best is None and scores[-1] is None:
+        if best is None and scores[-1] is None:  # steps tell no best class where targets are no labels
+            if meter.labels:
+                raise no_labels(meter.name, targets[goal.targets].shape)
             return part
         given: Any = scores[0] if len(scores) == 1 else tuple(scores)
         return meter.added(part, Batch(goal, targets[goal.targets], given, best, tuple(shapes[goal.logits[-1]])))
 
     def results(self) -> dict[Any, dict[str, Any]]:
         """By the keys of goals: metrics by name, of all that was put since the beginning or `clear`."""
-        self.count(always=True)
+        self.count()
         found: dict[Any, dict[str, Any]] = {goal.key: {} for goal in self.goals}
         for (goal, meter), part in zip(self.meters, self._seen[0], strict=True):
             found[goal.key] |= {} if part is meter.fresh else meter.results(part)
         return found
 
     def clear(self) -> None:
-        self._seen, self._size = (tuple(m.fresh for _, m in self.meters), {}), 0
+        self._seen, self._size = (self._fresh, {}), 0
 
     def state(self) -> list[Any]:
         """What a checkpoint keeps."""
-        self.count(always=True)
-        told = []
-        for (_, meter), part in zip(self.meters, self._seen[0], strict=True):
-            told.append(meter.state(part))
-        return told
+        self.count()
+        return [[meter.name, meter.state(part)] for (_, meter), part in zip(self.meters, self._seen[0], strict=True)]
 
     def restore(self, state: list[Any]) -> None:
-        if len(state) != len(self.meters):
-            raise ValueError("the checkpoint was written with other metrics")
-        self._seen = tuple(m.restored(s) for (_, m), s in zip(self.meters, state, strict=True)), {}
+        """What `state` told. ValueError where that was of other metrics."""
+        before, now = [name for name, _ in state], [meter.name for _, meter in self.meters]
+        if before != now:
+            told = (", ".join(filter(None, names)) or "none" for names in (before, now))
+            raise ValueError("the checkpoint was written in an epoch with metrics {}, these are {}".format(*told))
+        self._seen = tuple(m.restored(s) for (_, m), (_, s) in zip(self.meters, state, strict=True)), {}
 
 
 def told_of(goals: tuple[Goal, ...], wants: Mapping[str, bool], to: Any, values: Mapping[str, str]) -> dict[str, str]:

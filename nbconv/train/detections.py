@@ -14,13 +14,13 @@ from nbconv.train.data import Data, whole
 from nbconv.train.goals import Goal
 from nbconv.vision.anchors import Anchors, anchor_shapes
 from nbconv.vision.boxes import Detections
-from nbconv.vision.evaluate import mean_average_precision
+from nbconv.vision.evaluate import average_precisions
 
 LOOKED_AT, SHAPES = 128, 3
 """How many pictures' boxes decide the anchors' shapes, and how many shapes a grid there are."""
 LEAST, MOST = 0.01, 100
 """The least probability of a detection that counts for average precision, and how many a picture."""
-OVERLAPS = np.arange(0.5, 1, 0.05)
+OVERLAPS = np.arange(0.5, 1, 0.05).tolist()
 
 
 def prepare(model: Model, data: Data, classes: int | None, grids: Sequence[str], seed: int) -> Anchors:
@@ -60,8 +60,9 @@ class Judge:
 
     def metrics(self) -> dict[str, float]:
         """``map50``: mAP at an overlap of 0.5; ``map``: its mean over 0.5, 0.55 … 0.95, as COCO has it."""
-        each = [mean_average_precision(self.found, self.boxes, self.labels, overlap=v) for v in OVERLAPS]
-        return {"map50": each[0], "map": float(np.mean(each))}
+        each = [*average_precisions(self.found, self.boxes, self.labels, OVERLAPS).values()]
+        means = np.mean(each, axis=0) if each else np.zeros(len(OVERLAPS))
+        return {"map50": float(means[0]), "map": float(means.mean())}
 
 
 def judge(data: Data | None, goals: Sequence[Goal]) -> Judge | None:

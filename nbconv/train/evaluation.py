@@ -27,15 +27,17 @@ def evaluate(trainer: Learner, given: Any, batch_size: int, wanted: tuple[Any, .
     begin = data.begins_at if isinstance(data, Features) else ()
     totals, count = {goal.key: 0.0 for goal in trainer.goals}, 0
     for x, y, known in source:
-        targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         size = samples(y)
+        if not size:
+            continue
+        targets, found = by_goal(trainer.goals, y), scores(trainer, x, begin)
         for goal in trainer.goals:
             mine, logits = targets[goal.targets], found[goal.logits[-1]]
             trainer._check(goal, mine, logits.shape)
             totals[goal.key] += _loss(trainer, goal, found, mine) * size
         told = {f"{goal.targets}/{i}": found[n] for goal in trainer.goals for i, n in enumerate(goal.logits)}
         meters.put(count, targets, told, {n: a.shape for n, a in found.items()})
-        meters.count()
+        meters.count()  # at once: whoever gives batches may use their arrays again
         if boxes is not None and known is not None:
             boxes.add(found, known)
         count += size

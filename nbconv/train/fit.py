@@ -32,7 +32,6 @@ from nbconv.train.data import (
 )
 from nbconv.train.described import described
 from nbconv.train.evaluation import Features, evaluate, features
-from nbconv.train.goals import by_goal
 from nbconv.train.learner import Learner, NonFiniteLoss, Told
 from nbconv.train.learnt import ended
 from nbconv.train.schedules import Named, Plateau
@@ -151,6 +150,10 @@ def fit(
     return run.history
 
 
+WAIT = 1 << 16
+"""Numbers of targets and of outputs that are gathered before metrics count them."""
+
+
 class _Place(NamedTuple):
     """Where a fit is: the epoch, the batch in it, the sum of its losses and of samples. It changes as a whole."""
 
@@ -213,7 +216,7 @@ class _Run:
             if k is not None:
                 callback.restore(states.pop(k)[1])
 
-    def tell(self, what: str, **logs: Any) -> None:
+    def tell(self, what: str, /, **logs: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, what)(self.trainer, logs)
 
@@ -226,7 +229,7 @@ class _Run:
                 feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
                 try:
                     loss = trainer.advance(feeds, y, graph, rows=self._rows(y), then=partial(self._stepped, self.place, y))
-                    self.meters.count()
+                    self.meters.count(WAIT)
                 except NonFiniteLoss as error:
                     if not any(c.takes(trainer, error) for c in self.callbacks):
                         raise
@@ -248,8 +251,8 @@ class _Run:
     def _stepped(self, before: _Place, y: Any, loss: float, told: Told) -> None:
         """A step was taken: said with the step's counter, so that a Ctrl-C cannot come between."""
         count = samples(y)
-        if told.found:
-            self.meters.put(before.batch, by_goal(self.trainer.goals, y), *told)
+        if self.meters.meters:
+            self.meters.put(before.batch, *told)
         total = before.total + loss * count
         self.place = _Place(before.epoch, before.batch + 1, total, before.samples + count)
 

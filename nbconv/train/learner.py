@@ -300,7 +300,7 @@ class Learner(Learnt):
             loss = float(found[work.loss].reshape(()))
             told = {name: found[value] for name, value in work.built.told.items()} if then else {}
             pending = _Pending(
-                work.step, [], self._steps + 1, partial(then, loss, Told(told, work.shapes)) if then else None
+                work.step, [], self._steps + 1, partial(then, loss, Told(targets, told, work.shapes)) if then else None
             )
             try:
                 self._pending = pending  # from here on the step is taken
@@ -461,8 +461,10 @@ class Learner(Learnt):
 
 
 class Told(NamedTuple):
-    """What a step tells beside its loss, by name, and the logits' shapes."""
+    """What a step tells beside its loss: targets as `by_goal` has them, what `tell` asked for by name, and the logits'
+    shapes."""
 
+    targets: Mapping[str, np.ndarray]
     found: Mapping[str, np.ndarray]
     shapes: Mapping[str, tuple[int, ...]]
 

@@ -60,8 +60,14 @@ class Batch(NamedTuple):
 class Meter:
     """How a metric is gathered. ``parts`` are what was gathered so far, at first ``fresh``."""
 
+    name: str
+    """of the metrics that it gathers for"""
     scores = True
     """whether scores are wanted, not only the best class"""
+    labels = False
+    """whether targets must be labels of classes"""
+    joins = True
+    """whether several batches may be given as one, to the same bits"""
     fresh: Any = None
 
     def added(self, parts: Any, batch: Batch) -> Any:
@@ -85,20 +91,26 @@ class Confusion(Meter):
     scores = False
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+        self.names, self.name = names, ", ".join(names)
+        self.labels = bool(names) and names is not USUAL
 
     def added(self, parts: Any, batch: Batch) -> Any:
         found = batch.labels()
         if found is None:
+            if self.labels:
+                raise no_labels(self.name, batch.y.shape)
             return parts
         (labels, classes), told = (found[0].labels, found[0].classes), found[1]
         ignored = batch.goal.options.get("ignore_index")
         if classes > MOST:
+            more = [n for n in self.names if n != "accuracy"]
+            if self.labels and more:
+                raise ValueError(f"metric {more[0]}: there are more than {MOST} classes, wanted accuracy, top5 or auc")
             kept = labels != ignored if ignored is not None else np.ones(labels.shape, bool)
             matrix = np.bincount((labels != told)[kept], minlength=2)
         else:
             matrix = metrics.confusion_matrix(labels, told, classes, ignored)
-        return matrix if parts is None else parts + matrix
+        return matrix if parts is None else np.add(matrix, parts, out=matrix)
 
     def results(self, parts: Any) -> dict[str, Any]:
         return of_matrix(parts, self.names)
@@ -117,12 +129,13 @@ class Confusion(Meter):
         return parts
 
 
+def no_labels(name: str, shape: Sequence[int]) -> ValueError:
+    return ValueError(f"metric {name}: targets {list(shape)} are no labels of classes")
+
+
 def of_matrix(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """The metrics of a confusion matrix, and it; of (right, wrong) the accuracy."""
     if matrix.ndim == 1:
-        more = [n for n in names if n != "accuracy"]
-        if more and names is not USUAL:
-            raise ValueError(f"metric {more[0]}: there are more than {MOST} classes, wanted accuracy, top5 or auc")
         return {"accuracy": float(matrix[0] / matrix.sum()) if matrix.any() else 0.0}
     found: dict[str, Callable[[], float]] = {
         "accuracy": lambda: metrics.accuracy(matrix),
@@ -140,7 +153,7 @@ class YesNo(Meter):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.fresh = [0, 0, 0, 0]
-        self.names = names
+        self.names, self.name = names, ", ".join(names)
 
     def added(self, parts: Any, batch: Batch) -> Any:
         scores, y = batch.columns(self.names[0])
@@ -165,6 +178,8 @@ class YesNo(Meter):
 class Top(Meter):
     """The share of labels that are among the k highest scores."""
 
+    labels = True
+
     def __init__(self, name: str) -> None:
         self.fresh = [0.0, 0]
         self.name, self.k = name, int(name[3:])
@@ -172,7 +187,7 @@ class Top(Meter):
     def added(self, parts: Any, batch: Batch) -> Any:
         found = labels_of(batch.goal, batch.y, batch.shape)
         if found is None:
-            raise ValueError(f"metric {self.name}: targets {list(batch.y.shape)} are no labels of classes")
+            raise no_labels(self.name, batch.y.shape)
         scores = batch._scores().transpose(found.order)
         scores, labels = np.moveaxis(scores, 1, -1).reshape(-1, found.classes), found.labels.ravel()
         kept = labels != batch.goal.options.get("ignore_index")
@@ -186,22 +201,26 @@ class Top(Meter):
 class Auc(Meter):
     """The area under the ROC curve of all samples, which are kept: see `metrics.auc`."""
 
-    fresh = ()
+    name, fresh = "auc", ()
+
+    def __init__(self, binary: bool) -> None:
+        self.labels = not binary
 
     def added(self, parts: Any, batch: Batch) -> Any:
-        if batch.goal.function in BINARY:
+        if not self.labels:
             scores, y = batch.columns("auc")
             truth = y > 0.5
         else:
             found = labels_of(batch.goal, batch.y, batch.shape)
             if found is None:
-                raise ValueError(f"metric auc: targets {list(batch.y.shape)} are no labels of classes")
+                raise no_labels("auc", batch.y.shape)
             if found.labels.ndim > 1:
                 raise ValueError(f"metric auc: labels are {list(batch.y.shape)}, wanted one a sample")
-            truth = found.labels[:, None] == np.arange(found.classes)
-            scores = metrics.softmax(batch._scores().transpose(found.order))
-        scores = scores.reshape(len(scores), -1)
-        return *parts, (np.float32(scores), truth.reshape(scores.shape))
+            kept = found.labels != batch.goal.options.get("ignore_index")
+            truth = found.labels[kept, None] == np.arange(found.classes)
+            scores = metrics.softmax(batch._scores().transpose(found.order)[kept])
+        truth = truth.reshape(len(truth), int(np.prod(truth.shape[1:])))
+        return *parts, (np.float32(scores).reshape(truth.shape), truth)
 
     def results(self, parts: Any) -> dict[str, Any]:
         scores, truth = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
@@ -215,10 +234,13 @@ class Auc(Meter):
 
 
 class Numbers(Meter):
-    """Errors of numbers: means over all elements; r2 of each column, then their mean."""
+    """Errors of numbers: means over all elements; r2 of each column, then their mean. Gathered are how many samples there
+    were, and of each column sums of errors and of their squares, the mean, and the squared distances from it."""
+
+    joins = False
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+        self.names, self.name = names, ", ".join(names)
 
     def added(self, parts: Any, batch: Batch) -> Any:
         scores, y = (a.astype(np.float64).reshape(len(a), -1) for a in batch.columns(self.names[0]))
@@ -226,17 +248,16 @@ class Numbers(Meter):
         error, spread = scores - y, ((y - mean) ** 2).sum(axis=0)
         found = [count, np.abs(error).sum(axis=0), (error**2).sum(axis=0), mean, spread]
         if parts is None:
-            return [v if isinstance(v, int) else v.tolist() for v in found]
-        before = [np.asarray(v) for v in parts]
-        apart, whole = mean - before[3], before[0] + count
-        spread = before[4] + spread + apart**2 * before[0] * count / whole  # Chan, Golub and LeVeque 1979
-        sums = [before[1] + found[1], before[2] + found[2], before[3] + apart * count / whole, spread]
-        return [int(whole), *(v.tolist() for v in sums)]
+            return found
+        apart, whole = mean - parts[3], parts[0] + count
+        spread = parts[4] + spread + apart**2 * parts[0] * count / whole  # Chan, Golub and LeVeque 1979
+        return [whole, parts[1] + found[1], parts[2] + found[2], parts[3] + apart * count / whole, spread]
 
     def results(self, parts: Any) -> dict[str, Any]:
-        count, absolute, squares, _, spread = (np.asarray(v) for v in parts)
+        count, absolute, squares, _, spread = parts
         size = max(count * absolute.size, 1)
-        share = np.where(spread > 0, 1 - squares / np.where(spread > 0, spread, 1), np.where(squares > 0, 0.0, 1.0))
+        constant = np.where(squares > 0, 0.0, 1 - squares)
+        share = np.where(spread != 0, 1 - squares / np.where(spread != 0, spread, 1), constant)
         found = {
             "mae": absolute.sum() / size,
             "mse": squares.sum() / size,
@@ -245,11 +266,17 @@ class Numbers(Meter):
         }
         return {name: float(found[name]) for name in self.names}
 
+    def state(self, parts: Any) -> Any:
+        return None if parts is None else [parts[0], *(v.tolist() for v in parts[1:])]
+
+    def restored(self, state: Any) -> Any:
+        return None if state is None else [state[0], *(np.array(v) for v in state[1:])]
+
 
 class Characters(Meter):
     """How much of sequences is read right: 1 - edit distances / labels, over all."""
 
-    fresh = (0, 0)
+    name, fresh = "character_accuracy", (0, 0)
 
     def added(self, parts: Any, batch: Batch) -> Any:
         wrong, whole = sequences.errors(batch.goal.options, batch.y, batch._scores())
@@ -261,6 +288,8 @@ class Characters(Meter):
 
 class Own(Meter):
     """A function of the caller's: the mean of what it gives for batches, by their samples."""
+
+    joins = False
 
     def __init__(self, name: str, function: Function) -> None:
         self.fresh = [0.0, 0]

@@ -31,10 +31,10 @@ pixel_accuracy = accuracy
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int = 5) -> float:
     """The share of samples whose label is among the k highest scores (a tie counts for the label where fewer than k scores
-    are higher)."""
+    are higher). NaN is higher than all, and a label whose score it is is among none."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     mine = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
-    return float(np.mean((scores > mine).sum(axis=1) < k)) if labels.size else 0.0
+    return float(np.mean((~(scores <= mine)).sum(axis=1) < k)) if labels.size else 0.0
 
 
 def precision(matrix: np.ndarray) -> np.ndarray:
@@ -73,7 +73,9 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 def auc(scores: np.ndarray, truth: np.ndarray) -> float:
     """The area under the ROC curve (Hanley and McNeil 1982): the share of pairs of one that is and one that is not in which
     the first has the higher score, ties half. Of scores (n, k) and booleans alike the mean over those columns that have
-    both; NaN where none has."""
+    both; NaN where none has, or a score is NaN."""
+    if np.isnan(scores).any():
+        return float("nan")
     found = []
     for column, true in zip(scores.T, truth.T, strict=True):
         yes = int(true.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import nbconv
 from nbconv.graph import Graph, Spec
+from nbconv.train import metrics
 from nbconv.train.asked import asked
 from nbconv.train.data import order
 from tests.train.models import F32, batch, convolutional, mlp, model, node
@@ -144,7 +146,79 @@ def test_wrong_ones() -> None:
         asked("top0")
     with pytest.raises(ValueError, match=r"metric odd gave \(12, 3\), wanted a number"):
         trainer.evaluate((x, y), metrics=[("odd", lambda outputs, targets: outputs)])
+    for name in ("epoch", "val_loss", "map"):
+        with pytest.raises(ValueError, match=f"metric '{name}' is there already"):
+            trainer.fit((x, y), metrics=[(name, lambda outputs, targets: 0.0)])
     assert trainer.steps == 0
+
+
+@pytest.mark.parametrize("name", ["iou", "top2", "auc"])
+def test_masks_are_no_labels(name: str) -> None:
+    """Metrics of classes are refused, not left out, where targets are a mask for each class; at the first batch."""
+    graph, x, y = task("pixels")
+    masks = np.moveaxis(np.eye(3, dtype=F32)[y], -1, 1)
+    trainer = nbconv.Trainer(model(graph), "dice")
+    with pytest.raises(ValueError, match=rf"metric {name}: targets \[4, 3, 6, 8\] are no labels of classes"):
+        trainer.fit((x, masks), batch_size=4, metrics=[name])
+    assert trainer.steps == 1
+    with pytest.raises(ValueError, match=f"metric {name}: targets"):
+        trainer.evaluate((x, masks), 4, [name])
+
+
+def test_batches_that_are_used_again() -> None:
+    """Evaluation counts a batch before it asks for the next one, whose arrays may be the same."""
+    x, _ = batch(24)
+    y = np.random.default_rng(1).integers(0, 3, 24)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        mine, labels = x[:6].copy(), y[:6].copy()
+        for k in range(0, 24, 6):
+            mine[:], labels[:] = x[k : k + 6], y[k : k + 6]
+            yield mine, labels
+        yield x[:0], y[:0]
+
+    trainer = nbconv.Trainer(model(mlp()))
+    found, wanted = trainer.evaluate(batches()), trainer.evaluate((x, y), 6)
+    assert {**found, "confusion": found["confusion"].tolist()} == {**wanted, "confusion": wanted["confusion"].tolist()}
+
+
+@pytest.mark.parametrize("kind", ["labels", "shares", "steps first", "yes and no", "numbers"])
+def test_many_batches(kind: str) -> None:
+    """Batches that are counted together give what each gives alone."""
+    x, y = batch(23)
+    graph, loss, options, names = mlp(), "cross_entropy", {}, "accuracy,f1,top2,auc"
+    if kind == "shares":
+        y = np.eye(3, dtype=F32)[y]
+    elif kind == "steps first":
+        nodes = [node("Transpose", "x", "t", perm=(2, 0, 1)), node("MatMul", "t w", "y", "fc")]
+        specs = {"x": Spec(("n", 3, 5), F32)}, {"y": Spec((5, "n", 3), F32)}
+        graph = Graph(nodes, *specs, {"w": np.eye(3, dtype=F32)})
+        x, y = np.random.default_rng(0).standard_normal((23, 3, 5)).astype(F32), np.arange(115).reshape(23, 5) % 3
+        options, names = {"class_axis": 2, "batch_axis": 1}, "accuracy,f1,top2"
+    elif kind == "yes and no":
+        graph, loss, y, names = mlp(classes=1), "binary_cross_entropy", (y > 0).astype(F32), "accuracy,f1,auc"
+    elif kind == "numbers":
+        loss, y, names = "mse", np.eye(3, dtype=F32)[y], "mae,r2"
+    trainer = nbconv.Trainer(model(graph), loss, optimizer=nbconv.SGD(1e-30), loss_options=options)
+    history = trainer.fit((x, y), (x, y), batch_size=4, shuffle=False, metrics=names)
+    for name in names.split(","):
+        assert history[name][0] == pytest.approx(history[f"val_{name}"][0], rel=1e-12), name
+
+
+def test_not_a_number() -> None:
+    """Scores that are none are never right."""
+    labels = np.array([0, 1, 2, 1])
+    scores = np.full((4, 3), np.nan)
+    assert metrics.top_k(scores, labels, 2) == 0
+    scores[1] = 0, 1, 2
+    scores[3] = np.nan, 1, 0
+    assert [metrics.top_k(scores, labels, k) for k in (1, 2)] == [0, 0.5]
+    assert np.isnan(metrics.auc(scores, labels[:, None] == np.arange(3)))
+    assert np.isnan(metrics.auc(metrics.softmax(scores), labels[:, None] == np.arange(3)))
+    x, _ = batch(4)
+    x[2] = np.nan
+    trainer = nbconv.Trainer(model(mlp()), "mse")
+    assert np.isnan(trainer.evaluate((x, np.ones((4, 3), F32)), metrics="r2")["r2"])
 
 
 def test_several_losses() -> None:
@@ -165,10 +239,13 @@ def test_several_losses() -> None:
     }
 
 
-def test_go_on_in_an_epoch(tmp_path: Path) -> None:
-    """Metrics of an epoch that was interrupted are those of the whole epoch."""
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_go_on_in_an_epoch(loss: str, tmp_path: Path) -> None:
+    """Metrics of an epoch that was interrupted are those of the whole epoch, to the bit."""
     x, y = batch(20)
-    path, names = tmp_path / "c.safetensors", ["accuracy", "f1", "top2", "auc"]
+    y = y if loss == "cross_entropy" else np.random.default_rng(0).standard_normal((20, 3)).astype(F32)
+    names: list = ["accuracy", "f1", "top2", "auc"] if loss == "cross_entropy" else ["mae", "rmse", "r2"]
+    path, names = tmp_path / "c.safetensors", [*names, ("mine", lambda outputs, targets: outputs.mean())]
 
     class Stop(nbconv.ModelCheckpoint):
         def batch_end(self, trainer, logs) -> None:
@@ -176,14 +253,16 @@ def test_go_on_in_an_epoch(tmp_path: Path) -> None:
             if trainer.steps == 5:
                 raise KeyboardInterrupt
 
-    def fitted(*callbacks: nbconv.Callback) -> nbconv.Trainer:
-        trainer = nbconv.Trainer(model(mlp()), optimizer=nbconv.SGD(0.1))
+    def fitted(*callbacks: nbconv.Callback, names: list = names) -> nbconv.Trainer:
+        trainer = nbconv.Trainer(model(mlp()), loss, optimizer=nbconv.SGD(0.1))
         trainer.fit((x, y), epochs=3, batch_size=6, metrics=names, callbacks=callbacks, resume=path)
         return trainer
 
     whole = fitted()
     with pytest.raises(KeyboardInterrupt):
         fitted(Stop(path, every=5))
+    with pytest.raises(ValueError, match=r"written in an epoch with metrics .*, mine, these are (mae|top1)$"):
+        fitted(names=["mae" if loss == "mse" else "top1"])
     assert dict(fitted().run.history) == dict(whole.run.history)
 
 
@@ -194,3 +273,20 @@ def test_many_classes() -> None:
     assert [*trainer.fit((x, y), (x, y), epochs=2)] == ["loss", "accuracy", "lr", "val_loss", "val_accuracy"]
     found = trainer.evaluate((x, y))
     assert found["accuracy"] == (trainer.predict(x).argmax(axis=1) == y).mean()
+    steps = trainer.steps
+    with pytest.raises(ValueError, match="metric f1: there are more than 4096 classes, wanted accuracy, top5 or auc"):
+        trainer.fit((x, y), batch_size=4, metrics=["accuracy", "f1"])
+    assert trainer.steps == steps + 1
+
+
+def test_labels_that_do_not_count() -> None:
+    x, _ = batch(23)
+    y = np.random.default_rng(2).integers(0, 3, 23)
+    trainer = nbconv.Trainer(model(mlp()), loss_options={"ignore_index": 9})
+    kept = np.arange(23) % 3 > 0
+    names = ["accuracy", "f1", "iou", "top2", "auc"]
+    found, wanted = trainer.evaluate((x, np.where(kept, y, 9)), 4, names), trainer.evaluate((x[kept], y[kept]), 4, names)
+    for name in names:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-12), name
+    nothing = trainer.evaluate((x, np.full(23, 9)), 4, names)
+    assert [nothing[name] for name in names[:4]] == [0, 0, 0, 0] and np.isnan(nothing["auc"])
