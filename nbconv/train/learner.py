@@ -24,6 +24,7 @@ from nbconv.train.asked import told_of
 from nbconv.train.building import Built, Recipe
 from nbconv.train.checks import check
 from nbconv.train.choosing import Choice
+from nbconv.train.gathering import Gathered, size
 from nbconv.train.goals import Goal, by_goal, goals_of, specs_of, total
 from nbconv.train.learnt import Learnt, ended
 from nbconv.train.memory.planned import planned
@@ -32,7 +33,7 @@ from nbconv.train.optimizers import SGD, Optimizer
 from nbconv.train.readings import Misfit
 from nbconv.train.schedules import Named, Schedule, constant
 from nbconv.train.step import TrainingStep
-from nbconv.train.targets import Targets, joined, samples
+from nbconv.train.targets import Targets
 from nbconv.train.unchanged import Watch, nonfinite, reason
 
 
@@ -132,7 +133,7 @@ class Learner(Learnt):
         self._epoch: float | None = None
         self.steps_per_epoch = steps_per_epoch
         self.accumulate = int(accumulate)
-        self._gathered: list[tuple[Any, Any]] = []
+        self._gathered = Gathered(self.goals, self.accumulate)
         self._warned_of_epochs = False
         self._pending: _Pending | None = None
         self.stop: bool | str = False
@@ -249,15 +250,11 @@ class Learner(Learnt):
     def _gather(self, feeds: dict[str, np.ndarray], y: Any, budget_ms: float | None) -> Any:
         """Keeps a batch, and takes the step where it is the last one that it wants."""
         with self._lock:
-            batches = [*self._gathered, (feeds, y)]
-            if len(batches) < self.accumulate:
-                by_goal(self.goals, y)
-                self._gathered.append(({n: a.copy() for n, a in feeds.items()}, joined([y])))
+            whole = self._gathered.whole(feeds, y)
+            if whole is None:
                 return None
-            whole = {n: np.concatenate([x[n] for x, _ in batches]) if a.ndim else a for n, a in feeds.items()}
-            rows = max(samples(targets) for _, targets in batches)
             try:
-                loss = self.advance(whole, joined([y for _, y in batches]), self.recipe.graph, budget_ms, rows=rows)
+                loss = self.advance(*whole[:2], self.recipe.graph, budget_ms, rows=whole[2])
             except NonFiniteLoss:
                 self._gathered.clear()
                 raise
@@ -401,12 +398,7 @@ class Learner(Learnt):
         """The step for arrays of these shapes, made when they first come."""
         key = self._key(feeds, targets, rows)
         if key not in self._works:
-            count = max((len(a) for a in feeds.values() if a.ndim), default=0)
-            if count == 0:
-                raise ValueError("the batch is empty")
-            for y in targets.values():
-                if y.ndim and len(y) != count:
-                    raise ValueError(f"{len(y)} targets for {count} samples")
+            size(feeds, targets)
             specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
             recipe = self.recipe._replace(graph=graph)
             built, step, policy = planned(
@@ -434,9 +426,13 @@ class Learner(Learnt):
         optimizer = self.optimizer.clipped(norm, value)
         before = self.optimizer.clip_norm, self.optimizer.clip_value
         if (optimizer.clip_norm, optimizer.clip_value) != before:
-            self.abandon()
-            self.optimizer, self.recipe = optimizer, self.recipe._replace(optimizer=optimizer)
-            self._works = {}
+            self.optimizer = optimizer
+            self._replan(optimizer=optimizer)
+
+    def _replan(self, **changes: Any) -> None:
+        """Another recipe, for which steps are planned anew; what was begun is given up."""
+        self.abandon()
+        self.recipe, self._works = self.recipe._replace(**changes), {}
 
     def tell(self, wants: Mapping[str, bool]) -> None:
         """Lets steps tell what metrics are made of: see `nbconv.train.asked.told_of`."""
