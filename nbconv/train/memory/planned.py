@@ -13,10 +13,12 @@ from nbconv.edit.parameters import norms
 from nbconv.graph import Spec
 from nbconv.runtime.planned import target_of
 from nbconv.train import building
-from nbconv.train.building import Built, Indivisible, Recipe
+from nbconv.train.building import Built
+from nbconv.train.forward import Indivisible, samples_in
 from nbconv.train.memory.estimate import Estimate
 from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, accumulating, depending, mebibytes, micro_batches
 from nbconv.train.memory.search import Found, Search
+from nbconv.train.recipe import Recipe
 from nbconv.train.step import TrainingStep
 
 SLOTS = 2
@@ -86,7 +88,7 @@ class Ways:
         home = options.get("home")
         self.target = target_of(None if home is None else home.device, options.get("exact", False))
         self.slots = max(options.get("threads") or available_threads(), SLOTS)
-        self.samples = building.samples_in(feeds)
+        self.samples = samples_in(feeds)
         trained = bool(norms(recipe.graph, recipe.chosen))
         self.rows = rows if rows < self.samples else 0
         self.divisible = micro_batch_norm or not trained
