@@ -126,7 +126,6 @@ def fit(
     if cache and augment is None and data is not None:
         graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
     source = train if data is None else data
-    run.sized = data is not None
     run.still = Still(trainer) if trainer.model.device == "cpu" else None
     trainer.stop = False
     trainer.run = run
@@ -170,8 +169,8 @@ class _Run:
         self.meters = Meters(trainer.goals, metrics, costly=False)
         trainer.tell(self.meters.wants)
         self.place = _Place()
-        self.sized = True
-        """whether ``batch_size`` is what batches have"""
+        self.rows = batch_size if trainer.accumulate > 1 else 0
+        """samples of a batch, of which a step takes several, where the data do not come in batches"""
         self.history = History()
         self.still: Still | None = None
 
@@ -221,11 +220,12 @@ class _Run:
         """The rest of the epoch."""
         trainer = self.trainer
         try:
-            for x, y in stream:
+            for x, y, *largest in stream:
+                rows = largest[0] if largest else self.rows
                 trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
                 feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
                 try:
-                    loss = trainer.advance(feeds, y, graph, rows=self._rows(y), then=partial(self._stepped, self.place, y))
+                    loss = trainer.advance(feeds, y, graph, rows=rows, then=partial(self._stepped, self.place, y))
                     self.meters.count()
                 except NonFiniteLoss as error:
                     if not any(c.takes(trainer, error) for c in self.callbacks):
@@ -238,12 +238,6 @@ class _Run:
                     return
         finally:
             stream.close()  # type: ignore[attr-defined]
-
-    def _rows(self, y: Any) -> int:
-        """How many samples a batch has, of which a step takes several; 0 where it takes one."""
-        if self.trainer.accumulate == 1:
-            return 0
-        return self.batch_size if self.sized else -(-samples(y) // self.trainer.accumulate)
 
     def _stepped(self, before: _Place, y: Any, loss: float, told: Told) -> None:
         """A step was taken: said with the step's counter, so that a Ctrl-C cannot come between."""
@@ -283,7 +277,7 @@ class _Run:
 def _stream(
     trainer: Learner, source: Any, run: _Run, batch_size: int, augment: Augment | None, shuffle: bool, balance: Balance
 ) -> Iterator[Any]:
-    """The batches that remain of this epoch, read ahead."""
+    """The batches that remain of this epoch, read ahead; those that come as batches with what `gathered` tells of them."""
     if not isinstance(source, Data):
         pairs: Iterator[Any] = as_batches(source)
         if augment is not None:

@@ -87,6 +87,18 @@ def test_memory() -> None:
     assert cut.forecast()["activations_mb"] < 0.6 * whole.forecast()["activations_mb"]
 
 
+def test_statistics_of_each_batch_in_fit() -> None:
+    """Also of the batches that are left at an epoch's end, which are fewer, and of unequal ones."""
+    pieces = parts(X, Y)
+    for some in (pieces, pieces[:3]):
+        cut, whole = trainer(norm=True, accumulate=4), trainer(norm=True, accumulate=len(some))
+        cut.fit(some, epochs=1)
+        losses = [whole.step(*piece) for piece in some]
+        assert losses[-1] is not None
+        for name, value in whole.state.items():
+            np.testing.assert_array_equal(cut.state[name], value, err_msg=name)
+
+
 def test_statistics_whatever_the_memory() -> None:
     """Less memory, down to the least that is named, changes no bit; it is refused before statistics are of other samples."""
     x, y = batch(8, (3, 57, 53))
