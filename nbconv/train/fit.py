@@ -121,7 +121,8 @@ def fit(
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
     if data is not None and trainer.undecided:
-        trainer.choose(*data.batch(order(data, 0, trainer.seed, shuffle, balance)[:batch_size]))
+        numbers = order(data, 0, trainer.seed, shuffle, balance)[: batch_size * trainer.accumulate]
+        trainer.choose(*data.batch(numbers), run.rows)
     graph = trainer.recipe.graph
     if cache and augment is None and data is not None:
         graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
@@ -327,11 +328,11 @@ def lr_find(
     data = as_data(train, trainer.model, "train")
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")
-    trainer.choose(*data.batch(order(data, 0, trainer.seed)[:batch_size]))
-    kept = {n: np.array(a) for n, a in trainer.state.items()}
+    size, rows = batch_size * trainer.accumulate, batch_size * (trainer.accumulate > 1)
+    trainer.choose(*data.batch(order(data, 0, trainer.seed)[:size]), rows)
+    kept, graph = {n: np.array(a) for n, a in trainer.state.items()}, trainer.recipe.graph
     counters = trainer.steps, trainer.epoch, trainer.schedule, trainer.lr_scale
     rates, values, smooth = [], [], 0.0
-    size, graph = batch_size * trainer.accumulate, trainer.recipe.graph
     trainer.tell(Meters(trainer.goals, costly=False).wants)  # the steps that `fit` takes
     try:
         trainer.schedule = lambda step, epoch: 1.0
@@ -342,7 +343,7 @@ def lr_find(
             numbers = order(data, k // per, trainer.seed)[k % per * size :][:size]
             x, y = data.batch(numbers)
             try:
-                loss = trainer.advance(trainer._inputs(x), y, graph, rows=batch_size * (size > batch_size))
+                loss = trainer.advance(trainer._inputs(x), y, graph, rows=rows)
             except NonFiniteLoss:
                 break
             smooth = 0.9 * smooth + 0.1 * loss

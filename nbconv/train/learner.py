@@ -156,12 +156,13 @@ class Learner(Working):
         self.model.weights.drop()
         self._works: dict[tuple, Work] = {}
 
-    def choose(self, x: Any, y: Any) -> Choice | None:
+    def choose(self, x: Any, y: Any, rows: int = 0) -> Choice | None:
         """With ``trainable="auto"``, what trains, chosen on this batch; the first `step` or `fit` does it on its own. None
-        where there is nothing to choose. Where it was chosen before, that."""
+        where there is nothing to choose. Where it was chosen before, that. ``rows``: samples of each batch, where this one
+        is several (``accumulate``)."""
         if self.undecided:
             with self._lock:
-                auto.decide(self, self._inputs(x), by_goal(self.goals, y))
+                auto.decide(self, self._inputs(x), by_goal(self.goals, y), rows)
         return self.chosen
 
     @property
@@ -276,7 +277,7 @@ class Learner(Working):
             self._settle()
             targets = by_goal(self.goals, y)
             if self.undecided:
-                auto.decide(self, feeds, targets)
+                auto.decide(self, feeds, targets, rows)
             if budget_ms is not None:
                 self._refuse_another(self._key(feeds, targets, rows))
             work = self._work(feeds, targets, graph, rows)

@@ -111,7 +111,7 @@ class Working(Learnt):
             self._settle()
             targets = by_goal(self.goals, y)
             if self.undecided:
-                auto.decide(self, feeds, targets)
+                auto.decide(self, feeds, targets, rows)
             return self.seconds(feeds, targets, graph, rows)
 
     def seconds(self, feeds: dict[str, np.ndarray], targets: dict[str, np.ndarray], graph: Graph, rows: int = 0) -> float:

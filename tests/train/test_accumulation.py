@@ -87,6 +87,23 @@ def test_memory() -> None:
     assert cut.forecast()["activations_mb"] < 0.6 * whole.forecast()["activations_mb"]
 
 
+def test_auto_chooses_for_the_whole_step() -> None:
+    """In the memory of a step on all its batches, by `fit` and by calls of `step` alike."""
+    x, y = batch(16, (3, 57, 53))
+
+    def made(**options) -> nbconv.Trainer:
+        return nbconv.Trainer(model(resnet(8, (57, 53))), trainable="auto", memory_mb=0.5, **options)
+
+    one, fitted, stepped = made(), made(accumulate=4), made(accumulate=4)
+    one.step(x[:4], y[:4])
+    fitted.fit((x, y), epochs=1, batch_size=4, shuffle=False)
+    for k in range(0, 16, 4):
+        stepped.step(x[k : k + 4], y[k : k + 4])
+    assert fitted.chosen == stepped.chosen and fitted.chosen is not None and one.chosen is not None
+    assert 0 < len(fitted.chosen.layers) < len(one.chosen.layers)
+    assert fitted.forecast()["activations_mb"] <= 0.5
+
+
 def test_statistics_of_each_batch_in_fit() -> None:
     """Also of the batches that are left at an epoch's end, which are fewer, and of unequal ones."""
     pieces = parts(X, Y)
