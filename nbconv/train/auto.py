@@ -44,27 +44,28 @@ def check(trainable: str | Iterable[str], memory_mb: float | None, step_ms: floa
         raise ValueError(f"step_ms is {step_ms}, wanted a positive number")
 
 
-def decide(learner: Learner, feeds: Arrays, targets: Arrays) -> None:
-    """Chooses what the learner trains: the most that keeps its budgets, by plans. ModelError or ValueError where the head
-    alone does not, with the least; then it is as before."""
+def decide(learner: Learner, feeds: Arrays, targets: Arrays, rows: int = 0) -> None:
+    """Chooses what the learner trains: the most that keeps its budgets, by plans of a step on this batch, which may be
+    gathered from batches of so many ``rows``. ModelError or ValueError where the head alone does not, with the least; then
+    it is as before."""
     known, head = select(learner.authored, "all", learner.model.frozen), learner.parameters
     held = {p.value: Spec(master(p, learner.authored).shape, FLOAT32) for p in known}
     like = partial(learner.model._like, threads=learner.threads)
     chooser = Chooser(learner.recipe, known, head, feeds, targets, held, like)
     kept = {name: getattr(learner, name) for name in KEPT}
     try:
-        adopt(learner, _most(learner, chooser, feeds, targets))
-        learner._work(feeds, targets, learner.recipe.graph)
+        adopt(learner, _most(learner, chooser, feeds, targets, rows))
+        learner._work(feeds, targets, learner.recipe.graph, rows)
     except BaseException:
         for name, value in kept.items():
             setattr(learner, name, value)
         raise
 
 
-def _most(learner: Learner, chooser: Chooser, feeds: Arrays, targets: Arrays) -> Choice:
+def _most(learner: Learner, chooser: Chooser, feeds: Arrays, targets: Arrays, rows: int) -> Choice:
     """The largest choice that keeps the budgets; the head alone, where values must be computed again even for that."""
     best = chooser.choose(0, 0)
-    least, found = chooser.cost(best), _measured(learner, best, feeds, targets)
+    least, found = chooser.cost(best), _measured(learner, best, feeds, targets, rows)
     budget = inf if learner.memory_mb is None else learner.memory_mb * MIB, learner.step_ms or inf
     if found[1] > budget[1]:
         raise ValueError(f"step_ms is {budget[1]:g}: a step of the head alone takes {found[1]:.1f} ms")
@@ -77,7 +78,7 @@ def _most(learner: Learner, chooser: Chooser, feeds: Arrays, targets: Arrays) ->
         choice = chooser.choose(*aims)
         if choice == best:
             break
-        found = _measured(learner, choice, feeds, targets)
+        found = _measured(learner, choice, feeds, targets, rows)
         shares = [a / b for a, b in zip(found, budget, strict=True)]
         k = int(np.argmax(shares))
         if shares[k] <= 1:
@@ -90,16 +91,16 @@ def _most(learner: Learner, chooser: Chooser, feeds: Arrays, targets: Arrays) ->
     return best
 
 
-def _measured(learner: Learner, choice: Choice, feeds: Arrays, targets: Arrays) -> tuple[float, float]:
+def _measured(learner: Learner, choice: Choice, feeds: Arrays, targets: Arrays, rows: int) -> tuple[float, float]:
     """(bytes, milliseconds) of a step that trains this; the time where it has a budget."""
     adopt(learner, choice)
     learner._limit = None
-    graph = learner.recipe.graph
-    work = learner._work(feeds, targets, graph)
+    given = feeds, targets, learner.recipe.graph, rows
+    work = learner._work(*given)
     nbytes = work.step.memory + slots(learner)
     if learner.step_ms is None:
         return nbytes, 0.0
-    return nbytes, 1e3 * min(learner.seconds(feeds, targets, graph) for _ in range(STEPS))
+    return nbytes, 1e3 * min(learner.seconds(*given) for _ in range(STEPS))
 
 
 @contextmanager

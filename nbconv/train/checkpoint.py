@@ -64,11 +64,13 @@ def load(trainer: Learner, path: str | os.PathLike) -> dict[str, Any]:
             run = _joined(about["run"], rest)
         except (KeyError, TypeError, RecursionError):
             raise ValueError(f"{path} lacks an array that a callback remembers") from None
+        trainer.abandon()
         for name, value in trainer.state.items():
             value[...] = arrays[name]
         trainer.steps, trainer.epoch, trainer.lr_scale = about["steps"], about["epoch"], about["lr_scale"]
-        trainer.seed = about["seed"]
-        trainer.recipe = trainer.recipe._replace(seed=trainer.seed)
+        if about["seed"] != trainer.seed:
+            trainer.seed = about["seed"]
+            trainer._replan(seed=trainer.seed)
         if isinstance(trainer.schedule, Plateau) and about["plateau"]:
             trainer.schedule.restore(about["plateau"])
         trainer.forget()
@@ -98,7 +100,7 @@ def _joined(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 def mark(trainer: Learner) -> str:
     """What must be the same for a checkpoint to fit: structure, what trains, the optimizer. Learning rates may change."""
-    graph, digest = trainer.authored, hashlib.sha256()
+    graph, digest = trainer.authored, hashlib.sha256(b"undecided" if trainer.undecided else b"")
     for node in graph.nodes:
         digest.update(f"{node.op.type}({node.inputs})->{node.outputs};".encode())
     for name, value in sorted(trainer.state.items()):

@@ -19,10 +19,10 @@ from nbconv.ops.pointwise import Mul
 from nbconv.ops.reduce import ReduceSum
 from nbconv.passes.autodiff import backprop
 from nbconv.passes.masks import with_masks
-from nbconv.train import building
-from nbconv.train.building import STEP, Recipe
+from nbconv.train.forward import computed, opened, widened
 from nbconv.train.memory.estimate import CALL, MOVED
 from nbconv.train.memory.policy import depending
+from nbconv.train.recipe import STEP, Recipe
 
 OVERWRITE = ("ReluGrad", "ClipGrad", "MaskedGrad", "Add", "Mul")
 """What may write its result over what it reads, beside cheap operators."""
@@ -172,13 +172,13 @@ def loss_graph(
     recipe: Recipe, feeds: Mapping[str, Spec], targets: Mapping[str, Spec], held: Mapping[str, Spec]
 ) -> tuple[Graph, dict[str, Spec], str]:
     """(the forward part up to the loss, the Specs of its values, the loss); ``held``: Specs of what trains."""
-    source = building.opened(recipe.graph, recipe)
+    source = opened(recipe.graph, recipe)
     source.inputs = {**feeds, STEP: Spec((), np.dtype(np.int64)), **held}
-    graph, specs = building.computed(source)
+    graph, specs = computed(source)
     to = Builder(graph, specs)
     for name, spec in targets.items():
         to.input(name, spec)
-    loss = recipe.loss(to, {n: building.widened(n) if building.widened(n) in specs else n for n in recipe.logits})
+    loss = recipe.loss(to, {n: widened(n) if widened(n) in specs else n for n in recipe.logits})
     return to.graph((loss,)), to.specs, loss
 
 

@@ -120,12 +120,12 @@ def fit(
     if resume is not None and os.path.exists(resume):
         run.restore(checkpoint.load(trainer, resume))
     if data is not None and trainer.undecided:
-        trainer.choose(*data.batch(order(data, 0, trainer.seed, shuffle, balance)[:batch_size]))
+        numbers = order(data, 0, trainer.seed, shuffle, balance)[: batch_size * trainer.accumulate]
+        trainer.choose(*data.batch(numbers), run.rows)
     graph = trainer.recipe.graph
     if cache and augment is None and data is not None:
         graph, data, validation = cached(trainer, data, validation, batch_size, cache is True, cache_mb * 2**20)
     source = train if data is None else data
-    run.sized = data is not None
     run.still = Still(trainer) if trainer.model.device == "cpu" else None
     trainer.stop = False
     trainer.run = run
@@ -173,8 +173,8 @@ class _Run:
         self.meters = Meters(trainer.goals, metrics, costly=False)
         trainer.tell(self.meters.wants)
         self.place = _Place()
-        self.sized = True
-        """whether ``batch_size`` is what batches have"""
+        self.rows = batch_size if trainer.accumulate > 1 else 0
+        """samples of a batch, of which a step takes several, where the data do not come in batches"""
         self.history = History()
         self.still: Still | None = None
 
@@ -224,11 +224,12 @@ class _Run:
         """The rest of the epoch."""
         trainer = self.trainer
         try:
-            for x, y in stream:
+            for x, y, *largest in stream:
+                rows = largest[0] if largest else self.rows
                 trainer.epoch = self.epoch + (self.batch / steps if steps else 0.0)
                 feeds = x if graph is not trainer.recipe.graph else trainer._inputs(x)
                 try:
-                    loss = trainer.advance(feeds, y, graph, rows=self._rows(y), then=partial(self._stepped, self.place, y))
+                    loss = trainer.advance(feeds, y, graph, rows=rows, then=partial(self._stepped, self.place, y))
                     self.meters.count(WAIT)
                 except NonFiniteLoss as error:
                     if not any(c.takes(trainer, error) for c in self.callbacks):
@@ -241,12 +242,6 @@ class _Run:
                     return
         finally:
             stream.close()  # type: ignore[attr-defined]
-
-    def _rows(self, y: Any) -> int:
-        """How many samples a batch has, of which a step takes several; 0 where it takes one."""
-        if self.trainer.accumulate == 1:
-            return 0
-        return self.batch_size if self.sized else -(-samples(y) // self.trainer.accumulate)
 
     def _stepped(self, before: _Place, y: Any, loss: float, told: Told) -> None:
         """A step was taken: said with the step's counter, so that a Ctrl-C cannot come between."""
@@ -286,7 +281,7 @@ class _Run:
 def _stream(
     trainer: Learner, source: Any, run: _Run, batch_size: int, augment: Augment | None, shuffle: bool, balance: Balance
 ) -> Iterator[Any]:
-    """The batches that remain of this epoch, read ahead."""
+    """The batches that remain of this epoch, read ahead; those that come as batches with what `gathered` tells of them."""
     if not isinstance(source, Data):
         pairs: Iterator[Any] = as_batches(source)
         if augment is not None:
@@ -336,11 +331,11 @@ def lr_find(
     data = as_data(train, trainer.model, "train")
     if data is None:
         raise ValueError("lr_find wants (x, y) or Data")
-    trainer.choose(*data.batch(order(data, 0, trainer.seed)[:batch_size]))
-    kept = {n: np.array(a) for n, a in trainer.state.items()}
+    size, rows = batch_size * trainer.accumulate, batch_size * (trainer.accumulate > 1)
+    trainer.choose(*data.batch(order(data, 0, trainer.seed)[:size]), rows)
+    kept, graph = {n: np.array(a) for n, a in trainer.state.items()}, trainer.recipe.graph
     counters = trainer.steps, trainer.epoch, trainer.schedule, trainer.lr_scale
     rates, values, smooth = [], [], 0.0
-    size, graph = batch_size * trainer.accumulate, trainer.recipe.graph
     trainer.tell(Meters(trainer.goals, costly=False).wants)  # the steps that `fit` takes
     try:
         trainer.schedule = lambda step, epoch: 1.0
@@ -351,7 +346,7 @@ def lr_find(
             numbers = order(data, k // per, trainer.seed)[k % per * size :][:size]
             x, y = data.batch(numbers)
             try:
-                loss = trainer.advance(trainer._inputs(x), y, graph, rows=batch_size * (size > batch_size))
+                loss = trainer.advance(trainer._inputs(x), y, graph, rows=rows)
             except NonFiniteLoss:
                 break
             smooth = 0.9 * smooth + 0.1 * loss

@@ -16,8 +16,8 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.ops.pointwise import Add, Mul
 from nbconv.ops.shape import Unsqueeze
 from nbconv.train import box_losses, class_losses, losses
-from nbconv.train.building import LABELS
 from nbconv.train.readings import Reading, of_classes
+from nbconv.train.recipe import LABELS
 from nbconv.train.targets import Targets, Weighted
 
 Key = str | tuple[str, ...]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -17,30 +16,30 @@ from nbconv.edit.head import find_head
 from nbconv.edit.meaning import Meaning
 from nbconv.edit.parameters import Parameter, master
 from nbconv.edit.selection import KINDS, select
-from nbconv.graph import Graph, Spec
+from nbconv.graph import Graph
 from nbconv.model import Model
-from nbconv.train import auto, building
-from nbconv.train.asked import told_of
-from nbconv.train.building import Built, Recipe
+from nbconv.train import auto, updates
+from nbconv.train.building import Built
 from nbconv.train.checks import check
 from nbconv.train.choosing import Choice
-from nbconv.train.goals import Goal, by_goal, goals_of, specs_of, total
-from nbconv.train.learnt import Learnt, ended
-from nbconv.train.memory.planned import planned
-from nbconv.train.memory.policy import MemoryPolicy
+from nbconv.train.gathering import Gathered
+from nbconv.train.goals import Goal, by_goal, goals_of, total
+from nbconv.train.learnt import ended
 from nbconv.train.optimizers import SGD, Optimizer
 from nbconv.train.readings import Misfit
+from nbconv.train.recipe import Recipe
 from nbconv.train.schedules import Named, Schedule, constant
 from nbconv.train.step import TrainingStep
-from nbconv.train.targets import Targets, joined, samples
+from nbconv.train.targets import Targets
 from nbconv.train.unchanged import Watch, nonfinite, reason
+from nbconv.train.works import Work, Working
 
 
 class NonFiniteLoss(ArithmeticError):
     """A step's loss was NaN or infinite; the step changed nothing."""
 
 
-class Learner(Learnt):
+class Learner(Working):
     """Trains a model's weights, one call of `step` a step; a `Trainer`, which says what the arguments are, adds epochs,
     evaluation and checkpoints."""
 
@@ -132,7 +131,7 @@ class Learner(Learnt):
         self._epoch: float | None = None
         self.steps_per_epoch = steps_per_epoch
         self.accumulate = int(accumulate)
-        self._gathered: list[tuple[Any, Any]] = []
+        self._gathered = Gathered(self.goals, self.accumulate)
         self._warned_of_epochs = False
         self._pending: _Pending | None = None
         self.stop: bool | str = False
@@ -146,8 +145,8 @@ class Learner(Learnt):
 
     def _begin(self) -> None:
         """The rest of the state of what trains, for none of which a step is planned."""
-        self._state.update(building.statistics(self.recipe.graph, self.recipe.chosen))
-        self._state.update(building.initial_state(self.recipe, self._state))
+        self._state.update(updates.statistics(self.recipe.graph, self.recipe.chosen))
+        self._state.update(updates.initial_state(self.recipe, self._state))
         self._home = None
         if self.model._device is not None:
             from nbconv.runtime.cuda.device import State
@@ -155,14 +154,15 @@ class Learner(Learnt):
             self._home = State(self.model._device, self._state)
         self._watch = Watch(self._state, [p.value for p in self.recipe.chosen]) if self._home is None else None
         self.model.weights.drop()
-        self._works: dict[tuple, _Work] = {}
+        self._works: dict[tuple, Work] = {}
 
-    def choose(self, x: Any, y: Any) -> Choice | None:
+    def choose(self, x: Any, y: Any, rows: int = 0) -> Choice | None:
         """With ``trainable="auto"``, what trains, chosen on this batch; the first `step` or `fit` does it on its own. None
-        where there is nothing to choose. Where it was chosen before, that."""
+        where there is nothing to choose. Where it was chosen before, that. ``rows``: samples of each batch, where this one
+        is several (``accumulate``)."""
         if self.undecided:
             with self._lock:
-                auto.decide(self, self._inputs(x), by_goal(self.goals, y))
+                auto.decide(self, self._inputs(x), by_goal(self.goals, y), rows)
         return self.chosen
 
     @property
@@ -249,15 +249,11 @@ class Learner(Learnt):
     def _gather(self, feeds: dict[str, np.ndarray], y: Any, budget_ms: float | None) -> Any:
         """Keeps a batch, and takes the step where it is the last one that it wants."""
         with self._lock:
-            batches = [*self._gathered, (feeds, y)]
-            if len(batches) < self.accumulate:
-                by_goal(self.goals, y)
-                self._gathered.append(({n: a.copy() for n, a in feeds.items()}, joined([y])))
+            whole = self._gathered.whole(feeds, y)
+            if whole is None:
                 return None
-            whole = {n: np.concatenate([x[n] for x, _ in batches]) if a.ndim else a for n, a in feeds.items()}
-            rows = max(samples(targets) for _, targets in batches)
             try:
-                loss = self.advance(whole, joined([y for _, y in batches]), self.recipe.graph, budget_ms, rows=rows)
+                loss = self.advance(*whole[:2], self.recipe.graph, budget_ms, rows=whole[2])
             except NonFiniteLoss:
                 self._gathered.clear()
                 raise
@@ -281,14 +277,14 @@ class Learner(Learnt):
             self._settle()
             targets = by_goal(self.goals, y)
             if self.undecided:
-                auto.decide(self, feeds, targets)
+                auto.decide(self, feeds, targets, rows)
             if budget_ms is not None:
                 self._refuse_another(self._key(feeds, targets, rows))
             work = self._work(feeds, targets, graph, rows)
             for goal in self.goals:
-                self._check(goal, targets[goal.targets], work.shapes[goal.logits[-1]])
+                self._check(goal, targets[goal.targets], work.built.shapes[goal.logits[-1]])
             given = {**feeds, **targets}
-            hyper = building.hyper_values(self.recipe, self.lr, self.steps + 1)
+            hyper = updates.hyper_values(self.recipe, self.lr, self.steps + 1)
             options: dict[str, Any] = {} if budget_ms is None else {"budget_ms": budget_ms}
             for other in self._works.values():
                 if other is not work:
@@ -297,10 +293,13 @@ class Learner(Learnt):
             found = work.step.prepare(given, hyper, check=partial(self._finite, work.built, given, hyper), **options)
             if found is None:
                 return None
-            loss = float(found[work.loss].reshape(()))
+            loss = float(found[work.built.loss].reshape(()))
             told = {name: found[value] for name, value in work.built.told.items()} if then else {}
             pending = _Pending(
-                work.step, [], self._steps + 1, partial(then, loss, Told(targets, told, work.shapes)) if then else None
+                work.step,
+                [],
+                self._steps + 1,
+                partial(then, loss, Told(targets, told, work.built.shapes)) if then else None,
             )
             try:
                 self._pending = pending  # from here on the step is taken
@@ -312,23 +311,6 @@ class Learner(Learnt):
                 like = partial(self.model._like, threads=self.threads)
                 self._watch.after(held, lambda: reason(work.built, {**given, **hyper, **self._state}, like, self.lr))
             return loss
-
-    def timed(self, feeds: dict[str, np.ndarray], y: Any, graph: Graph, rows: int = 0) -> float:
-        """Seconds of a step, but for the writing of the state: it changes nothing."""
-        with self._lock:
-            self._settle()
-            targets = by_goal(self.goals, y)
-            if self.undecided:
-                auto.decide(self, feeds, targets)
-            return self.seconds(feeds, targets, graph, rows)
-
-    def seconds(self, feeds: dict[str, np.ndarray], targets: dict[str, np.ndarray], graph: Graph, rows: int = 0) -> float:
-        """`timed`, where it is known what trains."""
-        work = self._work(feeds, targets, graph, rows)
-        begin = time.perf_counter()
-        hyper = building.hyper_values(self.recipe, self.optimizer.lr, self._steps + 1)
-        work.step.prepare({**feeds, **targets}, hyper, check=lambda found: None)
-        return time.perf_counter() - begin
 
     def _settle(self) -> None:
         """Finish the step that Ctrl-C interrupted while it wrote the state: state and counters are then of one step."""
@@ -343,22 +325,6 @@ class Learner(Learnt):
             if pending.then is not None:
                 pending.then()
             self._pending = None
-
-    def abandon(self) -> None:
-        """Give up the step that was begun with ``budget_ms``, and batches kept for it: nothing of them counts."""
-        with self._lock:
-            self._gathered.clear()
-            for work in self._works.values():
-                work.step.abandon()
-
-    def _refuse_another(self, wanted: tuple) -> None:
-        """ValueError for a batch of other shapes than the step under way has."""
-        begun = next((key for key, work in self._works.items() if work.step.begun), None)
-        if begun is not None and begun != wanted:
-            raise ValueError(
-                "this batch has other shapes than the one that the step under way began with: call it again with the same "
-                "batch until it is done, or give it up (abandon)"
-            )
 
     def _finite(
         self, built: Built, given: Mapping[str, np.ndarray], hyper: Mapping[str, Any], outputs: Mapping[str, np.ndarray]
@@ -395,70 +361,6 @@ class Learner(Learnt):
             self._warned.add(goal.key)
             warnings.warn(told, stacklevel=4)
 
-    def _work(
-        self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], graph: Graph, rows: int = 0
-    ) -> _Work:
-        """The step for arrays of these shapes, made when they first come."""
-        key = self._key(feeds, targets, rows)
-        if key not in self._works:
-            count = max((len(a) for a in feeds.values() if a.ndim), default=0)
-            if count == 0:
-                raise ValueError("the batch is empty")
-            for y in targets.values():
-                if y.ndim and len(y) != count:
-                    raise ValueError(f"{len(y)} targets for {count} samples")
-            specs = {n: Spec(a.shape, a.dtype) for n, a in feeds.items()}
-            recipe = self.recipe._replace(graph=graph)
-            built, step, policy = planned(
-                recipe,
-                specs,
-                specs_of(targets),
-                self._state,
-                self._limit,
-                self.micro_batch_norm,
-                rows,
-                threads=self.threads,
-                drop=self.model.weights.drop,
-                home=self._home,
-                flush_denormals=self.model.flush_denormals,
-                exact=self.model.exact,
-            )
-            self._works[key] = _Work(step, built.loss, built.shapes, built, policy)
-            block = max((work.step.block for work in self._works.values()), key=len)
-            for work in self._works.values():
-                work.step.share(block)
-        return self._works[key]
-
-    def clip(self, norm: float | None, value: float | None) -> None:
-        """Other limits of gradients, where they are given, for the steps from here on."""
-        optimizer = self.optimizer.clipped(norm, value)
-        before = self.optimizer.clip_norm, self.optimizer.clip_value
-        if (optimizer.clip_norm, optimizer.clip_value) != before:
-            self.abandon()
-            self.optimizer, self.recipe = optimizer, self.recipe._replace(optimizer=optimizer)
-            self._works = {}
-
-    def tell(self, wants: Mapping[str, bool]) -> None:
-        """Lets steps tell what metrics are made of: see `nbconv.train.asked.told_of`."""
-        told = tuple(wants.items())
-        if told and told != self._tells:
-            self._tells = told
-            self.recipe = self.recipe._replace(told=partial(told_of, self.goals, dict(wants)))
-
-    def _key(self, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], rows: int) -> tuple:
-        shapes = ((n, a.shape) for n, a in feeds.items())
-        return (self._tells, rows, *shapes, *((a.shape, a.dtype.str) for a in targets.values()))
-
-    def forecast(self) -> dict[str, Any]:
-        """What the plans of the steps made so far take, in MiB: ``activations_mb`` (with gradients and scratch), and beside
-        it ``state_mb``: parameters, statistics and the optimizer's slots. ``micro_batches``: into how many the largest
-        step's batch is cut."""
-        found = max(self._works.values(), key=lambda work: work.step.memory, default=None)
-        state = sum(a.nbytes for a in self._state.values()) / 2**20
-        if found is None:
-            return {"state_mb": state}
-        return {"state_mb": state, "activations_mb": found.step.memory / 2**20, "micro_batches": found.policy.parts}
-
 
 class Told(NamedTuple):
     """What a step tells beside its loss: targets as `by_goal` has them, what `tell` asked for by name, and the logits'
@@ -476,17 +378,6 @@ class _Pending(NamedTuple):
     done: list[Any]
     steps: int
     then: Callable[[], None] | None
-
-
-class _Work(NamedTuple):
-    """A planned step."""
-
-    step: TrainingStep
-    loss: str
-    shapes: Mapping[str, tuple[int, ...]]
-    """of the logits"""
-    built: Built
-    policy: MemoryPolicy
 
 
 def _chosen(graph: Graph, trainable: str | list[str], frozen: frozenset[str], outputs: tuple[str, ...]) -> list[Parameter]:

@@ -15,8 +15,8 @@ from nbconv.edit.parameters import Parameter
 from nbconv.errors import ModelError
 from nbconv.graph import Graph, Spec
 from nbconv.model import Model
-from nbconv.train.building import Recipe, average
 from nbconv.train.goals import Goal
+from nbconv.train.recipe import Recipe, average
 
 if TYPE_CHECKING:
     from nbconv.runtime.cuda.device import State

@@ -51,14 +51,14 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
     """Plans a step and times the part of it that writes to nothing; `fit` would do the same ones."""
     train = as_data(train, trainer.model) or train
     held = held and as_data(held, trainer.model)
-    rows, batch_size = batch_size, batch_size * trainer.accumulate
+    rows, batch_size = batch_size * (trainer.accumulate > 1), batch_size * trainer.accumulate
     steps = -(-len(train) // batch_size)
     numbers = order(train, 0, trainer.seed)[: 2 * batch_size]
     options: dict[str, Any] = {"augment": augment, "seed": trainer.seed, "classes": trainer.classes}
     begin = time.perf_counter()
     x, y = next(iter(batches(train, numbers[:batch_size], batch_size, **options)))
     read = time.perf_counter() - begin
-    trainer.choose(x, y)
+    trainer.choose(x, y, rows)
     graph, feeds, once = trainer.recipe.graph, trainer._inputs(x), 0.0
     if augment is None:
         part = train.part(numbers[:batch_size])
@@ -69,7 +69,7 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
         if isinstance(kept, Features):
             graph, feeds, y = short, kept.arrays, kept.labels
             once = seconds / len(part) * (len(train) + (len(held) if held is not None else 0))
-    step = min(trainer.timed(feeds, y, graph, rows * (batch_size > rows)) for _ in range(TRIES))
+    step = min(trainer.timed(feeds, y, graph, rows) for _ in range(TRIES))
     whole = trainer.forecast()
     check = 0.0
     if held is not None and not once:
@@ -78,9 +78,9 @@ def rehearse(trainer: Learner, train: Data, held: Data | None, batch_size: int, 
         xs, _ = some.batch(np.arange(len(some)))
         trainer.current().run(trainer._inputs(xs))
         check = (time.perf_counter() - begin) / len(some) * len(held)
-    constants, rows = trainer.authored.constants.values(), trainer.recipe.rows
+    constants, places = trainer.authored.constants.values(), trainer.recipe.rows
     return Rehearsal(
-        sum(trainer.state[p.value][list(rows.get(p.value, ())) or ...].size for p in trainer.parameters),
+        sum(trainer.state[p.value][list(places.get(p.value, ())) or ...].size for p in trainer.parameters),
         sum(a.size for a in constants if a.dtype.kind == "f" and a.size > 1),
         tuple(p.name for p in trainer.parameters),
         len(train),

@@ -10,9 +10,9 @@ from nbconv.edit.selection import integer_nodes
 from nbconv.errors import DataDependentError
 from nbconv.graph import FLOAT32, Graph, Spec
 from nbconv.passes.autodiff import MissingGradients, backprop
-from nbconv.train import building
-from nbconv.train.building import Recipe
+from nbconv.train.forward import computed, opened
 from nbconv.train.optimizers import SGD
+from nbconv.train.recipe import Recipe
 
 
 class Trainable(NamedTuple):
@@ -37,7 +37,7 @@ def trainable(graph: Graph, feeds: Mapping[str, Spec]) -> Trainable:
         return Trainable((), tuple(constants), (), told)
     if not chosen:
         return Trainable((), tuple(others), (), "it has no parameters")
-    source = building.opened(graph, Recipe(graph, tuple(graph.outputs), _no_loss, SGD(), chosen, {}, 0))
+    source = opened(graph, Recipe(graph, tuple(graph.outputs), _no_loss, SGD(), chosen, {}, 0))
     made = graph.producers()
     held = {p.value: Spec(master(p, graph).shape, FLOAT32) for p in chosen}
     for node in norms(graph, chosen):
@@ -47,7 +47,7 @@ def trainable(graph: Graph, feeds: Mapping[str, Spec]) -> Trainable:
             held[origin[1]] = Spec(master(Parameter(*origin, node, 0), graph).shape, FLOAT32)
     source.inputs = {**feeds, **held}
     try:
-        derived, specs = building.computed(source)
+        derived, specs = computed(source)
     except DataDependentError as error:
         return Trainable((), tuple(others), (), f"shapes depend on values: {error}")
     ends = [name for name in derived.outputs if specs[name].dtype.kind == "f"]

@@ -11,6 +11,7 @@ import nbconv
 from nbconv.train import schedules
 from nbconv.train.targets import Weighted
 from tests.train.models import batch, convolutional, model
+from tests.train.test_segments import resnet
 
 X, Y = batch(22, (2, 7, 9))
 SIZES = (6, 6, 6, 4)
@@ -86,6 +87,56 @@ def test_memory() -> None:
     assert cut.forecast()["activations_mb"] < 0.6 * whole.forecast()["activations_mb"]
 
 
+def test_auto_chooses_for_the_whole_step() -> None:
+    """In the memory of a step on all its batches, by `fit` and by calls of `step` alike."""
+    x, y = batch(16, (3, 57, 53))
+
+    def made(**options) -> nbconv.Trainer:
+        return nbconv.Trainer(model(resnet(8, (57, 53))), trainable="auto", memory_mb=0.5, **options)
+
+    one, fitted, stepped = made(), made(accumulate=4), made(accumulate=4)
+    one.step(x[:4], y[:4])
+    fitted.fit((x, y), epochs=1, batch_size=4, shuffle=False)
+    for k in range(0, 16, 4):
+        stepped.step(x[k : k + 4], y[k : k + 4])
+    assert fitted.chosen == stepped.chosen and fitted.chosen is not None and one.chosen is not None
+    assert 0 < len(fitted.chosen.layers) < len(one.chosen.layers)
+    assert fitted.forecast()["activations_mb"] <= 0.5
+
+
+def test_statistics_of_each_batch_in_fit() -> None:
+    """Also of the batches that are left at an epoch's end, which are fewer, and of unequal ones."""
+    pieces = parts(X, Y)
+    for some in (pieces, pieces[:3]):
+        cut, whole = trainer(norm=True, accumulate=4), trainer(norm=True, accumulate=len(some))
+        cut.fit(some, epochs=1)
+        losses = [whole.step(*piece) for piece in some]
+        assert losses[-1] is not None
+        for name, value in whole.state.items():
+            np.testing.assert_array_equal(cut.state[name], value, err_msg=name)
+
+
+def test_statistics_whatever_the_memory() -> None:
+    """Less memory, down to the least that is named, changes no bit; it is refused before statistics are of other samples."""
+    x, y = batch(8, (3, 57, 53))
+
+    def stepped(memory_mb: float | None) -> nbconv.Trainer:
+        made = nbconv.Trainer(model(resnet(8, (57, 53))), accumulate=2, memory_mb=memory_mb)
+        for part in (slice(4), slice(4, 8)):
+            made.step(x[part], y[part])
+        return made
+
+    usual = stepped(None)
+    with pytest.raises(nbconv.ModelError, match="micro_batch_norm=True") as told:
+        stepped(0.1)
+    least = float(str(told.value).split("needs ")[1].split()[0])
+    assert least < usual.forecast()["activations_mb"]
+    for name, value in stepped(least).state.items():
+        np.testing.assert_array_equal(value, usual.state[name], err_msg=name)
+    with pytest.raises(nbconv.ModelError, match=f"needs {least}"):
+        stepped(least - 0.001)
+
+
 @pytest.mark.parametrize("cache", [False, "auto"])
 @pytest.mark.parametrize("given", ["arrays", "batches"])
 def test_fit(given: str, cache: bool | str) -> None:
@@ -141,3 +192,30 @@ def test_in_slices_of_time() -> None:
     assert cut.step(X[:6], Y[:6]) is None
     with pytest.raises(ValueError, match="accumulate is 0, wanted how many batches"):
         trainer(accumulate=0)
+
+
+def test_batches_that_do_not_fit() -> None:
+    """They are refused when they come, and not kept: the step is taken of the others."""
+    whole, cut = trainer(accumulate=2), trainer(accumulate=2)
+    assert whole.step(X[:4], Y[:4]) is None
+    loss = whole.step(X[4:8], Y[4:8])
+    with pytest.raises(ValueError, match="5 targets for 4 samples"):
+        cut.step(X[:4], Y[:5])
+    assert cut.step(X[:4], Y[:4]) is None
+    for y, told in (
+        (Y[4:7], "3 targets for 4 samples"),
+        (np.eye(3)[Y[4:8]], r"targets: float32 \[4, 3\] came, int64 \[4\]"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            cut.step(X[4:8], y)
+    assert cut.step(X[4:8], Y[4:8]) == loss
+
+
+def test_a_checkpoint_forgets_batches(tmp_path: Path) -> None:
+    """Those that wait are of the weights before it."""
+    cut = trainer(accumulate=2)
+    cut.save_checkpoint(tmp_path / "c")
+    assert cut.step(X[:6], Y[:6]) is None
+    cut.load_checkpoint(tmp_path / "c")
+    assert cut.step(X[:6], Y[:6]) is None
+    assert cut.step(X[6:12], Y[6:12]) is not None

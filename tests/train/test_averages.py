@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nbconv
-from nbconv.train.building import average
+from nbconv.train.recipe import average
 from tests.train.models import batch, convolutional, model
 from tests.train.test_choices import dense
 

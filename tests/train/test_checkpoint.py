@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import nbconv
 from nbconv.train.checkpoint import read_tensors, write_tensors
-from tests.train.models import batch, convolutional, model
+from tests.train.models import batch, convolutional, mlp, model, node
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ARRAYS = {
@@ -55,6 +55,18 @@ def test_theirs_reads_a_training(tmp_path: Path) -> None:
     same(safetensors.numpy.load_file(tmp_path / "c"), dict(trainer.state))
     with safetensors.safe_open(tmp_path / "c", "numpy") as file:
         assert json.loads(file.metadata()["nbconv"])["steps"] == 1
+
+
+def test_its_seed_holds_in_a_trainer_that_has_stepped(tmp_path: Path) -> None:
+    graph, data = mlp(), batch()
+    graph.nodes[-1] = node("Gemm", "d w2 b2", "y", "fc2", transB=1)
+    graph.nodes.insert(-1, node("Dropout", "r", "d", "drop"))
+    one, other = (nbconv.Trainer(model(graph), seed=seed) for seed in (1, 2))
+    one.save_checkpoint(tmp_path / "c")
+    loss = one.step(*data)
+    assert other.step(*data) != loss
+    other.load_checkpoint(tmp_path / "c")
+    assert other.step(*data) == loss
 
 
 def test_ours_reads_theirs(tmp_path: Path) -> None:

@@ -256,6 +256,15 @@ def test_auto_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert other.undecided and other.chosen is None and {*other.state} == {"w3", "b3"}
 
 
+def test_auto_does_not_go_on_from_a_head(tmp_path: Path) -> None:
+    """What another trainer learnt would be gone once it chooses."""
+    head, data = nbconv.Trainer(model(dense()), trainable="head"), batch(12)
+    head.step(*data)
+    head.save_checkpoint(tmp_path / "c")
+    with pytest.raises(ValueError, match="another training"):
+        nbconv.Trainer(model(dense()), trainable="auto", memory_mb=0.5).load_checkpoint(tmp_path / "c")
+
+
 def test_the_command_line_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     x, y = batch(30)
     np.savez(tmp_path / "d.npz", x=x, y=y)

@@ -7,7 +7,7 @@ import numpy as np
 import nbconv
 from nbconv.edit.parameters import constants_of
 from nbconv.graph import Graph, Spec
-from nbconv.train import building
+from nbconv.train import forward
 from tests.train.models import F32, convolutional, model, node
 
 ROWS, WIDE = 400, 48
@@ -81,7 +81,7 @@ def memory(trainer: nbconv.Trainer) -> int:
 def test_joined_layers_train_alike_in_less_memory(monkeypatch) -> None:
     joined = trained()
     with monkeypatch.context() as patch:
-        patch.setattr(building, "join_layers", lambda graph, _: graph)
+        patch.setattr(forward, "join_layers", lambda graph, _: graph)
         apart = trained()
     for name, value in apart.state.items():
         np.testing.assert_allclose(joined.state[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
@@ -110,7 +110,7 @@ def test_a_budget_computes_layers_again() -> None:
 def test_groups_of_channels_are_normalised_by_one_node(monkeypatch) -> None:
     joined = trained(grouped())
     with monkeypatch.context() as patch:
-        patch.setattr(building, "join_layers", lambda graph, _: graph)
+        patch.setattr(forward, "join_layers", lambda graph, _: graph)
         apart = trained(grouped())
     for name, value in apart.state.items():
         np.testing.assert_allclose(joined.state[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)

@@ -19,6 +19,8 @@ from nbconv.train import building
 from nbconv.train.goals import by_goal
 from nbconv.train.memory.planned import Way, Ways
 from nbconv.train.memory.policy import MIB, MemoryPolicy, TooLarge
+from nbconv.train.recipe import LABELS
+from nbconv.train.updates import hyper_values
 from tests.train.models import F32, batch, model, node
 from tests.train.test_memory_policy import SHAPE, deep, used
 
@@ -204,8 +206,8 @@ def test_in_float64_it_is_the_same_step(name: str) -> None:
     graph, (x, y) = CASES[name]
     trainer = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(lr=0.05, momentum=0.9))
     specs = {"x": Spec(x.shape, F32)}
-    arguments = trainer.recipe, specs, {building.LABELS: Spec(y.shape, np.dtype(np.int64))}, trainer.state
-    feeds = {"x": x, building.LABELS: y, **trainer.state, **building.hyper_values(trainer.recipe, 0.05, 1)}
+    arguments = trainer.recipe, specs, {LABELS: Spec(y.shape, np.dtype(np.int64))}, trainer.state
+    feeds = {"x": x, LABELS: y, **trainer.state, **hyper_values(trainer.recipe, 0.05, 1)}
     built = building.build(*arguments)
     want = exact(built.graph, feeds)
     for seed in range(3):

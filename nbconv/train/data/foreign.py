@@ -11,7 +11,7 @@ import numpy as np
 from nbconv.base.image import load_image
 from nbconv.train.data.base import Batch, Data, kind_named, layout_named, scale, targets
 from nbconv.train.data.pictures import Pictures
-from nbconv.train.targets import Weighted, joined
+from nbconv.train.targets import Weighted, joined, samples
 
 SAMPLES = ("image", "images", "img", "pixel_values", "picture", "x", "input", "inputs", "audio", "features")
 TARGETS = ("label", "labels", "target", "targets", "y", "class", "fine_label", "annotation", "mask")
@@ -57,16 +57,16 @@ def as_batches(given: Iterable[Any] | Callable[[], Iterable[Any]]) -> Iterator[t
         yield _arrays(x), _arrays(y) if weights is None else Weighted(_arrays(y), array(weights))
 
 
-def gathered(pairs: Iterator[tuple[Any, Any]], count: int) -> Iterator[tuple[Any, Any]]:
-    """So many batches as one; fewer at the end."""
+def gathered(pairs: Iterator[tuple[Any, Any]], count: int) -> Iterator[tuple[Any, Any, int]]:
+    """So many batches as one, fewer at the end, with the samples of the largest; with 0 where one is not of several."""
     while batches := list(islice(pairs, count)):
-        x = [x for x, _ in batches]
+        x, y = [x for x, _ in batches], [y for _, y in batches]
         if count == 1:
-            yield batches[0]
+            yield *batches[0], 0
         elif isinstance(x[0], Mapping):
-            yield {n: np.concatenate([part[n] for part in x]) for n in x[0]}, joined([y for _, y in batches])
+            yield {n: np.concatenate([part[n] for part in x]) for n in x[0]}, joined(y), max(map(samples, y))
         else:
-            yield np.concatenate(x), joined([y for _, y in batches])
+            yield np.concatenate(x), joined(y), max(map(samples, y))
 
 
 def _arrays(value: Any) -> Any:

@@ -13,10 +13,12 @@ from nbconv.edit.parameters import norms
 from nbconv.graph import Spec
 from nbconv.runtime.planned import target_of
 from nbconv.train import building
-from nbconv.train.building import Built, Indivisible, Recipe
+from nbconv.train.building import Built
+from nbconv.train.forward import Indivisible, samples_in
 from nbconv.train.memory.estimate import Estimate
 from nbconv.train.memory.policy import MIB, USUAL, MemoryPolicy, TooLarge, accumulating, depending, mebibytes, micro_batches
 from nbconv.train.memory.search import Found, Search
+from nbconv.train.recipe import Recipe
 from nbconv.train.step import TrainingStep
 
 SLOTS = 2
@@ -46,8 +48,8 @@ def planned(
 ) -> tuple[Built, TrainingStep, MemoryPolicy]:
     """The fastest step that takes no more than ``memory_mb``, and how it saves: see `building.build`. Batches are cut only
     where no batch normalisation takes statistics, unless ``micro_batch_norm``. ``rows``: samples of the batches that this
-    one was gathered from, which are its micro-batches where they can be. TooLarge says the least it needs: what is less is
-    refused, all else is not."""
+    one was gathered from, which are its micro-batches where they can be: of each of them statistics are taken, whatever the
+    memory. TooLarge says the least it needs: what is less is refused, all else is not."""
     ways = Ways(recipe, feeds, targets, state, micro_batch_norm, rows, **options)
     if memory_mb is None:
         way = ways.gathered or ways.usual
@@ -86,10 +88,10 @@ class Ways:
         home = options.get("home")
         self.target = target_of(None if home is None else home.device, options.get("exact", False))
         self.slots = max(options.get("threads") or available_threads(), SLOTS)
-        self.samples = building.samples_in(feeds)
+        self.samples = samples_in(feeds)
         trained = bool(norms(recipe.graph, recipe.chosen))
         self.rows = rows if rows < self.samples else 0
-        self.divisible = micro_batch_norm or not trained or self.rows > 0
+        self.divisible = micro_batch_norm or not trained
         self.cut_by_norms = not self.divisible and self.samples > 1
         self.refused: list[tuple[Way, TooLarge]] = []
         """what takes too much memory"""
@@ -108,6 +110,11 @@ class Ways:
             return Way(self._built(policy), policy)
         except Indivisible:
             return None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is no other way than `gathered`: others take statistics of more samples, or of fewer."""
+        return not self.divisible and self.gathered is not None
 
     @cached_property
     def micro(self) -> list[Way]:
@@ -148,6 +155,8 @@ class Ways:
         """What may take so many bytes, from fast to small."""
         if self.gathered:
             yield self.gathered
+        if self.settled:
+            return
         yield self.usual
         tried = None
         for share in STAGED:
@@ -165,6 +174,8 @@ class Ways:
         for way, error in self.refused:
             if not way.policy.segmented and (best is None or error.live < best[0]):
                 best = self._better(best, way, error)
+        if self.settled and best is not None:
+            return best
         tried = self.search.lowest()
         best = self._better(best, self.segmented(tried, tried.nbytes), None)
         rung = self.search.rung(tried.nbytes)
