@@ -43,7 +43,7 @@ def adapted(graph: Graph, chosen: Sequence[Parameter], rank: int, whole: Collect
     A weight is a matrix W (outputs, inputs) a group, of a convolution (filters, channels and taps). A (rank, inputs) spans
     what W reads most: its first right singular vectors, found by subspace iteration (Halko 2011) that begins by ``seed``.
     B (outputs, rank) begins as 0. A parameter trains itself where B and A have no fewer numbers than W, where others are
-    made of its initializer, and where it is no such weight. ValueError where no weight is left, or one is stored as integers.
+    made of its initializer, and where it is no such weight. ValueError where no weight is left, or one of integers.
     """
     if not isinstance(rank, (int, np.integer)) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"adapters is {rank!r}, wanted a rank, 1 or more")
