@@ -19,7 +19,7 @@ from nbconv.lowering.packing import cut
 from nbconv.lowering.step import Ref
 from nbconv.lowering.weights import Weights
 from nbconv.model import Model
-from nbconv.ops import conv, linear, lookup
+from nbconv.ops import conv_weight_grad, convolution, linear, lookup
 from nbconv.plan.plan import Plan
 from tests.kernels.harness import reference, unwritten
 
@@ -63,8 +63,8 @@ def rand(*shape: int) -> np.ndarray:
 
 def only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Leaves one row in the lists."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == name])
-    monkeypatch.setattr(conv, "WEIGHT_GRADIENTS", [row for row in WEIGHT_GRADIENTS if row.name == name])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == name])
+    monkeypatch.setattr(conv_weight_grad, "WEIGHT_GRADIENTS", [row for row in WEIGHT_GRADIENTS if row.name == name])
 
 
 @pytest.mark.parametrize("row,domain,op,x,w,fields", CASES)

@@ -16,7 +16,7 @@ import nbconv
 from nbconv.graph import Graph, Node, Spec
 from nbconv.lowering.conv import CONVOLUTIONS
 from nbconv.model import Model
-from nbconv.ops import conv, lookup
+from nbconv.ops import lookup
 from tests.kernels.harness import EPS
 
 F32 = np.dtype(np.float32)
@@ -25,7 +25,7 @@ SIZES = pytest.mark.parametrize("size", [4, 2])
 
 
 def only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == name])
+    monkeypatch.setattr("nbconv.ops.convolution.CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == name])
 
 
 def convolution(x: np.ndarray, w: np.ndarray, b: np.ndarray, fed: bool = False, turned: bool = False) -> Model:

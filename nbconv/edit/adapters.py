@@ -4,13 +4,14 @@ few channels of what goes into a layer."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from nbconv.edit.parameters import Parameter, master, type_of
+from nbconv.edit.parameters import Parameter, master, one_value, type_of
 from nbconv.graph import Graph, Node
 from nbconv.graph.dtypes import is_half
 from nbconv.graph.infer import number_of
@@ -41,18 +42,20 @@ def adapted(graph: Graph, chosen: Sequence[Parameter], rank: int, whole: Collect
 
     A weight is a matrix W (outputs, inputs) a group, of a convolution (filters, channels and taps). A (rank, inputs) spans
     what W reads most: its first right singular vectors, found by subspace iteration (Halko 2011) that begins by ``seed``.
-    B (outputs, rank) begins as 0. Where B and A have no fewer numbers than W, and for all that is no such weight, the
-    parameter trains itself. ValueError where no weight is left, or one is stored as integers.
+    B (outputs, rank) begins as 0. A parameter trains itself where B and A have no fewer numbers than W, where others are
+    made of its initializer, and where it is no such weight. ValueError where no weight is left, or one of integers.
     """
     if not isinstance(rank, (int, np.integer)) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"adapters is {rank!r}, wanted a rank, 1 or more")
+    graph = one_value(graph, chosen)
     made, readers, constants = graph.producers(), graph.readers(), dict(graph.constants)
+    shared = {name for name, count in Counter(p.name for p in chosen).items() if count > 1}
     trained: list[Parameter] = []
     bases: dict[str, np.ndarray] = {}
     forms: dict[str, _Form] = {}
     for p in chosen:
         weight = master(p, graph)
-        form = None if p.value in whole else _form(p, readers[p.value], weight.shape)
+        form = None if p.value in whole or p.name in shared else _form(p, readers[p.value], weight.shape)
         if form is None or rank * (form.outputs + form.inputs) >= form.outputs * form.inputs:
             trained.append(p)
             continue
@@ -104,7 +107,7 @@ class _Form(NamedTuple):
 
 def _form(p: Parameter, readers: Sequence[Node], shape: tuple[int, ...]) -> _Form | None:
     """The weight of a layer; None for what is none, or of layers that read it in several ways."""
-    ways = {_way(node) if tuple(node.inputs[:2][1:]) == (p.value,) else None for node in readers}
+    ways = {_way(node) if [i for i, n in enumerate(node.inputs) if n == p.value] == [1] else None for node in readers}
     if len(ways) != 1 or len(shape) < 2 or (way := ways.pop()) is None:
         return None
     kind, groups, turned = way

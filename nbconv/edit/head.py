@@ -68,8 +68,8 @@ def locate(graph: Graph, output: str = "", head: str = "") -> Found:
     made = graph.producers()
     layer, behind, bias = _named(graph, made, head) if head else _walk(graph, made, name)
     weight = next(p for p in parameters(graph) if p.value == _slot(layer.inputs[1], graph, made))
-    shape = _read(layer.inputs[1], graph, made).shape
-    out, features = _sides(layer, shape)
+    shape = read_value(layer.inputs[1], graph, made).shape
+    out, features = sides_of(layer, shape)
     bias = layer.inputs[2] if len(layer.inputs) > 2 and layer.inputs[2] else bias
     found = Head(layer.name, layer.op.type, weight.value, bias, next(iter(layer.inputs)), features, shape[out])
     axis = None if head else (-1 if layer.op.type == "MatMul" else 1)
@@ -110,7 +110,7 @@ def _passes(node: Node, graph: Graph, made: dict[str, Node], sides: list[str]) -
     """Whether scores of classes behind a node are those before it."""
     if node.op.type in ("Mul", "Div"):
         others = [n for n in node.inputs if n not in sides]
-        return len(sides) == 1 and all(_read(n, graph, made).size == 1 for n in others)
+        return len(sides) == 1 and all(read_value(n, graph, made).size == 1 for n in others)
     return node.op.keeps_classes or node.op.converts or node.op.type in PASSES
 
 
@@ -156,16 +156,16 @@ def _slot(name: str, graph: Graph, made: dict[str, Node]) -> str:
     return found[1]
 
 
-def _read(name: str, graph: Graph, made: dict[str, Node]) -> np.ndarray:
+def read_value(name: str, graph: Graph, made: dict[str, Node]) -> np.ndarray:
     """A stored value as a node reads it."""
     if name in graph.constants:
         return graph.constants[name]
     node = made[name]
-    found = node.op.reference(*(_read(n, graph, made) if n else None for n in node.inputs))
+    found = node.op.reference(*(read_value(n, graph, made) if n else None for n in node.inputs))
     return found[0] if isinstance(found, tuple) else found
 
 
-def _sides(node: Node, shape: tuple[int, ...]) -> tuple[int, int]:
+def sides_of(node: Node, shape: tuple[int, ...]) -> tuple[int, int]:
     """(axis of the weight that counts classes, how many features go in)."""
     if node.op.type in ("Conv", "ConvTranspose"):
         if getattr(node.op, "group", 1) != 1:
@@ -194,8 +194,8 @@ def replace_head(
     for name in slots:
         if sum(name in n.inputs for n in graph.nodes) > 1:
             raise ValueError(f"the weight {name!r} of {layer.name} is used by other nodes, too")
-    shape = _read(slots[0], graph, graph.producers()).shape
-    axis, _ = _sides(layer, shape)
+    shape = read_value(slots[0], graph, graph.producers()).shape
+    axis, _ = sides_of(layer, shape)
     wanted = (new, *(d for a, d in enumerate(shape) if a != axis))
     fresh = initializer(wanted, np.random.default_rng([seed, 0x6E62]))
     kind = type_of(found.head.weight, graph)
@@ -203,7 +203,7 @@ def replace_head(
     constants = dict(graph.constants)
     constants[slots[0]] = np.ascontiguousarray(np.moveaxis(fresh, 0, axis)) if axis else fresh
     for name in slots[1:]:
-        sizes = list(_read(name, graph, graph.producers()).shape)
+        sizes = list(read_value(name, graph, graph.producers()).shape)
         places = [a for a, d in enumerate(sizes) if d == old]
         if len(places) > 1:  # (1, 1) of one class
             places = [len(sizes) - (1 if layer.op.type in ("Gemm", "MatMul") else len(shape) - 1)]

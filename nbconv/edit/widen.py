@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbconv.edit.head import Found, _read, _sides, locate
+from nbconv.edit.head import Found, locate, read_value, sides_of
 from nbconv.edit.parameters import stored
 from nbconv.errors import DataDependentError, ModelError
 from nbconv.graph import Graph, Node, Spec
@@ -20,8 +20,9 @@ from nbconv.passes.fold import fold
 
 LAYERS = 16
 READERS = ("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul")
-OPEN = (3, 64)
-"""What sizes that a model leaves open are taken for, to tell channels and axes: of samples, and others."""
+OPEN = (97, 64)
+"""What sizes that a model leaves open are taken for, to tell channels and axes: of samples, such as no other axis has, and
+others."""
 
 
 class _Source(NamedTuple):
@@ -46,20 +47,23 @@ def widened(graph: Graph, layers: int | Sequence[str] = LAYERS, output: str = ""
     spec = known[name]
     vector = spec.rank == 2 or (layer.op.type == "Conv" and all(d == 1 for d in spec.shape[2:]))
     if not vector or getattr(layer.op, "transA", 0):
-        told = f"{layer.name} ({layer.op.type}) reads {name} {list(spec.shape)}"
-        raise ValueError(f"{told}: a head can be widened that reads a vector of features a sample")
+        told = f"{layer.name} ({layer.op.type}) reads {name}, {list(spec.shape[1:])} a sample"
+        raise ValueError(f"{told}: a head can be widened that reads a vector of features")
     if sum(layer.inputs[1] in node.inputs for node in graph.nodes) > 1:
         raise ValueError(f"the weight {layer.inputs[1]!r} of {layer.name} is used by other nodes, too")
     if f"{layer.outputs[0]}/features" in graph.producers():
         raise ValueError(f"{layer.name} was widened already: name all layers at once")
     able = _sources(graph, before, known, spec)
     able.pop(name, None)
+    if not able:
+        raise ValueError(f"no layer before the head {layer.name} reads what can be averaged beside its input")
     if isinstance(layers, (int, np.integer)):
         if not 1 <= layers <= len(able):
             raise ValueError(f"layers is {layers}, wanted 1 to {len(able)}: so many stand before the head {layer.name}")
         chosen = list(able.values())[-layers:]
     else:
-        chosen = list(dict.fromkeys(_named(n, graph, able) for n in layers))
+        names = [layers] if isinstance(layers, str) else layers
+        chosen = list(dict.fromkeys(_named(n, graph, able) for n in names))
     return _with(graph, found, chosen, spec.rank == 2), [source.value for source in chosen]
 
 
@@ -80,8 +84,8 @@ def _with(graph: Graph, found: Found, chosen: list[_Source], flat: bool) -> Grap
             nodes.append(Node(ReduceMean(keepdims=0), (source.value, f"{mean}/axes"), (mean,), mean))
         names.append(mean if source.space else source.value)
     nodes.append(Node(Concat(axis=1), tuple(names), (wide,), wide))
-    weight = _read(slot, graph, made)
-    along = 1 - _sides(layer, weight.shape)[0]
+    weight = read_value(slot, graph, made)
+    along = 1 - sides_of(layer, weight.shape)[0]
     extra = [*weight.shape]
     extra[along] = sum(source.channels for source in chosen)
     constants[slot] = np.concatenate([weight, np.zeros(extra, weight.dtype)], along)

@@ -338,18 +338,7 @@ class GradMask(Op):
         return True
 
     def lower(self, to: Lowering) -> None:
-        n, chunk = to.outputs[0].size, to.target.chunk
-        to.step(
-            "elements.grad_mask",
-            -(-n // chunk),
-            work=10 * n,
-            x=to.input(0),
-            y=to.output(),
-            n=n,
-            chunk=chunk,
-            low=self.low,
-            high=self.high,
-        )
+        to.unary("elements.grad_mask", low=self.low, high=self.high)
 
 
 class MaskedGrad(Op):

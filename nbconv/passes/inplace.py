@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 
 from nbconv.graph import Graph, Node, Spec
 from nbconv.graph.symbolic import indices
-from nbconv.ops.conv import Convolution
+from nbconv.ops.convolution import Convolution
 from nbconv.ops.grad import UnaryGrad
 from nbconv.ops.pointwise import Add, Binary
 from nbconv.passes.segments import samples_of

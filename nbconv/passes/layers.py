@@ -82,6 +82,8 @@ def join_group_norm(graph: Graph, specs: dict[str, Spec], keep: frozenset[str]) 
         if back is None or before.outputs[0] not in only or specs[node.outputs[0]].dtype != FLOAT32:
             continue
         x, groups = specs[before.inputs[0]].shape, specs[node.inputs[0]].shape[1]
+        if len(x) < 3:  # GroupNormalization wants channels to have places
+            continue
         plain = all(np.array_equal(array(constants[n]), np.full(groups, v)) for n, v in zip(node.inputs[1:], (1, 0)))
         if not plain or specs[back.outputs[0]].shape != x or specs[node.inputs[0]].shape[0] != x[0] or x[1] % groups:
             continue

@@ -15,7 +15,7 @@ import numpy as np
 from nbconv.graph import Graph, Node
 from nbconv.graph.op import Op
 from nbconv.graph.symbolic import settled
-from nbconv.ops.conv import Convolution
+from nbconv.ops.convolution import Convolution
 from nbconv.ops.inner import Fused
 from nbconv.passes.fold import array
 

@@ -9,7 +9,8 @@ import numpy as np
 from nbconv.graph import Graph, Spec
 from nbconv.lowering.mix import transposed
 from nbconv.ops.batch_norm import BatchNormalization, BatchNormalizationGradInput, BatchNormalizationGradScale
-from nbconv.ops.conv import Conv, ConvGradInput, ConvGradWeight, ConvTranspose
+from nbconv.ops.conv import Conv, ConvGradInput, ConvTranspose
+from nbconv.ops.conv_weight_grad import ConvGradWeight
 from nbconv.ops.dropout import TrainingDropout
 from nbconv.ops.gather import GatherGrad
 from nbconv.ops.grad import Mix

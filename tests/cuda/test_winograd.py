@@ -19,7 +19,7 @@ from nbconv.lowering.implementation import candidates, choose
 from nbconv.lowering.packing import ceil, pad_bias
 from nbconv.lowering.window import Axis
 from nbconv.model import Model
-from nbconv.ops import conv
+from nbconv.ops import convolution
 from tests.cuda.kernels import NO_KERNELS
 from tests.cuda.test_tiles import COLUMNS, LANES, NONE, SILU, TANH, close, finish, rand, run, tail
 from tests.kernels.harness import reference
@@ -136,7 +136,7 @@ def layer(ci: int, co: int, n: int, side: int, w: np.ndarray | None = None) -> G
 
 def only_winograd(monkeypatch) -> None:
     """In tiles of 4×4 results."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == "winograd_steps_4"])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [row for row in CONVOLUTIONS if row.name == "winograd_steps_4"])
 
 
 def test_deep_sums_of_positive_numbers_are_precise(device, monkeypatch):

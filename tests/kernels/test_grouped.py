@@ -11,7 +11,7 @@ from nbconv.graph import Graph, Node, Spec
 from nbconv.kernels.target import host
 from nbconv.lowering.conv import CONVOLUTIONS, WEIGHT_GRADIENTS
 from nbconv.model import Model
-from nbconv.ops import conv, lookup
+from nbconv.ops import conv_weight_grad, convolution, lookup
 
 F32 = np.dtype(np.float32)
 ENDS = ("Relu", "Identity", "HardSwish", "Sigmoid", "LeakyRelu")
@@ -29,7 +29,7 @@ def graph_of(x: np.ndarray, w: np.ndarray, b: np.ndarray, fields: dict, end: str
 @pytest.mark.parametrize("row", ["grouped", "first_layer", "depthwise_multiplied"])
 def test_any_window(monkeypatch, row) -> None:
     """Random windows, images, channels and activations: what float64 gives, with the same bits on one thread and two."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == row])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == row])
     rng, lanes = np.random.default_rng(7), host().lanes
     for i in range(40):
         kernel = rng.choice([1, 2, 3, 3, 3, 5, 7], 2)
@@ -65,7 +65,7 @@ def test_any_window(monkeypatch, row) -> None:
 
 def test_a_residual_and_views(monkeypatch) -> None:
     """What is added, in the kernel; and x and y in the middle of wider values."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "grouped"])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "grouped"])
     rng, q = np.random.default_rng(5), host().lanes
     x, w = rng.standard_normal((2, 3 * q, 7, 9)).astype(F32), rng.standard_normal((3 * q, q, 3, 3)).astype(F32)
     b = rng.standard_normal(3 * q).astype(F32)
@@ -89,7 +89,7 @@ def test_a_residual_and_views(monkeypatch) -> None:
 @pytest.mark.parametrize("size", [(0, 2), (5, 0)])
 def test_filters_of_an_image_without_cells(monkeypatch, size: tuple[int, int]) -> None:
     """Written as often as a channel has filters it takes no memory; results are the bias."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "depthwise_multiplied"])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "depthwise_multiplied"])
     w, b = np.ones((6, 1, 3, 3), F32), np.arange(6, dtype=F32)
     graph = graph_of(np.zeros((1, 2, *size), F32), w, b, {"group": 2, "pads": (2, 2, 2, 2)}, "Identity")
     y = Model(graph).run({"x": np.zeros((1, 2, *size), F32)})["y"]
@@ -116,7 +116,7 @@ def test_a_group_sees_no_other(value) -> None:
 
 def test_gradients_by_the_input(monkeypatch) -> None:
     """At stride 1 these are such convolutions: of random windows, what float64 gives, with equal bits on two threads."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "grouped"])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name == "grouped"])
     rng, lanes = np.random.default_rng(5), host().lanes
     for _ in range(12):
         q = lanes if lanes == 4 else int(rng.choice([q for q in (2, 4, 8, 16) if q <= lanes]))
@@ -141,7 +141,8 @@ def test_gradients_by_the_input(monkeypatch) -> None:
 def test_gradients_by_the_weights(monkeypatch) -> None:
     """Random windows, taps outside the image and padding that no tap leaves: what float64 gives, with equal bits on two
     threads."""
-    monkeypatch.setattr(conv, "WEIGHT_GRADIENTS", [r for r in WEIGHT_GRADIENTS if r.name == "weight_grad_grouped"])
+    rows = [r for r in WEIGHT_GRADIENTS if r.name == "weight_grad_grouped"]
+    monkeypatch.setattr(conv_weight_grad, "WEIGHT_GRADIENTS", rows)
     rng, lanes = np.random.default_rng(6), host().lanes
     for _ in range(12):
         q = int(rng.choice([q for q in (4, 8) if q <= lanes]))

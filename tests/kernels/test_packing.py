@@ -8,7 +8,7 @@ import pytest
 from nbconv.graph import Graph, Node, Spec
 from nbconv.lowering.conv import CONVOLUTIONS
 from nbconv.model import Model
-from nbconv.ops import conv, lookup
+from nbconv.ops import convolution, lookup
 
 F32 = np.dtype(np.float32)
 ROWS = ("indirect_gemm", "transposed_phases", "grouped")
@@ -31,7 +31,7 @@ def same_bits(name: str, fields: dict, x: np.ndarray, w: np.ndarray) -> None:
 @pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])
 def test_panels(monkeypatch, name, axes) -> None:
     """Random kernels, strides (of whose phases taps lie apart), dilations, groups and channels, whole vectors and parts."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name in ROWS])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name in ROWS])
     rng = np.random.default_rng(axes)
     for _ in range(12):
         kernel, stride, dilation = (rng.choice(of, axes) for of in ((1, 2, 3, 3, 5), (1, 1, 2, 3), (1, 1, 2)))
@@ -48,7 +48,7 @@ def test_panels(monkeypatch, name, axes) -> None:
 @pytest.mark.parametrize("kernel", [(30, 20), (1, 1), (1, 2)])
 def test_kernels_of_any_size(monkeypatch, kernel) -> None:
     """Taps that lie too far apart to be read as a piece, and those that are one."""
-    monkeypatch.setattr(conv, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name in ROWS])
+    monkeypatch.setattr(convolution, "CONVOLUTIONS", [r for r in CONVOLUTIONS if r.name in ROWS])
     rng = np.random.default_rng(3)
     x, w = (rng.standard_normal(s).astype(F32) for s in ((1, 17, kernel[0] + 1, kernel[1] + 2), (19, 17, *kernel)))
     same_bits("Conv", {}, x, w)

@@ -7,7 +7,8 @@ import pytest
 
 from nbconv.errors import ModelError, UnsupportedError
 from nbconv.graph import Spec
-from nbconv.ops.conv import Conv, ConvGradInput, ConvGradWeight, ConvTranspose
+from nbconv.ops.conv import Conv, ConvGradInput, ConvTranspose
+from nbconv.ops.conv_weight_grad import ConvGradWeight
 from tests.check import case, run_cases, sampler
 
 r = sampler(4)

@@ -183,6 +183,27 @@ def test_half_precision(tmp_path: Path) -> None:
     np.testing.assert_allclose(weight, expected, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize(("ways", "trained"), [
+    (["Cast w w1", "Cast w w2", "MatMul x,w1 a", "MatMul a,w2 b"], "w1/lora_b"),
+    (["Identity w w1", "MatMul x,w1 a", "MatMul a,w b"], "w"),
+    (["MatMul w,w square", "MatMul x,square b"], "w"),
+])  # fmt: skip
+def test_a_weight_that_is_read_twice(ways: list[str], trained: str) -> None:
+    """What trains is what is read out: of a weight that each reader casts, one that has a copy, and a square."""
+    rng = np.random.default_rng(6)
+    nodes = [node(op, i.replace(",", " "), y, **({"to": 1} if op == "Cast" else {})) for op, i, y in map(str.split, ways)]
+    nodes += [node("MatMul", "b v", "c"), node("Relu", "c", "d"), node("Gemm", "d z", "y", "head")]
+    constants = {name: rng.standard_normal(s).astype(F32) * F32.type(0.3) for name, s in (("v", (9, 8)), ("z", (8, 3)))}
+    constants["w"] = (rng.standard_normal((9, 9)) * 0.3).astype(np.float16 if ways[0].startswith("Cast") else F32)
+    x, y = batch(12, (9,))
+    net = model(Graph(nodes, {"x": Spec(("n", 9), F32)}, {"y": Spec(("n", 3), F32)}, constants))
+    trainer = nbconv.Trainer(net, optimizer=nbconv.SGD(0.2), adapters=1)
+    assert trained in {p.name for p in trainer.parameters}
+    for _ in range(3):
+        p = np.exp(trainer.predict(x).astype(np.float64))
+        assert trainer.step(x, y) == pytest.approx(-np.log(p / p.sum(1, keepdims=True))[np.arange(12), y].mean(), rel=1e-4)
+
+
 def test_what_is_refused() -> None:
     graph = convolutional()
     with pytest.raises(ValueError, match="adapters is 0, wanted a rank, 1 or more"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import nbconv
 from nbconv.edit.parameters import constants_of
@@ -120,6 +121,25 @@ def test_groups_of_channels_are_normalised_by_one_node(monkeypatch) -> None:
     assert "GroupNormalization" in kinds and "InstanceNormalization" not in kinds
     two = trained(grouped(), threads=2)
     assert all(np.array_equal(two.state[n], a) for n, a in joined.state.items())
+
+
+def test_groups_of_channels_without_places() -> None:
+    """Of vectors, as PyTorch's GroupNorm takes them, too: by hand."""
+    rng = np.random.default_rng(6)
+    sizes = {"g": 8, "s": 8, "w": (8, 3), "ones": 2, "zeros": 2}
+    arrays = {name: rng.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+    arrays |= {"ones": np.ones(2, F32), "zeros": np.zeros(2, F32), "split": np.array([0, 2, -1])}
+    nodes = [
+        node("Reshape", "x split", "r"), node("InstanceNormalization", "r ones zeros", "n"), node("Shape", "x", "h"),
+        node("Reshape", "n h", "b"), node("Mul", "b g", "m"), node("Add", "m s", "a"), node("Gemm", "a w", "y", "head"),
+    ]  # fmt: skip
+    graph = Graph(nodes, {"x": Spec(("n", 8), F32)}, {"y": Spec(("n", 3), F32)}, arrays)
+    x, y = rng.standard_normal((6, 8)), np.arange(6) % 3
+    loss = nbconv.Trainer(model(graph), optimizer=nbconv.SGD(0.1), trainable="all").step(x.astype(np.float32), y)
+    groups = x.reshape(6, 2, 4)
+    n = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
+    p = np.exp((n.reshape(6, 8) * arrays["g"] + arrays["s"]) @ arrays["w"])
+    assert loss == pytest.approx(-np.log(p / p.sum(1, keepdims=True))[np.arange(6), y].mean(), rel=1e-5)
 
 
 def test_what_fills_a_norms_slots_is_no_parameter() -> None:

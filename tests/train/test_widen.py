@@ -134,18 +134,32 @@ def test_steps_of_a_sequence_are_averaged(dtype: type) -> None:
     np.testing.assert_allclose(net.features(x)[:, 6:], r.mean(1), rtol=2e-3 if dtype is np.float16 else 1e-6)
 
 
+def steps_first(steps: int) -> Graph:
+    """(n, steps, 4) to (n, 3), with steps before samples between: what layers read is no vector of a sample."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("Transpose", "x", "t", perm=(1, 0, 2)), node("MatMul", "t w1", "a", "first"), node("Relu", "a", "r"),
+        node("MatMul", "r w2", "b", "second"), node("Gather", "b zero", "f", axis=0), node("MatMul", "f w", "y", "last"),
+    ]  # fmt: skip
+    constants = {n: rng.standard_normal(s).astype(F32) for n, s in (("w1", (4, 5)), ("w2", (5, 6)), ("w", (6, 3)))}
+    return Graph(nodes, {"x": Spec(("n", steps, 4), F32)}, {"y": None}, {**constants, "zero": np.array(0)})
+
+
 def test_what_cannot_be_widened() -> None:
     with pytest.raises(ValueError, match="layers is 2, wanted 1 to 1: so many stand before the head head"):
         widened(convolutional(), 2)
     with pytest.raises(ValueError, match="'x' is no value before the head that a layer reads; the last are r1"):
         widened(convolutional(), ["x"])
+    assert widened(convolutional(), "r1")[1] == ["r1"]
+    with pytest.raises(ValueError, match="no layer before the head last reads what can be averaged"):
+        widened(steps_first(3), 1)
     twice, _ = widened(convolutional(), 1)
     with pytest.raises(ValueError, match="head was widened already"):
         widened(twice, 1)
     pixels = convolutional()
     pixels.nodes = [Node(n.op, ("c2", *n.inputs[1:]), n.outputs, n.name) if n.name == "head" else n for n in pixels.nodes]
     with pytest.raises(
-        ValueError, match=r"head \(Conv\) reads c2 \[3, 6, 3, 7\]: a head can be widened that reads a vector"
+        ValueError, match=r"head \(Conv\) reads c2, \[6, 3, 7\] a sample: a head can be widened that reads a vector"
     ):
         widened(pixels, 1)
     graph, names = widened(mlp(), 1)
