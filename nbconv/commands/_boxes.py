@@ -81,19 +81,24 @@ def in_picture(found: Detections, have: tuple[int, int], picture: Shown) -> Dete
 
 def draw(image: Any, found: Detections, labels: Sequence[str], path: str) -> None:
     """Write the picture with its boxes, whole or not at all; the format is that of the file's name."""
-    from PIL import ImageDraw
+    from PIL import ImageDraw, ImageFont
 
     from nbconv.base.files import replace
 
     image = image.convert("RGB")
     pen, wide = ImageDraw.Draw(image), max(1, round(min(image.size) / 150))
+    try:
+        font: Any = ImageFont.load_default(size=max(10, min(image.size) / 30))
+    except (TypeError, ImportError, OSError):  # Pillow 10.0, or one built without FreeType
+        font = ImageFont.load_default()
     for (left, top, right, bottom), score, kind in list(found.rows())[::-1]:
         colour = COLOURS[kind % len(COLOURS)]
         pen.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=wide)
         text = f"{clip(labels[kind], 40) if labels else kind} {score:.2f}"
-        above = max(top - pen.textbbox((0, 0), text)[3], 0)
-        pen.rectangle(pen.textbbox((left, above), text), fill=colour)
-        pen.text((left, above), text, fill="black")
+        width, height = pen.textbbox((0, 0), text, font)[2:]
+        at = max(min(left, image.width - width), 0), max(top - height, 0)
+        pen.rectangle(pen.textbbox(at, text, font), fill=colour)
+        pen.text(at, text, "black", font)
     kind = format_of(path)
     replace(path, lambda file: image.save(file, format=kind))
 

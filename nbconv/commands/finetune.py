@@ -66,12 +66,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(OPTIMIZERS)} (default: adam)",
     )  # fmt: skip
     options.add(
-        "--lr",
-        type=_model.nonnegative,
-        metavar="X",
-        group=how,
-        help="learning rate (default: 0.001 for head, bias, norm, auto, else 0.0003)",
-    )
+        "--lr", type=_model.nonnegative, metavar="X", group=how,
+        help="learning rate (of adam 0.001 for boxes and for head, bias, norm, auto, else 0.0003; of others their own)",
+    )  # fmt: skip
     options.add(
         "--schedule", choices=SCHEDULES, metavar="NAME", group=how,
         help=f"of the learning rate, over the epochs: {', '.join(SCHEDULES)} (default: constant)",
@@ -129,7 +126,7 @@ examples:
 def run(args: argparse.Namespace) -> int:
     from nbconv.base.files import check, replace
     from nbconv.train.augment import Augment
-    from nbconv.train.confusion import need_pillow
+    from nbconv.train.confusion import Needed, need_pillow
     from nbconv.train.finetune import finetune
     from nbconv.train.learner import NonFiniteLoss
 
@@ -149,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
         report = finetune(
             args.model, args.data, args.out, **_prepared(args), epochs=args.epochs, batch_size=args.batch, augment=augment,
             balance=args.balance, patience=args.patience, resume=args.resume, progress=True, metrics=args.metrics,
-            clip_norm=args.clip_norm, clip_value=args.clip_value,
+            clip_norm=args.clip_norm, clip_value=args.clip_value, callbacks=[Needed()] if args.html or args.png else (),
         )  # fmt: skip
     except NonFiniteLoss as error:
         raise ValueError(f"{error}; nothing is written: are --mean, --std and --lr right, and the samples finite?") from None

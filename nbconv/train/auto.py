@@ -14,7 +14,7 @@ from nbconv.edit.parameters import master
 from nbconv.edit.selection import select
 from nbconv.graph import FLOAT32, Spec
 from nbconv.train.choosing import Choice, Chooser
-from nbconv.train.memory.policy import MIB
+from nbconv.train.memory.policy import MIB, TooLarge, mebibytes
 
 Learner = Any
 """A `nbconv.train.learner.Learner`."""
@@ -56,10 +56,18 @@ def decide(learner: Learner, feeds: Arrays, targets: Arrays, rows: int = 0) -> N
     try:
         adopt(learner, _most(learner, chooser, feeds, targets, rows))
         learner._work(feeds, targets, learner.recipe.graph, rows)
-    except BaseException:
+    except BaseException as error:
+        nbytes = error.nbytes + slots(learner) if isinstance(error, TooLarge) else 0
         for name, value in kept.items():
             setattr(learner, name, value)
-        raise
+        if not nbytes:
+            raise
+        raise TooLarge(
+            f"a step of the head alone needs {mebibytes(nbytes)} MiB for activations, gradients, scratch and "
+            f"the optimizer's slots, memory_mb is {learner.memory_mb:g}: smaller batches need less",
+            nbytes,
+            nbytes,
+        ) from None
 
 
 def _most(learner: Learner, chooser: Chooser, feeds: Arrays, targets: Arrays, rows: int) -> Choice:

@@ -49,6 +49,8 @@ class Callback:
         self.__dict__.update(state)
 
 
+USUAL = ("loss", "val_loss", "val_accuracy", "val_map50")
+"""What an epoch's line tells, where no metrics were asked for."""
 RISING = ("accuracy", "f1", "precision", "recall", "jaccard", "iou", "auc", "r2", "map50", "map")
 """What the names of metrics end in that are better the higher they are."""
 
@@ -262,7 +264,9 @@ class Progress(Callback):
             sys.stderr.flush()
 
     def epoch_end(self, trainer: Learner, logs: dict[str, Any]) -> None:
-        numbers = " ".join(f"{n} {v:.4f}" for n, v in logs.items() if n in ("loss", "val_loss", "val_accuracy"))
+        asked = trainer.run.metrics is not None
+        told = [n for n in logs if n not in ("epoch", "lr") and (asked or n in USUAL)]
+        numbers = " ".join(f"{n} {logs[n]:.4f}" for n in told)
         text = f"epoch {logs['epoch'] + 1}/{self.epochs} {numbers}"
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)

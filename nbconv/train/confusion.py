@@ -9,8 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from nbconv.train.asked import Meters
+from nbconv.train.callbacks import Callback
+from nbconv.train.meters import MOST, Confusion
+
 BLUE = np.array([40, 120, 200])
 """The colour of the most frequent cell; others are between it and white."""
+
+
+class Needed(Callback):
+    """Refuses what has no confusion matrix before it is trained: boxes, numbers, more classes than one is made of."""
+
+    def begin(self, trainer: Any, logs: dict[str, Any]) -> None:
+        if not any(isinstance(meter, Confusion) for _, meter in Meters(trainer.goals).meters):
+            raise ValueError("there is no confusion matrix of such targets: one is of a class a sample, or a pixel")
+        if (trainer.classes or 0) > MOST:
+            raise ValueError(f"there is no confusion matrix of {trainer.classes} classes, but of {MOST} at most")
 
 
 def page(matrix: np.ndarray, classes: Sequence[str], title: str) -> str:

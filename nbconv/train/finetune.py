@@ -51,12 +51,17 @@ class Report(NamedTuple):
         )
 
     def html(self) -> str:
-        """The confusion matrix as a page."""
-        return confusion.page(self.confusion, self._names(), str(self))
+        """The confusion matrix as a page. ValueError where there is none."""
+        return confusion.page(self._matrix(), self._names(), str(self))
 
     def png(self) -> bytes:
-        """The confusion matrix as a PNG file's content. ImportError without Pillow."""
-        return confusion.png(self.confusion, self._names(), str(self))
+        """The confusion matrix as a PNG file's content. ValueError where there is none, ImportError without Pillow."""
+        return confusion.png(self._matrix(), self._names(), str(self))
+
+    def _matrix(self) -> np.ndarray:
+        if not self.confusion.size:
+            raise ValueError(f"there is no confusion matrix, but {self.metric}: one is of a class a sample, or a pixel")
+        return self.confusion
 
     def _names(self) -> list[str]:
         return [*self.classes, *map(str, range(len(self.classes), len(self.confusion)))]

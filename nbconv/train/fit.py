@@ -131,7 +131,7 @@ def fit(
     trainer.run = run
     whole = False
     try:
-        run.tell("begin", epochs=epochs, steps=steps)
+        run.begin(epochs=epochs, steps=steps)
         while run.epoch < epochs and not trainer.stop:
             stream = _stream(trainer, source, run, batch_size, augment, shuffle, balance)
             run.go_through(stream, graph, steps)
@@ -215,6 +215,13 @@ class _Run:
             k = next((k for k, (name, _) in enumerate(states) if name == type(callback).__name__), None)
             if k is not None:
                 callback.restore(states.pop(k)[1])
+
+    def begin(self, **logs: Any) -> None:
+        """Tells the beginning; where one raises, neither it nor those after it are told the end."""
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            callback.begin(self.trainer, logs)
+            self.callbacks.append(callback)
 
     def tell(self, what: str, /, **logs: Any) -> None:
         for callback in self.callbacks:

@@ -101,7 +101,9 @@ def prepared(
     if not len(held):
         _look_for_files(samples)
         raise ValueError(f"there are {len(samples)} samples, wanted two or more of a class: some to train on, some held out")
-    rate = 1e-3 if layers in FEW else 3e-4
+    rate = 1e-3 if layers in FEW or task == "detect" else 3e-4
+    if grids and task != "detect":
+        raise ValueError(f"grids is {', '.join(grids)}, which a detector's head goes on, and the task is {task!r}")
     if task == "detect":
         if loss not in (None, LOSSES[task]):
             raise ValueError(f"loss is {loss!r}, and that of a detector is 'ssd': leave loss out")
@@ -109,7 +111,6 @@ def prepared(
             raise ValueError(f"widen is {widen}, and a detector's head reads grids: name these")
         anchors = prepare(model, train, classes, grids, seed)
         train, held, last = (encoded(part, anchors) for part in (train, held, last))
-        rate = 1e-3
     else:
         model.replace_head(_outputs(samples, task, classes), seed=seed)
         if widen:

@@ -99,7 +99,8 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "voc": as_voc,
     "yolo": as_yolo,
     "yolo, splits inside": lambda root: as_yolo(root, False, "names:\n  0: car\n  1: 'tree'\nextra: 3\n"),
-    "yolo, names in a list": lambda root: as_yolo(root, True, "names:\n# those\n- car\n- tree\n"),
+    "yolo, names in a list": lambda root: as_yolo(root, True, "names:\n# those\n- car  # one\n- tree\n"),
+    "yolo, names in lines": lambda root: as_yolo(root, True, "nc: 2\nnames: [ 'car',  # one\n  tree,\n]\ntrain: a\n"),
 }
 
 
@@ -128,6 +129,10 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
     as_yolo(other)
     data = read_data(other / "train", size=SIZE)  # no names beside it
     assert isinstance(data, Boxed) and data.classes == ("0", "1")
+    given = json.loads((tmp_path / "boxes.json").read_text())
+    given["categories"].append({"id": 9, "name": "car", "supercategory": "none"})
+    (tmp_path / "boxes.json").write_text(json.dumps(given))
+    assert nbconv.coco(tmp_path / "boxes.json").classes == ("car", "tree")
     assert nbconv.yolo_folder(other, split="valid", size=SIZE).classes == ("car", "tree")
     with pytest.raises(ValueError, match=r"has the splits train, val, test: say which, yolo_folder\(…, split='train'\)"):
         nbconv.yolo_folder(other)
@@ -141,6 +146,7 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
         ("car .5 .5 .2 .2", "line 1: 'car .5 .5 .2 .2' is not all numbers"),
         ("0.5 .5 .5 .2 .2", "the class is 0.5, wanted a whole number from 0"),
         ("nan .5 .5 .2 .2", "the class is nan"),
+        ("1e9 .5 .5 .2 .2", "the class is 1e[+]09, wanted a whole number from 0 below 10000"),
         ("0 20 20 5 5", "wanted shares of the picture, from 0 to 1"),
         ("0 .5 .5 nan .2", "wanted shares of the picture"),
         ("7 .5 .5 .2 .2", "0.txt has class 7, there are 2: car, tree"),
@@ -157,7 +163,7 @@ def test_wrong_lines_of_yolo(line: str, message: str, tmp_path: Path) -> None:
     ("names", "message"),
     [
         ("", "data.yaml has no names"),
-        ("names: car\n", "names is 'car', wanted a list on one line"),
+        ("names: car\n", "names is 'car', wanted a list in brackets"),
         ("names:\n  1: car\n  2: tree\n", r"names has the numbers \[1, 2\], wanted 0, 1, 2"),
     ],
 )
@@ -172,6 +178,10 @@ def test_what_is_missing_or_too_much_is_named(tmp_path: Path) -> None:
     (tmp_path / "y/train/images/0.png").unlink()
     with pytest.raises(ValueError, match=r"has no picture for 0.txt \(1 of 2\)"):
         read_data(tmp_path / "y")
+    as_yolo(tmp_path / "s", outer=False)
+    (tmp_path / "s/labels/test").rename(tmp_path / "s/labels/more")
+    with pytest.raises(ValueError, match=r"images has the splits train, val, test, .*labels train, val"):
+        read_data(tmp_path / "s")
     as_roboflow(tmp_path / "r")
     (tmp_path / "r/train/more.json").write_text((tmp_path / "r/train/_annotations.coco.json").read_text())
     with pytest.raises(ValueError, match=r"several COCO files of one split: train/_annotations\.coco\.json, train/more"):

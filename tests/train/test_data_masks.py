@@ -15,6 +15,7 @@ from PIL import Image
 
 import nbconv
 from nbconv.edit.pictured import PictureInput
+from nbconv.train.data import read_data
 from nbconv.train.data.coco import drawn, runs
 from nbconv.train.data.voc import parsed
 from tests.train.test_data import draw
@@ -98,6 +99,10 @@ def test_splits_of_masks(inside: bool, tmp_path: Path) -> None:
     assert len(nbconv.mask_folder(tmp_path, split="val")) == 1
     with pytest.raises(ValueError, match="has the splits train, val: say which, mask_folder"):
         nbconv.mask_folder(tmp_path)
+    if not inside:
+        (tmp_path / "masks/valid").rename(tmp_path / "masks/more")
+        with pytest.raises(ValueError, match=r"images has the splits train, val, .*masks train"):  # and no two classes
+            read_data(tmp_path)
 
 
 def test_wrong_masks(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from nbconv.cli import main
 from nbconv.edit.detector import find_grids
 from nbconv.edit.meaning import meaning
 from nbconv.graph import Graph, Spec
+from nbconv.train.confusion import Needed
 from nbconv.train.data import Boxed
 from nbconv.vision import Anchors
 from nbconv.vision.anchors import dealt
@@ -268,8 +269,11 @@ def test_bad_arguments(tmp_path: Path) -> None:
         ({"classes": 1}, "classes is 1, the data have 2: a, b"),
         ({"grids": ["q"]}, "grids names 'q'"),
         ({"task": "segment"}, "the targets are no masks"),
+        ({"callbacks": [Needed()]}, "there is no confusion matrix of such targets"),
     ):
         with pytest.raises(ValueError, match=message):
             nbconv.finetune(model(classifier()), data, epochs=1, **options)
     with pytest.raises(ValueError, match="task is 'detect', and the targets are no boxes"):
         nbconv.finetune(model(classifier()), (np.zeros((4, 3, SIDE, SIDE)), np.arange(4) % 2), task="detect")
+    with pytest.raises(ValueError, match="grids is r3, which a detector's head goes on, and the task is 'classify'"):
+        nbconv.finetune(model(classifier()), (np.zeros((4, 3, SIDE, SIDE)), np.arange(4) % 2), grids=["r3"])

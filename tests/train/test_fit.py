@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,3 +219,24 @@ def test_the_best_weights_outlive_a_stop(tmp_path: Path) -> None:
         assert again.steps == whole.steps
         for name, value in whole.state.items():
             np.testing.assert_array_equal(again.state[name], value, err_msg=f"{name} after a stop at {at}")
+
+
+def test_who_hears_of_a_training_that_does_not_begin() -> None:
+    """A callback whose beginning raises ends the training with its error; those after it hear nothing, of the end either."""
+    heard = []
+
+    class Ear(nbconv.Callback):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def begin(self, trainer: Any, logs: dict[str, Any]) -> None:
+            heard.append(("begin", self.name))
+            if self.name == "b":
+                raise ValueError("not today")
+
+        def end(self, trainer: Any, logs: dict[str, Any]) -> None:
+            heard.append(("end", self.name))
+
+    with pytest.raises(ValueError, match="not today"):
+        nbconv.Trainer(model(mlp())).fit(batch(6), epochs=1, callbacks=[Ear("a"), Ear("b"), Ear("c")], progress=True)
+    assert heard == [("begin", "a"), ("begin", "b"), ("end", "a")]

@@ -52,6 +52,8 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--batch", "4", "--layers", "all", "--schedule", "cosine", "--task", "segment"]) == 0
     said = re.search(r"held-out jaccard (\S+) before, (\S+) after", capsys.readouterr().out)
     assert said is not None and float(said[2]) > 0.9 > float(said[1])
+    assert main([*command, "--metrics", "iou,f1", "--epochs", "1", "-o", str(tmp_path / "m3.onnx")]) == 0
+    assert re.fullmatch(r"epoch 1/1 loss \S+ .*iou \S+ .*val_iou \S+ val_f1 \S+.*\n", capsys.readouterr().err)
     told = meaning(nbconv.load(out).graph.metadata)
     assert told.task == "segment" and told.metrics["jaccard"] > 0.9
     assert main(["run", str(out), str(data / "images" / "0.png")]) == 0
@@ -69,6 +71,12 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = re.search(r"held-out loss (\S+) before, (\S+) after", capsys.readouterr().out)
     assert said is not None and float(said[2]) < 0.2 * float(said[1])
     assert nbconv.load(tmp_path / "m2.onnx")(x).shape == (40, 1)
+    before = sorted(tmp_path.iterdir())
+    for option in ("--html", "--png"):
+        assert main([*command[:4], str(tmp_path / "m3.onnx"), "--task", "regress", option, str(tmp_path / "c")]) == 2
+        said = capsys.readouterr().err
+        assert "there is no confusion matrix of such targets" in said and said.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
     assert main([*command, "--task", "detect"]) == 2
     assert "task is 'detect', and the targets are no boxes" in capsys.readouterr().err
     assert main([*command, "--task", "segment"]) == 2

@@ -81,7 +81,7 @@ def coco(
         used = {annotation["category_id"] for annotation in given["annotations"]}
         above = {c.get("supercategory") for c in given["categories"] if c.get("supercategory") != c["name"]}
         usual = [name for k, name in categories.items() if k in used or name not in above]
-        names = usual if classes is None else list(map(str, classes))
+        names = list(dict.fromkeys(usual)) if classes is None else list(map(str, classes))
         numbers = {k: names.index(name) for k, name in categories.items() if name in names}
         targets = [(_boxes if task == "boxes" else _segments)(by_image[k], numbers) for k, _ in found]
     except _Wrong as error:

@@ -12,7 +12,7 @@ import numpy as np
 from nbconv.base.image import RESIZES, load_image, open_image, pillow, placed
 from nbconv.train.data.base import Batch
 from nbconv.train.data.pictures import Pictures, each, is_picture, shown
-from nbconv.train.data.splits import named, only
+from nbconv.train.data.splits import named, only, split_of
 
 IMAGES = ("images", "image", "imgs", "img")
 MASKS = ("masks", "mask", "segmentations", "labels", "label", "annotations")
@@ -207,10 +207,8 @@ def mask_parts(root: Path, images: str | None = None, masks: str | None = None) 
 
 def is_masks(root: Path) -> bool:
     """Whether a folder, or a split of it, has pictures in images/ and masks in masks/."""
-    try:
-        return bool(mask_parts(root, "images", "masks"))
-    except ValueError:
-        return False
+    splits = (p for p in root.iterdir() if p.is_dir() and split_of(p.name))
+    return any(_two(p, "images", "masks") for p in (root, *splits))
 
 
 def _two(root: Path, images: str | None, masks: str | None) -> tuple[Path, Path] | None:

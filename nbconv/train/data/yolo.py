@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nbconv.train.data.splits import only
 
 MOST_BYTES = 1 << 20
 """A larger text file is refused."""
+MOST_CLASSES = 10_000
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 
 
@@ -61,6 +63,8 @@ def yolo_parts(root: Path) -> dict[str, tuple[Path, Path]]:
     try:
         parts = mask_parts(root, "images", "labels")
     except ValueError:
+        if (root / "data.yaml").is_file():
+            raise
         return {}
     texts = any(True for _, labels in parts.values() for _ in labels.rglob("*.txt"))
     return parts if texts or (root / "data.yaml").is_file() else {}
@@ -79,8 +83,8 @@ def _rows(file: Path) -> np.ndarray:
         kind, rest = numbers[0], np.array(numbers[1:])
         if len(rest) != 4 and (len(rest) < 6 or len(rest) % 2):
             raise ValueError(f"{file}, line {i}: {len(numbers)} numbers, wanted class x y width height, or a polygon")
-        if not (kind == int(kind) >= 0 if np.isfinite(kind) else False):
-            raise ValueError(f"{file}, line {i}: the class is {kind:g}, wanted a whole number from 0")
+        if not (0 <= kind < MOST_CLASSES and kind == int(kind)):
+            raise ValueError(f"{file}, line {i}: the class is {kind:g}, wanted a whole number from 0 below {MOST_CLASSES}")
         if not (np.isfinite(rest).all() and rest.min() >= -0.01 and rest.max() <= 1.01):
             raise ValueError(f"{file}, line {i}: {line[:60]!r}: wanted shares of the picture, from 0 to 1")
         if len(rest) == 4:
@@ -94,26 +98,28 @@ def _rows(file: Path) -> np.ndarray:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The names that a folder's ``data.yaml`` (of YAML that, on one line or as lines of a list or of numbers and names) or
+    """The names that a folder's ``data.yaml`` (of YAML that: a list or numbers and names, in brackets or a line each) or
     ``classes.txt`` has; none where there is neither. ValueError for names that cannot be read."""
     file = next((p for n in NAMES for p in (root / n, root / "labels" / n) if p.is_file()), None)
     if file is None:
         return ()
-    lines = [line.rstrip() for line in _text(file).splitlines()]
+    lines = [re.sub(r"(^|\s)#[^'\"]*$", "", line).rstrip() for line in _text(file).splitlines()]
     if file.suffix not in (".yaml", ".yml"):
         return tuple(line.strip() for line in lines if line.strip())
     at = next((i for i, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
     if at is None:
         raise ValueError(f"{file} has no names: of the classes")
-    inline = lines[at].split(":", 1)[1].split("#")[0].strip()
+    inline = lines[at].split(":", 1)[1].strip()
     if inline:
+        more = takewhile(lambda line: not re.match(r"[\w-]+\s*:", line), lines[at + 1 :])
+        inline = " ".join([inline, *map(str.strip, more)]).strip()
         if inline[0] + inline[-1] not in ("[]", "{}"):
-            raise ValueError(f"{file}: names is {inline[:60]!r}, wanted a list on one line, or a name a line")
-        items = [v.strip() for v in re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]+)""", inline[1:-1])]
+            raise ValueError(f"{file}: names is {inline[:60]!r}, wanted a list in brackets, or a name a line")
+        items = [v.strip() for v in re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]+)""", inline[1:-1]) if v.strip()]
     else:
         items = []
         for line in lines[at + 1 :]:
-            if not line.strip() or line.lstrip().startswith("#"):
+            if not line.strip():
                 continue
             if not line.startswith((" ", "\t", "-")):
                 break
